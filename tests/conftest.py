@@ -1,0 +1,49 @@
+"""What several tests share: the recorded numbers, the rule for seeded weights, the optional material beside the checkout."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The rule of the recorded numbers: standard normal float32 drawn from a generator seeded by the name's CRC."""
+    rng = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
+    return torch.from_numpy(rng.standard_normal(tuple(shape)).astype(np.float32))
+
+
+@torch.no_grad()
+def seed_weights(model: torch.nn.Module) -> torch.nn.Module:
+    """Fill every parameter by the rule in tests/golden/README.md; buffers keep their computed values."""
+    for name, parameter in model.named_parameters():
+        z = seeded(name, tuple(parameter.shape))
+        if parameter.ndim >= 2:
+            z = z / parameter[0].numel() ** 0.5
+        elif name.endswith("weight") or name.endswith("_scale"):
+            z = 1 + 0.1 * z
+        else:
+            z = 0.1 * z
+        parameter.copy_(z)
+    return model
+
+
+def load_golden(name: str) -> dict:
+    """Recorded tensors (`*.safetensors`) or values (`*.json`) by file name."""
+    path = GOLDEN / name
+    return load_file(path) if path.suffix == ".safetensors" else json.loads(path.read_text())
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photographs and clips that lie beside the checkout on some machines; tests that use them skip elsewhere."""
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("the evaluation material (../shared/data) is not on this machine")
+    return path
