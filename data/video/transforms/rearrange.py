@@ -1,0 +1,21 @@
+"""An einops pattern as a transform, so that a chain of transforms can be written in a config."""
+
+from einops import rearrange
+from torch import Tensor
+
+
+class Rearrange:
+    """Reorder the axes of a tensor: `Rearrange("t c h w -> c t h w")(clip)`.
+
+    Args:
+        pattern: an einops pattern.
+        lengths: sizes of axes that the pattern splits, by name.
+    """
+
+    def __init__(self, pattern: str, **lengths: int) -> None:
+        self.pattern = pattern
+        self.lengths = lengths
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Any dtype and shape that fits the pattern; einops raises EinopsError when it does not."""
+        return rearrange(x, self.pattern, **self.lengths)
