@@ -1,0 +1,22 @@
+"""Diffusion in five small parts: schedule, timesteps, guidance, the Euler sampler, the training target."""
+
+from common.diffusion.euler import EulerSampler
+from common.diffusion.guidance import Guidance, classifier_free_guidance
+from common.diffusion.losses import diffusion_loss, velocity_target
+from common.diffusion.schedule import LinearInterpolation
+from common.diffusion.timesteps import LogitNormal, condition_timestep, resolution_shift, uniform_trailing
+from common.diffusion.types import PredictionType
+
+__all__ = [
+    "EulerSampler",
+    "Guidance",
+    "LinearInterpolation",
+    "LogitNormal",
+    "PredictionType",
+    "classifier_free_guidance",
+    "condition_timestep",
+    "diffusion_loss",
+    "resolution_shift",
+    "uniform_trailing",
+    "velocity_target",
+]

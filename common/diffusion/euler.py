@@ -1,0 +1,54 @@
+"""The Euler sampler: from noise to a sample, one network call a timestep."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from common.diffusion.schedule import LinearInterpolation, at_least_float32
+from common.diffusion.types import PredictionType
+
+
+@dataclass(frozen=True)
+class EulerSampler:
+    """Walks down `timesteps`; between two of them the predicted x_0 and x_T are taken as right and mixed anew.
+
+    Attributes:
+        schedule: mixes x_0 and x_T.
+        timesteps: float32 [steps], falling, the first is T: see `uniform_trailing`.
+        prediction_type: what `predict` returns.
+    """
+
+    schedule: LinearInterpolation
+    timesteps: Tensor
+    prediction_type: PredictionType | str = PredictionType.V_LERP
+
+    def __post_init__(self) -> None:
+        falling = bool((self.timesteps.diff() < 0).all())
+        if self.timesteps.ndim != 1 or self.timesteps.shape[0] == 0 or not falling:
+            raise ValueError(f"sampling timesteps must be one falling row of times, got {self.timesteps.tolist()}")
+
+    @property
+    def steps(self) -> int:
+        """How many times the network is asked."""
+        return self.timesteps.shape[0]
+
+    def sample(self, x: Tensor, predict: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
+        """The sample that the noise x becomes.
+
+        Args:
+            x: standard normal noise of any shape, x_T.
+            predict: (x_t float32, t float32 scalar tensor on x's device, step index from 0) -> prediction, shape of x.
+
+        Returns:
+            x_0, float32 (float64 for float64 noise), shape of x. After the last timestep it is the x_0 of the last
+            prediction; one step at t = T is x minus the velocity.
+        """
+        x = at_least_float32(x)
+        timesteps = self.timesteps.to(x.device)
+        for i in range(self.steps):
+            t = timesteps[i]
+            x_0, x_T = self.schedule.convert_from_pred(predict(x, t, i), self.prediction_type, x, t)
+            if i + 1 < self.steps:
+                x = self.schedule.forward(x_0, x_T, timesteps[i + 1])
+        return x_0
