@@ -1,0 +1,150 @@
+"""Configurations: one YAML file, what it inherits, what the command line changes.
+
+__inherit__: other.yaml             the mapping starts as a copy of that file (or of several, later ones win)
+__object__: {path, name, args}      the class that the mapping describes, see `create_object`
+${eval:'6 * ${.vid_dim}'}           arithmetic, see `common.safe_eval`
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from common.create import create_object
+from common.safe_eval import safe_eval
+
+__all__ = ["create_object", "load_config"]
+
+ROOT = Path(__file__).resolve().parents[1]
+INHERIT = "__inherit__"
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration in a YAML file, complete and resolved.
+
+    Args:
+        path: the file, relative to the working directory or, if it is not there, to the repository.
+        overrides: `key.of.a.value=value` in YAML's spelling, applied before expressions are computed, so that
+            `dit.model.num_layers=4` also shortens the lists that follow from it.
+
+    Returns:
+        A DictConfig without interpolations that refuses reads of keys it does not have.
+
+    Raises:
+        FileNotFoundError: no such file, or one that it inherits.
+        ValueError: not YAML, a cycle of files, an unknown key in an override (with the closest known one), an
+            expression that is more than arithmetic.
+    """
+    tree = read_tree(find_file(path, [Path.cwd(), ROOT]), ())
+    for override in overrides:
+        tree = with_override(tree, override)
+    # Replaced at every call: whatever another library registered under this name must not run on our files.
+    OmegaConf.register_resolver("eval", safe_eval, replace=True)
+    config = OmegaConf.create(tree)
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path}: {str(error).strip()}") from error
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def find_file(path: str | Path, beside: Sequence[Path]) -> Path:
+    """The file, looked for beside each of the given folders in turn."""
+    tried = [(folder / path).resolve() for folder in beside]
+    for candidate in tried:
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"there is no config file {path}; looked for {' and '.join(map(str, dict.fromkeys(tried)))}"
+    )
+
+
+def read_tree(path: Path, inheritors: tuple[Path, ...]) -> dict[str, Any]:
+    """A file as plain dictionaries with every `__inherit__` in it replaced by what it names."""
+    if path in inheritors:
+        chain = " -> ".join(p.name for p in (*inheritors, path))
+        raise ValueError(f"{path} inherits itself ({chain}); remove one of these {INHERIT} lines")
+    try:
+        loaded = OmegaConf.load(path)
+        tree = OmegaConf.to_container(loaded, resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML configuration: {error}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold a mapping of keys to values")
+    return with_inherited(tree, path, (*inheritors, path))
+
+
+def with_inherited(node: Any, path: Path, inheritors: tuple[Path, ...]) -> Any:
+    """The node with the files it inherits under it; `path` is the file that the node stands in."""
+    if isinstance(node, list):
+        return [with_inherited(item, path, inheritors) for item in node]
+    if not isinstance(node, dict):
+        return node
+    parents = node.get(INHERIT, [])
+    parents = parents if isinstance(parents, list) else [parents]
+    if not all(isinstance(parent, str) for parent in parents):
+        raise ValueError(f"{path}: {INHERIT} must be a path or a list of paths, not {node[INHERIT]!r}")
+    base: dict[str, Any] = {}
+    for parent in parents:
+        base = merged(base, read_tree(find_file(parent, [path.parent, ROOT]), inheritors))
+    own = {key: with_inherited(value, path, inheritors) for key, value in node.items() if key != INHERIT}
+    return merged(base, own)
+
+
+def merged(base: Any, change: Any) -> Any:
+    """Mappings joined key by key, anything else replaced."""
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    return {**base, **{key: merged(base.get(key), value) for key, value in change.items()}}
+
+
+def with_override(tree: Any, override: str) -> Any:
+    """The tree after one `key=value`."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ValueError(f"override `{override}` must have the form key.of.a.value=value")
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"override `{override}`: the value is not YAML: {error}") from error
+    return replaced(tree, key.strip().split("."), value, key.strip())
+
+
+def replaced(node: Any, keys: list[str], value: Any, name: str) -> Any:
+    """A copy of the node where the value under these keys is another one; keys that do not exist are refused."""
+    if not keys:
+        return replaced_whole(node, value, name)
+    key, rest = keys[0], keys[1:]
+    if isinstance(node, list):
+        if not key.isdigit() or int(key) >= len(node):
+            raise ValueError(f"unknown config key {name}: the list has entries 0 to {len(node) - 1}, not {key}")
+        return [replaced(item, rest, value, name) if i == int(key) else item for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        raise ValueError(
+            f"unknown config key {name}: there is a single value where {key} is looked for; set it as a whole"
+        )
+    if key not in node:
+        raise ValueError(f"unknown config key {name}: there is no {key}{suggestion(key, list(node))}")
+    return {**node, key: replaced(node[key], rest, value, name)}
+
+
+def replaced_whole(node: Any, value: Any, name: str) -> Any:
+    """The value in place of the node; into a group of keys only a mapping of some of them fits."""
+    if not isinstance(node, dict):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"config key {name} is a group; set one of its keys: {', '.join(map(str, node))}")
+    for key, item in value.items():
+        node = replaced(node, [str(key)], item, f"{name}.{key}")
+    return node
+
+
+def suggestion(key: str, known: list[str]) -> str:
+    """The end of a sentence about an unknown key: the closest known one, or all of them."""
+    close = difflib.get_close_matches(key, [str(k) for k in known], n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(map(str, known))}"
