@@ -1,0 +1,58 @@
+"""RMS normalisation, and the two elementwise passes of a transformer block that stand beside it.
+
+One entry point an operation; what is here runs on every device and is the reference for anything faster.
+"""
+
+import functools
+import importlib.util
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+@functools.cache
+def apex_available() -> bool:
+    """Is apex's fused RMSNorm importable? Looked up once and said once; nothing needs it."""
+    found = (
+        importlib.util.find_spec("apex") is not None and importlib.util.find_spec("fused_layer_norm_cuda") is not None
+    )
+    logger.debug("RMSNorm: %s", "apex on CUDA, torch elsewhere" if found else "torch")
+    return found
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, statistics in float32.
+
+    Args:
+        x: [..., n], any float dtype, which the result keeps.
+        weight: [n] or None.
+    """
+    if x.is_cuda and weight is not None and apex_available():
+        from apex.normalization.fused_layer_norm import fused_rms_norm_affine
+
+        return fused_rms_norm_affine(x, weight, x.shape[-1:], eps)
+    return F.rms_norm(x, x.shape[-1:], None if weight is None else weight.to(x.dtype), eps)
+
+
+def per_token(vectors: Tensor, sample_of_token: Tensor | None) -> Tensor:
+    """One vector a sample as one row a token: [B, C] -> [n, C], or [1, C] when there is a single sample (None)."""
+    return vectors if sample_of_token is None else vectors.index_select(0, sample_of_token)
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor, sample_of_token: Tensor | None) -> Tensor:
+    """x * scale + shift with one scale and shift [B, C] a sample; x is [n, C]."""
+    return x * per_token(scale, sample_of_token) + per_token(shift, sample_of_token)
+
+
+def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, sample_of_token: Tensor | None, eps: float) -> Tensor:
+    """RMSNorm without weight, then `modulate`: how a block reads its stream. x is [n, C]."""
+    return modulate(rms_norm(x, eps=eps), scale, shift, sample_of_token)
+
+
+def gate_residual(x: Tensor, y: Tensor, gate: Tensor, sample_of_token: Tensor | None) -> Tensor:
+    """x + y * gate with one gate [B, C] a sample: how a block writes its stream. x and y are [n, C]."""
+    return x + y * per_token(gate, sample_of_token)

@@ -1,0 +1,74 @@
+"""Attention inside windows: every window's video tokens together with all text tokens of their sample."""
+
+import torch
+from torch import Tensor, nn
+
+from common.kernels.attention import attention
+from common.kernels.norm import rms_norm
+from common.kernels.rotary import apply_rotary
+from models.nadit.config import NaDiTConfig
+from models.nadit.dual import TwoStream
+from models.nadit.layout import WindowLayout
+from models.nadit.rope import RopeFrequencies, Tables
+
+
+class HeadNorm(nn.Module):
+    """RMSNorm over one head's features, with weight."""
+
+    def __init__(self, features: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+class WindowAttention(nn.Module):
+    """Video tokens attend within their window, and text tokens within each window of their sample (then averaged).
+
+    Args:
+        video_only: the text's output is not used by anybody and is not computed; its keys and values still are.
+    """
+
+    def __init__(self, config: NaDiTConfig, shared: bool, video_only: bool) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.video_only = config.heads, config.head_dim, video_only
+        inner = config.heads * config.head_dim
+        self.proj_qkv = TwoStream(lambda: nn.Linear(config.dim, 3 * inner, bias=config.qkv_bias), shared)
+        self.proj_out = TwoStream(lambda: nn.Linear(inner, config.dim), shared)
+        self.norm_q = TwoStream(lambda: HeadNorm(config.head_dim, config.norm_eps), shared)
+        self.norm_k = TwoStream(lambda: HeadNorm(config.head_dim, config.norm_eps), shared)
+        self.rope = RopeFrequencies(config.rope)
+
+    def forward(self, video: Tensor, text: Tensor, layout: WindowLayout) -> tuple[Tensor, Tensor | None]:
+        """video: [L, C], text: [M, C] -> the same shapes; None for the text of a `video_only` layer."""
+        of_video = self._heads(self.proj_qkv.video(video), self.norm_q.video, self.norm_k.video, layout.rope_video)
+        of_text = self._heads(self.proj_qkv.text(text), self.norm_q.text, self.norm_k.text, layout.rope_text)
+        q, k, v = (torch.cat(pair).index_select(0, layout.rows) for pair in zip(of_video, of_text, strict=True))
+        out = attention(q, k, v, layout.sequences).flatten(1)  # S (H D)
+        video = self.proj_out.video(out.index_select(0, layout.video_rows))
+        return video, None if self.video_only else self.proj_out.text(mean_over_windows(out, layout, len(text)))
+
+    def _heads(
+        self, qkv: Tensor, norm_q: nn.Module, norm_k: nn.Module, rope: Tables | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = qkv.unflatten(-1, (3, self.heads, self.head_dim)).unbind(1)  # each n H D
+        q, k = norm_q(q), norm_k(k)
+        if rope is not None:
+            q, k = apply_rotary(q, *rope), apply_rotary(k, *rope)
+        return q, k, v
+
+
+def mean_over_windows(out: Tensor, layout: WindowLayout, tokens: int) -> Tensor:
+    """A text token's output is the mean of its outputs in all windows of its sample: [S, C] -> [M, C]."""
+    means = []
+    for group in layout.text_means:
+        rows = out.index_select(0, group.rows.flatten()).unflatten(0, group.rows.shape)  # samples windows length C
+        means.append((rows.float().sum(1) / group.windows).to(out.dtype).flatten(0, 1))
+    if len(means) == 1:
+        return means[0]
+    text = out.new_empty(tokens, out.shape[-1])
+    for group, mean in zip(layout.text_means, means, strict=True):
+        text = text.index_copy(0, group.target, mean)
+    return text

@@ -1,0 +1,117 @@
+"""NaDiT: the native-resolution diffusion transformer of SeedVR (arXiv 2501.01320) and SeedVR2 (arXiv 2506.05301).
+
+Letters: B samples · L0 latent positions, L video tokens, M text tokens of all samples, packed · C width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from common.kernels.norm import modulate, rms_norm
+from models.nadit.block import Block
+from models.nadit.config import NaDiTConfig
+from models.nadit.layout import ClipLayout, build_layout
+from models.nadit.modulation import TailModulation, TimeEmbedding
+from models.nadit.patch import PatchIn, PatchOut
+
+
+@dataclass(frozen=True)
+class NaDiTOutput:
+    """vid_sample: predicted velocity [L0, vid_out_channels]. features: video tokens [L, C] after each tapped block."""
+
+    vid_sample: Tensor
+    features: tuple[Tensor, ...] = ()
+
+
+class TailNorm(nn.Module):
+    """The 3B's RMSNorm with weight after the last block."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+class NaDiT(nn.Module):
+    """Both generations of the transformer, told apart by their config alone; `models.dit*` are the doors to it."""
+
+    def __init__(self, config: NaDiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpoint = False
+        self.vid_in = PatchIn(config.vid_in_channels, config.patch_size, config.dim)
+        same_width = config.txt_in_dim == config.dim
+        self.txt_in = nn.Identity() if same_width else nn.Linear(config.txt_in_dim, config.dim)
+        self.emb_in = TimeEmbedding(config.dim)
+        self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.num_layers)])
+        if config.tail:
+            self.vid_out_norm = TailNorm(config.dim, config.norm_eps)
+            self.vid_out_ada = TailModulation(config.dim)
+        self.vid_out = PatchOut(config.vid_out_channels, config.patch_size, config.dim)
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Keep only the inputs of blocks in training and compute the rest again in the backward pass."""
+        self.gradient_checkpoint = enable
+
+    def reset_buffers(self, device: torch.device | str | None = None) -> None:
+        """Compute everything that is not a parameter again, on `device`: after a build on the meta device."""
+        for block in self.blocks:
+            block.attn.rope.reset_buffers(device)
+
+    def layout(
+        self, video_shapes: Sequence[Sequence[int]], text_lengths: Sequence[int], device: torch.device | str = "cpu"
+    ) -> ClipLayout:
+        """What depends on shapes only; build it once for all steps of a clip and pass it to `forward`."""
+        return build_layout(self.config, video_shapes, text_lengths, device)
+
+    def forward(
+        self,
+        vid: Tensor,
+        txt: Tensor,
+        vid_shape: Tensor | Sequence[Sequence[int]],
+        txt_shape: Tensor | Sequence[Sequence[int]],
+        timestep: Tensor | float,
+        *,
+        layout: ClipLayout | None = None,
+        taps: Sequence[int] = (),
+    ) -> NaDiTOutput:
+        """Predict the velocity of packed latents; a sample's result does not depend on its neighbours.
+
+        Args:
+            vid: [L0, vid_in_channels] noisy latents, condition and mask, each sample flattened (t h w).
+            txt: [M, txt_in_dim] text embeddings.
+            vid_shape: [B, 3] latent (t, h, w) of every sample. txt_shape: [B, 1] text tokens of every sample.
+            timestep: scalar or [B], 0 (clean) .. 1000 (noise).
+            layout: of these shapes, from `self.layout`; built here when None.
+            taps: numbers of blocks whose video tokens are wanted as well.
+        """
+        if layout is None:
+            shapes, lengths = _as_lists(vid_shape), [row[0] for row in _as_lists(txt_shape)]
+            layout = self.layout(shapes, lengths, vid.device)
+        timestep = torch.as_tensor(timestep, device=vid.device).reshape(-1)
+        video = self.vid_in(vid, layout.grids)  # L C
+        text = self.txt_in(txt)  # M C
+        embedding = self.emb_in(timestep.expand(len(layout.grids)) if len(timestep) == 1 else timestep)  # B C 2 3
+        features = {}
+        for number, (block, windows) in enumerate(zip(self.blocks, layout.blocks, strict=True)):
+            streams = video, text, embedding, windows, layout.sample_of_video, layout.sample_of_text
+            if self.gradient_checkpoint and torch.is_grad_enabled():
+                video, text = checkpoint(block, *streams, use_reentrant=False)
+            else:
+                video, text = block(*streams)
+            if number in taps:
+                features[number] = video
+        if self.config.tail:
+            shift, scale = self.vid_out_ada(embedding)
+            video = modulate(self.vid_out_norm(video), scale, shift, layout.sample_of_video)
+        return NaDiTOutput(self.vid_out(video, layout.grids), tuple(features[number] for number in taps))
+
+
+def _as_lists(shape: Tensor | Sequence[Sequence[int]]) -> list[list[int]]:
+    return shape.tolist() if isinstance(shape, Tensor) else [list(row) for row in shape]

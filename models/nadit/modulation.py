@@ -1,0 +1,72 @@
+"""Modulation by the time step ("single" AdaLN): one shared vector a sample, plus learned offsets of every block."""
+
+from typing import NamedTuple
+
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SINUSOIDS = 256
+ATTENTION_SLOT, MLP_SLOT = 0, 1  # which of the two layers' vectors in the time embedding
+# The released 3B reads the attention's slot once more for the tail after the last block. It looks like an accident, but
+# the weights were trained with it.
+TAIL_SLOT = ATTENTION_SLOT
+
+
+class TimeEmbedding(nn.Module):
+    """Time step -> [B, C, 2 layers, 3 (shift, scale, gate)]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.proj_in = nn.Linear(SINUSOIDS, dim)
+        self.proj_hid = nn.Linear(dim, dim)
+        self.proj_out = nn.Linear(dim, 6 * dim)
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """timestep: [B] in 0..1000."""
+        # Sines first, then cosines, in float32: at 1000 the fastest sinusoid turns 159 times.
+        waves = get_timestep_embedding(timestep.float(), SINUSOIDS, flip_sin_to_cos=False, downscale_freq_shift=0)
+        x = F.silu(self.proj_in(waves.to(self.proj_in.weight.dtype)))
+        x = F.silu(self.proj_hid(x))
+        return self.proj_out(x).unflatten(-1, (self.dim, 2, 3))
+
+
+class Modulation(NamedTuple):
+    """Three vectors [B, C] for one layer of one stream."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+
+class AdaSingle(nn.Module):
+    """A block's own offsets, added to the shared time embedding."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        for layer in ("attn", "mlp"):
+            for kind, mean in (("shift", 0.0), ("scale", 1.0), ("gate", 0.0)):
+                self.register_parameter(f"{layer}_{kind}", nn.Parameter(mean + torch.randn(dim) / dim**0.5))
+
+    def forward(self, embedding: Tensor, slot: int) -> Modulation:
+        """embedding: [B, C, 2, 3] of `TimeEmbedding`; slot: `ATTENTION_SLOT` or `MLP_SLOT`."""
+        shift, scale, gate = embedding[:, :, slot].unbind(-1)
+        layer = ("attn", "mlp")[slot]
+        own = [getattr(self, f"{layer}_{kind}") for kind in ("shift", "scale", "gate")]
+        return Modulation(shift + own[0], scale + own[1], gate + own[2])
+
+
+class TailModulation(nn.Module):
+    """Shift and scale between the 3B's last norm and its patch-out (`vid_out_ada`)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.out_shift = nn.Parameter(torch.randn(dim) / dim**0.5)
+        self.out_scale = nn.Parameter(1 + torch.randn(dim) / dim**0.5)
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """(shift, scale), each [B, C], from the slot that the released weights read: `TAIL_SLOT`."""
+        shift, scale, _ = embedding[:, :, TAIL_SLOT].unbind(-1)
+        return shift + self.out_shift, scale + self.out_scale

@@ -1,0 +1,76 @@
+"""Rotary position embedding: frequencies, positions inside a window, and the tables made of both.
+
+Angles are float32 everywhere: bfloat16 cannot tell position 256 from 257.
+"""
+
+import torch
+from rotary_embedding_torch import RotaryEmbedding
+from torch import Tensor, nn
+
+from models.nadit.config import RopeConfig
+
+Tables = tuple[Tensor, Tensor]  # cos, sin, each [tokens, 3 * axis_frequencies] float32
+
+THETA = 10000
+MAX_FREQUENCY = 256  # of the 7B's "pixel" frequencies; half of it is the highest, whatever the head width
+
+
+def frequencies(rope: RopeConfig, device: torch.device | str = "cpu") -> Tensor:
+    """The frequency vector of one axis, [axis_frequencies] float32."""
+    with torch.device("cpu"):  # a model built on the meta device still needs real numbers here
+        kind = "lang" if rope.kind == "text_and_video" else "pixel"
+        table = RotaryEmbedding(rope.axis_features, freqs_for=kind, theta=THETA, max_freq=MAX_FREQUENCY)
+    return table.freqs.detach().float().to(device)
+
+
+class RopeFrequencies(nn.Module):
+    """Carries the frequency vector under the name it has in the released checkpoints (`rope.rope.freqs`).
+
+    The values come from the formula and stay float32: a half-precision copy would shift angles by up to 0.87 rad.
+    """
+
+    def __init__(self, rope: RopeConfig) -> None:
+        super().__init__()
+        self.config = rope
+        self.rope = nn.Module()
+        self.rope.register_buffer("freqs", torch.empty(rope.axis_frequencies, dtype=torch.float32))
+        self.reset_buffers()
+
+    def reset_buffers(self, device: torch.device | str | None = None) -> None:
+        """Compute the frequencies again, on `device` or where the buffer is."""
+        device = self.rope.freqs.device if device is None else torch.device(device)
+        if device.type != "meta":
+            self.rope.freqs = frequencies(self.config, device)
+
+    def _apply(self, fn, recurse=True):  # called by .to(), .half(), .cuda(), ...
+        super()._apply(fn, recurse)
+        if self.rope.freqs.dtype != torch.float32:
+            self.rope.freqs = self.rope.freqs.float()
+            self.reset_buffers()
+        return self
+
+
+def window_positions(rope: RopeConfig, size: tuple[int, int, int], text_length: int) -> Tensor:
+    """Positions of one window's tokens on the three axes, [t*h*w, 3] float32, in (t h w) order.
+
+    Args:
+        size: the window's own (t, h, w), which is smaller at the border.
+        text_length: tokens of this sample's text; the 3B's video starts in time where the text ends.
+    """
+    if rope.kind == "text_and_video":
+        axes = [torch.arange(n, dtype=torch.float32) for n in size]
+        axes[0] = axes[0] + text_length
+    else:
+        axes = [torch.linspace(-1, 1, n) for n in size]  # a single token stands at -1
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
+
+
+def text_positions(length: int) -> Tensor:
+    """Positions of a sample's text tokens, [length, 3]: token j stands at j on all three axes."""
+    return torch.arange(length, dtype=torch.float32)[:, None].expand(-1, 3)
+
+
+def tables(positions: Tensor, freqs: Tensor) -> Tables:
+    """Cosines and sines of position * frequency, axes t, h, w after one another: [n, 3] -> 2 x [n, 3F] float32."""
+    angles = (positions[:, :, None] * freqs).flatten(1)
+    return angles.cos(), angles.sin()

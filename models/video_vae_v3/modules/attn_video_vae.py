@@ -1,0 +1,174 @@
+"""The causal video VAE (SeedVR, arXiv 2501.01320, section 3.2): pixels to latents and back, whole or slice by slice.
+
+[B, 3, T, H, W] in [-1, 1], T = 4n + 1, H and W multiples of 8 <-> [B, 16, n + 1, H / 8, W / 8] in the release; smaller
+models compress less.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.video_vae_v3.modules.decoder import Decoder3D
+from models.video_vae_v3.modules.encoder import Encoder3D
+from models.video_vae_v3.modules.posterior import DiagonalGaussian
+from models.video_vae_v3.modules.temporal_memory import TemporalMemory
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """latent: [B, C, t, h, w], the mean, or a sample if noise was given. posterior: what it was taken from."""
+
+    latent: Tensor
+    posterior: DiagonalGaussian
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """sample: [B, 3, T, H, W], always five dimensions."""
+
+    sample: Tensor
+
+
+class VideoAutoencoderKL(nn.Module):
+    """The networks, and how a clip goes through them in slices. Arguments are the keys of the VAE's YAML."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        latent_channels: int = 16,
+        block_out_channels: Sequence[int] = (128, 256, 512, 512),
+        layers_per_block: int = 2,
+        norm_num_groups: int = 32,
+        act_fn: str = "silu",
+        down_block_types: Sequence[str] | None = None,
+        up_block_types: Sequence[str] | None = None,
+        temporal_scale_num: int = 2,
+        spatial_downsample_factor: int | None = None,
+        temporal_downsample_factor: int | None = None,
+        slicing_sample_min_size: int = 4,
+        inflation_mode: str = "pad",
+        use_quant_conv: bool = False,
+        use_post_quant_conv: bool = False,
+    ) -> None:
+        super().__init__()
+        levels = len(block_out_channels)
+        _require("act_fn", act_fn, "silu")
+        _require("inflation_mode", inflation_mode, "pad")
+        _require("use_quant_conv", use_quant_conv, False)
+        _require("use_post_quant_conv", use_post_quant_conv, False)
+        if not 0 <= temporal_scale_num < levels:
+            raise ValueError(f"temporal_scale_num={temporal_scale_num} must lie in 0..{levels - 1} for {levels} levels")
+        self.latent_channels = latent_channels
+        self.spatial_factor, self.temporal_factor = 2 ** (levels - 1), 2**temporal_scale_num
+        _require("spatial_downsample_factor", spatial_downsample_factor, self.spatial_factor, None)
+        _require("temporal_downsample_factor", temporal_downsample_factor, self.temporal_factor, None)
+        _require("down_block_types", down_block_types and list(down_block_types), ["DownEncoderBlock3D"] * levels, None)
+        _require("up_block_types", up_block_types and list(up_block_types), ["UpDecoderBlock3D"] * levels, None)
+
+        sizes = (block_out_channels, layers_per_block, norm_num_groups, temporal_scale_num)
+        self.encoder = Encoder3D(in_channels, latent_channels, *sizes)
+        self.decoder = Decoder3D(out_channels, latent_channels, *sizes)
+        self.memory_device: torch.device | str | None = None
+        self.set_causal_slicing(slicing_sample_min_size)
+
+    def set_causal_slicing(self, split_size: int | None, memory_device: str | torch.device = "same") -> None:
+        """How many frames go through the networks at once.
+
+        Args:
+            split_size: frames after the first, a multiple of the temporal compression; None: the whole clip at once.
+            memory_device: where carried frames wait between slices; "same" leaves them where they are computed.
+        """
+        if split_size is not None and (split_size < 1 or split_size % self.temporal_factor):
+            raise ValueError(f"split_size={split_size} must be a positive multiple of {self.temporal_factor} frames")
+        self.split_size = split_size
+        self.memory_device = None if memory_device == "same" else memory_device
+
+    def new_memory(self, keep: bool = True) -> TemporalMemory:
+        """A memory for one clip on its way through the encoder or the decoder."""
+        return TemporalMemory(self.memory_device, keep)
+
+    def encode_slice(self, x: Tensor, memory: TemporalMemory) -> Tensor:
+        """The next frames of a clip -> their moments [B, 2 * latent_channels, t, h, w].
+
+        Args:
+            x: [B, 3, T, H, W] in [-1, 1]; T = 1 + kf at the start of a clip, k >= 0, later kf (f: time compression).
+            memory: of this clip; it has seen all slices before.
+        """
+        frames, factor = x.shape[2], self.temporal_factor
+        if (frames - 1 if memory.starts_clip else frames) % factor or frames < 1:
+            wanted = f"1 + {factor}k" if memory.starts_clip else f"{factor}k"
+            raise ValueError(f"a slice of {frames} frames cannot be encoded here; {wanted} frames can")
+        if x.shape[3] % self.spatial_factor or x.shape[4] % self.spatial_factor:
+            raise ValueError(
+                f"a picture of {x.shape[3]}x{x.shape[4]} must be padded to multiples of {self.spatial_factor}"
+            )
+        moments = self.encoder(x, memory)
+        memory.advance()
+        return moments
+
+    def decode_slice(self, z: Tensor, memory: TemporalMemory) -> Tensor:
+        """The next latents [B, latent_channels, t, h, w] of a clip, any number -> their frames [B, 3, T, H, W]."""
+        frames = self.decoder(z, memory)
+        memory.advance()
+        return frames
+
+    def encode_moments(self, x: Tensor) -> Tensor:
+        """A whole clip [B, 3, T, H, W] -> moments, in slices of 1 + s, s, s, ... frames."""
+        slices = split_after_first(x, self.split_size)
+        memory = self.new_memory(keep=len(slices) > 1)
+        return torch.cat([self.encode_slice(part, memory) for part in slices], dim=2)
+
+    def decode_latents(self, z: Tensor) -> Tensor:
+        """A whole clip of latents [B, latent_channels, t, h, w] -> [B, 3, T, H, W]."""
+        slices = split_after_first(z, self.split_size and self.split_size // self.temporal_factor)
+        memory = self.new_memory(keep=len(slices) > 1)
+        return torch.cat([self.decode_slice(part, memory) for part in slices], dim=2)
+
+
+class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
+    """The VAE as the pipeline and research code use it: `encode` and `decode` give objects.
+
+    Args:
+        freeze_encoder: no gradients reach the encoder (fine-tuning of the decoder alone).
+        keys: the keys of the VAE's YAML, see `VideoAutoencoderKL`.
+    """
+
+    def __init__(self, *, freeze_encoder: bool = False, **keys) -> None:
+        super().__init__(**keys)
+        self.freeze_encoder = freeze_encoder
+        if freeze_encoder:
+            self.encoder.requires_grad_(False)
+
+    def encode(self, x: Tensor, noise: Tensor | None = None) -> EncoderOutput:
+        """[B, 3, T, H, W] in [-1, 1] -> latents; an image may come as [B, 3, H, W].
+
+        Args:
+            noise: [B, C, t, h, w]; with it `.latent` is a sample of the posterior, without it the mean.
+        """
+        posterior = DiagonalGaussian(self.encode_moments(x if x.ndim == 5 else x[:, :, None]))
+        return EncoderOutput(posterior.mode() if noise is None else posterior.sample(noise), posterior)
+
+    def decode(self, z: Tensor) -> DecoderOutput:
+        """[B, C, t, h, w] -> [B, 3, T, H, W]; one latent frame may come as [B, C, h, w]."""
+        return DecoderOutput(self.decode_latents(z if z.ndim == 5 else z[:, :, None]))
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, DiagonalGaussian]:
+        """Reconstruction [B, 3, T, H, W] and posterior: one pass of training."""
+        encoded = self.encode(x, noise)
+        return self.decode(encoded.latent).sample, encoded.posterior
+
+
+def split_after_first(x: Tensor, size: int | None) -> list[Tensor]:
+    """[B, C, T, ...] cut in time into 1 + size, size, size, ... frames."""
+    if size is None or x.shape[2] <= 1 + size:
+        return [x]
+    return [x[:, :, : 1 + size], *x[:, :, 1 + size :].split(size, dim=2)]
+
+
+def _require(key: str, value: object, *allowed: object) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key}={value!r} is not supported: this model needs {allowed[0]!r}")

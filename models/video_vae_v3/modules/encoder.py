@@ -1,0 +1,60 @@
+"""Pixels to latent moments."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from models.video_vae_v3.modules.blocks import Downsample, FrameNorm, MidBlock, ResnetBlock
+from models.video_vae_v3.modules.causal_conv import CausalConv3d
+from models.video_vae_v3.modules.temporal_memory import TemporalMemory
+
+
+class DownEncoderBlock3D(nn.Module):
+    """Resnets, then a Downsample unless it is the last level (`temporal` None)."""
+
+    def __init__(self, channels_in: int, channels_out: int, layers: int, groups: int, temporal: bool | None) -> None:
+        super().__init__()
+        widths = [channels_in] + [channels_out] * layers
+        self.resnets = nn.ModuleList([ResnetBlock(widths[i], widths[i + 1], groups) for i in range(layers)])
+        downsamplers = [] if temporal is None else [Downsample(channels_out, temporal)]
+        self.downsamplers = nn.ModuleList(downsamplers)
+
+    def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:
+        for layer in (*self.resnets, *self.downsamplers):
+            x = layer(x, memory)
+        return x
+
+
+class Encoder3D(nn.Module):
+    """[B, in_channels, T, H, W] -> [B, 2 * latent_channels, t, h, w]: mean and log variance.
+
+    Time is halved in the last `temporal_scale_num` of the downsampling levels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        latent_channels: int,
+        block_out_channels: Sequence[int],
+        layers_per_block: int,
+        groups: int,
+        temporal_scale_num: int,
+    ) -> None:
+        super().__init__()
+        widths, halvings = list(block_out_channels), len(block_out_channels) - 1
+        self.conv_in = CausalConv3d(in_channels, widths[0])
+        self.down_blocks = nn.ModuleList()
+        for level, width in enumerate(widths):
+            temporal = None if level == halvings else level >= halvings - temporal_scale_num
+            before = widths[max(level - 1, 0)]
+            self.down_blocks.append(DownEncoderBlock3D(before, width, layers_per_block, groups, temporal))
+        self.mid_block = MidBlock(widths[-1], groups)
+        self.conv_norm_out = FrameNorm(widths[-1], groups, silu=True)
+        self.conv_out = CausalConv3d(widths[-1], 2 * latent_channels)
+
+    def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:
+        x = self.conv_in(x, memory)
+        for block in self.down_blocks:
+            x = block(x, memory)
+        x = self.mid_block(x, memory)
+        return self.conv_out(self.conv_norm_out(x), memory)

@@ -1,0 +1,27 @@
+"""What the encoder says about a clip: a diagonal Gaussian over latents."""
+
+import torch
+from torch import Tensor
+
+LOGVAR_RANGE = (-30.0, 20.0)
+
+
+class DiagonalGaussian:
+    """mean and logvar, each [B, latent_channels, t, h, w]; logvar is clamped to [-30, 20]."""
+
+    def __init__(self, moments: Tensor) -> None:
+        """moments: [B, 2 * latent_channels, t, h, w], means first."""
+        self.mean, logvar = moments.chunk(2, dim=1)
+        self.logvar = logvar.clamp(*LOGVAR_RANGE)
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """mean + exp(logvar / 2) * noise; fresh standard normal noise unless some of the same shape is given."""
+        noise = torch.randn_like(self.mean) if noise is None else noise.to(self.mean)
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+    def kl(self) -> Tensor:
+        """KL divergence from a standard normal, per element: [B, latent_channels, t, h, w]."""
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)

@@ -1,0 +1,53 @@
+"""The frames that a causal convolution has to see again when a clip arrives slice by slice."""
+
+import torch
+from torch import Tensor, nn
+
+
+class TemporalMemory:
+    """Carried frames of one clip on its way through one network (encoder or decoder).
+
+    They belong to the clip and not to the modules, so two clips can be in flight at once. Make one per clip, pass it to
+    every slice in order, and call `advance` after each.
+
+    Args:
+        device: where frames wait between slices; None leaves them where they were made.
+        keep: False when no slice follows (a whole clip, training): nothing is stored then.
+    """
+
+    def __init__(self, device: torch.device | str | None = None, keep: bool = True) -> None:
+        self._carried: dict[nn.Module, Tensor] = {}
+        self._device = device
+        self._keep = keep
+        self.starts_clip = True
+
+    def advance(self) -> None:
+        """The slice is through: what comes next is no longer the start of the clip."""
+        self.starts_clip = False
+
+    def past(self, owner: nn.Module, x: Tensor, copies: int) -> Tensor:
+        """The frames before this slice: [B, C, copies or as many as carried, H, W].
+
+        Args:
+            owner: the convolution that asks.
+            x: [B, C, T, H, W] its input, of which the first frame is copied at the start of a clip.
+            copies: how many copies (kernel - 1).
+        """
+        carried = self._carried.pop(owner, None)
+        if carried is None:
+            return x[:, :, :1].expand(-1, -1, copies, -1, -1)
+        return carried.to(x.device, non_blocking=True)
+
+    def remember(self, owner: nn.Module, extended: Tensor, carry: int) -> None:
+        """Keep the last `carry` (kernel - stride) frames of the input together with its past."""
+        if self._keep and carry > 0:
+            frames = extended[:, :, -carry:]
+            self._carried[owner] = frames.clone() if self._device is None else frames.to(self._device, copy=True)
+
+    def extend(self, owner: nn.Module, x: Tensor, kernel: int, stride: int) -> Tensor:
+        """x with its past in front, which is remembered for the next slice."""
+        if kernel == 1:
+            return x
+        extended = torch.cat([self.past(owner, x, kernel - 1), x], dim=2)
+        self.remember(owner, extended, kernel - stride)
+        return extended

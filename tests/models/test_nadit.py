@@ -1,0 +1,153 @@
+"""The transformer against its recorded numbers, its checkpoint names, and its laws."""
+
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from common.config import load_config
+from models.dit.nadit import NaDiT as NaDiT7B
+from models.dit_v2.nadit import NaDiT as NaDiT3B
+from models.nadit import modulation
+from models.nadit.windows import cut_windows
+from tests.conftest import GOLDEN, ROOT, seed_weights, seeded
+
+META = json.loads((GOLDEN / "meta.json").read_text())
+DOORS = {"v1_small": NaDiT7B, "v2_small": NaDiT3B}
+TOLERANCE = 6e-6
+
+
+@pytest.fixture(scope="module", params=DOORS)
+def small(request) -> tuple[str, torch.nn.Module]:
+    name = request.param
+    return name, seed_weights(DOORS[name](**META[f"dit/{name}"]["config"])).eval()
+
+
+def case_inputs(name: str, case: str) -> dict:
+    meta = META[f"dit/{name}/{case}"]
+    text_dim = META[f"dit/{name}"]["config"]["txt_in_dim"]
+    shapes, lengths = meta["video_shapes"], meta["text_lengths"]
+    vid = [seeded(f"open/{name}/{case}/vid{i}", (*shape, 33)).flatten(0, 2) for i, shape in enumerate(shapes)]
+    txt = [seeded(f"open/{name}/{case}/txt{i}", (n, text_dim)) for i, n in enumerate(lengths)]
+    return {
+        "vid": torch.cat(vid),
+        "txt": torch.cat(txt),
+        "vid_shape": torch.tensor(shapes),
+        "txt_shape": torch.tensor(lengths)[:, None],
+        "timestep": torch.tensor(meta["timesteps"]),
+    }
+
+
+@pytest.mark.parametrize("case", ["image", "clip", "batch", "wide"])
+@torch.no_grad()
+def test_recorded_numbers(small, case):
+    name, model = small
+    expected = load_file(GOLDEN / f"dit_{name}.safetensors")[f"{case}/out"]
+    assert (model(**case_inputs(name, case)).vid_sample - expected).abs().max() <= TOLERANCE
+
+
+@torch.no_grad()
+def test_packing_does_not_change_a_sample(small):
+    name, model = small
+    packed = case_inputs(name, "batch")
+    together = model(**packed).vid_sample
+    rows = packed["vid_shape"].prod(1).tolist()
+    texts = packed["txt_shape"].flatten().tolist()
+    samples = zip(packed["vid"].split(rows), packed["txt"].split(texts), together.split(rows), strict=True)
+    for i, (vid, txt, expected) in enumerate(samples):
+        alone = model(vid, txt, packed["vid_shape"][i : i + 1], packed["txt_shape"][i : i + 1], packed["timestep"][i])
+        assert (alone.vid_sample - expected).abs().max() <= TOLERANCE  # other matrix sizes round differently
+
+
+@torch.no_grad()
+def test_a_layout_built_once_gives_the_same_numbers(small):
+    name, model = small
+    inputs = case_inputs(name, "batch")
+    layout = model.layout(inputs["vid_shape"].tolist(), inputs["txt_shape"].flatten().tolist())
+    assert torch.equal(model(**inputs).vid_sample, model(**inputs, layout=layout).vid_sample)
+
+
+def test_gradient_checkpointing_changes_no_gradient(small):
+    name, model = small
+    inputs = case_inputs(name, "image")
+    gradients = []
+    for enable in (False, True):
+        model.set_gradient_checkpointing(enable)
+        model.zero_grad()
+        model(**inputs).vid_sample.square().mean().backward()
+        gradients.append({k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None})
+    model.set_gradient_checkpointing(False)
+    model.zero_grad()
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][k], gradients[1][k]) for k in gradients[0])
+
+
+@torch.no_grad()
+def test_taps_are_the_streams_between_blocks(small):
+    name, model = small
+    inputs = case_inputs(name, "image")
+    plain = model(**inputs)
+    tapped = model(**inputs, taps=(0, 2))
+    assert torch.equal(plain.vid_sample, tapped.vid_sample) and plain.features == ()
+    assert [feature.shape for feature in tapped.features] == [(24, 64), (24, 64)]
+
+
+def test_the_tail_reads_the_attention_slot():
+    """The quirk of the released 3B: the tail's shift and scale come from the attention's part of the embedding."""
+    tail = modulation.TailModulation(4)
+    embedding = torch.randn(1, 4, 2, 3)
+    shift, scale = tail(embedding)
+    assert torch.equal(shift, embedding[:, :, 0, 0] + tail.out_shift)
+    assert torch.equal(scale, embedding[:, :, 0, 1] + tail.out_scale)
+
+
+@pytest.mark.parametrize("key", json.loads((GOLDEN / "windows.json").read_text()))
+def test_windows(key):
+    method, grid, counts = key.split("|")
+    expected = json.loads((GOLDEN / "windows.json").read_text())[key]
+    grid, counts = (tuple(int(n) for n in text.split(",")) for text in (grid, counts))
+    windows = cut_windows(grid, counts, shifted="pswin" in method)
+    assert [list(window) for window in windows] == expected
+    covered = torch.zeros(grid, dtype=torch.int)
+    for t0, t1, h0, h1, w0, w1 in windows:
+        covered[t0:t1, h0:h1, w0:w1] += 1
+    assert (covered == 1).all(), "every token belongs to exactly one window"
+
+
+def test_rope_frequencies_stay_float32():
+    model = NaDiT3B(**META["dit/v2_small"]["config"]).to(torch.bfloat16)
+    freqs = model.blocks[0].attn.rope.rope.freqs
+    assert freqs.dtype == torch.float32
+    assert torch.allclose(freqs, 10000 ** (-2 * torch.arange(len(freqs)) / 10), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("msa_type", "window"),
+        ("ada", "full"),
+        ("norm", "layer"),
+        ("txt_dim", 32),
+        ("mlp_type", "relu"),
+        ("rope_type", "x"),
+    ],
+)
+def test_values_that_would_be_ignored_are_refused(key, value):
+    with pytest.raises(ValueError, match=key):
+        NaDiT3B(**{**META["dit/v2_small"]["config"], key: value})
+
+
+@pytest.mark.parametrize("size", ["3b", "7b"])
+def test_names_and_shapes_of_the_released_checkpoints(size):
+    config = load_model_config(size)
+    with torch.device("meta"):
+        model = {"3b": NaDiT3B, "7b": NaDiT7B}[size](**config)
+    manifest = json.loads((ROOT / "tests" / "manifests" / f"nadit_{size}.json").read_text())
+    assert {name: list(value.shape) for name, value in model.state_dict().items()} == manifest
+
+
+def load_model_config(size: str) -> dict:
+    config = OmegaConf.to_container(load_config(ROOT / f"configs_{size}" / "main.yaml").dit.model, resolve=True)
+    return {key: value for key, value in config.items() if not key.startswith("__")}
