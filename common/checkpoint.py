@@ -1,0 +1,215 @@
+"""Weights in and out of files: names and shapes checked, nothing ever unpickled that could run.
+
+A checkpoint is a flat dictionary name -> tensor, in `.pth` (PyTorch) or `.safetensors`; both are memory-mapped, so a
+file larger than the memory can be moved to a device tensor by tensor.
+"""
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+ADVICE = "`python projects/download.py VARIANT` fetches the released weights"
+SHOWN = 5  # names in an error message, per kind of trouble
+
+MORE_THAN_TENSORS = re.compile(r"Unsupported (global|class)|unrecognized function")  # PyTorch's words for it
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+OLD_ATTENTION_NAME = re.compile(r"(.*\battentions\.\d+\.)(query|key|value|proj_attn)\.(weight|bias)")
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU, in the file's dtypes, memory-mapped.
+
+    Raises:
+        FileNotFoundError: no such file; says how to get the released ones.
+        ValueError: another kind of file, a damaged or incomplete one, or one that holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no weights at {path}; {ADVICE}")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if path.suffix not in (".pth", ".pt"):
+        raise ValueError(f"{path}: weights are read from .pth and .safetensors files only")
+    return read_pickled(path)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """See `read_state_dict`."""
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or incomplete ({error}); fetch it again. {ADVICE}") from error
+
+
+def read_pickled(path: Path) -> dict[str, Tensor]:
+    """See `read_state_dict`; only PyTorch's restricted unpickler is used, which knows tensors and nothing to call."""
+    try:
+        # Files from before 2020 are not archives and cannot be mapped.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if MORE_THAN_TENSORS.search(str(error)):
+            raise ValueError(
+                f"{path} holds more than tensors, and opening it in full could run code from it; refused. "
+                f"Use a checkpoint of plain tensors, or a .safetensors file. {ADVICE}"
+            ) from error
+        raise ValueError(f"{path} is damaged or incomplete; fetch it again. {ADVICE}") from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or incomplete ({first_line(error)}); fetch it again. {ADVICE}") from error
+    return only_tensors(state, path)
+
+
+def only_tensors(state: object, path: Path) -> dict[str, Tensor]:
+    """The loaded object as name -> tensor; ValueError when it is anything else."""
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a dictionary of tensors by name. {ADVICE}")
+    others = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if others:
+        raise ValueError(
+            f"{path} is not a flat dictionary of tensors: {shown(others)} are something else. It may be a training "
+            f"checkpoint; export its weights alone. {ADVICE}"
+        )
+    return {name: value.detach() for name, value in state.items()}
+
+
+def is_rope_frequency(name: str) -> bool:
+    """Whether a buffer holds rotary frequencies: computed, never loaded, as half-precision copies shift angles."""
+    return name.endswith("rope.freqs")
+
+
+def load_into(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    source: str | Path = "the checkpoint",
+    recomputed: Callable[[str], bool] = is_rope_frequency,
+    advice: str = ADVICE,
+) -> None:
+    """Give a module, usually built on the meta device, the weights of a checkpoint; every name must fit.
+
+    Args:
+        state: name -> tensor, any float dtype, float8 included; see `read_state_dict`. Older names of the VAE's
+            attention are understood. What has the wanted dtype already stays memory-mapped on the CPU.
+        dtype, device: of the module's weights afterwards.
+        source: what to call the checkpoint in messages.
+        recomputed: buffers of which the file's copy is checked for name and shape only. The module computes them itself
+            (`reset_buffers(device)`, called when there is one); they keep the module's dtype.
+        advice: the end of the message when something does not fit: what to do.
+
+    Raises:
+        ValueError: names missing, unknown or of another shape, with the first of each.
+    """
+    state = with_current_names(state)
+    refuse_misfit(module, state, source, advice)
+    if hasattr(module, "reset_buffers"):
+        module.reset_buffers(device)
+    own = module.state_dict()
+    weights = {}
+    for name in own:
+        weights[name] = own[name].to(device) if recomputed(name) else converted(state[name], dtype, device)
+    module.load_state_dict(weights, strict=True, assign=True)
+    empty = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+    assert not empty, f"{type(module).__name__} has buffers without values: {shown(empty)}; reset_buffers must set them"
+
+
+def converted(tensor: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """The tensor on the device, float ones in `dtype`."""
+    if not tensor.is_floating_point():
+        return tensor.to(device)
+    # Moved first: the file's dtype is the smaller one, and a device converts faster.
+    return tensor.to(device).to(dtype)
+
+
+def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, advice: str) -> None:
+    """ValueError unless the state has exactly the module's names, shapes and kinds of numbers."""
+    own = module.state_dict()
+    troubles = []
+    if missing := [name for name in own if name not in state]:
+        troubles.append(f"{len(missing)} names are missing: {shown(missing)}")
+    if unexpected := [name for name in state if name not in own]:
+        troubles.append(f"{len(unexpected)} names are unknown: {shown(unexpected)}")
+    if wrong := [
+        f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]:
+        troubles.append(f"{len(wrong)} have another shape: {shown(wrong)}")
+    if unlike := [
+        f"{name} {state[name].dtype}"
+        for name, tensor in own.items()
+        if name in state and state[name].is_floating_point() != tensor.is_floating_point()
+    ]:
+        troubles.append(f"{len(unlike)} hold another kind of numbers: {shown(unlike)}")
+    if troubles:
+        raise ValueError(f"{source} does not fit {type(module).__name__}: {'; '.join(troubles)}. {advice}")
+
+
+def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with the names that older VAE files use for the middle attention brought up to date.
+
+    query, key, value, proj_attn become to_q, to_k, to_v, to_out.0; weights stored as 1x1 convolutions become matrices.
+    """
+    current = {}
+    for name, tensor in state.items():
+        if match := OLD_ATTENTION_NAME.fullmatch(name):
+            prefix, old, kind = match.groups()
+            name = f"{prefix}{OLD_ATTENTION[old]}.{kind}"
+            if tensor.ndim > 2 and set(tensor.shape[2:]) == {1}:
+                tensor = tensor.flatten(1)
+        current[name] = tensor
+    return current
+
+
+def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write name -> tensor as `.safetensors`; the file appears complete or not at all.
+
+    Args:
+        state: tensors of any device; those that share memory are written separately.
+        metadata: words about the file, kept in its header.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: weights are written as .safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        save_file(unshared(state), unfinished, metadata=dict(metadata or {}))
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())  # a name must not survive a power cut that its content did not
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors of which no two share storage, as the format demands."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        result[name] = tensor
+    return result
+
+
+def shown(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def first_line(error: Exception) -> str:
+    """The start of an error's message."""
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
