@@ -1,0 +1,86 @@
+"""Video compression: the whole clip through a real encoder and back, in memory."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+
+from data.degradation.blur import Frames
+from data.degradation.config import CompressionConfig
+from data.degradation.draws import choose
+from data.degradation.jpeg import from_8_bit, to_8_bit
+
+MIN_BITS = 1000  # libx264 counts whole kilobits and refuses none
+REFERENCE_AREA = 256 * 256  # pixels of the ground truth for which the recipe states its bitrates
+
+
+@dataclass(frozen=True)
+class CompressionDraw:
+    """A drawn encoder: its name, the bits that a frame may take, and its speed preset (libx264 alone)."""
+
+    codec: str
+    bits_per_frame: int
+    preset: str
+
+
+def draw_compression(config: CompressionConfig, ground_truth_area: int, rng: np.random.Generator) -> CompressionDraw:
+    """Draw encoder and bitrate once for the clip.
+
+    The bits grow with the area of the *ground truth*, in pixels: a crop of 512x512 then loses as much per pixel as one
+    of 256x256, and at 256x256 the numbers are the recipe's own at every stage, whatever size the clip has by then.
+    """
+    codec = choose(rng, config.codecs)
+    bits = rng.uniform(*config.bits_per_frame) * ground_truth_area / REFERENCE_AREA
+    return CompressionDraw(codec, max(1, round(bits)), config.preset)
+
+
+def apply_compression(frames: Frames, draw: CompressionDraw) -> Frames:
+    """Encode and decode the clip. Frames of another size than the first are brought to its size, as a player would.
+
+    Returns:
+        float32 frames with 8-bit values in [0, 1], all of the first frame's size.
+    """
+    height, width = frames[0].shape[:2]
+    clip = [to_8_bit(f if f.shape[:2] == (height, width) else cv2.resize(f, (width, height))) for f in frames]
+    packets = encode(clip, draw)
+    decoded = _decode(packets, draw.codec)
+    if len(decoded) != len(frames):
+        raise RuntimeError(f"{draw.codec} returned {len(decoded)} frames of {len(frames)} at {width}x{height}.")
+    return [from_8_bit(frame[:height, :width]) for frame in decoded]
+
+
+def encode(clip: list[np.ndarray], draw: CompressionDraw) -> list[av.Packet]:
+    """The encoder's packets for uint8 frames [h, w, 3] of one size; odd sides are padded by repeating the edge.
+
+    The stream runs at one frame per second, so that the encoder's bits per second are bits per frame. mpeg4's rate
+    control is left as loose as the encoder has it by default, as the recipe does: on short clips it spends more than it
+    was given, and its damage is milder than libx264's.
+    """
+    height, width = clip[0].shape[:2]
+    pad = (height % 2, width % 2)
+    context = av.CodecContext.create(draw.codec, "w")
+    context.height, context.width = height + pad[0], width + pad[1]
+    context.pix_fmt = "yuv420p"
+    context.time_base, context.framerate = Fraction(1, 1), Fraction(1, 1)
+    context.bit_rate = max(draw.bits_per_frame, MIN_BITS)
+    context.thread_count = 1  # clips are spread over processes, and one thread makes the result the same everywhere
+    if draw.codec == "libx264":
+        context.options = {"preset": draw.preset}
+    packets = []
+    for i, frame in enumerate(clip):
+        if any(pad):
+            frame = np.pad(frame, ((0, pad[0]), (0, pad[1]), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
+        picture.pts = i
+        packets += context.encode(picture)
+    return packets + context.encode(None)
+
+
+def _decode(packets: list[av.Packet], codec: str) -> list[np.ndarray]:
+    context = av.CodecContext.create({"libx264": "h264"}.get(codec, codec), "r")
+    context.thread_count = 1
+    pictures = [picture for packet in packets for picture in context.decode(packet)]
+    pictures += context.decode(None)
+    return [picture.to_ndarray(format="rgb24") for picture in pictures]
