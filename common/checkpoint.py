@@ -38,7 +38,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         return read_safetensors(path)
     if path.suffix not in (".pth", ".pt"):
         raise ValueError(f"{path}: weights are read from .pth and .safetensors files only")
-    return read_pickled(path)
+    return only_tensors(load_tensors_only(path), path)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -49,11 +49,15 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged or incomplete ({error}); fetch it again. {ADVICE}") from error
 
 
-def read_pickled(path: Path) -> dict[str, Tensor]:
-    """See `read_state_dict`; only PyTorch's restricted unpickler is used, which knows tensors and nothing to call."""
+def load_tensors_only(path: Path) -> object:
+    """What a PyTorch file holds, read by PyTorch's restricted unpickler, which knows tensors and nothing to call.
+
+    Raises:
+        ValueError: damaged, incomplete, or more than tensors in plain containers.
+    """
     try:
         # Files from before 2020 are not archives and cannot be mapped.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if MORE_THAN_TENSORS.search(str(error)):
             raise ValueError(
@@ -63,7 +67,6 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged or incomplete; fetch it again. {ADVICE}") from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged or incomplete ({first_line(error)}); fetch it again. {ADVICE}") from error
-    return only_tensors(state, path)
 
 
 def only_tensors(state: object, path: Path) -> dict[str, Tensor]:

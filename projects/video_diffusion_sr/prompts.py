@@ -1,0 +1,53 @@
+"""The two fixed text embeddings: positive (what the result should look like) and negative (what it should not)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from common.checkpoint import load_tensors_only
+from common.hub import sha256_of
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A file with one embedding: tokens x width, bfloat16 in the release."""
+
+    file: str
+    shape: tuple[int, int]
+    sha256: str
+
+
+POSITIVE = Prompt("pos_emb.pt", (58, 5120), "fa07a14844314772266b66c3b95deb0027696d8fe7065721263db5176f45d799")
+NEGATIVE = Prompt("neg_emb.pt", (64, 5120), "6a43e5800ef2354f1c156d27535834da055cbec8248298b8923492bba2076581")
+
+
+def load_prompts(directory: str | Path) -> tuple[Tensor, Tensor]:
+    """(positive [58, 5120], negative [64, 5120]) on the CPU, in the files' dtype (bfloat16 in the release).
+
+    Raises:
+        FileNotFoundError: a file is not there; says how to get it.
+        ValueError: not an embedding of the right shape. Another hash than the released one is only a warning: an
+            embedding made anew may differ in its last bits, or on purpose.
+    """
+    return load_prompt(Path(directory), POSITIVE), load_prompt(Path(directory), NEGATIVE)
+
+
+def load_prompt(directory: Path, prompt: Prompt) -> Tensor:
+    """One embedding, see `load_prompts`."""
+    path = directory / prompt.file
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the text embedding {path} is missing; `python projects/download.py VARIANT` fetches it, or copy "
+            f"{prompt.file} of the released code there"
+        )
+    tensor = load_tensors_only(path)
+    if not isinstance(tensor, Tensor) or tuple(tensor.shape) != prompt.shape or not tensor.is_floating_point():
+        found = f"{tuple(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise ValueError(f"{path} holds {found}, not an embedding of shape {prompt.shape}; fetch it again")
+    if sha256_of(path) != prompt.sha256:
+        logger.warning("%s is not the released embedding (its SHA-256 differs); results will differ, too", path)
+    return tensor.detach()
