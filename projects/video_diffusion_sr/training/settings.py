@@ -1,0 +1,130 @@
+"""The training YAML (`configs_train/*.yaml`), typed and frozen; unknown keys are refused with a sentence."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """One optimiser and its learning rate over time.
+
+    Attributes:
+        name: adamw, adam or rmsprop. The adversarial papers' RMSProp with alpha 0.9 is adam with betas [0, 0.9].
+        lr: the highest learning rate.
+        warmup: steps over which it grows from nothing.
+        schedule: "constant", or "cosine": from lr down to lr * final over the rest of the run.
+        clip: the gradients' norm is cut to this; null leaves it.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    warmup: int = 0
+    schedule: str = "constant"
+    final: float = 0.0
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        one_of("optimizer.name", self.name, ("adamw", "adam", "rmsprop"))
+        one_of("optimizer.schedule", self.schedule, ("constant", "cosine"))
+        if not self.lr > 0 or self.warmup < 0 or not 0 <= self.final <= 1:
+            raise ValueError("an optimiser needs lr > 0, warmup >= 0 and final in [0, 1]")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"optimizer.clip must be positive, or null for no clipping, got {self.clip}")
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """every: steps between checkpoints. keep: how many of the last are kept."""
+
+    every: int = 1000
+    keep: int = 3
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """every: steps between lines and scalars; only then the loop waits for the device. images: steps between pictures
+    (0: none)."""
+
+    every: int = 50
+    images: int = 1000
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What the loop itself needs to know; the rest of a training YAML belongs to the data or to the stage.
+
+    Attributes:
+        seed: of everything that is drawn.
+        steps: of the run (of one round, in progressive distillation).
+        accumulation: batches a rank adds up before one step.
+        precision: "bf16" (float32 masters, bfloat16 compute) or "float32".
+        ema_warmup: the average's decay starts low and reaches the model's `ema.decay` over the first steps.
+        compile: torch.compile each block; the model's YAML may ask for it as well.
+    """
+
+    seed: int = 0
+    steps: int = 10000
+    accumulation: int = 1
+    precision: str = "bf16"
+    ema_warmup: bool = False
+    compile: bool = False
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+    def __post_init__(self) -> None:
+        one_of("precision", self.precision, ("bf16", "float32"))
+        for name in ("steps", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
+    """ValueError unless the value is one of these."""
+    if value not in allowed:
+        raise ValueError(f"{key}={value!r} is unknown; choose from {', '.join(allowed)}")
+
+
+def settings_from(cls: type[S], mapping: Mapping[str, Any] | None, where: str = "") -> S:
+    """A frozen dataclass out of a YAML mapping, nested ones included.
+
+    Raises:
+        ValueError: a key that the dataclass does not have, or a value of another kind than its annotation.
+    """
+    mapping = {} if mapping is None else mapping
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"{where or cls.__name__} must be a mapping of keys to values, got {mapping!r}")
+    kinds = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(map(str, mapping)) - known):
+        raise ValueError(f"unknown key {where}{unknown[0]} in the training config; known: {', '.join(sorted(known))}")
+    return cls(**{key: converted(kinds[key], value, f"{where}{key}") for key, value in mapping.items()})
+
+
+def converted(kind: Any, value: Any, where: str) -> Any:
+    """The value as the annotation `kind` wants it."""
+    if dataclasses.is_dataclass(kind):
+        return settings_from(kind, value, f"{where}.")
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return converted(next(a for a in args if a is not type(None)), value, where)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        if len(inner) == len(value):
+            return tuple(converted(k, v, where) for k, v in zip(inner, value, strict=True))
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    name = getattr(kind, "__name__", str(kind))
+    raise ValueError(f"{where} must be {name}, got {value!r}")
