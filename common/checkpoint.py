@@ -116,12 +116,13 @@ def load_into(
     if hasattr(module, "reset_buffers"):
         module.reset_buffers(device)
     own = module.state_dict()
-    weights = {}
-    for name in own:
-        weights[name] = own[name].to(device) if recomputed(name) else converted(state[name], dtype, device)
-    module.load_state_dict(weights, strict=True, assign=True)
-    empty = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+    from_file = {name for name in own if not recomputed(name)}
+    empty = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in from_file]
     assert not empty, f"{type(module).__name__} has buffers without values: {shown(empty)}; reset_buffers must set them"
+    weights = {
+        name: converted(state[name], dtype, device) if name in from_file else own[name].to(device) for name in own
+    }
+    module.load_state_dict(weights, strict=True, assign=True)
 
 
 def converted(tensor: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor:

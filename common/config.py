@@ -43,7 +43,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     for override in overrides:
         tree = with_override(tree, override)
     # Replaced at every call: whatever another library registered under this name must not run on our files.
-    OmegaConf.register_resolver("eval", safe_eval, replace=True)
+    register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver  # its name before 2.4
+    register("eval", safe_eval, replace=True)
     config = OmegaConf.create(tree)
     try:
         OmegaConf.resolve(config)

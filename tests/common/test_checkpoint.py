@@ -74,6 +74,11 @@ def test_rope_frequencies_are_recomputed_in_float32_not_taken_from_the_file(stat
         load_into(on_meta(), {k: v for k, v in state.items() if "freqs" not in k}, dtype=stored)
 
 
+def test_a_module_that_cannot_compute_its_buffers_is_named_a_programming_error():
+    with pytest.raises(AssertionError, match=r"Rope has buffers without values: rope\.freqs"):
+        load_into(on_meta(Rope), {"rope.freqs": torch.ones(3)}, dtype=torch.float32)
+
+
 def test_a_module_that_is_not_on_meta_is_loaded_too(state):
     module = Small()
     load_into(module, state, dtype=torch.float64)
