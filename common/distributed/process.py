@@ -1,0 +1,166 @@
+"""This process among the others of a job: its rank, its device, and how the job ends when one of them fails.
+
+A program enters `process_group(...)` once. Under torchrun (or anything else that sets RANK, WORLD_SIZE, MASTER_ADDR and
+MASTER_PORT) that joins the job; without, it gives the same object for a world of one, and nothing is initialised.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from common.distributed.failures import report_failure
+from common.distributed.watchdog import Watchdog
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+TIMEOUT_S = 1800.0
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a job.
+
+    rank, world: of all processes. local_rank: on this machine.
+    device: what this process computes on.
+    backend: "gloo", "nccl", or None in a world of one that nobody launched.
+    attempt: how often the launcher has restarted the job, from 0.
+    store: what all processes can write keys into; None without a launcher.
+    """
+
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+    backend: str | None
+    attempt: int
+    timeout_s: float
+    store: dist.Store | None = None
+    watchdog: Watchdog | None = field(default=None, repr=False)
+
+    @property
+    def leads(self) -> bool:
+        """Is this the process that speaks for all (logs, shared files)?"""
+        return self.rank == 0
+
+    def alive(self, doing: str) -> None:
+        """Say that work goes on; call it at every step. Silence for the timeout ends the job, naming `doing`."""
+        if self.watchdog is not None:
+            self.watchdog.alive(doing)
+
+    def barrier(self) -> None:
+        """Wait until every process is here; nobody waits longer than the timeout."""
+        if self.world > 1:
+            with self.waiting("the other processes"):
+                dist.barrier(device_ids=[self.device.index] if self.backend == "nccl" else None)
+
+    def waiting(self, on: str) -> AbstractContextManager[None]:
+        """Around a call that waits for other processes: the one that is late gets the blame, not this one."""
+        return nullcontext() if self.watchdog is None else self.watchdog.waiting(on)
+
+    def check_divides(self, sp_size: int) -> None:
+        """ValueError unless groups of `sp_size` processes use up the world."""
+        if sp_size < 1 or self.world % sp_size:
+            fitting = ", ".join(str(n) for n in range(1, self.world + 1) if self.world % n == 0)
+            raise ValueError(
+                f"sp_size={sp_size} does not divide the {self.world} processes of this job into equal groups; "
+                f"use one of {fitting}, or start another number of processes (torchrun --nproc-per-node)"
+            )
+
+
+@contextmanager
+def process_group(
+    device: str | torch.device = "auto", *, timeout_s: float = TIMEOUT_S, backend: str | None = None
+) -> Iterator[Process]:
+    """Join the job that torchrun launched, and leave it at the end; a world of one when nothing was launched.
+
+    Args:
+        device: "auto" (a GPU when there is one), "cuda" (the GPU of this process' local rank), or any device's name.
+        timeout_s: how long a process may be silent, and how long others wait for it, before the job fails.
+        backend: "gloo" or "nccl"; None chooses nccl where every process has a GPU of its own, else gloo.
+    Raises:
+        ValueError: a launcher's environment with variables missing.
+        RuntimeError: processes on GPUs and no NCCL.
+    """
+    launched = read_launcher()
+    if launched is None:
+        yield Process(0, 1, 0, choose_device(device, 0), None, 0, timeout_s)
+        return
+    rank, world, local_rank, local_world = launched
+    device = choose_device(device, local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = backend or choose_backend(device, local_world)
+    # The one who is silent ends first and is named; those who wait for it outlast it a little.
+    watchdog = Watchdog(rank, 0.8 * timeout_s)
+    store, *_ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(f"collectives/{attempt}", store),
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=timeout_s),
+        device_id=device if backend == "nccl" else None,
+    )
+    own_store = dist.PrefixStore(f"program/{attempt}", store)
+    process = Process(rank, world, local_rank, device, backend, attempt, timeout_s, own_store, watchdog)
+    with watchdog if world > 1 else nullcontext():
+        try:
+            yield process
+            process.barrier()  # the store lives in rank 0: nobody may leave while others still ask it
+        except BaseException as error:
+            report_failure(error, process)
+            raise  # the group is not taken down in order: others may be stuck in it, and the launcher ends them
+        dist.destroy_process_group()
+
+
+def read_launcher() -> tuple[int, int, int, int] | None:
+    """(rank, world, local rank, local world) from the environment; None when nobody launched this process."""
+    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+        return None
+    missing = [name for name in ENVIRONMENT if name not in os.environ]
+    if missing:
+        raise ValueError(f"a job was announced, but {', '.join(missing)} not set; start it with torchrun")
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if not 0 <= rank < world:
+        raise ValueError(f"RANK={rank} does not fit WORLD_SIZE={world}; start the job with torchrun")
+    # Without these (a plain srun), the processes are taken to be on one machine each.
+    return rank, world, int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def choose_device(device: str | torch.device, local_rank: int) -> torch.device:
+    """The device of one process; those on one machine share its GPUs out, and share GPUs when they are more."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        if not torch.cuda.is_available():
+            raise RuntimeError("no CUDA device is visible to PyTorch; use --device cpu, or check nvidia-smi")
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    return device
+
+
+def choose_backend(device: torch.device, local_world: int) -> str:
+    """nccl where every process of this machine has a GPU of its own; gloo on CPU, and where GPUs are shared."""
+    if device.type != "cuda":
+        return "gloo"
+    if local_world > torch.cuda.device_count():
+        logger.warning(
+            "%d processes share %d GPU(s): they talk through gloo and the host's memory, which is slow",
+            local_world,
+            torch.cuda.device_count(),
+        )
+        return "gloo"
+    if not dist.is_nccl_available():
+        raise RuntimeError(
+            "this PyTorch has no NCCL, which processes on GPUs need to talk to each other; "
+            "install a CUDA build of PyTorch for Linux, start one process, or use --device cpu"
+        )
+    return "nccl"

@@ -1,0 +1,57 @@
+"""Ends a process that has stopped working: a hang is then a failure with a cause, and the launcher ends the job."""
+
+import faulthandler
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+class Watchdog:
+    """Ends this process with the stacks of its threads on standard error after `silence_s` without `alive`.
+
+    It runs outside of Python, so it also notices a call into a library that never returns. A context manager; outside
+    of it nothing is watched.
+    """
+
+    def __init__(self, rank: int, silence_s: float) -> None:
+        self.rank, self.silence_s = rank, silence_s
+        self.doing = "starting"
+        self._watching = False
+
+    def alive(self, doing: str) -> None:
+        """This process is at work on `doing`."""
+        self.doing = doing
+        if self._watching:
+            logger.debug("rank %d: %s", self.rank, doing)
+            faulthandler.dump_traceback_later(self.silence_s, exit=True, file=_stderr())
+
+    @contextmanager
+    def waiting(self, on: str) -> Iterator[None]:
+        """Nobody is blamed for waiting: collective calls have a timeout of their own, longer than this one."""
+        before, self.doing = self.doing, f"waiting for {on}"
+        faulthandler.cancel_dump_traceback_later()
+        yield
+        self.alive(before)
+
+    def __enter__(self) -> "Watchdog":
+        self._watching = True
+        self.alive(self.doing)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType) -> None:
+        self._watching = False
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _stderr():
+    """Standard error as a file with a descriptor, also where a test has replaced `sys.stderr`."""
+    try:
+        sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return sys.__stderr__
+    return sys.stderr
