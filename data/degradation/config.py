@@ -1,6 +1,5 @@
 """What a degradation may draw: `configs_degradation/*.yaml`, typed and frozen, unknown and missing keys refused."""
 
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -164,5 +163,5 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping) or not value or min(value.values()) < 0 or sum(value.values()) <= 0:
             raise ValueError(f"{where} must give a probability to each name, not {value!r}.")
-        return types.MappingProxyType(dict(value))
+        return dict(value)
     return hint(value)

@@ -1,0 +1,117 @@
+"""Which files there are to train on, and how large each is: found by reading headers, not by decoding."""
+
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import av
+from PIL import Image
+
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".ts", ".mpg", ".mpeg"})
+TRANSPOSING_ORIENTATIONS = frozenset({5, 6, 7, 8})
+ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file: an image (`frames` 1) or a video; sizes in pixels."""
+
+    path: str
+    is_video: bool
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """The sources in a fixed order, and how many files could not be read."""
+
+    sources: tuple[Source, ...]
+    broken: int = 0
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, so that a large folder is probed once. The file appears whole or not at all."""
+        part = Path(f"{path}.part")
+        part.write_text(json.dumps({"broken": self.broken, "sources": [asdict(s) for s in self.sources]}))
+        os.replace(part, path)
+
+    @staticmethod
+    def load(path: str | Path) -> "Index":
+        """Read what `save` wrote."""
+        values = json.loads(Path(path).read_text())
+        return Index(tuple(Source(**source) for source in values["sources"]), values["broken"])
+
+
+def build_index(paths: Iterable[str | Path], workers: int = 4) -> Index:
+    """Probe every image and video below the given folders (files may be given too).
+
+    Broken files are skipped, logged and counted. The order is that of the sorted paths, whatever the file system says.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: nothing usable was found.
+    """
+    files = sorted(file for path in paths for file in _files(Path(path)))
+    with ThreadPoolExecutor(workers) as pool:
+        probed = list(pool.map(_probe_or_none, files))
+    sources = tuple(source for source in probed if source is not None)
+    broken = len(files) - len(sources)
+    if not sources:
+        raise ValueError(f"no readable image or video among {len(files)} files below {[str(p) for p in paths]}.")
+    videos = sum(source.is_video for source in sources)
+    logger.info("%d videos, %d images, %d broken files skipped", videos, len(sources) - videos, broken)
+    return Index(sources, broken)
+
+
+def probe(path: Path) -> Source:
+    """Size and frame count of one file, from its header; a video without a count in the header is demuxed, not decoded.
+
+    Raises:
+        ValueError: the file holds no picture.
+        OSError: the file cannot be read (av's and PIL's errors are subclasses).
+    """
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            if has_orientation(picture) and picture.getexif().get(ORIENTATION) in TRANSPOSING_ORIENTATIONS:
+                width, height = height, width
+        return Source(str(path), False, 1, height, width)
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise ValueError(f"{path} has no video stream.")
+        stream = container.streams.video[0]
+        height, width = stream.codec_context.height, stream.codec_context.width
+        frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+    if not (frames and height and width):
+        raise ValueError(f"{path} has no frames.")
+    return Source(str(path), True, frames, height, width)
+
+
+def has_orientation(picture: Image.Image) -> bool:
+    """Whether the EXIF orientation counts. Not in PNG: there it may come after the pixels, and all would be decoded."""
+    return picture.format != "PNG"
+
+
+def _probe_or_none(path: Path) -> Source | None:
+    try:
+        return probe(path)
+    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: PIL's word for a broken PNG header
+        logger.warning("skipping %s: %s", path, error)
+        return None
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist.")
+    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    candidates = [path] if path.is_file() else path.rglob("*")
+    return [file for file in candidates if file.suffix.lower() in known and file.is_file()]

@@ -1,0 +1,123 @@
+"""One training pair from dice: choose a source, crop it in time and space, move it, flip it, degrade it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.logger import get_logger
+from data.degradation.pipeline import Degradation
+from data.training.decode import DecodeError, FrameReader
+from data.training.index import Index, Source
+from data.training.motion import MotionConfig, animate
+from data.training.sampling import ClipShape
+
+logger = get_logger(__name__)
+
+MAX_ATTEMPTS = 16
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A ground truth uint8 [T, H, W, 3], its low quality uint8 [T, H/s, W/s, 3], and where they come from."""
+
+    hq: np.ndarray
+    lq: np.ndarray
+    identity: str
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How pairs are cut.
+
+    Attributes:
+        image_share: how often a clip of several frames is a filmed photograph, where there are both kinds of source.
+        frame_share: how often a single frame comes from a video, where there are both kinds of source.
+        motion: the camera over photographs; None never makes clips of them.
+        flip: probability of a horizontal mirror.
+        cache_bytes: memory for decoded short clips, per process.
+    """
+
+    image_share: float = 0.5
+    frame_share: float = 0.2
+    motion: MotionConfig | None = field(default_factory=MotionConfig)
+    flip: float = 0.5
+    cache_bytes: int = 0
+
+
+class PairSampler:
+    """Draws pairs. The same dice give the same pair in any process."""
+
+    def __init__(
+        self,
+        index: Index,
+        shapes: Sequence[ClipShape],
+        degrade_clip: Degradation,
+        degrade_image: Degradation,
+        config: SamplerConfig | None = None,
+    ) -> None:
+        """Check that every shape has sources that are large and long enough.
+
+        Raises:
+            ValueError: a shape has none, with what the largest source offers.
+        """
+        self.index = index
+        self.degrade_clip, self.degrade_image = degrade_clip, degrade_image
+        self.config = config or SamplerConfig()
+        self.reader = FrameReader(self.config.cache_bytes)
+        self.broken: set[str] = set()
+        self._candidates = {shape: self._fitting(shape) for shape in shapes}
+
+    def draw(self, shape: ClipShape, rng: np.random.Generator) -> Pair:
+        """One pair of the given shape.
+
+        A source that cannot be decoded is logged, counted in `broken`, and another is drawn from the same dice.
+
+        Raises:
+            RuntimeError: many draws in a row met broken files.
+        """
+        for _ in range(MAX_ATTEMPTS):
+            source = self._choose(shape, rng)
+            try:
+                hq, where = self._cut(source, shape, rng)
+            except DecodeError as error:
+                if source.path not in self.broken:
+                    self.broken.add(source.path)
+                    logger.warning("skipping a broken file (%d so far): %s", len(self.broken), error)
+                continue
+            flipped = bool(rng.random() < self.config.flip)
+            hq = (hq[:, :, ::-1] if flipped else hq).copy()  # never hand out a view of the cache
+            seed = int(rng.integers(2**63))
+            degrade = self.degrade_image if shape.frames == 1 else self.degrade_clip
+            return Pair(hq, degrade(hq, seed), f"{source.path} {where} flipped={int(flipped)} degradation={seed}")
+        raise RuntimeError(f"{MAX_ATTEMPTS} sources in a row could not be decoded; the last one was {source.path}.")
+
+    def _fitting(self, shape: ClipShape) -> tuple[list[Source], list[Source]]:
+        """The videos and the images from which a shape can be cut."""
+        large = [s for s in self.index.sources if s.height >= shape.height and s.width >= shape.width]
+        videos = [s for s in large if s.is_video and s.frames >= shape.frames]
+        images = [s for s in large if not s.is_video and (shape.frames == 1 or self.config.motion)]
+        if not videos and not images:
+            raise ValueError(
+                f"no source is large enough for clips of {shape.frames} frames of {shape.height}x{shape.width}; "
+                "use smaller shapes, larger material, or let photographs move (motion)."
+            )
+        return videos, images
+
+    def _choose(self, shape: ClipShape, rng: np.random.Generator) -> Source:
+        videos, images = self._candidates[shape]
+        share = 1 - self.config.frame_share if shape.frames == 1 else self.config.image_share
+        from_image = rng.random() < share
+        pool = (images or videos) if from_image else (videos or images)
+        return pool[int(rng.integers(len(pool)))]
+
+    def _cut(self, source: Source, shape: ClipShape, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        start = int(rng.integers(source.frames - shape.frames + 1)) if source.is_video else 0
+        frames = self.reader.read(source, start, shape.frames if source.is_video else 1)
+        if not source.is_video and shape.frames > 1:
+            assert self.config.motion is not None
+            return animate(frames[0], shape.frames, shape.height, shape.width, rng, self.config.motion), "filmed"
+        top = int(rng.integers(source.height - shape.height + 1))
+        left = int(rng.integers(source.width - shape.width + 1))
+        crop = frames[:, top : top + shape.height, left : left + shape.width]
+        return crop, f"frame={start} top={top} left={left}"
