@@ -15,13 +15,21 @@ from torch import Tensor, nn
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
 
 
-class Batch(Protocol):
-    """What a source of data yields; a stage knows the rest of its own kind of batch.
+class NamedBatch(Protocol):
+    """A packed batch that knows its samples.
 
     names: what each sample is, in words for people (file, frame, position): said when a loss is not finite.
     """
 
     names: Sequence[str]
+
+
+Batch = list[dict[str, Any]] | NamedBatch  # samples with an `identity` each, as `data.training` makes them, or packed
+
+
+def names_of(batch: Batch) -> tuple[str, ...]:
+    """The identity of every sample."""
+    return tuple(sample["identity"] for sample in batch) if isinstance(batch, list) else tuple(batch.names)
 
 
 @dataclass(frozen=True)
@@ -131,9 +139,10 @@ class Stage(ABC):
 
 @dataclass
 class StepRecord:
-    """What happened in one step: scalars still on the device, and the identities of its samples."""
+    """What happened in one step: scalars still on the device, learning rates, and the identities of its samples."""
 
     step: int
     names: tuple[str, ...]
     scalars: dict[str, Tensor] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
     work: Work = field(default_factory=Work)

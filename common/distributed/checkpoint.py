@@ -1,0 +1,133 @@
+"""Checkpoints of a training run through torch.distributed.checkpoint: complete or absent, and for any number of ranks.
+
+A run's folder has one folder a checkpoint, `step_00001000`. It is written under another name and renamed when every
+rank is done, so a run that dies while writing leaves the last good one behind.
+"""
+
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+
+from common.distributed.fsdp import barrier, rank, world_size
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+FOLDER = re.compile(r"step_(\d{8,})")
+META = "meta.json"
+
+
+def save_checkpoint(
+    folder: str | Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], keep: int
+) -> Path:
+    """Write a checkpoint, then remove the oldest ones. Every rank calls it.
+
+    Args:
+        folder: of all checkpoints of this run.
+        step: steps done.
+        tensors: name -> tensor, plain (then rank 0's is written) or sharded.
+        meta: what JSON can hold; read back by `read_meta`.
+        keep: how many of the newest stay.
+    """
+    folder = Path(folder)
+    final, unfinished = folder / f"step_{step:08d}", folder / f"step_{step:08d}.part"
+    if rank() == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    barrier()
+    with quiet():
+        dcp.save(dict(tensors), storage_writer=FileSystemWriter(unfinished), no_dist=world_size() == 1)
+    if rank() == 0:
+        (unfinished / META).write_text(json.dumps({"step": step, **meta}, indent=1))
+        shutil.rmtree(final, ignore_errors=True)
+        unfinished.rename(final)
+        for old in checkpoints(folder)[:-keep] if keep > 0 else []:
+            shutil.rmtree(old, ignore_errors=True)
+    barrier()
+    return final
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    folder = Path(folder)
+    found = [path for path in folder.iterdir() if FOLDER.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted((path for path in found if (path / META).is_file()), key=lambda path: int(path.name.split("_")[1]))
+
+
+def read_meta(checkpoint: str | Path) -> dict[str, Any]:
+    """What was saved as `meta`, and `step`."""
+    return json.loads((Path(checkpoint) / META).read_text())
+
+
+def load_checkpoint(checkpoint: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fill these tensors in place from a checkpoint that any number of ranks wrote. Every rank calls it.
+
+    Raises:
+        ValueError: the checkpoint lacks one of them, or has it in another shape.
+    """
+    saved = saved_shapes(checkpoint)
+    for name, tensor in tensors.items():
+        if name not in saved:
+            raise ValueError(f"{checkpoint} has no {name}; it was written by a run with another model or stage")
+        if tuple(tensor.shape) != saved[name]:
+            raise ValueError(f"{checkpoint}: {name} is {saved[name]}, this run needs {tuple(tensor.shape)}")
+    with quiet():
+        dcp.load(dict(tensors), storage_reader=FileSystemReader(checkpoint), no_dist=world_size() == 1)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's warning that a single process works alone, which is what a single process is for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+        yield
+
+
+def saved_shapes(checkpoint: str | Path) -> dict[str, tuple[int, ...]]:
+    """name -> shape of every tensor in a checkpoint."""
+    described = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    return {name: tuple(entry.size) for name, entry in described.items() if hasattr(entry, "size")}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
+    """An optimiser's state as name -> tensor, the very tensors; parameters that never moved have none."""
+    return {
+        f"{names[parameter]}/{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def allocate_optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], saved: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Give an optimiser that has not stepped the state tensors that a checkpoint has for it, filled with zeros.
+
+    Args:
+        saved: name -> shape, the names as `optimizer_tensors` makes them.
+    """
+    keys_of: dict[str, list[str]] = {}
+    for name in saved:
+        parameter_name, _, key = name.rpartition("/")
+        keys_of.setdefault(parameter_name, []).append(key)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[parameter]
+            for key in keys_of.get(name, []):
+                shape = saved[f"{name}/{key}"]
+                if shape == tuple(parameter.shape) and key != "step":
+                    value = torch.zeros_like(parameter, requires_grad=False)  # sharded as the parameter is
+                else:
+                    value = torch.zeros(shape, device=parameter.device if group.get("fused") else "cpu")
+                optimizer.state[parameter][key] = value

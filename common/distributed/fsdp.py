@@ -1,0 +1,214 @@
+"""Networks spread over ranks for training: sharded by FSDP2, or whole on every rank with averaged gradients.
+
+| `dit.fsdp.sharding_strategy` | parameters are cut over | between forward and backward |
+| --- | --- | --- |
+| NO_SHARD | nothing | - |
+| FULL_SHARD | all ranks | cut again |
+| SHARD_GRAD_OP | all ranks | stay gathered |
+| HYBRID_SHARD | the ranks of a host, copied between hosts | cut again |
+| _HYBRID_SHARD_ZERO2 | the ranks of a host, copied between hosts | stay gathered |
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+STRATEGIES = {  # name -> (sharded, hybrid, cut again after forward)
+    "NO_SHARD": (False, False, False),
+    "FULL_SHARD": (True, False, True),
+    "SHARD_GRAD_OP": (True, False, False),
+    "HYBRID_SHARD": (True, True, True),
+    "_HYBRID_SHARD_ZERO2": (True, True, False),
+}
+BUCKET = 2**26  # elements that are averaged in one call
+
+
+def rank() -> int:
+    """This process's number among all; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def any_rank(flag: bool, device: torch.device | str) -> bool:
+    """Whether the flag is set on any rank; every rank must ask."""
+    if world_size() == 1:
+        return flag
+    value = torch.tensor(int(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of a plain tensor over all ranks, on all of them."""
+    if world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+        values /= world_size()
+    return values
+
+
+def training_mesh(strategy: str, device_type: str) -> DeviceMesh | None:
+    """The mesh over which a strategy shards; None where nothing is sharded.
+
+    Hybrid strategies need to know how many ranks a host has: LOCAL_WORLD_SIZE, which torchrun sets.
+
+    Raises:
+        ValueError: an unknown strategy, or hosts of different sizes.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"sharding_strategy={strategy!r} is unknown; choose from {', '.join(STRATEGIES)}")
+    sharded, hybrid, _ = STRATEGIES[strategy]
+    if not sharded or not dist.is_initialized():
+        return None
+    world = dist.get_world_size()
+    if not hybrid:
+        return init_device_mesh(device_type, (world,), mesh_dim_names=("shard",))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    if world % local:
+        raise ValueError(f"{world} ranks on hosts of {local}: hybrid sharding needs equally many on every host")
+    return init_device_mesh(device_type, (world // local, local), mesh_dim_names=("replicate", "shard"))
+
+
+def shard(
+    module: nn.Module,
+    units: Sequence[nn.Module],
+    strategy: str,
+    mesh: DeviceMesh | None,
+    *,
+    bf16: bool,
+    entry_points: Sequence[str] = (),
+) -> None:
+    """Shard a module in place: each unit by itself, the rest at the root. Nothing happens without a mesh.
+
+    Args:
+        units: its submodules that are gathered one at a time, usually the blocks.
+        bf16: gather and compute in bfloat16; the sharded masters and the summation of gradients stay float32.
+        entry_points: methods apart from `forward` that use its weights.
+    """
+    if mesh is None:
+        return
+    _, _, cut_again = STRATEGIES[strategy]
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,  # times and rotary tables are float32 for a reason; autocast does the rest
+    )
+    for unit in units:
+        fully_shard(unit, mesh=mesh, reshard_after_forward=cut_again, mp_policy=policy)
+    fully_shard(module, mesh=mesh, reshard_after_forward=cut_again, mp_policy=policy)
+    for method in entry_points:
+        register_fsdp_forward_method(module, method)
+
+
+def place(module: nn.Module, device: torch.device | str, state: Mapping[str, Tensor] | None = None) -> None:
+    """Move a (sharded) module to its device; one built on the meta device takes its values from `state`.
+
+    Args:
+        state: name -> whole tensor on the CPU, memory-mapped if large; each rank copies its part alone.
+    """
+    if state is None:
+        module.to(device)
+        return
+    if hasattr(module, "reset_buffers"):
+        module.reset_buffers(device)
+    filled = {}
+    for name, own in module.state_dict().items():
+        if name.endswith("rope.freqs"):  # computed by formula, in float32
+            filled[name] = own.to(device)
+        elif isinstance(own, DTensor):
+            # Without a source rank every rank cuts its part out of its own mapping: nothing is sent.
+            whole = state[name].to(own.dtype)
+            filled[name] = distribute_tensor(whole.to(device), own.device_mesh, own.placements, src_data_rank=None)
+        else:
+            filled[name] = state[name].to(device=device, dtype=own.dtype, copy=True)
+    module.load_state_dict(filled, strict=True, assign=True)
+
+
+def same_on_all_ranks(module: nn.Module) -> None:
+    """Give every rank the whole parameters and buffers of rank 0; sharded ones are left alone."""
+    if world_size() == 1:
+        return
+    for tensor in [*module.parameters(), *module.buffers()]:
+        if not isinstance(tensor, DTensor):
+            dist.broadcast(tensor.detach(), 0)
+
+
+def set_gradient_sync(module: nn.Module, enable: bool) -> None:
+    """Whether the next backward pass of a sharded module sums gradients over ranks: off for all but the last."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.set_requires_gradient_sync(enable, recurse=False)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP holds this module."""
+    return isinstance(module, FSDPModule)
+
+
+def reshard(module: nn.Module) -> None:
+    """Give back what forward passes without a backward left gathered; before weights change, or they would be stale."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Mean of the gradients over all ranks, in place, for parameters that are whole on every rank."""
+    if world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+    bucket: list[Tensor] = []
+    for i, gradient in enumerate(gradients):
+        bucket.append(gradient)
+        if i + 1 == len(gradients) or sum(g.numel() for g in bucket) >= BUCKET:
+            flat = torch.cat([g.flatten().float() for g in bucket])
+            dist.all_reduce(flat)
+            flat /= world_size()
+            parts = flat.split([g.numel() for g in bucket])
+            for g, part in zip(bucket, parts, strict=True):
+                g.copy_(part.view_as(g))
+            bucket = []
+
+
+def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """This rank's part of each tensor, sharing its memory: plain tensors that fused operations take."""
+    return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered (every rank must ask), a plain one as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def full_state(module: nn.Module, replaced: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The whole state dict on rank 0's CPU (empty elsewhere), tensor by tensor; every rank must ask.
+
+    Args:
+        replaced: tensors to take instead of the module's, by name: averaged weights.
+    """
+    state = {}
+    for name, tensor in module.state_dict().items():
+        tensor = whole((replaced or {}).get(name, tensor))
+        if rank() == 0:
+            state[name] = tensor.detach().cpu().clone()
+    return state

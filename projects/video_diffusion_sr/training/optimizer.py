@@ -1,0 +1,45 @@
+"""Optimisers by name, and the learning rate over the steps of a run."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from projects.video_diffusion_sr.training.settings import OptimizerSettings
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """The optimiser over these parameters; fused into one kernel on CUDA.
+
+    Vectors (norms, biases, modulation) are not decayed: pulling a scale that starts at one towards zero is no
+    regularisation.
+    """
+    parameters = list(parameters)
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = {"fused": True} if all(p.is_cuda for p in parameters) else {}
+    if settings.name == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=settings.lr, alpha=settings.betas[1], eps=settings.eps)
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.name]
+    return kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, **fused)
+
+
+def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
+    """The rate of step `step` (from 0) of `steps`: linear warm-up, then constant or a cosine down to lr * final."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    if settings.schedule == "constant":
+        return settings.lr
+    progress = (step - settings.warmup) / max(1, steps - settings.warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return settings.lr * (settings.final + (1 - settings.final) * cosine)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The same rate for every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,105 @@
+"""What a run says: a progress bar, a line and TensorBoard scalars every few steps, pictures, a metrics file."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from common.logger import get_logger
+from projects.video_diffusion_sr.training.stage import Work
+
+logger = get_logger(__name__)
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "B200": 2250e12, "L40": 181e12}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bfloat16 operations a second that the maker states for this device; None where unknown."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+class Reports:
+    """The voice of one run; silent on all ranks but the first.
+
+    Args:
+        folder: of the run; gets `metrics.jsonl` and TensorBoard's files.
+        leads: whether this rank speaks.
+        start, steps: the first step of this process and the last of the run.
+        ranks: how many ranks work alike.
+    """
+
+    def __init__(self, folder: Path, leads: bool, start: int, steps: int, ranks: int, device: torch.device) -> None:
+        self.leads, self.ranks, self.steps = leads, ranks, steps
+        self.peak = peak_flops(device)
+        self._work = Work()
+        self._since, self._from_step = time.perf_counter(), start
+        self._board = self._file = self._bar = None
+        if leads:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            folder.mkdir(parents=True, exist_ok=True)
+            drop_lines_from(folder / "metrics.jsonl", start)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+            self._file = (folder / "metrics.jsonl").open("a")
+            self._bar = tqdm(total=steps, initial=start, disable=None, dynamic_ncols=True, unit="step")
+
+    def step(self, work: Work) -> None:
+        """One more step is on its way."""
+        self._work = Work(self._work.samples + work.samples, self._work.flops + work.flops)
+        if self._bar is not None:
+            self._bar.update()
+
+    def scalars(self, step: int, values: Mapping[str, Tensor | float]) -> None:
+        """Write scalars after step `step` (counted from 0); waits for the device."""
+        now = {name: float(value) for name, value in values.items()}
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        done = step + 1 - self._from_step
+        now["samples_per_s"] = self._work.samples * self.ranks / elapsed
+        now["steps_per_s"] = done / elapsed
+        if self._work.flops:
+            now["tflops_per_device"] = self._work.flops / elapsed / 1e12
+        if self._work.flops and self.peak:
+            now["mfu"] = self._work.flops / elapsed / self.peak
+        self._since, self._from_step, self._work = time.perf_counter(), step + 1, Work()
+        if not self.leads:
+            return
+        for name, value in now.items():
+            self._board.add_scalar(name, value, step)
+        self._file.write(json.dumps({"step": step, **now}) + "\n")
+        self._file.flush()
+        self._say(step, now)
+
+    def _say(self, step: int, now: Mapping[str, float]) -> None:
+        left = (self.steps - step - 1) / max(now["steps_per_s"], 1e-9)
+        words = ", ".join(f"{k} {v:.4g}" for k, v in now.items() if k not in ("samples_per_s", "steps_per_s"))
+        line = f"step {step + 1}/{self.steps}: {words}, {now['samples_per_s']:.3g} samples/s, {left / 60:.1f} min left"
+        if self._bar.disable:
+            logger.info(line)
+        else:
+            self._bar.set_postfix_str(words)
+
+    def images(self, step: int, images: Mapping[str, Tensor]) -> None:
+        """Pictures [3, H, W] in [0, 1] after step `step`."""
+        for name, image in images.items() if self.leads else ():
+            self._board.add_image(name, image.detach().float().clamp(0, 1).cpu(), step)
+
+    def close(self) -> None:
+        """The run is over, or stops here."""
+        if self.leads:
+            self._bar.close()
+            self._board.close()
+            self._file.close()
+
+
+def drop_lines_from(path: Path, step: int) -> None:
+    """Forget metrics of steps that are done again after a resume."""
+    if path.is_file():
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < step]
+        path.write_text("".join(line + "\n" for line in lines))

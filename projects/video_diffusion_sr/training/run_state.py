@@ -1,0 +1,59 @@
+"""Everything that a resumed run needs, as named tensors. Draws need nothing: they follow from the step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.distributed.checkpoint import (
+    allocate_optimizer_state,
+    load_checkpoint,
+    optimizer_tensors,
+    saved_shapes,
+)
+from projects.video_diffusion_sr.training.average import AveragedWeights
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What changes from step to step.
+
+    modules, averages: by module name. optimizers: by player. parameters: (name, parameter) of each player.
+    """
+
+    modules: Mapping[str, nn.Module]
+    averages: Mapping[str, AveragedWeights]
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    parameters: Mapping[str, list[tuple[str, nn.Parameter]]]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The very tensors by name: saved as they are, loaded in place."""
+        tensors = {}
+        for name, module in self.modules.items():
+            tensors |= {f"modules/{name}.{key}": value for key, value in module.state_dict().items()}
+        for name, average in self.averages.items():
+            tensors |= {f"ema/{name}.{key}": value for key, value in average.average.items()}
+        for player, optimizer in self.optimizers.items():
+            tensors |= optimizer_tensors(optimizer, self._names(player))
+        return tensors
+
+    def load(self, checkpoint: str | Path) -> None:
+        """Fill everything from a checkpoint that any number of ranks wrote; the optimisers have not stepped yet."""
+        saved = saved_shapes(checkpoint)
+        for player, optimizer in self.optimizers.items():
+            allocate_optimizer_state(optimizer, self._names(player), saved)
+        load_checkpoint(checkpoint, self.tensors())
+
+    def _names(self, player: str) -> dict[nn.Parameter, str]:
+        return {parameter: f"optimizer/{player}/{key}" for key, parameter in self.parameters[player]}
+
+
+def refuse_other_run(checkpoint: Path, meta: Mapping[str, Any], stage: str, seed: int) -> None:
+    """ValueError unless the checkpoint's run is of this stage and seed."""
+    if meta["stage"] != stage:
+        raise ValueError(f"{checkpoint} is of stage {meta['stage']}, not {stage}; use another --output")
+    if meta["seed"] != seed:
+        raise ValueError(f"{checkpoint} was drawn with seed {meta['seed']}; resume with it, or use another --output")
