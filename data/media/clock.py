@@ -1,0 +1,64 @@
+"""When is a frame shown? Exact times from a container's rounded ticks.
+
+Containers round: Matroska counts milliseconds, so a clip of 30000/1001 frames per second has steps of 33 and 34.
+Times within one tick of the even grid of the nominal rate are moved onto the grid, until a frame misses it: from
+there on the rate varies, or the nominal rate is wrong, and times are taken as they are. So constant-rate clips become
+exactly constant (a dropped frame leaves a gap of whole frames), and no frame of another clip moves by more than the
+rounding it already carries.
+"""
+
+from fractions import Fraction
+
+import av
+
+USUAL_RATE = Fraction(25)  # for streams that say nothing about their rate
+
+
+def nominal_rate(stream: av.VideoStream) -> tuple[Fraction, bool]:
+    """(frames per second, whether the container suggests a variable rate).
+
+    The average counts a last frame of odd length and rounded durations, so the base rate is taken where the two agree
+    within 1%.
+    """
+    average, base = stream.average_rate, stream.base_rate
+    if not average:
+        return stream.guessed_rate or base or USUAL_RATE, False
+    if base and abs(base - average) < average / 100:
+        return base, False
+    return average, bool(base) and base != 2 * average  # interlaced streams count fields in the base rate
+
+
+class Clock:
+    """Turns the ticks of successive frames into strictly increasing times.
+
+    Args:
+        rate: nominal frames per second.
+        time_base: seconds per tick.
+        origin: container time in seconds that becomes zero.
+    """
+
+    def __init__(self, rate: Fraction, time_base: Fraction, origin: Fraction) -> None:
+        self.rate, self.time_base, self.origin = rate, time_base, origin
+        self.even = True
+        self.first: Fraction | None = None
+        self.last: Fraction | None = None
+
+    def time_of(self, pts: int | None) -> Fraction:
+        """The time of the next frame in seconds; one without ticks, or that goes back, follows the last by one step."""
+        if pts is None:
+            time = Fraction(0) if self.last is None else self.last + 1 / self.rate
+        else:
+            time = self._on_grid(max(pts * self.time_base - self.origin, Fraction(0)))
+        if self.last is not None and time <= self.last:
+            time = self.last + 1 / self.rate
+        if self.first is None:
+            self.first = time
+        self.last = time
+        return time
+
+    def _on_grid(self, time: Fraction) -> Fraction:
+        if self.first is None or not self.even:
+            return time
+        nearest = self.first + round((time - self.first) * self.rate) / self.rate
+        self.even = abs(nearest - time) <= self.time_base
+        return nearest if self.even else time

@@ -1,0 +1,94 @@
+"""What is known about a file before its frames are read, and what one frame is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from torch import Tensor
+
+Kind = Literal["video", "image", "animation"]
+
+
+class MediaError(ValueError):
+    """A file that cannot be read or written; the message is a sentence that starts with the file's name."""
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """Facts of one file.
+
+    Attributes:
+        path: the file.
+        kind: "video"; "image" (one picture); "animation" (GIF, animated WebP or PNG).
+        width, height: pixels as displayed, after rotation and EXIF orientation.
+        frame_rate: frames per second, exact; the average where the rate varies; None for pictures.
+        variable_frame_rate: the container suggests that frames are not evenly spaced. A hint: trust the times of the
+            frames.
+        has_audio: at least one audio stream.
+        sample_aspect_ratio: width : height of one displayed pixel.
+        alpha: transparency of a picture, u8 [1, H, W], 255 opaque; None when it has none.
+        duration: seconds from time zero to the end of the last frame, as the container says; None when it does not.
+        frame_count_hint: the container's word, often wrong; good for progress bars only.
+        time_base: seconds per tick of the container's clock.
+        time_origin: container time, in seconds, that frames and audio call zero.
+        audio_codecs: codec names of the audio streams, in order.
+    """
+
+    path: Path
+    kind: Kind
+    width: int
+    height: int
+    frame_rate: Fraction | None = None
+    variable_frame_rate: bool = False
+    has_audio: bool = False
+    sample_aspect_ratio: Fraction = Fraction(1)
+    alpha: Tensor | None = field(default=None, compare=False, repr=False)
+    duration: Fraction | None = None
+    frame_count_hint: int | None = None
+    time_base: Fraction | None = None
+    time_origin: Fraction = Fraction(0)
+    audio_codecs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture and when it is shown.
+
+    Attributes:
+        pixels: u8 [3, H, W], RGB as displayed (sRGB or BT.709, full range).
+        time: seconds since the clip's zero; strictly increasing within a clip.
+    """
+
+    pixels: Tensor
+    time: Fraction
+
+
+class MediaReader(ABC):
+    """Yields frames in order. Every iteration starts at the first frame and holds a few frames in memory at a time.
+
+    Attributes:
+        info: facts of the file.
+        damage: after an iteration, a sentence about frames lost to damaged data; None when nothing was lost.
+    """
+
+    info: MediaInfo
+    damage: str | None = None
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Frame]:
+        """Decode lazily; raises MediaError where the rest of the file cannot be decoded."""
+
+    def close(self) -> None:  # noqa: B027 (a reader without open files has nothing to do)
+        """Let go of open files; a running iteration ends."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

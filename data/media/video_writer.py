@@ -1,0 +1,144 @@
+"""H.264 with exact times, true colour tags and the sound of the input."""
+
+from fractions import Fraction
+from math import lcm
+from pathlib import Path
+
+import av
+import torch
+from torch import Tensor
+
+from common.logger import get_logger
+from data.media.audio import AudioCopier
+from data.media.clock import USUAL_RATE
+from data.media.colour import from_rgb, tag_bt709
+from data.media.info import MediaInfo
+from data.media.names import WRITABLE_VIDEOS
+from data.media.whole import MediaWriter
+
+logger = get_logger(__name__)
+
+FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
+
+
+class VideoWriter(MediaWriter):
+    """Encodes frames as they come; see `open_writer` for the arguments."""
+
+    def __init__(
+        self, path: Path, info: MediaInfo, size: tuple[int, int], *, crf: float, frame_rate: Fraction | None
+    ) -> None:
+        super().__init__(path)
+        self.info = info
+        self.size = size
+        if size[0] % 2 or size[1] % 2:
+            logger.info("%s: %dx%d made even by repeating the last row or column", path.name, size[1], size[0])
+        self.retimed = Fraction(frame_rate) if frame_rate else None
+        self.rate = self.retimed or info.frame_rate or USUAL_RATE
+        self.ticks = ticks_per_second(self.rate, None if self.retimed else info)
+        self.steps: dict[int, int] = {}  # pts -> duration, of frames inside the encoder
+        self.pending: tuple[Tensor, int] | None = None  # one frame waits until the next one says how long it lasts
+        self.audio: AudioCopier | None = None
+        form = WRITABLE_VIDEOS[path.suffix.lower()]
+        clocks = {"video_track_timescale": str(self.ticks), "movie_timescale": str(self.ticks)}
+        options = {} if form == "matroska" else {"movflags": "+faststart", **clocks}
+        self.container = av.open(str(self.temporary.absolute()), "w", format=form, options=options)
+        try:
+            self._add_streams(crf)
+        except BaseException:
+            self._release()
+            self.temporary.unlink(missing_ok=True)
+            raise
+
+    def _add_streams(self, crf: float) -> None:
+        height, width = self.size
+        options = {"crf": str(float(crf)), "preset": "medium"}
+        if self.info.variable_frame_rate and not self.retimed:
+            # MP4 adds up decoding steps; with B-frames these differ from the display steps, and the length is wrong.
+            options["bf"] = "0"
+        self.stream = self.container.add_stream("libx264", rate=self.rate, options=options)
+        encoder = self.stream.codec_context
+        encoder.width, encoder.height = width + width % 2, height + height % 2
+        encoder.pix_fmt = "yuv420p"
+        encoder.time_base = self.stream.time_base = Fraction(1, self.ticks)
+        encoder.sample_aspect_ratio = self.info.sample_aspect_ratio
+        tag_bt709(encoder)
+        if self.info.has_audio and self.retimed not in (None, self.info.frame_rate):
+            logger.warning(
+                "%s: the sound is left out, %s frames per second change the duration", self.path.name, float(self.rate)
+            )
+        elif self.info.has_audio:
+            self.audio = AudioCopier(self.info, self.container, self.path.suffix.lower())
+
+    def _write_one(self, picture: Tensor, time: Fraction) -> None:
+        if tuple(picture.shape[-2:]) != tuple(self.size):
+            raise ValueError(f"frames of {tuple(picture.shape[-2:])} for a clip of {tuple(self.size)} (height, width)")
+        pts = round((self.frames / self.rate if self.retimed else time) * self.ticks)
+        if self.pending is not None:
+            waiting, start = self.pending
+            if pts <= start:
+                raise ValueError(
+                    f"{self.path.name}: frame {self.frames} at {float(time):.6f} s is not behind the last one"
+                )
+            self._encode(waiting, start, pts - start)
+        self.pending = (even_sides(picture), pts)
+        if self.audio:
+            self.audio.copy_until(Fraction(pts, self.ticks))
+
+    def _encode(self, picture: Tensor, pts: int, duration: int) -> None:
+        frame = from_rgb(picture)
+        frame.pts, frame.time_base = pts, Fraction(1, self.ticks)
+        self.steps[pts] = duration
+        self._mux(self.stream.encode(frame))
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            packet.duration = self.steps.pop(packet.pts)
+            self.container.mux(packet)
+
+    def _finish(self) -> None:
+        picture, pts = self.pending
+        self._encode(picture, pts, self._last_duration(pts))
+        self._mux(self.stream.encode(None))
+        if self.audio:
+            self.audio.finish()
+        self.container.close()
+
+    def _last_duration(self, pts: int) -> int:
+        """Ticks of the last frame: one step of a constant rate, else up to the end of the input if that is near."""
+        step = 1 / self.rate
+        if self.info.variable_frame_rate and not self.retimed and self.info.duration is not None:
+            left = self.info.duration - Fraction(pts, self.ticks)
+            if 0 < left < 10 * step:
+                step = left
+        return max(round(step * self.ticks), 1)
+
+    def _release(self) -> None:
+        try:
+            self.container.close()
+        except (av.FFmpegError, ValueError) as error:
+            logger.debug("%s: closing after an error: %s", self.path.name, error)
+        if self.audio:
+            self.audio.close()
+
+
+def ticks_per_second(rate: Fraction, source: MediaInfo | None) -> int:
+    """A clock on which every frame of a constant rate, and every time of a source that varies, is a whole number."""
+    if source is not None and source.variable_frame_rate and source.time_base:
+        ticks = source.time_base.denominator
+    else:
+        ticks = rate.numerator
+        if source is not None and source.time_base:
+            ticks = lcm(ticks, source.time_base.denominator)  # the first frame may stand between two steps
+            ticks = ticks if ticks <= MOST_TICKS else rate.numerator
+    if ticks > MOST_TICKS:
+        return FINE_TICKS
+    return ticks * -(-FINE_TICKS // ticks)
+
+
+def even_sides(picture: Tensor) -> Tensor:
+    """u8 [3, H, W] with the last row and column repeated where a side is odd; 4:2:0 stores colour for 2x2 pixels."""
+    if picture.shape[-2] % 2:
+        picture = torch.cat([picture, picture[:, -1:]], dim=-2)
+    if picture.shape[-1] % 2:
+        picture = torch.cat([picture, picture[..., -1:]], dim=-1)
+    return picture

@@ -1,0 +1,50 @@
+"""Which writer fits the suffix?"""
+
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+
+from data.media.image_writer import ImageWriter
+from data.media.info import MediaError, MediaInfo
+from data.media.names import WRITABLE_IMAGES, WRITABLE_VIDEOS
+from data.media.video_writer import VideoWriter
+from data.media.whole import MediaWriter
+
+VISUALLY_LOSSLESS_CRF = 16
+
+
+def open_writer(
+    path: str | PathLike,
+    info: MediaInfo,
+    size: tuple[int, int],
+    *,
+    crf: float = VISUALLY_LOSSLESS_CRF,
+    frame_rate: Fraction | None = None,
+    overwrite: bool = True,
+) -> MediaWriter:
+    """A writer for the result of one input; the format follows the suffix of `path`.
+
+    Args:
+        path: .mp4, .mov or .mkv for clips (H.264 8-bit 4:2:0, BT.709 limited range, tagged); .png, .jpg, .webp, .tiff
+            or .bmp for pictures. `output_path` picks one. Folders are created.
+        info: the input: its frame rate, pixel shape, sound and transparency go over.
+        size: (height, width) of the frames in pixels. Clips of odd size get one row or column more (docs/decisions).
+        crf: H.264 quality, 0 (lossless) to 51; 16 cannot be told from the source by eye.
+        frame_rate: play the same frames at this constant rate; the sound is left out when that changes the duration.
+        overwrite: replace an existing file; otherwise it is an error.
+
+    Raises:
+        MediaError: the suffix names no format, the file exists, or the target is the input itself.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise MediaError(f"{path}: exists already; delete it or allow overwriting")
+    if path.exists() and info.path.exists() and path.samefile(info.path):
+        raise MediaError(f"{path}: is the input itself; choose another output folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() in WRITABLE_VIDEOS:
+        return VideoWriter(path, info, size, crf=crf, frame_rate=frame_rate)
+    if path.suffix.lower() in WRITABLE_IMAGES:
+        return ImageWriter(path, info)
+    known = ", ".join([*WRITABLE_VIDEOS, *WRITABLE_IMAGES])
+    raise MediaError(f"{path.name}: cannot write {path.suffix or 'a file without a suffix'}; use one of {known}")
