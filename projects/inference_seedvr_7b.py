@@ -1,0 +1,15 @@
+"""Restore videos and pictures with SeedVR-7B, in many steps with guidance.
+
+torchrun --nproc-per-node=1 projects/inference_seedvr_7b.py --video_path clips --output_dir restored
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from projects.video_diffusion_sr.cli import main
+from projects.video_diffusion_sr.presets import SEEDVR_7B
+
+if __name__ == "__main__":
+    sys.exit(main(SEEDVR_7B))

@@ -1,0 +1,178 @@
+"""The only place that loads weights: from a preset and a request to networks that are ready to run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from common.checkpoint import load_into, read_state_dict
+from common.config import create_object, load_config
+from common.diffusion import Guidance, read_diffusion_settings
+from common.logger import get_logger
+from projects.video_diffusion_sr.geometry import Geometry
+from projects.video_diffusion_sr.infer import Prompts, Sampling, VideoDiffusionInfer
+from projects.video_diffusion_sr.presets import Preset
+from projects.video_diffusion_sr.prompts import load_prompts
+from projects.video_diffusion_sr.restore import Finish, Restorer
+
+logger = get_logger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+SEEDED_TEXT_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, for all files of a run. None: what the preset or its YAML says.
+
+    res: output (height, width), an area; the aspect ratio stays the file's. fit: see `Geometry`.
+    dtype: of both networks. window_frames: 0 for whole clips whatever their length.
+    ckpt_dir: where weights and prompt embeddings lie. overrides: `key=value` for the YAML.
+    """
+
+    res: tuple[int, int]
+    seed: int = 666
+    device: str = "auto"
+    dtype: str | None = None
+    fit: str = "pad"
+    steps: int | None = None
+    cfg_scale: float | None = None
+    window_frames: int | None = None
+    ckpt_dir: Path = ROOT / "ckpts"
+    config: str | None = None
+    overrides: tuple[str, ...] = ()
+    lora: Path | None = None
+    lora_scale: float = 1.0
+    deinterlace: str = "auto"
+    finish: Finish = field(default_factory=Finish)
+
+
+def choose_dtype(name: str | None, device: torch.device, configured: str) -> torch.dtype:
+    """The asked dtype; else the config's on CUDA, and float32 on a CPU, where half precision is slower."""
+    if name is None:
+        name = "float32" if device.type == "cpu" else configured
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r} is unknown; choose from {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def build(preset: Preset, request: Request, device: torch.device) -> Restorer:
+    """Networks with their weights on the device, and everything else that the files of a run share.
+
+    Raises:
+        FileNotFoundError: weights or embeddings are missing; says how to get them.
+        ValueError: a setting or a checkpoint does not fit.
+    """
+    config = load_config(request.config or ROOT / preset.config, request.overrides)
+    dtype = choose_dtype(request.dtype, device, config.vae.dtype)
+    dit_path, vae_path = checkpoint_paths(preset, request.ckpt_dir, config)
+    vae = build_vae(config.vae, vae_path, device, dtype)
+    dit = build_network(config.dit.model, dit_path, device, dtype)
+    if request.lora is not None:
+        from projects.video_diffusion_sr.lora import load_lora
+
+        load_lora(dit, request.lora, request.lora_scale)
+    window = preset.window_frames if request.window_frames is None else request.window_frames
+    return Restorer(
+        infer=VideoDiffusionInfer(
+            vae=vae,
+            dit=dit,
+            prompts=build_prompts(preset, request.ckpt_dir, dit.config.txt_in_dim),
+            sampling=read_sampling(config.diffusion, preset, request),
+            scaling_factor=config.vae.scaling_factor,
+        ),
+        geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit),
+        seed=request.seed,
+        split_size=vae.split_size,
+        window=1 + (window - 1) // vae.temporal_factor if window else None,
+        use_sample=config.vae.use_sample,
+        finish=request.finish,
+        deinterlace=request.deinterlace,
+    )
+
+
+def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
+    """Where the transformer's and the VAE's weights lie; None for both where seeded weights stand in for them."""
+    # The YAML names the VAE's file relative to the repository (./ckpts/...); --ckpt_dir moves the whole folder.
+    paths = ckpt_dir / preset.checkpoint, ckpt_dir / Path(config.vae.checkpoint).relative_to("ckpts")
+    missing = [path for path in paths if not path.is_file() and not path.with_suffix(".safetensors").is_file()]
+    if not missing:
+        return tuple(path if path.is_file() else path.with_suffix(".safetensors") for path in paths)
+    if preset.download is None:
+        logger.warning(
+            "%s has no trained weights here: it runs on SEEDED RANDOM WEIGHTS. The program does all its steps, but the "
+            "result is not a restoration.",
+            preset.name,
+        )
+        return None, None
+    raise FileNotFoundError(
+        f"{' and '.join(map(str, missing))} not found: run `python projects/download.py {preset.download}`, "
+        f"or point --ckpt_dir at the folder that has the weights"
+    )
+
+
+def build_network(
+    config: Mapping[str, Any], checkpoint: Path | None, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """The network that a config's `__object__` names, in evaluation mode.
+
+    Args:
+        checkpoint: strictly loaded onto a network without memory of its own; None: seeded random weights.
+    """
+    if checkpoint is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = create_object(config).to(device, dtype)
+    else:
+        with torch.device("meta"):
+            network = create_object(config)
+        load_into(network, read_state_dict(checkpoint), dtype=dtype, device=device, source=checkpoint)
+    return network.eval().requires_grad_(False)
+
+
+def build_vae(
+    config: Mapping[str, Any], checkpoint: Path | None, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """The VAE with the YAML's slicing."""
+    vae = build_network(config.model, checkpoint, device, dtype)
+    vae.set_causal_slicing(config.slicing.split_size, config.slicing.memory_device)
+    return vae
+
+
+def build_prompts(preset: Preset, ckpt_dir: Path, width: int) -> Prompts:
+    """The two text embeddings: the released files, or the tiny model's own."""
+    if preset.download is not None:
+        return Prompts(*load_prompts(ckpt_dir))
+    path = ckpt_dir / "tiny" / "prompts.safetensors"
+    if path.is_file():
+        stored = load_file(path)
+        return Prompts(stored["pos"], stored["neg"])
+    return Prompts(*seeded_prompts(width))
+
+
+def seeded_prompts(width: int) -> tuple[Tensor, Tensor]:
+    """Fixed random embeddings [4, width]: what the tiny model is trained with instead of sentences."""
+    generator = torch.Generator().manual_seed(0)
+    both = torch.randn(2, SEEDED_TEXT_TOKENS, width, generator=generator)
+    return both[0], both[1]
+
+
+def read_sampling(config: Mapping[str, Any], preset: Preset, request: Request) -> Sampling:
+    """The preset's way of sampling with the request's changes, on the schedule of the YAML."""
+    settings = read_diffusion_settings(config)
+    scale = preset.cfg_scale if request.cfg_scale is None else request.cfg_scale
+    return Sampling(
+        steps=preset.steps if request.steps is None else request.steps,
+        guidance=Guidance(scale, preset.cfg_rescale, settings.guidance.partial),
+        condition_noise=preset.condition_noise,
+        channels_read_as_width=preset.channels_read_as_width,
+        resolution_shift=settings.transform,
+        prediction_type=settings.prediction_type,
+        T=settings.schedule.T,
+        shift=settings.shift,
+    )

@@ -1,0 +1,207 @@
+"""The command line of the inference scripts: flags, the files of a folder one after the other, one line for each."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from common.distributed.process import process_group
+from common.logger import get_logger, set_up_logging
+from data.media import MediaError, find_media, open_media, output_path
+from projects.video_diffusion_sr.build import DTYPES, ROOT, Request, build
+from projects.video_diffusion_sr.presets import Preset
+from projects.video_diffusion_sr.restore import Finish, Restorer, restore_clip
+
+logger = get_logger(__name__)
+
+SUCCESS, SOME_FAILED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
+
+
+def parser(preset: Preset) -> argparse.ArgumentParser:
+    """The flags of the reference, with their meaning, and what users expect beside them."""
+    script = f"projects/inference_{preset.name.lower().replace('-', '_')}.py"
+    p = argparse.ArgumentParser(
+        prog=script,
+        description=f"Restore videos and pictures with {preset.name}.",
+        epilog=f"example: python {script} --video_path clips --output_dir restored --res_h {preset.res[0]} "
+        f"--res_w {preset.res[1]}\nOn several GPUs put torchrun --nproc-per-node=N in front instead of python.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    files = p.add_argument_group("files (paths are relative to where you stand)")
+    files.add_argument("--video_path", type=Path, required=True, help="a video or picture, or a folder of them")
+    files.add_argument("--output_dir", type=Path, required=True, help="folder for the results; made if missing")
+    exists = files.add_mutually_exclusive_group()
+    exists.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    exists.add_argument(
+        "--skip_existing", action="store_true", help="leave results that exist and go on; resumes a run"
+    )
+    files.add_argument(
+        "--ckpt_dir", type=Path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
+    )
+
+    result = p.add_argument_group("result")
+    result.add_argument("--res_h", type=int, default=preset.res[0], help="height of the wanted area (%(default)s)")
+    result.add_argument(
+        "--res_w", type=int, default=preset.res[1], help="its width (%(default)s); the aspect ratio stays the file's"
+    )
+    result.add_argument("--seed", type=int, default=666, help="same seed, same file: same result (%(default)s)")
+    result.add_argument(
+        "--color_fix",
+        choices=["wavelet", "adain", "none"],
+        default="wavelet",
+        help="colours of the input (%(default)s)",
+    )
+    result.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        help="1: the restored clip; less mixes in the input against over-sharpening",
+    )
+    result.add_argument(
+        "--out_fps", type=_rate, help="play at this rate, such as 24 or 30000/1001; default: as the file"
+    )
+    result.add_argument(
+        "--crf", type=float, help="H.264 quality, lower is better and larger; default: visually lossless"
+    )
+    result.add_argument("--fit", choices=["pad", "crop"], default="pad", help="pad: exact size; crop: as the reference")
+    result.add_argument(
+        "--deinterlace", choices=["auto", "always", "never"], default="auto", help="old tape; auto: where it is marked"
+    )
+    result.add_argument("--compare", action="store_true", help="also write a side-by-side clip and a contact sheet")
+
+    run = p.add_argument_group("how it runs")
+    run.add_argument("--device", default="auto", help="auto, cuda, cuda:1 or cpu (%(default)s)")
+    run.add_argument(
+        "--dtype", choices=sorted(DTYPES), help="of the networks; default: bfloat16 on CUDA, float32 on CPU"
+    )
+    run.add_argument("--sp_size", type=int, default=1, help="GPUs that share one clip (%(default)s)")
+    run.add_argument(
+        "--window", type=int, metavar="FRAMES",
+        help=f"longer clips go through the transformer in overlapping windows of this many frames; 0: never "
+        f"({preset.window_frames})",
+    )  # fmt: skip
+    if preset.multi_step:
+        run.add_argument("--cfg_scale", type=float, default=preset.cfg_scale, help="guidance, 1 is none (%(default)s)")
+        run.add_argument("--sample_steps", type=int, default=preset.steps, help="network calls (%(default)s)")
+    run.add_argument("--lora", type=Path, help="LoRA weights (.safetensors) to merge into the transformer")
+    run.add_argument("--lora_scale", type=float, default=1.0, help="how strongly (%(default)s)")
+    run.add_argument("--config", help=f"another YAML than {preset.config}")
+    run.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change YAML keys, for ablations")
+    run.add_argument("--verbose", action="store_true", help="say which backends are used")
+    return p
+
+
+def main(preset: Preset, arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit code: 0, 1 when a file failed, 2 for a bad request, 130 when interrupted."""
+    args = parser(preset).parse_args(arguments)
+    set_up_logging(args.verbose)
+    try:
+        return run(preset, args)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        logger.error("%s", error)
+        return BAD_REQUEST
+    except KeyboardInterrupt:
+        logger.error("interrupted: finished files are kept, the unfinished one left nothing; --skip_existing goes on")
+        return INTERRUPTED
+
+
+def run(preset: Preset, args: argparse.Namespace) -> int:
+    """All files of one request."""
+    request = read_request(args)
+    files, skipped = find_media(args.video_path)
+    for path, reason in skipped:
+        logger.info("%s: skipped, %s", path, reason)
+    with process_group(request.device) as process:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        todo, failed = choose_files(files, args)
+        if todo:
+            restorer = build(preset, request, process.device)
+            for number, path in enumerate(todo, start=1):
+                failed += not restore_one(path, args.output_dir, restorer, f"[{number}/{len(todo)}] ")
+    if failed:
+        logger.error("%d of %d files failed; see above", failed, len(files))
+    return SOME_FAILED if failed else SUCCESS
+
+
+def read_request(args: argparse.Namespace) -> Request:
+    """The flags as a typed request; sentences for numbers that make no sense."""
+    if min(args.res_h, args.res_w) < 16:
+        raise ValueError(f"--res_h {args.res_h} --res_w {args.res_w}: the result must be at least 16x16 pixels")
+    if not 0 <= args.strength <= 1:
+        raise ValueError(f"--strength {args.strength} must lie between 0 (the input) and 1 (the restored clip)")
+    if args.crf is not None and not 0 <= args.crf <= 51:
+        raise ValueError(f"--crf {args.crf} must lie between 0 (lossless) and 51")
+    if args.window is not None and args.window < 0:
+        raise ValueError(f"--window {args.window} must be a number of frames, or 0 for whole clips")
+    return Request(
+        res=(args.res_h, args.res_w),
+        seed=args.seed,
+        device=args.device,
+        dtype=args.dtype,
+        fit=args.fit,
+        steps=getattr(args, "sample_steps", None),
+        cfg_scale=getattr(args, "cfg_scale", None),
+        window_frames=args.window,
+        ckpt_dir=args.ckpt_dir,
+        config=args.config,
+        overrides=tuple(args.set),
+        lora=args.lora,
+        lora_scale=args.lora_scale,
+        deinterlace=args.deinterlace,
+        finish=Finish(args.color_fix, args.strength, args.out_fps, args.crf, args.compare),
+    )
+
+
+def choose_files(files: Sequence[Path], args: argparse.Namespace) -> tuple[list[Path], int]:
+    """(files to restore, how many cannot be): nothing that exists is touched unless the user says so."""
+    todo, failed = [], 0
+    for path in files:
+        try:
+            with open_media(path) as reader:
+                output = output_path(path, args.output_dir, reader.info)
+        except MediaError as error:
+            logger.error("%s", error)
+            failed += 1
+            continue
+        if output.resolve() == path.resolve():
+            logger.error("%s: the result would replace the input; choose another --output_dir", path)
+            failed += 1
+        elif output.exists() and args.skip_existing:
+            logger.info("%s: skipped, %s exists", path.name, output)
+        elif output.exists() and not args.overwrite:
+            logger.error(
+                "%s: %s exists; use --overwrite to replace it or --skip_existing to leave it", path.name, output
+            )
+            failed += 1
+        else:
+            todo.append(path)
+    return todo, failed
+
+
+def restore_one(path: Path, output_dir: Path, restorer: Restorer, prefix: str = "") -> bool:
+    """Restore one file and say so in a line; False, and a line with the reason, when it cannot be done."""
+    try:
+        report = restore_clip(path, output_dir, restorer, show_progress=sys.stderr.isatty())
+    except torch.OutOfMemoryError:
+        logger.error("%s%s: out of device memory; try a smaller --res_h and --res_w or --window", prefix, path.name)
+        return False
+    except (MediaError, ValueError, OSError) as error:
+        logger.error("%s%s", prefix, error)
+        return False
+    logger.info("%s%s", prefix, report.line())
+    if report.damage:
+        logger.warning("%s%s: %s", prefix, path.name, report.damage)
+    return True
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a frame rate such as 25 or 30000/1001") from error
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError(f"a frame rate of {text} is not possible")
+    return rate

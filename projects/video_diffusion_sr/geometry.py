@@ -1,0 +1,60 @@
+"""From the size of the file to the size of the result, and to the size that the networks accept."""
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from data.image.transforms.divisible_crop import DivisibleCrop
+from data.image.transforms.na_resize import NaResize
+from data.video.framing import pad_to_multiple
+
+Fit = Literal["pad", "crop"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How one file's frames become the networks' and back.
+
+    The area res_h * res_w is what the user asks for; the aspect ratio stays the file's.
+
+    Args:
+        res: asked (height, width) in pixels.
+        multiple: what the networks can divide, spatial compression times patch.
+        fit: "pad" mirrors the border and cuts the result back, so it has exactly the resized size; "crop" takes the
+            centre, as the reference does, and loses up to `multiple - 1` rows and columns.
+    """
+
+    res: tuple[int, int]
+    multiple: int
+    fit: Fit = "pad"
+
+    def resize(self) -> NaResize:
+        return NaResize(sqrt(self.res[0] * self.res[1]), mode="area")
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the result for frames of this size."""
+        h, w = self.resize().output_size(height, width)
+        if self.fit == "crop":
+            h, w = h - h % self.multiple, w - w % self.multiple
+        if min(h, w) < 1:
+            raise ValueError(f"{height}x{width} cropped to multiples of {self.multiple} leaves nothing; use --fit pad")
+        return h, w
+
+    def to_output(self, pixels: Tensor, device: torch.device | str) -> Tensor:
+        """One frame u8 [3, H, W] -> float32 [3, h, w] in [-1, 1], resized: what the result is compared with."""
+        frame = self.resize()(pixels.to(device).float() / 255).clamp(0, 1)
+        if self.fit == "crop":
+            frame = DivisibleCrop(self.multiple)(frame)
+        return frame * 2 - 1
+
+    def to_network(self, frame: Tensor) -> Tensor:
+        """[3, h, w] -> [3, h', w'] with sides that the networks can divide."""
+        return pad_to_multiple(frame, self.multiple)
+
+
+def to_8_bit(frames: Tensor) -> Tensor:
+    """[..., 3, h, w] about [-1, 1] -> u8, clipped and rounded: cutting off the fraction would darken the picture."""
+    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

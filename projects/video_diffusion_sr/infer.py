@@ -1,0 +1,131 @@
+"""From latents to restored latents, and the VAE on both sides of it. One clip at a time.
+
+Letters: T, H, W frames and pixels · t, h, w latent frames and positions · c latent channels.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from common.diffusion import EulerSampler, Guidance, LinearInterpolation, condition_timestep, uniform_trailing
+from models.nadit.model import NaDiT
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.posterior import DiagonalGaussian
+from models.video_vae_v3.modules.temporal_memory import TemporalMemory
+
+RESTORE = 1.0  # the mask channel: this latent is given and to be restored
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to get from noise to a clip, see `docs/numerics.md`.
+
+    steps: network calls. guidance: scale, rescale and the guided share of the steps.
+    condition_noise, channels_read_as_width, resolution_shift: see `condition_timestep`.
+    prediction_type, T, shift: of the schedule that the network was trained with.
+    """
+
+    steps: int = 1
+    guidance: Guidance = field(default_factory=Guidance)
+    condition_noise: float = 0.0
+    channels_read_as_width: bool = False
+    resolution_shift: bool = True
+    prediction_type: str = "v_lerp"
+    T: float = 1000.0
+    shift: float = 1.0
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Text embeddings made offline: positive and negative, [tokens, width] each."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+class VideoDiffusionInfer:
+    """Encode, condition, sample, decode: the networks with everything that a request does not change.
+
+    Args:
+        vae, dit: the networks, in evaluation mode, each on its device in its dtype.
+        scaling_factor: the transformer sees latents times this.
+    """
+
+    def __init__(
+        self, vae: VideoAutoencoderKL, dit: NaDiT, prompts: Prompts, sampling: Sampling, scaling_factor: float
+    ) -> None:
+        self.vae, self.dit, self.prompts, self.sampling = vae, dit, prompts, sampling
+        self.scaling_factor = scaling_factor
+        self.schedule = LinearInterpolation(sampling.T)
+        self.sampler = EulerSampler(
+            self.schedule, uniform_trailing(sampling.steps, sampling.T, sampling.shift), sampling.prediction_type
+        )
+
+    @torch.inference_mode()
+    def encode_slice(self, frames: Tensor, memory: TemporalMemory, noise: Tensor | None) -> Tensor:
+        """The next frames [3, T, H, W] in [-1, 1] of a clip -> latents [t, h, w, c] float32 on the VAE's device.
+
+        Args:
+            noise: [t, h, w, c] for a sample of the posterior; None for its mean.
+        """
+        weight = next(self.vae.parameters())
+        moments = self.vae.encode_slice(frames[None].to(weight), memory)
+        posterior = DiagonalGaussian(moments.float())
+        latents = posterior.mode() if noise is None else posterior.sample(noise.permute(3, 0, 1, 2)[None])
+        return latents[0].permute(1, 2, 3, 0) * self.scaling_factor
+
+    @torch.inference_mode()
+    def condition(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """Latents of the degraded clip [t, h, w, c] -> what the network sees of them, [t, h, w, c + 1].
+
+        Noised by the forward process where the preset says so; the last channel is the mask.
+        """
+        settings = self.sampling
+        if settings.condition_noise > 0:
+            t = condition_timestep(
+                settings.condition_noise,
+                tuple(latents.shape),
+                channels_read_as_width=settings.channels_read_as_width,
+                T=settings.T,
+                temporal_factor=self.vae.temporal_factor,
+                spatial_factor=self.vae.spatial_factor,
+                transform=settings.resolution_shift,
+            )
+            latents = self.schedule.forward(latents, noise.to(latents), t.to(latents.device))
+        return torch.cat([latents, torch.full_like(latents[..., :1], RESTORE)], dim=-1)
+
+    @torch.inference_mode()
+    def sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """Restored latents [t, h, w, c] float32 from the condition [t, h, w, c + 1] and noise [t, h, w, c]."""
+        weight = next(self.dit.parameters())
+        condition, noise = condition.to(weight.device), noise.to(weight.device, torch.float32)
+        shape, guidance = tuple(noise.shape[:3]), self.sampling.guidance
+        positive = self._predictor(self.prompts.positive, shape, condition, weight)
+        negative = self._predictor(self.prompts.negative, shape, condition, weight) if guidance.scale != 1.0 else None
+
+        def predict(x: Tensor, t: Tensor, step: int) -> Tensor:
+            return guidance.predict(
+                lambda: positive(x, t), lambda: negative(x, t), step, self.sampler.steps, sample_dim=None
+            )
+
+        return self.sampler.sample(noise, predict)
+
+    def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor, weight: Tensor):
+        """The network as a function of (x_t, t), with everything that stays the same over the steps done once."""
+        text = text.to(weight)
+        layout = self.dit.layout([shape], [len(text)], weight.device)
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            tokens = torch.cat([x, condition], dim=-1).flatten(0, 2).to(weight.dtype)  # (t h w) 2c+1
+            velocity = self.dit(tokens, text, [shape], [[len(text)]], t, layout=layout).vid_sample
+            return velocity.unflatten(0, shape).float()  # t h w c
+
+        return predict
+
+    @torch.inference_mode()
+    def decode_slice(self, latents: Tensor, memory: TemporalMemory) -> Tensor:
+        """The next restored latents [t, h, w, c] of a clip -> frames [3, T, H, W], about [-1, 1], the VAE's dtype."""
+        weight = next(self.vae.parameters())
+        z = (latents / self.scaling_factor).permute(3, 0, 1, 2)[None]
+        return self.vae.decode_slice(z.to(weight), memory)[0]

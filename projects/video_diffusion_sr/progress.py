@@ -1,0 +1,42 @@
+"""A bar that knows how long a file still takes."""
+
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+# Rough shares of the time that a frame spends in each stage, so that the time left is about right from the start.
+WEIGHTS = {"encode": 2, "sample": 2, "decode": 4}
+
+
+class Progress:
+    """Progress of one file over its stages.
+
+    Args:
+        name: shown in front.
+        frames: how many are expected; None when the container does not say (then no time left is shown).
+        show: False for logs and tests.
+    """
+
+    def __init__(self, name: str, frames: int | None, show: bool = True) -> None:
+        self.name = name
+        total = None if frames is None else frames * sum(WEIGHTS.values())
+        shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed} (left {remaining})" if total else "{desc} {elapsed}"
+        self.bar = tqdm(total=total, desc=name, bar_format=shape, disable=not show, leave=False, dynamic_ncols=True)
+
+    def advance(self, stage: str, frames: int) -> None:
+        """So many frames are through a stage ("encode", "sample" or "decode")."""
+        self.bar.set_description_str(f"{self.name} {stage}", refresh=False)
+        self.bar.update(frames * WEIGHTS[stage])
+
+    def expect(self, frames: int) -> None:
+        """The true number of frames is known now."""
+        self.bar.total = frames * sum(WEIGHTS.values())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
