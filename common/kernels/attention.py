@@ -48,6 +48,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, backend: st
     Returns:
         [rows, H, D]
     """
+    if not sequences.groups:
+        return q  # no rows
     if backend == "auto":
         backend = fastest_backend(q.device.type, q.dtype, q.device.index)
     if backend == "sdpa":

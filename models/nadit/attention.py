@@ -62,13 +62,15 @@ class WindowAttention(nn.Module):
 
 def mean_over_windows(out: Tensor, layout: WindowLayout, tokens: int) -> Tensor:
     """A text token's output is the mean of its outputs in all windows of its sample: [S, C] -> [M, C]."""
-    means = []
+    text = None
     for group in layout.text_means:
         rows = out.index_select(0, group.rows.flatten()).unflatten(0, group.rows.shape)  # samples windows length C
-        means.append((rows.float().sum(1) / group.windows).to(out.dtype).flatten(0, 1))
-    if len(means) == 1:
-        return means[0]
-    text = out.new_empty(tokens, out.shape[-1])
-    for group, mean in zip(layout.text_means, means, strict=True):
-        text = text.index_copy(0, group.target, mean)
-    return text
+        mean = (rows.float().sum(1) / group.windows).flatten(0, 1)
+        if len(mean) == tokens:
+            text = mean
+        else:
+            text = mean.new_zeros(tokens, mean.shape[-1]) if text is None else text
+            text = text.index_copy(0, group.target, mean)
+    if text is None:  # a share without windows
+        text = out.new_zeros(tokens, out.shape[-1], dtype=torch.float32)
+    return layout.exchange.sum_text(text).to(out.dtype)

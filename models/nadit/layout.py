@@ -1,10 +1,11 @@
 """What depends only on shapes, decided once a clip from integers: which tokens attend together, and where they stand.
 
 Letters: L video tokens of all samples, packed · M text tokens of all samples, packed · S rows of all attention
-sequences (each window's video tokens followed by all text tokens of its sample).
+sequences (each window's video tokens followed by all text tokens of its sample). Where a team shares the clip, L is
+the tokens of this share's windows (in packed order), and S their rows.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from common.kernels.attention import Sequences
 from models.nadit.config import NaDiTConfig, RopeConfig, Size3
+from models.nadit.exchange import Alone, Exchange, Team
+from models.nadit.placement import PlacedWindow, share_windows
 from models.nadit.rope import Tables, frequencies, tables, text_positions, window_positions
-from models.nadit.windows import Window, cut_windows
+from models.nadit.windows import cut_windows
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class TextMean:
 
     rows: [samples, windows, length] rows of S that hold the text's outputs.
     target: [samples * length] rows of M that the means belong to.
-    windows: the number to divide by.
+    windows: the number to divide by: all windows of a sample, in whatever share.
     """
 
     rows: Tensor
@@ -37,11 +40,17 @@ class TextMean:
 class WindowLayout:
     """One way to cut the packed clips into windows.
 
+    cut: its number among the clip's ways of cutting.
+    exchange: what text means are summed with.
+    sample_of_video: [L] which sample a video token belongs to; None when there is only one.
     rows: [S] rows of the video and text tokens stacked (video first) that form the attention sequences.
     video_rows: [L] row of S at which each video token's output lies.
     rope_video, rope_text: tables for the packed tokens; the text has none in the 7B.
     """
 
+    cut: int
+    exchange: Exchange
+    sample_of_video: Tensor | None
     sequences: Sequences
     rows: Tensor
     video_rows: Tensor
@@ -55,13 +64,14 @@ class ClipLayout:
     """Everything that a forward pass needs to know about shapes.
 
     blocks: the window layout of every block; blocks that cut alike share one object.
-    sample_of_video, sample_of_text: [L], [M] which sample a token belongs to; None when there is only one.
+    exchange: moves video tokens to where the next block wants them.
+    sample_of_text: [M] which sample a token belongs to; None when there is only one.
     """
 
     grids: tuple[Size3, ...]
     text_lengths: tuple[int, ...]
     blocks: tuple[WindowLayout, ...]
-    sample_of_video: Tensor | None
+    exchange: Exchange
     sample_of_text: Tensor | None
 
     @property
@@ -69,30 +79,19 @@ class ClipLayout:
         return [prod(grid) for grid in self.grids]
 
 
-@dataclass(frozen=True)
-class PlacedWindow:
-    """A window of one sample: its span in the sample's grid."""
-
-    sample: int
-    span: Window
-
-    @property
-    def size(self) -> Size3:
-        t0, t1, h0, h1, w0, w1 = self.span
-        return t1 - t0, h1 - h0, w1 - w0
-
-
 def build_layout(
     config: NaDiTConfig,
     video_shapes: Sequence[Sequence[int]],
     text_lengths: Sequence[int],
     device: torch.device | str = "cpu",
+    team: Team | None = None,
 ) -> ClipLayout:
     """The layout of a packed batch.
 
     Args:
         video_shapes: latent (t, h, w) of every sample; must be multiples of the patch.
         text_lengths: text tokens of every sample.
+        team: those who share the batch's windows, all with the same arguments; None: computed by one.
     Raises:
         ValueError: a shape that the patch does not divide, or as many texts as videos are not given.
     """
@@ -101,12 +100,23 @@ def build_layout(
     grids = tuple(token_grid(shape, config.patch_size) for shape in video_shapes)
     lengths = tuple(int(n) for n in text_lengths)
     kinds = list(zip(config.windows, config.shifted, strict=True))
-    layouts = {kind: _window_layout(config.rope, grids, lengths, *kind, device) for kind in dict.fromkeys(kinds)}
+    cuts = {kind: _place_windows(grids, *kind) for kind in dict.fromkeys(kinds)}
+    exchange, shared = Alone(), [None] * len(cuts)
+    if team is not None and team.size > 1:
+        owners = share_windows(config, list(cuts.values()), lengths, team.size)
+        exchange = team.exchange(
+            [_owner_of_token(grids, *pair) for pair in zip(cuts.values(), owners, strict=True)], device
+        )
+        shared = [[owner == team.own for owner in of_cut] for of_cut in owners]
+    layouts = {
+        kind: _window_layout(config.rope, grids, lengths, windows, own, number, exchange, device)
+        for number, ((kind, windows), own) in enumerate(zip(cuts.items(), shared, strict=True))
+    }
     return ClipLayout(
         grids=grids,
         text_lengths=lengths,
         blocks=tuple(layouts[kind] for kind in kinds),
-        sample_of_video=_sample_of_token([prod(grid) for grid in grids], device),
+        exchange=exchange,
         sample_of_text=_sample_of_token(lengths, device),
     )
 
@@ -124,49 +134,76 @@ def _sample_of_token(counts: Sequence[int], device: torch.device | str) -> Tenso
     return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(device)
 
 
+def _place_windows(grids: tuple[Size3, ...], counts: Size3, shifted: bool) -> list[PlacedWindow]:
+    return [PlacedWindow(i, span) for i, grid in enumerate(grids) for span in cut_windows(grid, counts, shifted)]
+
+
+def _owner_of_token(grids: tuple[Size3, ...], windows: list[PlacedWindow], owners: list[int]) -> Tensor:
+    """[L] the share of every packed token."""
+    owner_of_token = torch.empty(sum(prod(grid) for grid in grids), dtype=torch.long)
+    for tokens, owner in zip(_video_tokens(grids, windows), owners, strict=True):
+        owner_of_token[tokens] = owner
+    return owner_of_token
+
+
 def _window_layout(
     rope: RopeConfig,
     grids: tuple[Size3, ...],
     text_lengths: tuple[int, ...],
-    counts: Size3,
-    shifted: bool,
+    windows: list[PlacedWindow],
+    own: list[bool] | None,
+    cut: int,
+    exchange: Exchange,
     device: torch.device | str,
 ) -> WindowLayout:
-    windows = [PlacedWindow(i, span) for i, grid in enumerate(grids) for span in cut_windows(grid, counts, shifted)]
+    """The layout of all windows, or of those that are this share's own."""
     groups = defaultdict(list)  # windows of one length follow one another: each run is one dense attention call
-    for window in windows:
-        groups[prod(window.size), text_lengths[window.sample]].append(window)
+    for number, window in enumerate(windows):
+        if own is None or own[number]:
+            groups[prod(window.size), text_lengths[window.sample]].append(window)
     ordered = [window for group in groups.values() for window in group]
 
-    video_of_window = _video_tokens(grids, ordered)
-    first_text = list(accumulate(text_lengths, initial=sum(prod(grid) for grid in grids)))
+    video_of_window, packed = _own_numbers(_video_tokens(grids, ordered))
+    first_text = list(accumulate(text_lengths, initial=len(packed)))
     rows, text_starts, start = [], defaultdict(list), 0
     for window, video in zip(ordered, video_of_window, strict=True):
         length = text_lengths[window.sample]
         text_starts[window.sample].append(start + len(video))
         rows += [video, torch.arange(length) + first_text[window.sample]]
         start += len(video) + length
-    rows = torch.cat(rows)
+    rows = torch.cat(rows) if rows else torch.empty(0, dtype=torch.long)
 
-    is_video = rows < first_text[0]
-    video_rows = torch.empty(first_text[0], dtype=torch.long)
+    is_video = rows < len(packed)
+    video_rows = torch.empty(len(packed), dtype=torch.long)
     video_rows[rows[is_video]] = is_video.nonzero().squeeze(1)
 
     freqs = frequencies(rope)
-    positions = torch.empty(first_text[0], 3)
+    positions = torch.empty(len(packed), 3)
     for window, video in zip(ordered, video_of_window, strict=True):
         positions[video] = window_positions(rope, window.size, text_lengths[window.sample])
     rope_text = None
     if rope.kind == "text_and_video":
         rope_text = tables(torch.cat([text_positions(length) for length in text_lengths]), freqs)
+    sample_of_video = _sample_of_token([prod(grid) for grid in grids], "cpu")
     return WindowLayout(
+        cut=cut,
+        exchange=exchange,
+        sample_of_video=None if sample_of_video is None else sample_of_video[packed].to(device),
         sequences=Sequences.from_groups([(len(group), sum(key)) for key, group in groups.items()], device),
         rows=rows.to(device),
         video_rows=video_rows.to(device),
-        text_means=_text_means(text_starts, text_lengths, device),
+        text_means=_text_means(text_starts, Counter(window.sample for window in windows), text_lengths, device),
         rope_video=_to(tables(positions, freqs), device),
         rope_text=None if rope_text is None else _to(rope_text, device),
     )
+
+
+def _own_numbers(tokens: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Packed numbers of every window's tokens -> their numbers among these tokens alone; [L] their packed numbers."""
+    if not tokens:
+        return [], torch.empty(0, dtype=torch.long)
+    packed = torch.cat(tokens).sort().values
+    return [torch.searchsorted(packed, window) for window in tokens], packed
 
 
 def _to(pair: Tables, device: torch.device | str) -> Tables:
@@ -185,14 +222,18 @@ def _video_tokens(grids: tuple[Size3, ...], windows: list[PlacedWindow]) -> list
 
 
 def _text_means(
-    text_starts: dict[int, list[int]], text_lengths: tuple[int, ...], device: torch.device | str
+    text_starts: dict[int, list[int]],
+    windows_of_sample: Counter[int],
+    text_lengths: tuple[int, ...],
+    device: torch.device | str,
 ) -> tuple[TextMean, ...]:
     alike = defaultdict(list)
     for sample, length in enumerate(text_lengths):
-        alike[len(text_starts[sample]), length].append(sample)
+        if sample in text_starts:
+            alike[len(text_starts[sample]), windows_of_sample[sample], length].append(sample)
     spans = list(pairwise(accumulate(text_lengths, initial=0)))
     means = []
-    for (windows, length), samples in alike.items():
+    for (_, windows, length), samples in alike.items():
         starts = torch.tensor([text_starts[sample] for sample in samples])  # samples windows
         rows = starts[:, :, None] + torch.arange(length)
         target = torch.cat([torch.arange(*spans[sample]) for sample in samples])

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from common.kernels.norm import modulate, rms_norm
 from models.nadit.block import Block
 from models.nadit.config import NaDiTConfig
+from models.nadit.exchange import Team
 from models.nadit.layout import ClipLayout, build_layout
 from models.nadit.modulation import TailModulation, TimeEmbedding
 from models.nadit.patch import PatchIn, PatchOut
@@ -65,10 +66,18 @@ class NaDiT(nn.Module):
             block.attn.rope.reset_buffers(device)
 
     def layout(
-        self, video_shapes: Sequence[Sequence[int]], text_lengths: Sequence[int], device: torch.device | str = "cpu"
+        self,
+        video_shapes: Sequence[Sequence[int]],
+        text_lengths: Sequence[int],
+        device: torch.device | str = "cpu",
+        team: Team | None = None,
     ) -> ClipLayout:
-        """What depends on shapes only; build it once for all steps of a clip and pass it to `forward`."""
-        return build_layout(self.config, video_shapes, text_lengths, device)
+        """What depends on shapes only; build it once for all steps of a clip and pass it to `forward`.
+
+        Args:
+            team: those who share the clip: each passes the same whole inputs to `forward` and gets the whole output.
+        """
+        return build_layout(self.config, video_shapes, text_lengths, device, team)
 
     def forward(
         self,
@@ -95,22 +104,25 @@ class NaDiT(nn.Module):
             shapes, lengths = _as_lists(vid_shape), [row[0] for row in _as_lists(txt_shape)]
             layout = self.layout(shapes, lengths, vid.device)
         timestep = torch.as_tensor(timestep, device=vid.device).reshape(-1)
-        video = self.vid_in(vid, layout.grids)  # L C
+        exchange, windows = layout.exchange, layout.blocks[0]
+        video = self.vid_in(vid, layout.grids, lambda tokens: exchange.enter(tokens, windows.cut))  # L C
         text = self.txt_in(txt)  # M C
         embedding = self.emb_in(timestep.expand(len(layout.grids)) if len(timestep) == 1 else timestep)  # B C 2 3
         features = {}
         for number, (block, windows) in enumerate(zip(self.blocks, layout.blocks, strict=True)):
-            streams = video, text, embedding, windows, layout.sample_of_video, layout.sample_of_text
+            video = exchange.move(video, layout.blocks[max(number - 1, 0)].cut, windows.cut)
+            streams = video, text, embedding, windows, windows.sample_of_video, layout.sample_of_text
             if self.gradient_checkpoint and torch.is_grad_enabled():
                 video, text = checkpoint(block, *streams, use_reentrant=False)
             else:
                 video, text = block(*streams)
             if number in taps:
-                features[number] = video
+                features[number] = exchange.leave(video, windows.cut)
         if self.config.tail:
             shift, scale = self.vid_out_ada(embedding)
-            video = modulate(self.vid_out_norm(video), scale, shift, layout.sample_of_video)
-        return NaDiTOutput(self.vid_out(video, layout.grids), tuple(features[number] for number in taps))
+            video = modulate(self.vid_out_norm(video), scale, shift, windows.sample_of_video)
+        velocity = self.vid_out(video, layout.grids, lambda tokens: exchange.leave(tokens, windows.cut))
+        return NaDiTOutput(velocity, tuple(features[number] for number in taps))
 
 
 def _as_lists(shape: Tensor | Sequence[Sequence[int]]) -> list[list[int]]:

@@ -1,0 +1,59 @@
+"""What the network asks of those who share a clip's windows; whoever computes alone shares with nobody.
+
+Every share holds whole windows with all heads. Tokens change owner only where the cutting into windows changes, between
+regular and shifted blocks; text is everywhere and its mean over windows is summed over shares.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Exchange(Protocol):
+    """Moves the tokens of one clip between the shares. A cut is the number of a way of cutting the clip into windows.
+
+    A share's tokens under a cut are those of its windows, in packed order.
+    """
+
+    def enter(self, packed: Tensor, cut: int) -> Tensor:
+        """All tokens [L, any] -> this share's [L_own, any] under a cut."""
+
+    def move(self, video: Tensor, before: int, after: int) -> Tensor:
+        """This share's tokens under one cut -> this share's tokens under another."""
+
+    def leave(self, video: Tensor, cut: int) -> Tensor:
+        """This share's tokens [L_own, any] -> all tokens [L, any], on every share."""
+
+    def sum_text(self, text: Tensor) -> Tensor:
+        """[M, C] float32 of every share -> their sum, the same on every share."""
+
+
+class Team(Protocol):
+    """Those who share a clip.
+
+    size: how many shares; own: the number of this one.
+    """
+
+    size: int
+    own: int
+
+    def exchange(self, owners: Sequence[Tensor], device: torch.device | str) -> Exchange:
+        """owners: for every cut [L] which share holds each packed token."""
+
+
+class Alone:
+    """The exchange of one who holds all tokens: nothing moves."""
+
+    def enter(self, packed: Tensor, cut: int) -> Tensor:
+        return packed
+
+    def move(self, video: Tensor, before: int, after: int) -> Tensor:
+        return video
+
+    def leave(self, video: Tensor, cut: int) -> Tensor:
+        return video
+
+    def sum_text(self, text: Tensor) -> Tensor:
+        return text

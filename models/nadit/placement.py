@@ -1,0 +1,136 @@
+"""Which share of a team gets which attention windows: equal work, and few tokens that change owner between blocks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, permutations, product
+from math import prod
+
+import torch
+from torch import Tensor
+
+from models.nadit.config import NaDiTConfig, Size3
+from models.nadit.windows import Window
+
+# Only their ratio matters: what a rank computes in the time in which it sends one byte to another (fast links in one
+# machine, large matrices). It weighs a perfect balance against fewer tokens on the way.
+FLOPS_PER_BYTE = 2000
+BYTES_PER_NUMBER = 2  # hidden states travel in 16 bits
+
+
+@dataclass(frozen=True)
+class PlacedWindow:
+    """A window of one sample: its span in the sample's grid."""
+
+    sample: int
+    span: Window
+
+    @property
+    def size(self) -> Size3:
+        t0, t1, h0, h1, w0, w1 = self.span
+        return t1 - t0, h1 - h0, w1 - w0
+
+
+def share_windows(
+    config: NaDiTConfig, cuts: Sequence[Sequence[PlacedWindow]], text_lengths: Sequence[int], shares: int
+) -> list[list[int]]:
+    """For every cut, the share (0 .. shares - 1) that each window belongs to. The same on whoever asks.
+
+    Windows are lined up along the axes in some order and the line is cut into runs of nearly equal work. Of all orders
+    the one with the least time is taken, counting both the slowest share and the tokens that move.
+    """
+    if shares == 1:
+        return [[0] * len(windows) for windows in cuts]
+    options = []
+    for windows in cuts:
+        work = [window_flops(config, window, text_lengths[window.sample]) for window in windows]
+        options.append(_options(windows, work, shares))
+    return [owners for _, owners in _best_combination(config, cuts, options, shares)]
+
+
+def window_flops(config: NaDiTConfig, window: PlacedWindow, text_length: int) -> int:
+    """Operations of one block for one window: its tokens' matrices, and attention over them and the text."""
+    tokens = prod(window.size)
+    inner = config.heads * config.head_dim
+    wide = config.dim * config.expand_ratio  # SwiGLU has three matrices of two thirds of that
+    matrices = 2 * tokens * config.dim * (4 * inner + 2 * wide)
+    return matrices + 4 * (tokens + text_length) ** 2 * inner
+
+
+Option = tuple[int, list[int]]  # the largest share's operations, the owner of each window
+
+
+def _options(windows: Sequence[PlacedWindow], work: Sequence[int], shares: int) -> list[Option]:
+    """One way to share the windows out for each order of the three axes, without repetitions."""
+    options = {}
+    for axes in permutations(range(3)):
+        order = sorted(range(len(windows)), key=lambda i: _position(windows[i], axes))
+        owners = [0] * len(windows)
+        for i, owner in zip(order, balanced_runs([work[i] for i in order], shares), strict=True):
+            owners[i] = owner
+        loads = [0] * shares
+        for owner, w in zip(owners, work, strict=True):
+            loads[owner] += w
+        options[tuple(owners)] = (max(loads), owners)
+    return list(options.values())
+
+
+def _position(window: PlacedWindow, axes: Sequence[int]) -> tuple[int, ...]:
+    middles = [window.span[2 * axis] + window.span[2 * axis + 1] for axis in axes]
+    return window.sample, *middles
+
+
+def balanced_runs(work: Sequence[int], shares: int) -> list[int]:
+    """Cut a line of pieces into at most `shares` runs with the smallest possible largest sum; the run of each piece.
+
+    Where that leaves a choice, runs are as equal as they come; with fewer pieces than shares the last ones stay empty.
+    """
+    low, high = max(work), sum(work)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _runs_within(work, middle) <= shares else (middle + 1, high)
+    # With the limit known, close a run as soon as it has its part of what is left, if the rest still fits.
+    owners, run, load, left = [], 0, 0, sum(work)
+    rest_of = list(accumulate(reversed(work), initial=0))[::-1]
+    for i, w in enumerate(work):
+        part = left / (shares - run)
+        full = load + w > low or (load + w / 2 > part and _runs_within(work[i:], low) <= shares - run - 1)
+        if load and full and run < shares - 1:
+            run, left, load = run + 1, rest_of[i], 0
+        owners.append(run)
+        load += w
+    return owners
+
+
+def _runs_within(work: Sequence[int], limit: int) -> int:
+    runs, load = 1, 0
+    for w in work:
+        if load + w > limit:
+            runs, load = runs + 1, 0
+        load += w
+    return runs
+
+
+def _best_combination(
+    config: NaDiTConfig, cuts: Sequence[Sequence[PlacedWindow]], options: Sequence[list[Option]], shares: int
+) -> tuple[Option, ...]:
+    """One option a cut, with the least time for a block of each of two cuts and the moves between them."""
+    if len(cuts) != 2:  # never in the released models; combinations of more would explode
+        return tuple(min(choices, key=lambda option: option[0]) for choices in options)
+    common = _common_tokens(*cuts)
+
+    def time(pair: tuple[Option, ...]) -> float:
+        (work_a, owners_a), (work_b, owners_b) = pair
+        differ = torch.tensor(owners_a)[:, None] != torch.tensor(owners_b)
+        bytes_moved = int(common[differ].sum()) * config.dim * BYTES_PER_NUMBER
+        return work_a + work_b + 2 * FLOPS_PER_BYTE * bytes_moved / shares
+
+    return min(product(*options), key=time)
+
+
+def _common_tokens(a: Sequence[PlacedWindow], b: Sequence[PlacedWindow]) -> Tensor:
+    """[windows of a, windows of b] tokens that lie in both."""
+    spans_a, spans_b = (torch.tensor([w.span for w in windows]).view(-1, 3, 2) for windows in (a, b))
+    starts = torch.maximum(spans_a[:, None, :, 0], spans_b[None, :, :, 0])
+    stops = torch.minimum(spans_a[:, None, :, 1], spans_b[None, :, :, 1])
+    samples_a, samples_b = (torch.tensor([w.sample for w in windows]) for windows in (a, b))
+    return (stops - starts).clamp(min=0).prod(-1) * (samples_a[:, None] == samples_b)
