@@ -1,0 +1,135 @@
+"""Is the result better than the input? A clip with both side by side, and a sheet of stills."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from data.media.info import MediaInfo
+from data.media.writer import VISUALLY_LOSSLESS_CRF, open_writer
+
+DIVIDER_PX = 2
+MARGIN_PX = 8
+SHEET_BACKGROUND, TEXT_COLOUR = (24, 24, 24), (235, 235, 235)
+
+
+def side_by_side(before: Tensor, after: Tensor) -> Tensor:
+    """Input left, result right, a thin white line between them.
+
+    Args:
+        before: u8 [T, 3, h, w]; enlarged to the size of `after` by plain bicubic, as a player would show it.
+        after: u8 [T, 3, H, W].
+
+    Returns:
+        u8 [T, 3, H, 2W].
+    """
+    if len(before) != len(after):
+        raise ValueError(f"{len(before)} input frames beside {len(after)} finished ones; give the same moments of both")
+    pair = torch.cat([enlarged(before.cpu(), tuple(after.shape[-2:])), after.cpu()], dim=-1)  # t 3 H 2W
+    width = after.shape[-1]
+    if width >= 8 * DIVIDER_PX:
+        pair[..., width - DIVIDER_PX // 2 : width + DIVIDER_PX // 2] = 255
+    return pair
+
+
+def enlarged(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """u8 [T, 3, h, w] -> u8 [T, 3, H, W], bicubic; size is (H, W)."""
+    if tuple(frames.shape[-2:]) == size:
+        return frames
+    floats = F.interpolate(frames.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
+    return floats.round().clamp(0, 255).to(torch.uint8)
+
+
+class SideBySide:
+    """Writes a comparison clip, or picture, next to a result; a context manager like the writer it wraps.
+
+    Args:
+        path: of the comparison, see `open_writer`.
+        info: the input; its sound goes along, its transparency does not.
+        size: (height, width) of the finished frames; the comparison is twice as wide.
+        crf: H.264 quality.
+        frame_rate: see `open_writer`.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike,
+        info: MediaInfo,
+        size: tuple[int, int],
+        *,
+        crf: float = VISUALLY_LOSSLESS_CRF,
+        frame_rate: Fraction | None = None,
+    ) -> None:
+        wide = (size[0], 2 * size[1])
+        self.writer = open_writer(path, replace(info, alpha=None), wide, crf=crf, frame_rate=frame_rate)
+        self.path = self.writer.path
+
+    def write(self, before: Tensor, after: Tensor, times: Sequence[Fraction]) -> None:
+        """Append frames: u8 [T, 3, h, w] and u8 [T, 3, H, W] of the same moments, and their times in seconds."""
+        self.writer.write(side_by_side(before, after), times)
+
+    def __enter__(self) -> Self:
+        self.writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.writer.__exit__(kind, error, trace)
+
+
+def contact_sheet(
+    frames: Sequence[tuple[str, Tensor, Tensor]], path: str | PathLike | None = None, cell_width: int = 480
+) -> Image.Image:
+    """One row for each moment: input left, result right, a label above.
+
+    Args:
+        frames: (label, before u8 [3, h, w], after u8 [3, H, W]).
+        path: also write the sheet here as PNG, complete or not at all.
+        cell_width: pixels that each picture is wide at most; smaller results keep their size.
+    """
+    if not frames:
+        raise ValueError("a contact sheet needs at least one frame")
+    rows = [_row(label, before, after, cell_width) for label, before, after in frames]
+    width = max(row.width for row in rows) + 2 * MARGIN_PX
+    sheet = Image.new("RGB", (width, sum(row.height + MARGIN_PX for row in rows) + MARGIN_PX), SHEET_BACKGROUND)
+    top = MARGIN_PX
+    for row in rows:
+        sheet.paste(row, (MARGIN_PX, top))
+        top += row.height + MARGIN_PX
+    if path is not None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            sheet.save(temporary, format="PNG")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return sheet
+
+
+def _row(label: str, before: Tensor, after: Tensor, cell_width: int) -> Image.Image:
+    font = ImageFont.load_default(size=14)
+    height, width = after.shape[-2:]
+    if width > cell_width:
+        size = (max(round(height * cell_width / width), 1), cell_width)
+        after = enlarged(after[None].cpu(), size)[0]
+    pair = side_by_side(before[None], after[None])[0]  # 3 H 2W
+    picture = Image.fromarray(pair.permute(1, 2, 0).contiguous().numpy())
+    line = 20
+    row = Image.new("RGB", (picture.width, picture.height + line), SHEET_BACKGROUND)
+    row.paste(picture, (0, line))
+    draw = ImageDraw.Draw(row)
+    draw.text((2, 1), f"input  {label}", fill=TEXT_COLOUR, font=font)
+    draw.text((picture.width // 2 + 2, 1), "restored", fill=TEXT_COLOUR, font=font)
+    return row
