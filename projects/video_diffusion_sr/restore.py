@@ -102,7 +102,9 @@ def restore_clip(source: Path, output_dir: Path, restorer: Restorer, show_progre
         progress = stack.enter_context(Progress(source.name, info.frame_count_hint, show_progress))
         again = stack.enter_context(open_media(source, deinterlace=restorer.deinterlace))
         writer = stack.enter_context(_open_writer(output, info, size, restorer.finish))
-        comparison = stack.enter_context(Comparison(output, info, size, restorer.finish.compare))
+        comparison = stack.enter_context(
+            Comparison(output, info, size, restorer.finish.compare, restorer.finish.frame_rate)
+        )
 
         times: list[Fraction] = []
         frames = prepare(reader, restorer, times)  # [3, h', w'] each

@@ -1,5 +1,6 @@
 """Encode, condition, sample, decode together against the recorded end-to-end numbers, and the laws of long clips."""
 
+import itertools
 import json
 
 import pytest
@@ -78,7 +79,7 @@ def test_windows_neither_lose_nor_add_latent_frames(window, pieces):
     restored = torch.cat(list(in_windows(iter(clip.split(pieces)), sample, window)))
     assert torch.equal(restored, clip * 10), "where windows agree, sharing them changes nothing"
     assert all(stop - start <= (window or 11) for start, stop in spans)
-    assert all(b[0] == a[1] - SHARED_LATENTS for a, b in zip(spans, spans[1:], strict=False))
+    assert all(b[0] == a[1] - SHARED_LATENTS for a, b in itertools.pairwise(spans))
 
 
 def test_shared_latents_fade_from_the_earlier_window_to_the_later():
