@@ -15,6 +15,7 @@ from common.diffusion import Guidance, read_diffusion_settings
 from common.logger import get_logger
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import Prompts, Sampling, VideoDiffusionInfer
+from projects.video_diffusion_sr.long_clips import check_window
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.prompts import load_prompts
 from projects.video_diffusion_sr.restore import Finish, Restorer
@@ -68,6 +69,8 @@ def build(preset: Preset, request: Request, device: torch.device) -> Restorer:
         FileNotFoundError: weights or embeddings are missing; says how to get them.
         ValueError: a setting or a checkpoint does not fit.
     """
+    if request.lora is not None and not request.lora.is_file():
+        raise FileNotFoundError(f"--lora {request.lora}: there is no such file")
     config = load_config(request.config or ROOT / preset.config, request.overrides)
     dtype = choose_dtype(request.dtype, device, config.vae.dtype)
     dit_path, vae_path = checkpoint_paths(preset, request.ckpt_dir, config)
@@ -77,7 +80,6 @@ def build(preset: Preset, request: Request, device: torch.device) -> Restorer:
         from projects.video_diffusion_sr.lora import load_lora
 
         load_lora(dit, request.lora, request.lora_scale)
-    window = preset.window_frames if request.window_frames is None else request.window_frames
     return Restorer(
         infer=VideoDiffusionInfer(
             vae=vae,
@@ -89,7 +91,7 @@ def build(preset: Preset, request: Request, device: torch.device) -> Restorer:
         geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit),
         seed=request.seed,
         split_size=vae.split_size,
-        window=1 + (window - 1) // vae.temporal_factor if window else None,
+        window=latent_window(preset, request, vae.temporal_factor),
         use_sample=config.vae.use_sample,
         finish=request.finish,
         deinterlace=request.deinterlace,
@@ -142,6 +144,14 @@ def build_vae(
     vae = build_network(config.model, checkpoint, device, dtype)
     vae.set_causal_slicing(config.slicing.split_size, config.slicing.memory_device)
     return vae
+
+
+def latent_window(preset: Preset, request: Request, temporal_factor: int) -> int | None:
+    """The window of long clips in latent frames; None for whole clips."""
+    frames = preset.window_frames if request.window_frames is None else request.window_frames
+    window = 1 + (frames - 1) // temporal_factor if frames else None
+    check_window(window)
+    return window
 
 
 def build_prompts(preset: Preset, ckpt_dir: Path, width: int) -> Prompts:

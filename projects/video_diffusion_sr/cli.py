@@ -115,6 +115,7 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
     for path, reason in skipped:
         logger.info("%s: skipped, %s", path, reason)
     with process_group(request.device) as process:
+        process.check_divides(args.sp_size)
         args.output_dir.mkdir(parents=True, exist_ok=True)
         todo, failed = choose_files(files, args)
         if todo:

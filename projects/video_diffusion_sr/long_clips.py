@@ -23,8 +23,6 @@ def in_windows(
     Yields:
         Restored pieces [t, h, w, c], together as long as the clip.
     """
-    if window is not None and window <= SHARED_LATENTS:
-        raise ValueError(f"a window needs more than the {SHARED_LATENTS} latent frames it shares, got {window}")
     waiting, first, tail = [], 0, None
     for piece in latents:
         waiting.append(piece)
@@ -35,6 +33,14 @@ def in_windows(
             yield restored[:kept]
             tail, waiting, first = restored[kept:], [ready[kept:]], first + kept
     yield _faded(sample(torch.cat(waiting), first), tail)
+
+
+def check_window(window: int | None) -> None:
+    """ValueError unless a window (latent frames) is longer than what it shares with the next."""
+    if window is not None and window <= SHARED_LATENTS:
+        raise ValueError(
+            f"windows of {window} latent frames are too short: they share {SHARED_LATENTS}; use a larger --window"
+        )
 
 
 def _faded(restored: Tensor, tail: Tensor | None) -> Tensor:
