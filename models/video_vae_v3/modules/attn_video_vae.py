@@ -4,7 +4,7 @@
 models compress less.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.video_vae_v3.modules.decoder import Decoder3D
 from models.video_vae_v3.modules.encoder import Encoder3D
+from models.video_vae_v3.modules.fast_path import FastPath
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
@@ -73,6 +74,8 @@ class VideoAutoencoderKL(nn.Module):
         self.encoder = Encoder3D(in_channels, latent_channels, *sizes)
         self.decoder = Decoder3D(out_channels, latent_channels, *sizes)
         self.memory_device: torch.device | str | None = None
+        self.fast = False  # set by `fold.prepare_inference`, together with the weights that the fast path needs
+        self.conv_bytes: int | None = None
         self.set_causal_slicing(slicing_sample_min_size)
 
     def set_causal_slicing(self, split_size: int | None, memory_device: str | torch.device = "same") -> None:
@@ -86,6 +89,15 @@ class VideoAutoencoderKL(nn.Module):
             raise ValueError(f"split_size={split_size} must be a positive multiple of {self.temporal_factor} frames")
         self.split_size = split_size
         self.memory_device = None if memory_device == "same" else memory_device
+
+    def set_memory_limit(self, conv_max_mem: float | None) -> None:
+        """Bound the input of a convolution in inference to so many GiB, by cutting slices in time inside the networks.
+
+        One frame is the least that goes through at once, whatever the bound. None: no bound.
+        """
+        if conv_max_mem is not None and conv_max_mem <= 0:
+            raise ValueError(f"conv_max_mem={conv_max_mem} GiB must be positive, or None for no bound")
+        self.conv_bytes = None if conv_max_mem is None else int(conv_max_mem * 2**30)
 
     def new_memory(self, keep: bool = True) -> TemporalMemory:
         """A memory for one clip on its way through the encoder or the decoder."""
@@ -106,27 +118,53 @@ class VideoAutoencoderKL(nn.Module):
             raise ValueError(
                 f"a picture of {x.shape[3]}x{x.shape[4]} must be padded to multiples of {self.spatial_factor}"
             )
-        moments = self.encoder(x, memory)
-        memory.advance()
-        return moments
+        return self._through(self.encoder, FastPath.encode, x, memory)
 
     def decode_slice(self, z: Tensor, memory: TemporalMemory) -> Tensor:
         """The next latents [B, latent_channels, t, h, w] of a clip, any number -> their frames [B, 3, T, H, W]."""
-        frames = self.decoder(z, memory)
+        return self._through(self.decoder, FastPath.decode, z, memory)
+
+    def _through(self, network: nn.Module, fast: Callable[..., Tensor], x: Tensor, memory: TemporalMemory) -> Tensor:
+        """One slice through a network, on the fast path where it was prepared and no gradient is wanted."""
+        if not self.fast or torch.is_grad_enabled():
+            y = network(x, memory)
+            memory.advance()
+            return y
+        if memory.starts_clip and x.shape[2] > 1:  # the first frame goes alone
+            with memory.keeping():
+                first = self._through(network, fast, x[:, :, :1], memory)
+            return torch.cat([first, self._through(network, fast, x[:, :, 1:], memory)], dim=2)
+        if self.conv_bytes is not None:  # slices are cut once more inside
+            memory.keep = True
+        y = fast(FastPath(memory, self.conv_bytes), network, x)
         memory.advance()
-        return frames
+        return y
 
     def encode_moments(self, x: Tensor) -> Tensor:
         """A whole clip [B, 3, T, H, W] -> moments, in slices of 1 + s, s, s, ... frames."""
-        slices = split_after_first(x, self.split_size)
-        memory = self.new_memory(keep=len(slices) > 1)
-        return torch.cat([self.encode_slice(part, memory) for part in slices], dim=2)
+        return self._in_slices(self.encode_slice, x, self.split_size, (x.shape[2] - 1) // self.temporal_factor + 1)
 
     def decode_latents(self, z: Tensor) -> Tensor:
         """A whole clip of latents [B, latent_channels, t, h, w] -> [B, 3, T, H, W]."""
-        slices = split_after_first(z, self.split_size and self.split_size // self.temporal_factor)
+        size = self.split_size and self.split_size // self.temporal_factor
+        return self._in_slices(self.decode_slice, z, size, (z.shape[2] - 1) * self.temporal_factor + 1)
+
+    def _in_slices(
+        self, run: Callable[[Tensor, TemporalMemory], Tensor], x: Tensor, size: int | None, frames: int
+    ) -> Tensor:
+        """A clip through `run`, `size` frames at a time, of which `frames` come out."""
+        slices = split_after_first(x, size)
         memory = self.new_memory(keep=len(slices) > 1)
-        return torch.cat([self.decode_slice(part, memory) for part in slices], dim=2)
+        if len(slices) == 1 or torch.is_grad_enabled():
+            return torch.cat([run(part, memory) for part in slices], dim=2)
+        whole, start = None, 0
+        for part in slices:
+            y = run(part, memory)
+            if whole is None:  # one place for all slices: collecting them first would hold everything twice
+                whole = y.new_empty(*y.shape[:2], frames, *y.shape[3:])
+            whole[:, :, start : start + y.shape[2]] = y
+            start += y.shape[2]
+        return whole
 
 
 class VideoAutoencoderKLWrapper(VideoAutoencoderKL):

@@ -1,5 +1,9 @@
 """The frames that a causal convolution has to see again when a clip arrives slice by slice."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -17,13 +21,21 @@ class TemporalMemory:
 
     def __init__(self, device: torch.device | str | None = None, keep: bool = True) -> None:
         self._carried: dict[nn.Module, Tensor] = {}
+        self._remembered: Counter[nn.Module] = Counter()
         self._device = device
-        self._keep = keep
+        self.keep = keep
         self.starts_clip = True
 
     def advance(self) -> None:
         """The slice is through: what comes next is no longer the start of the clip."""
         self.starts_clip = False
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Store whatever `keep` says: another part of this slice follows."""
+        keep, self.keep = self.keep, True
+        yield
+        self.keep = keep
 
     def past(self, owner: nn.Module, x: Tensor, copies: int) -> Tensor:
         """The frames before this slice: [B, C, copies or as many as carried, H, W].
@@ -38,9 +50,14 @@ class TemporalMemory:
             return x[:, :, :1].expand(-1, -1, copies, -1, -1)
         return carried.to(x.device, non_blocking=True)
 
+    def follows_first(self, owner: nn.Module) -> bool:
+        """Is the frame that `owner` carried the first one of the clip, alone? It stood for its own past then."""
+        return self._remembered[owner] == 1
+
     def remember(self, owner: nn.Module, extended: Tensor, carry: int) -> None:
         """Keep the last `carry` (kernel - stride) frames of the input together with its past."""
-        if self._keep and carry > 0:
+        self._remembered[owner] += 1
+        if self.keep and carry > 0:
             frames = extended[:, :, -carry:]
             self._carried[owner] = frames.clone() if self._device is None else frames.to(self._device, copy=True)
 

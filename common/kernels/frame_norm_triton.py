@@ -1,0 +1,209 @@
+"""Triton kernels behind `common.kernels.frame_norm`: see there for what they compute.
+
+A frame is cut into chunks of pixels, a program a chunk, so that even one frame fills the device. Sums are shifted by
+the chunk's first pixel: plain sums of squares would lose the variance of an activation that stands far from zero.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from common.kernels.frame_norm import Moments
+
+TILE = 4096  # elements that a program of four warps holds at once
+PROGRAMS = 1056  # eight a multiprocessor of the largest device of today
+MOST_CHUNKS = 512
+
+
+@triton.jit
+def _bias_of(bias_ptr, channel, channels, row, column, frame, height, width, phases, ok, KIND: tl.constexpr):
+    if KIND == 1:
+        bias = tl.load(bias_ptr + channel, mask=channel < channels, other=0.0).to(tl.float32)[None, :]
+    else:
+        of_row = tl.where(row == 0, 0, tl.where(row == height - 1, 3, 2 - row % 2))
+        of_column = tl.where(column == 0, 0, tl.where(column == width - 1, 3, 2 - column % 2))
+        entry = ((frame % phases) * 4 + of_row) * 4 + of_column
+        bias = tl.load(bias_ptr + entry[:, None] * channels + channel[None, :], mask=ok, other=0.0).to(tl.float32)
+    return bias
+
+
+@triton.jit
+def _add_kernel(
+    out_ptr, y_ptr, x_ptr, bias_ptr, pending_ptr, parts_ptr,
+    frames, height, width, channels, chunk, chunks, phases,
+    out_b, out_t, out_h, y_b, y_t, x_b, x_t,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, PENDING: tl.constexpr, WRITE: tl.constexpr, MEASURE: tl.constexpr,
+    PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    part, picture = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    clip, frame = picture // frames, picture % frames
+    y_ptr += clip * y_b + frame * y_t
+    x_ptr += clip * x_b + frame * x_t
+    out_ptr += clip * out_b + frame * out_t
+    pixels = height * width
+    first, stop = part * chunk, tl.minimum(part * chunk + chunk, pixels)
+    channel = tl.arange(0, CHANNELS)
+    inside = channel < channels
+
+    shift = tl.zeros([CHANNELS], tl.float32)
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    squares = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    if MEASURE:
+        shift += tl.load(y_ptr + first.to(tl.int64) * channels + channel, mask=inside, other=0.0).to(tl.float32)
+    for start in range(first, stop, PIXELS):
+        pixel = start + tl.arange(0, PIXELS)
+        ok = (pixel < stop)[:, None] & inside[None, :]
+        at = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+        value = tl.load(y_ptr + at, mask=ok, other=0.0).to(tl.float32)
+        row, column = pixel // width, pixel % width
+        if BIAS > 0:
+            value += _bias_of(
+                bias_ptr, channel, channels, row, column, frame.to(tl.int32), height, width, phases, ok, BIAS
+            )
+        if RESIDUAL:
+            value += tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
+        if PENDING:
+            value += tl.load(pending_ptr + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
+        if WRITE:
+            target = row.to(tl.int64) * out_h + column.to(tl.int64) * channels
+            rounded = value.to(out_ptr.dtype.element_ty)
+            tl.store(out_ptr + target[:, None] + channel[None, :], rounded, mask=ok)
+            value = rounded.to(tl.float32)
+        if MEASURE:
+            away = tl.where(ok, value - shift[None, :], 0.0)
+            total += away
+            squares += away * away
+    if MEASURE:
+        count = (stop - first).to(tl.float32)
+        sums = tl.sum(total, 0)
+        deviations = tl.maximum(tl.sum(squares, 0) - sums * sums / count, 0.0)
+        to = parts_ptr + ((picture * chunks + part) * channels + channel) * 2
+        tl.store(to, shift + sums / count, mask=inside)
+        tl.store(to + 1, deviations, mask=inside)
+
+
+@triton.jit
+def _coefficients_kernel(
+    scale_ptr, shift_ptr, parts_ptr, weight_ptr, bias_ptr, pending_ptr, frames, parts_b, parts_t,
+    channels, of_group, pixels, chunk, chunks, eps,
+    PENDING: tl.constexpr, CHUNKS: tl.constexpr, OF_GROUP: tl.constexpr,
+):  # fmt: skip
+    picture, group = tl.program_id(0), tl.program_id(1)
+    parts_ptr += (picture // frames).to(tl.int64) * parts_b + (picture % frames).to(tl.int64) * parts_t
+    part, member = tl.arange(0, CHUNKS), tl.arange(0, OF_GROUP)
+    channel = group * of_group + member
+    inside = member < of_group
+    ok = (part < chunks)[:, None] & inside[None, :]
+    at = parts_ptr + (part[:, None] * channels + channel[None, :]) * 2
+    mean = tl.load(at, mask=ok, other=0.0)
+    deviations = tl.load(at + 1, mask=ok, other=0.0)
+    pending = tl.zeros([OF_GROUP], tl.float32)
+    if PENDING:
+        pending += tl.load(pending_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+        mean += pending[None, :]
+    count = tl.where(ok, tl.minimum(chunk, pixels - part * chunk)[:, None].to(tl.float32), 0.0)
+    everything = (pixels * of_group).to(tl.float32)
+    centre = tl.sum(tl.sum(mean * count, 0), 0) / everything
+    away = tl.where(ok, mean - centre, 0.0)
+    variance = tl.sum(tl.sum(deviations + count * away * away, 0), 0) / everything
+    scale = tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
+    shift = tl.load(bias_ptr + channel, mask=inside, other=0.0).to(tl.float32) + (pending - centre) * scale
+    to = picture.to(tl.int64) * channels + channel
+    tl.store(scale_ptr + to, scale, mask=inside)
+    tl.store(shift_ptr + to, shift, mask=inside)
+
+
+@triton.jit
+def _apply_kernel(
+    out_ptr, x_ptr, scale_ptr, shift_ptr, frames, pixels, channels, out_b, out_t, x_b, x_t,
+    SILU: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    picture = tl.program_id(1).to(tl.int64)
+    clip, frame = picture // frames, picture % frames
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.arange(0, CHANNELS)
+    inside = channel < channels
+    ok = (pixel < pixels)[:, None] & inside[None, :]
+    at = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+    scale = tl.load(scale_ptr + picture * channels + channel, mask=inside, other=0.0)
+    shift = tl.load(shift_ptr + picture * channels + channel, mask=inside, other=0.0)
+    value = tl.load(x_ptr + clip * x_b + frame * x_t + at, mask=ok, other=0.0).to(tl.float32)
+    value = value * scale[None, :] + shift[None, :]
+    if SILU:
+        value = value / (1.0 + tl.exp(-value))
+    tl.store(out_ptr + clip * out_b + frame * out_t + at, value.to(out_ptr.dtype.element_ty), mask=ok)
+
+
+def _tile(channels: int) -> dict[str, int]:
+    wide = triton.next_power_of_2(channels)
+    return {"PIXELS": max(1, TILE // wide), "CHANNELS": wide}
+
+
+def _run_add(
+    out: Tensor, y: Tensor, bias: Tensor | None, kind: int, x: Tensor | None, pending: Tensor | None,
+    write: bool, measure: bool,
+) -> Moments | None:  # fmt: skip
+    batch, frames, height, width, channels = y.shape
+    _require_packed_pixels(y, *(() if x is None else (x,)))
+    tile, pixels = _tile(channels), height * width
+    most = min(MOST_CHUNKS, max(1, PROGRAMS // (batch * frames)))
+    chunk = triton.cdiv(triton.cdiv(pixels, most), tile["PIXELS"]) * tile["PIXELS"]
+    chunks = triton.cdiv(pixels, chunk)
+    parts = y.new_empty(batch, frames, chunks, channels, 2, dtype=torch.float32) if measure else y
+    other = y if x is None else x
+    _add_kernel[(chunks, batch * frames)](
+        out, y, other, y if bias is None else bias, y if pending is None else pending, parts,
+        frames, height, width, channels, chunk, chunks, bias.shape[0] if kind == 2 else 1,
+        out.stride(0), out.stride(1), out.stride(2), y.stride(0), y.stride(1), other.stride(0), other.stride(1),
+        BIAS=kind, RESIDUAL=x is not None, PENDING=pending is not None, WRITE=write, MEASURE=measure, **tile,
+        num_warps=4,
+    )  # fmt: skip
+    return Moments(parts, chunk, pixels) if measure else None
+
+
+def _require_packed_pixels(*tensors: Tensor) -> None:
+    for x in tensors:
+        _, _, _, width, channels = x.shape
+        assert x.stride(4) == 1 and x.stride(3) == channels and x.stride(2) == width * channels, "pixels must be packed"
+
+
+def measure(x: Tensor) -> Moments:
+    """The moments of x [B, T, H, W, C]."""
+    return _run_add(x, x, None, 0, None, None, write=False, measure=True)
+
+
+def add(
+    out: Tensor, y: Tensor, bias: Tensor | None, x: Tensor | None, pending: Tensor | None, measure: bool
+) -> Moments | None:
+    """out = y + bias + x + pending, and its moments where asked."""
+    return _run_add(out, y, bias, int(bias is not None), x, pending, write=True, measure=measure)
+
+
+def add_table(out: Tensor, y: Tensor, table: Tensor, measure: bool) -> Moments | None:
+    """out = y + table[frame % Z, row class, column class], and its moments where asked."""
+    return _run_add(out, y, table.contiguous(), 2, None, None, write=True, measure=measure)
+
+
+def normalise(
+    out: Tensor, x: Tensor, moments: Moments, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool,
+    pending: Tensor | None,
+) -> None:  # fmt: skip
+    """out = silu(norm(x + pending)), the statistics given as moments of x."""
+    batch, frames, height, width, channels = x.shape
+    _require_packed_pixels(x, out)
+    parts = moments.parts
+    chunks, of_group = parts.shape[2], channels // groups
+    scale = x.new_empty(batch * frames, channels, dtype=torch.float32)
+    shift = torch.empty_like(scale)
+    _coefficients_kernel[(batch * frames, groups)](
+        scale, shift, parts, weight, bias, weight if pending is None else pending, frames,
+        parts.stride(0), parts.stride(1), channels, of_group, moments.pixels, moments.chunk, chunks, eps,
+        PENDING=pending is not None, CHUNKS=triton.next_power_of_2(chunks),
+        OF_GROUP=triton.next_power_of_2(of_group), num_warps=4,
+    )  # fmt: skip
+    tile = _tile(channels)
+    _apply_kernel[(triton.cdiv(height * width, tile["PIXELS"]), batch * frames)](
+        out, x, scale, shift, frames, height * width, channels,
+        out.stride(0), out.stride(1), x.stride(0), x.stride(1), SILU=silu, **tile, num_warps=4,
+    )  # fmt: skip

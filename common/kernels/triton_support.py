@@ -1,0 +1,34 @@
+"""When the Triton kernels are taken. Nothing needs Triton: every operation has a plain path."""
+
+import functools
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@functools.cache
+def triton_available() -> bool:
+    """Is Triton importable, and not switched off by SEEDVR_KERNELS=plain? Decided once and said once."""
+    found = importlib.util.find_spec("triton") is not None and os.environ.get("SEEDVR_KERNELS") != "plain"
+    logger.debug("own kernels: %s", "Triton on CUDA" if found else "plain torch")
+    return found
+
+
+def use_triton(*tensors: Tensor) -> bool:
+    """CUDA tensors of a dtype that the kernels know, outside of autograd."""
+    if not triton_available() or torch.is_grad_enabled():
+        return False
+    return all(x.is_cuda and x.dtype in FLOATS for x in tensors) or _interpreted()
+
+
+def _interpreted() -> bool:
+    """Triton's interpreter runs kernels on CPU tensors: how their logic is tested without a GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"

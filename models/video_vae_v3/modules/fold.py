@@ -1,0 +1,130 @@
+"""Weights derived once from loaded ones, so that inference does less work: exact algebra, rounded once.
+
+Two identities (derivation in docs/performance.md):
+- The first frame of a clip stands for its own past, so a causal convolution of it is a 2-D one with the weights summed
+  over time.
+- A 1x1x1 convolution to C * r channels, a pixel shuffle and a causal 3x3x3 convolution are one transposed convolution
+  at low resolution, plus a bias that depends on the pixel's phase and on being at the border (the 3x3x3 pads with zeros
+  after the 1x1x1 has added its bias).
+"""
+
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from models.video_vae_v3.modules.blocks import Upsample
+from models.video_vae_v3.modules.causal_conv import CausalConv3d
+
+# Taps of a kernel of three along height or width that lie inside the picture, and the sub-position (0 or 1) of the
+# enlarged pixel each one meets, by the class of the output row: first, odd, even, last.
+_BORDER_TAPS = (
+    ((1, 0), (2, 1)),
+    ((0, 0), (1, 1), (2, 0)),
+    ((0, 1), (1, 0), (2, 1)),
+    ((0, 0), (1, 1)),
+)
+
+
+def prepare_inference(vae: nn.Module, align: int = 8) -> None:
+    """Derive the weights of the fast path; call it on float32 weights, before the model is cast or moved.
+
+    The derived weights are non-persistent buffers beside the ones they come from: names and values of the state dict
+    stay. They do not follow later changes of the weights (training): see `release_inference`.
+
+    Args:
+        align: convolution channels are filled up with zeros to a multiple of this (tensor cores want 8).
+    """
+    for module in vae.modules():
+        if isinstance(module, CausalConv3d):
+            prepare_conv(module, align)
+    fold_upsamplers(vae)
+    vae.fast = True
+
+
+def release_inference(vae: nn.Module) -> None:
+    """Forget the derived weights; the plain path is taken again."""
+    vae.fast = False
+    for module in vae.modules():
+        for name in [name for name in module._buffers if name.startswith("derived_")]:
+            delattr(module, name)
+
+
+@torch.no_grad()
+def prepare_conv(conv: CausalConv3d, align: int = 1) -> None:
+    """Give a convolution its weights for the clip's first frame, and its own in channels-last order."""
+    conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
+    wide_out, wide_in = (-n % align for n in conv.weight.shape[:2])
+    weight = conv.weight.double()
+    if wide_out or wide_in:
+        weight = nn.functional.pad(weight, (0, 0, 0, 0, 0, 0, 0, wide_in, 0, wide_out))
+        wide = weight.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last_3d)
+        conv.register_buffer("derived_weight", wide, persistent=False)
+    first = weight.sum(2).to(conv.weight.dtype).contiguous(memory_format=torch.channels_last)
+    conv.register_buffer("derived_first", first, persistent=False)
+
+
+def fold_upsamplers(vae: nn.Module) -> None:
+    """Fold every `Upsample` below `vae`."""
+    for module in vae.modules():
+        if isinstance(module, Upsample):
+            fold_upsample(module)
+
+
+@torch.no_grad()
+def fold_upsample(up: Upsample) -> None:
+    """Derive the transposed convolution of one upsampler, in float64.
+
+    Buffers: `derived_folded` [C, C, kt, 4, 4] with kt = 4 where time doubles, else 3; `derived_after` the same for the
+    frame after the clip's first one (where time doubles); `derived_alone` [C, C, 4, 4] for the first frame; tables
+    `derived_table`, `derived_table_after` [z, 4, 4, C] and `derived_table_alone` [1, 4, 4, C].
+    """
+    dtype, z = up.conv.weight.dtype, up.time_factor
+    taps = up.conv.weight.double()  # o c 3 3 3
+    subs = up.upscale_conv.weight.double().flatten(1).unflatten(0, (2, 2, z, -1))  # x y z c i
+    steps = _spatial_taps(taps, subs)  # [time tap][sub-frame] -> i o 4 4
+    channels = taps.shape[0]
+    folded = taps.new_zeros(channels, channels, z + 2, 4, 4)
+    for a, s in product(range(3), range(z)):
+        folded[:, :, s - a + 2] += steps[a][s]
+    _store(up, "folded", folded, dtype, torch.channels_last_3d)
+    alone = steps[0][0] + steps[1][0] + steps[2][0]
+    _store(up, "alone", alone, dtype, torch.channels_last)
+    if z == 2:
+        after = folded.clone()
+        after[:, :, 2] = steps[0][0] + steps[1][0]  # output frame 1 sees the only sub-frame twice
+        after[:, :, 3] = steps[0][0]
+        _store(up, "after", after, dtype, torch.channels_last_3d)
+    rows = [[(frame + a) % z for a in range(3)] for frame in range(z)]
+    tables = {"table": rows, "table_alone": [[0, 0, 0]]} | ({"table_after": [[0, 0, 0], [0, 0, 1]]} if z == 2 else {})
+    for name, frames in tables.items():
+        up.register_buffer(f"derived_{name}", _bias_table(up, frames).to(dtype), persistent=False)
+
+
+def _store(up: Upsample, name: str, value: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    up.register_buffer(f"derived_{name}", value.to(dtype).contiguous(memory_format=layout), persistent=False)
+
+
+def _spatial_taps(taps: Tensor, subs: Tensor) -> list[list[Tensor]]:
+    """The spatial part of the fold, by time tap and sub-frame: enlarged row 2i + s meets tap a at 2i + s - a + 1."""
+    steps = []
+    for a in range(3):
+        steps.append([])
+        for s in range(subs.shape[2]):
+            step = taps.new_zeros(subs.shape[-1], taps.shape[0], 4, 4)
+            for ah, aw, sh, sw in product(range(3), range(3), range(2), range(2)):
+                step[:, :, sh - ah + 2, sw - aw + 2] += (taps[:, :, a, ah, aw] @ subs[sh, sw, s]).T
+            steps[-1].append(step)
+    return steps
+
+
+def _bias_table(up: Upsample, frames: list[list[int]]) -> Tensor:
+    """[len(frames), 4, 4, C]: the constant part; `frames` names the sub-frame that each time tap meets."""
+    taps, bias = up.conv.weight.double(), up.upscale_conv.bias.double().unflatten(0, (2, 2, up.time_factor, -1))
+    table = taps.new_zeros(len(frames), 4, 4, taps.shape[0])
+    for (z, met), (i, rows), (j, columns) in product(
+        enumerate(frames), enumerate(_BORDER_TAPS), enumerate(_BORDER_TAPS)
+    ):
+        for (a, s), (ah, sh), (aw, sw) in product(enumerate(met), rows, columns):
+            table[z, i, j] += taps[:, :, a, ah, aw] @ bias[sh, sw, s]
+    return table + up.conv.bias.double()

@@ -1,0 +1,114 @@
+"""The VAE's fast path and its folded weights against the plain path: the same numbers, whatever the cut."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
+from models.video_vae_v3.modules.blocks import Upsample
+from models.video_vae_v3.modules.fast_path import FastPath
+from models.video_vae_v3.modules.fold import fold_upsample, prepare_inference, release_inference
+from models.video_vae_v3.modules.strips import in_strips
+from models.video_vae_v3.modules.temporal_memory import TemporalMemory
+from tests.conftest import seed_weights
+
+SMALL = {"block_out_channels": (16, 24, 32), "layers_per_block": 1, "norm_num_groups": 8, "latent_channels": 4}
+
+
+def small_vae(temporal_scale_num: int, **changes) -> VideoAutoencoderKLWrapper:
+    vae = VideoAutoencoderKLWrapper(**(SMALL | {"temporal_scale_num": temporal_scale_num} | changes))
+    return seed_weights(vae).double().eval()
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2], ids=["space", "time-once", "time-twice"])
+def vae(request) -> VideoAutoencoderKLWrapper:
+    return small_vae(request.param)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@torch.no_grad()
+def test_fast_equals_plain_for_every_cut(vae, batch):
+    factor = vae.temporal_factor
+    clip, latents = torch.randn(batch, 3, 9, 8, 12).double(), torch.randn(batch, 4, 1 + 8 // factor, 2, 3).double()
+    release_inference(vae)
+    vae.set_causal_slicing(None)
+    moments, frames = vae.encode_moments(clip), vae.decode_latents(latents)
+    prepare_inference(vae)
+    for split_size in (None, 4, 8):
+        vae.set_causal_slicing(split_size)
+        for limit in (None, 1e-9):  # the second cuts down to one frame everywhere
+            vae.set_memory_limit(limit)
+            assert (vae.encode_moments(clip) - moments).abs().max() < 1e-12
+            assert (vae.decode_latents(latents) - frames).abs().max() < 1e-12
+    vae.set_memory_limit(None)
+
+
+@torch.no_grad()
+def test_images_and_single_frames(vae):
+    image, latent = torch.randn(1, 3, 1, 20, 12).double(), torch.randn(1, 4, 1, 5, 3).double()
+    release_inference(vae)
+    expected = vae.encode_moments(image), vae.decode_latents(latent)
+    prepare_inference(vae)
+    assert (vae.encode_moments(image) - expected[0]).abs().max() < 1e-12
+    assert (vae.decode_latents(latent) - expected[1]).abs().max() < 1e-12
+
+
+def test_preparing_leaves_names_and_values_and_training_alone():
+    vae = small_vae(1)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    prepare_inference(vae)
+    after = vae.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    reconstruction, _ = vae(torch.randn(1, 3, 3, 8, 8).double())
+    reconstruction.sum().backward()
+    assert vae.decoder.up_blocks[0].upsamplers[0].upscale_conv.weight.grad.abs().sum() > 0
+    release_inference(vae)
+    assert not [name for name, _ in vae.named_buffers() if "derived" in name]
+
+
+@pytest.mark.parametrize("temporal", [True, False])
+@pytest.mark.parametrize("cuts", [[1], [1, 1], [1, 2, 1], [3], [1, 3]])
+@torch.no_grad()
+def test_folded_upsampler(temporal, cuts):
+    up = seed_weights(Upsample(6, temporal)).double()
+    up.upscale_conv.bias.mul_(10)  # large: an error of the table at the border must show
+    fold_upsample(up)
+    x = torch.randn(1, 6, sum(cuts), 3, 5).double()
+    expected = up(x, TemporalMemory(keep=False))
+    memory, parts = TemporalMemory(), []
+    for part in x.split([1, *cuts][1:] if cuts[0] == 1 else [1, cuts[0] - 1], dim=2):
+        fast = FastPath(memory)
+        frames = part.permute(0, 2, 3, 4, 1)
+        past = fast._past(3 - up.time_factor)
+        buffer = fast._buffer(frames, past, 6)
+        buffer[:, past:] = frames
+        parts.append(fast._upsample(up, buffer, past).x)
+        memory.advance()
+    assert (torch.cat(parts, 1).permute(0, 4, 1, 2, 3) - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("rows", [7, 8, 13])
+@pytest.mark.parametrize("most", [10**9, 700, 300, 1])
+def test_strips_are_exact(rows, most):
+    x = torch.randn(1, 3, rows, 5, 4)
+    weight = torch.randn(6, 4, 3, 3, 3)
+
+    def same(part):
+        return F.conv3d(part.movedim(-1, 1), weight, padding=(0, 1, 1)).movedim(1, -1)
+
+    out = in_strips(same, x, (1, 1, rows, 5, 6), most=most)
+    assert (out - same(x)).abs().max() < 1e-4
+
+    def halved(part):
+        return F.conv3d(part.movedim(-1, 1), weight, stride=(1, 2, 2)).movedim(1, -1)
+
+    out = in_strips(halved, x[:, :, : rows // 2 * 2 - 1], (1, 1, rows // 2 - 1, 2, 6), down=2, halo=(0, 1), most=most)
+    assert (out - halved(x[:, :, : rows // 2 * 2 - 1])).abs().max() < 1e-4
+    doubling = torch.randn(4, 6, 3, 4, 4)
+
+    def doubled(part):
+        return F.conv_transpose3d(part.movedim(-1, 1), doubling, stride=(1, 2, 2), padding=(2, 1, 1)).movedim(1, -1)
+
+    out = in_strips(doubled, x, (1, 1, 2 * rows, 10, 6), up=2, most=most)
+    assert (out - doubled(x)).abs().max() < 1e-4
