@@ -18,6 +18,7 @@ from data.media.video_reader import open_container
 logger = get_logger(__name__)
 
 AAC_BITS_PER_SECOND = 256_000
+AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 
 
 class AudioCopier:
@@ -101,9 +102,10 @@ class _Reencode:
         source = stream.codec_context
         self.output, self.origin = output, origin
         rate = source.sample_rate if source.sample_rate in (16000, 22050, 24000, 32000, 44100, 48000) else 48000
-        self.stream = output.add_stream("aac", rate=rate, layout=source.layout.name)
+        layout = AAC_LAYOUTS.get(source.layout.nb_channels, "stereo")
+        self.stream = output.add_stream("aac", rate=rate, layout=layout)
         self.stream.bit_rate = min(AAC_BITS_PER_SECOND, 128_000 * source.layout.nb_channels)
-        self.resampler = av.AudioResampler(format="fltp", layout=source.layout.name, rate=rate)
+        self.resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
 
     def write(self, packet: av.Packet) -> None:
         for frame in packet.decode():

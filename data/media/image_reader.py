@@ -132,7 +132,7 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
     """Colours for the pixels with alpha 0, from ever coarser averages of visible ones: u8 [3, H, W] -> u8 [3, H, W]."""
     weight = (alpha > 0).float()[None]  # 1 1 H W
     levels = [(pixels[None].float() * weight, weight)]
-    while min(levels[-1][1].shape[-2:]) > 1 and not bool((levels[-1][1] > 0).all()):
+    while max(levels[-1][1].shape[-2:]) > 1 and not bool((levels[-1][1] > 0).all()):
         levels.append(tuple(torch.nn.functional.avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1]))
     colour = levels[-1][0] / levels[-1][1].clamp(min=1e-6)
     for total, weight in reversed(levels[:-1]):
