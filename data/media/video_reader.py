@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 import av
-import torch
 
 from common.logger import get_logger
 from data.media.clock import Clock, nominal_rate
 from data.media.colour import HDR_CURVES, to_rgb
 from data.media.deinterlace import Deinterlacer
 from data.media.info import Frame, MediaError, MediaInfo, MediaReader
+from data.media.orientation import orientation_of
 
 logger = get_logger(__name__)
 
@@ -49,9 +49,9 @@ class VideoReader(MediaReader):
             first = next(self._decode(container, stream), None)
             if first is None:
                 raise MediaError(f"{path.name}: the video stream holds no frame that can be decoded")
-            self._quarter_turns = round(first.rotation / 90) % 4  # counter-clockwise, as torch.rot90 counts
+            self._orientation = orientation_of(first)
             self._coded_size = (first.width, first.height)
-            self.info = _describe(path, container, stream, first, self._quarter_turns)
+            self.info = _describe(path, container, stream, first, self._orientation.transpose)
         if first.color_trc in HDR_CURVES:
             logger.warning("%s: HDR picture; its values are used as they are, without tone mapping", path.name)
 
@@ -63,7 +63,7 @@ class VideoReader(MediaReader):
             stream = _video_stream(container, self.path)
             for frame, time in self._progressive(container, stream):
                 pixels = to_rgb(frame, *self._coded_size)  # 3 H W
-                yield Frame(torch.rot90(pixels, self._quarter_turns, dims=(-2, -1)).contiguous(), time)
+                yield Frame(self._orientation.apply(pixels), time)
         finally:
             self._running.remove(container)
             container.close()
@@ -156,7 +156,7 @@ def _video_stream(container, path: Path) -> av.VideoStream:
     raise MediaError(f"{path.name}: there is no video stream in this file (it holds {held})")
 
 
-def _describe(path: Path, container, stream, first: av.VideoFrame, quarter_turns: int) -> MediaInfo:
+def _describe(path: Path, container, stream, first: av.VideoFrame, transposed: bool) -> MediaInfo:
     rate, varies = nominal_rate(stream)
     starts = [s.start_time * s.time_base for s in (stream, *container.streams.audio) if s.start_time is not None]
     origin = min(starts, default=Fraction(0))
@@ -165,7 +165,7 @@ def _describe(path: Path, container, stream, first: av.VideoFrame, quarter_turns
     else:
         duration = Fraction(container.duration, av.time_base) if container.duration else None
     width, height, aspect = first.width, first.height, stream.sample_aspect_ratio or Fraction(1)
-    if quarter_turns % 2:
+    if transposed:
         width, height, aspect = height, width, 1 / aspect
     return MediaInfo(
         path=path,

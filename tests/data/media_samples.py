@@ -13,7 +13,7 @@ def smooth_clip(frames: int, height: int, width: int) -> torch.Tensor:
     y = torch.linspace(0, 1, height)[:, None]
     x = torch.linspace(0, 1, width)[None, :]
     time = torch.arange(frames)[:, None, None] / 10
-    waves = [torch.sin(3 * (x + y * k) + time + k) for k in (1, 2, 3)]  # t H W
+    waves = [torch.sin(2 * x + y * k + time + k) for k in (1, 2, 3)]  # t H W
     return (torch.stack(waves, dim=1) * 80 + 128).round().to(torch.uint8)
 
 
@@ -30,6 +30,7 @@ def write_clip(
     full_range: bool = False,
     audio: str | None = None,
     rotation: int = 0,
+    mirrored: bool = False,
     interlaced: bool = False,
     aspect: Fraction | None = None,
 ) -> Path:
@@ -46,8 +47,8 @@ def write_clip(
         if matrix is not None:
             stream.codec_context.colorspace = matrix
             stream.codec_context.color_range = 2 if full_range else 1
-        if rotation:
-            stream.set_display_rotation(rotation)
+        if rotation or mirrored:
+            stream.set_display_rotation(rotation, hflip=mirrored)
         sound = container.add_stream(audio, rate=48_000, layout="mono") if audio else None
         for picture, time in zip(clip, times, strict=True):
             rgb = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")

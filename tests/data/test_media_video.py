@@ -140,15 +140,19 @@ def test_retiming_plays_the_same_frames_and_drops_sound_only_when_the_length_cha
     assert audio_packets(copy(source, tmp_path / "b", frame_rate=Fraction(25))) == audio_packets(source)
 
 
-@pytest.mark.parametrize("degrees", [90, 180, -90])
-def test_rotated_clips_come_out_upright(tmp_path, degrees):
+@pytest.mark.parametrize("mirrored", [False, True], ids=["", "mirrored"])
+@pytest.mark.parametrize("degrees", [0, 90, 180, -90])
+def test_rotated_clips_come_out_upright(tmp_path, degrees, mirrored):
     clip = smooth_clip(2, 32, 64)
-    source = write_clip(tmp_path / "in.mp4", clip, even_times(2), rotation=degrees, aspect=Fraction(16, 15))
+    source = write_clip(
+        tmp_path / "in.mp4", clip, even_times(2), rotation=degrees, mirrored=mirrored, aspect=Fraction(16, 15)
+    )
     reader, pixels, _ = read(source)
     upright = torch.rot90(clip, degrees // 90, dims=(-2, -1))  # counter-clockwise, as the display matrix counts
+    upright = upright.flip(-1) if mirrored else upright
     assert (reader.info.height, reader.info.width) == tuple(upright.shape[-2:])
     assert mean_error(pixels, upright) < 2
-    assert reader.info.sample_aspect_ratio == (Fraction(16, 15) if degrees == 180 else Fraction(15, 16))
+    assert reader.info.sample_aspect_ratio == (Fraction(15, 16) if degrees % 180 else Fraction(16, 15))
     target = copy(source, tmp_path / "out", crf=4)
     again, pixels, _ = read(target)
     assert mean_error(pixels, upright) < 2.5 and again.info.sample_aspect_ratio == reader.info.sample_aspect_ratio

@@ -1,0 +1,43 @@
+"""Which way is up? The display matrix that phones write beside the frames, as a transpose and two mirrors."""
+
+import struct
+from dataclasses import dataclass
+
+import av
+from torch import Tensor
+
+QUARTER_TURNS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))  # counter-clockwise
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How stored pixels become displayed ones: first swap the axes, then mirror along the displayed axes."""
+
+    transpose: bool
+    mirror_x: bool
+    mirror_y: bool
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """[..., H, W] as stored -> [..., h, w] as displayed, contiguous."""
+        if self.transpose:
+            pixels = pixels.transpose(-2, -1)
+        mirrored = [axis for axis, mirror in ((-1, self.mirror_x), (-2, self.mirror_y)) if mirror]
+        return (pixels.flip(mirrored) if mirrored else pixels).contiguous()
+
+
+def orientation_of(frame: av.VideoFrame) -> Orientation:
+    """The orientation a frame asks for, to the nearest quarter turn.
+
+    The matrix maps a stored point: x' = a x + c y, y' = b x + d y.
+    """
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # some other side data of this frame is of a kind that PyAV cannot name
+        matrix = None
+    if matrix is None:
+        a, b, c, d = QUARTER_TURNS[round(frame.rotation / 90) % 4]
+    else:
+        a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, a < 0, d < 0)
+    return Orientation(True, c < 0, b < 0)
