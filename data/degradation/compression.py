@@ -67,7 +67,8 @@ def encode(clip: list[np.ndarray], draw: CompressionDraw) -> list[av.Packet]:
     context.bit_rate = max(draw.bits_per_frame, MIN_BITS)
     context.thread_count = 1  # clips are spread over processes, and one thread makes the result the same everywhere
     if draw.codec == "libx264":
-        context.options = {"preset": draw.preset}
+        # Macroblock-tree off: its AVX-512 code reads memory that nobody wrote, and the same clip then gives other bits.
+        context.options = {"preset": draw.preset, "x264-params": "mbtree=0"}
     packets = []
     for i, frame in enumerate(clip):
         if any(pad):

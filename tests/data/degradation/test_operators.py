@@ -176,7 +176,7 @@ def test_compression_follows_its_bitrate_and_keeps_the_content(codec, few, many)
 def test_libx264_meets_its_bitrate():
     bits = 10_000
     packets = encode([to_8_bit(f) for f in moving_clip(256, 17)], CompressionDraw("libx264", bits, "medium"))
-    assert sum(p.size for p in packets) * 8 / 17 == pytest.approx(bits, rel=0.15)
+    assert sum(p.size for p in packets) * 8 / 17 == pytest.approx(bits, rel=0.25)
 
 
 def test_compression_bits_scale_with_area():

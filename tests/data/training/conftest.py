@@ -1,4 +1,4 @@
-"""A small folder of training material, made on the spot: two clips whose frames show their number, three photographs."""
+"""A small folder of training material, made here: two clips whose frames show their number, three photographs."""
 
 from pathlib import Path
 

@@ -1,0 +1,148 @@
+"""The evaluation program and the program that makes evaluation sets: figures, conventions, refusals, stable seeds."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from projects import degrade, evaluate
+
+FRAMES = 3
+
+
+@pytest.fixture
+def truth(tmp_path):
+    """One clip of three frames as a folder of PNGs, one picture."""
+    folder = tmp_path / "truth"
+    (folder / "clip").mkdir(parents=True)
+    picture = cv2.resize(skimage.data.astronaut(), (72, 64), interpolation=cv2.INTER_AREA)
+    for i in range(FRAMES):
+        Image.fromarray(np.roll(picture, 2 * i, axis=1)).save(folder / "clip" / f"{i}.png")
+    Image.fromarray(picture[::-1]).save(folder / "still.png")
+    return folder
+
+
+def shifted(source, target, levels, names=None):
+    """A copy of a set in which every value is off by `levels`, alternately up and down."""
+    for file in sorted(source.rglob("*.png")):
+        pixels = np.asarray(Image.open(file)).astype(int)
+        sign = np.where(np.indices(pixels.shape).sum(axis=0) % 2, 1, -1)
+        inside = np.where((pixels + levels * sign > 255) | (pixels + levels * sign < 0), -sign, sign)
+        out = target / file.relative_to(source)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels + levels * inside).astype(np.uint8)).save(out)
+
+
+def run_json(tmp_path, *flags) -> dict:
+    out = tmp_path / "out.json"
+    assert evaluate.main([*map(str, flags), "--json", str(out), "--workers", "1"]) == 0
+    return json.loads(out.read_text())
+
+
+def test_psnr_of_a_known_error_and_the_gain_over_a_baseline(truth, tmp_path, capsys):
+    shifted(truth, tmp_path / "good", 2)
+    shifted(truth, tmp_path / "bad", 8)
+    report = run_json(tmp_path, "--results", tmp_path / "good", "--ground_truth", truth, "--baseline", tmp_path / "bad")
+    assert report["mean"]["psnr"] == pytest.approx(20 * np.log10(255 / 2), abs=1e-6)
+    assert report["gain"]["psnr"] == pytest.approx(20 * np.log10(4), abs=1e-6)
+    assert report["gain"]["ssim"] > 0
+    assert [(c["name"], c["frames"]) for c in report["clips"]] == [("clip", FRAMES), ("still", 1)]
+    printed = capsys.readouterr().out
+    assert "clip" in printed and "mean" in printed and f"{20 * np.log10(255 / 2):.2f}" in printed
+
+
+def test_equal_clips_score_perfectly(truth, tmp_path):
+    report = run_json(tmp_path, "--results", truth, "--ground_truth", truth)
+    assert report["mean"]["psnr"] == evaluate.IDENTICAL_DB and report["mean"]["ssim"] == 1
+
+
+def test_ssim_is_the_formula_of_wang(truth):
+    """Against a plain re-derivation with a Gaussian window of 11 pixels and population statistics."""
+    b = np.asarray(Image.open(truth / "still.png"))
+    a = cv2.GaussianBlur(b, (5, 5), 1)
+    window = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
+    window /= window.sum()
+    mean = lambda x: cv2.sepFilter2D(x, -1, window, window)[5:-5, 5:-5]  # noqa: E731
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    vx, vy, vxy = mean(x * x) - mean(x) ** 2, mean(y * y) - mean(y) ** 2, mean(x * y) - mean(x) * mean(y)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    luminance = (2 * mean(x) * mean(y) + c1) / (mean(x) ** 2 + mean(y) ** 2 + c1)
+    want = (luminance * (2 * vxy + c2) / (vx + vy + c2)).mean()
+    assert evaluate.frame_scores(a, b, 0)[1] == pytest.approx(want, abs=1e-6)
+
+
+def test_crop_leaves_out_the_border(truth, tmp_path):
+    for file in truth.rglob("*.png"):
+        pixels = np.asarray(Image.open(file)).copy()
+        pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:] = 0, 0, 0, 0
+        out = tmp_path / "framed" / file.relative_to(truth)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(out)
+    flags = ("--results", tmp_path / "framed", "--ground_truth", truth)
+    assert run_json(tmp_path, *flags, "--crop", 4)["mean"]["psnr"] == evaluate.IDENTICAL_DB
+    assert run_json(tmp_path, *flags, "--crop", 3)["mean"]["psnr"] < evaluate.IDENTICAL_DB
+
+
+def refusal(capsys, *flags) -> str:
+    assert evaluate.main([*map(str, flags), "--workers", "1"]) == 2
+    return capsys.readouterr().err
+
+
+def test_mismatches_are_refused_with_a_sentence(truth, tmp_path, capsys):
+    shifted(truth, tmp_path / "r", 1)
+    flags = ("--results", tmp_path / "r", "--ground_truth", truth)
+    (tmp_path / "r" / "clip" / "2.png").unlink()
+    assert "ends after 2 frames" in refusal(capsys, *flags)
+    (tmp_path / "r" / "still.png").unlink()
+    assert "no result for still" in refusal(capsys, *flags)
+    Image.new("RGB", (32, 32)).save(tmp_path / "r" / "still.png")
+    shifted(truth / "clip", tmp_path / "r" / "clip", 1)
+    assert "32x32" in refusal(capsys, *flags)
+    Image.new("RGB", (32, 32)).save(tmp_path / "r" / "still.bmp")
+    assert "one name stands for one clip" in refusal(capsys, *flags)
+    assert "not a folder" in refusal(capsys, "--results", tmp_path / "nowhere", "--ground_truth", truth)
+
+
+def test_frames_are_ordered_by_number(tmp_path):
+    for i in (10, 9, 1):
+        Image.new("RGB", (4, 4), (i, i, i)).save(tmp_path / f"frame{i}.png")
+    assert [frame[0, 0, 0] for frame in evaluate.read_frames(tmp_path)] == [1, 9, 10]
+
+
+@pytest.fixture
+def clips(truth, tmp_path):
+    """The truth as a folder that `degrade` reads: a lossless video with odd sides and a picture."""
+    frames = np.stack(list(evaluate.read_frames(truth / "clip")))[:, :63, :70]
+    degrade.write_clip(frames, tmp_path / "clips", "clip", 25, "mkv")
+    (tmp_path / "clips" / "still.png").write_bytes((truth / "still.png").read_bytes())
+    return tmp_path / "clips"
+
+
+def test_ffv1_is_lossless(truth, clips):
+    got = np.stack(list(evaluate.read_frames(clips / "clip.mkv")))
+    np.testing.assert_array_equal(got, np.stack(list(evaluate.read_frames(truth / "clip")))[:, :63, :70])
+
+
+@pytest.mark.parametrize("clips_as", ["png", "mkv"])
+def test_degraded_sets_are_small_stable_and_ready_for_evaluation(clips, tmp_path, clips_as):
+    flags = ["--input", str(clips), "--seed", "3", "--clips_as", clips_as]
+    lq, cropped = tmp_path / "lq", tmp_path / "gt"
+    assert degrade.main([*flags, "--output", str(lq), "--ground_truth", str(cropped)]) == 0
+    low = {name: np.stack(list(evaluate.read_frames(path))) for name, path in evaluate.find_clips(lq).items()}
+    assert low["clip"].shape == (FRAMES, 15, 17, 3) and low["still"].shape == (1, 16, 18, 3)
+
+    report = run_json(tmp_path, "--results", cropped, "--ground_truth", cropped, "--baseline", lq)
+    assert report["mean"]["psnr"] == evaluate.IDENTICAL_DB and 8 < report["baseline"]["mean"]["psnr"] < 40
+
+    (clips / "still.png").unlink()  # a part of the set gets the same
+    assert degrade.main([*flags, "--output", str(tmp_path / "part")]) == 0
+    part = evaluate.find_clips(tmp_path / "part")
+    np.testing.assert_array_equal(np.stack(list(evaluate.read_frames(part["clip"]))), low["clip"])
+
+
+def test_degrade_refuses_with_a_sentence(tmp_path, capsys):
+    assert degrade.main(["--input", str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 2
+    assert "no such file or folder" in capsys.readouterr().err
