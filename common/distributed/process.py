@@ -102,7 +102,7 @@ def process_group(
     store, *_ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     dist.init_process_group(
-        backend,
+        "cpu:gloo,cuda:nccl" if backend == "nccl" else backend,
         store=dist.PrefixStore(f"collectives/{attempt}", store),
         rank=rank,
         world_size=world,

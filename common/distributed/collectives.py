@@ -1,0 +1,144 @@
+"""The few ways in which ranks hand tensors to each other, counted in bytes.
+
+gloo moves what lies in the host's memory only, so tensors of a GPU take the way through it there; NCCL moves them
+directly. All of this is for inference: nothing here has a gradient.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common.distributed.process import Process
+
+
+@dataclass
+class Traffic:
+    """Bytes that this rank has sent, by purpose."""
+
+    sent: dict[str, int] = field(default_factory=dict)
+
+    def add(self, purpose: str, bytes_sent: int) -> None:
+        self.sent[purpose] = self.sent.get(purpose, 0) + bytes_sent
+
+    @property
+    def total(self) -> int:
+        return sum(self.sent.values())
+
+
+class Group:
+    """Ranks that work on one clip, in order. `own` is this rank's number among them.
+
+    Args:
+        ranks: their numbers among all ranks; this process is one of them.
+        handle: of torch.distributed, made for these ranks; None for a group of one.
+    """
+
+    def __init__(self, process: Process, ranks: Sequence[int], handle: dist.ProcessGroup | None) -> None:
+        self.process, self.ranks, self.handle = process, tuple(ranks), handle
+        self.size, self.own = len(self.ranks), self.ranks.index(process.rank)
+        self.traffic = Traffic()
+
+    @property
+    def leads(self) -> bool:
+        """Is this the rank that writes files for the group?"""
+        return self.own == 0
+
+    def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
+        """The first send[0] rows go to number 0, the next send[1] to number 1, ...; what came, in the same order."""
+        whole = dict(output_split_sizes=list(receive), input_split_sizes=list(send), group=self.handle)
+        rows = rows.contiguous()
+        arrived = rows.new_empty(sum(receive), *rows.shape[1:])
+        self._count(purpose, rows, len(rows) - send[self.own])
+        with self.waiting(purpose):
+            if self._through_host(rows):
+                on_host = arrived.cpu()
+                dist.all_to_all_single(on_host, rows.cpu(), **whole)
+                return on_host.to(rows.device)
+            dist.all_to_all_single(arrived, rows, **whole)
+        return arrived
+
+    def total(self, tensor: Tensor, purpose: str) -> Tensor:
+        """The sum over the group, the same bits on every rank."""
+        result = tensor.cpu() if self._through_host(tensor) else tensor
+        result = result.clone(memory_format=torch.contiguous_format)
+        self._count(purpose, tensor.flatten(), 2 * tensor.numel() * (self.size - 1) // self.size)
+        with self.waiting(purpose):
+            dist.all_reduce(result, group=self.handle)
+        return result.to(tensor.device)
+
+    def gather_rows(self, rows: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
+        """counts[i] rows of every number i, one after another, on every rank."""
+        longest = max(counts)
+        padded = rows.new_zeros(longest, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        self._count(purpose, rows, len(rows) * (self.size - 1))
+        if self._through_host(rows):
+            padded = padded.cpu()
+        everything = padded.new_empty(self.size * longest, *rows.shape[1:])
+        with self.waiting(purpose):
+            dist.all_gather_into_tensor(everything, padded, group=self.handle)
+        parts = everything.unflatten(0, (self.size, longest))
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(rows.device)
+
+    def broadcast(self, tensor: Tensor, source: int, purpose: str) -> Tensor:
+        """The tensor of one number of the group on every rank; others pass an empty one of its form."""
+        result = self.on_wire(tensor.contiguous())
+        if source == self.own:
+            self.traffic.add(purpose, (self.size - 1) * result.numel() * result.element_size())
+        with self.waiting(purpose):
+            dist.broadcast(result, group=self.handle, group_src=source)
+        return result.to(tensor.device)
+
+    def transfer(
+        self, *, send: Sequence[tuple[Tensor, int]] = (), receive: Sequence[tuple[Tensor, int]] = (), purpose: str
+    ) -> None:
+        """Send tensors to numbers of the group, or fill tensors from them; done when it returns."""
+        outgoing = [(self.on_wire(tensor.contiguous()), other) for tensor, other in send]
+        incoming = [(self.on_wire(tensor), other) for tensor, other in receive]
+        operations = [self.operation(dist.isend, *pair) for pair in outgoing]
+        operations += [self.operation(dist.irecv, *pair) for pair in incoming]
+        self.traffic.add(purpose, sum(tensor.numel() * tensor.element_size() for tensor, _ in outgoing))
+        with self.waiting(purpose):
+            for request in dist.batch_isend_irecv(operations) if operations else ():
+                request.wait()
+        for (tensor, _), (arrived, _) in zip(receive, incoming, strict=True):
+            if arrived is not tensor:
+                tensor.copy_(arrived)
+
+    def operation(self, kind: Callable, tensor: Tensor, other: int) -> dist.P2POp:
+        """A send (`dist.isend`) to, or a receive from, a number of this group; for `dist.batch_isend_irecv`."""
+        return dist.P2POp(kind, tensor, group=self.handle, group_peer=other)
+
+    def on_wire(self, tensor: Tensor) -> Tensor:
+        """The tensor where the backend can send it from."""
+        return tensor.cpu() if self._through_host(tensor) else tensor
+
+    def _through_host(self, tensor: Tensor) -> bool:
+        return tensor.device.type == "cuda" and self.process.backend == "gloo"
+
+    def _count(self, purpose: str, rows: Tensor, sent: int) -> None:
+        self.traffic.add(purpose, sent * (rows[0].numel() if len(rows) else 0) * rows.element_size())
+
+    def waiting(self, purpose: str) -> AbstractContextManager[None]:
+        """Around a call that waits for other ranks of the group."""
+        return self.process.waiting(f"the others of its group ({purpose})")
+
+
+def make_group(process: Process, size: int) -> Group:
+    """Cut all ranks into groups of `size` neighbours and give back this rank's; every rank must ask.
+
+    Raises:
+        ValueError: `size` does not divide the number of ranks.
+    """
+    process.check_divides(size)
+    own = None
+    for first in range(0, process.world, size):
+        ranks = range(first, first + size)
+        handle = dist.new_group(list(ranks)) if size > 1 else None
+        if process.rank in ranks:
+            own = Group(process, ranks, handle)
+    return own

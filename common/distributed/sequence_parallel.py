@@ -1,0 +1,78 @@
+"""The transformer's tokens, spread over the ranks of a group: whole windows each, see `models/nadit/exchange.py`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from common.distributed.collectives import Group
+
+
+class SequenceParallel:
+    """The ranks that share a clip, as the transformer's layout asks for them: `dit.layout(..., team=...)`."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.size, self.own = group.size, group.own
+
+    def exchange(self, owners: Sequence[Tensor], device: torch.device | str) -> "TokenExchange":
+        """owners: for every cut [L] the number (in the group) that holds each packed token."""
+        return TokenExchange(self.group, owners, device)
+
+
+class TokenExchange:
+    """Moves tokens between ranks when the cutting into windows changes; everything is planned once a clip."""
+
+    def __init__(self, group: Group, owners: Sequence[Tensor], device: torch.device | str) -> None:
+        self.group = group
+        self._own = [(owner == group.own).nonzero().squeeze(1).to(device) for owner in owners]
+        self._counts = [torch.bincount(owner, minlength=group.size).tolist() for owner in owners]
+        # Gathered tokens come rank by rank; where does each packed one lie among them?
+        self._packed = [owner.argsort(stable=True).argsort().to(device) for owner in owners]
+        self._routes = {
+            (a, b): Route(group, owners[a], owners[b], device)
+            for a in range(len(owners))
+            for b in range(len(owners))
+            if a != b
+        }
+
+    def enter(self, packed: Tensor, cut: int) -> Tensor:
+        """All tokens [L, any] -> this rank's; every rank has them all, so nothing is sent."""
+        return packed.index_select(0, self._own[cut])
+
+    def move(self, video: Tensor, before: int, after: int) -> Tensor:
+        """This rank's tokens under one cut -> under another. Tokens that stay are not sent."""
+        if before == after:
+            return video
+        return self._routes[before, after].follow(video)
+
+    def leave(self, video: Tensor, cut: int) -> Tensor:
+        """This rank's tokens [L_own, any] -> all [L, any], on every rank."""
+        rows = self.group.gather_rows(video, self._counts[cut], "result of the transformer")
+        return rows.index_select(0, self._packed[cut])
+
+    def sum_text(self, text: Tensor) -> Tensor:
+        """[M, C] float32 -> the sum over ranks."""
+        return self.group.total(text, "text")
+
+
+class Route:
+    """The way of every token from its owner under one cut to its owner under another, seen from one rank.
+
+    Args:
+        before, after: [L] the owner of each packed token.
+    """
+
+    def __init__(self, group: Group, before: Tensor, after: Tensor, device: torch.device | str) -> None:
+        self.group = group
+        leaving, arriving = after[before == group.own], before[after == group.own]
+        self.send = torch.bincount(leaving, minlength=group.size).tolist()
+        self.receive = torch.bincount(arriving, minlength=group.size).tolist()
+        # Sorted by the other rank, in packed order within: both sides agree without talking.
+        self._pick = leaving.argsort(stable=True).to(device)
+        self._place = arriving.argsort(stable=True).argsort().to(device)
+
+    def follow(self, video: Tensor) -> Tensor:
+        """[tokens of this rank before, C] -> [tokens of this rank after, C]."""
+        rows = video.index_select(0, self._pick)
+        return self.group.exchange(rows, self.send, self.receive, "tokens").index_select(0, self._place)

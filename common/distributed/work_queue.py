@@ -1,0 +1,159 @@
+"""Files for groups of ranks, from one queue: no group idles while another has a backlog, no file is lost or done twice.
+
+The queue is a counter in the store that all ranks share. Every rank holds the same ordered list; the leader of a group
+draws the next number and tells its group. What was begun and what was done is also written into a journal beside the
+results, one file a group, because the store does not outlive a restart: after one, finished files are not handed out
+again, and those that were being worked on are. A file that was begun before comes last then, so that one which brings
+the job down every time does not keep the others from being done.
+"""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from common.distributed.collectives import Group
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+Item = TypeVar("Item")
+
+DRAWN, SERVED, AGREED = "queue/drawn", "queue/served", "queue/agreed"
+POLL_S = 0.2
+FOLDER = ".queue"  # beside the results
+
+
+def hand_out(
+    group: Group,
+    items: Sequence[Item],
+    *,
+    cost: Callable[[Item], float],
+    name: Callable[[Item], str] = str,
+    journal: Path | None = None,
+) -> Iterator[Item]:
+    """The items that this rank's group is to work on, one after another; every rank must ask, to the end.
+
+    An item counts as done when the next one is asked for. Once a job; the last item of a group is followed by waiting
+    for the other groups, for as long as they show that they are alive.
+
+    Args:
+        items: the same on every rank, in any order.
+        cost: how long an item takes, in any unit: the longest come first when there are several groups.
+        name: of an item, the same after a restart; no two share one.
+        journal: a folder that all machines see, usually the one for the results. None: a restart begins anew.
+    Raises:
+        ValueError: the ranks see different items.
+    """
+    process = group.process
+    record = None if journal is None else Journal(Path(journal) / FOLDER, group)
+    _agree(group, sorted(name(item) for item in items))
+    done, begun = record.open() if record else (set(), Counter())
+    several = process.world > group.size
+
+    def place(item: Item) -> tuple[int, float]:
+        return begun[name(item)], -cost(item) if several else 0.0
+
+    waiting = sorted((item for item in items if name(item) not in done), key=place)
+    if done and process.leads:
+        logger.info("%d of %d files were finished before the restart", len(done), len(items))
+    for number in _numbers(group):
+        if number >= len(waiting):
+            break
+        item = waiting[number]
+        process.alive(name(item))
+        if record:
+            record.note("begun", name(item))
+        yield item
+        if record:
+            record.note("done", name(item))
+    _wait_for_others(group)
+    if record:
+        record.close()
+
+
+def _agree(group: Group, names: list[str]) -> None:
+    """ValueError unless all ranks have the same names."""
+    if len(set(names)) < len(names):
+        raise ValueError(f"several files have one name: {', '.join(n for n, k in Counter(names).items() if k > 1)}")
+    if group.process.store is None:
+        return
+    own = f"{len(names)} files, {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]}"
+    first = group.process.store.compare_set(AGREED, "", own).decode()
+    if first != own:
+        raise ValueError(
+            f"rank {group.process.rank} sees {own}, another rank {first}: every machine must see the same folder, "
+            "and nothing may be put into it while the job starts"
+        )
+
+
+def _numbers(group: Group) -> Iterator[int]:
+    """This group's numbers in the queue, the same on all its ranks; without end."""
+    store = group.process.store
+    if store is None:
+        yield from count()
+    while True:
+        number = torch.tensor(store.add(DRAWN, 1) - 1 if group.leads else 0)
+        yield int(group.broadcast(number, 0, "next file")) if group.size > 1 else int(number)
+
+
+def _wait_for_others(group: Group) -> None:
+    """Until all groups have found the queue empty. A silent rank ends the job by itself (see `watchdog.py`)."""
+    process = group.process
+    if process.store is None:
+        return
+    process.store.add(SERVED, 1)
+    while process.store.add(SERVED, 0) < process.world:
+        process.alive("waiting for the other groups")
+        time.sleep(POLL_S)
+
+
+class Journal:
+    """What was begun and done, on disk; one file a group, so that nobody writes into another's."""
+
+    def __init__(self, folder: Path, group: Group) -> None:
+        self.folder, self.group = folder, group
+        self.own = folder / f"{group.process.rank:05d}.jsonl"
+
+    def open(self) -> tuple[set[str], Counter[str]]:
+        """(names that are done, how often each was begun) before this restart; all ranks call it together."""
+        process = self.group.process
+        if process.leads:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if process.attempt == 0:  # of another job, which nobody will continue
+                for file in self.folder.glob("*.jsonl"):
+                    file.unlink()
+        process.barrier()
+        done, begun = set(), Counter()
+        for file in self.folder.glob("*.jsonl"):
+            for line in file.read_text().splitlines():
+                try:
+                    event, name = json.loads(line)
+                except ValueError:  # the line that was being written when the job ended
+                    continue
+                if event == "done":
+                    done.add(name)
+                else:
+                    begun[name] += 1
+        process.barrier()
+        return done, begun
+
+    def note(self, event: str, name: str) -> None:
+        """Write "begun" or "done" of a name down, on the group's leader."""
+        if self.group.leads:
+            with self.own.open("a") as file:
+                file.write(json.dumps([event, name]) + "\n")
+
+    def close(self) -> None:
+        """Everything is done: nothing is left to remember."""
+        self.group.process.barrier()
+        if self.group.process.leads:
+            for file in self.folder.glob("*.jsonl"):
+                file.unlink()
+            self.folder.rmdir()

@@ -1,0 +1,37 @@
+"""Runs a function in several processes that form one job, the way torchrun would start them, but cheaply."""
+
+import os
+import socket
+import traceback
+from collections.abc import Callable
+
+import torch
+import torch.multiprocessing as multiprocessing
+
+from common.distributed.process import Process, process_group
+
+TIMEOUT_S = 60.0
+
+
+def run_ranks(world: int, work: Callable[[Process], None]) -> None:
+    """Call `work(process)` in `world` forked processes; the first failure is raised here with its traceback.
+
+    Forked processes share what the caller has computed: references need not be sent.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.start_processes(_rank, args=(world, port, work), nprocs=world, start_method="fork")
+
+
+def _rank(rank: int, world: int, port: int, work: Callable[[Process], None]) -> None:
+    torch.set_num_threads(1)  # threads do not survive a fork
+    launcher = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}
+    os.environ |= {name: str(value) for name, value in launcher.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        with process_group("cpu", timeout_s=TIMEOUT_S) as process, torch.no_grad():
+            work(process)
+    except BaseException:
+        traceback.print_exc()
+        raise
