@@ -17,6 +17,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from common.distributed.fsdp import barrier, rank, world_size
 from common.logger import get_logger
@@ -95,8 +96,43 @@ def quiet() -> Iterator[None]:
 
 def saved_shapes(checkpoint: str | Path) -> dict[str, tuple[int, ...]]:
     """name -> shape of every tensor in a checkpoint."""
+    return {name: tuple(entry.size) for name, entry in saved_tensors(checkpoint).items()}
+
+
+def saved_tensors(checkpoint: str | Path) -> dict[str, TensorStorageMetadata]:
+    """What is known about every tensor in a checkpoint without reading it."""
     described = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    return {name: tuple(entry.size) for name, entry in described.items() if hasattr(entry, "size")}
+    return {name: entry for name, entry in described.items() if isinstance(entry, TensorStorageMetadata)}
+
+
+def averaged_state(checkpoint: str | Path, module: str | None = None, raw: bool = False) -> dict[str, Tensor]:
+    """A network's whole state on the CPU, averaged weights where there are some.
+
+    Tensors of a run are named `modules/NETWORK.NAME` and `ema/NETWORK.NAME`.
+
+    Args:
+        module: which network; None where only one is averaged.
+        raw: the weights themselves.
+
+    Raises:
+        ValueError: no such network, or several and none chosen.
+    """
+    saved = saved_tensors(checkpoint)
+    averaged = sorted({name[len("ema/") :].split(".", 1)[0] for name in saved if name.startswith("ema/")})
+    known = sorted({name[len("modules/") :].split(".", 1)[0] for name in saved if name.startswith("modules/")})
+    if module is None and len(averaged) == 1:
+        module = averaged[0]
+    if module not in known:
+        raise ValueError(f"choose one of the networks in {checkpoint}: {', '.join(known)} (averaged: {averaged})")
+    wanted = {}
+    for name in saved:
+        if name.startswith(f"modules/{module}."):
+            key = name[len(f"modules/{module}.") :]
+            average = f"ema/{module}.{key}"
+            wanted[key] = average if average in saved and not raw else name
+    tensors = {name: torch.empty(saved[name].size, dtype=saved[name].properties.dtype) for name in wanted.values()}
+    load_checkpoint(checkpoint, tensors)
+    return {key: tensors[name] for key, name in wanted.items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:

@@ -23,10 +23,15 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, expand_ratio: int) -> None:
         super().__init__()
-        hidden = 256 * ceil(int(2 * dim * expand_ratio / 3) / 256)
+        hidden = self.hidden(dim, expand_ratio)
         self.proj_in_gate = nn.Linear(dim, hidden, bias=False)
         self.proj_out = nn.Linear(hidden, dim, bias=False)
         self.proj_in = nn.Linear(dim, hidden, bias=False)
+
+    @staticmethod
+    def hidden(dim: int, expand_ratio: int) -> int:
+        """The inner width."""
+        return 256 * ceil(int(2 * dim * expand_ratio / 3) / 256)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj_out(F.silu(self.proj_in_gate(x)) * self.proj_in(x))

@@ -58,7 +58,8 @@ class Trainer:
     ) -> None:
         self.stage, self.source, self.settings = stage, source, settings
         self.folder, self.process = Path(folder), process
-        self.device = stage.device = process.device
+        self.device = process.device
+        stage.set_device(process.device)
         self.bf16 = settings.precision == "bf16"
         self._place(strategy)
         self.parameters = {p.name: self._named_parameters(p) for p in stage.players}

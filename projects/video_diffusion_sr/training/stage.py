@@ -76,7 +76,7 @@ class Stage(ABC):
             called, and it is what is exported.
         ema_decay: of that average.
         players: who moves what, in the order of their turns within a step.
-        device: where the networks are; the loop sets it.
+        device: where the networks are; the loop sets it through `set_device`.
 
     Randomness: every method that may draw gets a generator on `device`, seeded by (seed, step, part of the batch, rank,
     purpose), and must use no other: a resumed run then repeats the draws of one that was never stopped.
@@ -94,6 +94,10 @@ class Stage(ABC):
         self.ema_decay: float = 0.9998
         self.players: tuple[Player, ...] = ()
         self.device = torch.device("cpu")
+
+    def set_device(self, device: torch.device) -> None:
+        """Where the networks will be; whatever else a stage holds goes there, too."""
+        self.device = device
 
     def units(self, name: str) -> Sequence[nn.Module]:
         """Parts of a module that are sharded (and compiled, if asked for) one by one; default: its `blocks`."""

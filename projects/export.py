@@ -1,0 +1,58 @@
+"""Write a run's averaged weights as a file that inference loads.
+
+    python projects/export.py runs/adversarial --output ckpts/my_model.safetensors
+
+A run that reaches its last step does so itself, into its folder `export`; this is for one that is under way, or for an
+older checkpoint (`--step`). It needs no GPU and no group of processes, whatever wrote the checkpoint.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.checkpoint import save_safetensors
+from common.logger import get_logger, set_up_logging
+
+logger = get_logger(__name__)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run's folder, as given to train.py --output")
+    parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
+    parser.add_argument("--module", help="which network, where a run averages several")
+    parser.add_argument("--raw", action="store_true", help="the weights themselves instead of their average")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export; 0 when the file is written."""
+    args = parse(arguments)
+    set_up_logging()
+    from common.distributed.checkpoint import averaged_state, checkpoints, read_meta
+
+    found = {read_meta(path)["step"]: path for path in checkpoints(args.run / "checkpoints")}
+    if not found:
+        raise FileNotFoundError(f"{args.run} holds no checkpoint; give the folder that train.py wrote as --output")
+    step = max(found) if args.step is None else args.step
+    if step not in found:
+        raise ValueError(f"{args.run} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(found)))}")
+    state = averaged_state(found[step], args.module, raw=args.raw)
+    stage = read_meta(found[step])["stage"]
+    save_safetensors(state, args.output, {"stage": stage, "step": str(step)})
+    logger.info("%d tensors of stage %s, step %d, in %s", len(state), stage, step, args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, FileNotFoundError) as error:
+        logger.error("%s", error)
+        sys.exit(1)

@@ -1,0 +1,91 @@
+"""Train one stage of a model: its VAE, diffusion, progressive distillation, or adversarial post-training.
+
+From a folder of videos and images to a one-step model, in order (docs/training.md explains each step):
+
+    python projects/train.py vae         --config configs_tiny/main.yaml --data clips --output runs/vae
+    python projects/train.py diffusion   --config configs_tiny/main.yaml --data clips --output runs/diffusion
+    python projects/train.py distill     --config configs_tiny/main.yaml --data clips --output runs/distill \\
+        --init_from runs/diffusion/export/dit.safetensors
+    python projects/train.py adversarial --config configs_tiny/main.yaml --data clips --output runs/adversarial \\
+        --init_from runs/distill/export/dit.safetensors --init_discriminator runs/diffusion/export/dit.safetensors
+
+On several GPUs or hosts the same commands start with `torchrun --nproc-per-node=8`; how a model is spread over them is
+`dit.fsdp.sharding_strategy` in its YAML. Fine-tuning a released model is the stage `diffusion` or `adversarial` with
+--init_from ckpts/....pth. A run that was stopped, by SIGTERM, Ctrl-C or a fault, goes on with the same command.
+
+Settings are changed one by one behind the stage: `train.KEY=VALUE` in the training YAML, `KEY=VALUE` in the model's:
+
+    python projects/train.py diffusion train.steps=2000 train.diffusion.optimizer.lr=2e-5 dit.gradient_checkpoint=True ...
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.config import create_object, load_config
+from common.distributed.process import process_group
+from common.logger import get_logger, set_up_logging
+
+logger = get_logger(__name__)
+
+TRAIN = "train."
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("stage", choices=("vae", "diffusion", "distill", "adversarial"), help="what to train")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the model's YAML, or with train. to --train")
+    add("--config", default="configs_3b/main.yaml", help="the model's YAML (default: %(default)s)")
+    add("--train", help="the run's YAML (default: configs_train/STAGE.yaml)")
+    add("--data", nargs="+", required=True, help="folders of videos and images, or one folder of stored latents")
+    add("--output", type=Path, required=True, help="the run's folder: checkpoints, logs, pictures, exported weights")
+    add("--init_from", help="weights to start from, .pth or .safetensors")
+    add("--init_discriminator", help="adversarial: weights of the diffusion model before distillation")
+    add("--prompts", type=Path, help="folder with pos_emb.pt and neg_emb.pt, or a .safetensors with pos and neg")
+    add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
+    add("--resume", choices=("auto", "never"), default="auto", help="auto goes on with what --output holds")
+    add("--verbose", action="store_true", help="also say what was chosen and why")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train; 0 when the stage is complete, 3 when it was asked to stop and can be resumed."""
+    args = parse(arguments)
+    set_up_logging(args.verbose)
+    import torch
+
+    from projects.video_diffusion_sr.training.run import RunOptions, run_stage
+
+    torch.set_float32_matmul_precision("high")
+    overrides = [*args.overrides, *(item for item in args.data if "=" in item)]
+    options = RunOptions(
+        stage=args.stage,
+        data=tuple(item for item in args.data if "=" not in item),
+        output=args.output,
+        init_from=args.init_from,
+        init_discriminator=args.init_discriminator,
+        prompts=args.prompts,
+        resume=args.resume == "auto",
+    )
+    recipe = create_object(load_config(args.config, [o for o in overrides if not o.startswith(TRAIN)]))
+    own = [o.removeprefix(TRAIN) for o in overrides if o.startswith(TRAIN)]
+    train = load_config(args.train or f"configs_train/{args.stage}.yaml", own)
+    from omegaconf import OmegaConf
+
+    with process_group(args.device) as process:
+        complete = run_stage(recipe, OmegaConf.to_container(train), options, process)
+    return 0 if complete else 3
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, FileNotFoundError) as error:
+        logger.error("%s", error)
+        sys.exit(1)

@@ -1,0 +1,119 @@
+"""The class that the models' YAML names: everything about training that belongs to a model and not to a run.
+
+What belongs to a run (steps, learning rates, data, what each stage weighs) stands in `configs_train/*.yaml`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from common.checkpoint import read_state_dict, refuse_misfit
+from common.config import create_object
+from common.diffusion import read_diffusion_settings
+from models.nadit.discriminator import Discriminator
+from models.nadit.model import NaDiT
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from projects.video_diffusion_sr.build import DTYPES, build_vae
+from projects.video_diffusion_sr.training.conditioning import Conditioner, ConditionSettings
+from projects.video_diffusion_sr.training.latents import LatentEncoder
+
+ROOT = Path(__file__).resolve().parents[2]
+ADVICE = "`--init_from` must name weights of the model in --config, overrides included"
+
+Weights = str | Path | None
+State = Mapping[str, Tensor]
+
+
+class VideoDiffusionTrainer:
+    """The recipe of one model.
+
+    Args:
+        config: a `main.yaml` as `common.config.load_config` reads it, without its `__object__`.
+
+    Attributes:
+        diffusion: schedule, training times and loss (`diffusion`).
+        condition: chances of the tasks, noise on the condition (`condition`).
+        ema_decay: of the averaged weights (`ema.decay`).
+        strategy: `dit.fsdp.sharding_strategy`, see `common.distributed.fsdp`.
+        compile, compile_vae: `dit.compile` and `vae.compile`.
+
+    Raises:
+        ValueError: a key that is unknown or missing in a section that is read here.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.diffusion = read_diffusion_settings(config.diffusion)
+        self.condition = ConditionSettings.read(config.condition)
+        self.ema_decay = float(config.ema.decay)
+        self.strategy = str(config.dit.fsdp.sharding_strategy)
+        self.gradient_checkpoint = bool(config.dit.gradient_checkpoint)
+        self.compile = bool(config.dit.compile)
+        self.compile_vae = bool(config.vae.compile)
+        with torch.device("meta"):
+            vae = create_object(config.vae.model)
+        self.temporal_factor, self.spatial_factor = vae.temporal_factor, vae.spatial_factor
+
+    def build_dit(self, weights: Weights = None) -> tuple[NaDiT, State | None]:
+        """The transformer, float32, and its weights.
+
+        Args:
+            weights: a checkpoint; the network is then on the meta device and the state, memory-mapped, is for
+                `Stage.weights`. None: fresh random values from PyTorch's own generator, and no state.
+
+        Raises:
+            FileNotFoundError, ValueError: no such checkpoint, or it does not fit the config.
+        """
+        state = None if weights is None else read_state_dict(weights)
+        with torch.device("cpu" if state is None else "meta"):
+            dit = create_object(self.config.dit.model)
+        if state is not None:
+            refuse_misfit(dit, state, str(weights), ADVICE)
+        dit.set_gradient_checkpointing(self.gradient_checkpoint)
+        return dit, state
+
+    def build_discriminator(
+        self, weights: Weights = None, taps: Sequence[int] | None = None
+    ) -> tuple[Discriminator, State | None]:
+        """The adversarial stage's discriminator, its backbone from `weights`, its heads fresh; see `build_dit`."""
+        backbone, state = self.build_dit(weights)
+        discriminator = Discriminator(backbone, taps)
+        if state is None:
+            return discriminator, None
+        heads = {k: v.clone() for k, v in discriminator.state_dict().items() if not k.startswith("backbone.")}
+        return discriminator.to("meta"), {f"backbone.{k}": v for k, v in state.items()} | heads
+
+    def build_vae(self) -> VideoAutoencoderKL:
+        """The trained VAE on the CPU in `vae.dtype` (float32 where there is no CUDA device), frozen."""
+        vae = self.config.vae
+        path = Path(vae.checkpoint)
+        path = path if path.is_file() else ROOT / path
+        dtype = DTYPES[vae.dtype] if torch.cuda.is_available() else torch.float32
+        network = build_vae(vae, path, torch.device("cpu"), dtype)
+        if self.compile_vae:
+            network.encoder.compile()
+        return network
+
+    def build_untrained_vae(self, weights: Weights = None) -> nn.Module:
+        """The VAE to be trained, float32 on the CPU; from a checkpoint or fresh."""
+        vae = create_object(self.config.vae.model)
+        if weights is not None:
+            state = read_state_dict(weights)
+            refuse_misfit(vae, state, str(weights), ADVICE)
+            vae.load_state_dict(state)
+        return vae
+
+    def encoder(self, vae: VideoAutoencoderKL | None) -> LatentEncoder:
+        """How batches become latents: `vae.scaling_factor`, `vae.use_sample`, `vae.grouping`."""
+        config = self.config.vae
+        return LatentEncoder(vae, float(config.scaling_factor), bool(config.use_sample), bool(config.grouping))
+
+    def conditioner(self, noise_scale: float | None = None) -> Conditioner:
+        """How conditions are drawn; `noise_scale` in place of the YAML's."""
+        settings = self.condition if noise_scale is None else replace(self.condition, noise_scale=noise_scale)
+        factors = (self.temporal_factor, self.spatial_factor)
+        return Conditioner(settings, self.diffusion.schedule, *factors, self.diffusion.transform)

@@ -1,0 +1,72 @@
+"""The diffusion stage: flow matching on latents (SeedVR, arXiv 2501.01320, section 3.3)."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared
+from projects.video_diffusion_sr.training.settings import OptimizerSettings
+from projects.video_diffusion_sr.training.stage import Player
+
+if TYPE_CHECKING:
+    from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
+
+
+@dataclass(frozen=True)
+class DiffusionStageSettings:
+    """The section `diffusion` of a training YAML.
+
+    prompt_dropout: how often the negative (null) prompt stands in for the positive one, so that guidance has both.
+    noise_scale, ema_decay: null takes the model's YAML.
+    image_steps: Euler steps of the pictures in TensorBoard.
+    """
+
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    prompt_dropout: float = 0.1
+    noise_scale: float | None = None
+    ema_decay: float | None = None
+    image_steps: int = 8
+
+
+class DiffusionStage(LatentStage):
+    """One transformer learns the velocity at training times of the YAML, each clip at its own."""
+
+    name = "diffusion"
+
+    def __init__(
+        self,
+        recipe: "VideoDiffusionTrainer",
+        settings: DiffusionStageSettings,
+        prompts: Prompts,
+        weights: "Weights",
+        with_vae: bool = True,
+    ) -> None:
+        super().__init__(recipe, prompts, settings.noise_scale, settings.prompt_dropout, with_vae)
+        self.settings = settings
+        self.modules["dit"], state = recipe.build_dit(weights)
+        if state is not None:
+            self.weights["dit"] = state
+        self.ema_of = ("dit",)
+        self.ema_decay = recipe.ema_decay if settings.ema_decay is None else settings.ema_decay
+        self.players = (Player("dit", ("dit",), settings.optimizer),)
+
+    def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+        shapes, diffusion = prepared.shapes, self.recipe.diffusion
+        t = diffusion.training.sample(len(shapes.sizes), draws, self.device)
+        t = self.conditioner.shifted(t, shapes)  # B
+        noise = self.normal(prepared.hq, draws)
+        t_of_row = shapes.per_row(t)
+        x_t = self.schedule.forward(prepared.hq, noise, t_of_row)  # L0 c
+        wanted = self.schedule.convert_to_pred(prepared.hq, noise, t_of_row, diffusion.loss)
+        predicted = self.predict(self.modules["dit"], x_t, prepared, t)
+        return {"total": shapes.mean((predicted - wanted).square())}
+
+    def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+        if "vae" not in self.frozen:
+            return {}
+        at = self.first(prepared)
+        steps, guidance = self.settings.image_steps, self.recipe.diffusion.guidance
+        return self.triptych(at, self.sample(self.modules["dit"], at, steps, guidance, draws))

@@ -1,0 +1,128 @@
+"""Progressive distillation: in every round a student learns to do in one Euler step what its teacher does in two.
+
+SeedVR2 (arXiv 2506.05301): from 64 steps, halved each round, to one; guidance in the first round only; mean squared
+error on the velocity. The teacher of a round is the averaged student of the round before.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from common.diffusion import Guidance, LinearInterpolation, uniform_trailing
+from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared, share_state
+from projects.video_diffusion_sr.training.packed import Shapes
+from projects.video_diffusion_sr.training.settings import OptimizerSettings
+from projects.video_diffusion_sr.training.stage import Player
+
+if TYPE_CHECKING:
+    from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """The section `distill` of a training YAML.
+
+    rounds: the student's steps in each round, halving; the first teacher takes twice as many as the first.
+    guidance: of the first round's teacher; null takes the scale in the model's YAML.
+    noise_scale, ema_decay: null takes the model's YAML.
+    """
+
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    rounds: tuple[int, ...] = (32, 16, 8, 4, 2, 1)
+    guidance: float | None = None
+    noise_scale: float | None = None
+    ema_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        halving = all(a == 2 * b for a, b in zip(self.rounds, self.rounds[1:], strict=False))
+        if not self.rounds or self.rounds[-1] < 1 or not halving:
+            raise ValueError(f"distill.rounds must halve from one to the next, got {list(self.rounds)}")
+
+
+class DistillStage(LatentStage):
+    """One round.
+
+    Args:
+        steps: of the student; the teacher takes twice as many.
+        guided: whether this round's teacher is guided.
+        weights: of the teacher, and of the student at the start.
+    """
+
+    name = "distill"
+    passes = 5.0  # two of the teacher, three of the student
+
+    def __init__(
+        self,
+        recipe: "VideoDiffusionTrainer",
+        settings: DistillSettings,
+        prompts: Prompts,
+        weights: "Weights",
+        steps: int,
+        guided: bool,
+        with_vae: bool = True,
+    ) -> None:
+        super().__init__(recipe, prompts, settings.noise_scale, 0.0, with_vae)
+        if recipe.diffusion.loss != "v_lerp":
+            raise ValueError(f"distillation matches velocities; diffusion.loss.type {recipe.diffusion.loss} is none")
+        self.name = f"distill_{steps}"
+        self.steps = steps
+        self.modules["dit"], state = recipe.build_dit(weights)
+        self.frozen["teacher"], _ = recipe.build_dit(weights)
+        self.weights |= share_state(state, ["dit", "teacher"])
+        self.ema_of = ("dit",)
+        self.ema_decay = recipe.ema_decay if settings.ema_decay is None else settings.ema_decay
+        self.players = (Player("dit", ("dit",), settings.optimizer),)
+        configured = recipe.diffusion.guidance
+        scale = configured.scale if settings.guidance is None else settings.guidance
+        self.guidance = Guidance(scale if guided else 1.0, configured.rescale)
+        self.passes = 7.0 if self.guidance.scale != 1 else 5.0
+        # T first, 0 last; the student walks over every second of them
+        times = uniform_trailing(2 * steps, self.schedule.T, recipe.diffusion.shift)
+        self.times = torch.cat([times, torch.zeros(1)])
+
+    def set_device(self, device: torch.device) -> None:
+        super().set_device(device)
+        self.times = self.times.to(device)
+
+    def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+        shapes = prepared.shapes
+        number = torch.randint(self.steps, (len(shapes.sizes),), generator=draws, device=self.device)
+        t, middle, end = (self.times[2 * number + i] for i in range(3))  # B each
+        x_t = self.schedule.forward(prepared.hq, self.normal(prepared.hq, draws), shapes.per_row(t))
+        with torch.no_grad():
+            teacher = self.frozen["teacher"]
+            wanted = two_step_velocity(
+                lambda x, at: self._guided(teacher, x, prepared, at), x_t, t, middle, end, self.schedule, shapes
+            )
+        predicted = self.predict(self.modules["dit"], x_t, prepared, t)
+        return {"total": shapes.mean((predicted - wanted).square())}
+
+    def _guided(self, dit: torch.nn.Module, x: Tensor, at: Prepared, t: Tensor) -> Tensor:
+        negative = self.unguided(len(at.shapes.sizes))
+        return self.guidance.predict(
+            lambda: self.predict(dit, x, at, t), lambda: self.predict(dit, x, at, t, negative), 0, 1, None
+        )
+
+    def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+        if "vae" not in self.frozen:
+            return {}
+        at = self.first(prepared)
+        return self.triptych(at, self.sample(self.modules["dit"], at, self.steps, Guidance(), draws))
+
+
+def two_step_velocity(
+    teacher, x_t: Tensor, t: Tensor, middle: Tensor, end: Tensor, schedule: LinearInterpolation, shapes: Shapes
+) -> Tensor:
+    """The velocity with which one Euler step from t to `end` arrives where two of the teacher's arrive: [L0, c].
+
+    Args:
+        teacher: (x [L0, c], times [B]) -> velocity [L0, c].
+        x_t: [L0, c] at times t. t, middle, end: [B], falling.
+    """
+    T = schedule.T
+    x = x_t - shapes.per_row((t - middle) / T)[:, None] * teacher(x_t, t)
+    x = x - shapes.per_row((middle - end) / T)[:, None] * teacher(x, middle)
+    return (x_t - x) / shapes.per_row((t - end) / T)[:, None]

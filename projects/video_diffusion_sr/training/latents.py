@@ -1,0 +1,111 @@
+"""From what the data yields, pixels or stored moments, to packed latents of ground truth and low quality."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.training.model_range import to_model_range, upsample_to_model_range
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.posterior import DiagonalGaussian
+from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, Size3, pack
+
+MOMENTS = ("hq_mean", "hq_logvar", "lq_mean", "lq_logvar")
+
+
+@dataclass(frozen=True)
+class MomentBatch:
+    """Posterior moments of a batch on the device already, as a resident source yields them.
+
+    hq_mean, hq_logvar, lq_mean, lq_logvar: [L0, c]. sizes: latent (t, h, w) of every sample. names: of the samples.
+    """
+
+    hq_mean: Tensor
+    hq_logvar: Tensor
+    lq_mean: Tensor
+    lq_logvar: Tensor
+    sizes: tuple[Size3, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Packed latents as the transformer sees them (scaled), [L0, c] float32: ground truth and low quality."""
+
+    hq: Tensor
+    lq: Tensor
+    shapes: Shapes
+
+
+@dataclass
+class LatentEncoder:
+    """Makes `Pairs` of any kind of batch.
+
+    Attributes:
+        vae: encodes pixels; None where only stored moments come.
+        scaling_factor: the transformer sees latents times this.
+        use_sample: draw from the posterior; else its mean.
+        grouping: encode clips of one size together; else one by one, which needs less memory.
+        split_size: frames that go through the encoder at once.
+    """
+
+    vae: VideoAutoencoderKL | None
+    scaling_factor: float
+    use_sample: bool
+    grouping: bool = False
+
+    @torch.no_grad()
+    def __call__(self, batch: Any, cache: ShapeCache, draws: torch.Generator) -> Pairs:
+        """A batch: `MomentBatch`, or samples with stored moments [c, t, h, w], or samples with pixels `hq`, `lq`.
+
+        Pixels are float32 [3, T, H, W] in [-1, 1], or uint8 [T, H, W, 3] with `lq` not enlarged yet.
+        """
+        moments = batch if isinstance(batch, MomentBatch) else self._moments(batch, cache.device)
+        hq = self._draw(moments.hq_mean, moments.hq_logvar, draws)
+        lq = self._draw(moments.lq_mean, moments.lq_logvar, draws)
+        return Pairs(hq, lq, cache.shapes(moments.sizes))
+
+    def _draw(self, mean: Tensor, logvar: Tensor, draws: torch.Generator) -> Tensor:
+        mean = mean.float()
+        if self.use_sample:
+            noise = torch.randn(mean.shape, generator=draws, device=mean.device)
+            mean = mean + (0.5 * logvar.float()).exp() * noise
+        return mean * self.scaling_factor
+
+    def _moments(self, samples: list[dict], device: torch.device | str) -> MomentBatch:
+        names = tuple(sample["identity"] for sample in samples)
+        if "hq_mean" in samples[0]:
+            packed = [pack([s[name].to(device, non_blocking=True) for s in samples]) for name in MOMENTS]
+            return MomentBatch(*(rows for rows, _ in packed), tuple(packed[0][1]), names)
+        if self.vae is None:
+            raise ValueError(f"{names[0]} is a clip of pixels and there is no VAE to encode it; precompute latents")
+        pairs = [pixels_of(sample, device) for sample in samples]
+        hq = self._encode([hq for hq, _ in pairs])
+        lq = self._encode([lq for _, lq in pairs])
+        rows = [pack(part) for part in (*hq, *lq)]
+        return MomentBatch(*(r for r, _ in rows), tuple(rows[0][1]), names)
+
+    def _encode(self, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Mean and logvar [c, t, h, w] of each clip [3, T, H, W]."""
+        groups = defaultdict(list)
+        for i, clip in enumerate(clips):
+            groups[tuple(clip.shape) if self.grouping else i].append(i)
+        mean, logvar = [None] * len(clips), [None] * len(clips)
+        weight = next(self.vae.parameters())
+        for members in groups.values():
+            posterior = DiagonalGaussian(self.vae.encode_moments(torch.stack([clips[i] for i in members]).to(weight)))
+            for row, i in enumerate(members):
+                mean[i], logvar[i] = posterior.mean[row], posterior.logvar[row]
+        return mean, logvar
+
+
+def pixels_of(sample: dict, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Ground truth and low quality of a sample, [3, T, H, W] float32 in [-1, 1] on the device, of one size."""
+    hq, lq = (sample[name].to(device, non_blocking=True) for name in ("hq", "lq"))
+    if hq.dtype == torch.uint8:
+        lq = upsample_to_model_range(lq, hq.shape[1], hq.shape[2])
+        hq = to_model_range(hq)
+    return hq, lq

@@ -1,0 +1,102 @@
+"""Latents of clips of different sizes, packed one after another, and the arithmetic of samples on them.
+
+Letters: B samples · L0 latent positions of all samples · c latent channels.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from models.nadit.layout import ClipLayout
+from models.nadit.model import NaDiT
+
+Size3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What follows from the latent sizes of a packed batch; built once for each combination, see `ShapeCache`.
+
+    sizes: latent (t, h, w) of every sample.
+    sample_of_row: [L0] int64, which sample a position belongs to.
+    frame_of_row: [L0] int64, which latent frame of its sample.
+    row_share: [L0] float32, 1 / (B * positions of its sample): sums to one, so that every clip weighs alike.
+    size_table: [B, 3] float64, the sizes on the device.
+    """
+
+    sizes: tuple[Size3, ...]
+    sample_of_row: Tensor
+    frame_of_row: Tensor
+    row_share: Tensor
+    size_table: Tensor
+
+    @staticmethod
+    def of(sizes: Sequence[Sequence[int]], device: torch.device | str) -> "Shapes":
+        counts = torch.tensor([prod(size) for size in sizes])
+        sample = torch.repeat_interleave(torch.arange(len(sizes)), counts)
+        frame = torch.cat([torch.arange(t).repeat_interleave(h * w) for t, h, w in sizes])
+        share = (1.0 / (len(sizes) * counts.double())).float()[sample]
+        table = torch.tensor(sizes, dtype=torch.float64)
+        return Shapes(tuple(tuple(s) for s in sizes), *(x.to(device) for x in (sample, frame, share, table)))
+
+    @property
+    def counts(self) -> list[int]:
+        """Positions of every sample."""
+        return [prod(size) for size in self.sizes]
+
+    def per_row(self, of_sample: Tensor) -> Tensor:
+        """One value a sample [B, ...] -> one a position [L0, ...]."""
+        return of_sample.index_select(0, self.sample_of_row)
+
+    def mean(self, of_row: Tensor) -> Tensor:
+        """Mean over each clip's own positions and channels, then over clips: [L0, c] -> scalar float32."""
+        return (of_row.float().mean(1) * self.row_share).sum()
+
+    def sample_means(self, of_row: Tensor) -> Tensor:
+        """Mean over each clip's own positions and channels: [L0, c] -> [B] float32."""
+        rows = of_row.float().mean(1) * self.row_share * len(self.sizes)
+        return rows.new_zeros(len(self.sizes)).index_add(0, self.sample_of_row, rows)
+
+
+class ShapeCache:
+    """Shapes and transformer layouts of the combinations of sizes that a run has met, the last so many of them.
+
+    Building one costs milliseconds of Python; a run on small clips meets the same few at every step.
+    """
+
+    def __init__(self, device: torch.device | str, capacity: int = 64) -> None:
+        self.device, self.capacity = device, capacity
+        self._kept: OrderedDict[tuple, Shapes | ClipLayout] = OrderedDict()
+
+    def shapes(self, sizes: Sequence[Size3]) -> Shapes:
+        """See `Shapes`."""
+        return self._get(("shapes", *sizes), lambda: Shapes.of(sizes, self.device))
+
+    def layout(self, dit: NaDiT, sizes: Sequence[Size3], text_lengths: Sequence[int]) -> ClipLayout:
+        """What `dit.forward` takes as `layout`; of the network's config, so networks of one config share it."""
+        key = (dit.config, tuple(sizes), tuple(text_lengths))
+        return self._get(key, lambda: dit.layout(sizes, text_lengths, self.device))
+
+    def _get(self, key: tuple, build):
+        if key not in self._kept:
+            self._kept[key] = build()
+            while len(self._kept) > self.capacity:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
+def pack(latents: Sequence[Tensor]) -> tuple[Tensor, list[Size3]]:
+    """[c, t, h, w] of every sample -> rows [L0, c] and the sizes."""
+    rows = [x.permute(1, 2, 3, 0).flatten(0, 2) for x in latents]
+    return torch.cat(rows), [tuple(x.shape[1:]) for x in latents]
+
+
+def unpack(rows: Tensor, sizes: Sequence[Size3]) -> list[Tensor]:
+    """The reverse of `pack`."""
+    parts = rows.split([prod(size) for size in sizes])
+    return [part.unflatten(0, size).permute(3, 0, 1, 2) for part, size in zip(parts, sizes, strict=True)]
