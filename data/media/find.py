@@ -8,7 +8,9 @@ from data.media.info import MediaError
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .mov .m4v .mkv .webm .avi .wmv .asf .flv .ts .m2ts .mts .mpg .mpeg .vob .ogv .3gp .3g2 .mxf .dv .y4m".split()
 )
-IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .jpe .webp .tif .tiff .bmp .gif .apng .avif .jp2 .ppm .pgm .pnm".split())
+IMAGE_SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jpe .webp .tif .tiff .bmp .gif .apng .avif .heic .heif .jp2 .ppm .pgm .pnm".split()
+)
 
 
 def is_probably_media(path: str | PathLike) -> bool:

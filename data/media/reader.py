@@ -26,6 +26,7 @@ def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto") -> Me
     if deinterlace not in ("auto", "always", "never"):
         raise ValueError(f"deinterlace is 'auto', 'always' or 'never', not {deinterlace!r}")
     if not looks_like_picture(path):
+        _refuse_heic(path)
         return VideoReader(path, deinterlace)
     with open_image(path) as image:
         animated = is_animation(image)
@@ -40,3 +41,11 @@ def looks_like_picture(path: Path) -> bool:
     boxed = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     avif = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis")
     return head.startswith(starts) or boxed or avif
+
+
+def _refuse_heic(path: Path) -> None:
+    """FFmpeg would open a phone's HEIC picture as a clip and show one of its tiles."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"):
+        raise MediaError(f"{path.name}: HEIC pictures cannot be read; convert it to JPEG or PNG first")

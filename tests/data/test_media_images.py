@@ -192,6 +192,9 @@ def test_a_cut_picture_is_refused(tmp_path):
     whole = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "head.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 100)
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 100)
+    with pytest.raises(MediaError, match="convert it to JPEG or PNG"):
+        open_media(tmp_path / "phone.heic")
     with pytest.raises(MediaError, match="picture is damaged"):
         open_media(tmp_path / "cut.jpg")
     with pytest.raises(MediaError, match="header is damaged"):

@@ -12,6 +12,7 @@ from data.media.colour import to_rgb
 from tests.data.media_samples import audio_packets, even_times, smooth_clip, write_clip
 
 NTSC = Fraction(30000, 1001)
+EXACT_CODECS = ("libx264", "libx264rgb", "ffv1")
 
 
 def read(path, **options):
@@ -74,6 +75,18 @@ def test_colours_survive_any_matrix_and_range(tmp_path, matrix, full_range):
     source = write_clip(tmp_path / "in.mp4", clip, even_times(2), matrix=matrix, full_range=full_range)
     assert mean_error(read(source)[1], clip) < 1.5
     assert mean_error(read(copy(source, tmp_path / "out", crf=4))[1], clip) < 2
+
+
+@pytest.mark.parametrize(
+    "codec,pix_fmt",
+    [("libx264", "yuv420p10le"), ("libx264", "yuv422p"), ("libx264", "yuv444p"), ("libx264rgb", "rgb24")]
+    + [("mjpeg", "yuvj420p"), ("ffv1", "bgr0"), ("libvpx-vp9", "yuv420p"), ("mpeg2video", "yuv420p")],
+)
+def test_pixel_formats_and_codecs(tmp_path, codec, pix_fmt):
+    clip = smooth_clip(3, 48, 64)
+    source = write_clip(tmp_path / "in.mkv", clip, even_times(3), codec=codec, pix_fmt=pix_fmt, ticks=25)
+    _, pixels, times = read(source)
+    assert times == even_times(3) and mean_error(pixels, clip) < (2 if codec in EXACT_CODECS else 6)
 
 
 @pytest.mark.parametrize("height,matrix", [(480, 5), (720, 1)])
