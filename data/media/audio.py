@@ -108,7 +108,12 @@ class _Reencode:
         self.resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
 
     def write(self, packet: av.Packet) -> None:
-        for frame in packet.decode():
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            logger.warning("a damaged piece of sound was skipped (%s)", error)
+            return
+        for frame in frames:
             if frame.pts is not None:
                 frame.pts -= round(self.origin / frame.time_base)
             self._encode(frame)

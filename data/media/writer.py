@@ -37,6 +37,8 @@ def open_writer(
         MediaError: the suffix names no format, the file exists, or the target is the input itself.
     """
     path = Path(path)
+    if not 0 <= crf <= 51:
+        raise ValueError(f"crf goes from 0 (lossless) to 51 (coarse), got {crf}")
     if path.exists() and not overwrite:
         raise MediaError(f"{path}: exists already; delete it or allow overwriting")
     if path.exists() and info.path.exists() and path.samefile(info.path):

@@ -79,8 +79,16 @@ def test_colours_survive_any_matrix_and_range(tmp_path, matrix, full_range):
 
 @pytest.mark.parametrize(
     "codec,pix_fmt",
-    [("libx264", "yuv420p10le"), ("libx264", "yuv422p"), ("libx264", "yuv444p"), ("libx264rgb", "rgb24")]
-    + [("mjpeg", "yuvj420p"), ("ffv1", "bgr0"), ("libvpx-vp9", "yuv420p"), ("mpeg2video", "yuv420p")],
+    [
+        ("libx264", "yuv420p10le"),
+        ("libx264", "yuv422p"),
+        ("libx264", "yuv444p"),
+        ("libx264rgb", "rgb24"),
+        ("mjpeg", "yuvj420p"),
+        ("ffv1", "bgr0"),
+        ("libvpx-vp9", "yuv420p"),
+        ("mpeg2video", "yuv420p"),
+    ],
 )
 def test_pixel_formats_and_codecs(tmp_path, codec, pix_fmt):
     clip = smooth_clip(3, 48, 64)
@@ -232,6 +240,8 @@ def test_the_writer_refuses_with_a_sentence(tmp_path):
     reader, pixels, times = read(source)
     with pytest.raises(MediaError, match="is the input itself"):
         open_writer(source, reader.info, (32, 48))
+    with pytest.raises(ValueError, match="crf goes from 0"):
+        open_writer(tmp_path / "a.mp4", reader.info, (32, 48), crf=70)
     with pytest.raises(MediaError, match="exists already"):
         open_writer(source, reader.info, (32, 48), overwrite=False)
     with pytest.raises(MediaError, match=r"cannot write \.wmv"):
