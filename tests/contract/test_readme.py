@@ -1,0 +1,71 @@
+"""The README says nothing that is not so: its commands are understood, its files exist, its demo runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from projects import download
+from projects.video_diffusion_sr import cli
+from projects.video_diffusion_sr.presets import PRESETS
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.strip() for line in README.splitlines() if re.match(r"    \S", line)]
+
+
+def test_it_names_the_two_commands():
+    assert "make demo" in COMMANDS and "make test" in COMMANDS
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
+def test_make_targets_exist(command):
+    plan = subprocess.run([*command.split(), "--dry-run"], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert plan.returncode == 0, plan.stderr
+    assert "pytest" in plan.stdout or "projects/demo.py" in plan.stdout
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "projects/" in c])
+def test_commands_are_understood(command):
+    words = shlex.split(command)
+    script = next(i for i, word in enumerate(words) if word.startswith("projects/"))
+    assert (ROOT / words[script]).is_file()
+    if "inference_" in words[script]:
+        preset = PRESETS[words[script].removeprefix("projects/inference_").removesuffix(".py")]
+        assert cli.parser(preset).parse_args(words[script + 1 :])
+    elif words[script].endswith("download.py"):
+        assert download.parse(words[script + 1 :])
+
+
+@pytest.mark.parametrize("flag", re.findall(r"^\| `(--[^`]+)`", README, flags=re.M))
+def test_flags_in_the_table_exist(flag):
+    name, *value = flag.split()
+    given = [name, *(["a=1"] if name == "--set" else value)]
+    assert cli.parser(PRESETS["seedvr2_3b"]).parse_args(["--video_path", "a", "--output_dir", "b", *given])
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)]+)\)", README))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+def test_every_program_explains_itself_from_a_foreign_folder(tmp_path):
+    scripts = sorted(path for path in (ROOT / "projects").glob("*.py") if path.stem != "__init__")
+    started = [
+        subprocess.Popen([sys.executable, script, "--help"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        for script in scripts
+    ]
+    for script, process in zip(scripts, started, strict=True):
+        said, _ = process.communicate()
+        assert process.returncode == 0 and "usage:" in said, script.name
+
+
+def test_the_demo_runs(tmp_path):
+    demo = [sys.executable, str(ROOT / "projects" / "demo.py"), "--frames", "3", "--output", "out"]
+    said = subprocess.run(demo, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "PSNR against the clean clip" in said.stderr
+    for made in ("restored/coffee.mp4", "restored/compare/coffee.mp4", "restored/compare/coffee.png"):
+        assert (tmp_path / "out" / made).stat().st_size > 0
