@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from common.distributed.collectives import Group, Traffic, make_group
@@ -49,6 +50,12 @@ class Parallel:
     def traffic(self) -> Traffic:
         """What this rank has sent so far."""
         return self.group.traffic
+
+    def agree(self, answer: bool) -> bool:
+        """The leader's answer, on every rank of the group: where each might see the file system a moment later."""
+        if self.size == 1:
+            return answer
+        return bool(self.group.broadcast(torch.tensor(answer), 0, "agreement").item())
 
     def memory(self, vae: HasMemory) -> object:
         """Instead of `vae.new_memory()`, for a clip whose slices go round the group with `in_turns`."""

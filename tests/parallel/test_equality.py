@@ -93,7 +93,7 @@ def pieces_of(x: torch.Tensor, first: int, size: int) -> list[torch.Tensor]:
 def test_vae(fast):
     vae = build_vae(fast)
     factor = vae.temporal_factor
-    clips = {frames: seeded(f"parallel/{frames}", (1, 3, frames, 16, 24)).clamp(-1, 1) for frames in (1, 5, 21, 41)}
+    clips = {frames: seeded(f"parallel/{frames}", (1, 3, frames, 8, 16)).clamp(-1, 1) for frames in (1, 9, 33)}
     whole = {}
     for frames, x in clips.items():
         moments = vae.encode_slice(x, vae.new_memory())
@@ -103,7 +103,8 @@ def test_vae(fast):
         for size in SIZES:
             group = group_of(process, size)
             for frames, x in clips.items() if group else ():
-                for first, step in ((1 + factor, factor), (1, 2 * factor)):
+                for first, step, conv_bytes in ((1 + factor, factor, None), (1, 2 * factor, 1)):
+                    vae.conv_bytes = conv_bytes  # the fast path's cut inside a slice
                     compare(group, x, *whole[frames], first, step)
 
     def compare(group: Group, x, moments, decoded, first: int, step: int) -> None:

@@ -6,6 +6,7 @@ pass that writes the activation. A norm writes straight behind the carried frame
 first frame of a clip goes alone, through 2-D convolutions (`fold.py` derives their weights).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,7 @@ class FastPath:
         for level, block in enumerate(encoder.down_blocks):
             down = block.downsamplers[0] if len(block.downsamplers) else None
             parts = []
-            for part in flow.split(self._frames(flow.x, _width(block.resnets), 1, 2 if down is not None else 1)):
+            for part in self._parts(flow, self._frames(flow.x, _width(block.resnets), 1, 2 if down is not None else 1)):
                 part = self._conv_in(encoder.conv_in, part.x) if level == 0 else part
                 parts.append(self._down_level(block.resnets, down, part))
             flow = parts[0] if len(parts) == 1 else Flow(torch.cat([p.x for p in parts], 1), parts[0].pending)
@@ -78,9 +79,17 @@ class FastPath:
         block, frames = decoder.up_blocks[level], []
         up = block.upsamplers[0] if len(block.upsamplers) else None
         growth = 1 if up is None else 4 * up.time_factor
-        for part in flow.split(self._frames(flow.x, _width(block.resnets), growth, 1)):
+        for part in self._parts(flow, self._frames(flow.x, _width(block.resnets), growth, 1)):
             frames += self._up_levels(decoder, level + 1, self._up_level(block.resnets, up, part))
         return frames
+
+    def _parts(self, flow: Flow, frames: int) -> Iterator[Flow]:
+        """Cut in time; the memory is told that what all but the last leave behind is for the next part."""
+        *before, last = flow.split(frames)
+        for part in before:
+            with self.memory.keeping():
+                yield part
+        yield last
 
     def _frames(self, x: Tensor, channels: int, growth: int, multiple: int) -> int:
         """How many frames may go through a level at once, at least `multiple`."""
