@@ -1,0 +1,171 @@
+"""How fast and how large: encode, transformer, decode, colour fix and the whole, for any preset and size.
+
+python projects/benchmark.py --preset seedvr2_tiny --res_h 128 --res_w 192 --frames 9 --random_weights
+python projects/benchmark.py --preset seedvr2_3b --res_h 720 --res_w 1280 --frames 97 --random_weights --json run.json
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor
+
+from projects.benchmarking.counting import TEXT_TOKENS, dit_flops, vae_flops
+from projects.benchmarking.networks import build_networks
+from projects.benchmarking.timing import known_operations, median_seconds, peak_gib
+from projects.video_diffusion_sr.color_fix import fix_colour
+from projects.video_diffusion_sr.geometry import to_8_bit
+from projects.video_diffusion_sr.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parents[1]
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+PEAK_TFLOPS = 790.0  # a large bf16 matrix product on one H200: the floors are counted with it
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="seedvr2_3b")
+    parser.add_argument("--res_h", type=int, default=720, help="output height, a multiple of 16")
+    parser.add_argument("--res_w", type=int, default=1280, help="output width, a multiple of 16")
+    parser.add_argument("--frames", type=int, default=97, help="4n + 1; 1 is an image")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="default: bfloat16 on CUDA, float32 on a CPU")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--random_weights", action="store_true", help="random weights of the real shapes, no checkpoint"
+    )
+    parser.add_argument("--ckpt_dir", type=Path, default=ROOT / "ckpts")
+    parser.add_argument("--split_size", type=int, help="frames that go through the VAE at once, after the first")
+    parser.add_argument("--vram", type=float, help="GiB of device memory to stay within")
+    parser.add_argument("--runs", type=int, default=3, help="runs whose median is reported, after one to warm up")
+    parser.add_argument("--plain", action="store_true", help="the reference paths, without own kernels and folds")
+    parser.add_argument("--kernels", action="store_true", help="also time each own kernel against its reference")
+    parser.add_argument("--profile", type=Path, help="write a table of the device's kernels by stage to this file")
+    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    return parser.parse_args(arguments)
+
+
+class Stages:
+    """The four stages of one clip, each a function of what the one before left."""
+
+    def __init__(self, vae, dit, config, clip: Tensor, dtype: torch.dtype) -> None:
+        self.vae, self.dit, self.scaling = vae, dit, config.vae.scaling_factor
+        self.clip, self.dtype = clip, dtype
+        generator = torch.Generator(clip.device).manual_seed(1)
+        width = config.dit.model.txt_in_dim
+        self.text = torch.randn(TEXT_TOKENS, width, device=clip.device, generator=generator).to(dtype)
+        self.latents = self.restored = self.frames = None
+
+    def encode(self) -> None:
+        self.latents = self.vae.encode(self.clip).latent[0].permute(1, 2, 3, 0) * self.scaling  # t h w c
+
+    def transformer(self) -> None:
+        """One step: the layout is built once a clip, so it is part of the time."""
+        shape = tuple(self.latents.shape[:3])
+        noise = torch.randn_like(self.latents)
+        tokens = torch.cat([noise, self.latents, torch.ones_like(noise[..., :1])], -1).flatten(0, 2)
+        layout = self.dit.layout([shape], [len(self.text)], tokens.device)
+        velocity = self.dit(tokens, self.text, [shape], [[len(self.text)]], 1000.0, layout=layout).vid_sample
+        self.restored = noise - velocity.unflatten(0, shape)
+
+    def decode(self) -> None:
+        z = (self.restored / self.scaling).permute(3, 0, 1, 2)[None].to(self.dtype)
+        self.frames = None  # not two of them at once
+        self.frames = self.vae.decode(z).sample
+
+    def finish(self) -> None:
+        """Colour fix and 8-bit conversion, a slice of frames at a time."""
+        for part, style in zip(self.frames.split(4, 2), self.clip.split(4, 2), strict=True):
+            to_8_bit(fix_colour("wavelet", part[0].transpose(0, 1), style[0].transpose(0, 1))).cpu()
+
+    def whole(self) -> None:
+        self.encode()
+        self.transformer()
+        self.decode()
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """Everything that the table shows, as numbers: seconds, GiB, TFLOP/s, shares of the floor."""
+    device = torch.device(args.device)
+    dtype = DTYPES[args.dtype or ("bfloat16" if device.type == "cuda" else "float32")]
+    preset = PRESETS[args.preset]
+    vae, dit, config = build_networks(
+        preset, device, dtype, random_weights=args.random_weights, plain=args.plain, ckpt_dir=args.ckpt_dir
+    )
+    if args.split_size:
+        vae.set_causal_slicing(args.split_size)
+    shape = (1, 3, args.frames, args.res_h, args.res_w)
+    clip = torch.rand(shape, device=device, generator=torch.Generator(device).manual_seed(2)).mul(2).sub(1).to(dtype)
+    stages = Stages(vae, dit, config, clip, dtype)
+    result = {"arguments": {k: str(v) for k, v in vars(args).items()}, "torch": torch.__version__, "stages": {}}
+    if device.type == "cuda":
+        result["device"] = torch.cuda.get_device_name(device)
+    result["known"] = known_operations(device, dtype)
+    flops = vae_flops(config.vae.model, *shape[2:])
+    latent = ((args.frames - 1) // vae.temporal_factor + 1, *(n // vae.spatial_factor for n in shape[3:]))
+    flops["transformer"] = dit_flops(config.dit.model, latent)
+    flops["whole"] = sum(flops.values())
+    for name in ("encode", "transformer", "decode", "finish", "whole"):
+        with peak_gib(device) as peak:
+            seconds = median_seconds(getattr(stages, name), device, args.runs, warm_up=1)
+            entry = {"seconds": seconds, "peak_gib": peak()}
+        if name in flops:
+            entry["tflop"] = flops[name] / 1e12
+            entry["tflop_s"] = entry["tflop"] / seconds
+            entry["share_of_floor"] = entry["tflop_s"] / PEAK_TFLOPS
+        result["stages"][name] = entry
+    if args.profile:
+        args.profile.write_text(profile(stages, device))
+    return result
+
+
+def profile(stages: Stages, device: torch.device) -> str:
+    """The kernels of each stage, by time."""
+    from torch.profiler import ProfilerActivity
+
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    tables = []
+    for name in ("encode", "transformer", "decode", "finish"):
+        with torch.profiler.profile(activities=kinds) as trace:
+            getattr(stages, name)()
+        events = trace.key_averages()
+        tables.append(f"== {name}\n" + events.table(sort_by=key, row_limit=25, max_name_column_width=90))
+    return "\n".join(tables)
+
+
+def table(result: dict) -> str:
+    """The stages as rows."""
+    lines = [f"{'stage':<12} {'seconds':>9} {'peak GiB':>9} {'TFLOP':>9} {'TFLOP/s':>8} {'of floor':>8}"]
+    for name, row in result["stages"].items():
+        line = f"{name:<12} {row['seconds']:9.3f} {row['peak_gib']:9.2f}"
+        if "tflop" in row:
+            line += f" {row['tflop']:9.2f} {row['tflop_s']:8.2f} {row['share_of_floor']:8.1%}"
+        lines.append(line)
+    known = ", ".join(f"{name} {value:.3g}" for name, value in result["known"].items())
+    return "\n".join([*lines, f"known operations in this run: {known}"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    if args.plain:
+        os.environ["SEEDVR_KERNELS"] = "plain"
+    with torch.inference_mode():
+        result = measure(args)
+        print(table(result))
+        if args.kernels:
+            from projects.benchmarking.kernels import kernel_table, measure_kernels
+
+            result["kernels"] = measure_kernels(torch.device(args.device))
+            print(kernel_table(result["kernels"]))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

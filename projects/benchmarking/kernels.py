@@ -1,0 +1,135 @@
+"""Each own kernel against its plain path, and the folded upsamplers against what they replace, one at a time."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.kernels import frame_norm
+from projects.benchmarking.timing import median_seconds
+
+
+@dataclass(frozen=True)
+class Case:
+    """name, size; own and plain: the two ways; gigabytes: least traffic; tflop: least arithmetic (0: not counted)."""
+
+    name: str
+    size: str
+    own: Callable[[], object]
+    plain: Callable[[], object]
+    gigabytes: float = 0.0
+    tflop: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    size: str
+    own_ms: float
+    plain_ms: float
+    tb_s: float
+    tflop_s: float
+
+
+def measure_kernels(device: torch.device) -> list[dict]:
+    """One row a kernel, on CUDA at 720p sizes in bfloat16, elsewhere small in float32."""
+    large = device.type == "cuda"
+    dtype = torch.bfloat16 if large else torch.float32
+    rows = []
+    with torch.inference_mode():
+        for case in cases(device, dtype, (720, 1280) if large else (24, 32), 128 if large else 16):
+            own = median_seconds(case.own, device, 9)
+            plain = median_seconds(case.plain, device, 5)
+            row = Row(case.name, case.size, own * 1e3, plain * 1e3, case.gigabytes / own / 1e3, case.tflop / own)
+            rows.append(asdict(row))
+    return rows
+
+
+def kernel_table(rows: list[dict]) -> str:
+    lines = [f"{'kernel':<28} {'size':<26} {'own ms':>9} {'plain ms':>9} {'gain':>6} {'TB/s':>6} {'TFLOP/s':>8}"]
+    for row in rows:
+        lines.append(
+            f"{row['name']:<28} {row['size']:<26} {row['own_ms']:9.3f} {row['plain_ms']:9.3f} "
+            f"{row['plain_ms'] / row['own_ms']:6.2f} {row['tb_s']:6.2f} {row['tflop_s']:8.1f}"
+        )
+    return "\n".join(lines)
+
+
+def without_kernels(run: Callable[[], object]) -> Callable[[], object]:
+    """The same call on its plain path."""
+
+    def plain() -> object:
+        with mock.patch.object(frame_norm, "use_triton", lambda *_: False):
+            return run()
+
+    return plain
+
+
+def cases(device: torch.device, dtype: torch.dtype, size: tuple[int, int], width: int) -> Iterator[Case]:
+    """VAE passes at full resolution, its wide attention, its folded upsamplers."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, device=device, dtype=dtype)
+
+    for frames, channels, shrink in ((4, width, 1), (1, width, 1), (4, 2 * width, 2), (1, 4 * width, 8)):
+        shape = (1, frames, size[0] // shrink, size[1] // shrink, channels)
+        x, y, out = draw(*shape), draw(*shape), draw(*shape)
+        weight, bias = draw(channels), draw(channels)
+        gigabytes = x.nbytes / 1e9
+
+        def norm(out=out, x=x, weight=weight, bias=bias, channels=channels):
+            frame_norm.norm_silu_into(out, x, weight, bias, min(32, channels), 1e-6, True)
+
+        def add(y=y, bias=bias, x=x):
+            frame_norm.add_bias_residual(y, bias, x)
+
+        about = "x".join(map(str, shape[1:]))
+        yield Case("GroupNorm + SiLU", about, norm, without_kernels(norm), 3 * gigabytes)
+        yield Case("bias + residual + moments", about, add, without_kernels(add), 3 * gigabytes)
+    yield from conv_cases(draw, size, width)
+    tokens = size[0] * size[1] // 64
+    q, k, v = draw(1, tokens, 4 * width), draw(1, tokens, 4 * width), draw(1, tokens, 4 * width)
+
+    def attend() -> Tensor:
+        return frame_norm.wide_attention(q, k, v)
+
+    tflop = 4 * tokens**2 * 4 * width / 1e12
+    yield Case("one wide head", f"{tokens}x{4 * width}", attend, without_kernels(attend), tflop=tflop)
+
+
+def conv_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[Case]:
+    """Convolutions: as they are called, against NCDHW or against time stacked in the channels."""
+    last = torch.channels_last_3d
+    for inner, outer, shrink, frames in (
+        (width, width, 1, 4), (2 * width, width, 1, 4), (2 * width, 2 * width, 2, 4), (width, 8, 1, 4)
+    ):  # fmt: skip
+        height, columns = size[0] // shrink, size[1] // shrink
+        x = draw(1, inner, frames + 2, height, columns).to(memory_format=last)
+        weight = draw(outer, inner, 3, 3, 3).to(memory_format=last)
+        stacked = draw(frames, 3 * inner, height, columns).to(memory_format=torch.channels_last)
+        flat = draw(outer, 3 * inner, 3, 3).to(memory_format=torch.channels_last)
+        yield Case(
+            "conv3d vs stacked conv2d",
+            f"{inner}->{outer} {frames}x{height}x{columns}",
+            lambda x=x, weight=weight: F.conv3d(x, weight, padding=(0, 1, 1)),
+            lambda x=stacked, weight=flat: F.conv2d(x, weight, padding=1),
+            tflop=54 * inner * outer * frames * height * columns / 1e12,
+        )
+    for channels, z, shrink, frames in ((4 * width, 2, 4, 2), (2 * width, 1, 2, 4)):
+        height, columns = size[0] // shrink, size[1] // shrink
+        past, kernel = (1, 4) if z == 2 else (2, 3)
+        x = draw(1, channels, past + frames, height, columns).to(memory_format=last)
+        folded = draw(channels, channels, kernel, 4, 4).to(memory_format=last)
+        big = draw(1, channels, z * frames + 2, 2 * height, 2 * columns).to(memory_format=last)
+        weight = draw(channels, channels, 3, 3, 3).to(memory_format=last)
+        taps = 8 if z == 2 else 12
+        yield Case(
+            "folded upsampler",
+            f"{channels} {frames}x{height}x{columns}",
+            lambda x=x, w=folded, z=z: F.conv_transpose3d(x, w, None, (z, 2, 2), (2, 1, 1)),
+            lambda x=big, w=weight: F.conv3d(x, w, padding=(0, 1, 1)),
+            tflop=2 * taps * channels**2 * z * frames * 4 * height * columns / 1e12,
+        )
