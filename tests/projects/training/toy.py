@@ -26,24 +26,26 @@ class Toy(nn.Module):
 
 
 class ToyStage(Stage):
-    """A generator that fits a line and a critic that looks on; both draw noise."""
+    """A generator that fits a line and a critic that looks on; both draw noise (`noise` 0: neither)."""
 
     name = "toy"
 
-    def __init__(self, seed: int = 0, clip: float | None = 1.0) -> None:
+    def __init__(self, seed: int = 0, clip: float | None = 1.0, noise: float = 0.1) -> None:
         super().__init__()
+        self.noise = noise
         torch.manual_seed(seed)
         self.modules = {"net": Toy(), "critic": Toy()}
         self.ema_of, self.ema_decay = ("net",), 0.9
         settings = OptimizerSettings(lr=1e-2, warmup=2, schedule="cosine", clip=clip)
-        self.players = (Player("generator", ("net",), settings), Player("critic", ("critic",), settings, every=2))
+        self.players = (Player("critic", ("critic",), settings, every=2), Player("generator", ("net",), settings))
 
     def prepare(self, batch: list[dict], draws: torch.Generator) -> Tensor:
         x = torch.stack([sample["x"] for sample in batch]).to(self.device)
-        return x + 0.1 * torch.randn(x.shape, generator=draws, device=self.device)
+        return x + self.noise * torch.randn(x.shape, generator=draws, device=self.device)
 
     def losses(self, player: str, prepared: Tensor, draws: torch.Generator) -> dict[str, Tensor]:
-        y = self.modules["net"](prepared + 0.1 * torch.randn(prepared.shape, generator=draws, device=self.device))
+        noise = self.noise * torch.randn(prepared.shape, generator=draws, device=self.device)
+        y = self.modules["net"](prepared + noise)
         if player == "generator":
             fit = (y - prepared.sum(1, keepdim=True)).square().mean()
             return {"total": fit + 0.01 * self.modules["critic"](prepared * y).mean(), "fit": fit}

@@ -1,0 +1,88 @@
+"""Training on several ranks: sharded gradients equal whole ones, and a checkpoint fits any number of ranks."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.distributed import fsdp
+from common.distributed.checkpoint import averaged_state, checkpoints
+from common.distributed.process import Process, process_group
+from models.dit_v2.nadit import NaDiT
+from projects.video_diffusion_sr.training.loop import Trainer
+from projects.video_diffusion_sr.training.settings import CheckpointSettings, LogSettings, LoopSettings
+from tests.conftest import GOLDEN, seed_weights, seeded
+from tests.parallel.ranks import run_ranks
+from tests.projects.training.toy import ToySource, ToyStage
+
+pytestmark = pytest.mark.parallel
+
+SETTINGS = LoopSettings(steps=4, precision="float32", checkpoint=CheckpointSettings(2, 9), log=LogSettings(1, 2))
+STRATEGIES = ["NO_SHARD", "FULL_SHARD", "SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2"]
+SIZES, TEXTS = [(1, 4, 6), (3, 4, 4)], [3, 5]
+
+
+def samples_loss(dit: NaDiT, chosen: list[int]) -> Tensor:
+    """Mean over samples of the mean square of their prediction, packed."""
+    vid = torch.cat([seeded(f"train/vid{i}", (*SIZES[i], 33)).flatten(0, 2) for i in chosen])
+    txt = torch.cat([seeded(f"train/txt{i}", (TEXTS[i], dit.config.txt_in_dim)) for i in chosen])
+    sizes = [SIZES[i] for i in chosen]
+    times = torch.tensor([100.0 + 500 * i for i in chosen])
+    out = dit(vid, txt, sizes, [[TEXTS[i]] for i in chosen], times).vid_sample
+    return torch.stack([part.square().mean() for part in out.split([t * h * w for t, h, w in sizes])]).mean()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_gradients_of_a_sharded_step_equal_whole_ones(strategy):
+    config = json.loads((GOLDEN / "meta.json").read_text())["dit/v2_small"]["config"]
+    whole = seed_weights(NaDiT(**config))
+    samples_loss(whole, [0, 1]).backward()
+    expected = {name: p.grad for name, p in whole.named_parameters()}
+    state = {name: value.detach() for name, value in whole.state_dict().items()}
+
+    def work(process: Process) -> None:
+        with torch.device("meta"):
+            dit = NaDiT(**config)
+        dit.set_gradient_checkpointing(True)
+        mesh = fsdp.training_mesh(strategy, "cpu")
+        assert (mesh is None) == (strategy == "NO_SHARD")
+        fsdp.shard(dit, list(dit.blocks), strategy, mesh, bf16=False)
+        fsdp.place(dit, "cpu", state)
+        parameters = dict(dit.named_parameters())
+        with torch.enable_grad():
+            samples_loss(dit, [process.rank]).backward()
+        fsdp.average_gradients(parameters.values())
+        for name, parameter in parameters.items():
+            if expected[name] is None:
+                assert parameter.grad is None, name
+            else:
+                scale = expected[name].abs().max()
+                assert (fsdp.whole(parameter.grad) - expected[name]).abs().max() <= 1e-5 * scale + 1e-7, name
+
+    run_ranks(2, work)
+
+
+def train(folder: Path, process: Process, strategy: str, settings: LoopSettings) -> None:
+    source = ToySource(process.rank, process.world)
+    with torch.enable_grad():
+        Trainer(ToyStage(noise=0.0), source, settings, folder, process, strategy).run()
+
+
+def norms(folder: Path) -> list[float]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["generator/gradient_norm"] for line in lines]
+
+
+@pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2"])
+def test_a_run_is_the_same_on_any_number_of_ranks_also_when_it_changes(tmp_path, strategy):
+    with process_group("cpu") as alone:
+        train(tmp_path / "alone", alone, "NO_SHARD", SETTINGS)
+    run_ranks(2, lambda process: train(tmp_path / "moved", process, strategy, replace(SETTINGS, steps=2)))
+    with process_group("cpu") as alone:
+        train(tmp_path / "moved", alone, "NO_SHARD", SETTINGS)
+    assert norms(tmp_path / "moved") == pytest.approx(norms(tmp_path / "alone"), rel=1e-4)
+    a, b = (averaged_state(checkpoints(tmp_path / n / "checkpoints")[-1]) for n in ("alone", "moved"))
+    assert all((a[key] - b[key]).abs().max() < 2e-5 for key in a)
