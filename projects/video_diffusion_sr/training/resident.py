@@ -1,0 +1,138 @@
+"""Small data sets that live on the GPU: photographs and videos as uint8, cut, moved and mirrored there.
+
+For the VAE, whose step is far quicker than decoding its clips would be. Batch n follows from (seed, n) alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.logger import get_logger
+from data.training.decode import decode
+from data.training.index import Index
+from data.training.motion import MotionConfig, camera_path
+from data.training.sampling import ClipShape, slot_generator
+from projects.video_diffusion_sr.training.vae import ClipBatch
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ResidentConfig:
+    """What a batch holds.
+
+    Attributes:
+        shape: frames, height, width of every clip.
+        clips: in a batch.
+        image_share: how often a clip is a filmed photograph.
+        soft_share: how many of a batch's clips are made soft and noisy: at inference the VAE meets enlarged low-quality
+            pictures as well.
+        scale: by which those are made smaller and larger again.
+        noise: the largest standard deviation of their noise, 8-bit levels.
+        motion: the camera over photographs.
+    """
+
+    shape: ClipShape
+    clips: int = 32
+    image_share: float = 0.65
+    soft_share: float = 0.25
+    scale: int = 4
+    noise: float = 15.0
+    motion: MotionConfig = field(default_factory=MotionConfig)
+
+
+class ResidentClips:
+    """Clips for `VaeStage`, made on the device where the pictures are.
+
+    Args:
+        index: photographs and videos; those smaller or shorter than the shape are left out.
+        config: what a batch holds.
+        seed: of all draws.
+        device: where the pictures stay; all of them, uncompressed, must fit.
+    """
+
+    def __init__(self, index: Index, config: ResidentConfig, seed: int, device: torch.device | str) -> None:
+        shape = config.shape
+        self.config, self.seed, self.device = config, seed, torch.device(device)
+        large = [s for s in index.sources if s.height >= shape.height and s.width >= shape.width]
+        fitting = [s for s in large if not s.is_video or s.frames >= shape.frames]
+        self.names = {kind: [s.path for s in fitting if s.is_video == kind] for kind in (False, True)}
+        # T H W 3 uint8 each, T = 1 for photographs
+        self.pixels = {
+            kind: [
+                torch.from_numpy(decode(s, 0, s.frames).copy()).to(self.device) for s in fitting if s.is_video == kind
+            ]
+            for kind in (False, True)
+        }
+        if not fitting:
+            raise ValueError(f"no photograph or video is as large as {shape.height}x{shape.width}; use a smaller shape")
+        resident = sum(x.numel() for group in self.pixels.values() for x in group) / 2**20
+        logger.info("%d photographs, %d videos, %.0f MiB", len(self.pixels[False]), len(self.pixels[True]), resident)
+
+    def batches(self, start: int) -> Iterator[ClipBatch]:
+        number = start
+        while True:
+            yield self.batch(number)
+            number += 1
+
+    def batch(self, number: int) -> ClipBatch:
+        """Batch `number`: one group of clips, float32 in [-1, 1] on the device."""
+        config = self.config
+        made = [self._clip(slot_generator(self.seed, number, slot)) for slot in range(config.clips)]
+        clips = torch.stack([clip for clip, _ in made])  # B 3 T H W, 0..255
+        soft = round(config.clips * config.soft_share)
+        if soft:
+            draws = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + number)
+            clips = torch.cat([soften(clips[:soft], config.scale, config.noise, draws), clips[soft:]])
+        names = [f"{name} batch={number} slot={slot}" for slot, (_, name) in enumerate(made)]
+        return ClipBatch(names, number, (clips.round().clamp(0, 255) / 127.5 - 1,))
+
+    def _clip(self, dice: np.random.Generator) -> tuple[Tensor, str]:
+        shape = self.config.shape
+        video = dice.random() >= self.config.image_share
+        video = video if self.pixels[video] else not video
+        source = int(dice.integers(len(self.pixels[video])))
+        pixels = self.pixels[video][source]
+        clip = cut(pixels, shape, dice) if video else film(pixels[0], shape, dice, self.config.motion)
+        return clip.flip(-1) if dice.random() < 0.5 else clip, self.names[video][source]
+
+
+def cut(video: Tensor, shape: ClipShape, dice: np.random.Generator) -> Tensor:
+    """A random crop in time and space of uint8 [T, H, W, 3] -> float32 [3, t, h, w] in 0..255."""
+    sizes = (shape.frames, shape.height, shape.width)
+    t, y, x = (int(dice.integers(whole - part + 1)) for whole, part in zip(video.shape[:3], sizes, strict=True))
+    crop = video[t : t + shape.frames, y : y + shape.height, x : x + shape.width]
+    return crop.permute(3, 0, 1, 2).float()
+
+
+def film(picture: Tensor, shape: ClipShape, dice: np.random.Generator, motion: MotionConfig) -> Tensor:
+    """uint8 [H, W, 3] filmed by a moving camera, bicubic -> float32 [3, t, h, w] in 0..255."""
+    height, width = picture.shape[:2]
+    maps = camera_path(height, width, shape.frames, shape.height, shape.width, dice, motion)  # t 2 3, pixels to pixels
+    if dice.random() < 0.5:  # whole pixels: a photograph's finest detail, which interpolation would soften
+        maps[:, :, :2], maps[:, :, 2] = np.eye(2), maps[:, :, 2].round()
+    maps = torch.from_numpy(maps).float().to(picture.device)
+    rows = torch.arange(shape.height, device=picture.device, dtype=torch.float32)
+    columns = torch.arange(shape.width, device=picture.device, dtype=torch.float32)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    where = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ maps.transpose(1, 2)[:, None]  # t h w 2
+    size = torch.tensor([width, height], device=picture.device)
+    grid = ((2 * where + 1) / size - 1).flatten(0, 1)[None]  # 1 (t h) w 2
+    source = picture.permute(2, 0, 1).float()[None]
+    clip = F.grid_sample(source, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return clip[0].unflatten(1, (shape.frames, shape.height))
+
+
+def soften(clips: Tensor, scale: int, noise: float, draws: torch.Generator) -> Tensor:
+    """[B, 3, T, H, W] in 0..255 made `scale` times smaller, noisy, and large again."""
+    frames = clips.transpose(1, 2).flatten(0, 1)  # (B T) 3 H W
+    small = F.interpolate(frames, scale_factor=1 / scale, mode="bicubic", antialias=True)
+    sigma = noise * torch.rand(len(clips), generator=draws, device=clips.device)
+    sigma = sigma.repeat_interleave(clips.shape[2])[:, None, None, None]
+    small = (small + sigma * torch.randn(small.shape, generator=draws, device=clips.device)).clamp(0, 255)
+    large = F.interpolate(small, clips.shape[-2:], mode="bicubic", antialias=True)
+    return large.unflatten(0, (len(clips), -1)).transpose(1, 2)

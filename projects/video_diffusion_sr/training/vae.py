@@ -1,0 +1,228 @@
+"""Training of the causal VAE (SeedVR, arXiv 2501.01320, section 3.2): L1, perceptual, adversarial and KL losses.
+
+Clips of all lengths, images among them, are [B, 3, T, H, W] with T = 1 + kf (f: the VAE's compression in time).
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.checkpoint import read_state_dict
+from models.perceptual import PerceptualDistance
+from models.vae_discriminator import VideoPatchDiscriminator
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.posterior import DiagonalGaussian
+from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of, settings_from
+from projects.video_diffusion_sr.training.stage import Player, Stage, Work
+
+TRAINING_OPERATIONS = 3  # a forward pass, and a backward pass of twice its work
+MAX_LOGGED_WIDTH = 512  # pixels of a picture for TensorBoard
+
+
+@dataclass(frozen=True)
+class VaeWeights:
+    """What each loss counts. All are means over pixels, latents, patches, or pictures."""
+
+    l1: float = 1.0
+    perceptual: float = 1.0
+    kl: float = 1e-6
+    gan: float = 0.05
+
+
+@dataclass(frozen=True)
+class VaeGan:
+    """The adversarial part.
+
+    kind: "hinge" or "rpgan" (relativistic: real and reconstructed clips in pairs).
+    start: the step from which on the discriminator plays and the VAE listens.
+    channels: of the discriminator.
+    """
+
+    kind: str = "hinge"
+    start: int = 20000
+    channels: tuple[int, ...] = (64, 128, 256)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+    def __post_init__(self) -> None:
+        one_of("vae.gan.kind", self.kind, ("hinge", "rpgan"))
+
+
+@dataclass(frozen=True)
+class VaeSettings:
+    """The section `vae` of a training YAML.
+
+    perceptual_weights: a safetensors file with VGG-16 and LPIPS weights (`models.perceptual` names them); without one
+        there is no perceptual loss.
+    """
+
+    weights: VaeWeights = field(default_factory=VaeWeights)
+    gan: VaeGan = field(default_factory=VaeGan)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    perceptual_weights: str | None = None
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Clips for the VAE.
+
+    names: one a clip.
+    step: which step of the run they are for.
+    clips: groups of equal shape, each [B, 3, T, H, W], uint8, or float in [-1, 1].
+    """
+
+    names: Sequence[str]
+    step: int
+    clips: tuple[Tensor, ...]
+
+
+@dataclass
+class Prepared:
+    """Clips on the device in [-1, 1], and what the VAE made of them: the discriminator's turn finds it here."""
+
+    step: int
+    clips: list[Tensor]
+    made: list[Tensor] = field(default_factory=list)
+
+
+class VaeStage(Stage):
+    """The VAE against pixels, and from some step on against a discriminator.
+
+    Args:
+        vae: float32, on the CPU; its whole clip goes through at once.
+        settings: losses and optimisers.
+        ema_decay: of the exported weights.
+    """
+
+    name = "vae"
+
+    def __init__(self, vae: VideoAutoencoderKL, settings: VaeSettings, ema_decay: float) -> None:
+        super().__init__()
+        self.settings = settings
+        vae.set_causal_slicing(None)
+        self.modules = {"vae": vae}
+        self.ema_of, self.ema_decay = ("vae",), ema_decay
+        self.players = (Player("vae", ("vae",), settings.optimizer),)
+        if settings.weights.gan > 0:
+            gan = settings.gan
+            self.modules["discriminator"] = VideoPatchDiscriminator(gan.channels)
+            self.players += (Player("discriminator", ("discriminator",), gan.optimizer, start=gan.start),)
+        if settings.weights.perceptual > 0 and settings.perceptual_weights:
+            path = Path(settings.perceptual_weights)
+            self.frozen["perceptual"] = PerceptualDistance.from_state(read_state_dict(path))
+        self._shapes_only = copy.deepcopy(vae).to("meta")  # to count operations with, before anything is compiled
+        self._flops: dict[tuple[int, ...], float] = {}
+
+    def units(self, name: str) -> Sequence[torch.nn.Module]:
+        module = self.modules.get(name)
+        return [module.encoder, module.decoder] if isinstance(module, VideoAutoencoderKL) else []
+
+    def prepare(self, batch: ClipBatch, draws: torch.Generator) -> Prepared:
+        clips = [clip.to(self.device, non_blocking=True) for clip in batch.clips]
+        return Prepared(batch.step, [c.float() / 127.5 - 1 if c.dtype == torch.uint8 else c.float() for c in clips])
+
+    def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+        if player == "discriminator":
+            return self._discriminator_losses(prepared, draws)
+        parts: dict[str, list[Tensor]] = {}
+        prepared.made.clear()
+        for clip in prepared.clips:
+            made, posterior = self._reconstruct(clip, draws)
+            prepared.made.append(made.detach())
+            for name, value in self._vae_losses(clip, made, posterior, prepared.step).items():
+                parts.setdefault(name, []).append(value)
+        shares = shares_of_pixels(prepared.clips)
+        losses = {name: (torch.stack(values) * shares).sum() for name, values in parts.items()}
+        weights = self.settings.weights
+        return losses | {"total": sum(getattr(weights, name) * value for name, value in losses.items())}
+
+    def _reconstruct(self, clip: Tensor, draws: torch.Generator) -> tuple[Tensor, DiagonalGaussian]:
+        vae = self.modules["vae"]
+        batch, _, frames, height, width = clip.shape
+        space, time = vae.spatial_factor, vae.temporal_factor
+        shape = (batch, vae.latent_channels, 1 + (frames - 1) // time, height // space, width // space)
+        noise = torch.randn(shape, generator=draws, device=self.device)
+        return vae(clip, noise)
+
+    def _vae_losses(self, clip: Tensor, made: Tensor, posterior: DiagonalGaussian, step: int) -> dict[str, Tensor]:
+        losses = {"l1": (made.float() - clip).abs().mean(), "kl": kl_divergence(posterior)}
+        if "perceptual" in self.frozen:
+            frames = [x.transpose(1, 2).flatten(0, 1) for x in (made, clip)]  # (B T) 3 H W
+            losses["perceptual"] = self.frozen["perceptual"](*frames).mean()
+        if "discriminator" in self.modules and step >= self.settings.gan.start:
+            discriminator = self.modules["discriminator"]
+            real = discriminator(clip) if self.settings.gan.kind == "rpgan" else None
+            losses["gan"] = generator_loss(self.settings.gan.kind, discriminator(made), real)
+        return losses
+
+    def _discriminator_losses(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+        if not prepared.made:  # the VAE did not play before in this step
+            with torch.no_grad():
+                prepared.made.extend(self._reconstruct(clip, draws)[0] for clip in prepared.clips)
+        discriminator, losses = self.modules["discriminator"], []
+        for clip, made in zip(prepared.clips, prepared.made, strict=True):
+            losses.append(discriminator_loss(self.settings.gan.kind, discriminator(clip), discriminator(made)))
+        return {"total": (torch.stack(losses) * shares_of_pixels(prepared.clips)).sum()}
+
+    def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+        clip = prepared.clips[0][:1]
+        made, _ = self._reconstruct(clip, draws)
+        pair = torch.cat([clip[0, :, -1], made[0, :, -1].float()], dim=-1)  # 3 H 2W
+        return {"input and reconstruction": ((pair + 1) / 2)[..., :MAX_LOGGED_WIDTH]}
+
+    def work(self, prepared: Prepared) -> Work:
+        shapes = [tuple(clip.shape) for clip in prepared.clips]
+        return Work(sum(s[0] for s in shapes), sum(TRAINING_OPERATIONS * s[0] * self._forward_flops(s) for s in shapes))
+
+    def _forward_flops(self, shape: tuple[int, ...]) -> float:
+        """Of one clip through encoder and decoder, the discriminator left out; counted once a shape, without data."""
+        if shape[2:] not in self._flops:
+            self._flops[shape[2:]] = forward_flops(self._shapes_only, shape[2:])
+        return self._flops[shape[2:]]
+
+
+@torch.no_grad()
+def forward_flops(vae: VideoAutoencoderKL, size: tuple[int, ...]) -> float:
+    """Floating point operations of encoding and decoding one clip of (T, H, W); `vae` is on the meta device."""
+    with FlopCounterMode(display=False) as counter:
+        vae(torch.empty(1, 3, *size, device="meta"))
+    return float(counter.get_total_flops())
+
+
+def kl_divergence(posterior: DiagonalGaussian) -> Tensor:
+    """Mean over all latents, in float32: exp of a bfloat16 log-variance is coarse."""
+    mean, logvar = posterior.mean.float(), posterior.logvar.float()
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def generator_loss(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
+    """What the VAE minimises. Logits of any one shape; `real` is needed by "rpgan" alone."""
+    if kind == "hinge":
+        return -fake.float().mean()
+    assert real is not None
+    return F.softplus(real.float() - fake.float()).mean()
+
+
+def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
+    """What the discriminator minimises."""
+    real, fake = real.float(), fake.float()
+    if kind == "hinge":
+        return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return F.softplus(fake - real).mean()
+
+
+def shares_of_pixels(clips: Sequence[Tensor]) -> Tensor:
+    """Each group's share of all pixels, [groups]: every pixel counts the same, wherever it came from."""
+    sizes = torch.tensor([clip.numel() for clip in clips], dtype=torch.float64)
+    return (sizes / sizes.sum()).float().to(clips[0].device)
+
+
+def build_vae_stage(vae: VideoAutoencoderKL, section: Mapping[str, Any] | None, ema_decay: float) -> VaeStage:
+    """The stage out of the section `vae` of a training YAML."""
+    return VaeStage(vae, settings_from(VaeSettings, section, "vae."), ema_decay)
