@@ -3,10 +3,7 @@
 from os import PathLike
 from pathlib import Path
 
-from common.logger import get_logger
 from data.media.info import MediaInfo
-
-logger = get_logger(__name__)
 
 WRITABLE_IMAGES = {
     ".png": "PNG",
@@ -56,8 +53,6 @@ def output_path(input_path: str | PathLike, output_dir: str | PathLike, info: Me
         suffix = suffix if suffix.lower() in WRITABLE_IMAGES else ".png"
     elif suffix.lower() != video_suffix(info):
         suffix = video_suffix(info)
-    if suffix != source.suffix:
-        logger.info("%s: written as %s", source.name, suffix[1:])
     name = source.stem + suffix
     others = {entry.name for entry in source.parent.iterdir()} - {source.name} if source.parent.is_dir() else set()
     if suffix != source.suffix and any(Path(other).stem == source.stem for other in others):

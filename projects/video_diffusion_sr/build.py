@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from common.checkpoint import load_into, read_state_dict
 from common.config import create_object, load_config
 from common.diffusion import Guidance, read_diffusion_settings
+from common.distributed.parallel import Parallel
 from common.logger import get_logger
+from models.video_vae_v3.modules.fold import prepare_inference
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import Prompts, Sampling, VideoDiffusionInfer
 from projects.video_diffusion_sr.long_clips import check_window
@@ -62,7 +64,7 @@ def choose_dtype(name: str | None, device: torch.device, configured: str) -> tor
     return DTYPES[name]
 
 
-def build(preset: Preset, request: Request, device: torch.device) -> Restorer:
+def build(preset: Preset, request: Request, parallel: Parallel) -> Restorer:
     """Networks with their weights on the device, and everything else that the files of a run share.
 
     Raises:
@@ -72,6 +74,7 @@ def build(preset: Preset, request: Request, device: torch.device) -> Restorer:
     if request.lora is not None and not request.lora.is_file():
         raise FileNotFoundError(f"--lora {request.lora}: there is no such file")
     config = load_config(request.config or ROOT / preset.config, request.overrides)
+    device = parallel.process.device
     dtype = choose_dtype(request.dtype, device, config.vae.dtype)
     dit_path, vae_path = checkpoint_paths(preset, request.ckpt_dir, config)
     vae = build_vae(config.vae, vae_path, device, dtype)
@@ -87,10 +90,12 @@ def build(preset: Preset, request: Request, device: torch.device) -> Restorer:
             prompts=build_prompts(preset, request.ckpt_dir, dit.config.txt_in_dim),
             sampling=read_sampling(config.diffusion, preset, request),
             scaling_factor=config.vae.scaling_factor,
+            team=parallel.team,
         ),
+        parallel=parallel,
         geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit),
         seed=request.seed,
-        split_size=vae.split_size,
+        split_size=slice_frames(vae, parallel),
         window=latent_window(preset, request, vae.temporal_factor),
         use_sample=config.vae.use_sample,
         finish=request.finish,
@@ -140,10 +145,18 @@ def build_network(
 def build_vae(
     config: Mapping[str, Any], checkpoint: Path | None, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """The VAE with the YAML's slicing."""
-    vae = build_network(config.model, checkpoint, device, dtype)
+    """The VAE for inference: folded in float32 and then rounded; sliced and bounded as the YAML says."""
+    vae = build_network(config.model, checkpoint, torch.device("cpu"), torch.float32)
+    prepare_inference(vae)
+    vae = vae.to(device, dtype)
     vae.set_causal_slicing(config.slicing.split_size, config.slicing.memory_device)
+    vae.set_memory_limit(config.memory_limit.conv_max_mem)
     return vae
+
+
+def slice_frames(vae: nn.Module, parallel: Parallel) -> int:
+    """Frames that go through the VAE at once; with fewer than two latent frames, ranks would wait for each other."""
+    return vae.split_size if parallel.size == 1 else max(vae.split_size, 2 * vae.temporal_factor)
 
 
 def latent_window(preset: Preset, request: Request, temporal_factor: int) -> int | None:

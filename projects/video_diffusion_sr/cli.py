@@ -1,6 +1,7 @@
 """The command line of the inference scripts: flags, the files of a folder one after the other, one line for each."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -8,16 +9,18 @@ from pathlib import Path
 
 import torch
 
-from common.distributed.process import process_group
+from common.distributed.parallel import Parallel
+from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 from data.media import MediaError, find_media, open_media, output_path
 from projects.video_diffusion_sr.build import DTYPES, ROOT, Request, build
 from projects.video_diffusion_sr.presets import Preset
-from projects.video_diffusion_sr.restore import Finish, Restorer, restore_clip
+from projects.video_diffusion_sr.restore import Finish, InputError, Restorer, restore_clip
 
 logger = get_logger(__name__)
 
 SUCCESS, SOME_FAILED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
+SKIP = "exists"
 
 
 def parser(preset: Preset) -> argparse.ArgumentParser:
@@ -112,16 +115,18 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
     """All files of one request."""
     request = read_request(args)
     files, skipped = find_media(args.video_path)
-    for path, reason in skipped:
-        logger.info("%s: skipped, %s", path, reason)
     with process_group(request.device) as process:
-        process.check_divides(args.sp_size)
+        for path, reason in skipped:
+            _say(process, logging.INFO, f"{path}: skipped, {reason}")
+        parallel = Parallel(process, args.sp_size)
         args.output_dir.mkdir(parents=True, exist_ok=True)
-        todo, failed = choose_files(files, args)
+        todo, failed = choose_files(files, args, process)
         if todo:
-            restorer = build(preset, request, process.device)
-            for number, path in enumerate(todo, start=1):
-                failed += not restore_one(path, args.output_dir, restorer, f"[{number}/{len(todo)}] ")
+            restorer = build(preset, request, parallel)
+            sizes = {path: path.stat().st_size for path in todo}
+            handed_out = parallel.files(todo, cost=sizes.__getitem__, journal=args.output_dir)
+            for path in handed_out:
+                failed += not restore_one(path, args.output_dir, restorer, f"[{todo.index(path) + 1}/{len(todo)}] ")
     if failed:
         logger.error("%d of %d files failed; see above", failed, len(files))
     return SOME_FAILED if failed else SUCCESS
@@ -156,46 +161,72 @@ def read_request(args: argparse.Namespace) -> Request:
     )
 
 
-def choose_files(files: Sequence[Path], args: argparse.Namespace) -> tuple[list[Path], int]:
-    """(files to restore, how many cannot be): nothing that exists is touched unless the user says so."""
+def choose_files(files: Sequence[Path], args: argparse.Namespace, process: Process) -> tuple[list[Path], int]:
+    """(files to restore, how many cannot be): nothing that exists is touched unless the user says so.
+
+    The same on every rank: nobody begins to write before all have looked.
+    """
     todo, failed = [], 0
     for path in files:
         try:
             with open_media(path) as reader:
                 output = output_path(path, args.output_dir, reader.info)
         except MediaError as error:
-            logger.error("%s", error)
-            failed += 1
-            continue
-        if output.resolve() == path.resolve():
-            logger.error("%s: the result would replace the input; choose another --output_dir", path)
-            failed += 1
-        elif output.exists() and args.skip_existing:
-            logger.info("%s: skipped, %s exists", path.name, output)
-        elif output.exists() and not args.overwrite:
-            logger.error(
-                "%s: %s exists; use --overwrite to replace it or --skip_existing to leave it", path.name, output
-            )
+            refusal = str(error)
+        else:
+            refusal = refuse_output(path, output, args)
+        if refusal == SKIP:
+            _say(process, logging.INFO, f"{path.name}: skipped, {output} exists")
+        elif refusal is not None:
+            _say(process, logging.ERROR, refusal)
             failed += 1
         else:
             todo.append(path)
+    process.barrier()
     return todo, failed
 
 
+def refuse_output(path: Path, output: Path, args: argparse.Namespace) -> str | None:
+    """Why a file cannot be restored to this place; `SKIP` when it was already; None when it can."""
+    if output.resolve() == path.resolve():
+        return f"{path}: the result would replace the input; choose another --output_dir"
+    if not output.exists() or args.overwrite:
+        return None
+    if args.skip_existing:
+        return SKIP
+    return f"{path.name}: {output} exists; use --overwrite to replace it or --skip_existing to leave it"
+
+
 def restore_one(path: Path, output_dir: Path, restorer: Restorer, prefix: str = "") -> bool:
-    """Restore one file and say so in a line; False, and a line with the reason, when it cannot be done."""
+    """Restore one file and say so in a line; False, and a line with the reason, when it cannot be done.
+
+    Where ranks share a clip, only what all of them see alike is caught: after anything else they would wait for each
+    other, so it ends the job, and torchrun may start it again.
+    """
+    alone = restorer.parallel.size == 1
     try:
         report = restore_clip(path, output_dir, restorer, show_progress=sys.stderr.isatty())
-    except torch.OutOfMemoryError:
-        logger.error("%s%s: out of device memory; try a smaller --res_h and --res_w or --window", prefix, path.name)
+    except InputError as error:
+        _say(restorer.parallel, logging.ERROR, f"{prefix}{error}")
         return False
-    except (MediaError, ValueError, OSError) as error:
+    except (MediaError, ValueError, OSError, torch.OutOfMemoryError) as error:
+        if not alone:
+            raise
+        if isinstance(error, torch.OutOfMemoryError):
+            error = f"{path.name}: out of device memory; try a smaller --res_h and --res_w or --window"
         logger.error("%s%s", prefix, error)
         return False
-    logger.info("%s%s", prefix, report.line())
-    if report.damage:
-        logger.warning("%s%s: %s", prefix, path.name, report.damage)
+    if report is not None:
+        logger.info("%s%s", prefix, report.line())
+        if report.damage:
+            logger.warning("%s%s", prefix, report.damage)
     return True
+
+
+def _say(speaker: Process | Parallel, level: int, message: str) -> None:
+    """One line from one rank, not the same from all."""
+    if speaker.leads:
+        logger.log(level, "%s", message)
 
 
 def _rate(text: str) -> Fraction:

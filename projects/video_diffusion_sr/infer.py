@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion import EulerSampler, Guidance, LinearInterpolation, condition_timestep, uniform_trailing
+from models.nadit.exchange import Team
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
@@ -50,13 +51,20 @@ class VideoDiffusionInfer:
     Args:
         vae, dit: the networks, in evaluation mode, each on its device in its dtype.
         scaling_factor: the transformer sees latents times this.
+        team: those who share the transformer's work on a clip, see `NaDiT.layout`; None: nobody.
     """
 
     def __init__(
-        self, vae: VideoAutoencoderKL, dit: NaDiT, prompts: Prompts, sampling: Sampling, scaling_factor: float
+        self,
+        vae: VideoAutoencoderKL,
+        dit: NaDiT,
+        prompts: Prompts,
+        sampling: Sampling,
+        scaling_factor: float,
+        team: Team | None = None,
     ) -> None:
         self.vae, self.dit, self.prompts, self.sampling = vae, dit, prompts, sampling
-        self.scaling_factor = scaling_factor
+        self.scaling_factor, self.team = scaling_factor, team
         self.schedule = LinearInterpolation(sampling.T)
         self.sampler = EulerSampler(
             self.schedule, uniform_trailing(sampling.steps, sampling.T, sampling.shift), sampling.prediction_type
@@ -114,7 +122,7 @@ class VideoDiffusionInfer:
     def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor, weight: Tensor):
         """The network as a function of (x_t, t), with everything that stays the same over the steps done once."""
         text = text.to(weight)
-        layout = self.dit.layout([shape], [len(text)], weight.device)
+        layout = self.dit.layout([shape], [len(text)], weight.device, self.team)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             tokens = torch.cat([x, condition], dim=-1).flatten(0, 2).to(weight.dtype)  # (t h w) 2c+1

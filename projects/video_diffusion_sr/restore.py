@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.distributed.parallel import Parallel
 from common.logger import get_logger
 from common.seed import frame_noise
 from data.media import Frame, MediaError, MediaInfo, MediaReader, open_media, open_writer, output_path
@@ -55,6 +56,7 @@ class Restorer:
     seed: int
     split_size: int  # frames that go through the VAE at once, after the first
     window: int | None  # latent frames that go through the transformer at once; None: all
+    parallel: Parallel  # who else works on the clip
     use_sample: bool = True  # encode to a sample of the posterior, not its mean
     finish: Finish = field(default_factory=Finish)
     deinterlace: str = "auto"
@@ -85,80 +87,100 @@ class Report:
         )
 
 
-def restore_clip(source: Path, output_dir: Path, restorer: Restorer, show_progress: bool = False) -> Report:
+class InputError(MediaError):
+    """The input cannot be read: all ranks that share it find the same, so the run can go on with the next file."""
+
+
+def restore_clip(source: Path, output_dir: Path, restorer: Restorer, show_progress: bool = False) -> Report | None:
     """Restore one file.
 
     Returns:
-        What was done. The result appears under its name only when it is complete.
+        What was done; None on ranks that only help. The result appears under its name only when it is complete.
     Raises:
-        MediaError: the file cannot be read to its end, or the result cannot be written; nothing is left behind.
+        InputError: the file cannot be opened or read to its end; nothing is left behind.
+        MediaError: the result cannot be written; nothing is left behind.
     """
     started = time.perf_counter()
     _reset_peak(restorer.device)
+    leads = restorer.parallel.leads
     with ExitStack() as stack:
-        reader = stack.enter_context(open_media(source, deinterlace=restorer.deinterlace))
+        reader, again = (stack.enter_context(_open(source, restorer)) for _ in range(2))
         info, output = reader.info, output_path(source, output_dir, reader.info)
         size = restorer.geometry.output_size(info.height, info.width)
-        progress = stack.enter_context(Progress(source.name, info.frame_count_hint, show_progress))
-        again = stack.enter_context(open_media(source, deinterlace=restorer.deinterlace))
-        writer = stack.enter_context(_open_writer(output, info, size, restorer.finish))
-        comparison = stack.enter_context(
-            Comparison(output, info, size, restorer.finish.compare, restorer.finish.frame_rate)
-        )
-
+        progress = stack.enter_context(Progress(source.name, info.frame_count_hint, show_progress and leads))
         times: list[Fraction] = []
         frames = prepare(reader, restorer, times)  # [3, h', w'] each
         latents = encode(frames, restorer, progress)  # [t, h, w, c] pieces
         restored = sample(latents, restorer, progress)  # [t, h, w, c] pieces
-        decoded = decode(restored, restorer)  # [3, T, h', w'] pieces, padded in time
+        finished = decode_and_finish(restored, iter(again), size, restorer)  # u8 [T, 3, h, w] pairs
         written = 0
-        for inputs, outputs in finish(decoded, iter(again), size, restorer):  # u8 [T, 3, h, w] each
-            shown = times[written : written + len(outputs)]
-            writer.write(outputs, shown)
-            comparison.write(inputs, outputs, shown)
-            written += len(outputs)
-            progress.advance("decode", len(outputs))
-        if written != len(times):
-            raise MediaError(f"{source}: {len(times)} frames were read, but only {written} when reading it once more")
+        if leads:
+            written = write(finished, times, output, info, size, restorer.finish, progress)
+        else:
+            for _ in finished:
+                pass
+    if not leads:
+        return None
+    if written != len(times):
+        output.unlink()
+        raise MediaError(f"{source}: {len(times)} frames were read, but only {written} when reading it once more")
     seconds = time.perf_counter() - started
     return Report(source, output, written, size, seconds, _peak(restorer.device), reader.damage)
 
 
 def prepare(reader: MediaReader, restorer: Restorer, times: list[Fraction]) -> Iterator[Tensor]:
     """Resized, padded frames [3, h', w'] float32 in [-1, 1]; their times are appended to `times`."""
-    for frame in reader:
-        times.append(frame.time)
-        yield restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
+    try:
+        for frame in reader:
+            times.append(frame.time)
+            yield restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
+    except MediaError as error:
+        raise InputError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive frames of a clip. clip: [3, T, h', w']. real: without the repeated ones. first: latent frame."""
+
+    clip: Tensor
+    real: int
+    first: int
 
 
 def encode(frames: Iterator[Tensor], restorer: Restorer, progress: Progress) -> Iterator[Tensor]:
     """Latents [t, h, w, c], slice by slice; the last frame is repeated to fill the last slice's latents."""
-    infer, first, seen = restorer.infer, 0, 0
-    memory = infer.vae.new_memory()
-    for clip, real in slices(frames, restorer.split_size, infer.vae.temporal_factor):
-        shape = _latent_shape(clip, infer, starts=first == 0)
-        noise = None
+    infer, parallel, seen = restorer.infer, restorer.parallel, 0
+    memory = parallel.memory(infer.vae)
+
+    def work(piece: Slice) -> Tensor:
+        shape, noise = _latent_shape(piece, infer), None
         if restorer.use_sample:
-            noise = frame_noise(restorer.seed, "posterior", first, *shape).to(restorer.device)
-        latents = infer.encode_slice(clip, memory, noise)
-        first, seen = first + len(latents), seen + real
-        progress.advance("encode", real)
-        yield latents
+            noise = frame_noise(restorer.seed, "posterior", piece.first, *shape).to(restorer.device)
+        return infer.encode_slice(piece.clip, memory, noise)
+
+    def counted(pieces: Iterator[Slice]) -> Iterator[Slice]:
+        nonlocal seen
+        for piece in pieces:
+            yield piece
+            seen += piece.real
+            progress.advance("encode", piece.real)
+
+    pieces = counted(slices(frames, restorer.split_size, infer.vae.temporal_factor))
+    yield from parallel.in_turns(pieces, work, memory=memory, length=lambda piece: piece.clip.shape[1])
     progress.expect(seen)
 
 
-def slices(frames: Iterator[Tensor], size: int, factor: int) -> Iterator[tuple[Tensor, int]]:
-    """([3, 1 + size or size, h', w'] clips, how many of their frames are real); the last is as short as it can be."""
-    waiting, wanted, starts = [], 1 + size, True
+def slices(frames: Iterator[Tensor], size: int, factor: int) -> Iterator[Slice]:
+    """Clips of 1 + size, size, size, ... frames [3, h', w']; the last is as short as it can be."""
+    waiting, wanted, first = [], 1 + size, 0
     for frame in frames:
         waiting.append(frame)
         if len(waiting) == wanted:
-            yield torch.stack(waiting, dim=1), wanted
-            waiting, wanted, starts = [], size, False
+            yield Slice(torch.stack(waiting, dim=1), wanted, first)
+            waiting, wanted, first = [], size, first + 1 + size // factor if first == 0 else first + size // factor
     if waiting:
-        real = len(waiting)
-        missing = -(real - 1 if starts else real) % factor
-        yield torch.stack(waiting + waiting[-1:] * missing, dim=1), real
+        missing = -(len(waiting) - (first == 0)) % factor
+        yield Slice(torch.stack(waiting + waiting[-1:] * missing, dim=1), len(waiting), first)
 
 
 def sample(latents: Iterator[Tensor], restorer: Restorer, progress: Progress) -> Iterator[Tensor]:
@@ -178,45 +200,92 @@ def sample(latents: Iterator[Tensor], restorer: Restorer, progress: Progress) ->
     return in_windows(latents, restore_window, restorer.window)
 
 
-def decode(restored: Iterator[Tensor], restorer: Restorer) -> Iterator[Tensor]:
-    """Frames [3, T, h', w'] about [-1, 1], slice by slice."""
-    infer = restorer.infer
-    memory, step = infer.vae.new_memory(), restorer.split_size // infer.vae.temporal_factor
-    for window in restored:
-        for piece in window.split(step):
-            yield infer.decode_slice(piece, memory)
-
-
-def finish(
-    decoded: Iterator[Tensor], inputs: Iterator[Frame], size: tuple[int, int], restorer: Restorer
+def decode_and_finish(
+    restored: Iterator[Tensor], inputs: Iterator[Frame], size: tuple[int, int], restorer: Restorer
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(resized input, result), u8 [T, 3, h, w] on the CPU: the padding cut off, the colours of the input given back.
+    """(resized input, result), u8 [T, 3, h, w] on the CPU, slice by slice; on the leader of a group only.
 
-    Stops where the input ends: what lies beyond was only repeated to fill the last latent frame.
+    What lies beyond the end of the input was only repeated to fill the last latent frame, and is dropped.
     """
-    for clip in decoded:
-        shown = islice(inputs, clip.shape[1])
-        degraded = [restorer.geometry.to_output(frame.pixels, restorer.device) for frame in shown]
+    infer, parallel = restorer.infer, restorer.parallel
+    factor, step = infer.vae.temporal_factor, restorer.split_size // infer.vae.temporal_factor
+    memory = parallel.memory(infer.vae)
+
+    def work(piece: Tensor) -> tuple[Tensor, Tensor]:
+        clip = infer.decode_slice(piece, memory)  # [3, T, h', w'] about [-1, 1]
+        degraded = [restorer.geometry.to_output(f.pixels, restorer.device) for f in islice(inputs, clip.shape[1])]
         if not degraded:
-            return
-        style = torch.stack(degraded)  # T 3 h w
-        content = clip[:, : len(style), : size[0], : size[1]].transpose(0, 1).float()
-        result = fix_colour(restorer.finish.color_fix, content, style)
-        if restorer.finish.strength != 1.0:
-            result = torch.lerp(style, result, restorer.finish.strength)
-        yield to_8_bit(style).cpu(), to_8_bit(result).cpu()
+            return (torch.empty(0, 3, *size, dtype=torch.uint8),) * 2
+        return finish(clip, torch.stack(degraded), restorer.finish)
+
+    unseen = [1 - factor]  # the first latent frame of a clip is one frame
+
+    def skip(piece: Tensor) -> None:
+        frames = factor * len(piece) + (unseen.pop() if unseen else 0)
+        for _ in islice(inputs, frames):
+            pass
+
+    def counted(piece: Tensor) -> tuple[Tensor, Tensor]:
+        unseen.clear()
+        return work(piece)
+
+    pieces = (piece for window in restored for piece in window.split(step))
+    yield from parallel.in_turns(pieces, counted, memory=memory, skip=skip, everyone=False)
 
 
-def _latent_shape(clip: Tensor, infer: VideoDiffusionInfer, starts: bool) -> tuple[int, int, int, int]:
-    """(t, h, w, c) of the latents that a slice [3, T, h', w'] becomes."""
-    vae, (_, frames, height, width) = infer.vae, clip.shape
-    t = 1 + (frames - 1) // vae.temporal_factor if starts else frames // vae.temporal_factor
+def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> tuple[Tensor, Tensor]:
+    """The padding cut off, the colours of the input given back, rounded.
+
+    Args:
+        clip: [3, T', h', w'] decoded. degraded: [T, 3, h, w] the resized input, T <= T'.
+    Returns:
+        (resized input, result), u8 [T, 3, h, w] on the CPU.
+    """
+    frames, _, height, width = degraded.shape
+    content = clip[:, :frames, :height, :width].transpose(0, 1).float()
+    result = fix_colour(wishes.color_fix, content, degraded)
+    if wishes.strength != 1.0:
+        result = torch.lerp(degraded, result, wishes.strength)
+    return to_8_bit(degraded).cpu(), to_8_bit(result).cpu()
+
+
+def write(
+    finished: Iterator[tuple[Tensor, Tensor]],
+    times: list[Fraction],
+    output: Path,
+    info: MediaInfo,
+    size: tuple[int, int],
+    wishes: Finish,
+    progress: Progress,
+) -> int:
+    """Write the result, and the comparison where it is wished; returns the number of frames."""
+    quality = {} if wishes.crf is None else {"crf": wishes.crf}
+    written = 0
+    with (
+        open_writer(output, info, size, frame_rate=wishes.frame_rate, **quality) as writer,
+        Comparison(output, info, size, wishes.compare, wishes.frame_rate) as comparison,
+    ):
+        for inputs, outputs in finished:
+            shown = times[written : written + len(outputs)]
+            writer.write(outputs, shown)
+            comparison.write(inputs, outputs, shown)
+            written += len(outputs)
+            progress.advance("decode", len(outputs))
+    return written
+
+
+def _open(source: Path, restorer: Restorer) -> MediaReader:
+    try:
+        return open_media(source, deinterlace=restorer.deinterlace)
+    except MediaError as error:
+        raise InputError(str(error)) from error
+
+
+def _latent_shape(piece: Slice, infer: VideoDiffusionInfer) -> tuple[int, int, int, int]:
+    """(t, h, w, c) of the latents that a slice becomes."""
+    vae, (_, frames, height, width) = infer.vae, piece.clip.shape
+    t = 1 + (frames - 1) // vae.temporal_factor if piece.first == 0 else frames // vae.temporal_factor
     return t, height // vae.spatial_factor, width // vae.spatial_factor, vae.latent_channels
-
-
-def _open_writer(output: Path, info: MediaInfo, size: tuple[int, int], finish: Finish):
-    quality = {} if finish.crf is None else {"crf": finish.crf}
-    return open_writer(output, info, size, frame_rate=finish.frame_rate, **quality)
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -1,6 +1,7 @@
 """A file through the whole program on seeded weights: what comes out, and what never happens."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from common.distributed.parallel import Parallel
+from common.distributed.process import process_group
 from data.media import MediaError, open_media
 from projects.video_diffusion_sr import restore
 from projects.video_diffusion_sr.build import Request, build
@@ -23,10 +26,11 @@ RES = (48, 64)
 
 
 @pytest.fixture(scope="module")
-def restorer(tmp_path_factory) -> Restorer:
+def restorer(tmp_path_factory) -> Iterator[Restorer]:
     nothing = tmp_path_factory.mktemp("no_weights")
     request = Request(res=RES, ckpt_dir=nothing, overrides=tuple(SMALL), window_frames=0)
-    return build(SEEDVR2_TINY, request, torch.device("cpu"))
+    with process_group("cpu") as process:
+        yield build(SEEDVR2_TINY, request, Parallel(process))
 
 
 def write_clip(path: Path, frames: int, size: tuple[int, int] = (24, 32), rate: int = 25, start: int = 0) -> Path:
