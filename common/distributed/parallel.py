@@ -34,7 +34,7 @@ class Parallel:
         process: from `process_group`.
         sp_size: ranks that share a clip.
     Attributes:
-        size: of this rank's group. leads: does this rank write the files of its group?
+        size, own: of this rank's group, and its number in it. leads: does it write the files of its group?
         team: for `dit.layout(..., team=...)`; None in a group of one.
     Raises:
         ValueError: `sp_size` does not divide the number of processes.
@@ -43,7 +43,7 @@ class Parallel:
     def __init__(self, process: Process, sp_size: int = 1) -> None:
         self.process = process
         self.group: Group = make_group(process, sp_size)
-        self.size, self.leads = sp_size, self.group.leads
+        self.size, self.own, self.leads = sp_size, self.group.own, self.group.leads
         self.team = SequenceParallel(self.group) if sp_size > 1 else None
 
     @property

@@ -27,7 +27,7 @@ ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 class Process:
     """One process of a job.
 
-    rank, world: of all processes. local_rank: on this machine.
+    rank, world: of all processes. local_rank, local_world: of those on this machine.
     device: what this process computes on.
     backend: "gloo", "nccl", or None in a world of one that nobody launched.
     attempt: how often the launcher has restarted the job, from 0.
@@ -43,6 +43,7 @@ class Process:
     timeout_s: float
     store: dist.Store | None = None
     watchdog: Watchdog | None = field(default=None, repr=False)
+    local_world: int = 1
 
     @property
     def leads(self) -> bool:
@@ -110,7 +111,7 @@ def process_group(
         device_id=device if backend == "nccl" else None,
     )
     own_store = dist.PrefixStore(f"program/{attempt}", store)
-    process = Process(rank, world, local_rank, device, backend, attempt, timeout_s, own_store, watchdog)
+    process = Process(rank, world, local_rank, device, backend, attempt, timeout_s, own_store, watchdog, local_world)
     with watchdog if world > 1 else nullcontext():
         try:
             yield process

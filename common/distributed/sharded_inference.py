@@ -1,0 +1,108 @@
+"""Weights spread over the ranks that share a clip, for a network that does not fit one of them (FSDP2).
+
+Each rank holds its part of every block and gathers one block at a time, the next while one computes. Ranks of one clip
+go through the blocks together, so they are the ones to share weights: groups need not wait for each other. Where a
+group spans machines, each machine holds all weights among its own ranks (hybrid): nothing is gathered over slow links.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
+
+from common.checkpoint import ADVICE, converted, is_rope_frequency, refuse_misfit, with_current_names
+from common.distributed.collectives import Group
+from common.distributed.process import Process
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+def load_sharded(
+    module: nn.Module,
+    units: Sequence[nn.Module],
+    state: Mapping[str, Tensor],
+    group: Group,
+    *,
+    dtype: torch.dtype,
+    source: str | Path = "the checkpoint",
+) -> None:
+    """Shard a network that was built on the meta device and give every rank its part of the weights. For inference.
+
+    Every rank of the job must call this. No rank ever holds more than its own part and one tensor of the file.
+
+    Args:
+        units: submodules that are gathered one at a time, in the order in which they are called: the blocks.
+        state: name -> whole tensor, memory-mapped (`common.checkpoint.read_state_dict`); of these, own rows are read.
+        group: the ranks that share a clip.
+        dtype: of the weights afterwards.
+    Raises:
+        ValueError: names or shapes that do not fit, or a group of one.
+    """
+    if group.size == 1:
+        raise ValueError("weights are sharded over the ranks that share a clip: use --sp_size 2 or more")
+    state, device = with_current_names(state), group.process.device
+    refuse_misfit(module, state, source, ADVICE)
+    module.requires_grad_(False).to(dtype)
+    mesh = local_mesh(group)
+    for unit in units:
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+    fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    if hasattr(module, "reset_buffers"):
+        module.reset_buffers(device)
+    parts = {}
+    for name, own in module.state_dict().items():
+        if is_rope_frequency(name):  # computed by formula, in float32
+            parts[name] = own.to(device)
+        elif isinstance(own, DTensor):
+            parts[name] = own_part(state[name], own, dtype, device)
+        else:
+            parts[name] = converted(state[name], dtype, device)
+    module.load_state_dict(parts, strict=True, assign=True)
+    for unit, following in pairwise(units):
+        unit.set_modules_to_forward_prefetch([following])
+    held = sum(_held_bytes(parameter) for parameter in module.parameters())
+    logger.info("weights over %d ranks: %.2f GiB on each", mesh.size(), held / 2**30)
+
+
+def own_part(whole: Tensor, form: DTensor, dtype: torch.dtype, device: torch.device) -> DTensor:
+    """This rank's rows of a tensor on the device, as a DTensor of the given form."""
+    rows = whole.chunk(form.device_mesh.size(), dim=0)  # as FSDP2 cuts: equal, the last ones shorter or empty
+    rank = form.device_mesh.get_local_rank()
+    own = rows[rank] if rank < len(rows) else whole[:0]
+    own = converted(own.clone(), dtype, device).contiguous()
+    return DTensor.from_local(own, form.device_mesh, [Shard(0)], shape=form.shape, stride=form.stride())
+
+
+def local_mesh(group: Group) -> DeviceMesh:
+    """The ranks to share weights with: of this group, those on this machine. Every rank of the job must ask."""
+    process = group.process
+    size = ranks_that_share(process, group.size)
+    handle = None
+    for first in range(0, process.world, size):
+        made = dist.new_group(list(range(first, first + size)))
+        handle = made if first <= process.rank < first + size else handle
+    return DeviceMesh.from_group(handle, process.device.type)
+
+
+def ranks_that_share(process: Process, group_size: int) -> int:
+    """How many neighbouring ranks hold one copy of the weights."""
+    local = process.local_world
+    if local > 1 and group_size > local and group_size % local == 0:
+        return local
+    if group_size > local > 1:
+        logger.warning(
+            "groups of %d do not end with machines of %d: weights are gathered between machines", group_size, local
+        )
+    return group_size
+
+
+def _held_bytes(parameter: Tensor) -> int:
+    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return local.numel() * local.element_size()

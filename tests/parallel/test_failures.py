@@ -1,0 +1,98 @@
+"""A rank that fails ends the job: soon, the cause named, exit non-zero; a restart loses and repeats nothing."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.distributed import process
+from common.distributed.process import Process, process_group, read_launcher
+from tests.parallel.job import FAILS_AT, FILES, TIMEOUT_S
+
+pytestmark = pytest.mark.parallel
+
+JOB = Path(__file__).with_name("job.py")
+STARTING_S = 60.0  # importing torch three times on a busy machine
+
+
+def launch(failure: str, folder: Path) -> subprocess.Popen:
+    folder.mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    restarts = ["--max-restarts=1"] if failure == "is killed once" else []
+    return subprocess.Popen(
+        [*command, *restarts, str(JOB), failure, str(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory) -> dict:
+    """Exit status, standard error and folder of all jobs, which run side by side."""
+    root, started = tmp_path_factory.mktemp("jobs"), time.monotonic()
+    failures = ("raises", "hangs", "is killed", "is killed once")
+    running = {failure: launch(failure, root / failure.replace(" ", "_")) for failure in failures}
+    ended = {}
+    for failure, job in running.items():
+        _, errors = job.communicate(timeout=STARTING_S + TIMEOUT_S)
+        ended[failure] = job.returncode, errors, root / failure.replace(" ", "_")
+    assert time.monotonic() - started < STARTING_S + TIMEOUT_S
+    return ended
+
+
+@pytest.mark.parametrize(
+    ("failure", "cause"),
+    [
+        ("raises", "rank 1 of 2 failed during c: ValueError: the file is upside down"),
+        ("hangs", " in fail\n"),  # the stack of the one that hangs
+        ("is killed", "Signal 9 (SIGKILL)"),
+    ],
+)
+def test_a_failing_rank_ends_the_job_with_its_cause(jobs, failure, cause):
+    status, errors, folder = jobs[failure]
+    assert status != 0
+    assert cause in errors
+    root_cause = errors.split("Root Cause (first observed failure)")[1]
+    assert "rank      : 1" in root_cause, "the launcher's summary must name the rank that failed first"
+    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == ["a", "b"]
+
+
+def test_a_restart_repeats_nothing_and_loses_nothing(jobs):
+    status, _, folder = jobs["is killed once"]
+    assert status == 0
+    written = {path.name: path.read_text() for path in folder.iterdir()}
+    expected = {"a": 0, "b": 0, FAILS_AT: 1, "d": 1}
+    assert written == {name: f"attempt {attempt}\n" for name, attempt in expected.items()}
+    assert written.keys() == FILES.keys(), "the journal is gone when everything is done"
+
+
+def test_sizes_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"sp_size=4 does not divide the 6 processes .* use one of 1, 2, 3, 6"):
+        Process(0, 6, 0, torch.device("cpu"), "gloo", 0, 60.0).check_divides(4)
+
+
+def test_half_a_launcher_is_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match="WORLD_SIZE"):
+        read_launcher()
+
+
+def test_a_missing_nccl_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(process.dist, "is_nccl_available", lambda: False)
+    monkeypatch.setattr(process.torch.cuda, "device_count", lambda: 8)
+    with pytest.raises(RuntimeError, match="no NCCL"):
+        process.choose_backend(torch.device("cuda", 0), local_world=8)
+
+
+def test_alone_nothing_is_started(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with process_group("cpu") as alone:
+        assert (alone.rank, alone.world, alone.backend, alone.leads) == (0, 1, None, True)
+        assert not torch.distributed.is_initialized()
