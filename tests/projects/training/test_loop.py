@@ -1,5 +1,6 @@
 """Laws of the training loop, on a toy: exact resume, signals, bad samples, averages, accumulation."""
 
+import itertools
 import json
 import os
 import signal
@@ -161,7 +162,7 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
     rates = [learning_rate(settings, step, 104) for step in range(105)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0 and rates[54] == pytest.approx(1.1) and rates[104] == pytest.approx(0.2)
-    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
     assert learning_rate(replace(settings, schedule="constant"), 90, 104) == 2.0
 
 
