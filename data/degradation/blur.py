@@ -61,8 +61,14 @@ def apply_blur(frames: Frames, draw: BlurDraw) -> Frames:
     """Filter every frame with its kernel; borders are mirrored without repeating the edge pixel."""
     if draw.kind == "identity":
         return frames
-    pairs = zip(frames, draw.kernels, strict=True)
-    return [cv2.filter2D(frame, -1, kernel, borderType=cv2.BORDER_REFLECT_101) for frame, kernel in pairs]
+    return [_filter(frame, kernel, draw.kind) for frame, kernel in zip(frames, draw.kernels, strict=True)]
+
+
+def _filter(frame: np.ndarray, kernel: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "iso":  # the round Gaussian alone is a product of two one-dimensional filters, and then much faster
+        profile = kernel.sum(axis=0)
+        return cv2.sepFilter2D(frame, -1, profile, profile, borderType=cv2.BORDER_REFLECT_101)
+    return cv2.filter2D(frame, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
 def _draw_sinc(size: int, cutoff: Walk, frames: int, rng: np.random.Generator) -> BlurDraw:

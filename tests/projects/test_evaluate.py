@@ -8,7 +8,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from projects import degrade, evaluate
+from projects import degradation_picture, degradation_speed, degrade, evaluate
 
 FRAMES = 3
 
@@ -146,3 +146,20 @@ def test_degraded_sets_are_small_stable_and_ready_for_evaluation(clips, tmp_path
 def test_degrade_refuses_with_a_sentence(tmp_path, capsys):
     assert degrade.main(["--input", str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 2
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_the_picture_shows_every_stage(tmp_path):
+    out = tmp_path / "stages.png"
+    degradation_picture.main(["--output", str(out)])
+    with Image.open(out) as picture:
+        stages = 14  # the ground truth and the thirteen entries of a clip's record
+        rows = 2 * -(-stages // degradation_picture.COLUMNS)
+        height = rows * (degradation_picture.TILE + degradation_picture.LABEL)
+        assert picture.size == (degradation_picture.COLUMNS * degradation_picture.TILE, height)
+    assert out.stat().st_size < 400_000
+
+
+def test_the_speed_is_printed(capsys):
+    flags = ["--workers", "1", "--shape", "2", "64", "64", "--count", "3"]
+    degradation_speed.main(flags)
+    assert "1 processes, 2 frames of 64x64" in capsys.readouterr().out

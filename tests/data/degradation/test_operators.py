@@ -86,8 +86,9 @@ def test_even_kernel_is_refused():
         kernels.sinc(8, np.ones(1))
 
 
-def test_blur_keeps_a_constant_and_equals_a_direct_sum():
-    draw = draw_blur(blur_config(kinds={"aniso": 1}, sizes=(7,)), 1, np.random.default_rng(3))
+@pytest.mark.parametrize("kind", ["iso", "aniso", "generalised_iso"])
+def test_blur_keeps_a_constant_and_equals_a_direct_sum(kind):
+    draw = draw_blur(blur_config(kinds={kind: 1}, sizes=(7,)), 1, np.random.default_rng(3))
     flat = np.full((32, 32, 3), 0.3, dtype=np.float32)
     np.testing.assert_allclose(apply_blur([flat], draw)[0], 0.3, atol=1e-5)
     image = photo(32)

@@ -1,0 +1,59 @@
+"""Clips a second that the degradation makes on this machine, alone and with several processes.
+
+python projects/degradation_speed.py --workers 1 2 --shape 17 256 256 --count 40
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import skimage.data
+from omegaconf import OmegaConf
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.config import load_config
+from data.training.make_pairs import make_pairs
+from data.training.pair_sampler import SamplerConfig
+from data.training.sampling import ClipShape
+
+
+def clips_per_second(folder: Path, shape: ClipShape, count: int, workers: int, recipe: dict) -> float:
+    """The rate of `make_pairs`, cropping included, less the start of the processes (a short run)."""
+    config = SamplerConfig(cache_bytes=1 << 28)
+    seconds = []
+    for pairs in (workers, workers + count):
+        start = time.perf_counter()
+        make_pairs([folder], pairs, shape, 0, workers, recipe, config)
+        seconds.append(time.perf_counter() - start)
+    return count / (seconds[1] - seconds[0])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print one line for each number of workers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs_degradation" / "video.yaml")
+    parser.add_argument("--shape", type=int, nargs=3, default=(17, 256, 256), metavar=("FRAMES", "HEIGHT", "WIDTH"))
+    parser.add_argument("--count", type=int, default=40, help="clips to make")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--input", type=Path, help="folder of videos and pictures (default: two photographs)")
+    flags = parser.parse_args(arguments)
+    recipe, shape = OmegaConf.to_container(load_config(flags.config)), ClipShape(*flags.shape)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        Image.fromarray(skimage.data.astronaut()).save(Path(folder) / "astronaut.png")
+        Image.fromarray(skimage.data.coffee()).save(Path(folder) / "coffee.png")
+        for workers in flags.workers:
+            rate = clips_per_second(flags.input or Path(folder), shape, flags.count, workers, recipe)
+            size = f"{shape.frames} frames of {shape.height}x{shape.width}"
+            print(f"{workers} processes, {size}: {rate:.2f} clips/s, {rate * shape.frames:.0f} frames/s")
+
+
+if __name__ == "__main__":
+    main()
