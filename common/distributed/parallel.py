@@ -61,6 +61,26 @@ class Parallel:
         """Instead of `vae.new_memory()`, for a clip whose slices go round the group with `in_turns`."""
         return RingMemory(self.group) if self.size > 1 else vae.new_memory()
 
+    def slice_frames(self, split_size: int, factor: int, frames: int | None = None) -> int:
+        """How many frames a slice should have, after the clip's first frame, when slices go round the group.
+
+        Every slice costs the same traffic however long it is, and a last round that is not full lets ranks idle.
+
+        Args:
+            split_size: what one would take alone. Up to four times as many are taken, and never less than two latents:
+                with one, each rank would wait for the frames of the one before in the first layers.
+            factor: the VAE's compression of time.
+            frames: of the clip, if known.
+        """
+        if self.size == 1:
+            return split_size
+        most = max(4 * split_size // factor, 2)
+        latents = None if frames is None else max(-(-(frames - 1) // factor), 1)
+        if latents is None:
+            return most // 2 * factor
+        # Rounds times the length of a slice is the time it takes; of equal ones the longest sends the least.
+        return factor * min(range(2, most + 1), key=lambda n: (-(-latents // (n * self.size)) * n, -n))
+
     def in_turns(
         self,
         pieces: Iterable[Piece],
