@@ -88,10 +88,19 @@ class VideoDiffusionTrainer:
         return discriminator.to("meta"), {f"backbone.{k}": v for k, v in state.items()} | heads
 
     def build_vae(self) -> VideoAutoencoderKL:
-        """The trained VAE on the CPU in `vae.dtype` (float32 where there is no CUDA device), frozen."""
+        """The trained VAE on the CPU in `vae.dtype` (float32 where there is no CUDA device), frozen.
+
+        Raises:
+            FileNotFoundError: no file at `vae.checkpoint`, beside the working directory or in the repository.
+        """
         vae = self.config.vae
         path = Path(vae.checkpoint)
         path = path if path.is_file() else ROOT / path
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no trained VAE at {vae.checkpoint}: `python projects/download.py seedvr2_3b` fetches the "
+                "released one; for your own, give vae.checkpoint=runs/NAME/export/vae.safetensors behind the stage"
+            )
         dtype = DTYPES[vae.dtype] if torch.cuda.is_available() else torch.float32
         network = build_vae(vae, path, torch.device("cpu"), dtype)
         if self.compile_vae:

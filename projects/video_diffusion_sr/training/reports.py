@@ -99,7 +99,15 @@ class Reports:
 
 
 def drop_lines_from(path: Path, step: int) -> None:
-    """Forget metrics of steps that are done again after a resume."""
+    """Forget metrics of steps that are done again after a resume, and a line that a kill cut in two."""
     if path.is_file():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < step]
+        lines = [line for line in path.read_text().splitlines() if step_of(line) < step]
         path.write_text("".join(line + "\n" for line in lines))
+
+
+def step_of(line: str) -> float:
+    """The step of a line of `metrics.jsonl`; infinite for half a line."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return float("inf")

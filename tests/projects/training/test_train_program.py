@@ -1,0 +1,143 @@
+"""The programs as a user starts them: all four stages on a handful of clips, a kill, a resume, an export."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from common.config import create_object, load_config
+from projects.export import main as export
+from projects.train import main as train
+from tests.conftest import ROOT
+from tests.projects.training.tiny import MODEL, seeded_vae
+
+SMALL = [
+    "train.steps=2",
+    "train.precision=float32",
+    "train.compile=False",
+    "train.log.every=1",
+    "train.log.images=2",
+    "train.checkpoint.every=1",
+]
+CLIPS = [
+    "train.data.workers=0",
+    "train.data.budget_pixels=9000",
+    "train.data.shapes=[{frames: 1, height: 32, width: 48},{frames: 3, height: 32, width: 32}]",
+]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """A folder of two photographs, a short video, and a file that is broken."""
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        noise = rng.integers(0, 255, (10, 12, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{name}.png"), cv2.resize(noise, (96, 80), interpolation=cv2.INTER_CUBIC))
+    writer = cv2.VideoWriter(str(folder / "c.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 8, (64, 48))
+    for frame in rng.integers(0, 255, (5, 6, 8, 3), dtype=np.uint8):
+        writer.write(cv2.resize(frame, (64, 48), interpolation=cv2.INTER_CUBIC))
+    writer.release()
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def command(stage: str, data: Path, output: Path, *more: str) -> list[str]:
+    config = ["--config", str(ROOT / "configs_tiny/main.yaml"), "--train", str(ROOT / f"configs_train/{stage}.yaml")]
+    where = ["--device", "cpu", "--data", str(data), "--output", str(output)]
+    return [stage, *MODEL, *SMALL, *CLIPS, *config, *where, *more]
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_all_stages_from_clips_to_a_one_step_model(clips, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train(command("vae", clips, tmp_path / "vae", *vae_overrides())) == 0
+    vae = f"vae.checkpoint={tmp_path / 'vae/export/vae.safetensors'}"
+    assert train([*command("diffusion", clips, tmp_path / "diffusion"), vae]) == 0
+    diffusion = str(tmp_path / "diffusion/export/dit.safetensors")
+    distill = [*command("distill", clips, tmp_path / "distill"), vae, "train.distill.rounds=[2,1]"]
+    assert train([*distill, "--init_from", diffusion]) == 0
+    last = str(tmp_path / "distill/export/dit.safetensors")
+    weights = ["--init_from", last, "--init_discriminator", diffusion]
+    assert train([*command("adversarial", clips, tmp_path / "adversarial", *weights), vae]) == 0
+
+    exported = load_file(tmp_path / "adversarial/export/dit.safetensors")
+    model = create_object(load_config(ROOT / "configs_tiny/main.yaml", MODEL).dit.model)
+    model.load_state_dict(exported)  # exactly the names that inference loads
+    assert any(not torch.equal(exported[key], value) for key, value in load_file(last).items())
+    for name in ("vae", "diffusion", "distill/round_002", "distill/round_001", "adversarial"):
+        assert [line["step"] for line in metrics(tmp_path / name)] == [0, 1]
+        assert list((tmp_path / name / "tensorboard").iterdir())
+    assert export([str(tmp_path / "adversarial"), "--output", str(tmp_path / "model.safetensors")]) == 0
+    again = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(again[key], value) for key, value in exported.items())
+
+
+def vae_overrides() -> list[str]:
+    return ["train.vae.gan.start=1", "train.vae.gan.channels=[8,8]"]
+
+
+def test_a_killed_run_goes_on_with_the_same_numbers(clips, tmp_path, monkeypatch):
+    """SIGKILL in the middle, nothing caught; the same command then gives what an undisturbed run gives."""
+    arguments = [f"vae.checkpoint={seeded_vae(tmp_path)}", "train.steps=8", "train.log.images=0"]
+    assert train([*command("diffusion", clips, tmp_path / "whole"), *arguments]) == 0
+    killed = tmp_path / "killed"
+    line = [sys.executable, str(ROOT / "projects/train.py"), *command("diffusion", clips, killed), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(line, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoints" / "step_00000003").is_dir() and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = len(metrics(killed))
+    assert 3 <= before < 8
+    with (killed / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "dit/to')  # a line that the kill cut in two
+    monkeypatch.chdir(tmp_path)
+    assert train([*command("diffusion", clips, killed), *arguments]) == 0
+    kept = ("step", "dit/total", "dit/gradient_norm", "dit/lr")
+    a, b = ([{key: line[key] for key in kept} for line in metrics(tmp_path / name)] for name in ("whole", "killed"))
+    assert a == b and len(a) == 8
+    whole, again = (load_file(tmp_path / name / "export/dit.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["train.sreps=3"], "unknown config key sreps"),
+        (["dit.model.num_layer=3"], "unknown config key dit.model.num_layer"),
+        (["--resume", "never"], "holds a run already"),
+        (["train.data.shapes=[]"], "data.shapes"),
+    ],
+)
+def test_mistakes_are_said_in_a_sentence(clips, tmp_path, change, message):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "something").touch()
+    with pytest.raises(ValueError, match=message):
+        train([*command("diffusion", clips, tmp_path / "run"), *change])
+
+
+def test_stages_that_start_from_weights_ask_for_them(clips, tmp_path):
+    for stage in ("distill", "adversarial"):
+        with pytest.raises(ValueError, match="--init_from"):
+            train(command(stage, clips, tmp_path / stage))
+    with pytest.raises(FileNotFoundError, match="no trained VAE at nowhere"):
+        train([*command("diffusion", clips, tmp_path / "d"), "vae.checkpoint=nowhere.safetensors"])
+    vae = f"vae.checkpoint={seeded_vae(tmp_path)}"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train([*command("distill", clips, tmp_path / "e"), vae, "--init_from", "nowhere.safetensors"])
