@@ -73,6 +73,12 @@ class RingMemory:
         self._outbox.clear()
         assert not self._kept, "the last part of a slice must leave its frames to the next rank"
 
+    def close(self) -> None:
+        """The clip is through: take what a round that never comes was sent."""
+        for arriving in self._from_last_round.values():
+            arriving.frames()
+        self._from_last_round.clear()
+
     def advance(self) -> None:
         self.starts_clip = False
 

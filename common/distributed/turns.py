@@ -42,7 +42,7 @@ def in_turns(
     for turn in count():
         round_ = list(islice(stream, group.size))
         if not round_:
-            return
+            break
         number = turn * group.size + group.own
         if turn == 0:
             longest_first = length(round_[0]) == 1
@@ -59,6 +59,8 @@ def in_turns(
             if memory is not None:
                 memory.end()
         yield from collect(group, result, everyone)
+    if memory is not None:
+        memory.close()
 
 
 def collect(group: Group, result: Tensor | Tensors | None, everyone: bool) -> Iterator[Tensor | Tensors]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from common.checkpoint import load_into, read_state_dict
 from common.config import create_object, load_config
 from common.diffusion import Guidance, read_diffusion_settings
 from common.distributed.parallel import Parallel
+from common.distributed.sharded_inference import load_sharded
 from common.logger import get_logger
 from models.video_vae_v3.modules.fold import prepare_inference
 from projects.video_diffusion_sr.geometry import Geometry
@@ -35,6 +37,7 @@ class Request:
 
     res: output (height, width), an area; the aspect ratio stays the file's. fit: see `Geometry`.
     dtype: of both networks. window_frames: 0 for whole clips whatever their length.
+    shard_weights: the transformer's weights are spread over the ranks that share a clip.
     ckpt_dir: where weights and prompt embeddings lie. overrides: `key=value` for the YAML.
     """
 
@@ -51,6 +54,7 @@ class Request:
     overrides: tuple[str, ...] = ()
     lora: Path | None = None
     lora_scale: float = 1.0
+    shard_weights: bool = False
     deinterlace: str = "auto"
     finish: Finish = field(default_factory=Finish)
 
@@ -73,12 +77,19 @@ def build(preset: Preset, request: Request, parallel: Parallel) -> Restorer:
     """
     if request.lora is not None and not request.lora.is_file():
         raise FileNotFoundError(f"--lora {request.lora}: there is no such file")
+    if request.lora is not None and request.shard_weights:
+        raise ValueError(
+            "--lora is merged into whole weights: leave --shard_weights out, or use a merged checkpoint"
+        )
     config = load_config(request.config or ROOT / preset.config, request.overrides)
     device = parallel.process.device
     dtype = choose_dtype(request.dtype, device, config.vae.dtype)
     dit_path, vae_path = checkpoint_paths(preset, request.ckpt_dir, config)
     vae = build_vae(config.vae, vae_path, device, dtype)
-    dit = build_network(config.dit.model, dit_path, device, dtype)
+    if parallel.size > 1:  # a slice that is cut again inside the VAE would make ranks wait for each other
+        vae.set_memory_limit(None)
+    build_dit = partial(build_sharded, parallel=parallel) if request.shard_weights else build_network
+    dit = build_dit(config.dit.model, dit_path, device, dtype)
     if request.lora is not None:
         from projects.video_diffusion_sr.lora import load_lora
 
@@ -95,7 +106,7 @@ def build(preset: Preset, request: Request, parallel: Parallel) -> Restorer:
         parallel=parallel,
         geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit),
         seed=request.seed,
-        split_size=slice_frames(vae, parallel),
+        split_size=vae.split_size,
         window=latent_window(preset, request, vae.temporal_factor),
         use_sample=config.vae.use_sample,
         finish=request.finish,
@@ -142,6 +153,20 @@ def build_network(
     return network.eval().requires_grad_(False)
 
 
+def build_sharded(
+    config: Mapping[str, Any], checkpoint: Path | None, device: torch.device, dtype: torch.dtype, parallel: Parallel
+) -> nn.Module:
+    """As `build_network`, each rank of a group with its part of the weights; no rank holds all of them."""
+    if checkpoint is None:
+        state = build_network(config, None, torch.device("cpu"), dtype).state_dict()
+    else:
+        state = read_state_dict(checkpoint)
+    with torch.device("meta"):
+        network = create_object(config).eval()
+    load_sharded(network, network.blocks, state, parallel.group, dtype=dtype, source=checkpoint or "seeded weights")
+    return network
+
+
 def build_vae(
     config: Mapping[str, Any], checkpoint: Path | None, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
@@ -152,11 +177,6 @@ def build_vae(
     vae.set_causal_slicing(config.slicing.split_size, config.slicing.memory_device)
     vae.set_memory_limit(config.memory_limit.conv_max_mem)
     return vae
-
-
-def slice_frames(vae: nn.Module, parallel: Parallel) -> int:
-    """Frames that go through the VAE at once; with fewer than two latent frames, ranks would wait for each other."""
-    return vae.split_size if parallel.size == 1 else max(vae.split_size, 2 * vae.temporal_factor)
 
 
 def latent_window(preset: Preset, request: Request, temporal_factor: int) -> int | None:

@@ -82,6 +82,9 @@ def parser(preset: Preset) -> argparse.ArgumentParser:
     )
     run.add_argument("--sp_size", type=int, default=1, help="GPUs that share one clip (%(default)s)")
     run.add_argument(
+        "--shard_weights", action="store_true", help="spread the transformer's weights over the GPUs of --sp_size"
+    )
+    run.add_argument(
         "--window", type=int, metavar="FRAMES",
         help=f"longer clips go through the transformer in overlapping windows of this many frames; 0: never "
         f"({preset.window_frames})",
@@ -156,6 +159,7 @@ def read_request(args: argparse.Namespace) -> Request:
         overrides=tuple(args.set),
         lora=args.lora,
         lora_scale=args.lora_scale,
+        shard_weights=args.shard_weights,
         deinterlace=args.deinterlace,
         finish=Finish(args.color_fix, args.strength, args.out_fps, args.crf, args.compare),
     )
@@ -174,7 +178,7 @@ def choose_files(files: Sequence[Path], args: argparse.Namespace, process: Proce
         except MediaError as error:
             refusal = str(error)
         else:
-            refusal = refuse_output(path, output, args)
+            refusal = refuse_output(path, output, args, process.attempt)
         if refusal == SKIP:
             _say(process, logging.INFO, f"{path.name}: skipped, {output} exists")
         elif refusal is not None:
@@ -186,13 +190,16 @@ def choose_files(files: Sequence[Path], args: argparse.Namespace, process: Proce
     return todo, failed
 
 
-def refuse_output(path: Path, output: Path, args: argparse.Namespace) -> str | None:
-    """Why a file cannot be restored to this place; `SKIP` when it was already; None when it can."""
+def refuse_output(path: Path, output: Path, args: argparse.Namespace, attempt: int = 0) -> str | None:
+    """Why a file cannot be restored to this place; `SKIP` when it was already; None when it can.
+
+    attempt: after a restart of this job, what it has already written is no obstacle.
+    """
     if output.resolve() == path.resolve():
         return f"{path}: the result would replace the input; choose another --output_dir"
     if not output.exists() or args.overwrite:
         return None
-    if args.skip_existing:
+    if args.skip_existing or attempt > 0:
         return SKIP
     return f"{path.name}: {output} exists; use --overwrite to replace it or --skip_existing to leave it"
 

@@ -121,7 +121,7 @@ class VideoDiffusionInfer:
 
     def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor, weight: Tensor):
         """The network as a function of (x_t, t), with everything that stays the same over the steps done once."""
-        text = text.to(weight)
+        text = text.to(weight.device, weight.dtype)
         layout = self.dit.layout([shape], [len(text)], weight.device, self.team)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:

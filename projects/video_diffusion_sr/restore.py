@@ -9,7 +9,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -107,6 +107,10 @@ def restore_clip(source: Path, output_dir: Path, restorer: Restorer, show_progre
         reader, again = (stack.enter_context(_open(source, restorer)) for _ in range(2))
         info, output = reader.info, output_path(source, output_dir, reader.info)
         size = restorer.geometry.output_size(info.height, info.width)
+        frames_at_once = restorer.parallel.slice_frames(
+            restorer.split_size, restorer.infer.vae.temporal_factor, info.frame_count_hint
+        )
+        restorer = replace(restorer, split_size=frames_at_once)
         progress = stack.enter_context(Progress(source.name, info.frame_count_hint, show_progress and leads))
         times: list[Fraction] = []
         frames = prepare(reader, restorer, times)  # [3, h', w'] each
