@@ -51,7 +51,8 @@ class VideoWriter(MediaWriter):
 
     def _add_streams(self, crf: float) -> None:
         height, width = self.size
-        options = {"crf": str(float(crf)), "preset": "medium"}
+        # The macroblock tree reads memory that nobody wrote: the same frames would give files that differ.
+        options = {"crf": str(float(crf)), "preset": "medium", "x264-params": "mbtree=0"}
         if self.info.variable_frame_rate and not self.retimed:
             # MP4 adds up decoding steps; with B-frames these differ from the display steps, and the length is wrong.
             options["bf"] = "0"
