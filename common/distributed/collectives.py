@@ -14,6 +14,9 @@ from torch import Tensor
 
 from common.distributed.process import Process
 
+# The same operation; PyTorch renamed it after 2.11.
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 @dataclass
 class Traffic:
@@ -80,7 +83,7 @@ class Group:
             padded = padded.cpu()
         everything = padded.new_empty(self.size * longest, *rows.shape[1:])
         with self.waiting(purpose):
-            dist.all_gather_into_tensor(everything, padded, group=self.handle)
+            all_gather(everything, padded, group=self.handle)
         parts = everything.unflatten(0, (self.size, longest))
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(rows.device)
 

@@ -1,0 +1,75 @@
+"""A job for torchrun on CUDA: ranks that share the GPUs there are compute what one computes alone."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from common.distributed.collectives import make_group
+from common.distributed.parallel import Parallel
+from common.distributed.process import process_group
+from tests.conftest import seeded
+from tests.parallel.test_equality import CLIPS, build_dits, build_vae, dit_inputs, pieces_of
+
+TOLERANCE = 1e-4  # float32, but other matrix sizes take other kernels
+
+
+def check_transformer(parallel: Parallel, device: torch.device) -> None:
+    for name, model in build_dits().items():
+        model.to(device)
+        for case in ("clip", "image"):
+            given = {k: v.to(device) if torch.is_tensor(v) else v for k, v in dit_inputs(model, case).items()}
+            alone = model(**given).vid_sample
+            layout = model.layout(*CLIPS[case], device, parallel.team)
+            worst = (model(**given, layout=layout).vid_sample - alone).abs().max()
+            assert worst <= TOLERANCE, f"{name}, {case}: {worst}"
+
+
+def check_vae(parallel: Parallel, device: torch.device) -> None:
+    vae = build_vae(fast=True).to(device)
+    x = seeded("parallel/cuda", (1, 3, 33, 32, 48)).clamp(-1, 1).to(device)
+    moments = vae.encode_moments(x)
+    z = moments.chunk(2, 1)[0].contiguous()
+    decoded = vae.decode_latents(z)
+    for run, clip, step, expected in ((vae.encode_slice, x, 8, moments), (vae.decode_slice, z, 2, decoded)):
+        memory = parallel.memory(vae)
+        pieces = pieces_of(clip, 1 + step, step)
+        parts = parallel.in_turns(
+            pieces, lambda piece, run=run, memory=memory: run(piece, memory), memory=memory, length=lambda p: p.shape[2]
+        )
+        assert (torch.cat(list(parts), 2) - expected).abs().max() <= TOLERANCE
+
+
+def check_collectives(process) -> None:
+    """Through the backend itself, also in a group of one."""
+    group = make_group(process, process.world)
+    rows = torch.arange(6.0, device=process.device).view(3, 2) + 10 * process.rank
+    assert torch.equal(group.gather_rows(rows, [3] * group.size, "test")[:3], rows - 10 * process.rank)
+    assert torch.equal(
+        group.total(torch.ones(2, device=process.device), "test").cpu(), torch.full((2,), float(group.size))
+    )
+    sent = [3, *[0] * (group.size - 1)]
+    received = [3] * group.size if group.own == 0 else [0] * group.size
+    assert len(group.exchange(rows, sent, received, "test")) == sum(received)
+    assert int(group.broadcast(torch.tensor(7, device=process.device), 0, "test")) == 7
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    with process_group("cuda", timeout_s=120) as process:
+        parallel = Parallel(process, process.world)
+        check_collectives(process)
+        check_transformer(parallel, process.device)
+        check_vae(parallel, process.device)
+        if parallel.leads:
+            sent = ", ".join(f"{name} {count}" for name, count in parallel.traffic.sent.items())
+            sys.stdout.write(
+                f"equal on {process.world} with {process.backend} on {process.device}; bytes sent: {sent}\n"
+            )
+
+
+if __name__ == "__main__":
+    main()
