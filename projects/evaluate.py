@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,8 @@ def score_folder(results: Path, truths: Path, crop: int, workers: int, may_enlar
     progress: Callable = lambda scores: tqdm(scores, total=len(wanted), desc=results.name, unit="clip", leave=False)  # noqa: E731
     if workers <= 1:
         return list(progress(map(score_clip, *columns)))
-    with ProcessPoolExecutor(min(workers, len(wanted)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    context, processes = get_context("spawn"), min(workers, len(wanted))
+    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return list(progress(pool.map(score_clip, *columns)))
 
 
