@@ -15,7 +15,7 @@ On several GPUs or hosts the same commands start with `torchrun --nproc-per-node
 
 Settings are changed one by one behind the stage: `train.KEY=VALUE` in the training YAML, `KEY=VALUE` in the model's:
 
-    python projects/train.py diffusion train.steps=2000 train.diffusion.optimizer.lr=2e-5 dit.gradient_checkpoint=True ...
+    python projects/train.py diffusion train.steps=2000 train.diffusion.optimizer.lr=2e-5 dit.compile=True ...
 """
 
 import argparse

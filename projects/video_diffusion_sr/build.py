@@ -175,7 +175,9 @@ def build_vae(
     prepare_inference(vae)
     vae = vae.to(device, dtype)
     vae.set_causal_slicing(config.slicing.split_size, config.slicing.memory_device)
-    vae.set_memory_limit(config.memory_limit.conv_max_mem)
+    # Norms write into the input of the convolution that follows, so the tighter of the two bounds holds for both.
+    limits = (config.memory_limit.conv_max_mem, config.memory_limit.norm_max_mem)
+    vae.set_memory_limit(min((limit for limit in limits if limit is not None), default=None))
     return vae
 
 

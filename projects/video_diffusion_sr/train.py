@@ -4,6 +4,7 @@ What belongs to a run (steps, learning rates, data, what each stage weighs) stan
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class VideoDiffusionTrainer:
         condition: chances of the tasks, noise on the condition (`condition`).
         ema_decay: of the averaged weights (`ema.decay`).
         strategy: `dit.fsdp.sharding_strategy`, see `common.distributed.fsdp`.
-        compile, compile_vae: `dit.compile` and `vae.compile`.
+        compile, compile_vae: compile a network when it is trained (`dit.compile`, `vae.compile`).
 
     Raises:
         ValueError: a key that is unknown or missing in a section that is read here.
@@ -69,7 +70,7 @@ class VideoDiffusionTrainer:
             FileNotFoundError, ValueError: no such checkpoint, or it does not fit the config.
         """
         state = None if weights is None else read_state_dict(weights)
-        with torch.device("cpu" if state is None else "meta"):
+        with nullcontext() if state is None else torch.device("meta"):
             dit = create_object(self.config.dit.model)
         if state is not None:
             refuse_misfit(dit, state, str(weights), ADVICE)
@@ -102,10 +103,7 @@ class VideoDiffusionTrainer:
                 "released one; for your own, give vae.checkpoint=runs/NAME/export/vae.safetensors behind the stage"
             )
         dtype = DTYPES[vae.dtype] if torch.cuda.is_available() else torch.float32
-        network = build_vae(vae, path, torch.device("cpu"), dtype)
-        if self.compile_vae:
-            network.encoder.compile()
-        return network
+        return build_vae(vae, path, torch.device("cpu"), dtype)
 
     def build_untrained_vae(self, weights: Weights = None) -> nn.Module:
         """The VAE to be trained, float32 on the CPU; from a checkpoint or fresh."""

@@ -115,7 +115,8 @@ class LatentStage(Stage):
         decoded = []
         for rows in (at.lq, output, at.hq):
             latent = unpack(rows, at.shapes.sizes)[0] / self.encoder.scaling_factor
-            clip = vae.decode_latents(latent[None].to(next(vae.parameters())))[0].float()  # 3 T H W
+            with torch.autocast(self.device.type, enabled=False):
+                clip = vae.decode_latents(latent[None].to(next(vae.parameters())))[0].float()  # 3 T H W
             decoded.append(clip[:, clip.shape[1] // 2])
         return {"lq_output_gt": (torch.cat(decoded, dim=2) + 1) / 2}
 

@@ -96,7 +96,9 @@ class LatentEncoder:
         mean, logvar = [None] * len(clips), [None] * len(clips)
         weight = next(self.vae.parameters())
         for members in groups.values():
-            posterior = DiagonalGaussian(self.vae.encode_moments(torch.stack([clips[i] for i in members]).to(weight)))
+            stacked = torch.stack([clips[i] for i in members]).to(weight)
+            with torch.autocast(weight.device.type, enabled=False):  # the VAE has a dtype of its own
+                posterior = DiagonalGaussian(self.vae.encode_moments(stacked))
             for row, i in enumerate(members):
                 mean[i], logvar[i] = posterior.mean[row], posterior.logvar[row]
         return mean, logvar

@@ -63,7 +63,8 @@ def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: 
         ValueError: settings, weights or data that do not fit.
     """
     loop, data, section = split_settings(train, options.stage)
-    loop = replace(loop, compile=loop.compile or (recipe.compile and options.stage != "vae"))
+    asked = recipe.compile_vae if options.stage == "vae" else recipe.compile
+    loop = replace(loop, compile=loop.compile or asked)
     refuse_used_folder(options)
     torch.manual_seed(loop.seed)
     legs = list(make_legs(recipe, section, options))
