@@ -9,6 +9,7 @@ import importlib.util
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.kernels.triton_support import use_triton
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -50,9 +51,17 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor, sample_of_token: Tensor | 
 
 def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, sample_of_token: Tensor | None, eps: float) -> Tensor:
     """RMSNorm without weight, then `modulate`: how a block reads its stream. x is [n, C]."""
+    if use_triton(x, scale):
+        from common.kernels import stream_triton
+
+        return stream_triton.norm_modulate(x, scale, shift, sample_of_token, eps)
     return modulate(rms_norm(x, eps=eps), scale, shift, sample_of_token)
 
 
 def gate_residual(x: Tensor, y: Tensor, gate: Tensor, sample_of_token: Tensor | None) -> Tensor:
     """x + y * gate with one gate [B, C] a sample: how a block writes its stream. x and y are [n, C]."""
+    if use_triton(x, y, gate):
+        from common.kernels import stream_triton
+
+        return stream_triton.gate_residual(x, y, gate, sample_of_token)
     return x + y * per_token(gate, sample_of_token)

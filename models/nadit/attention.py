@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from common.kernels.attention import attention
 from common.kernels.norm import rms_norm
-from common.kernels.rotary import apply_rotary
+from common.kernels.window_qkv import Stream, window_qkv
 from models.nadit.config import NaDiTConfig
 from models.nadit.dual import TwoStream
 from models.nadit.layout import WindowLayout
@@ -43,21 +43,16 @@ class WindowAttention(nn.Module):
 
     def forward(self, video: Tensor, text: Tensor, layout: WindowLayout) -> tuple[Tensor, Tensor | None]:
         """video: [L, C], text: [M, C] -> the same shapes; None for the text of a `video_only` layer."""
-        of_video = self._heads(self.proj_qkv.video(video), self.norm_q.video, self.norm_k.video, layout.rope_video)
-        of_text = self._heads(self.proj_qkv.text(text), self.norm_q.text, self.norm_k.text, layout.rope_text)
-        q, k, v = (torch.cat(pair).index_select(0, layout.rows) for pair in zip(of_video, of_text, strict=True))
+        of_video = self._stream(self.proj_qkv.video(video), self.norm_q.video, self.norm_k.video, layout.rope_video)
+        of_text = self._stream(self.proj_qkv.text(text), self.norm_q.text, self.norm_k.text, layout.rope_text)
+        q, k, v = window_qkv(of_video, of_text, layout.rows, self.heads, self.norm_q.video.eps)  # each S H D
         out = attention(q, k, v, layout.sequences).flatten(1)  # S (H D)
         video = self.proj_out.video(out.index_select(0, layout.video_rows))
         return video, None if self.video_only else self.proj_out.text(mean_over_windows(out, layout, len(text)))
 
-    def _heads(
-        self, qkv: Tensor, norm_q: nn.Module, norm_k: nn.Module, rope: Tables | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = qkv.unflatten(-1, (3, self.heads, self.head_dim)).unbind(1)  # each n H D
-        q, k = norm_q(q), norm_k(k)
-        if rope is not None:
-            q, k = apply_rotary(q, *rope), apply_rotary(k, *rope)
-        return q, k, v
+    @staticmethod
+    def _stream(qkv: Tensor, norm_q: HeadNorm, norm_k: HeadNorm, rope: Tables | None) -> Stream:
+        return Stream(qkv, norm_q.weight, norm_k.weight, rope)
 
 
 def mean_over_windows(out: Tensor, layout: WindowLayout, tokens: int) -> Tensor:

@@ -2,11 +2,39 @@
 
 from math import ceil
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from common.kernels.gated import linear_gelu, silu_mul
 
 
-class MLP(nn.Module):
+class FeedForward(nn.Module):
+    """What both kinds share: tokens may go through in chunks, which bounds the memory of the wide layer in between."""
+
+    token_chunk: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.token_chunk is None or len(x) <= self.token_chunk or torch.is_grad_enabled():
+            return self.feed(x)
+        out = torch.empty_like(x)
+        for part, target in zip(x.split(self.token_chunk), out.split(self.token_chunk), strict=True):
+            target.copy_(self.feed(part))
+        return out
+
+    def feed(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def set_token_chunk(network: nn.Module, tokens: int | None) -> None:
+    """Let the feed-forward layers below `network` take at most so many tokens at once; None: all."""
+    if tokens is not None and tokens < 1:
+        raise ValueError(f"token_chunk={tokens} must be at least 1, or None for all tokens at once")
+    for module in network.modules():
+        if isinstance(module, FeedForward):
+            module.token_chunk = tokens
+
+
+class MLP(FeedForward):
     """Linear, GELU (tanh form), Linear."""
 
     def __init__(self, dim: int, expand_ratio: int) -> None:
@@ -14,11 +42,11 @@ class MLP(nn.Module):
         self.proj_in = nn.Linear(dim, dim * expand_ratio)
         self.proj_out = nn.Linear(dim * expand_ratio, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj_out(F.gelu(self.proj_in(x), approximate="tanh"))
+    def feed(self, x: Tensor) -> Tensor:
+        return self.proj_out(linear_gelu(x, self.proj_in))
 
 
-class SwiGLU(nn.Module):
+class SwiGLU(FeedForward):
     """silu(gate(x)) * in(x), projected back; two thirds of the plain width, rounded up to a multiple of 256."""
 
     def __init__(self, dim: int, expand_ratio: int) -> None:
@@ -33,5 +61,5 @@ class SwiGLU(nn.Module):
         """The inner width."""
         return 256 * ceil(int(2 * dim * expand_ratio / 3) / 256)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj_out(F.silu(self.proj_in_gate(x)) * self.proj_in(x))
+    def feed(self, x: Tensor) -> Tensor:
+        return self.proj_out(silu_mul(self.proj_in_gate(x), self.proj_in(x)))

@@ -1,0 +1,27 @@
+"""What stands between the two matrix products of a feed-forward layer, with a reference path on every device."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.kernels.triton_support import use_triton
+
+
+def silu_mul(gate: Tensor, x: Tensor) -> Tensor:
+    """silu(gate) * x, both [n, hidden]. Without gradients on CUDA it may be written over `gate`, which is used up."""
+    if use_triton(gate, x) and gate.is_contiguous() and x.is_contiguous():
+        from common.kernels.stream_triton import silu_mul_
+
+        return silu_mul_(gate, x)
+    return F.silu(gate) * x
+
+
+def linear_gelu(x: Tensor, linear: nn.Module) -> Tensor:
+    """GELU (tanh form) of a linear layer: [n, in] -> [n, out].
+
+    On CUDA without gradients the matrix product applies it before it writes, if the layer is a plain `nn.Linear` (a
+    wrapped one has its own forward pass).
+    """
+    if type(linear) is nn.Linear and linear.bias is not None and x.is_cuda and use_triton(x):
+        return torch._addmm_activation(linear.bias, x, linear.weight.T, use_gelu=True)
+    return F.gelu(linear(x), approximate="tanh")

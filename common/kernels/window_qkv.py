@@ -1,0 +1,54 @@
+"""From the projections of two streams to the queries, keys and values of packed attention windows, in one pass.
+
+Letters: L video tokens · M text tokens · S rows of all windows · H heads · D features of a head · F rotated pairs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.kernels.norm import rms_norm
+from common.kernels.rotary import apply_rotary
+from common.kernels.triton_support import use_triton
+
+Rotation = tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream's share of the windows.
+
+    qkv: [n, 3 * H * D], features ordered (3, H, D). norm_q, norm_k: [D]. rotation: cos and sin, [n, F] float32 each.
+    """
+
+    qkv: Tensor
+    norm_q: Tensor
+    norm_k: Tensor
+    rotation: Rotation
+
+
+def window_qkv(video: Stream, text: Stream, rows: Tensor, heads: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """RMSNorm on queries and keys of every head, rotation, and the tokens gathered into windows.
+
+    Args:
+        rows: [S], tokens of both streams, video first (0 .. L + M).
+    Returns:
+        q, k, v: [S, H, D] in the dtype of the projections.
+    """
+    features = video.norm_q.shape[0]
+    if use_triton(video.qkv, text.qkv) and features & (features - 1) == 0:
+        from common.kernels.window_qkv_triton import gather
+
+        return gather(video, text, rows, heads, eps)
+    parts = [_heads(stream, heads, eps) for stream in (video, text)]
+    q, k, v = (torch.cat(pair).index_select(0, rows) for pair in zip(*parts, strict=True))
+    return q, k, v
+
+
+def _heads(stream: Stream, heads: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = stream.qkv.unflatten(-1, (3, heads, -1)).unbind(1)  # each n H D
+    q, k = rms_norm(q, stream.norm_q, eps), rms_norm(k, stream.norm_k, eps)
+    if stream.rotation is not None:
+        q, k = apply_rotary(q, *stream.rotation), apply_rotary(k, *stream.rotation)
+    return q, k, v
