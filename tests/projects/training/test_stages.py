@@ -90,7 +90,7 @@ def test_diffusion_loss_is_the_mean_over_clips_of_their_own_velocity_error(folde
     loss = stage.losses("dit", prepared, draws(7))["total"]
     again = draws(7)
     t = torch.randn(2, generator=again).sigmoid() * 1000
-    t = resolution_shift(t, SIZES, temporal_factor=2, spatial_factor=4)  # the tiny VAE's
+    t = resolution_shift(t, SIZES, temporal_factor=2, spatial_factor=4)  # of `tiny.MODEL`
     noise = torch.randn(prepared.hq.shape, generator=again)
     errors = []
     for i, (x0, eps) in enumerate(zip(*(x.split(prepared.shapes.counts) for x in (prepared.hq, noise)), strict=True)):

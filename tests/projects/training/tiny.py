@@ -18,6 +18,18 @@ MODEL = [
     "dit.model.rope_dim=12",
     "vae.model.block_out_channels=[8,8,8]",
     "vae.model.norm_num_groups=4",
+    "vae.model.temporal_scale_num=1",
+    "vae.model.temporal_downsample_factor=2",
+    "vae.model.spatial_downsample_factor=4",
+    "vae.model.down_block_types=null",
+    "vae.model.up_block_types=null",
+    "vae.use_sample=True",
+    "vae.scaling_factor=1.0",
+    "diffusion.cfg.scale=1.5",
+    "diffusion.timesteps.training.loc=0.0",
+    "diffusion.timesteps.training.scale=1.0",
+    "diffusion.timesteps.transform=True",
+    "condition.sr=1.0",
 ]
 
 
