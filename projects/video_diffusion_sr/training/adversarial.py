@@ -111,7 +111,7 @@ class AdversarialStage(LatentStage):
     def generate(self, at: Prepared, draws: torch.Generator) -> Tensor:
         """Latents [L0, c] in one step from noise."""
         noise = self.normal(at.hq, draws)
-        start = torch.tensor(self.schedule.T, device=self.device)
+        start = torch.full((), self.schedule.T, device=self.device)  # filled there: a copy would wait for the device
         return noise - self.predict(self.modules["dit"], noise, at, start)
 
     def _times(self, at: Prepared, draws: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
 """The training loop: it drives any `Stage`, and everything it draws follows from (seed, step, part, rank, purpose)."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from projects.video_diffusion_sr.training.stage import Batch, Player, Stage, Ste
 
 logger = get_logger(__name__)
 
+VARIANTS = 128  # of one compiled block
 AGREE_EVERY = 10  # steps between two questions to all ranks whether anybody was asked to stop
 
 
@@ -86,8 +87,8 @@ class Trainer:
             fsdp.place(module, self.device, stage.weights.pop(name, None))
             if mesh is None:
                 fsdp.same_on_all_ranks(module)
-            for unit in units if self.settings.compile else ():
-                unit.compile()
+            if self.settings.compile:
+                compile_units(units)
 
     def _named_parameters(self, player: Player) -> list[tuple[str, nn.Parameter]]:
         named = [
@@ -278,3 +279,15 @@ class Trainer:
             save_safetensors(state, paths[-1], {"stage": self.stage.name, "step": str(self.step)})
             logger.info("wrote %s", paths[-1])
         return paths
+
+
+def compile_units(units: Sequence[nn.Module]) -> None:
+    """torch.compile each unit for the very shapes it meets; blocks of one kind share what is compiled."""
+    # Every size of batch, kind of block and way to cut windows is a variant of the same code; past the limit PyTorch
+    # would go back to eager without a word.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    torch._dynamo.config.accumulated_recompile_limit = max(
+        torch._dynamo.config.accumulated_recompile_limit, 4 * VARIANTS
+    )
+    for unit in units:
+        unit.compile(dynamic=False)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from common.config import create_object, load_config
 from projects.export import main as export
+from projects.precompute_latents import main as precompute
 from projects.train import main as train
 from tests.conftest import ROOT
 from tests.projects.training.tiny import MODEL, seeded_vae
@@ -114,6 +115,16 @@ def test_a_killed_run_goes_on_with_the_same_numbers(clips, tmp_path, monkeypatch
     assert a == b and len(a) == 8
     whole, again = (load_file(tmp_path / name / "export/dit.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+def test_latents_are_stored_once_and_trained_on_from_memory(clips, tmp_path):
+    vae, folder = f"vae.checkpoint={seeded_vae(tmp_path)}", tmp_path / "latents"
+    flags = ["--config", str(ROOT / "configs_tiny/main.yaml"), "--device", "cpu"]
+    stored = [*MODEL, *CLIPS, vae, *flags, "--data", str(clips), "--output", str(folder), "--batches", "3"]
+    assert precompute(stored) == 0
+    resident = ["train.data.resident=True", "train.data.budget_latents=300", vae]
+    assert train([*command("diffusion", folder, tmp_path / "run"), *resident]) == 0
+    assert len(metrics(tmp_path / "run")) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""Encode degraded pairs once, so that training reads latents instead of decoding, degrading and encoding at every step.
+
+    torchrun --nproc-per-node=8 projects/precompute_latents.py --config configs_3b/main.yaml \\
+        --train configs_train/diffusion.yaml --data clips --output latents --batches 20000
+
+Shapes, crops and degradations are those of the training YAML's section `data`. The folder that comes out is what
+`projects/train.py --data` takes. Means and log-variances are stored: every visit of a sample draws its latents anew.
+What is lost is variety: a stored pair keeps its crop and its degradation, so store many times more pairs than clips.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from omegaconf import OmegaConf
+
+from common.config import create_object, load_config
+from common.distributed.process import Process, process_group
+from common.logger import get_logger, set_up_logging
+
+logger = get_logger(__name__)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the model's YAML, or with train. to --train")
+    add("--config", default="configs_3b/main.yaml", help="the model's YAML, of which the VAE is used")
+    add("--train", default="configs_train/diffusion.yaml", help="the YAML whose section `data` says what to cut")
+    add("--data", nargs="+", required=True, help="folders of videos and images")
+    add("--output", type=Path, required=True, help="a new folder for the shards")
+    add("--batches", type=int, required=True, help="how many batches of data.budget_pixels, over all ranks")
+    add("--device", default="auto", help="auto, cuda or cpu")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Encode; 0 when the index is written."""
+    args = parse(arguments)
+    set_up_logging()
+    from projects.video_diffusion_sr.training.settings import settings_from
+    from projects.video_diffusion_sr.training.sources import DataSettings
+
+    recipe = create_object(load_config(args.config, [o for o in args.overrides if not o.startswith("train.")]))
+    own = [o.removeprefix("train.") for o in args.overrides if o.startswith("train.")]
+    train = OmegaConf.to_container(load_config(args.train, own))
+    data = settings_from(DataSettings, train["data"], "data.")
+    with process_group(args.device) as process:
+        encode_part(recipe, data, int(train["seed"]), args, process)
+        process.barrier()
+        if process.leads:
+            samples = join_parts(args.output, process.world)
+            logger.info("%d pairs in %s", samples, args.output)
+    return 0
+
+
+def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Process) -> None:
+    """This rank's share of the batches, into a folder of its own."""
+    from data.training.latent_shards import write_latents
+    from projects.video_diffusion_sr.training.latents import pixels_of
+    from projects.video_diffusion_sr.training.sources import make_source
+
+    vae = recipe.build_vae().to(process.device)
+    weight = next(vae.parameters())
+    source = make_source("diffusion", args.data, data, -(-args.batches // process.world), seed, process)
+
+    def pixels() -> Iterator[list[dict]]:
+        for number, batch in enumerate(source.batches(0)):
+            process.alive(f"encoding batch {number}")
+            pairs = [pixels_of(sample, process.device) for sample in batch]
+            yield [{**sample, "hq": hq, "lq": lq} for sample, (hq, lq) in zip(batch, pairs, strict=True)]
+
+    def encode(clip):
+        posterior = vae.encode(clip[None].to(weight)).posterior
+        return posterior.mean[0].float(), posterior.logvar[0].float()
+
+    write_latents(pixels(), encode, args.output / f"part_{process.rank:03d}")
+
+
+def join_parts(folder: Path, parts: int) -> int:
+    """One index over all parts; how many samples it has."""
+    shards = []
+    for part in range(parts):
+        name = f"part_{part:03d}"
+        index = json.loads((folder / name / "index.json").read_text())
+        shards += [{**shard, "file": f"{name}/{shard['file']}"} for shard in index["shards"]]
+    unfinished = folder / "index.json.part"
+    unfinished.write_text(json.dumps({"version": 1, "shards": shards}))
+    unfinished.rename(folder / "index.json")
+    return sum(len(shard["identities"]) for shard in shards)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        logger.error("%s", error)
+        sys.exit(1)
