@@ -40,6 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--ckpt_dir", type=Path, default=ROOT / "ckpts")
     parser.add_argument("--split_size", type=int, help="frames that go through the VAE at once, after the first")
+    parser.add_argument("--conv_max_mem", type=float, help="GiB that a convolution's input may take at most")
     parser.add_argument("--vram", type=float, help="GiB of device memory to stay within")
     parser.add_argument("--runs", type=int, default=3, help="runs whose median is reported, after one to warm up")
     parser.add_argument("--plain", action="store_true", help="the reference paths, without own kernels and folds")
@@ -98,6 +99,7 @@ def measure(args: argparse.Namespace) -> dict:
     )
     if args.split_size:
         vae.set_causal_slicing(args.split_size)
+    vae.set_memory_limit(args.conv_max_mem)
     shape = (1, 3, args.frames, args.res_h, args.res_w)
     clip = torch.rand(shape, device=device, generator=torch.Generator(device).manual_seed(2)).mul(2).sub(1).to(dtype)
     stages = Stages(vae, dit, config, clip, dtype)

@@ -185,6 +185,23 @@ def add_table(out: Tensor, y: Tensor, table: Tensor, measure: bool) -> Moments |
     return _run_add(out, y, table.contiguous(), 2, None, None, write=True, measure=measure)
 
 
+def coefficients(
+    x: Tensor, moments: Moments, weight: Tensor, bias: Tensor, groups: int, eps: float, pending: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(scale, shift) [B * T, C] float32 that make the norm of x + pending out of x, whose moments are given."""
+    batch, frames, _, _, channels = x.shape
+    parts, of_group = moments.parts, channels // groups
+    scale = x.new_empty(batch * frames, channels, dtype=torch.float32)
+    shift = torch.empty_like(scale)
+    _coefficients_kernel[(batch * frames, groups)](
+        scale, shift, parts, weight, bias, weight if pending is None else pending, frames,
+        parts.stride(0), parts.stride(1), channels, of_group, moments.pixels, moments.chunk, parts.shape[2], eps,
+        PENDING=pending is not None, CHUNKS=triton.next_power_of_2(parts.shape[2]),
+        OF_GROUP=triton.next_power_of_2(of_group), num_warps=4,
+    )  # fmt: skip
+    return scale, shift
+
+
 def normalise(
     out: Tensor, x: Tensor, moments: Moments, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool,
     pending: Tensor | None,
@@ -192,16 +209,7 @@ def normalise(
     """out = silu(norm(x + pending)), the statistics given as moments of x."""
     batch, frames, height, width, channels = x.shape
     _require_packed_pixels(x, out)
-    parts = moments.parts
-    chunks, of_group = parts.shape[2], channels // groups
-    scale = x.new_empty(batch * frames, channels, dtype=torch.float32)
-    shift = torch.empty_like(scale)
-    _coefficients_kernel[(batch * frames, groups)](
-        scale, shift, parts, weight, bias, weight if pending is None else pending, frames,
-        parts.stride(0), parts.stride(1), channels, of_group, moments.pixels, moments.chunk, chunks, eps,
-        PENDING=pending is not None, CHUNKS=triton.next_power_of_2(chunks),
-        OF_GROUP=triton.next_power_of_2(of_group), num_warps=4,
-    )  # fmt: skip
+    scale, shift = coefficients(x, moments, weight, bias, groups, eps, pending)
     tile = _tile(channels)
     _apply_kernel[(triton.cdiv(height * width, tile["PIXELS"]), batch * frames)](
         out, x, scale, shift, frames, height * width, channels,

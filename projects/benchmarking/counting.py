@@ -1,6 +1,7 @@
 """Floating-point operations that a stage must do, counted from the networks themselves on shapes alone."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -9,7 +10,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.config import create_object
 from models.video_vae_v3.modules.fold import prepare_inference
 
+aten = torch.ops.aten
+
 TEXT_TOKENS = 58  # of the released positive prompt
+
+
+def convolution_flops(x, weight, _bias, stride, _padding, _dilation, transposed, *_, out_shape=None, **__) -> int:
+    """Of the output alone: a transposed convolution's products with frames that are carried in only count once."""
+    taps = prod(weight[2:])
+    if transposed:
+        taps = taps / prod(stride)  # that meet one output
+    inner, outer = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
+    return int(2 * x[0] * prod(out_shape[2:]) * taps * inner * outer)
+
+
+def counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping={aten.convolution: convolution_flops})
 
 
 def meta_network(config: Mapping[str, Any]) -> torch.nn.Module:
@@ -32,9 +48,9 @@ def vae_flops(config: Mapping[str, Any], frames: int, height: int, width: int) -
     for name, (run, shape, step) in inputs.items():
         memory, flops = vae.new_memory(), []
         for n in (1, step):
-            with FlopCounterMode(display=False) as counter:
+            with counter() as flops_of:
                 run(torch.empty(shape(n), device="meta"), memory)
-            flops.append(counter.get_total_flops())
+            flops.append(flops_of.get_total_flops())
         counts[name] = float(flops[0] + rest * flops[1])
     return counts
 
@@ -46,7 +62,7 @@ def dit_flops(config: Mapping[str, Any], latent: tuple[int, int, int], text_toke
     layout = dit.layout([latent], [text_tokens], "meta")
     tokens = latent[0] * latent[1] * latent[2]
     width = config.txt_in_dim
-    with FlopCounterMode(display=False) as counter:
+    with counter() as flops_of:
         dit(
             torch.empty(tokens, config.vid_in_channels, device="meta"),
             torch.empty(text_tokens, width, device="meta"),
@@ -55,4 +71,4 @@ def dit_flops(config: Mapping[str, Any], latent: tuple[int, int, int], text_toke
             torch.zeros(1, device="meta"),
             layout=layout,
         )
-    return float(counter.get_total_flops())
+    return float(flops_of.get_total_flops())

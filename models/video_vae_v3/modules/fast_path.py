@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.kernels.few_channels import FEW, conv_from_few, onto_taps, projects_onto_taps, sum_taps, taps_dtype
 from common.kernels.frame_norm import Moments, add_bias_residual, add_phase_bias, norm_silu_into, wide_attention
 from models.video_vae_v3.modules.blocks import Downsample, FrameAttention, FrameNorm, MidBlock, ResnetBlock, Upsample
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
@@ -65,13 +66,13 @@ class FastPath:
                 part = self._conv_in(encoder.conv_in, part.x) if level == 0 else part
                 parts.append(self._down_level(block.resnets, down, part))
             flow = parts[0] if len(parts) == 1 else Flow(torch.cat([p.x for p in parts], 1), parts[0].pending)
-        return self._conv_out(encoder, self._mid(encoder.mid_block, flow)).permute(0, 4, 1, 2, 3)
+        return self._conv_out(encoder, self._mid(encoder.mid_block, flow))
 
     def decode(self, decoder: Decoder3D, z: Tensor) -> Tensor:
         """[B, latent_channels, t, h, w] -> [B, 3, T, H, W]."""
         flow = self._mid(decoder.mid_block, self._conv_in(decoder.conv_in, z.permute(0, 2, 3, 4, 1)))
         parts = self._up_levels(decoder, 0, flow)
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).permute(0, 4, 1, 2, 3)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def _up_levels(self, decoder: Decoder3D, level: int, flow: Flow) -> list[Tensor]:
         if level == len(decoder.up_blocks):
@@ -145,9 +146,11 @@ class FastPath:
         alone = self.memory.starts_clip
         if kernel > 1:
             self._recall(conv, buffer, past, kernel, kernel - stride)
-        weight = conv.derived_first if alone else getattr(conv, "derived_weight", conv.weight)
+        weight = conv.derived_first if alone else conv.weight
 
         def run(x: Tensor) -> Tensor:
+            if conv.in_channels <= FEW:
+                return conv_from_few(x, weight[:, :, None] if alone else weight)
             if alone:
                 y = F.conv2d(_channels_second(x[:, 0]), weight, None, conv.stride[1:], conv.padding[1:])[:, :, None]
             else:
@@ -174,16 +177,16 @@ class FastPath:
         """The block's result, written into `out` where given."""
         h = self._norm_conv(block.norm1, block.conv1, flow)
         h = self._norm_conv(block.norm2, block.conv2, h)
-        measure = out is None
         if block.conv_shortcut is None:
-            x, moments = add_bias_residual(h.x, h.pending, flow.x, flow.pending, out, measure)
+            x, moments = add_bias_residual(h.x, h.pending, flow.x, flow.pending, out, measure=out is None)
             return Flow(x, None, moments)
         weight, bias = block.conv_shortcut.weight.flatten(1), h.pending + block.conv_shortcut.bias
         if flow.pending is not None:
             bias = bias + F.linear(flow.pending, weight)
         h.x.flatten(0, 3).addmm_(flow.x.reshape(-1, flow.x.shape[-1]), weight.T)
-        x, moments = add_bias_residual(h.x, bias, None, None, out, measure)
-        return Flow(x, None, moments)
+        if out is None:
+            return Flow(h.x, bias)
+        return Flow(add_bias_residual(h.x, bias, None, None, out, measure=False)[0])
 
     def _mid(self, mid: MidBlock, flow: Flow) -> Flow:
         return self._resnet(mid.resnets[1], self._attention(mid.attentions[0], self._resnet(mid.resnets[0], flow)))
@@ -236,15 +239,27 @@ class FastPath:
 
     def _conv_in(self, conv: CausalConv3d, x: Tensor) -> Flow:
         past = self._past(2)
-        channels = conv.derived_first.shape[1]
-        buffer = self._buffer(x, past, channels)
-        buffer[:, past:, ..., : x.shape[-1]] = x
-        buffer[:, past:, ..., x.shape[-1] :] = 0
+        buffer = self._buffer(x, past, conv.in_channels)
+        buffer[:, past:] = x
         return self._convolve(conv, buffer, past)
 
     def _conv_out(self, network: Encoder3D | Decoder3D, flow: Flow) -> Tensor:
-        y = self._norm_conv(network.conv_norm_out, network.conv_out, flow).x
-        return y[..., : network.conv_out.out_channels] + network.conv_out.bias
+        """[B, T, H, W, C] -> [B, O, T, H, W], the last norm and convolution."""
+        norm, conv = network.conv_norm_out, network.conv_out
+        if not projects_onto_taps(flow.x, conv.out_channels):
+            y = self._norm_conv(norm, conv, flow)
+            return (y.x + y.pending).permute(0, 4, 1, 2, 3)
+        batch, frames, height, width, _ = flow.x.shape
+        past, planes = self._past(2), 27 * conv.out_channels
+        taps = flow.x.new_empty(batch, planes, past + frames, height, width, dtype=taps_dtype(flow.x))
+        norm_of = norm.weight, norm.bias, norm.num_groups, norm.eps
+        onto_taps(taps[:, :, past:], flow.x, *norm_of, conv.weight, flow.pending, flow.moments)
+        if past:
+            taps[:, :, :past] = self.memory.past(conv, taps[:, :, past:], 2)
+        else:
+            taps = taps.expand(-1, -1, 3, -1, -1)
+        self.memory.remember(conv, taps, 2)
+        return sum_taps(taps, conv.bias)
 
 
 def _width(resnets: nn.ModuleList) -> int:

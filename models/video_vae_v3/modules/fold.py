@@ -26,18 +26,15 @@ _BORDER_TAPS = (
 )
 
 
-def prepare_inference(vae: nn.Module, align: int = 8) -> None:
+def prepare_inference(vae: nn.Module) -> None:
     """Derive the weights of the fast path; call it on float32 weights, before the model is cast or moved.
 
     The derived weights are non-persistent buffers beside the ones they come from: names and values of the state dict
     stay. They do not follow later changes of the weights (training): see `release_inference`.
-
-    Args:
-        align: convolution channels are filled up with zeros to a multiple of this (tensor cores want 8).
     """
     for module in vae.modules():
         if isinstance(module, CausalConv3d):
-            prepare_conv(module, align)
+            prepare_conv(module)
     fold_upsamplers(vae)
     vae.fast = True
 
@@ -51,16 +48,10 @@ def release_inference(vae: nn.Module) -> None:
 
 
 @torch.no_grad()
-def prepare_conv(conv: CausalConv3d, align: int = 1) -> None:
+def prepare_conv(conv: CausalConv3d) -> None:
     """Give a convolution its weights for the clip's first frame, and its own in channels-last order."""
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
-    wide_out, wide_in = (-n % align for n in conv.weight.shape[:2])
-    weight = conv.weight.double()
-    if wide_out or wide_in:
-        weight = nn.functional.pad(weight, (0, 0, 0, 0, 0, 0, 0, wide_in, 0, wide_out))
-        wide = weight.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last_3d)
-        conv.register_buffer("derived_weight", wide, persistent=False)
-    first = weight.sum(2).to(conv.weight.dtype).contiguous(memory_format=torch.channels_last)
+    first = conv.weight.double().sum(2).to(conv.weight.dtype).contiguous(memory_format=torch.channels_last)
     conv.register_buffer("derived_first", first, persistent=False)
 
 

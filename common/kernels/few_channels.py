@@ -1,0 +1,72 @@
+"""3x3x3 convolutions between pixels (three channels) and wide activations, for which library kernels waste most work.
+
+Into few channels, every pixel is first projected onto all taps at once (a matrix product), and the shifted projections
+are summed: the wide activation is read once, and what is carried between slices is the projections.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.kernels.frame_norm import Moments
+from common.kernels.triton_support import use_triton
+
+FEW = 4
+
+
+def conv_from_few(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolution of few channels, zero padding in height and width, none in time, no bias.
+
+    Args:
+        x: [B, T, H, W, C], C <= 4. weight: [O, C, k, 3, 3].
+    Returns:
+        [B, T - k + 1, H, W, O]
+    """
+    if use_triton(x, weight):
+        from common.kernels import few_channels_triton as kernels
+
+        return kernels.conv_from_few(x, weight)
+    y = F.conv3d(x.movedim(-1, 1), weight, padding=(0, 1, 1))
+    return y.movedim(1, -1).contiguous()
+
+
+def projects_onto_taps(x: Tensor, channels_out: int) -> bool:
+    """Should a last convolution go through `onto_taps` and `sum_taps`?"""
+    return channels_out <= FEW and use_triton(x) and x.shape[-1] <= 256
+
+
+def onto_taps(
+    out: Tensor,
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    groups: int,
+    eps: float,
+    weight: Tensor,
+    pending: Tensor | None,
+    moments: Moments | None,
+) -> None:
+    """SiLU(GroupNorm(x + pending)) of every pixel, times every tap of a 3x3x3 convolution.
+
+    Args:
+        out: [B, 27 * O, T, H, W] float16 or float32, packed in height and width; taps ordered (time, height, width, O).
+        x: [B, T, H, W, C]. weight: [O, C, 3, 3, 3], O <= 4.
+    """
+    from common.kernels import few_channels_triton as kernels
+
+    kernels.onto_taps(out, x, norm_weight, norm_bias, groups, eps, weight, pending, moments)
+
+
+def sum_taps(taps: Tensor, bias: Tensor) -> Tensor:
+    """The convolution's result from projections: [B, 27 * O, T + 2, H, W] (any stride in time), [O] -> [B, O, T, H, W].
+
+    In the dtype of `bias`.
+    """
+    from common.kernels import few_channels_triton as kernels
+
+    return kernels.sum_taps(taps, bias)
+
+
+def taps_dtype(x: Tensor) -> torch.dtype:
+    """Half precision for half-precision activations: with ten bits, 27 roundings stay below bfloat16's one."""
+    return torch.float32 if x.dtype == torch.float32 else torch.float16

@@ -1,0 +1,55 @@
+"""Convolutions from and to three channels against the library's, in Triton's interpreter or on a GPU."""
+
+import os
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from common.kernels import few_channels
+from common.kernels.group_norm import frame_group_norm
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+KERNELS = ["plain", pytest.param("triton", marks=[] if INTERPRETED else pytest.mark.gpu)]
+DTYPES = {torch.float32: 1e-5} | ({} if INTERPRETED else {torch.bfloat16: 1e-2})  # no bfloat16 products interpreted
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("size", [(1, 3, 5, 7, 3, 24), (2, 4, 16, 9, 3, 16)])
+@pytest.mark.parametrize("kernels", KERNELS)
+@torch.no_grad()
+def test_conv_from_few(size, kernel, dtype, kernels, monkeypatch):
+    monkeypatch.setattr(few_channels, "use_triton", lambda *_: kernels == "triton")
+    *shape, outer = size
+    x = torch.randn(shape).to(DEVICE, dtype)
+    weight = (torch.randn(outer, shape[-1], kernel, 3, 3) / (9 * kernel) ** 0.5).to(DEVICE, dtype)
+    expected = F.conv3d(x.double().movedim(-1, 1), weight.double(), padding=(0, 1, 1)).movedim(1, -1)
+    out = few_channels.conv_from_few(x, weight)
+    assert out.shape == expected.shape
+    assert (out.double() - expected).abs().max() <= DTYPES[dtype] * expected.abs().max()
+
+
+@pytest.mark.skipif(not INTERPRETED and DEVICE == "cpu", reason="only Triton's kernels have this path")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(1, 1, 5, 7, 16, 8), (2, 3, 6, 4, 24, 4)])
+@torch.no_grad()
+def test_conv_to_few_through_taps(size, dtype):
+    batch, frames, height, width, channels, groups = size
+    x = torch.randn(size[:5]).to(DEVICE, dtype)
+    weight = (torch.randn(3, channels, 3, 3, 3) / channels**0.5).to(DEVICE, dtype)
+    norm_weight, norm_bias, pending = torch.randn(3, channels).to(DEVICE, dtype)
+    bias = torch.randn(3).to(DEVICE, dtype)
+    taps = torch.full((batch, 81, frames + 2, height, width), float("nan"), device=DEVICE)
+    taps = taps.to(few_channels.taps_dtype(x))
+    few_channels.onto_taps(taps[:, :, 2:], x, norm_weight, norm_bias, groups, 1e-6, weight, pending, None)
+    taps[:, :, :2] = taps[:, :, 2:3]
+    out = few_channels.sum_taps(taps, bias)
+    value = (x.double() + pending.double()).permute(0, 4, 1, 2, 3)
+    normed = frame_group_norm(value, norm_weight.double(), norm_bias.double(), groups, 1e-6, True)
+    normed = torch.cat([normed[:, :, :1]] * 2 + [normed], 2)
+    expected = F.conv3d(normed, weight.double(), bias.double(), padding=(0, 1, 1))
+    assert (out.double() - expected).abs().max() <= 2 * DTYPES[dtype] * expected.abs().max()
+    alone = few_channels.sum_taps(taps[:, :, 2:3].expand(-1, -1, 3, -1, -1), bias)
+    assert (alone.double() - expected[:, :, :1]).abs().max() <= 2 * DTYPES[dtype] * expected.abs().max()
