@@ -130,3 +130,27 @@ def test_vae(fast):
             assert worst <= TOLERANCE, f"decode of {x.shape[2]} frames on {group.size} ranks: {worst}"
 
     run_ranks(max(SIZES), work)
+
+
+def test_tokens_find_their_way():
+    """Any owners, also scattered ones and ranks with nothing: entering, moving and leaving changes no token."""
+    tokens, cuts = 23, 3
+    generator = torch.Generator().manual_seed(0)
+    packed = torch.arange(2.0 * tokens).view(tokens, 2)
+    owners = {
+        size: [torch.randint(0, max(size - 1, 1), (tokens,), generator=generator) for _ in range(cuts)]
+        for size in (2, 3, 4)
+    }
+
+    def work(process: Process) -> None:
+        for size, of_cuts in owners.items():
+            if group := group_of(process, size):
+                exchange = SequenceParallel(group).exchange(of_cuts, "cpu")
+                for a in range(cuts):
+                    own = exchange.enter(packed, a)
+                    assert torch.equal(own, packed[of_cuts[a] == group.own])
+                    assert torch.equal(exchange.leave(own, a), packed)
+                    for b in range(cuts):
+                        assert torch.equal(exchange.move(own, a, b), packed[of_cuts[b] == group.own])
+
+    run_ranks(4, work)
