@@ -2,6 +2,7 @@
 
 python projects/benchmark.py --preset seedvr2_tiny --res_h 128 --res_w 192 --frames 9 --random_weights
 python projects/benchmark.py --preset seedvr2_3b --res_h 720 --res_w 1280 --frames 97 --random_weights --json run.json
+python projects/benchmark.py --preset seedvr2_3b --res_h 720 --res_w 1280 --frames 97 --sp_size 2 4 8
 """
 
 import argparse
@@ -15,10 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
+from common.config import load_config
 from projects.benchmarking.counting import TEXT_TOKENS, dit_flops, vae_flops
 from projects.benchmarking.networks import build_networks
 from projects.benchmarking.timing import known_operations, median_seconds, peak_gib
 from projects.video_diffusion_sr.color_fix import fix_colour
+from projects.video_diffusion_sr.communication import describe
 from projects.video_diffusion_sr.geometry import to_8_bit
 from projects.video_diffusion_sr.presets import PRESETS
 
@@ -45,6 +48,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3, help="runs whose median is reported, after one to warm up")
     parser.add_argument("--plain", action="store_true", help="the reference paths, without own kernels and folds")
     parser.add_argument("--kernels", action="store_true", help="also time each own kernel against its reference")
+    parser.add_argument(
+        "--sp_size", type=int, nargs="+", default=[], help="only count what so many ranks would send; nothing is run"
+    )
     parser.add_argument("--profile", type=Path, help="write a table of the device's kernels by stage to this file")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     return parser.parse_args(arguments)
@@ -154,6 +160,10 @@ def table(result: dict) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
+    if args.sp_size:
+        config = load_config(ROOT / PRESETS[args.preset].config)
+        print(describe(config, args.frames, (args.res_h, args.res_w), args.sp_size))
+        return 0
     if args.plain:
         os.environ["SEEDVR_KERNELS"] = "plain"
     with torch.inference_mode():

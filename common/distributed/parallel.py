@@ -11,7 +11,7 @@ from common.distributed.collectives import Group, Traffic, make_group
 from common.distributed.process import Process
 from common.distributed.sequence_parallel import SequenceParallel
 from common.distributed.temporal_halo import RingMemory
-from common.distributed.turns import Tensors, in_turns
+from common.distributed.turns import Tensors, in_turns, slice_frames
 from common.distributed.work_queue import hand_out
 from common.logger import get_logger
 
@@ -62,24 +62,8 @@ class Parallel:
         return RingMemory(self.group) if self.size > 1 else vae.new_memory()
 
     def slice_frames(self, split_size: int, factor: int, frames: int | None = None) -> int:
-        """How many frames a slice should have, after the clip's first frame, when slices go round the group.
-
-        Every slice costs the same traffic however long it is, and a last round that is not full lets ranks idle.
-
-        Args:
-            split_size: what one would take alone. Up to four times as many are taken, and never less than two latents:
-                with one, each rank would wait for the frames of the one before in the first layers.
-            factor: the VAE's compression of time.
-            frames: of the clip, if known.
-        """
-        if self.size == 1:
-            return split_size
-        most = max(4 * split_size // factor, 2)
-        latents = None if frames is None else max(-(-(frames - 1) // factor), 1)
-        if latents is None:
-            return most // 2 * factor
-        # Rounds times the length of a slice is the time it takes; of equal ones the longest sends the least.
-        return factor * min(range(2, most + 1), key=lambda n: (-(-latents // (n * self.size)) * n, -n))
+        """How many frames a slice should have when slices go round the group. See `turns.slice_frames`."""
+        return slice_frames(self.size, split_size, factor, frames)
 
     def in_turns(
         self,

@@ -18,6 +18,27 @@ Tensors = tuple[Tensor, ...]
 HEADER_BYTES = 1024  # dtypes and shapes of a piece's results
 
 
+def slice_frames(ranks: int, split_size: int, factor: int, frames: int | None = None) -> int:
+    """How many frames a slice should have, after the clip's first frame, when slices go round so many ranks.
+
+    Every slice costs the same traffic however long it is, and a last round that is not full lets ranks idle.
+
+    Args:
+        split_size: what one would take alone. Up to four times as many are taken, and never less than two latents:
+            with one, each rank would wait for the frames of the one before in the first layers.
+        factor: the VAE's compression of time.
+        frames: of the clip, if known.
+    """
+    if ranks == 1:
+        return split_size
+    most = max(4 * split_size // factor, 2)
+    if frames is None:
+        return most // 2 * factor
+    latents = max(-(-(frames - 1) // factor), 1)
+    # Rounds times the length of a slice is the time it takes; of equal ones the longest sends the least.
+    return factor * min(range(2, most + 1), key=lambda n: (-(-latents // (n * ranks)) * n, -n))
+
+
 def in_turns(
     group: Group,
     pieces: Iterable[Piece],

@@ -4,14 +4,16 @@ Nothing is computed and no other rank is needed: the transformer's part comes fr
 from running its networks on tensors without values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from common.config import create_object
 from models.nadit.config import NaDiTConfig
 from models.nadit.exchange import Alone, Exchange
 from models.nadit.layout import ClipLayout, build_layout
@@ -90,6 +92,17 @@ def communication_volume(
         sequence_to_heads=4 * len(config.windows) * ceil(total / sp_size) * config.dim * NUMBER_BYTES
         * (sp_size - 1) // sp_size,
     )  # fmt: skip
+
+
+def describe(config: Mapping[str, Any], frames: int, size: tuple[int, int], sp_sizes: Iterable[int]) -> str:
+    """A line for each number of ranks, for the networks that a preset's YAML names; see `communication_volume`."""
+    with torch.device("meta"):
+        dit, vae = create_object(config.dit.model), create_object(config.vae.model)
+    lines = [
+        f"{sp_size} ranks: {communication_volume(dit.config, vae, frames, size, sp_size).line()}"
+        for sp_size in sp_sizes
+    ]
+    return "\n".join(lines)
 
 
 class Counter:
