@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from common.config import create_object
+from common.distributed.turns import slice_frames
 from models.nadit.config import NaDiTConfig
 from models.nadit.exchange import Alone, Exchange
 from models.nadit.layout import ClipLayout, build_layout
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.blocks import Upsample
 
 NUMBER_BYTES, FLOAT_BYTES = 2, 4  # activations in 16 bits; sums of text and latents in float32
 TEXT_TOKENS = 58
@@ -98,10 +100,11 @@ def describe(config: Mapping[str, Any], frames: int, size: tuple[int, int], sp_s
     """A line for each number of ranks, for the networks that a preset's YAML names; see `communication_volume`."""
     with torch.device("meta"):
         dit, vae = create_object(config.dit.model), create_object(config.vae.model)
-    lines = [
-        f"{sp_size} ranks: {communication_volume(dit.config, vae, frames, size, sp_size).line()}"
-        for sp_size in sp_sizes
-    ]
+    lines = []
+    for sp_size in sp_sizes:
+        split_size = slice_frames(sp_size, config.vae.slicing.split_size, vae.temporal_factor, frames)
+        volume = communication_volume(dit.config, vae, frames, size, sp_size, split_size=split_size)
+        lines.append(f"{sp_size} ranks, slices of {split_size} frames: {volume.line()}")
     return "\n".join(lines)
 
 
@@ -130,7 +133,7 @@ def moved_tokens(layout: ClipLayout, owners: Sequence[Tensor], size: int) -> tup
 
 
 def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int, split_size: int) -> tuple[int, int]:
-    """(encode, decode): carried frames that a rank hands on, times its slices. The folded upsamplers send less."""
+    """(encode, decode): carried frames that a rank hands on, times its slices; upsamplers folded as in inference."""
     t, h, w = latents
     step = max(split_size // vae.temporal_factor, 1)
     slices = 1 + ceil(max(t - 1 - step, 0) / step)
@@ -139,7 +142,7 @@ def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int,
     own, both = ceil(slices / size), []
     pixels = 3, split_size, h * vae.spatial_factor, w * vae.spatial_factor
     for run, shape in ((vae.encode_slice, pixels), (vae.decode_slice, (vae.latent_channels, step, h, w))):
-        memory = CarriedBytes()
+        memory = CarriedBytes(vae)
         with torch.no_grad():
             run(torch.empty(1, *shape, device="meta"), memory)
         both.append(own * memory.bytes)
@@ -149,8 +152,9 @@ def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int,
 class CarriedBytes:
     """A temporal memory that only counts what it would have to carry, for a slice in the middle of a clip."""
 
-    def __init__(self) -> None:
+    def __init__(self, vae: nn.Module) -> None:
         self.bytes, self.starts_clip = 0, False
+        self._folded = {up.conv: up.time_factor for up in vae.modules() if isinstance(up, Upsample)}
 
     def advance(self) -> None:
         pass
@@ -158,5 +162,8 @@ class CarriedBytes:
     def extend(self, owner: nn.Module, x: Tensor, kernel: int, stride: int) -> Tensor:
         if kernel == 1:
             return x
-        self.bytes += x[:, :, :1].numel() * (kernel - stride) * NUMBER_BYTES
+        frames, numbers = kernel - stride, x[:, :, :1].numel()
+        if owner in self._folded:  # carries what comes before the enlargement
+            frames, numbers = kernel - self._folded[owner], numbers // 4
+        self.bytes += frames * numbers * NUMBER_BYTES
         return torch.cat([x[:, :, :1].expand(-1, -1, kernel - 1, -1, -1), x], dim=2)
