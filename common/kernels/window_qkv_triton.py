@@ -28,14 +28,14 @@ def _gather_kernel(
     if kind == 2:
         tl.store(target, x, mask=inside)
     else:
-        x = x.to(tl.float32)
+        value = x.to(tl.float32)
         if kind == 0:
             weight = tl.load(video_norm_q + feature, mask=(feature < D) & (token < videos), other=0.0).to(tl.float32)
             weight += tl.load(text_norm_q + feature, mask=(feature < D) & of_text, other=0.0).to(tl.float32)
         else:
             weight = tl.load(video_norm_k + feature, mask=(feature < D) & (token < videos), other=0.0).to(tl.float32)
             weight += tl.load(text_norm_k + feature, mask=(feature < D) & of_text, other=0.0).to(tl.float32)
-        x = x * tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None] * weight[None, :]
+        value = value * tl.rsqrt(tl.sum(value * value, 1) / D + eps)[:, None] * weight[None, :]
         pair = tl.arange(0, D // 2)
         cos, sin = tl.zeros([D // 2], tl.float32), tl.zeros([D // 2], tl.float32)
         if TURN_VIDEO:
@@ -51,7 +51,7 @@ def _gather_kernel(
         else:
             still = (pair >= pairs) | of_text
         cos = tl.where(still, 1.0, cos)
-        first, second = tl.split(tl.reshape(x, (HEADS, D // 2, 2)))
+        first, second = tl.split(tl.reshape(value, (HEADS, D // 2, 2)))
         turned_first = first * cos[None, :] - second * sin[None, :]
         turned_second = second * cos[None, :] + first * sin[None, :]
         y = tl.reshape(tl.join(turned_first, turned_second), (HEADS, D))
