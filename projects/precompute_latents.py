@@ -64,11 +64,13 @@ def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Proc
     """This rank's share of the batches, into a folder of its own."""
     from data.training.latent_shards import write_latents
     from projects.video_diffusion_sr.training.latents import pixels_of
+    from projects.video_diffusion_sr.training.settings import LoopSettings
     from projects.video_diffusion_sr.training.sources import make_source
 
     vae = recipe.build_vae().to(process.device)
     weight = next(vae.parameters())
-    source = make_source("diffusion", args.data, data, -(-args.batches // process.world), seed, process)
+    share = LoopSettings(seed=seed, steps=-(-args.batches // process.world))
+    source = make_source("diffusion", args.data, data, share, process)
 
     def pixels() -> Iterator[list[dict]]:
         for number, batch in enumerate(source.batches(0)):

@@ -26,6 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from omegaconf import OmegaConf
+
 from common.config import create_object, load_config
 from common.distributed.process import process_group
 from common.logger import get_logger, set_up_logging
@@ -55,14 +57,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; 0 when the stage is complete, 3 when it was asked to stop and can be resumed."""
+    """Train; 0: the stage is complete, 2: a loss was not finite, 3: it was asked to stop and can be resumed."""
     args = parse(arguments)
     set_up_logging(args.verbose)
-    import torch
+    from projects.video_diffusion_sr.training.finite import NonFiniteLoss
+    from projects.video_diffusion_sr.training.run import RunOptions
 
-    from projects.video_diffusion_sr.training.run import RunOptions, run_stage
-
-    torch.set_float32_matmul_precision("high")
     overrides = [*args.overrides, *(item for item in args.data if "=" in item)]
     options = RunOptions(
         stage=args.stage,
@@ -76,10 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recipe = create_object(load_config(args.config, [o for o in overrides if not o.startswith(TRAIN)]))
     own = [o.removeprefix(TRAIN) for o in overrides if o.startswith(TRAIN)]
     train = load_config(args.train or f"configs_train/{args.stage}.yaml", own)
-    from omegaconf import OmegaConf
-
-    with process_group(args.device) as process:
-        complete = run_stage(recipe, OmegaConf.to_container(train), options, process)
+    try:
+        with process_group(args.device) as process:
+            complete = recipe.train(OmegaConf.to_container(train), options, process)
+    except NonFiniteLoss as error:
+        logger.error("%s", error)
+        return 2
     return 0 if complete else 3
 
 

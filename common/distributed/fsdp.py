@@ -153,13 +153,6 @@ def same_on_all_ranks(module: nn.Module) -> None:
             dist.broadcast(tensor.detach(), 0)
 
 
-def set_gradient_sync(module: nn.Module, enable: bool) -> None:
-    """Whether the next backward pass of a sharded module sums gradients over ranks: off for all but the last."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.set_requires_gradient_sync(enable, recurse=False)
-
-
 def is_sharded(module: nn.Module) -> bool:
     """Whether FSDP holds this module."""
     return isinstance(module, FSDPModule)
@@ -167,7 +160,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 def reshard(module: nn.Module) -> None:
     """Give back what forward passes without a backward left gathered; before weights change, or they would be stale."""
-    for part in module.modules():
+    for part in module.modules() if is_sharded(module) else ():
         if isinstance(part, FSDPModule):
             part.reshard()
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
@@ -15,12 +16,16 @@ from torch import Tensor, nn
 from common.checkpoint import read_state_dict, refuse_misfit
 from common.config import create_object
 from common.diffusion import read_diffusion_settings
+from common.distributed.process import Process
 from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.build import DTYPES, build_vae
 from projects.video_diffusion_sr.training.conditioning import Conditioner, ConditionSettings
 from projects.video_diffusion_sr.training.latents import LatentEncoder
+
+if TYPE_CHECKING:
+    from projects.video_diffusion_sr.training.run import RunOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 ADVICE = "`--init_from` must name weights of the model in --config, overrides included"
@@ -58,6 +63,18 @@ class VideoDiffusionTrainer:
         with torch.device("meta"):
             vae = create_object(config.vae.model)
         self.temporal_factor, self.spatial_factor = vae.temporal_factor, vae.spatial_factor
+
+    def train(self, run: Mapping[str, Any], options: "RunOptions", process: Process) -> bool:
+        """Train one stage to its end, or until asked to stop; whether it is complete.
+
+        Args:
+            run: a training YAML as a plain mapping.
+            options: stage, data, folder and weights of this run.
+            process: from `common.distributed.process.process_group`.
+        """
+        from projects.video_diffusion_sr.training.run import run_stage  # which imports this module
+
+        return run_stage(self, run, options, process)
 
     def build_dit(self, weights: Weights = None) -> tuple[NaDiT, State | None]:
         """The transformer, float32, and its weights.

@@ -26,7 +26,7 @@ from projects.video_diffusion_sr.training.stage import Batch, Player, Stage, Ste
 logger = get_logger(__name__)
 
 VARIANTS = 128  # of one compiled block
-AGREE_EVERY = 10  # steps between two questions to all ranks whether anybody was asked to stop
+MOST_STEPS_BETWEEN = 10  # two questions to all ranks whether anybody was asked to stop
 
 
 class Source(Protocol):
@@ -72,6 +72,7 @@ class Trainer:
         }
         self.watch = FiniteWatch(self.device)
         self.step = 0
+        self.agree_every = 1
 
     def _place(self, strategy: str) -> None:
         stage, mesh = self.stage, fsdp.training_mesh(strategy, self.device.type)
@@ -130,7 +131,7 @@ class Trainer:
                 reports.step(record.work)
                 if (log.every and self.step % log.every == 0) or last:
                     self.watch.check()
-                    reports.scalars(record.step, self._mean_scalars(record))
+                    self._pace(reports.scalars(record.step, self._mean_scalars(record)))
                 if log.images and (record.step % log.images == 0 or last):
                     reports.images(record.step, self.images(prepared))
                 stopping = self._asked_to_stop(request)
@@ -166,18 +167,16 @@ class Trainer:
 
     def _turn(self, player: Player, prepared: list[Any], record: StepRecord) -> None:
         """Gradients of one player over all parts of the step, then its optimiser."""
-        own = [self.stage.modules[name] for name in player.modules]
         named = self.parameters[player.name]
         self._pass_through_others(player)
         for part, item in enumerate(prepared):
-            for module in own:
-                fsdp.set_gradient_sync(module, part + 1 == len(prepared))
             with self._autocast():
                 losses = self.stage.losses(player.name, item, self.draws(record.step, part, player.name))
             (losses["total"] / len(prepared)).backward()
             for name, value in losses.items():
-                key = f"{player.name}/{name}"
-                record.scalars[key] = record.scalars.get(key, 0) + value.detach() / len(prepared)
+                key, value = f"{player.name}/{name}", value.detach()
+                mean = value if len(prepared) == 1 else value / len(prepared)  # every launch counts in a small model
+                record.scalars[key] = record.scalars[key] + mean if key in record.scalars else mean
         for module in self.stage.modules.values():
             fsdp.reshard(module)
         fsdp.average_gradients(parameter for _, parameter in named)
@@ -242,10 +241,15 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _asked_to_stop(self, request: StopRequest) -> bool:
-        """All ranks agree; with several, every few steps only, as asking makes the device wait."""
+        """All ranks agree; with several, once a second at most, as asking makes the device wait."""
         if self.process.world == 1:
             return request.asked
-        return self.step % AGREE_EVERY == 0 and fsdp.any_rank(request.asked, self.device)
+        return self.step % self.agree_every == 0 and fsdp.any_rank(request.asked, self.device)
+
+    def _pace(self, steps_per_s: float) -> None:
+        """How often ranks ask each other; the same on all of them."""
+        mean = fsdp.mean_over_ranks(torch.tensor(steps_per_s, device=self.device)).item()
+        self.agree_every = max(1, min(MOST_STEPS_BETWEEN, int(mean)))
 
     def save(self) -> Path:
         """A checkpoint of the present step, unless a loss was not finite."""

@@ -56,8 +56,8 @@ class Reports:
         if self._bar is not None:
             self._bar.update()
 
-    def scalars(self, step: int, values: Mapping[str, Tensor | float]) -> None:
-        """Write scalars after step `step` (counted from 0); waits for the device."""
+    def scalars(self, step: int, values: Mapping[str, Tensor | float]) -> float:
+        """Write scalars after step `step` (counted from 0); waits for the device. Returns steps a second."""
         now = {name: float(value) for name, value in values.items()}
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         done = step + 1 - self._from_step
@@ -68,13 +68,13 @@ class Reports:
         if self._work.flops and self.peak:
             now["mfu"] = self._work.flops / elapsed / self.peak
         self._since, self._from_step, self._work = time.perf_counter(), step + 1, Work()
-        if not self.leads:
-            return
-        for name, value in now.items():
-            self._board.add_scalar(name, value, step)
-        self._file.write(json.dumps({"step": step, **now}) + "\n")
-        self._file.flush()
-        self._say(step, now)
+        if self.leads:
+            for name, value in now.items():
+                self._board.add_scalar(name, value, step)
+            self._file.write(json.dumps({"step": step, **now}) + "\n")
+            self._file.flush()
+            self._say(step, now)
+        return now["steps_per_s"]
 
     def _say(self, step: int, now: Mapping[str, float]) -> None:
         left = (self.steps - step - 1) / max(now["steps_per_s"], 1e-9)

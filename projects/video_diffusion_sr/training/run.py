@@ -67,12 +67,14 @@ def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: 
     loop = replace(loop, compile=loop.compile or asked)
     refuse_used_folder(options)
     torch.manual_seed(loop.seed)
+    if loop.precision == "bf16":
+        torch.set_float32_matmul_precision("high")  # what autocast leaves in float32 may use TF32
     legs = list(make_legs(recipe, section, options))
     for leg in legs:
         if len(legs) > 1 and (leg.folder / "export").is_dir() and options.resume:
             logger.info("%s is done", leg.folder.name)
             continue
-        source = make_source(options.stage, options.data, data, loop.steps * loop.accumulation, loop.seed, process)
+        source = make_source(options.stage, options.data, data, loop, process)
         trainer = Trainer(leg.build(), source, loop, leg.folder, process, recipe.strategy)
         if not trainer.run(options.resume):
             return False

@@ -17,6 +17,7 @@ from data.training.latent_shards import INDEX, ShardDataset, ShardReader
 from data.training.pair_sampler import SamplerConfig
 from data.training.sampling import ClipShape, plan_slots, slot_generator
 from projects.video_diffusion_sr.training.latents import MOMENTS, MomentBatch
+from projects.video_diffusion_sr.training.settings import LoopSettings
 
 
 @dataclass(frozen=True)
@@ -118,19 +119,20 @@ def rows_of(stacked: Tensor) -> Tensor:
 
 
 def make_source(
-    stage: str, folders: Sequence[str | Path], data: DataSettings, last: int, seed: int, process: Process
+    stage: str, folders: Sequence[str | Path], data: DataSettings, loop: LoopSettings, process: Process
 ) -> Any:
     """The source that the settings describe.
 
     Args:
         stage: the VAE's stage wants clips alone, the others pairs.
         folders: videos and images, or one folder of stored latents.
-        last: number of batches in the whole run.
+        loop: its seed, and how many batches the whole run takes.
 
     Raises:
         ValueError: settings that do not go together, with what to change.
     """
-    rank, world = process.rank, process.world
+    rank, world, seed = process.rank, process.world, loop.seed
+    last = loop.steps * loop.accumulation
     if any((Path(folder) / INDEX).is_file() for folder in folders):
         return latent_source(stage, folders, data, last, seed, process)
     if not data.shapes or data.budget_pixels < 1:
@@ -141,7 +143,7 @@ def make_source(
     dataset = ClipDataset(
         folders, data.shapes, data.budget_pixels, *recipes, seed, rank, world, data.sampler, as_uint8=True
     )
-    return LoadedSource(VaeClips(dataset) if stage == "vae" else dataset, last, data.workers)
+    return LoadedSource(VaeClips(dataset, loop.accumulation) if stage == "vae" else dataset, last, data.workers)
 
 
 def latent_source(
@@ -172,16 +174,16 @@ def resident_clips(folders: Sequence[str | Path], data: DataSettings, seed: int,
 class VaeClips(torch.utils.data.Dataset):
     """A dataset of pairs as the VAE's stage reads it: the clips alone, those of one size together."""
 
-    def __init__(self, dataset: ClipDataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: ClipDataset, accumulation: int) -> None:
+        self.dataset, self.accumulation = dataset, accumulation
 
-    def __getitem__(self, step: int) -> Any:
+    def __getitem__(self, number: int) -> Any:
         from projects.video_diffusion_sr.training.vae import ClipBatch
 
-        samples = self.dataset[step]
+        samples = self.dataset[number]
         groups: dict[tuple, list[dict]] = {}
         for sample in samples:
             groups.setdefault(tuple(sample["hq"].shape), []).append(sample)
         clips = tuple(torch.stack([s["hq"] for s in group]).movedim(-1, 1) for group in groups.values())
         names = [sample["identity"] for group in groups.values() for sample in group]
-        return ClipBatch(names, step, clips)
+        return ClipBatch(names, number // self.accumulation, clips)
