@@ -41,6 +41,7 @@ class RingMemory:
 
     Attributes:
         starts_clip: what comes next is the clip's first frame.
+        others_wait: another rank waits for this one's frames, see `offer`.
         keep: not used; frames always go on to the next slice, wherever that is.
     """
 
@@ -48,8 +49,10 @@ class RingMemory:
         self._group = group
         self.starts_clip, self.keep = group.own == 0, True
         self._more_follows = False  # of this slice
+        self.others_wait = True
         self._kept: dict[nn.Module, Tensor] = {}  # between the parts of one slice
         self._from_last_round: dict[nn.Module, Arriving] = {}
+        self._arriving: dict[nn.Module, Arriving] = {}  # for this slice
         self._sent: set[nn.Module] = set()
         self._seen: dict[nn.Module, int] = {}
         self._outbox: list[tuple[dist.Work, Tensor]] = []
@@ -72,6 +75,7 @@ class RingMemory:
             request.wait()
         self._outbox.clear()
         assert not self._kept, "the last part of a slice must leave its frames to the next rank"
+        assert not self._arriving, "what was offered must also be asked for"
 
     def close(self) -> None:
         """The clip is through: take what a round that never comes was sent."""
@@ -105,16 +109,32 @@ class RingMemory:
         if self._number == 0 and owner not in self._seen:
             return x[:, :, :1].expand(-1, -1, copies, -1, -1)
         carry = copies + 1 - (owner.stride[0] if isinstance(owner, nn.Conv3d) else 1)
-        tail = None
-        if not self._more_follows and x.shape[2] >= carry:  # what follows needs nothing from before: let it go at once
-            tail = x[:, :, -carry:]
-        like = x[:, :, :1].expand(-1, -1, carry, -1, -1)
+        if owner not in self._sent and x.shape[2] >= carry:
+            self.offer(owner, x[:, :, -carry:])
+        arriving = self._arriving.pop(owner, None)
+        if arriving is None and self._group.own == 0:
+            arriving = self._from_last_round.pop(owner)
+        if arriving is None:
+            arriving = self._send_and_receive(owner, None, x[:, :, :1].expand(-1, -1, carry, -1, -1))
+        return arriving.frames()
+
+    def offer(self, owner: nn.Module, tail: Tensor) -> None:
+        """The last frames [B, C, carry, H, W] of the input of `owner`, before the rest is ready.
+
+        The next rank waits for them, and nothing from before them is needed: they go at once, and what this rank will
+        ask for comes meanwhile. What `remember` is given later is not sent again.
+        """
+        if self._more_follows:
+            return
         if self._group.own > 0:
-            return self._send_and_receive(owner, tail, like).frames()
-        before = self._from_last_round.pop(owner)  # before this round's frames take its place
-        if tail is not None:
-            self._send_and_receive(owner, tail, like if self._all_active else None)
-        return before.frames()
+            first = owner not in self._seen  # later parts of a slice have their past from the part before
+            arriving = self._send_and_receive(owner, tail, tail if first else None)
+            if first:
+                self._arriving[owner] = arriving
+            return
+        if owner in self._from_last_round:  # before this round's frames take its place
+            self._arriving[owner] = self._from_last_round.pop(owner)
+        self._send_and_receive(owner, tail, tail if self._all_active else None)
 
     def remember(self, owner: nn.Module, extended: Tensor, carry: int) -> None:
         """Hand the last `carry` frames to whoever works on what follows."""

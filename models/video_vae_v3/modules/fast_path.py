@@ -166,7 +166,14 @@ class FastPath:
     def _norm_conv(self, norm: FrameNorm, conv: CausalConv3d, flow: Flow) -> Flow:
         past = self._past(conv.kernel_size[0] - conv.stride[0])
         buffer = self._buffer(flow.x, past, conv.in_channels)
-        self._norm_into(buffer[:, past:], norm, flow)
+        frames, carry = flow.x.shape[1], conv.kernel_size[0] - conv.stride[0]
+        if self.memory.others_wait and frames > carry > 0:  # these travel while the rest is normed
+            tail = buffer[:, -carry:]
+            self._norm_into(tail, norm, flow.frames(frames - carry, frames))
+            self.memory.offer(conv, tail.permute(0, 4, 1, 2, 3))
+            self._norm_into(buffer[:, past:-carry], norm, flow.frames(0, frames - carry))
+        else:
+            self._norm_into(buffer[:, past:], norm, flow)
         return self._convolve(conv, buffer, past)
 
     def _norm_into(self, out: Tensor, norm: FrameNorm, flow: Flow) -> None:

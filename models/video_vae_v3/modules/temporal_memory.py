@@ -17,7 +17,12 @@ class TemporalMemory:
     Args:
         device: where frames wait between slices; None leaves them where they were made.
         keep: False when no slice follows (a whole clip, training): nothing is stored then.
+    Attributes:
+        others_wait: somebody works on the next slice meanwhile and wants the last frames of every input early, by
+            `offer`; nobody does here.
     """
+
+    others_wait = False
 
     def __init__(self, device: torch.device | str | None = None, keep: bool = True) -> None:
         self._carried: dict[nn.Module, Tensor] = {}
@@ -49,6 +54,9 @@ class TemporalMemory:
         if carried is None:
             return x[:, :, :1].expand(-1, -1, copies, -1, -1)
         return carried.to(x.device, non_blocking=True)
+
+    def offer(self, owner: nn.Module, tail: Tensor) -> None:
+        """The last frames [B, C, carry, H, W] of the input of `owner`, before the rest of it is ready."""
 
     def follows_first(self, owner: nn.Module) -> bool:
         """Is the frame that `owner` carried the first one of the clip, alone? It stood for its own past then."""
