@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     set_up_logging()
     from common.distributed.checkpoint import averaged_state, checkpoints, read_meta
+    from projects.video_diffusion_sr.lora import HEADER, factors_of
 
     found = {read_meta(path)["step"]: path for path in checkpoints(args.run / "checkpoints")}
     if not found:
@@ -44,8 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if step not in found:
         raise ValueError(f"{args.run} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(found)))}")
     state = averaged_state(found[step], args.module, raw=args.raw)
-    stage = read_meta(found[step])["stage"]
-    save_safetensors(state, args.output, {"stage": stage, "step": str(step)})
+    meta = read_meta(found[step])
+    stage, header = meta["stage"], meta["header"]
+    state = factors_of(state) if HEADER in header else state
+    save_safetensors(state, args.output, {"stage": stage, "step": str(step), **header})
     logger.info("%d tensors of stage %s, step %d, in %s", len(state), stage, step, args.output)
     return 0
 

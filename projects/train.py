@@ -50,6 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--init_from", help="weights to start from, .pth or .safetensors")
     add("--init_discriminator", help="adversarial: weights of the diffusion model before distillation")
     add("--prompts", type=Path, help="folder with pos_emb.pt and neg_emb.pt, or a .safetensors with pos and neg")
+    add("--lora", metavar="rank=16", help="train a LoRA on top of --init_from: rank=16 or rank=16,alpha=32")
     add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
     add("--resume", choices=("auto", "never"), default="auto", help="auto goes on with what --output holds")
     add("--verbose", action="store_true", help="also say what was chosen and why")
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train; 0: the stage is complete, 2: a loss was not finite, 3: it was asked to stop and can be resumed."""
     args = parse(arguments)
     set_up_logging(args.verbose)
+    from projects.video_diffusion_sr.lora import LoraSettings
     from projects.video_diffusion_sr.training.finite import NonFiniteLoss
     from projects.video_diffusion_sr.training.run import RunOptions
 
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         init_from=args.init_from,
         init_discriminator=args.init_discriminator,
         prompts=args.prompts,
+        lora=None if args.lora is None else LoraSettings.parse(args.lora),
         resume=args.resume == "auto",
     )
     recipe = create_object(load_config(args.config, [o for o in overrides if not o.startswith(TRAIN)]))

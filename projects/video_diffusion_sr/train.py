@@ -21,6 +21,7 @@ from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.build import DTYPES, build_vae
+from projects.video_diffusion_sr.lora import LoraSettings, add_lora, with_base_names
 from projects.video_diffusion_sr.training.conditioning import Conditioner, ConditionSettings
 from projects.video_diffusion_sr.training.latents import LatentEncoder
 
@@ -76,12 +77,13 @@ class VideoDiffusionTrainer:
 
         return run_stage(self, run, options, process)
 
-    def build_dit(self, weights: Weights = None) -> tuple[NaDiT, State | None]:
+    def build_dit(self, weights: Weights = None, lora: LoraSettings | None = None) -> tuple[NaDiT, State | None]:
         """The transformer, float32, and its weights.
 
         Args:
             weights: a checkpoint; the network is then on the meta device and the state, memory-mapped, is for
                 `Stage.weights`. None: fresh random values from PyTorch's own generator, and no state.
+            lora: train low-rank factors on top of the weights, which are frozen.
 
         Raises:
             FileNotFoundError, ValueError: no such checkpoint, or it does not fit the config.
@@ -92,6 +94,11 @@ class VideoDiffusionTrainer:
         if state is not None:
             refuse_misfit(dit, state, str(weights), ADVICE)
         dit.set_gradient_checkpointing(self.gradient_checkpoint)
+        if lora is not None:
+            if state is None:
+                raise ValueError("a LoRA adapts trained weights: give --init_from a checkpoint")
+            add_lora(dit, lora)
+            state = with_base_names(state, dit)
         return dit, state
 
     def build_discriminator(

@@ -15,6 +15,7 @@ from common.diffusion.adversarial import (
     shifted_uniform_times,
 )
 from models.nadit.discriminator import DiscriminatorOutput
+from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.training.conditioning import Prompts, Texts
 from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
@@ -78,16 +79,19 @@ class AdversarialStage(LatentStage):
         weights: "Weights",
         discriminator_weights: "Weights",
         with_vae: bool = True,
+        lora: LoraSettings | None = None,
     ) -> None:
         super().__init__(recipe, prompts, settings.noise_scale, 0.0, with_vae)
         if recipe.diffusion.loss != "v_lerp":
             raise ValueError(f"a step from T is noise - v; diffusion.loss.type {recipe.diffusion.loss} is no such v")
         self.settings = settings
-        self.modules["dit"], state = recipe.build_dit(weights)
+        self.modules["dit"], state = recipe.build_dit(weights, lora)
         self.modules["discriminator"], other = recipe.build_discriminator(discriminator_weights, settings.taps)
         for name, values in (("dit", state), ("discriminator", other)):
             if values is not None:
                 self.weights[name] = values
+        if lora is not None:
+            self.use_lora(lora)
         self.ema_of = ("dit",)
         self.ema_decay = recipe.ema_decay if settings.ema_decay is None else settings.ema_decay
         self.players = (

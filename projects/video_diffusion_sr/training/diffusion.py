@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.training.conditioning import Prompts
 from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
@@ -43,12 +44,15 @@ class DiffusionStage(LatentStage):
         prompts: Prompts,
         weights: "Weights",
         with_vae: bool = True,
+        lora: LoraSettings | None = None,
     ) -> None:
         super().__init__(recipe, prompts, settings.noise_scale, settings.prompt_dropout, with_vae)
         self.settings = settings
-        self.modules["dit"], state = recipe.build_dit(weights)
+        self.modules["dit"], state = recipe.build_dit(weights, lora)
         if state is not None:
             self.weights["dit"] = state
+        if lora is not None:
+            self.use_lora(lora)
         self.ema_of = ("dit",)
         self.ema_decay = recipe.ema_decay if settings.ema_decay is None else settings.ema_decay
         self.players = (Player("dit", ("dit",), settings.optimizer),)

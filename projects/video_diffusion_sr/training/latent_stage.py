@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.diffusion import EulerSampler, Guidance, LinearInterpolation, uniform_trailing
 from models.nadit.model import NaDiT
+from projects.video_diffusion_sr.lora import HEADER, LoraSettings, factors_of
 from projects.video_diffusion_sr.training.conditioning import Conditioner, Prompts, Texts
 from projects.video_diffusion_sr.training.flops import forward_flops
 from projects.video_diffusion_sr.training.latents import LatentEncoder, Pairs
@@ -131,7 +132,14 @@ class LatentStage(Stage):
         flops = forward_flops(dit.config, prepared.shapes.sizes, prepared.texts.lengths)
         return Work(len(prepared.shapes.sizes), self.passes * flops)
 
+    def use_lora(self, settings: LoraSettings) -> None:
+        """From now on this stage trains, saves and exports low-rank factors of its transformer; the rest is frozen."""
+        self.save_frozen = False
+        self.export_header = {HEADER: settings.header}
+
     def export(self, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        if self.export_header:
+            return {"lora.safetensors": factors_of(weights["dit"])}
         return {"dit.safetensors": dict(weights["dit"])}
 
 

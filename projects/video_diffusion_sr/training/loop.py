@@ -255,7 +255,7 @@ class Trainer:
         """A checkpoint of the present step, unless a loss was not finite."""
         self.watch.check()
         self.process.alive("writing a checkpoint")
-        meta = {"stage": self.stage.name, "seed": self.settings.seed, "world": self.process.world}
+        meta = {"stage": self.stage.name, "seed": self.settings.seed, "header": self.stage.export_header}
         folder = self.folder / "checkpoints"
         return save_checkpoint(folder, self.step, self._state().tensors(), meta, self.settings.checkpoint.keep)
 
@@ -270,7 +270,8 @@ class Trainer:
             logger.info("resumed from %s", found[-1])
 
     def _state(self) -> RunState:
-        return RunState(self.stage.modules, self.averages, self.optimizers, self.parameters)
+        everything = (self.stage.modules, self.averages, self.optimizers, self.parameters)
+        return RunState(*everything, self.stage.save_frozen)
 
     def export(self) -> list[Path]:
         """Averaged weights as the files that inference loads, in `export/`."""
@@ -280,7 +281,8 @@ class Trainer:
         paths = []
         for file, state in self.stage.export(weights).items():
             paths.append(self.folder / "export" / file)
-            save_safetensors(state, paths[-1], {"stage": self.stage.name, "step": str(self.step)})
+            header = {"stage": self.stage.name, "step": str(self.step), **self.stage.export_header}
+            save_safetensors(state, paths[-1], header)
             logger.info("wrote %s", paths[-1])
         return paths
 

@@ -12,6 +12,7 @@ from common.checkpoint import read_state_dict
 from common.distributed.process import Process
 from common.logger import get_logger
 from projects.video_diffusion_sr.build import seeded_prompts
+from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts
 from projects.video_diffusion_sr.train import ROOT, VideoDiffusionTrainer, Weights
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
@@ -36,6 +37,7 @@ class RunOptions:
     init_from: weights to start from. init_discriminator: of the adversarial stage's discriminator.
     prompts: a folder with pos_emb.pt and neg_emb.pt, or a .safetensors file with pos and neg; None: see
         `training_prompts`.
+    lora: train low-rank factors instead of all weights.
     resume: go on from the newest checkpoint in `output`, if there is one.
     """
 
@@ -45,6 +47,7 @@ class RunOptions:
     init_from: Weights = None
     init_discriminator: Weights = None
     prompts: Path | None = None
+    lora: LoraSettings | None = None
     resume: bool = True
 
 
@@ -102,19 +105,22 @@ def refuse_used_folder(options: RunOptions) -> None:
 def make_legs(recipe: VideoDiffusionTrainer, section: Mapping[str, Any] | None, options: RunOptions) -> Iterator[Leg]:
     """One leg, or one a round of progressive distillation."""
     stage, output = options.stage, options.output
+    if options.lora is not None and stage not in ("diffusion", "adversarial"):
+        raise ValueError(f"--lora fine-tunes in the stages diffusion and adversarial, not in {stage}")
     if stage == "vae":
         yield Leg(output, lambda: build_vae_stage(recipe, section, options))
         return
     prompts = training_prompts(options.prompts, recipe.config.dit.model.txt_in_dim)
     common = {"recipe": recipe, "prompts": prompts, "with_vae": wants_vae(recipe, options)}
+    lora = {"lora": options.lora}
     if stage == "diffusion":
         settings = settings_from(DiffusionStageSettings, section, "diffusion.")
-        yield Leg(output, lambda: DiffusionStage(settings=settings, weights=options.init_from, **common))
+        yield Leg(output, lambda: DiffusionStage(settings=settings, weights=options.init_from, **common, **lora))
     elif stage == "adversarial":
         settings = settings_from(AdversarialSettings, section, "adversarial.")
         weights = {"weights": options.init_from, "discriminator_weights": options.init_discriminator}
         need("adversarial", **weights)
-        yield Leg(output, lambda: AdversarialStage(settings=settings, **weights, **common))
+        yield Leg(output, lambda: AdversarialStage(settings=settings, **weights, **common, **lora))
     else:
         settings = settings_from(DistillSettings, section, "distill.")
         need("distill", weights=options.init_from)

@@ -22,18 +22,22 @@ class RunState:
     """What changes from step to step.
 
     modules, averages: by module name. optimizers: by player. parameters: (name, parameter) of each player.
+    frozen: whether parameters that no player moves belong to it.
     """
 
     modules: Mapping[str, nn.Module]
     averages: Mapping[str, AveragedWeights]
     optimizers: Mapping[str, torch.optim.Optimizer]
     parameters: Mapping[str, list[tuple[str, nn.Parameter]]]
+    frozen: bool = True
 
     def tensors(self) -> dict[str, Tensor]:
         """The very tensors by name: saved as they are, loaded in place."""
         tensors = {}
+        moved = {key for named in self.parameters.values() for key, _ in named}
         for name, module in self.modules.items():
-            tensors |= {f"modules/{name}.{key}": value for key, value in module.state_dict().items()}
+            whole = {f"{name}.{key}": value for key, value in module.state_dict().items()}
+            tensors |= {f"modules/{key}": value for key, value in whole.items() if self.frozen or key in moved}
         for name, average in self.averages.items():
             tensors |= {f"ema/{name}.{key}": value for key, value in average.average.items()}
         for player, optimizer in self.optimizers.items():

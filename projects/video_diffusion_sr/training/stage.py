@@ -76,6 +76,8 @@ class Stage(ABC):
             called, and it is what is exported.
         ema_decay: of that average.
         players: who moves what, in the order of their turns within a step.
+        save_frozen: whether checkpoints hold parameters that are not trained; False where they come from a file anyway.
+        export_header: words for the header of exported files, and for checkpoints.
         device: where the networks are; the loop sets it through `set_device`.
 
     Randomness: every method that may draw gets a generator on `device`, seeded by (seed, step, part of the batch, rank,
@@ -93,6 +95,8 @@ class Stage(ABC):
         self.ema_of: tuple[str, ...] = ()
         self.ema_decay: float = 0.9998
         self.players: tuple[Player, ...] = ()
+        self.save_frozen = True
+        self.export_header: dict[str, str] = {}
         self.device = torch.device("cpu")
 
     def set_device(self, device: torch.device) -> None:

@@ -14,10 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.checkpoint import save_safetensors
 from common.config import create_object, load_config
 from projects.export import main as export
 from projects.precompute_latents import main as precompute
 from projects.train import main as train
+from projects.video_diffusion_sr.lora import load_lora
 from tests.conftest import ROOT
 from tests.projects.training.tiny import MODEL, seeded_vae
 
@@ -125,6 +127,29 @@ def test_latents_are_stored_once_and_trained_on_from_memory(clips, tmp_path):
     resident = ["train.data.resident=True", "train.data.budget_latents=300", vae]
     assert train([*command("diffusion", folder, tmp_path / "run"), *resident]) == 0
     assert len(metrics(tmp_path / "run")) == 2
+
+
+@torch.no_grad()
+def test_a_lora_is_trained_stopped_resumed_and_merged(clips, tmp_path):
+    torch.manual_seed(0)
+    build = load_config(ROOT / "configs_tiny/main.yaml", MODEL).dit.model
+    base = create_object(build)
+    save_safetensors(base.state_dict(), tmp_path / "base.safetensors")
+    flags = [f"vae.checkpoint={seeded_vae(tmp_path)}", "train.log.images=0"]
+    flags += ["--lora", "rank=2,alpha=4", "--init_from", str(tmp_path / "base.safetensors")]
+    with torch.enable_grad():
+        assert train([*command("diffusion", clips, tmp_path / "run"), *flags]) == 0
+        assert train([*command("diffusion", clips, tmp_path / "run"), *flags, "train.steps=3"]) == 0
+    exported = load_file(tmp_path / "run/export/lora.safetensors")
+    assert len(exported) > 0 and all("lora_" in name for name in exported)
+    assert export([str(tmp_path / "run"), "--output", str(tmp_path / "again.safetensors")]) == 0
+    again = load_file(tmp_path / "again.safetensors")
+    assert exported.keys() == again.keys() and all(torch.equal(again[name], exported[name]) for name in exported)
+    merged = create_object(build)
+    merged.load_state_dict(base.state_dict())
+    load_lora(merged, tmp_path / "run/export/lora.safetensors")
+    changed = {name for name, value in merged.state_dict().items() if not torch.equal(value, base.state_dict()[name])}
+    assert changed and all(".attn." in name or ".mlp." in name for name in changed)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""Low-rank adaptation (arXiv 2106.09685) of the transformer: train small factors, store them, merge them into weights.
+
+Adapted are the linear layers of attention and feed-forward, W x becomes W x + (alpha / rank) B A x. Factors are stored
+under the names of the layers they belong to, `blocks.0.attn.proj_qkv.vid.lora_A.weight`, rank and alpha in the header.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from common.checkpoint import save_safetensors
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+ADAPTED = r"blocks\.\d+\.(attn\.(proj_qkv|proj_out)\.(vid|txt|all)|mlp\.(vid|txt|all)\.\w+)"
+FACTORS = ("lora_A", "lora_B")
+ADAPTER = "default"  # peft's name for the only adapter of a model
+BASE = "base_layer"  # where peft keeps the layer that it wrapped
+HEADER = "lora"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """rank of the factors; alpha: their product is multiplied by alpha / rank. None takes the rank."""
+
+    rank: int = 16
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"a LoRA needs a rank of at least 1, got {self.rank}")
+
+    @property
+    def strength(self) -> float:
+        """What the product of the factors is multiplied by."""
+        return (self.rank if self.alpha is None else self.alpha) / self.rank
+
+    @property
+    def header(self) -> str:
+        """What a file of factors says about them."""
+        return json.dumps({"rank": self.rank, "alpha": self.strength * self.rank})
+
+    @staticmethod
+    def parse(words: str) -> "LoraSettings":
+        """From a command line: `rank=16` or `rank=16,alpha=32`."""
+        values = dict(word.partition("=")[::2] for word in words.split(","))
+        if unknown := set(values) - {"rank", "alpha"}:
+            raise ValueError(f"--lora {words}: {sorted(unknown)[0]!r} is unknown; write rank=16 or rank=16,alpha=32")
+        try:
+            alpha = float(values["alpha"]) if "alpha" in values else None
+            return LoraSettings(int(values.get("rank", 16)), alpha)
+        except ValueError as error:
+            raise ValueError(f"--lora {words}: {error}; write rank=16 or rank=16,alpha=32") from error
+
+
+def add_lora(dit: nn.Module, settings: LoraSettings) -> None:
+    """Give a transformer factors to train and freeze everything else; its answers do not change (B starts at zero).
+
+    Works on the meta device as well. State-dict names of adapted layers change, see `with_base_names`.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.strength * settings.rank,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=ADAPTED,
+    )
+    inject_adapter_in_model(config, dit, adapter_name=ADAPTER)
+    for name, parameter in dit.named_parameters():
+        parameter.requires_grad_(is_factor(name))
+
+
+def is_factor(name: str) -> bool:
+    """Whether a parameter's name is that of a factor."""
+    return any(f".{factor}." in name for factor in FACTORS)
+
+
+def with_base_names(state: Mapping[str, Tensor], dit: nn.Module) -> dict[str, Tensor]:
+    """A plain checkpoint under the names of a model after `add_lora`; fresh factors are drawn, B zero."""
+    renamed = {}
+    for name, wanted in dit.state_dict().items():
+        plain = name.replace(f".{BASE}.", ".")
+        if not is_factor(name):
+            renamed[name] = state[plain]
+        elif ".lora_B." in name:
+            renamed[name] = torch.zeros(wanted.shape)
+        else:
+            renamed[name] = nn.init.kaiming_uniform_(torch.empty(wanted.shape), a=5**0.5)
+    return renamed
+
+
+def factors_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The factors in a state dict of a model with LoRA, under the names in which they are stored."""
+    return {name.replace(f".{ADAPTER}.", "."): tensor for name, tensor in state.items() if is_factor(name)}
+
+
+def save_lora(state: Mapping[str, Tensor], path: str | Path, settings: LoraSettings) -> None:
+    """Write the factors in `state` (see `factors_of`) and what they were trained with as `.safetensors`."""
+    save_safetensors(factors_of(state), path, {HEADER: settings.header})
+
+
+def read_lora(path: str | Path) -> tuple[dict[str, Tensor], LoraSettings]:
+    """Factors and settings out of a file of `save_lora`.
+
+    Raises:
+        ValueError: the file holds no LoRA.
+    """
+    with safe_open(path, framework="pt") as file:
+        header = (file.metadata() or {}).get(HEADER)
+        factors = {name: file.get_tensor(name) for name in file.keys()}
+    if header is None or not factors or not all(is_factor(name) for name in factors):
+        raise ValueError(f"{path} is no LoRA of this project: train one with projects/train.py ... --lora rank=16")
+    return factors, LoraSettings(**json.loads(header))
+
+
+@torch.no_grad()
+def load_lora(model: nn.Module, path: str | Path, scale: float = 1.0) -> None:
+    """Merge a stored LoRA into a model's weights: W + scale (alpha / rank) B A, computed in float32.
+
+    Args:
+        model: a transformer without adapters.
+        scale: 1 as it was trained, 0 not at all.
+
+    Raises:
+        ValueError: the file is none, or belongs to a model with other layers.
+    """
+    factors, settings = read_lora(path)
+    layers = dict(model.named_modules())
+    names = sorted({name.rsplit(".", 2)[0] for name in factors})
+    for name in names:
+        layer = layers.get(name)
+        down, up = (factors.get(f"{name}.{factor}.weight") for factor in FACTORS)
+        shape = None if down is None or up is None else (up.shape[0], down.shape[1])
+        if not isinstance(layer, nn.Linear) or shape != tuple(layer.weight.shape):
+            raise ValueError(
+                f"{path} adapts {name}, which this model has not, or in another size: it is of another model"
+            )
+        change = up.to(layer.weight.device).float() @ down.to(layer.weight.device).float()
+        merged = layer.weight.float() + scale * settings.strength * change
+        layer.weight.copy_(merged.to(layer.weight.dtype))
+    logger.info("merged a LoRA of rank %d into %d layers, scale %g", settings.rank, len(names), scale)
