@@ -9,6 +9,9 @@ From a folder of videos and images to a one-step model, in order (docs/training.
     python projects/train.py adversarial --config configs_tiny/main.yaml --data clips --output runs/adversarial \\
         --init_from runs/distill/export/dit.safetensors --init_discriminator runs/diffusion/export/dit.safetensors
 
+The last three read the VAE that `vae.checkpoint` in the model's YAML names; for your own, add behind the stage
+vae.checkpoint=runs/vae/export/vae.safetensors.
+
 On several GPUs or hosts the same commands start with `torchrun --nproc-per-node=8`; how a model is spread over them is
 `dit.fsdp.sharding_strategy` in its YAML. Fine-tuning a released model is the stage `diffusion` or `adversarial` with
 --init_from ckpts/....pth. A run that was stopped, by SIGTERM, Ctrl-C or a fault, goes on with the same command.
