@@ -9,6 +9,8 @@ import argparse
 import json
 import os
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -17,12 +19,22 @@ import torch
 from torch import Tensor
 
 from common.config import load_config
+from models.video_vae_v3.modules.tiling import decode_tiled, encode_tiled
 from projects.benchmarking.counting import TEXT_TOKENS, dit_flops, vae_flops
 from projects.benchmarking.networks import build_networks
 from projects.benchmarking.timing import known_operations, median_seconds, peak_gib
 from projects.video_diffusion_sr.color_fix import fix_colour
 from projects.video_diffusion_sr.communication import describe
 from projects.video_diffusion_sr.geometry import to_8_bit
+from projects.video_diffusion_sr.memory_plan import (
+    TILE_OVERLAP,
+    MemoryPlan,
+    Workload,
+    install,
+    plan,
+    predict,
+    weight_bytes,
+)
 from projects.video_diffusion_sr.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +58,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--conv_max_mem", type=float, help="GiB that a convolution's input may take at most")
     parser.add_argument("--vram", type=float, help="GiB of device memory to stay within")
     parser.add_argument("--runs", type=int, default=3, help="runs whose median is reported, after one to warm up")
+    parser.add_argument("--quick", action="store_true", help="one run of each stage after one to warm up; whole = sum")
     parser.add_argument("--plain", action="store_true", help="the reference paths, without own kernels and folds")
     parser.add_argument("--kernels", action="store_true", help="also time each own kernel against its reference")
     parser.add_argument(
@@ -59,34 +72,48 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 class Stages:
     """The four stages of one clip, each a function of what the one before left."""
 
-    def __init__(self, vae, dit, config, clip: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, vae, dit, config, clip: Tensor, dtype: torch.dtype, way: MemoryPlan) -> None:
         self.vae, self.dit, self.scaling = vae, dit, config.vae.scaling_factor
-        self.clip, self.dtype = clip, dtype
+        self.device, self.dtype, self.way = clip.device, dtype, way
+        self.residency = install(way, vae, dit, clip.device)
+        self.clip = clip if way.offload == "none" else clip.cpu()
         generator = torch.Generator(clip.device).manual_seed(1)
         width = config.dit.model.txt_in_dim
         self.text = torch.randn(TEXT_TOKENS, width, device=clip.device, generator=generator).to(dtype)
         self.latents = self.restored = self.frames = None
 
     def encode(self) -> None:
-        self.latents = self.vae.encode(self.clip).latent[0].permute(1, 2, 3, 0) * self.scaling  # t h w c
+        with self.residency.use("vae", "dit" if self.way.prefetch else None):
+            if self.way.tile is None:
+                moments = self.vae.encode_moments(self.clip.to(self.device))
+            else:
+                moments = encode_tiled(self.vae, self.clip.to(self.device), self.way.tile, TILE_OVERLAP)
+        self.latents = moments[0, : self.vae.latent_channels].permute(1, 2, 3, 0) * self.scaling  # t h w c
+        self.latents = self.latents.to(self.device)
 
     def transformer(self) -> None:
         """One step: the layout is built once a clip, so it is part of the time."""
-        shape = tuple(self.latents.shape[:3])
-        noise = torch.randn_like(self.latents)
-        tokens = torch.cat([noise, self.latents, torch.ones_like(noise[..., :1])], -1).flatten(0, 2)
-        layout = self.dit.layout([shape], [len(self.text)], tokens.device)
-        velocity = self.dit(tokens, self.text, [shape], [[len(self.text)]], 1000.0, layout=layout).vid_sample
-        self.restored = noise - velocity.unflatten(0, shape)
+        with nullcontext() if self.way.offload == "blocks" else self.residency.use("dit"):
+            shape = tuple(self.latents.shape[:3])
+            noise = torch.randn_like(self.latents)
+            tokens = torch.cat([noise, self.latents, torch.ones_like(noise[..., :1])], -1).flatten(0, 2)
+            layout = self.dit.layout([shape], [len(self.text)], tokens.device)
+            velocity = self.dit(tokens, self.text, [shape], [[len(self.text)]], 1000.0, layout=layout).vid_sample
+            self.restored = noise - velocity.unflatten(0, shape)
 
     def decode(self) -> None:
         z = (self.restored / self.scaling).permute(3, 0, 1, 2)[None].to(self.dtype)
         self.frames = None  # not two of them at once
-        self.frames = self.vae.decode(z).sample
+        with self.residency.use("vae"):
+            if self.way.tile is None:
+                self.frames = self.vae.decode_latents(z)
+            else:
+                self.frames = decode_tiled(self.vae, z, self.way.tile, TILE_OVERLAP)
 
     def finish(self) -> None:
         """Colour fix and 8-bit conversion, a slice of frames at a time."""
         for part, style in zip(self.frames.split(4, 2), self.clip.split(4, 2), strict=True):
+            part, style = part.to(self.device), style.to(self.device)
             to_8_bit(fix_colour("wavelet", part[0].transpose(0, 1), style[0].transpose(0, 1))).cpu()
 
     def whole(self) -> None:
@@ -105,11 +132,17 @@ def measure(args: argparse.Namespace) -> dict:
     )
     if args.split_size:
         vae.set_causal_slicing(args.split_size)
-    vae.set_memory_limit(args.conv_max_mem)
     shape = (1, 3, args.frames, args.res_h, args.res_w)
     clip = torch.rand(shape, device=device, generator=torch.Generator(device).manual_seed(2)).mul(2).sub(1).to(dtype)
-    stages = Stages(vae, dit, config, clip, dtype)
-    result = {"arguments": {k: str(v) for k, v in vars(args).items()}, "torch": torch.__version__, "stages": {}}
+    way = choose(args, vae, dit, clip)
+    stages = Stages(vae, dit, config, clip, dtype, way)
+    del clip
+    result = {
+        "plan": way.describe(),
+        "arguments": {k: str(v) for k, v in vars(args).items()},
+        "torch": torch.__version__,
+        "stages": {},
+    }
     if device.type == "cuda":
         result["device"] = torch.cuda.get_device_name(device)
     result["known"] = known_operations(device, dtype)
@@ -118,9 +151,12 @@ def measure(args: argparse.Namespace) -> dict:
     flops["transformer"] = dit_flops(config.dit.model, latent)
     flops["whole"] = sum(flops.values())
     for name in ("encode", "transformer", "decode", "finish", "whole"):
-        with peak_gib(device) as peak:
-            seconds = median_seconds(getattr(stages, name), device, args.runs, warm_up=1)
-            entry = {"seconds": seconds, "peak_gib": peak()}
+        if name == "whole" and args.quick:
+            entry = sum_of([result["stages"][stage] for stage in ("encode", "transformer", "decode")])
+        else:
+            with peak_gib(device) as peak:
+                seconds = median_seconds(getattr(stages, name), device, 1 if args.quick else args.runs, warm_up=1)
+                entry = {"seconds": seconds, "peak_gib": peak()}
         if name in flops:
             entry["tflop"] = flops[name] / 1e12
             entry["tflop_s"] = entry["tflop"] / seconds
@@ -129,6 +165,23 @@ def measure(args: argparse.Namespace) -> dict:
     if args.profile:
         args.profile.write_text(profile(stages, device))
     return result
+
+
+def sum_of(entries: list[dict]) -> dict:
+    """The whole from its stages: seconds added, the largest peak."""
+    return {
+        "seconds": sum(entry["seconds"] for entry in entries),
+        "peak_gib": max(entry["peak_gib"] for entry in entries),
+    }
+
+
+def choose(args: argparse.Namespace, vae, dit, clip: Tensor) -> MemoryPlan:
+    """The plan for --vram, or everything resident; with the predicted peaks either way."""
+    work = Workload(vae, dit.config, weight_bytes(dit), weight_bytes(vae), *clip.shape[2:], clip.element_size())
+    if args.vram is not None:
+        return plan(args.vram, work)
+    way = MemoryPlan(conv_max_mem=args.conv_max_mem)
+    return replace(way, predicted=tuple(predict(way, work).items()))
 
 
 def profile(stages: Stages, device: torch.device) -> str:
@@ -155,6 +208,7 @@ def table(result: dict) -> str:
             line += f" {row['tflop']:9.2f} {row['tflop_s']:8.2f} {row['share_of_floor']:8.1%}"
         lines.append(line)
     known = ", ".join(f"{name} {value:.3g}" for name, value in result["known"].items())
+    lines.append(f"plan: {result['plan']}")
     return "\n".join([*lines, f"known operations in this run: {known}"])
 
 

@@ -19,9 +19,10 @@ def silu_mul(gate: Tensor, x: Tensor) -> Tensor:
 def linear_gelu(x: Tensor, linear: nn.Module) -> Tensor:
     """GELU (tanh form) of a linear layer: [n, in] -> [n, out].
 
-    On CUDA without gradients the matrix product applies it before it writes, if the layer is a plain `nn.Linear` (a
-    wrapped one has its own forward pass).
+    On CUDA without gradients the matrix product applies it before it writes, if the layer is a plain `nn.Linear`: a
+    wrapped or hooked one has a forward pass of its own.
     """
-    if type(linear) is nn.Linear and linear.bias is not None and x.is_cuda and use_triton(x):
+    plain = type(linear) is nn.Linear and "forward" not in vars(linear) and not linear._forward_pre_hooks
+    if plain and linear.bias is not None and x.is_cuda and use_triton(x):
         return torch._addmm_activation(linear.bias, x, linear.weight.T, use_gelu=True)
     return F.gelu(linear(x), approximate="tanh")

@@ -1,0 +1,100 @@
+"""Which model is on the device when. Several that fit together stay there; otherwise one at a time.
+
+Weights do not change in inference, so nothing is ever copied back: the master copy waits in pinned memory of the host,
+and a model leaves the device by forgetting its copy there. The next model's weights travel on a stream of their own
+while the current one computes.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+class Residency:
+    """Moves models to a device and off it.
+
+    Args:
+        models: by name, on the CPU or on the device already; in evaluation mode.
+        device: where they compute.
+        one_at_a_time: False keeps all of them on the device.
+    """
+
+    def __init__(self, models: Mapping[str, nn.Module], device: torch.device | str, one_at_a_time: bool) -> None:
+        self.models, self.device = dict(models), torch.device(device)
+        self.one_at_a_time = one_at_a_time and self.device.type != "cpu"
+        self._masters: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._arrived: dict[str, torch.cuda.Event | None] = {}
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        for name, model in self.models.items():
+            if self.one_at_a_time:
+                self._masters[name] = [_with_master(tensor, self.device) for tensor in _tensors(model)]
+            else:
+                model.to(self.device)
+
+    @contextmanager
+    def use(self, name: str, next_name: str | None = None) -> Iterator[nn.Module]:
+        """The model, on the device until the block ends.
+
+        Args:
+            next_name: the model wanted after it, whose weights start to travel at once. Both are on the device then.
+        """
+        if self.one_at_a_time:
+            self.prefetch(name)
+            if next_name is not None:
+                self.prefetch(next_name)
+            event = self._arrived[name]
+            if event is not None:
+                torch.cuda.current_stream(self.device).wait_event(event)
+        try:
+            yield self.models[name]
+        finally:
+            if self.one_at_a_time:
+                self.release(name)
+
+    @torch.inference_mode(False)
+    def prefetch(self, name: str) -> None:
+        """Start moving a model to the device; nothing where it is there or on its way."""
+        if not self.one_at_a_time or name in self._arrived:
+            return
+        copies = [torch.empty_like(master, device=self.device) for _, master in self._masters[name]]
+        self._arrived[name] = None
+        if self._stream is None:
+            for copy, (_, master) in zip(copies, self._masters[name], strict=True):
+                copy.copy_(master)
+        else:
+            # The memory comes from the computing stream, where it may still be read for work that is not done.
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(self._stream):
+                for copy, (_, master) in zip(copies, self._masters[name], strict=True):
+                    copy.copy_(master, non_blocking=True)
+                self._arrived[name] = self._stream.record_event()
+        for copy, (tensor, _) in zip(copies, self._masters[name], strict=True):
+            tensor.data = copy
+        logger.debug("%s: weights on their way to %s", name, self.device)
+
+    def release(self, name: str) -> None:
+        """Forget a model's copy on the device."""
+        if self.one_at_a_time and self._arrived.pop(name, False) is not False:
+            for tensor, master in self._masters[name]:
+                tensor.data = master
+            logger.debug("%s: off %s", name, self.device)
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers, each once."""
+    found = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return list(found.values())
+
+
+def _with_master(tensor: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(the tensor, its values in host memory, pinned where the device copies from there), the tensor set to them."""
+    master = torch.empty_like(tensor.data, device="cpu", pin_memory=device.type == "cuda")
+    master.copy_(tensor.data)
+    tensor.data = master
+    return tensor, master
