@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from common.distributed.parallel import Parallel
-from common.distributed.process import Process, process_group
+from common.distributed.process import TIMEOUT_S, Process, process_group
 from common.logger import get_logger, set_up_logging
 from data.media import MediaError, find_media, open_media, output_path
 from projects.video_diffusion_sr.build import DTYPES, ROOT, Request, build
@@ -82,6 +82,10 @@ def parser(preset: Preset) -> argparse.ArgumentParser:
     )
     run.add_argument("--sp_size", type=int, default=1, help="GPUs that share one clip (%(default)s)")
     run.add_argument(
+        "--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS",
+        help="a process of a job that is silent for so long ends it (%(default)s)",
+    )  # fmt: skip
+    run.add_argument(
         "--shard_weights", action="store_true", help="spread the transformer's weights over the GPUs of --sp_size"
     )
     run.add_argument(
@@ -118,7 +122,7 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
     """All files of one request."""
     request = read_request(args)
     files, skipped = find_media(args.video_path)
-    with process_group(request.device) as process:
+    with process_group(request.device, timeout_s=args.timeout) as process:
         for path, reason in skipped:
             _say(process, logging.INFO, f"{path}: skipped, {reason}")
         parallel = Parallel(process, args.sp_size)
@@ -141,6 +145,8 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--res_h {args.res_h} --res_w {args.res_w}: the result must be at least 16x16 pixels")
     if not 0 <= args.strength <= 1:
         raise ValueError(f"--strength {args.strength} must lie between 0 (the input) and 1 (the restored clip)")
+    if args.timeout <= 0:
+        raise ValueError(f"--timeout {args.timeout} must be a positive number of seconds")
     if args.crf is not None and not 0 <= args.crf <= 51:
         raise ValueError(f"--crf {args.crf} must lie between 0 (lossless) and 51")
     if args.window is not None and args.window < 0:
