@@ -44,6 +44,7 @@ class Group:
         self.process, self.ranks, self.handle = process, tuple(ranks), handle
         self.size, self.own = len(self.ranks), self.ranks.index(process.rank)
         self.traffic = Traffic()
+        self.idle_said = False
 
     @property
     def leads(self) -> bool:
@@ -52,6 +53,7 @@ class Group:
 
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
         """The first send[0] rows go to number 0, the next send[1] to number 1, ...; what came, in the same order."""
+        _refuse_gradients(rows)
         whole = dict(output_split_sizes=list(receive), input_split_sizes=list(send), group=self.handle)
         rows = rows.contiguous()
         arrived = rows.new_empty(sum(receive), *rows.shape[1:])
@@ -66,7 +68,8 @@ class Group:
 
     def total(self, tensor: Tensor, purpose: str) -> Tensor:
         """The sum over the group, the same bits on every rank."""
-        result = tensor.cpu() if self._through_host(tensor) else tensor
+        _refuse_gradients(tensor)
+        result = self.on_wire(tensor)
         result = result.clone(memory_format=torch.contiguous_format)
         self._count(purpose, tensor.flatten(), 2 * tensor.numel() * (self.size - 1) // self.size)
         with self.waiting(purpose):
@@ -75,6 +78,7 @@ class Group:
 
     def gather_rows(self, rows: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
         """counts[i] rows of every number i, one after another, on every rank."""
+        _refuse_gradients(rows)
         longest = max(counts)
         padded = rows.new_zeros(longest, *rows.shape[1:])
         padded[: len(rows)] = rows
@@ -129,6 +133,12 @@ class Group:
     def waiting(self, purpose: str) -> AbstractContextManager[None]:
         """Around a call that waits for other ranks of the group."""
         return self.process.waiting(f"the others of its group ({purpose})")
+
+
+def _refuse_gradients(tensor: Tensor) -> None:
+    """RuntimeError where a gradient would silently stop: ranks share a clip in inference only."""
+    if tensor.requires_grad:
+        raise RuntimeError("ranks share a clip in inference only: use torch.inference_mode(), or one rank a clip")
 
 
 def make_group(process: Process, size: int) -> Group:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from common.distributed.collectives import Group
 from common.distributed.temporal_halo import RingMemory
+from common.logger import get_logger
+
+logger = get_logger(__name__)
 
 Piece = TypeVar("Piece")
 Tensors = tuple[Tensor, ...]
@@ -59,14 +62,15 @@ def in_turns(
         skip: called for the pieces of other ranks, in order with `work`: what a stream has to be moved on by.
         everyone: yield the results on every rank; False: only on the leader, while others yield nothing.
     """
-    stream, longest_first = iter(pieces), False
+    stream, single_first = iter(pieces), False
     for turn in count():
         round_ = list(islice(stream, group.size))
         if not round_:
             break
         number = turn * group.size + group.own
         if turn == 0:
-            longest_first = length(round_[0]) == 1
+            single_first = length(round_[0]) == 1
+            _say_who_idles(group, len(round_))
         result = None
         group.process.alive(f"piece {number} of a clip")
         for place, piece in enumerate(round_):
@@ -75,13 +79,25 @@ def in_turns(
                     skip(piece)
                 continue
             if memory is not None:
-                memory.begin(number, len(round_), follows_single=number == 1 and longest_first)
+                memory.begin(number, len(round_), follows_single=number == 1 and single_first)
             result = work(piece)
             if memory is not None:
                 memory.end()
         yield from collect(group, result, everyone)
     if memory is not None:
         memory.close()
+
+
+def _say_who_idles(group: Group, slices: int) -> None:
+    """Once a run: images and short clips do not occupy all ranks in the VAE (see docs/decisions/0005)."""
+    if slices < group.size and group.leads and not group.idle_said:
+        group.idle_said = True
+        logger.info(
+            "images and short clips have fewer slices of time than the %d ranks that share them: %d waited in the VAE; "
+            "a smaller --sp_size restores several files at once",
+            group.size,
+            group.size - slices,
+        )
 
 
 def collect(group: Group, result: Tensor | Tensors | None, everyone: bool) -> Iterator[Tensor | Tensors]:

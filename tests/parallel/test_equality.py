@@ -151,6 +151,8 @@ def test_tokens_find_their_way():
                     own = exchange.enter(packed, a)
                     assert torch.equal(own, packed[of_cuts[a] == group.own])
                     assert torch.equal(exchange.leave(own, a), packed)
+                    with pytest.raises(RuntimeError, match="in inference only"), torch.enable_grad():
+                        exchange.sum_text(torch.ones(2, requires_grad=True))
                     for b in range(cuts):
                         assert torch.equal(exchange.move(own, a, b), packed[of_cuts[b] == group.own])
 
