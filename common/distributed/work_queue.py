@@ -61,8 +61,8 @@ def hand_out(
         return begun[name(item)], -cost(item) if several else 0.0
 
     waiting = sorted((item for item in items if name(item) not in done), key=place)
-    if done and process.leads:
-        logger.info("%d of %d files were finished before the restart", len(done), len(items))
+    if len(waiting) < len(items) and process.leads:
+        logger.info("%d of %d files were finished before the restart", len(items) - len(waiting), len(items))
     for number in _numbers(group):
         if number >= len(waiting):
             break
