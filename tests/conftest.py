@@ -1,4 +1,4 @@
-"""What several tests share: the recorded numbers, the rule for seeded weights, the optional material beside the checkout."""
+"""What several tests share: recorded numbers, the rule for seeded weights, optional material beside the checkout."""
 
 import json
 import zlib
