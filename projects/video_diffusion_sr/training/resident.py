@@ -82,11 +82,11 @@ class ResidentClips:
     def batch(self, number: int) -> ClipBatch:
         """Batch `number`: one group of clips, float32 in [-1, 1] on the device."""
         config = self.config
-        made = [self._clip(slot_generator(self.seed, number, slot)) for slot in range(config.clips)]
+        made = [self._clip(slot_generator(self.seed, number % 2**32, slot)) for slot in range(config.clips)]
         clips = torch.stack([clip for clip, _ in made])  # B 3 T H W, 0..255
         soft = round(config.clips * config.soft_share)
         if soft:
-            draws = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + number)
+            draws = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + number % 2**32)
             clips = torch.cat([soften(clips[:soft], config.scale, config.noise, draws), clips[soft:]])
         names = [f"{name} batch={number} slot={slot}" for slot, (_, name) in enumerate(made)]
         return ClipBatch(names, number, (clips.round().clamp(0, 255) / 127.5 - 1,))
