@@ -25,6 +25,7 @@ class Residency:
         one_at_a_time: False keeps all of them on the device.
     """
 
+    @torch.inference_mode(False)
     def __init__(self, models: Mapping[str, nn.Module], device: torch.device | str, one_at_a_time: bool) -> None:
         self.models, self.device = dict(models), torch.device(device)
         self.one_at_a_time = one_at_a_time and self.device.type != "cpu"

@@ -6,8 +6,8 @@ are summed: the wide activation is read once, and what is carried between slices
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from common.kernels.conv3d import conv3d
 from common.kernels.frame_norm import Moments
 from common.kernels.triton_support import use_triton
 
@@ -26,7 +26,7 @@ def conv_from_few(x: Tensor, weight: Tensor) -> Tensor:
         from common.kernels import few_channels_triton as kernels
 
         return kernels.conv_from_few(x, weight)
-    y = F.conv3d(x.movedim(-1, 1), weight, padding=(0, 1, 1))
+    y = conv3d(x.movedim(-1, 1), weight, None, (1, 1, 1), (0, 1, 1))
     return y.movedim(1, -1).contiguous()
 
 

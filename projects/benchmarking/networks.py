@@ -12,6 +12,7 @@ from models.video_vae_v3.modules.fold import prepare_inference
 from projects.video_diffusion_sr.presets import Preset
 
 
+@torch.inference_mode(False)
 def build_networks(
     preset: Preset, device: torch.device, dtype: torch.dtype, *, random_weights: bool, plain: bool, ckpt_dir: Path
 ) -> tuple[nn.Module, nn.Module, Mapping[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.kernels.conv3d import conv3d
 from common.kernels.few_channels import FEW, conv_from_few, onto_taps, projects_onto_taps, sum_taps, taps_dtype
 from common.kernels.frame_norm import Moments, add_bias_residual, add_phase_bias, norm_silu_into, wide_attention
 from models.video_vae_v3.modules.blocks import Downsample, FrameAttention, FrameNorm, MidBlock, ResnetBlock, Upsample
@@ -154,7 +155,7 @@ class FastPath:
             if alone:
                 y = F.conv2d(_channels_second(x[:, 0]), weight, None, conv.stride[1:], conv.padding[1:])[:, :, None]
             else:
-                y = F.conv3d(_channels_second(x), weight, None, conv.stride, conv.padding)
+                y = conv3d(_channels_second(x), weight, None, conv.stride, conv.padding)
             return _channels_last(y)
 
         batch, frames, height, width, _ = buffer.shape
