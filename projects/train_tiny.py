@@ -1,0 +1,206 @@
+"""Train the tiny model: pairs, VAE, latents, diffusion, distillation, adversarial stage (`configs_train/tiny.yaml`).
+
+    python projects/train_tiny.py pairs --data FOLDER... --output runs/tiny &
+    python projects/train_tiny.py vae --data FOLDER... --output runs/tiny
+
+Each command reads what those before it left in the output folder. `projects/train_tiny.sh` runs them all.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from omegaconf import OmegaConf
+
+from common.checkpoint import save_safetensors
+from common.config import load_config
+from common.create import create_object
+from common.distributed.process import process_group
+from common.logger import get_logger, set_up_logging
+from data.training.index import build_index
+from data.training.make_pairs import make_pairs
+from data.training.sampling import ClipShape
+from projects.video_diffusion_sr.build import build_vae, seeded_prompts
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
+from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
+from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.linear_start import start_linear
+from projects.video_diffusion_sr.training.loop import Source, Trainer
+from projects.video_diffusion_sr.training.pair_latents import PairLatents, start_from_condition
+from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
+from projects.video_diffusion_sr.training.settings import (
+    CheckpointSettings,
+    LogSettings,
+    LoopSettings,
+    settings_from,
+)
+from projects.video_diffusion_sr.training.stage import Stage
+from projects.video_diffusion_sr.training.vae import build_vae_stage
+
+logger = get_logger(__name__)
+
+WARM_STEPS, TIMED_STEPS = 12, 24  # before the number of steps is fixed; the first ones compile
+
+
+def make_all_pairs(recipe: dict, data: list[str], output: Path) -> None:
+    """Degraded pairs, set after set, until everything is made or `output/pairs/stop` appears."""
+    sets, number = recipe["pairs"]["sets"], 0
+    degradation = {
+        kind: OmegaConf.to_container(load_config(path), resolve=True) for kind, path in recipe["degradation"].items()
+    }
+    while not (output / "pairs" / "stop").exists() and number < recipe["pairs"]["rounds"] * len(sets):
+        chosen = sets[number % len(sets)]
+        shape = ClipShape(*chosen["shape"])
+        kind = "image" if shape.frames == 1 else "video"
+        started = time.perf_counter()
+        seed = recipe["seed"] + number
+        workers = recipe["pairs"]["workers"]
+        pairs = make_pairs(data, chosen["count"], shape, seed, workers, degradation[kind])
+        pairs.save(output / "pairs" / f"set_{number:03d}")
+        logger.info("pairs of set %d: %d in %.1f s", number, chosen["count"], time.perf_counter() - started)
+        number += 1
+
+
+def train_vae(recipe: dict, data: list[str], output: Path) -> None:
+    """The VAE, from pictures that stay on the GPU; `output/vae/export/vae.safetensors`."""
+    section = recipe["vae"]
+    torch.manual_seed(recipe["seed"])
+    vae = create_object(load_config(recipe["config"]).vae.model)
+    vae = vae.to(memory_format=torch.channels_last_3d)  # the layout in which cuDNN's 3-D convolutions are quick
+    stage = build_vae_stage(vae, section["losses"], section["ema_decay"])
+    clips = ResidentConfig(**section["data"] | {"shape": ClipShape(*section["data"]["shape"])})
+    with process_group() as process:
+        source = ResidentClips(build_index(data), clips, recipe["seed"], process.device)
+        start_linear(vae, torch.cat([source.batch(-n).clips[0] for n in range(1, 9)]).cpu())
+
+        def with_opponent_at_the_end(steps: int) -> None:
+            start = round(steps * (1 - section["gan_share"]))
+            stage.settings = replace(stage.settings, gan=replace(stage.settings.gan, start=start))
+            stage.players = tuple(replace(p, start=start) if p.name == "discriminator" else p for p in stage.players)
+
+        with_opponent_at_the_end(10**9)
+        train_for(
+            section["seconds"],
+            stage,
+            source,
+            output / "vae",
+            recipe["seed"],
+            process,
+            with_opponent_at_the_end,
+            section["compile"],
+        )
+
+
+def train_for(
+    seconds: float, stage: Stage, source: Source, folder: Path, seed: int, process, plan=None, compiled=True
+) -> None:
+    """Train a stage for about so many seconds: the first steps tell how many there will be.
+
+    Args:
+        plan: called with the number of steps once it is known.
+    """
+    started = time.perf_counter()
+    on_gpu = process.device.type == "cuda"
+    torch.backends.cudnn.benchmark = True
+    torch._dynamo.config.suppress_errors = True  # what does not compile runs as it is
+    settings = LoopSettings(
+        seed,
+        10**9,
+        1,
+        "bf16" if on_gpu else "float32",
+        True,
+        on_gpu and compiled,
+        CheckpointSettings(10**9, 1),
+        LogSettings(100, 0),
+    )
+    trainer = Trainer(stage, source, settings, folder, process)
+    stream = source.batches(0)
+    timed = float("nan")
+    for step in range(WARM_STEPS + TIMED_STEPS if seconds > 1 else 2):
+        if step == WARM_STEPS:
+            synchronize(process.device)
+            timed = time.perf_counter()
+        trainer.train_step([next(stream)])
+    synchronize(process.device)
+    left = seconds - (time.perf_counter() - started)
+    rate = TIMED_STEPS / (time.perf_counter() - timed) if seconds > 1 else 1.0
+    steps = trainer.step + max(2, int(left * rate))
+    logger.info("%s: %.2f steps/s, ready after %.1f s; %d steps", stage.name, rate, seconds - left, steps)
+    if plan is not None:
+        plan(steps)
+    trainer.settings = replace(settings, steps=steps)
+    trainer.run(resume=False)
+    logger.info("%s: %.1f s in all", stage.name, time.perf_counter() - started)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the GPU, if it is one."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def train_dit(recipe: dict, _data: list[str], output: Path) -> None:
+    """Diffusion, distillation and adversarial stage on the pairs that are ready; an export in each stage's folder."""
+    torch.manual_seed(recipe["seed"])
+    torch.set_float32_matmul_precision("high")
+    with process_group() as process:
+        vae = build_vae(
+            load_config(recipe["config"]).vae, output / "vae/export/vae.safetensors", process.device, torch.float32
+        )
+        source = PairLatents(vae, recipe["budget_latents"], recipe["seed"])
+        source.refresh(output / "pairs")
+        scale = 1 / source.spread()
+        logger.info("scaling_factor: %.4f", scale)
+        (output / "scaling_factor").write_text(f"{scale:.4f}")
+        trainer = create_object(load_config(recipe["config"], [f"vae.scaling_factor={scale:.4f}"]))
+        prompts = Prompts(*seeded_prompts(trainer.config.dit.model.txt_in_dim))
+        save_safetensors({"pos": prompts.positive, "neg": prompts.negative}, output / "prompts.safetensors")
+        dit, _ = trainer.build_dit()
+        start_from_condition(dit, vae.latent_channels)
+        weights = output / "start.safetensors"
+        save_safetensors(dit.state_dict(), weights)
+        common = {"recipe": trainer, "prompts": prompts, "with_vae": False}
+
+        def run(name: str, stage: Stage) -> Path:
+            source.refresh(output / "pairs")
+            seconds = recipe[name.split("_")[0]]["seconds"]
+            train_for(seconds, stage, source, output / name, recipe["seed"], process, compiled=False)
+            return output / name / "export" / "dit.safetensors"
+
+        settings = settings_from(DiffusionStageSettings, recipe["diffusion"]["settings"])
+        diffusion = weights = run("diffusion", DiffusionStage(settings=settings, weights=weights, **common))
+        settings = settings_from(DistillSettings, recipe["distill"]["settings"])
+        for number, steps in enumerate(settings.rounds):
+            stage = DistillStage(settings=settings, weights=weights, steps=steps, guided=number == 0, **common)
+            weights = run(f"distill_{steps}", stage)
+        settings = settings_from(AdversarialSettings, recipe["adversarial"]["settings"])
+        run(
+            "adversarial",
+            AdversarialStage(settings=settings, weights=weights, discriminator_weights=diffusion, **common),
+        )
+
+
+COMMANDS = {"pairs": make_all_pairs, "vae": train_vae, "dit": train_dit}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--recipe", default="configs_train/tiny.yaml")
+    parser.add_argument("--data", nargs="+", required=True, help="folders of photographs and videos")
+    parser.add_argument("--output", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("overrides", nargs="*", help="key=value of the recipe")
+    args = parser.parse_args()
+    set_up_logging()
+    recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
+    COMMANDS[args.command](recipe, args.data, args.output)
+
+
+if __name__ == "__main__":
+    main()
