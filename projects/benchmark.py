@@ -159,7 +159,7 @@ def measure(args: argparse.Namespace) -> dict:
                 entry = {"seconds": seconds, "peak_gib": peak()}
         if name in flops:
             entry["tflop"] = flops[name] / 1e12
-            entry["tflop_s"] = entry["tflop"] / seconds
+            entry["tflop_s"] = entry["tflop"] / entry["seconds"]
             entry["share_of_floor"] = entry["tflop_s"] / PEAK_TFLOPS
         result["stages"][name] = entry
     if args.profile:

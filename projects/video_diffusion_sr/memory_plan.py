@@ -18,7 +18,8 @@ from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.tiling import tile_spans
 
 GIB = 2**30
-OVERHEAD = 0.6  # library workspaces and what the allocator cannot use
+OVERHEAD = 0.6  # what libraries take whatever the size
+WORKSPACE = 1.25  # of the VAE's largest working set, with the convolutions' workspaces; measured at 720p
 TOKEN_CHUNK = 8192
 TILE_OVERLAP = 8  # latents
 SMALLEST_TILE = 32
@@ -184,10 +185,14 @@ def vae_gib_of(work: Workload, way: MemoryPlan, stage: str) -> float:
             most = way.conv_max_mem * GIB / (pixels * _widest(block) * work.itemsize) - 2
             frames = max(min(frames, int(most)), 1)
         convs = [m for m in block.modules() if isinstance(m, CausalConv3d) and m.kernel_size[0] == 3]
-        carried += sum(2 * pixels * conv.in_channels for conv in convs)
-        resnet = max((2 * frames + 2) * c.conv1.in_channels + frames * c.conv1.out_channels for c in block.resnets)
-        working = max(working, pixels * resnet, pixels * 3 * frames * _widest(block))
-    return (carried + working) * work.itemsize / GIB
+        past = 2 if work.frames > 1 else 0
+        carried += sum(past * pixels * conv.in_channels for conv in convs)
+        for resnet in block.resnets:
+            inner, outer = resnet.conv1.in_channels, resnet.conv1.out_channels
+            first = (2 * frames + past) * inner + frames * outer  # the input, its norm, the first convolution's result
+            second = frames * inner + (3 * frames + past) * outer
+            working = max(working, pixels * first, pixels * second)
+    return (carried + WORKSPACE * working) * work.itemsize / GIB
 
 
 def install(way: MemoryPlan, vae: VideoAutoencoderKL, dit: nn.Module, device: torch.device) -> Residency:

@@ -6,7 +6,7 @@ pass that writes the activation. A norm writes straight behind the carried frame
 first frame of a clip goes alone, through 2-D convolutions (`fold.py` derives their weights).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,10 @@ class Flow:
     x: Tensor
     pending: Tensor | None = None
     moments: Moments | None = None
+
+    @staticmethod
+    def settled(x: Tensor, moments: Moments | None) -> "Flow":
+        return Flow(x, None, moments)
 
     def frames(self, start: int, stop: int) -> "Flow":
         stop = min(stop, self.x.shape[1])
@@ -107,13 +111,15 @@ class FastPath:
             flow = self._resnet(resnet, flow)
         if down is None:
             return self._resnet(resnets[-1], flow)
-        conv = down.conv
-        batch, frames, height, width, _ = flow.x.shape
+        conv, (batch, frames, height, width, _) = down.conv, flow.x.shape
         past = self._past(conv.kernel_size[0] - conv.stride[0])
-        buffer = flow.x.new_empty(batch, past + frames, height + 1, width + 1, conv.in_channels)
-        buffer[:, past:, -1], buffer[:, past:, :, -1] = 0, 0
-        self._resnet(resnets[-1], flow, buffer[:, past:, :-1, :-1])
-        return self._convolve(conv, buffer, past)
+
+        def padded() -> Tensor:
+            buffer = flow.x.new_empty(batch, past + frames, height + 1, width + 1, conv.in_channels)
+            buffer[:, past:, -1], buffer[:, past:, :, -1] = 0, 0
+            return buffer
+
+        return self._convolve(conv, self._resnet_into(resnets[-1], flow, padded, past), past)
 
     def _up_level(self, resnets: nn.ModuleList, up: Upsample | None, flow: Flow) -> Flow:
         for resnet in resnets[:-1]:
@@ -121,8 +127,8 @@ class FastPath:
         if up is None:
             return self._resnet(resnets[-1], flow)
         past = self._past(3 - up.time_factor)
-        buffer = self._buffer(flow.x, past, up.conv.in_channels)
-        self._resnet(resnets[-1], flow, buffer[:, past:])
+        channels = up.conv.in_channels
+        buffer = self._resnet_into(resnets[-1], flow, lambda: self._buffer(flow.x, past, channels), past)
         return self._upsample(up, buffer, past)
 
     def _past(self, frames: int) -> int:
@@ -159,8 +165,8 @@ class FastPath:
             return _channels_last(y)
 
         batch, frames, height, width, _ = buffer.shape
-        rows, columns = (n // conv.stride[1] for n in (height, width))
-        out_shape = (batch, 1 if alone else (frames - kernel) // stride + 1, rows, columns, len(weight))
+        frames = 1 if alone else (frames - kernel) // stride + 1
+        out_shape = (batch, frames, height // conv.stride[1], width // conv.stride[2], len(weight))
         halo = (0, 1) if conv.pad_end else (1, 1)
         return Flow(in_strips(run, buffer, out_shape, down=conv.stride[1], halo=halo), conv.bias)
 
@@ -181,20 +187,31 @@ class FastPath:
         given = norm.weight, norm.bias, norm.num_groups, norm.eps, norm.silu
         norm_silu_into(out, flow.x, *given, flow.pending, flow.moments)
 
-    def _resnet(self, block: ResnetBlock, flow: Flow, out: Tensor | None = None) -> Flow:
-        """The block's result, written into `out` where given."""
+    def _resnet(self, block: ResnetBlock, flow: Flow) -> Flow:
+        y, bias, x, pending = self._resnet_sum(block, flow)
+        if x is None:
+            return Flow(y, bias)
+        return Flow.settled(*add_bias_residual(y, bias, x, pending))
+
+    def _resnet_into(self, block: ResnetBlock, flow: Flow, make: Callable[[], Tensor], past: int) -> Tensor:
+        """The block's result behind the first `past` frames of a buffer, which is made when it is needed."""
+        y, bias, x, pending = self._resnet_sum(block, flow)
+        buffer = make()
+        _, _, height, width, _ = y.shape
+        add_bias_residual(y, bias, x, pending, buffer[:, past:, :height, :width], measure=False)
+        return buffer
+
+    def _resnet_sum(self, block: ResnetBlock, flow: Flow) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The block's result as y + bias + x + pending; the last two None where channels change."""
         h = self._norm_conv(block.norm1, block.conv1, flow)
         h = self._norm_conv(block.norm2, block.conv2, h)
         if block.conv_shortcut is None:
-            x, moments = add_bias_residual(h.x, h.pending, flow.x, flow.pending, out, measure=out is None)
-            return Flow(x, None, moments)
+            return h.x, h.pending, flow.x, flow.pending
         weight, bias = block.conv_shortcut.weight.flatten(1), h.pending + block.conv_shortcut.bias
         if flow.pending is not None:
             bias = bias + F.linear(flow.pending, weight)
         h.x.flatten(0, 3).addmm_(flow.x.reshape(-1, flow.x.shape[-1]), weight.T)
-        if out is None:
-            return Flow(h.x, bias)
-        return Flow(add_bias_residual(h.x, bias, None, None, out, measure=False)[0])
+        return h.x, bias, None, None
 
     def _mid(self, mid: MidBlock, flow: Flow) -> Flow:
         return self._resnet(mid.resnets[1], self._attention(mid.attentions[0], self._resnet(mid.resnets[0], flow)))
@@ -206,8 +223,7 @@ class FastPath:
         pixels = normed.flatten(2, 3).flatten(0, 1)  # (b t) (h w) c
         out = wide_attention(block.to_q(pixels), block.to_k(pixels), block.to_v(pixels))
         y = F.linear(out, block.to_out[0].weight).view(batch, frames, height, width, -1)
-        x, moments = add_bias_residual(y, block.to_out[0].bias, flow.x, flow.pending)
-        return Flow(x, None, moments)
+        return Flow.settled(*add_bias_residual(y, block.to_out[0].bias, flow.x, flow.pending))
 
     def _upsample(self, up: Upsample, buffer: Tensor, past: int) -> Flow:
         """The folded upsampler. The frame after the clip's first one has weights of its own where time doubles."""
@@ -215,13 +231,13 @@ class FastPath:
         self._recall(up, buffer, past, 4 - up.time_factor, 3 - up.time_factor)
         if not past:
             y = self._transpose(buffer, up.derived_alone, twice)
-            return Flow(*_swap(add_phase_bias(y, up.derived_table_alone)))
+            return Flow.settled(*add_phase_bias(y, up.derived_table_alone))
         if not (twice and after_first):
             y = self._transpose(buffer, up.derived_folded, twice)
-            return Flow(*_swap(add_phase_bias(y, up.derived_table)))
+            return Flow.settled(*add_phase_bias(y, up.derived_table))
         y = self._transpose(buffer[:, :2], up.derived_after, twice)
         if buffer.shape[1] == 2:
-            return Flow(*_swap(add_phase_bias(y, up.derived_table_after)))
+            return Flow.settled(*add_phase_bias(y, up.derived_table_after))
         rest = self._transpose(buffer[:, 1:], up.derived_folded, twice)
         x = rest.new_empty(rest.shape[0], 2 + rest.shape[1], *rest.shape[2:])
         add_phase_bias(y, up.derived_table_after, x[:, :2], measure=False)
@@ -272,10 +288,6 @@ class FastPath:
 
 def _width(resnets: nn.ModuleList) -> int:
     return max(max(block.conv1.in_channels, block.conv1.out_channels) for block in resnets)
-
-
-def _swap(result: tuple[Tensor, Moments | None]) -> tuple[Tensor, None, Moments | None]:
-    return result[0], None, result[1]
 
 
 def _channels_second(x: Tensor) -> Tensor:
