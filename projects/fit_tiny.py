@@ -1,0 +1,141 @@
+"""The tiny model from a few photographs and clips on a CPU, in minutes: what `ckpts/tiny/` holds.
+
+    python projects/train_tiny.py pairs --data FOLDER... --output runs/cpu pairs.workers=1 pairs.rounds=1 \\
+        'pairs.sets=[{shape: [5, 160, 240], count: 150}, {shape: [1, 160, 240], count: 300}]'
+    python projects/fit_tiny.py --data FOLDER... --output runs/cpu
+
+Four steps: the VAE as the best linear one; the transformer as the best linear map of a token's condition to its truth;
+a short run of the diffusion stage at late times; its last layer once more in closed form. `projects/train_tiny.py` with
+a GPU is the way to better weights.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor
+
+from common.checkpoint import read_state_dict, save_safetensors
+from common.config import load_config
+from common.create import create_object
+from common.distributed.process import process_group
+from common.logger import get_logger, set_up_logging
+from data.training.index import build_index
+from data.training.sampling import ClipShape
+from models.nadit.model import NaDiT
+from projects.video_diffusion_sr.build import build_vae, seeded_prompts
+from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
+from projects.video_diffusion_sr.training.linear_start import start_linear
+from projects.video_diffusion_sr.training.loop import Trainer
+from projects.video_diffusion_sr.training.pair_latents import PairLatents, start_from_condition
+from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
+from projects.video_diffusion_sr.training.settings import (
+    CheckpointSettings,
+    LogSettings,
+    LoopSettings,
+    OptimizerSettings,
+)
+
+logger = get_logger(__name__)
+
+SEED, BUDGET = 2026, 4800  # latent positions of a batch: two pictures of 160x240
+QUIET = 0.2  # what the fresh gates of the branches are multiplied by
+LATE = ["diffusion.timesteps.training.loc=6.0", "diffusion.timesteps.training.scale=1.0"]
+
+
+def tokens(latents: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """[n positions, c] of clips of one latent size -> [tokens, 4 c], 2x2 positions each, as it cuts them."""
+    t, h, w = size
+    cut = latents.float().reshape(-1, t, h // 2, 2, w // 2, 2, latents.shape[-1])
+    return cut.permute(0, 1, 2, 4, 3, 5, 6).reshape(-1, 4 * latents.shape[-1])
+
+
+def ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
+    """The linear map with offset, [features + 1, targets], that takes x to y with the least squared error."""
+    x = torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
+    normal = x.T @ x + penalty * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+    return torch.linalg.solve(normal, x.T @ y.double()).float()
+
+
+@torch.no_grad()
+def start_from_linear_map(dit: NaDiT, source: PairLatents, scale: float) -> None:
+    """v = x_t - M condition - offset, M the best over all pairs."""
+    pairs = [(size, hq, lq) for size, chunks in source.latents.items() for hq, lq in chunks]
+    hq = torch.cat([tokens(hq * scale, size) for size, hq, _ in pairs])
+    lq = torch.cat([tokens(lq * scale, size) for size, _, lq in pairs])
+    fitted = ridge(lq, hq, 1e-4)
+    start_from_condition(dit, hq.shape[1] // 4)
+    channels = hq.shape[1] // 4
+    into = dit.vid_in.proj.weight[: hq.shape[1]].view(hq.shape[1], 4, -1)
+    into[:, :, channels : 2 * channels] = -fitted[:-1].T.reshape(-1, 4, channels)
+    dit.vid_in.proj.bias[: hq.shape[1]] = -fitted[-1]
+    for name, parameter in dit.named_parameters():
+        if name.endswith("_gate"):
+            parameter.mul_(QUIET)
+
+
+@torch.no_grad()
+def refit_last_layer(dit: NaDiT, source: PairLatents, scale: float, prompt: Tensor, samples: int) -> None:
+    """Patch-out as the best linear reading of the last block's tokens at t = T."""
+    features, targets, draws = [], [], torch.Generator().manual_seed(SEED)
+    for size, chunks in source.latents.items():
+        hq, lq = (torch.cat(parts)[:samples] * scale for parts in zip(*chunks, strict=True))
+        layout = dit.layout([size], [len(prompt)])
+        for truth, given in zip(hq.float(), lq.float(), strict=True):
+            noise = torch.randn(truth.shape, generator=draws)
+            packed = torch.cat([noise, given, torch.ones_like(given[:, :1])], 1)
+            last = len(dit.blocks) - 1
+            out = dit(packed, prompt, [size], [[len(prompt)]], 1000.0, layout=layout, taps=(last,))
+            features.append(out.features[0])
+            targets.append(tokens(noise - truth, size))
+    fitted = ridge(torch.cat(features), torch.cat(targets), 1e-4)
+    dit.vid_out.proj.weight.copy_(fitted[:-1].T)
+    dit.vid_out.proj.bias.copy_(fitted[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=162)
+    args = parser.parse_args()
+    set_up_logging()
+    torch.manual_seed(SEED)
+    config, out = "configs_tiny/main.yaml", args.output
+    vae = create_object(load_config(config).vae.model)
+    clips = ResidentConfig(ClipShape(9, 128, 128), clips=64, soft_share=0.1, image_share=0.6)
+    start_linear(vae, ResidentClips(build_index(args.data), clips, SEED, "cpu").batch(0).clips[0])
+    save_safetensors(vae.state_dict(), out / "vae.safetensors")
+    with process_group("cpu") as process:
+        folded = build_vae(load_config(config).vae, out / "vae.safetensors", process.device, torch.float32)
+        source = PairLatents(folded, BUDGET, SEED)
+        source.refresh(out / "pairs")
+        scale = 1 / source.spread()
+        logger.info("scaling_factor: %.4f", scale)
+        recipe = create_object(load_config(config, [f"vae.scaling_factor={scale:.4f}", *LATE]))
+        prompts = Prompts(*seeded_prompts(recipe.config.dit.model.txt_in_dim))
+        dit, _ = recipe.build_dit()
+        start_from_linear_map(dit, source, scale)
+        save_safetensors(dit.state_dict(), out / "start.safetensors")
+        optimizer = OptimizerSettings(lr=6e-4, betas=(0.9, 0.99), warmup=15, schedule="cosine", final=0.02, clip=1.0)
+        settings = replace(
+            DiffusionStageSettings(), optimizer=optimizer, prompt_dropout=0.0, noise_scale=0.0, ema_decay=0.98
+        )
+        stage = DiffusionStage(recipe, settings, prompts, out / "start.safetensors", with_vae=False)
+        loop = LoopSettings(
+            SEED, args.steps, 1, "float32", True, False, CheckpointSettings(10**9, 1), LogSettings(20, 0)
+        )
+        Trainer(stage, source, loop, out / "diffusion", process).run(resume=False)
+        dit, _ = recipe.build_dit()
+        dit.load_state_dict(read_state_dict(out / "diffusion/export/dit.safetensors"))
+        refit_last_layer(dit.eval(), source, scale, prompts.positive, 60)
+        save_safetensors(dit.state_dict(), out / "dit.safetensors")
+
+
+if __name__ == "__main__":
+    main()
