@@ -28,7 +28,7 @@ class Residency:
     @torch.inference_mode(False)
     def __init__(self, models: Mapping[str, nn.Module], device: torch.device | str, one_at_a_time: bool) -> None:
         self.models, self.device = dict(models), torch.device(device)
-        self.one_at_a_time = one_at_a_time and self.device.type != "cpu"
+        self.one_at_a_time = one_at_a_time
         self._masters: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._arrived: dict[str, torch.cuda.Event | None] = {}
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None

@@ -208,7 +208,7 @@ def install(way: MemoryPlan, vae: VideoAutoencoderKL, dit: nn.Module, device: to
     if way.offload == "blocks":
         offload_blocks(dit, device)
         return Residency({"vae": vae}, device, one_at_a_time=True)
-    return Residency({"vae": vae, "dit": dit}, device, one_at_a_time=way.offload == "models")
+    return Residency({"vae": vae, "dit": dit}, device, one_at_a_time=way.offload == "models" and device.type != "cpu")
 
 
 def store_in_8_bits(dit: nn.Module) -> None:

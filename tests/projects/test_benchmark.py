@@ -1,0 +1,88 @@
+"""The benchmark runs on a CPU, counts what the derivation counts, and plans memory as measured."""
+
+import json
+
+import pytest
+
+from common.config import load_config
+from models.video_vae_v3.modules.fold import prepare_inference
+from projects import benchmark
+from projects.benchmarking.counting import dit_flops, meta_network, vae_flops
+from projects.benchmarking.kernels import kernel_table
+from projects.video_diffusion_sr.memory_plan import MemoryPlan, Workload, plan, predict, weight_bytes
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config("configs_3b/main.yaml")
+
+
+@pytest.fixture(scope="module")
+def workload(config):
+    vae, dit = meta_network(config.vae.model), meta_network(config.dit.model).bfloat16()
+    prepare_inference(vae)
+    vae.bfloat16().set_causal_slicing(4)
+    return lambda *clip: Workload(vae, dit.config, weight_bytes(dit), weight_bytes(vae), *clip)
+
+
+def test_tiny_preset_on_a_cpu(tmp_path, capsys):
+    sizes = ["--preset", "seedvr2_tiny", "--res_h", "32", "--res_w", "32", "--frames", "5", "--device", "cpu"]
+    assert benchmark.main([*sizes, "--random_weights", "--quick", "--json", str(tmp_path / "run.json")]) == 0
+    result = json.loads((tmp_path / "run.json").read_text())
+    stages = result["stages"]
+    assert set(stages) == {"encode", "transformer", "decode", "finish", "whole"}
+    parts = [stages[name]["seconds"] for name in ("encode", "transformer", "decode")]
+    assert stages["whole"]["seconds"] == pytest.approx(sum(parts))
+    for row in stages.values():
+        if "tflop" in row:
+            assert row["tflop_s"] == pytest.approx(row["tflop"] / row["seconds"])
+    assert result["known"]["gemm_tflops"] > 0
+    assert "predicted peak" in capsys.readouterr().out
+
+
+def test_counts_match_the_derivation(config):
+    """TFLOP a frame at 720p, by hand from the architecture: 8.33 to encode, 17.16 to decode folded, 5.4 for the 3B."""
+    longer, shorter = (vae_flops(config.vae.model, frames, 720, 1280) for frames in (9, 5))
+    assert (longer["encode"] - shorter["encode"]) / 4e12 == pytest.approx(8.33, rel=0.02)
+    assert (longer["decode"] - shorter["decode"]) / 4e12 == pytest.approx(17.16, rel=0.02)
+
+
+def test_transformer_count_is_linear_layers_and_windows():
+    model = load_config("configs_tiny/main.yaml").dit.model
+    one, four = (dit_flops(model, (1, 2 * side, 2 * side), 4) for side in (6, 12))
+    assert 3.5 < four / one < 16.5
+
+
+@pytest.mark.parametrize(
+    ("frames", "measured"),
+    [
+        (97, {"encode": 16.76, "transformer": 12.63, "decode": 21.08}),
+        (1, {"encode": 8.50, "transformer": 7.39, "decode": 8.80}),
+    ],
+)
+def test_predicted_peaks_are_those_measured(workload, frames, measured):
+    """720x1280 with the 3B resident on one H200, bfloat16: within 7%, GiB."""
+    predicted = predict(MemoryPlan(), workload(frames, 720, 1280))
+    for stage, gib in measured.items():
+        assert predicted[stage] == pytest.approx(gib, rel=0.07)
+
+
+@pytest.mark.parametrize("clip", [(97, 720, 1280), (21, 2160, 3840), (1, 720, 1280)])
+def test_a_plan_keeps_to_its_bound(workload, clip):
+    work, previous = workload(*clip), None
+    for vram in (200, 80, 40, 24, 18, 12):
+        way = plan(vram, work)
+        assert way.predicted_peak_gib <= vram
+        assert previous is None or way.predicted_peak_gib <= previous + 1e-6 or previous <= vram
+        previous = way.predicted_peak_gib
+    assert plan(200, work).offload == "none" and plan(200, work).tile is None
+
+
+def test_what_fits_nowhere_is_refused_with_the_least_that_would_do(workload):
+    with pytest.raises(ValueError, match="smallest way needs"):
+        plan(1.5, workload(97, 720, 1280))
+
+
+def test_kernel_table_has_a_row_a_kernel():
+    row = {"name": "a", "size": "4x4", "own_ms": 1.0, "plain_ms": 2.0, "tb_s": 3.0, "tflop_s": 0.0}
+    assert "2.00" in kernel_table([row]).splitlines()[1]
