@@ -177,13 +177,13 @@ def _window_layout(
     video_rows = torch.empty(len(packed), dtype=torch.long)
     video_rows[rows[is_video]] = is_video.nonzero().squeeze(1)
 
-    freqs = frequencies(rope)
+    freqs = frequencies(rope, device)
     positions = torch.empty(len(packed), 3)
     for window, video in zip(ordered, video_of_window, strict=True):
         positions[video] = window_positions(rope, window.size, text_lengths[window.sample])
     rope_text = None
     if rope.kind == "text_and_video":
-        rope_text = tables(torch.cat([text_positions(length) for length in text_lengths]), freqs)
+        rope_text = tables(torch.cat([text_positions(length) for length in text_lengths]).to(device), freqs)
     sample_of_video = _sample_of_token([prod(grid) for grid in grids], "cpu")
     return WindowLayout(
         cut=cut,
@@ -193,8 +193,8 @@ def _window_layout(
         rows=rows.to(device),
         video_rows=video_rows.to(device),
         text_means=_text_means(text_starts, Counter(window.sample for window in windows), text_lengths, device),
-        rope_video=_to(tables(positions, freqs), device),
-        rope_text=None if rope_text is None else _to(rope_text, device),
+        rope_video=tables(positions.to(device), freqs),
+        rope_text=rope_text,
     )
 
 
@@ -204,10 +204,6 @@ def _own_numbers(tokens: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         return [], torch.empty(0, dtype=torch.long)
     packed = torch.cat(tokens).sort().values
     return [torch.searchsorted(packed, window) for window in tokens], packed
-
-
-def _to(pair: Tables, device: torch.device | str) -> Tables:
-    return pair[0].to(device), pair[1].to(device)
 
 
 def _video_tokens(grids: tuple[Size3, ...], windows: list[PlacedWindow]) -> list[Tensor]:
