@@ -1,5 +1,7 @@
 """The VAE's fast path and its folded weights against the plain path: the same numbers, whatever the cut."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -51,6 +53,20 @@ def test_images_and_single_frames(vae):
     prepare_inference(vae)
     assert (vae.encode_moments(image) - expected[0]).abs().max() < 1e-12
     assert (vae.decode_latents(latent) - expected[1]).abs().max() < 1e-12
+
+
+def test_a_soft_bound_is_only_for_what_has_no_room(monkeypatch):
+    vae = small_vae(1)
+    vae.set_memory_limit(1.0, always=False)
+    assert vae._bound(torch.zeros(1, 4, 1, 8, 8)) == 2**30  # a CPU says nothing about room: the bound holds
+    gib = 2**30
+    for free, expected in ((1 * gib, 2**30), (200 * gib, None)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_, free=free: (free, 300 * gib))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 0)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
+        for shape in ((1, 4, 2, 180, 320), (1, 3, 4, 720, 1280)):
+            on_a_gpu = SimpleNamespace(is_cuda=True, shape=shape, device="cuda", element_size=lambda: 2)
+            assert vae._bound(on_a_gpu) == expected
 
 
 def test_preparing_leaves_names_and_values_and_training_alone():

@@ -16,6 +16,8 @@ from models.video_vae_v3.modules.fast_path import FastPath
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
+ROOM = 6  # a slice needs about so many times its largest convolution input, carried frames included
+
 
 @dataclass(frozen=True)
 class EncoderOutput:
@@ -76,6 +78,7 @@ class VideoAutoencoderKL(nn.Module):
         self.memory_device: torch.device | str | None = None
         self.fast = False  # set by `fold.prepare_inference`, together with the weights that the fast path needs
         self.conv_bytes: int | None = None
+        self.bound_always = True
         self.set_causal_slicing(slicing_sample_min_size)
 
     def set_causal_slicing(self, split_size: int | None, memory_device: str | torch.device = "same") -> None:
@@ -90,14 +93,35 @@ class VideoAutoencoderKL(nn.Module):
         self.split_size = split_size
         self.memory_device = None if memory_device == "same" else memory_device
 
-    def set_memory_limit(self, conv_max_mem: float | None) -> None:
+    def set_memory_limit(self, conv_max_mem: float | None, always: bool = True) -> None:
         """Bound the input of a convolution in inference to so many GiB, by cutting slices in time inside the networks.
 
-        One frame is the least that goes through at once, whatever the bound. None: no bound.
+        One frame is the least that goes through at once, whatever the bound. Exact, but slower: carried frames are
+        copied more often.
+
+        Args:
+            conv_max_mem: GiB; None: no bound.
+            always: False keeps the bound for slices that a CUDA device has no room for as they are.
         """
         if conv_max_mem is not None and conv_max_mem <= 0:
             raise ValueError(f"conv_max_mem={conv_max_mem} GiB must be positive, or None for no bound")
         self.conv_bytes = None if conv_max_mem is None else int(conv_max_mem * 2**30)
+        self.bound_always = always
+
+    def _bound(self, x: Tensor) -> int | None:
+        """The bound on a convolution's input for this slice, pixels or latents [B, C, T, H, W]; None: no cut."""
+        if self.conv_bytes is None or self.bound_always or not x.is_cuda:
+            return self.conv_bytes
+        batch, channels, frames, height, width = x.shape
+        if channels == self.latent_channels:
+            frames, height, width = (
+                n * f for n, f in zip(x.shape[2:], (self.temporal_factor, *[self.spatial_factor] * 2), strict=True)
+            )
+        widest = self.decoder.up_blocks[-1].resnets[0].conv1.in_channels
+        slice_bytes = batch * (frames + 2) * height * width * widest * x.element_size()
+        free = torch.cuda.mem_get_info(x.device)[0]
+        free += torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
+        return None if free > ROOM * slice_bytes else self.conv_bytes
 
     def new_memory(self, keep: bool = True) -> TemporalMemory:
         """A memory for one clip on its way through the encoder or the decoder."""
@@ -134,9 +158,7 @@ class VideoAutoencoderKL(nn.Module):
             with memory.keeping():
                 first = self._through(network, fast, x[:, :, :1], memory)
             return torch.cat([first, self._through(network, fast, x[:, :, 1:], memory)], dim=2)
-        if self.conv_bytes is not None:  # slices are cut once more inside
-            memory.keep = True
-        y = fast(FastPath(memory, self.conv_bytes), network, x)
+        y = fast(FastPath(memory, self._bound(x)), network, x)
         memory.advance()
         return y
 
