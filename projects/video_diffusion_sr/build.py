@@ -177,7 +177,8 @@ def build_vae(
     vae.set_causal_slicing(config.slicing.split_size, config.slicing.memory_device)
     # Norms write into the input of the convolution that follows, so the tighter of the two bounds holds for both.
     limits = (config.memory_limit.conv_max_mem, config.memory_limit.norm_max_mem)
-    vae.set_memory_limit(min((limit for limit in limits if limit is not None), default=None))
+    # It holds where memory is short: cutting slices that fit would only cost time.
+    vae.set_memory_limit(min((limit for limit in limits if limit is not None), default=None), always=False)
     return vae
 
 
