@@ -5,7 +5,7 @@ import sys
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger of a module; call it as `get_logger(__name__)`. It prints nothing until a program calls `set_up_logging`."""
+    """The logger of a module; call it as `get_logger(__name__)`. Silent until a program calls `set_up_logging`."""
     return logging.getLogger(name)
 
 
