@@ -78,9 +78,7 @@ def build(preset: Preset, request: Request, parallel: Parallel) -> Restorer:
     if request.lora is not None and not request.lora.is_file():
         raise FileNotFoundError(f"--lora {request.lora}: there is no such file")
     if request.lora is not None and request.shard_weights:
-        raise ValueError(
-            "--lora is merged into whole weights: leave --shard_weights out, or use a merged checkpoint"
-        )
+        raise ValueError("--lora is merged into whole weights: leave --shard_weights out, or use a merged checkpoint")
     config = load_config(request.config or ROOT / preset.config, request.overrides)
     device = parallel.process.device
     dtype = choose_dtype(request.dtype, device, config.vae.dtype)
