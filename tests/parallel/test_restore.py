@@ -8,7 +8,7 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
 from projects.video_diffusion_sr.build import Request, build
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
-from projects.video_diffusion_sr.restore import restore_clip
+from projects.video_diffusion_sr.restore import Finish, restore_clip
 from tests.parallel.ranks import run_ranks
 from tests.projects.test_restore import RES, SMALL, read, write_clip
 
@@ -24,7 +24,12 @@ def test_any_number_of_ranks_writes_the_same_files(tmp_path):
 
     def restore_all(process: Process, sp_size: int, shard: bool, folder: str) -> list:
         request = Request(
-            res=RES, ckpt_dir=tmp_path, overrides=tuple(SMALL), window_frames=WINDOW_FRAMES, shard_weights=shard
+            res=RES,
+            ckpt_dir=tmp_path,
+            overrides=tuple(SMALL),
+            window_frames=WINDOW_FRAMES,
+            shard_weights=shard,
+            finish=Finish(crf=0),  # lossless: a codec can make many levels of one
         )
         parallel = Parallel(process, sp_size)
         restorer = build(SEEDVR2_TINY, request, parallel)
@@ -43,7 +48,7 @@ def test_any_number_of_ranks_writes_the_same_files(tmp_path):
         for source in sources:
             one, many = (read(tmp_path / folder / source.name).int() for folder in ("alone", f"on_{world}"))
             assert one.shape == many.shape
-            assert (one - many).abs().max() <= 2, source.name  # rounding, seen through the codec
+            assert (one - many).abs().max() <= 4, source.name  # one level, through Y'CbCr and back
 
 
 def test_groups_take_different_files(tmp_path):
