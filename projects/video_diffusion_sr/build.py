@@ -114,8 +114,10 @@ def build(preset: Preset, request: Request, parallel: Parallel) -> Restorer:
 
 def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
     """Where the transformer's and the VAE's weights lie; None for both where seeded weights stand in for them."""
-    # The YAML names the VAE's file relative to the repository (./ckpts/...); --ckpt_dir moves the whole folder.
-    paths = ckpt_dir / preset.checkpoint, ckpt_dir / Path(config.vae.checkpoint).relative_to("ckpts")
+    vae = Path(config.vae.checkpoint)
+    if vae.parts[:1] == ("ckpts",):  # as the YAML names it; --ckpt_dir moves the whole folder
+        vae = ckpt_dir / Path(*vae.parts[1:])
+    paths = ckpt_dir / preset.checkpoint, vae
     missing = [path for path in paths if not path.is_file() and not path.with_suffix(".safetensors").is_file()]
     if not missing:
         return tuple(path if path.is_file() else path.with_suffix(".safetensors") for path in paths)

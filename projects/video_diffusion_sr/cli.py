@@ -112,6 +112,7 @@ def main(preset: Preset, arguments: Sequence[str] | None = None) -> int:
         return run(preset, args)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         logger.error("%s", error)
+        logger.debug("where it happened:", exc_info=error)
         return BAD_REQUEST
     except KeyboardInterrupt:
         logger.error("interrupted: finished files are kept, the unfinished one left nothing; --skip_existing goes on")
@@ -222,12 +223,13 @@ def restore_one(path: Path, output_dir: Path, restorer: Restorer, prefix: str = 
     except InputError as error:
         _say(restorer.parallel, logging.ERROR, f"{prefix}{error}")
         return False
-    except (MediaError, ValueError, OSError, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # MediaError is a ValueError
         if not alone:
             raise
         if isinstance(error, torch.OutOfMemoryError):
             error = f"{path.name}: out of device memory; try a smaller --res_h and --res_w or --window"
         logger.error("%s%s", prefix, error)
+        logger.debug("where it happened:", exc_info=error)
         return False
     if report is not None:
         logger.info("%s%s", prefix, report.line())

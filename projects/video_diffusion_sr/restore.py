@@ -5,7 +5,7 @@ What is held is one window of latents. The colours of the input are needed again
 the file is read a second time: a clip of any length needs no more memory than a short one.
 """
 
-import resource
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -75,7 +75,7 @@ class Report:
     frames: int
     size: tuple[int, int]  # height, width
     seconds: float
-    peak_memory: int  # bytes: of this file on a CUDA device, of the whole process so far on a CPU
+    peak_memory: int  # bytes: of this file on a CUDA device, of the whole process so far on a CPU, 0 where unknown
     damage: str | None = None  # frames of the input that were lost before we saw them
 
     def line(self) -> str:
@@ -125,9 +125,6 @@ def restore_clip(source: Path, output_dir: Path, restorer: Restorer, show_progre
                 pass
     if not leads:
         return None
-    if written != len(times):
-        output.unlink()
-        raise MediaError(f"{source}: {len(times)} frames were read, but only {written} when reading it once more")
     seconds = time.perf_counter() - started
     return Report(source, output, written, size, seconds, _peak(restorer.device), reader.damage)
 
@@ -181,7 +178,7 @@ def slices(frames: Iterator[Tensor], size: int, factor: int) -> Iterator[Slice]:
         waiting.append(frame)
         if len(waiting) == wanted:
             yield Slice(torch.stack(waiting, dim=1), wanted, first)
-            waiting, wanted, first = [], size, first + 1 + size // factor if first == 0 else first + size // factor
+            waiting, wanted, first = [], size, first + size // factor + (first == 0)
     if waiting:
         missing = -(len(waiting) - (first == 0)) % factor
         yield Slice(torch.stack(waiting + waiting[-1:] * missing, dim=1), len(waiting), first)
@@ -213,28 +210,29 @@ def decode_and_finish(
     """
     infer, parallel = restorer.infer, restorer.parallel
     factor, step = infer.vae.temporal_factor, restorer.split_size // infer.vae.temporal_factor
-    memory = parallel.memory(infer.vae)
+    memory, starts = parallel.memory(infer.vae), True
+
+    def frames_of(piece: Tensor) -> int:
+        nonlocal starts
+        frames, starts = (
+            factor * len(piece) - (factor - 1 if starts else 0),
+            False,
+        )  # a clip's first latent is one frame
+        return frames
 
     def work(piece: Tensor) -> tuple[Tensor, Tensor]:
         clip = infer.decode_slice(piece, memory)  # [3, T, h', w'] about [-1, 1]
-        degraded = [restorer.geometry.to_output(f.pixels, restorer.device) for f in islice(inputs, clip.shape[1])]
+        degraded = [restorer.geometry.to_output(f.pixels, restorer.device) for f in islice(inputs, frames_of(piece))]
         if not degraded:
             return (torch.empty(0, 3, *size, dtype=torch.uint8),) * 2
         return finish(clip, torch.stack(degraded), restorer.finish)
 
-    unseen = [1 - factor]  # the first latent frame of a clip is one frame
-
     def skip(piece: Tensor) -> None:
-        frames = factor * len(piece) + (unseen.pop() if unseen else 0)
-        for _ in islice(inputs, frames):
+        for _ in islice(inputs, frames_of(piece)):
             pass
 
-    def counted(piece: Tensor) -> tuple[Tensor, Tensor]:
-        unseen.clear()
-        return work(piece)
-
     pieces = (piece for window in restored for piece in window.split(step))
-    yield from parallel.in_turns(pieces, counted, memory=memory, skip=skip, everyone=False)
+    yield from parallel.in_turns(pieces, work, memory=memory, skip=skip, everyone=False)
 
 
 def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> tuple[Tensor, Tensor]:
@@ -275,6 +273,8 @@ def write(
             comparison.write(inputs, outputs, shown)
             written += len(outputs)
             progress.advance("decode", len(outputs))
+        if written != len(times):
+            raise MediaError(f"{info.path}: {len(times)} frames were read, but {written} when reading it once more")
     return written
 
 
@@ -300,4 +300,9 @@ def _reset_peak(device: torch.device) -> None:
 def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource  # not on Windows
+    except ModuleNotFoundError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
