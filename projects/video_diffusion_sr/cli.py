@@ -110,7 +110,7 @@ def main(preset: Preset, arguments: Sequence[str] | None = None) -> int:
     set_up_logging(args.verbose)
     try:
         return run(preset, args)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         logger.error("%s", error)
         logger.debug("where it happened:", exc_info=error)
         return BAD_REQUEST
@@ -132,7 +132,8 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
         if todo:
             restorer = build(preset, request, parallel)
             sizes = {path: path.stat().st_size for path in todo}
-            handed_out = parallel.files(todo, cost=sizes.__getitem__, journal=args.output_dir)
+            journal = args.output_dir if process.world > 1 else None  # a lone process has nobody to be restarted by
+            handed_out = parallel.files(todo, cost=sizes.__getitem__, journal=journal)
             for path in handed_out:
                 failed += not restore_one(path, args.output_dir, restorer, f"[{todo.index(path) + 1}/{len(todo)}] ")
     if failed:
@@ -152,6 +153,8 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--crf {args.crf} must lie between 0 (lossless) and 51")
     if args.window is not None and args.window < 0:
         raise ValueError(f"--window {args.window} must be a number of frames, or 0 for whole clips")
+    if args.output_dir.exists() and not args.output_dir.is_dir():
+        raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
     return Request(
         res=(args.res_h, args.res_w),
         seed=args.seed,

@@ -204,6 +204,24 @@ def test_bad_requests_end_with_a_sentence(folder, capfd, flags, said):
     assert said in capfd.readouterr().err and not list((folder / "out").glob("*.mp4"))
 
 
+def test_an_output_folder_that_is_a_file_is_a_sentence(folder, capfd):
+    (folder / "out").write_text("not a folder")
+    assert run(folder) == 2
+    assert "is a file; name a folder" in capfd.readouterr().err
+
+
+def test_an_interrupted_run_leaves_finished_files_only(folder, capfd, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    assert run(folder) == 0
+    write_clip(folder / "in" / "c.mp4", 3)
+    monkeypatch.setattr(restore, "fix_colour", interrupted)
+    assert run(folder, "--skip_existing") == 130
+    assert "--skip_existing goes on" in capfd.readouterr().err
+    assert sorted(path.name for path in (folder / "out").iterdir() if path.is_file()) == ["a.mp4", "b.png"]
+
+
 def test_missing_weights_say_what_to_download(folder, capfd):
     from projects.video_diffusion_sr.presets import SEEDVR2_3B
 
