@@ -76,7 +76,7 @@ def main() -> int:
 
 def write(clip: np.ndarray, path: Path) -> Path:
     """u8 [T, H, W, 3] as a clip of 25 frames a second, so little compressed that it does not matter."""
-    info = MediaInfo(path, "video", clip.shape[2], clip.shape[1], frame_rate=RATE)
+    info = MediaInfo(Path("a photograph"), "video", clip.shape[2], clip.shape[1], frame_rate=RATE)
     with open_writer(path, info, clip.shape[1:3], crf=6) as writer:
         writer.write(torch.from_numpy(clip).permute(0, 3, 1, 2), [i / RATE for i in range(len(clip))])
     return path

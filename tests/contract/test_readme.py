@@ -5,9 +5,10 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from projects import download
+from projects import demo, download
 from projects.video_diffusion_sr import cli
 from projects.video_diffusion_sr.presets import PRESETS
 from tests.conftest import ROOT
@@ -63,9 +64,15 @@ def test_every_program_explains_itself_from_a_foreign_folder(tmp_path):
         assert process.returncode == 0 and "usage:" in said, script.name
 
 
+def test_the_demo_can_be_repeated(tmp_path):
+    clip = np.zeros((2, 16, 16, 3), dtype=np.uint8)
+    first = demo.write(clip, tmp_path / "clip.mp4").read_bytes()
+    assert demo.write(clip, tmp_path / "clip.mp4").read_bytes() == first
+
+
 def test_the_demo_runs(tmp_path):
-    demo = [sys.executable, str(ROOT / "projects" / "demo.py"), "--frames", "3", "--output", "out"]
-    said = subprocess.run(demo, check=False, cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, str(ROOT / "projects" / "demo.py"), "--frames", "3", "--output", "out"]
+    said = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     assert "PSNR against the clean clip" in said.stderr
     for made in ("restored/coffee.mp4", "restored/compare/coffee.mp4", "restored/compare/coffee.png"):
