@@ -1,5 +1,6 @@
 """The two feed-forward layers: GELU with biases (7B) and SwiGLU without (3B)."""
 
+from abc import ABC, abstractmethod
 from math import ceil
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from common.kernels.gated import linear_gelu, silu_mul
 
 
-class FeedForward(nn.Module):
+class FeedForward(nn.Module, ABC):
     """What both kinds share: tokens may go through in chunks, which bounds the memory of the wide layer in between."""
 
     token_chunk: int | None = None
@@ -21,8 +22,9 @@ class FeedForward(nn.Module):
             target.copy_(self.feed(part))
         return out
 
+    @abstractmethod
     def feed(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """[n, C] -> [n, C], all tokens at once."""
 
 
 def set_token_chunk(network: nn.Module, tokens: int | None) -> None:
