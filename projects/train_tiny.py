@@ -9,7 +9,9 @@ Each command reads what those before it left in the output folder. `projects/tra
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,7 +34,7 @@ from projects.video_diffusion_sr.training.diffusion import DiffusionStage, Diffu
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.linear_start import start_linear
 from projects.video_diffusion_sr.training.loop import Source, Trainer
-from projects.video_diffusion_sr.training.pair_latents import PairLatents, start_from_condition
+from projects.video_diffusion_sr.training.pair_latents import Milder, PairLatents, start_from_condition
 from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
 from projects.video_diffusion_sr.training.settings import (
     CheckpointSettings,
@@ -49,8 +51,8 @@ WARM_STEPS, TIMED_STEPS = 12, 24  # before the number of steps is fixed; the fir
 
 
 def make_all_pairs(recipe: dict, data: list[str], output: Path) -> None:
-    """Degraded pairs, set after set, until everything is made or `output/pairs/stop` appears."""
-    sets, number = recipe["pairs"]["sets"], 0
+    """Degraded pairs, set after set, until everything is made or `output/pairs/stop` appears; goes on after a stop."""
+    sets, number = recipe["pairs"]["sets"], len(list((output / "pairs").glob("set_*")))
     degradation = {
         kind: OmegaConf.to_container(load_config(path), resolve=True) for kind, path in recipe["degradation"].items()
     }
@@ -146,19 +148,19 @@ def synchronize(device: torch.device) -> None:
 
 
 def train_dit(recipe: dict, _data: list[str], output: Path) -> None:
-    """Diffusion, distillation and adversarial stage on the pairs that are ready; an export in each stage's folder."""
+    """Diffusion, distillation and adversarial stage on the pairs that are ready; an export in each stage's folder.
+
+    A stage whose export is there already is not trained again, so a run that was cut short goes on at the next stage.
+    """
     torch.manual_seed(recipe["seed"])
     torch.set_float32_matmul_precision("high")
     with process_group() as process:
         vae = build_vae(
             load_config(recipe["config"]).vae, output / "vae/export/vae.safetensors", process.device, torch.float32
         )
-        source = PairLatents(vae, recipe["budget_latents"], recipe["seed"])
+        source = PairLatents(vae, recipe["budget_latents"], recipe["seed"], Milder(**recipe["milder"]))
         source.refresh(output / "pairs")
-        scale = 1 / source.spread()
-        logger.info("scaling_factor: %.4f", scale)
-        (output / "scaling_factor").write_text(f"{scale:.4f}")
-        trainer = create_object(load_config(recipe["config"], [f"vae.scaling_factor={scale:.4f}"]))
+        trainer = create_object(load_config(recipe["config"], [f"vae.scaling_factor={scaling_factor(source, output)}"]))
         prompts = Prompts(*seeded_prompts(trainer.config.dit.model.txt_in_dim))
         save_safetensors({"pos": prompts.positive, "neg": prompts.negative}, output / "prompts.safetensors")
         dit, _ = trainer.build_dit()
@@ -167,23 +169,37 @@ def train_dit(recipe: dict, _data: list[str], output: Path) -> None:
         save_safetensors(dit.state_dict(), weights)
         common = {"recipe": trainer, "prompts": prompts, "with_vae": False}
 
-        def run(name: str, stage: Stage) -> Path:
+        def run(name: str, make_stage: Callable[[], Stage]) -> Path:
+            exported = output / name / "export" / "dit.safetensors"
+            if exported.is_file():
+                logger.info("%s: there already", name)
+                return exported
             source.refresh(output / "pairs")
             seconds = recipe[name.split("_")[0]]["seconds"]
-            train_for(seconds, stage, source, output / name, recipe["seed"], process, compiled=False)
-            return output / name / "export" / "dit.safetensors"
+            train_for(seconds, make_stage(), source, output / name, recipe["seed"], process, compiled=False)
+            return exported
 
         settings = settings_from(DiffusionStageSettings, recipe["diffusion"]["settings"])
-        diffusion = weights = run("diffusion", DiffusionStage(settings=settings, weights=weights, **common))
+        first = partial(DiffusionStage, settings=settings, weights=weights, **common)
+        diffusion = weights = run("diffusion", first)
         settings = settings_from(DistillSettings, recipe["distill"]["settings"])
         for number, steps in enumerate(settings.rounds):
-            stage = DistillStage(settings=settings, weights=weights, steps=steps, guided=number == 0, **common)
+            stage = partial(DistillStage, settings=settings, weights=weights, steps=steps, guided=not number, **common)
             weights = run(f"distill_{steps}", stage)
         settings = settings_from(AdversarialSettings, recipe["adversarial"]["settings"])
         run(
             "adversarial",
-            AdversarialStage(settings=settings, weights=weights, discriminator_weights=diffusion, **common),
+            partial(AdversarialStage, settings=settings, weights=weights, discriminator_weights=diffusion, **common),
         )
+
+
+def scaling_factor(source: PairLatents, output: Path) -> str:
+    """What makes the spread of the latents one; measured once, so that all stages of a run agree."""
+    path = output / "scaling_factor"
+    if not path.is_file():
+        path.write_text(f"{1 / source.spread():.4f}")
+        logger.info("scaling_factor: %s", path.read_text())
+    return path.read_text()
 
 
 COMMANDS = {"pairs": make_all_pairs, "vae": train_vae, "dit": train_dit}
@@ -196,7 +212,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, help="folders of photographs and videos")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny"))
     parser.add_argument("overrides", nargs="*", help="key=value of the recipe")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     set_up_logging()
     recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
     COMMANDS[args.command](recipe, args.data, args.output)

@@ -1,8 +1,10 @@
-"""Sets of pairs as latents that live on the GPU, each encoded as it is and upside down."""
+"""Sets of pairs as latents that live on the GPU, each encoded as it is and transposed."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,31 @@ logger = get_logger(__name__)
 PIXELS_AT_ONCE = 8_000_000  # frames x height x width through the encoder in one pass
 
 
+@dataclass(frozen=True)
+class Milder:
+    """Conditions better than the degraded clip, so that a good input passes unharmed.
+
+    Synthetic degradation never shows the model a sharp input, which users have; without such pairs it is free to do
+    anything to one. A milder condition is the degraded latent moved towards the truth's by a share.
+
+    Attributes:
+        mixed: how many of the samples are moved by a share drawn evenly from [0, 1].
+        clean: how many are moved all the way.
+    """
+
+    mixed: float = 0.0
+    clean: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.mixed, self.clean) < 0 or self.mixed + self.clean > 1:
+            raise ValueError(f"milder: shares of samples must sum to at most 1, got {self.mixed} and {self.clean}")
+
+    def shares(self, count: int, dice: np.random.Generator) -> np.ndarray:
+        """How far each of `count` conditions is moved towards its truth, [count] in [0, 1]."""
+        kind, share = dice.random((2, count))
+        return np.where(kind < self.clean, 1.0, np.where(kind < self.clean + self.mixed, share, 0.0))
+
+
 class PairLatents:
     """Batches of one size each, of about `budget` latent positions; batch n follows from (seed, n) and the sets read.
 
@@ -28,10 +55,12 @@ class PairLatents:
     Args:
         vae: encodes on the device it is on.
         budget: latent positions (t x h x w) of a batch.
+        milder: which conditions are not degraded in full.
     """
 
-    def __init__(self, vae: VideoAutoencoderKL, budget: int, seed: int) -> None:
+    def __init__(self, vae: VideoAutoencoderKL, budget: int, seed: int, milder: Milder | None = None) -> None:
         self.vae, self.budget, self.seed = vae, budget, seed
+        self.milder = milder or Milder()
         self.device = next(vae.parameters()).device
         self.read: set[str] = set()
         self.latents: dict[Size3, list[tuple[Tensor, Tensor]]] = {}  # chunks of hq, lq: [N, positions, c] float16
@@ -46,27 +75,30 @@ class PairLatents:
             reader = ShardReader(index.parent)
             for number, shard in enumerate(reader.shards):
                 pairs = reader.read_shard(number)
-                for flipped in (False, True):
-                    self._add(pairs["hq"], pairs["lq"], shard["identities"], flipped)
+                for turned in (False, True):
+                    self._add(pairs["hq"], pairs["lq"], shard["identities"], turned)
         counts = {size: len(names) for size, names in self.names.items()}
         logger.info("%d sets of pairs, samples by latent size: %s", len(self.read), counts)
 
     @torch.no_grad()
-    def _add(self, hq: Tensor, lq: Tensor, names: list[str], flipped: bool) -> None:
-        """Pairs uint8 [N, T, H, W, 3] and [N, T, h, w, 3] -> latents, kept on the device."""
+    def _add(self, hq: Tensor, lq: Tensor, names: list[str], turned: bool) -> None:
+        """Pairs uint8 [N, T, H, W, 3] and [N, T, h, w, 3] -> latents, kept on the device.
+
+        Pairs are mirrored left to right when they are drawn; with rows for columns there are four positions of each.
+        """
         at_once = max(1, PIXELS_AT_ONCE // hq[0, ..., 0].numel())
-        height, width = hq.shape[2:4]
         for start in range(0, len(hq), at_once):
             large, small = (x[start : start + at_once].to(self.device) for x in (hq, lq))
-            if flipped:
-                large, small = large.flip(2), small.flip(2)
+            if turned:
+                large, small = large.transpose(2, 3), small.transpose(2, 3)
+            height, width = large.shape[2:4]
             encoded = []
             for clips in (to_model_range(large), upsample_to_model_range(small, height, width)):
                 latent = self.vae.encode(clips.to(next(self.vae.parameters()).dtype)).latent  # n c t h w
                 encoded.append(latent.permute(0, 2, 3, 4, 1).flatten(1, 3).half())
             size = tuple(latent.shape[2:])
             self.latents.setdefault(size, []).append(tuple(encoded))
-            mark = " upside down" if flipped else ""
+            mark = " transposed" if turned else ""
             self.names.setdefault(size, []).extend(name + mark for name in names[start : start + at_once])
 
     def join(self) -> None:
@@ -77,7 +109,7 @@ class PairLatents:
 
     def spread(self) -> float:
         """Standard deviation of the ground truths' latents, all channels together (their means are near zero)."""
-        squares = [(hq.float().square().mean(), len(hq)) for chunks in self.latents.values() for hq, _ in chunks]
+        squares = [(hq.float().square().mean(), hq.numel()) for chunks in self.latents.values() for hq, _ in chunks]
         return float(sum(s * n for s, n in squares) / sum(n for _, n in squares)) ** 0.5
 
     def batches(self, start: int) -> Iterator[MomentBatch]:
@@ -97,7 +129,10 @@ class PairLatents:
         count = max(1, self.budget // (size[0] * size[1] * size[2]))
         rows = dice.integers(len(self.names[size]), size=count)
         index = torch.from_numpy(rows).to(self.device, non_blocking=True)
-        hq, lq = (x.index_select(0, index).flatten(0, 1) for x in self.latents[size][0])
+        hq, lq = (x.index_select(0, index) for x in self.latents[size][0])
+        shares = torch.from_numpy(self.milder.shares(count, dice)).to(self.device, hq.dtype, non_blocking=True)
+        lq = lq.lerp(hq, shares[:, None, None])
+        hq, lq = hq.flatten(0, 1), lq.flatten(0, 1)
         names = tuple(f"{self.names[size][row]} batch={number}" for row in rows)
         return MomentBatch(hq, hq, lq, lq, (size,) * count, names)  # the log-variances are not read
 

@@ -1,0 +1,135 @@
+"""Pairs that stay on the device: what is encoded, what a batch holds, and where the transformer starts."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.config import load_config
+from common.create import create_object
+from data.training.make_pairs import Pairs
+from data.training.model_range import to_model_range, upsample_to_model_range
+from projects.video_diffusion_sr.training.pair_latents import Milder, PairLatents, start_from_condition
+
+SETS = (("a", 1, 32, 48, 3), ("b", 3, 32, 48, 2))  # name, frames, height, width, pairs
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return load_config("configs_tiny/main.yaml")
+
+
+@pytest.fixture(scope="module")
+def vae(recipe):
+    torch.manual_seed(0)
+    return create_object(recipe.vae.model).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path, rng = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
+    for name, frames, height, width, count in SETS:
+        hq = rng.integers(256, size=(count, frames, height, width, 3), dtype=np.uint8)
+        lq = rng.integers(256, size=(count, frames, height // 4, width // 4, 3), dtype=np.uint8)
+        Pairs(hq, lq, [f"{name}{i}" for i in range(count)]).save(path / name)
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(vae, folder):
+    source = PairLatents(vae, 200, 7)
+    source.refresh(folder)
+    source.join()
+    return source
+
+
+def test_every_pair_is_there_upright_and_transposed(source, vae, folder):
+    """Both latents of a pair are those of its pixels; the transposed copy is encoded, not turned as a latent."""
+    assert {size: len(names) for size, names in source.names.items()} == {
+        (1, 8, 12): 3,
+        (1, 12, 8): 3,
+        (2, 8, 12): 2,
+        (2, 12, 8): 2,
+    }
+    from data.training.latent_shards import ShardReader
+
+    pairs = ShardReader(folder / "b").read_shard(0)
+    hq, lq = (x.transpose(2, 3) for x in (pairs["hq"], pairs["lq"]))
+    with torch.no_grad():
+        wanted = [vae.encode(x).latent for x in (to_model_range(hq), upsample_to_model_range(lq, 48, 32))]
+    for kept, latent in zip(source.latents[(2, 12, 8)][0], wanted, strict=True):
+        torch.testing.assert_close(kept, latent.permute(0, 2, 3, 4, 1).flatten(1, 3).half())
+
+
+def test_sets_are_read_once(source, folder):
+    before = {size: len(names) for size, names in source.names.items()}
+    source.refresh(folder)
+    assert {size: len(names) for size, names in source.names.items()} == before
+
+
+def test_a_batch_follows_from_its_number(source, vae, folder):
+    again = PairLatents(vae, 200, 7)
+    again.refresh(folder)
+    again.join()
+    for number in range(4):
+        one, two = source.batch(number), again.batch(number)
+        assert one.names == two.names and one.sizes == two.sizes
+        assert torch.equal(one.hq_mean, two.hq_mean) and torch.equal(one.lq_mean, two.lq_mean)
+        assert len(one.hq_mean) == sum(np.prod(size) for size in one.sizes) <= 200
+    assert source.batch(0).names != source.batch(1).names
+
+
+def test_spread_is_the_deviation_of_all_truths(source):
+    hq = torch.cat([chunk[0].float().flatten() for chunks in source.latents.values() for chunk in chunks])
+    assert source.spread() == pytest.approx(hq.square().mean().sqrt().item(), rel=1e-3)
+
+
+def test_milder_conditions_lie_between_degraded_and_truth(vae, folder):
+    """Clean samples are given their truth, mixed ones a point on the way, and the rest what was degraded."""
+    plain, clean = PairLatents(vae, 2000, 7), PairLatents(vae, 2000, 7, Milder(clean=1.0))
+    mixed = PairLatents(vae, 2000, 7, Milder(mixed=1.0))
+    for each in (plain, clean, mixed):
+        each.refresh(folder)
+        each.join()
+    a, b, c = plain.batch(0), clean.batch(0), mixed.batch(0)
+    assert torch.equal(a.hq_mean, b.hq_mean) and torch.equal(a.hq_mean, c.hq_mean)
+    assert torch.equal(b.lq_mean, b.hq_mean)
+    assert not torch.equal(a.lq_mean, a.hq_mean)
+    rows = [int(np.prod(size)) for size in c.sizes]
+    shares = []
+    for given, low, high in zip(*(x.float().split(rows) for x in (c.lq_mean, a.lq_mean, a.hq_mean)), strict=True):
+        share = ((given - low) * (high - low)).sum() / (high - low).square().sum()
+        torch.testing.assert_close(given, low.lerp(high, share), atol=4e-3, rtol=0)
+        shares.append(share.item())
+    assert 0 <= min(shares) < 0.4 and 0.6 < max(shares) <= 1
+
+
+def test_shares_of_milder_conditions():
+    shares = Milder(mixed=0.3, clean=0.2).shares(20000, np.random.default_rng(0))
+    assert abs((shares == 1).mean() - 0.2) < 0.02
+    assert abs((shares == 0).mean() - 0.5) < 0.02
+    with pytest.raises(ValueError, match="at most 1"):
+        Milder(mixed=0.8, clean=0.3)
+
+
+@torch.no_grad()
+def test_the_start_is_noise_minus_condition(recipe):
+    """One step from T then returns the condition, whatever the blocks add being taken away."""
+    torch.manual_seed(0)
+    dit = create_object(recipe.dit.model).eval()
+    start_from_condition(dit, 16)
+    for block in dit.blocks:  # silence what the blocks add
+        for name, parameter in block.named_parameters():
+            if name.endswith("_gate"):
+                parameter.zero_()
+    for name, parameter in dit.emb_in.named_parameters():
+        parameter.zero_()
+    noise, condition = torch.randn(2, 4, 8, 16), torch.randn(2, 4, 8, 16)
+    given = torch.cat([noise, condition, torch.ones(2, 4, 8, 1)], -1).flatten(0, 2)
+    out = dit(given, torch.randn(4, 192), [(2, 4, 8)], [[4]], 1000.0).vid_sample
+    torch.testing.assert_close(noise.flatten(0, 2) - out, condition.flatten(0, 2), atol=1e-5, rtol=0)
+
+
+def test_the_start_needs_a_transformer_without_a_tail(recipe):
+    dit = create_object(load_config("configs_tiny/main.yaml", ["dit.model.vid_out_norm=fusedrms"]).dit.model)
+    with pytest.raises(ValueError, match="vid_out_norm"):
+        start_from_condition(dit, 16)

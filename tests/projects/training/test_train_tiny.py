@@ -1,0 +1,67 @@
+"""The tiny recipe from pictures to a one-step model, in steps that a CPU takes in seconds."""
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors.torch import load_file
+
+from common.config import load_config
+from projects.train_tiny import make_all_pairs, train_dit, train_vae
+
+OVERRIDES = [
+    "pairs.workers=0",
+    "pairs.rounds=1",
+    "pairs.sets=[{shape: [3, 32, 48], count: 2}, {shape: [1, 48, 32], count: 2}]",
+    "vae.seconds=0",
+    "vae.data.shape=[3,32,32]",
+    "vae.data.clips=2",
+    "budget_latents=400",
+    "diffusion.seconds=0",
+    "distill.seconds=0",
+    "adversarial.seconds=0",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The whole chain; the folder of the run and how it was asked for."""
+    data, output = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        coarse = Image.fromarray(rng.integers(256, size=(12, 16, 3), dtype=np.uint8))
+        coarse.resize((96, 72), Image.Resampling.BICUBIC).save(data / f"{i}.png")
+    recipe = OmegaConf.to_container(load_config("configs_train/tiny.yaml", OVERRIDES), resolve=True)
+    for command in (make_all_pairs, train_vae, train_dit):
+        command(recipe, [str(data)], output)
+    return output, recipe, [str(data)]
+
+
+def test_every_stage_leaves_its_weights(run):
+    output, *_ = run
+    folders = ("diffusion", "distill_2", "distill_1", "adversarial")
+    states = [load_file(output / folder / "export/dit.safetensors") for folder in folders]
+    assert (output / "vae/export/vae.safetensors").is_file()
+    assert 0.1 < float((output / "scaling_factor").read_text()) < 10
+    for before, after in zip(states, states[1:], strict=False):
+        assert before.keys() == after.keys()
+        assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_that_was_cut_short_goes_on_at_the_next_stage(run):
+    """What is exported stays as it is, what is missing is trained, from the stages that are there."""
+    output, recipe, data = run
+    kept, lost = output / "distill_1/export/dit.safetensors", output / "adversarial/export/dit.safetensors"
+    before = kept.read_bytes()
+    lost.unlink()
+    train_dit(recipe, data, output)
+    assert lost.is_file() and kept.read_bytes() == before
+
+
+def test_pairs_go_on_after_a_stop(run):
+    output, recipe, data = run
+    first = sorted(path.name for path in (output / "pairs").iterdir())
+    assert first == ["set_000", "set_001"]
+    make_all_pairs({**recipe, "pairs": {**recipe["pairs"], "rounds": 2}}, data, output)
+    assert len(list((output / "pairs").glob("set_*"))) == 4
