@@ -121,7 +121,7 @@ def test_the_start_is_noise_minus_condition(recipe):
         for name, parameter in block.named_parameters():
             if name.endswith("_gate"):
                 parameter.zero_()
-    for name, parameter in dit.emb_in.named_parameters():
+    for parameter in dit.emb_in.parameters():
         parameter.zero_()
     noise, condition = torch.randn(2, 4, 8, 16), torch.randn(2, 4, 8, 16)
     given = torch.cat([noise, condition, torch.ones(2, 4, 8, 1)], -1).flatten(0, 2)

@@ -1,5 +1,7 @@
 """The tiny recipe from pictures to a one-step model, in steps that a CPU takes in seconds."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def test_every_stage_leaves_its_weights(run):
     states = [load_file(output / folder / "export/dit.safetensors") for folder in folders]
     assert (output / "vae/export/vae.safetensors").is_file()
     assert 0.1 < float((output / "scaling_factor").read_text()) < 10
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         assert before.keys() == after.keys()
         assert any(not torch.equal(before[name], after[name]) for name in before)
 
