@@ -43,7 +43,10 @@ class RingMemory:
         starts_clip: what comes next is the clip's first frame.
         others_wait: another rank waits for this one's frames, see `offer`.
         keep: not used; frames always go on to the next slice, wherever that is.
+        rolling: None: what a rank carries comes from another one and cannot stay where it is.
     """
+
+    rolling = None
 
     def __init__(self, group: Group) -> None:
         self._group = group

@@ -57,14 +57,17 @@ def onto_taps(
     kernels.onto_taps(out, x, norm_weight, norm_bias, groups, eps, weight, pending, moments)
 
 
-def sum_taps(taps: Tensor, bias: Tensor) -> Tensor:
+def sum_taps(taps: Tensor, bias: Tensor, newest: int = 2) -> Tensor:
     """The convolution's result from projections: [B, 27 * O, T + 2, H, W] (any stride in time), [O] -> [B, O, T, H, W].
 
     In the dtype of `bias`.
+
+    Args:
+        newest: where the last of three frames lies; the one after it (or the first) is the oldest then. T = 1.
     """
     from common.kernels import few_channels_triton as kernels
 
-    return kernels.sum_taps(taps, bias)
+    return kernels.sum_taps(taps, bias, newest)
 
 
 def taps_dtype(x: Tensor) -> torch.dtype:

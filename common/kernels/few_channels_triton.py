@@ -61,8 +61,9 @@ def _onto_taps_kernel(
 
 @triton.jit
 def _sum_taps_kernel(
-    out_ptr, taps_ptr, bias_ptr, frames, height, width, few, taps_b, taps_plane, taps_t, PIXELS: tl.constexpr
-):
+    out_ptr, taps_ptr, bias_ptr, frames, height, width, few, taps_b, taps_plane, taps_t,
+    OLDEST: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
     picture, colour = tl.program_id(1).to(tl.int64), tl.program_id(2)
     clip, frame = picture // frames, picture % frames
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
@@ -72,7 +73,7 @@ def _sum_taps_kernel(
     for tap in tl.static_range(27):
         down, right = tap // 3 % 3 - 1, tap % 3 - 1
         ok = (row + down >= 0) & (row + down < height) & (column + right >= 0) & (column + right < width)
-        plane = (tap * few + colour).to(tl.int64) * taps_plane + (tap // 9) * taps_t
+        plane = (tap * few + colour).to(tl.int64) * taps_plane + ((tap // 9 + OLDEST) % 3) * taps_t
         total += tl.load(taps_ptr + plane + pixel + down * width + right, mask=ok, other=0.0).to(tl.float32)
     pixels = height * width
     to = out_ptr + ((clip * few + colour) * frames + frame) * pixels + pixel
@@ -115,13 +116,14 @@ def onto_taps(
     )  # fmt: skip
 
 
-def sum_taps(taps: Tensor, bias: Tensor) -> Tensor:
+def sum_taps(taps: Tensor, bias: Tensor, newest: int) -> Tensor:
     """See `common.kernels.few_channels.sum_taps`."""
     batch, planes, frames, height, width = taps.shape
     assert taps.stride(3) == width and taps.stride(4) == 1 and planes == 27 * len(bias), "pixels must be packed"
+    assert newest == 2 or frames == 3, "only three frames can stand in another order"
     out = bias.new_empty(batch, len(bias), frames - 2, height, width)
     _sum_taps_kernel[(triton.cdiv(height * width, 1024), batch * (frames - 2), len(bias))](
         out, taps, bias, frames - 2, height, width, len(bias), taps.stride(0), taps.stride(1), taps.stride(2),
-        PIXELS=1024, num_warps=4,
+        OLDEST=(newest + 1) % 3, PIXELS=1024, num_warps=4,
     )  # fmt: skip
     return out

@@ -45,7 +45,7 @@ def norm_silu_into(
     """GroupNorm of every frame of x + pending alone, then SiLU where asked, written into `out`.
 
     Args:
-        out: [B, T, H, W, C], any strides in B and T (part of a larger buffer).
+        out: [B, T, H, W, C], any strides in B, T and from pixel to pixel (part of a larger buffer).
         x: [B, T, H, W, C]; pending: [C], a bias that its producer left out.
         moments: of x (without `pending`), when its producer measured them.
     """

@@ -13,7 +13,8 @@ from common.kernels.frame_norm import Moments
 
 TILE = 4096  # elements that a program of four warps holds at once
 PROGRAMS = 1056  # eight a multiprocessor of the largest device of today
-MOST_CHUNKS = 512
+MOST_CHUNKS = 1024
+MOST_PARTS = 2**18  # chunks times channels
 
 
 @triton.jit
@@ -32,7 +33,7 @@ def _bias_of(bias_ptr, channel, channels, row, column, frame, height, width, pha
 def _add_kernel(
     out_ptr, y_ptr, x_ptr, bias_ptr, pending_ptr, parts_ptr,
     frames, height, width, channels, chunk, chunks, phases,
-    out_b, out_t, out_h, y_b, y_t, x_b, x_t,
+    out_b, out_t, out_h, out_w, y_b, y_t, x_b, x_t,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, PENDING: tl.constexpr, WRITE: tl.constexpr, MEASURE: tl.constexpr,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -66,7 +67,7 @@ def _add_kernel(
         if PENDING:
             value += tl.load(pending_ptr + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
         if WRITE:
-            target = row.to(tl.int64) * out_h + column.to(tl.int64) * channels
+            target = row.to(tl.int64) * out_h + column.to(tl.int64) * out_w
             rounded = value.to(out_ptr.dtype.element_ty)
             tl.store(out_ptr + target[:, None] + channel[None, :], rounded, mask=ok)
             value = rounded.to(tl.float32)
@@ -116,7 +117,7 @@ def _coefficients_kernel(
 
 @triton.jit
 def _apply_kernel(
-    out_ptr, x_ptr, scale_ptr, shift_ptr, frames, pixels, channels, out_b, out_t, x_b, x_t,
+    out_ptr, x_ptr, scale_ptr, shift_ptr, frames, pixels, channels, out_b, out_t, out_w, x_b, x_t,
     SILU: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     picture = tl.program_id(1).to(tl.int64)
@@ -132,7 +133,8 @@ def _apply_kernel(
     value = value * scale[None, :] + shift[None, :]
     if SILU:
         value = value / (1.0 + tl.exp(-value))
-    tl.store(out_ptr + clip * out_b + frame * out_t + at, value.to(out_ptr.dtype.element_ty), mask=ok)
+    to = clip * out_b + frame * out_t + pixel.to(tl.int64)[:, None] * out_w + channel[None, :]
+    tl.store(out_ptr + to, value.to(out_ptr.dtype.element_ty), mask=ok)
 
 
 def _tile(channels: int) -> dict[str, int]:
@@ -147,7 +149,7 @@ def _run_add(
     batch, frames, height, width, channels = y.shape
     _require_packed_pixels(y, *(() if x is None else (x,)))
     tile, pixels = _tile(channels), height * width
-    most = min(MOST_CHUNKS, max(1, PROGRAMS // (batch * frames)))
+    most = min(MOST_CHUNKS, MOST_PARTS // tile["CHANNELS"], max(1, PROGRAMS // (batch * frames)))
     chunk = triton.cdiv(triton.cdiv(pixels, most), tile["PIXELS"]) * tile["PIXELS"]
     chunks = triton.cdiv(pixels, chunk)
     parts = y.new_empty(batch, frames, chunks, channels, 2, dtype=torch.float32) if measure else y
@@ -155,7 +157,7 @@ def _run_add(
     _add_kernel[(chunks, batch * frames)](
         out, y, other, y if bias is None else bias, y if pending is None else pending, parts,
         frames, height, width, channels, chunk, chunks, bias.shape[0] if kind == 2 else 1,
-        out.stride(0), out.stride(1), out.stride(2), y.stride(0), y.stride(1), other.stride(0), other.stride(1),
+        *out.stride()[:4], y.stride(0), y.stride(1), other.stride(0), other.stride(1),
         BIAS=kind, RESIDUAL=x is not None, PENDING=pending is not None, WRITE=write, MEASURE=measure, **tile,
         num_warps=4,
     )  # fmt: skip
@@ -208,10 +210,11 @@ def normalise(
 ) -> None:  # fmt: skip
     """out = silu(norm(x + pending)), the statistics given as moments of x."""
     batch, frames, height, width, channels = x.shape
-    _require_packed_pixels(x, out)
+    _require_packed_pixels(x)
+    assert out.stride(4) == 1 and out.stride(2) == width * out.stride(3), "rows of pixels must follow one another"
     scale, shift = coefficients(x, moments, weight, bias, groups, eps, pending)
     tile = _tile(channels)
     _apply_kernel[(triton.cdiv(height * width, tile["PIXELS"]), batch * frames)](
         out, x, scale, shift, frames, height * width, channels,
-        out.stride(0), out.stride(1), x.stride(0), x.stride(1), SILU=silu, **tile, num_warps=4,
+        out.stride(0), out.stride(1), out.stride(3), x.stride(0), x.stride(1), SILU=silu, **tile, num_warps=4,
     )  # fmt: skip

@@ -109,6 +109,25 @@ def test_writing_into_a_padded_picture(case):
     assert (buffer[:, :, -1] == 7).all() and (buffer[:, :, :, -1] == 7).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_writing_into_a_place_of_a_ring(case, place, dtype):
+    """Three frames lie side by side in the channels; the others' places stay as they are."""
+    batch, _, height, width, channels, groups = case
+    x, y = (far_from_zero(batch, 1, height, width, channels, dtype=dtype) for _ in range(2))
+    weight, bias = torch.randn(2, channels).to(DEVICE, dtype)
+    frames = torch.full((batch, height, width, 3, channels), float("nan"), device=DEVICE, dtype=dtype)
+    frame_norm.norm_silu_into(frames[:, None, :, :, place], x, weight, bias, groups, 1e-6, True)
+    error = (frames[:, None, :, :, place].double() - expected_norm(x, weight, bias, groups, True)).abs().max()
+    assert error < DTYPES[dtype] * 10
+    frame_norm.add_bias_residual(y.clone(), bias, x, None, frames[:, None, :, :, place], measure=False)
+    total = y.double() + bias.double() + x.double()
+    assert (frames[:, None, :, :, place].double() - total).abs().max() <= DTYPES[dtype] * total.abs().max()
+    others = [other for other in range(3) if other != place]
+    assert frames[:, :, :, others].isnan().all()
+
+
 def test_moments_of_some_frames(kernels):
     if kernels == "plain":
         pytest.skip("the plain path takes no moments")

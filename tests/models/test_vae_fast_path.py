@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from models.video_vae_v3.modules import fold
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
 from models.video_vae_v3.modules.blocks import Upsample
-from models.video_vae_v3.modules.fast_path import FastPath
+from models.video_vae_v3.modules.fast_layers import FastLayers
 from models.video_vae_v3.modules.fold import fold_upsample, prepare_inference, release_inference
+from models.video_vae_v3.modules.rolling import has_turns
 from models.video_vae_v3.modules.strips import in_strips
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 from tests.conftest import seed_weights
@@ -38,11 +40,45 @@ def test_fast_equals_plain_for_every_cut(vae, batch):
     prepare_inference(vae)
     for split_size in (None, 4, 8):
         vae.set_causal_slicing(split_size)
-        for limit in (None, 1e-9):  # the second cuts down to one frame everywhere
+        for limit, rolls in ((None, False), (1e-9, False), (None, True)):  # the second: one frame at once everywhere
             vae.set_memory_limit(limit)
+            vae.rolls = rolls
             assert (vae.encode_moments(clip) - moments).abs().max() < 1e-12
             assert (vae.decode_latents(latents) - frames).abs().max() < 1e-12
     vae.set_memory_limit(None)
+    vae.rolls = None
+
+
+@torch.no_grad()
+def test_frames_roll_through_some_levels_only(monkeypatch):
+    """As in the release: the widest weights are not kept in three orders."""
+    monkeypatch.setattr(fold, "MOST_ROLLED", 24 * 16)
+    vae = small_vae(1)
+    clip, latents = torch.randn(1, 3, 13, 8, 12).double(), torch.randn(1, 4, 7, 2, 3).double()
+    vae.set_causal_slicing(4)
+    expected = vae.encode_moments(clip), vae.decode_latents(latents)
+    prepare_inference(vae)
+    vae.rolls = True
+    assert has_turns(vae.decoder.conv_out) and not has_turns(vae.decoder.up_blocks[0].resnets[0].conv1)
+    for result, plain in zip((vae.encode_moments(clip), vae.decode_latents(latents)), expected, strict=True):
+        assert (result - plain).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_two_clips_roll_at_once():
+    """Carried frames belong to the clip: slices of two clips in turns give what each gives alone."""
+    vae = small_vae(1)
+    prepare_inference(vae)
+    vae.set_causal_slicing(2)
+    vae.rolls = True
+    clips = torch.randn(2, 1, 3, 7, 8, 12).double()
+    expected = [vae.encode_moments(clip) for clip in clips]
+    memories, parts = [vae.new_memory() for _ in clips], [[], []]
+    for start, stop in ((0, 1), (1, 3), (3, 5), (5, 7)):
+        for clip, memory, part in zip(clips, memories, parts, strict=True):
+            part.append(vae.encode_slice(clip[:, :, start:stop], memory))
+    for part, whole in zip(parts, expected, strict=True):
+        assert torch.equal(torch.cat(part, 2), whole)
 
 
 @torch.no_grad()
@@ -94,12 +130,12 @@ def test_folded_upsampler(temporal, cuts):
     expected = up(x, TemporalMemory(keep=False))
     memory, parts = TemporalMemory(), []
     for part in x.split([1, *cuts][1:] if cuts[0] == 1 else [1, cuts[0] - 1], dim=2):
-        fast = FastPath(memory)
+        layers = FastLayers(memory)
         frames = part.permute(0, 2, 3, 4, 1)
-        past = fast._past(3 - up.time_factor)
-        buffer = fast._buffer(frames, past, 6)
+        past = layers.past(3 - up.time_factor)
+        buffer = layers.buffer(frames, past, 6)
         buffer[:, past:] = frames
-        parts.append(fast._upsample(up, buffer, past).x)
+        parts += [piece().x for piece in layers.upsample(up, buffer, past)]
         memory.advance()
     assert (torch.cat(parts, 1).permute(0, 4, 1, 2, 3) - expected).abs().max() < 1e-12
 

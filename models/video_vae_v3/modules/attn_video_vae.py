@@ -14,9 +14,11 @@ from models.video_vae_v3.modules.decoder import Decoder3D
 from models.video_vae_v3.modules.encoder import Encoder3D
 from models.video_vae_v3.modules.fast_path import FastPath
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
+from models.video_vae_v3.modules.rolling import Rolling
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
 ROOM = 6  # a slice needs about so many times its largest convolution input, carried frames included
+ROLLING_ROOM = 22  # frames of the widest activation that a clip needs whose frames go through one by one
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class VideoAutoencoderKL(nn.Module):
         self.fast = False  # set by `fold.prepare_inference`, together with the weights that the fast path needs
         self.conv_bytes: int | None = None
         self.bound_always = True
+        self.rolls: bool | None = None  # see `rolling.py`; None: large pictures on CUDA
         self.set_causal_slicing(slicing_sample_min_size)
 
     def set_causal_slicing(self, split_size: int | None, memory_device: str | torch.device = "same") -> None:
@@ -112,16 +115,16 @@ class VideoAutoencoderKL(nn.Module):
         """The bound on a convolution's input for this slice, pixels or latents [B, C, T, H, W]; None: no cut."""
         if self.conv_bytes is None or self.bound_always or not x.is_cuda:
             return self.conv_bytes
-        batch, channels, frames, height, width = x.shape
-        if channels == self.latent_channels:
-            frames, height, width = (
-                n * f for n, f in zip(x.shape[2:], (self.temporal_factor, *[self.spatial_factor] * 2), strict=True)
-            )
+        frames = x.shape[2] * (self.temporal_factor if x.shape[1] == self.latent_channels else 1)
+        height, width = self._full_size(x)
         widest = self.decoder.up_blocks[-1].resnets[0].conv1.in_channels
-        slice_bytes = batch * (frames + 2) * height * width * widest * x.element_size()
-        free = torch.cuda.mem_get_info(x.device)[0]
-        free += torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
-        return None if free > ROOM * slice_bytes else self.conv_bytes
+        slice_bytes = x.shape[0] * (frames + 2) * height * width * widest * x.element_size()
+        return None if _free_bytes(x.device) > ROOM * slice_bytes else self.conv_bytes
+
+    def _full_size(self, x: Tensor) -> tuple[int, int]:
+        """Height and width in pixels of pixels or latents [B, C, T, H, W]."""
+        scale = self.spatial_factor if x.shape[1] == self.latent_channels else 1
+        return x.shape[3] * scale, x.shape[4] * scale
 
     def new_memory(self, keep: bool = True) -> TemporalMemory:
         """A memory for one clip on its way through the encoder or the decoder."""
@@ -158,9 +161,27 @@ class VideoAutoencoderKL(nn.Module):
             with memory.keeping():
                 first = self._through(network, fast, x[:, :, :1], memory)
             return torch.cat([first, self._through(network, fast, x[:, :, 1:], memory)], dim=2)
-        y = fast(FastPath(memory, self._bound(x)), network, x)
+        if memory.starts_clip and isinstance(memory, TemporalMemory):
+            memory.rolling = self._rolling(x)
+        bound = None if memory.rolling is not None else self._bound(x)
+        y = fast(FastPath(memory, bound), network, x)
         memory.advance()
         return y
+
+    def _rolling(self, x: Tensor) -> Rolling | None:
+        """Decided at the start of a clip, pixels or latents [B, C, 1, H, W]: do its frames go through one by one?"""
+        if self.rolls is False or self.memory_device is not None or (self.rolls is None and not x.is_cuda):
+            return None
+        height, width = self._full_size(x)
+        rolling = Rolling(smallest=0) if self.rolls else Rolling()
+        if height * width < rolling.smallest:
+            return None
+        if self.conv_bytes is not None:
+            widest = self.decoder.up_blocks[-1].resnets[0].conv1.in_channels
+            needed = ROLLING_ROOM * x.shape[0] * height * width * widest * x.element_size()
+            if self.bound_always or not x.is_cuda or _free_bytes(x.device) < needed:
+                return None
+        return rolling
 
     def encode_moments(self, x: Tensor) -> Tensor:
         """A whole clip [B, 3, T, H, W] -> moments, in slices of 1 + s, s, s, ... frames."""
@@ -220,6 +241,12 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
         """Reconstruction [B, 3, T, H, W] and posterior: one pass of training."""
         encoded = self.encode(x, noise)
         return self.decode(encoded.latent).sample, encoded.posterior
+
+
+def _free_bytes(device: torch.device) -> int:
+    """What a CUDA device still has, with what torch holds and does not use."""
+    free = torch.cuda.mem_get_info(device)[0]
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def split_after_first(x: Tensor, size: int | None) -> list[Tensor]:

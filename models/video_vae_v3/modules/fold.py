@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from models.video_vae_v3.modules.blocks import Upsample
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
+from models.video_vae_v3.modules.rolling import has_turns, prepare_turns
+
+MOST_ROLLED = 512 * 256  # channels in times channels out of a level whose frames may roll
 
 # Taps of a kernel of three along height or width that lie inside the picture, and the sub-position (0 or 1) of the
 # enlarged pixel each one meets, by the class of the output row: first, odd, even, last.
@@ -36,6 +39,10 @@ def prepare_inference(vae: nn.Module) -> None:
         if isinstance(module, CausalConv3d):
             prepare_conv(module)
     fold_upsamplers(vae)
+    for block in (*vae.encoder.down_blocks, *vae.decoder.up_blocks):
+        prepare_level(block)
+    if has_turns(vae.decoder.up_blocks[-1].resnets[0].conv1):  # the last convolution reads what that level makes
+        prepare_turns(vae.decoder.conv_out)
     vae.fast = True
 
 
@@ -53,6 +60,18 @@ def prepare_conv(conv: CausalConv3d) -> None:
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
     first = conv.weight.double().sum(2).to(conv.weight.dtype).contiguous(memory_format=torch.channels_last)
     conv.register_buffer("derived_first", first, persistent=False)
+
+
+def prepare_level(block: nn.Module) -> None:
+    """Let frames roll through a level (`rolling.py`) whose weights are so small that three orders of them cost little.
+
+    These are the levels of large pictures, where carried frames are what costs.
+    """
+    convs = [conv for resnet in block.resnets for conv in (resnet.conv1, resnet.conv2)]
+    if max(conv.in_channels * conv.out_channels for conv in convs) > MOST_ROLLED:
+        return
+    for conv in convs:
+        prepare_turns(conv)
 
 
 def fold_upsamplers(vae: nn.Module) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from models.video_vae_v3.modules.rolling import Rolling
+
 
 class TemporalMemory:
     """Carried frames of one clip on its way through one network (encoder or decoder).
@@ -20,6 +22,7 @@ class TemporalMemory:
     Attributes:
         others_wait: somebody works on the next slice meanwhile and wants the last frames of every input early, by
             `offer`; nobody does here.
+        rolling: set at the start of a clip whose frames go through large levels one by one (see `rolling.py`).
     """
 
     others_wait = False
@@ -30,10 +33,27 @@ class TemporalMemory:
         self._device = device
         self.keep = keep
         self.starts_clip = True
+        self.rolling: Rolling | None = None
 
     def advance(self) -> None:
         """The slice is through: what comes next is no longer the start of the clip."""
         self.starts_clip = False
+
+    def park(self) -> None:
+        """Let everything carried wait on the host, pinned, until `resume`; nobody waits for the copy."""
+        for owner, frames in self._carried.items():
+            self._carried[owner] = _on_host(frames)
+        for ring in self._rings():
+            ring.frames = _on_host(ring.frames)
+
+    def resume(self, device: torch.device | str) -> None:
+        """After `park`: the next slice comes. What is carried between slices comes by itself, when it is asked for."""
+        for ring in self._rings():
+            ring.frames = ring.frames.to(device, non_blocking=True)
+
+    def _rings(self) -> list:
+        rolling = getattr(self, "rolling", None)
+        return [] if rolling is None else list(rolling.rings.values())
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -76,3 +96,9 @@ class TemporalMemory:
         extended = torch.cat([self.past(owner, x, kernel - 1), x], dim=2)
         self.remember(owner, extended, kernel - stride)
         return extended
+
+
+def _on_host(frames: Tensor) -> Tensor:
+    if not frames.is_cuda:
+        return frames
+    return torch.empty_like(frames, device="cpu", pin_memory=True).copy_(frames, non_blocking=True)
