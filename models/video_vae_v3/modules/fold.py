@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.video_vae_v3.modules.blocks import Upsample
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
-from models.video_vae_v3.modules.rolling import has_turns, prepare_turns
+from models.video_vae_v3.modules.rolling import has_turns, prepare_turns, prepare_upsample_turns
 
 MOST_ROLLED = 512 * 256  # channels in times channels out of a level whose frames may roll
 
@@ -72,6 +72,9 @@ def prepare_level(block: nn.Module) -> None:
         return
     for conv in convs:
         prepare_turns(conv)
+    for up in getattr(block, "upsamplers", ()):
+        if up.time_factor == 1:
+            prepare_upsample_turns(up)
 
 
 def fold_upsamplers(vae: nn.Module) -> None:
