@@ -57,17 +57,35 @@ def onto_taps(
     kernels.onto_taps(out, x, norm_weight, norm_bias, groups, eps, weight, pending, moments)
 
 
-def sum_taps(taps: Tensor, bias: Tensor, newest: int = 2) -> Tensor:
+def sum_taps(taps: Tensor, bias: Tensor) -> Tensor:
     """The convolution's result from projections: [B, 27 * O, T + 2, H, W] (any stride in time), [O] -> [B, O, T, H, W].
 
     In the dtype of `bias`.
-
-    Args:
-        newest: where the last of three frames lies; the one after it (or the first) is the oldest then. T = 1.
     """
     from common.kernels import few_channels_triton as kernels
 
-    return kernels.sum_taps(taps, bias, newest)
+    return kernels.sum_taps(taps, bias)
+
+
+def new_sums(taps: Tensor) -> Tensor:
+    """Room for what `sum_taps_onward` carries: [B, 2, O, H, W] float32, for projections [B, 27 * O, 1, H, W]."""
+    batch, planes, _, height, width = taps.shape
+    return taps.new_empty(batch, 2, planes // 27, height, width, dtype=torch.float32)
+
+
+def sum_taps_onward(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
+    """One frame of the convolution's result, and what its input adds to the two frames after it.
+
+    Args:
+        taps: [B, 27 * O, 1, H, W] the projections of the new frame alone.
+        sums: of `new_sums`, changed: what the frames so far add to the next frame, and to the one after that.
+        first: this is the clip's first frame, which stands for its own past; `sums` may hold anything.
+    Returns:
+        [B, O, 1, H, W] in the dtype of `bias`.
+    """
+    from common.kernels import few_channels_triton as kernels
+
+    return kernels.sum_taps_onward(taps, bias, sums, first)
 
 
 def taps_dtype(x: Tensor) -> torch.dtype:

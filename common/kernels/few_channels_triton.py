@@ -61,9 +61,8 @@ def _onto_taps_kernel(
 
 @triton.jit
 def _sum_taps_kernel(
-    out_ptr, taps_ptr, bias_ptr, frames, height, width, few, taps_b, taps_plane, taps_t,
-    OLDEST: tl.constexpr, PIXELS: tl.constexpr,
-):  # fmt: skip
+    out_ptr, taps_ptr, bias_ptr, frames, height, width, few, taps_b, taps_plane, taps_t, PIXELS: tl.constexpr
+):
     picture, colour = tl.program_id(1).to(tl.int64), tl.program_id(2)
     clip, frame = picture // frames, picture % frames
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
@@ -73,11 +72,49 @@ def _sum_taps_kernel(
     for tap in tl.static_range(27):
         down, right = tap // 3 % 3 - 1, tap % 3 - 1
         ok = (row + down >= 0) & (row + down < height) & (column + right >= 0) & (column + right < width)
-        plane = (tap * few + colour).to(tl.int64) * taps_plane + ((tap // 9 + OLDEST) % 3) * taps_t
+        plane = (tap * few + colour).to(tl.int64) * taps_plane + (tap // 9) * taps_t
         total += tl.load(taps_ptr + plane + pixel + down * width + right, mask=ok, other=0.0).to(tl.float32)
     pixels = height * width
     to = out_ptr + ((clip * few + colour) * frames + frame) * pixels + pixel
     tl.store(to, total.to(out_ptr.dtype.element_ty), mask=pixel < pixels)
+
+
+@triton.jit
+def _onward_kernel(
+    out_ptr, taps_ptr, bias_ptr, sums_ptr, height, width, few, taps_b, taps_plane,
+    FIRST: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    clip, colour = tl.program_id(1).to(tl.int64), tl.program_id(2)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    row, column = pixel // width, pixel % width
+    pixels = height * width
+    inside = pixel < pixels
+    oldest = tl.zeros([PIXELS], tl.float32)
+    middle = tl.zeros([PIXELS], tl.float32)
+    newest = tl.zeros([PIXELS], tl.float32)
+    for tap in tl.static_range(27):
+        down, right = tap // 3 % 3 - 1, tap % 3 - 1
+        ok = (row + down >= 0) & (row + down < height) & (column + right >= 0) & (column + right < width)
+        plane = clip * taps_b + (tap * few + colour).to(tl.int64) * taps_plane
+        value = tl.load(taps_ptr + plane + pixel + down * width + right, mask=ok, other=0.0).to(tl.float32)
+        if tap < 9:
+            oldest += value
+        elif tap < 18:
+            middle += value
+        else:
+            newest += value
+    total = newest + tl.load(bias_ptr + colour).to(tl.float32)
+    next_ptr = sums_ptr + (clip * 2 * few + colour) * pixels + pixel
+    last_ptr = next_ptr + pixels.to(tl.int64) * few
+    if FIRST:
+        total += middle + oldest
+        middle += oldest
+    else:
+        total += tl.load(next_ptr, mask=inside, other=0.0)
+        middle += tl.load(last_ptr, mask=inside, other=0.0)
+    tl.store(next_ptr, middle, mask=inside)
+    tl.store(last_ptr, oldest, mask=inside)
+    tl.store(out_ptr + (clip * few + colour) * pixels + pixel, total.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 def _precision(x: Tensor) -> str:
@@ -116,14 +153,25 @@ def onto_taps(
     )  # fmt: skip
 
 
-def sum_taps(taps: Tensor, bias: Tensor, newest: int) -> Tensor:
+def sum_taps(taps: Tensor, bias: Tensor) -> Tensor:
     """See `common.kernels.few_channels.sum_taps`."""
     batch, planes, frames, height, width = taps.shape
     assert taps.stride(3) == width and taps.stride(4) == 1 and planes == 27 * len(bias), "pixels must be packed"
-    assert newest == 2 or frames == 3, "only three frames can stand in another order"
     out = bias.new_empty(batch, len(bias), frames - 2, height, width)
     _sum_taps_kernel[(triton.cdiv(height * width, 1024), batch * (frames - 2), len(bias))](
         out, taps, bias, frames - 2, height, width, len(bias), taps.stride(0), taps.stride(1), taps.stride(2),
-        OLDEST=(newest + 1) % 3, PIXELS=1024, num_warps=4,
+        PIXELS=1024, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def sum_taps_onward(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
+    """See `common.kernels.few_channels.sum_taps_onward`."""
+    batch, planes, _, height, width = taps.shape
+    assert taps.stride(3) == width and taps.stride(4) == 1 and planes == 27 * len(bias), "pixels must be packed"
+    out = bias.new_empty(batch, len(bias), 1, height, width)
+    _onward_kernel[(triton.cdiv(height * width, 1024), batch, len(bias))](
+        out, taps, bias, sums, height, width, len(bias), taps.stride(0), taps.stride(1),
+        FIRST=first, PIXELS=1024, num_warps=4,
     )  # fmt: skip
     return out

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.kernels.conv3d import conv3d
-from common.kernels.few_channels import FEW, conv_from_few, onto_taps, projects_onto_taps, sum_taps, taps_dtype
+from common.kernels.few_channels import (
+    FEW,
+    conv_from_few,
+    new_sums,
+    onto_taps,
+    projects_onto_taps,
+    sum_taps,
+    sum_taps_onward,
+    taps_dtype,
+)
 from common.kernels.frame_norm import add_bias_residual, add_phase_bias, norm_silu_into, wide_attention
 from models.video_vae_v3.modules.blocks import FrameAttention, FrameNorm, MidBlock, ResnetBlock, Upsample
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
@@ -109,7 +118,7 @@ class FastLayers:
             buffer[:, :past] = self.memory.past(owner, view[:, :, past:], kernel - 1).permute(0, 2, 3, 4, 1)
         elif kernel > 1:
             if self.memory.keep and self.rolls(owner, buffer):
-                self.memory.rolling.rings[owner] = Ring.of_pixels(buffer[:, 0])
+                self.memory.rolling.rings[owner] = Ring(buffer[:, 0])
                 return
             view = view.expand(-1, -1, kernel, -1, -1)
         self.memory.remember(owner, view, carry)
@@ -226,24 +235,15 @@ class FastLayers:
         batch, frames, height, width, _ = flow.x.shape
         norm_of = norm.weight, norm.bias, norm.num_groups, norm.eps
 
-        def project(taps: Tensor) -> None:
-            onto_taps(taps, flow.x, *norm_of, conv.weight, flow.pending, flow.moments)
-
-        def room(frames: int) -> Tensor:
-            return flow.x.new_empty(batch, 27 * conv.out_channels, frames, height, width, dtype=taps_dtype(flow.x))
-
-        ring = self.ring(conv)
-        if ring is not None:
-            project(ring.free[:, :, None])
-            return sum_taps(ring.frames, conv.bias, newest=ring.turn())
-        past = self.past(2)
-        starts_ring = not past and self.memory.keep and self.rolls(conv, flow.x)
-        taps = room(3 if starts_ring else past + frames)
-        project(taps[:, :, past : past + frames])
-        if starts_ring:
-            taps[:, :, 1] = taps[:, :, 0]
-            self.memory.rolling.rings[conv] = Ring(taps, 2)
-            return sum_taps(taps[:, :, :1].expand(-1, -1, 3, -1, -1), conv.bias)
+        rolling, past = self.memory.rolling, self.past(2)
+        onward = self.rolls(conv, flow.x) and (past > 0 or self.memory.keep)
+        before = 0 if onward else past
+        taps = flow.x.new_empty(batch, 27 * conv.out_channels, before + frames, height, width, dtype=taps_dtype(flow.x))
+        onto_taps(taps[:, :, before:], flow.x, *norm_of, conv.weight, flow.pending, flow.moments)
+        if onward:
+            if not past:
+                rolling.sums[conv] = new_sums(taps)
+            return sum_taps_onward(taps, conv.bias, rolling.sums[conv], first=not past)
         if past:
             taps[:, :, :past] = self.memory.past(conv, taps[:, :, past:], 2)
         else:

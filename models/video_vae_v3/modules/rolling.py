@@ -17,25 +17,20 @@ class Ring:
     """The last three frames of what a layer reads.
 
     Args:
-        frames: a tensor with three places along `dim`. The first two hold the clip's first frame, which is its own
-            past; the third is for the next one.
+        first: [B, H, W, C] the clip's first frame, which is its own past.
+    Attributes:
+        frames: [B, H, W, 3, C].
     """
 
-    def __init__(self, frames: Tensor, dim: int) -> None:
-        assert frames.shape[dim] == PLACES, "a ring has three places"
-        self.frames, self._dim, self._next = frames, dim, PLACES - 1
-
-    @staticmethod
-    def of_pixels(first: Tensor) -> "Ring":
-        """For a convolution whose first frame was [B, H, W, C]: [B, H, W, 3, C]."""
-        frames = first.new_empty(*first.shape[:3], PLACES, first.shape[3])
-        frames[:, :, :, :2] = first[:, :, :, None]
-        return Ring(frames, 3)
+    def __init__(self, first: Tensor) -> None:
+        self.frames = first.new_empty(*first.shape[:3], PLACES, first.shape[3])
+        self.frames[:, :, :, :2] = first[:, :, :, None]
+        self._next = PLACES - 1
 
     @property
     def free(self) -> Tensor:
-        """Where the next frame goes: the oldest one's place."""
-        return self.frames.select(self._dim, self._next)
+        """[B, H, W, C] where the next frame goes: the oldest one's place."""
+        return self.frames[:, :, :, self._next]
 
     def turn(self) -> int:
         """The next frame is in its place; returns the number of that place, and the one after it is free from now."""
@@ -50,10 +45,12 @@ class Rolling:
 
     smallest: pixels of a frame from which on; below, launching three times as many kernels costs more than it saves.
     rings: of the layers that have seen the clip's first frame.
+    sums: what the last convolution's past adds to its next two frames, where it is summed from projections.
     """
 
     smallest: int = 128 * 128
     rings: dict[nn.Module, Ring] = field(default_factory=dict)
+    sums: dict[nn.Module, Tensor] = field(default_factory=dict)
 
 
 def taps_of_places(newest: int) -> list[int]:
