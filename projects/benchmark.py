@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from common.config import load_config
+from models.video_vae_v3.modules.attn_video_vae import split_after_first
 from models.video_vae_v3.modules.tiling import decode_tiled, encode_tiled
 from projects.benchmarking.counting import TEXT_TOKENS, dit_flops, vae_flops
 from projects.benchmarking.networks import build_networks
+from projects.benchmarking.pixels import HostPixels
 from projects.benchmarking.timing import known_operations, median_seconds, peak_gib
 from projects.video_diffusion_sr.color_fix import fix_colour
 from projects.video_diffusion_sr.communication import describe
@@ -56,11 +58,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ckpt_dir", type=Path, default=ROOT / "ckpts")
     parser.add_argument("--split_size", type=int, help="frames that go through the VAE at once, after the first")
     parser.add_argument("--conv_max_mem", type=float, help="GiB that a convolution's input may take at most")
+    parser.add_argument(
+        "--rolls",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="frames one by one through the VAE's large levels",
+    )
     parser.add_argument("--vram", type=float, help="GiB of device memory to stay within")
     parser.add_argument("--runs", type=int, default=3, help="runs whose median is reported, after one to warm up")
     parser.add_argument("--quick", action="store_true", help="one run of each stage after one to warm up; whole = sum")
     parser.add_argument("--plain", action="store_true", help="the reference paths, without own kernels and folds")
     parser.add_argument("--kernels", action="store_true", help="also time each own kernel against its reference")
+    parser.add_argument("--convolutions", action="store_true", help="also time the VAE's convolutions called in turns")
     parser.add_argument(
         "--sp_size", type=int, nargs="+", default=[], help="only count what so many ranks would send; nothing is run"
     )
@@ -76,18 +85,20 @@ class Stages:
         self.vae, self.dit, self.scaling = vae, dit, config.vae.scaling_factor
         self.device, self.dtype, self.way = clip.device, dtype, way
         self.residency = install(way, vae, dit, clip.device)
-        self.clip = clip if way.offload == "none" else clip.cpu()
+        self.pixels = HostPixels(clip)
         generator = torch.Generator(clip.device).manual_seed(1)
         width = config.dit.model.txt_in_dim
         self.text = torch.randn(TEXT_TOKENS, width, device=clip.device, generator=generator).to(dtype)
-        self.latents = self.restored = self.frames = None
+        self.latents = self.restored = self.noise = None
 
     def encode(self) -> None:
         with self.residency.use("vae", "dit" if self.way.prefetch else None):
             if self.way.tile is None:
-                moments = self.vae.encode_moments(self.clip.to(self.device))
+                memory = self.vae.new_memory(keep=self.pixels.clip.shape[2] > 1)
+                parts = [self.vae.encode_slice(x, memory) for x in self.pixels.slices(self.vae.split_size)]
+                moments = torch.cat(parts, 2)
             else:
-                moments = encode_tiled(self.vae, self.clip.to(self.device), self.way.tile, TILE_OVERLAP)
+                moments = encode_tiled(self.vae, self.pixels.clip.to(self.device), self.way.tile, TILE_OVERLAP)
         self.latents = moments[0, : self.vae.latent_channels].permute(1, 2, 3, 0) * self.scaling  # t h w c
         self.latents = self.latents.to(self.device)
 
@@ -95,24 +106,40 @@ class Stages:
         """One step: the layout is built once a clip, so it is part of the time."""
         with nullcontext() if self.way.offload == "blocks" else self.residency.use("dit"):
             shape = tuple(self.latents.shape[:3])
-            noise = torch.randn_like(self.latents)
+            noise = self.start(self.latents)
             tokens = torch.cat([noise, self.latents, torch.ones_like(noise[..., :1])], -1).flatten(0, 2)
             layout = self.dit.layout([shape], [len(self.text)], tokens.device)
             velocity = self.dit(tokens, self.text, [shape], [[len(self.text)]], 1000.0, layout=layout).vid_sample
             self.restored = noise - velocity.unflatten(0, shape)
 
+    def start(self, latents: Tensor) -> Tensor:
+        """The noise to start from, the same numbers in every dtype."""
+        if self.noise is None:
+            generator = torch.Generator(latents.device).manual_seed(3)
+            self.noise = torch.randn(latents.shape, device=latents.device, generator=generator)
+        return self.noise.to(latents)
+
     def decode(self) -> None:
         z = (self.restored / self.scaling).permute(3, 0, 1, 2)[None].to(self.dtype)
-        self.frames = None  # not two of them at once
         with self.residency.use("vae"):
-            if self.way.tile is None:
-                self.frames = self.vae.decode_latents(z)
-            else:
-                self.frames = decode_tiled(self.vae, z, self.way.tile, TILE_OVERLAP)
+            if self.way.tile is not None:
+                self.pixels.keep(0, decode_tiled(self.vae, z, self.way.tile, TILE_OVERLAP))
+                return
+            parts = split_after_first(z, self.vae.split_size and self.vae.split_size // self.vae.temporal_factor)
+            memory, start = self.vae.new_memory(keep=z.shape[2] > 1), 0
+            for part in parts:
+                frames = self.vae.decode_slice(part, memory)
+                self.pixels.keep(start, frames)
+                start += frames.shape[2]
+            self.pixels.arrive()
+
+    @property
+    def frames(self) -> Tensor:
+        return self.pixels.frames
 
     def finish(self) -> None:
         """Colour fix and 8-bit conversion, a slice of frames at a time."""
-        for part, style in zip(self.frames.split(4, 2), self.clip.split(4, 2), strict=True):
+        for part, style in zip(self.frames.split(4, 2), self.pixels.clip.split(4, 2), strict=True):
             part, style = part.to(self.device), style.to(self.device)
             to_8_bit(fix_colour("wavelet", part[0].transpose(0, 1), style[0].transpose(0, 1))).cpu()
 
@@ -132,6 +159,7 @@ def measure(args: argparse.Namespace) -> dict:
     )
     if args.split_size:
         vae.set_causal_slicing(args.split_size)
+    vae.rolls = {"auto": None, "on": True, "off": False}[args.rolls]
     shape = (1, 3, args.frames, args.res_h, args.res_w)
     clip = torch.rand(shape, device=device, generator=torch.Generator(device).manual_seed(2)).mul(2).sub(1).to(dtype)
     way = choose(args, vae, dit, clip)
@@ -177,7 +205,9 @@ def sum_of(entries: list[dict]) -> dict:
 
 def choose(args: argparse.Namespace, vae, dit, clip: Tensor) -> MemoryPlan:
     """The plan for --vram, or everything resident; with the predicted peaks either way."""
-    work = Workload(vae, dit.config, weight_bytes(dit), weight_bytes(vae), *clip.shape[2:], clip.element_size())
+    work = Workload(
+        vae, dit.config, weight_bytes(dit), weight_bytes(vae), *clip.shape[2:], clip.element_size(), streamed=True
+    )
     if args.vram is not None:
         return plan(args.vram, work)
     way = MemoryPlan(conv_max_mem=args.conv_max_mem)
@@ -228,6 +258,11 @@ def main(arguments: list[str] | None = None) -> int:
 
             result["kernels"] = measure_kernels(torch.device(args.device))
             print(kernel_table(result["kernels"]))
+        if args.convolutions:
+            from projects.benchmarking.convolutions import convolution_table, measure_convolutions
+
+            result["convolutions"] = measure_convolutions(torch.device(args.device))
+            print(convolution_table(result["convolutions"]))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
     return 0

@@ -37,11 +37,19 @@ def test_distances(vae, record_property):
     image = both_ways(vae, x[:, :, :1], z[:, :, :1])
     assert relative_distance(image[0], exact[0][:, :, :1]) < 2e-5
     assert relative_distance(image[1], exact[1][:, :, :1]) < 2e-5
+    for rolls in (True, False):
+        vae.rolls = rolls
+        for result, expected in zip(both_ways(vae, x, z), exact, strict=True):
+            assert relative_distance(result, expected) < 2e-5
+    vae.rolls = None
     fast = both_ways(vae.bfloat16(), x, z)
-    for limit in (0.002, None):
+    for limit, rolls in ((0.002, None), (None, False), (None, True)):
         vae.set_memory_limit(limit)
+        vae.rolls = rolls
         again = both_ways(vae, x, z)
         assert all(relative_distance(a, b) < 2e-2 for a, b in zip(again, fast, strict=True))
+    vae.set_memory_limit(None)
+    vae.rolls = None
     release_inference(vae)
     plain = both_ways(vae, x, z)
     for stage, a, b, reference in zip(("encode", "decode"), fast, plain, exact, strict=True):

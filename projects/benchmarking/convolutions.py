@@ -1,0 +1,97 @@
+"""The VAE's heavy convolutions, each called in several ways that compute the same: which one this machine likes best.
+
+A way is named after what one call takes: `3d T=n`, n new frames behind two carried ones; `ring`, one new frame as a 2-D
+convolution of three frames side by side in the channels (`models.video_vae_v3.modules.rolling`).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from projects.benchmarking.timing import timed
+
+LAST_2D, LAST_3D = torch.channels_last, torch.channels_last_3d
+AT_LEAST = 0.1  # seconds that a way is called for
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way to call one convolution. ms: per new frame of the input."""
+
+    layer: str
+    way: str
+    ms: float
+    tflop_s: float
+
+
+def measure_convolutions(device: torch.device) -> list[dict]:
+    """Every way of every layer, at 720p in bfloat16 on CUDA, elsewhere small in float32."""
+    large = device.type == "cuda"
+    dtype, size, width = (torch.bfloat16, (720, 1280), 128) if large else (torch.float32, (16, 24), 8)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, device=device, dtype=dtype)
+
+    rows = []
+    with torch.inference_mode():
+        for layer, way, frames, tflop, run in ways(draw, size, width):
+            seconds = sustained(run, device) / frames
+            rows.append(asdict(Timing(layer, way, seconds * 1e3, tflop / seconds)))
+            if way in ("3d T=4", "ring"):
+                with searching():
+                    run()
+                    seconds = sustained(run, device) / frames
+                rows.append(asdict(Timing(layer, f"{way}, cudnn.benchmark", seconds * 1e3, tflop / seconds)))
+    return rows
+
+
+def ways(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[tuple]:
+    """(layer, way, new frames a call, TFLOP a frame, the call)."""
+    for inner, outer, shrink in ((1, 1, 1), (2, 1, 1), (2, 2, 2), (4, 2, 2)):
+        inner, outer, height, columns = inner * width, outer * width, size[0] // shrink, size[1] // shrink
+        layer = f"{inner}->{outer} {height}x{columns}"
+        tflop = 54 * inner * outer * height * columns / 1e12
+        weight = draw(outer, inner, 3, 3, 3).to(memory_format=LAST_3D)
+        for frames in (4, 2, 1):
+            x = draw(1, inner, frames + 2, height, columns).to(memory_format=LAST_3D)
+            yield layer, f"3d T={frames}", frames, tflop, lambda x=x, w=weight: F.conv3d(x, w, padding=(0, 1, 1))
+        x = draw(1, 3 * inner, height, columns).to(memory_format=LAST_2D)
+        flat = draw(outer, 3 * inner, 3, 3).to(memory_format=LAST_2D)
+        yield layer, "ring", 1, tflop, lambda x=x, w=flat: F.conv2d(x, w, padding=1)
+    channels, height, columns = 2 * width, size[0] // 2, size[1] // 2
+    layer = f"folded upsampler {channels} {height}x{columns}"
+    tflop = 2 * 12 * channels**2 * 4 * height * columns / 1e12
+    weight = draw(channels, channels, 3, 4, 4).to(memory_format=LAST_3D)
+    for frames in (4, 1):
+        x = draw(1, channels, frames + 2, height, columns).to(memory_format=LAST_3D)
+        run = lambda x=x, w=weight: F.conv_transpose3d(x, w, None, (1, 2, 2), (2, 1, 1))  # noqa: E731
+        yield layer, f"3d T={frames}", frames, tflop, run
+    x = draw(1, 3 * channels, height, columns).to(memory_format=LAST_2D)
+    flat = draw(3 * channels, channels, 4, 4).to(memory_format=LAST_2D)
+    yield layer, "ring", 1, tflop, lambda x=x, w=flat: F.conv_transpose2d(x, w, None, 2, 1)
+
+
+def sustained(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds a call, called again and again: a chip that is warm is slower than one that is cold."""
+    run()
+    once = timed(run, device)
+    count = max(3, int(AT_LEAST / once))
+    return timed(lambda: [run() for _ in range(count)] and None, device) / count
+
+
+@contextmanager
+def searching():
+    """cuDNN tries its algorithms instead of asking its heuristics."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    yield
+    torch.backends.cudnn.benchmark = before
+
+
+def convolution_table(rows: list[dict]) -> str:
+    lines = [f"{'layer':<34} {'way':<24} {'ms a frame':>10} {'TFLOP/s':>8}"]
+    lines += [f"{row['layer']:<34} {row['way']:<24} {row['ms']:10.3f} {row['tflop_s']:8.1f}" for row in rows]
+    return "\n".join(lines)
