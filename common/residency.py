@@ -5,7 +5,7 @@ and a model leaves the device by forgetting its copy there. The next model's wei
 while the current one computes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -35,7 +35,7 @@ class Residency:
         for name, model in self.models.items():
             if self.one_at_a_time:
                 self._masters[name] = [_with_master(tensor, self.device) for tensor in _tensors(model)]
-            else:
+            elif any(tensor.device != self.device for tensor in _tensors(model)):
                 model.to(self.device)
 
     @contextmanager
@@ -49,14 +49,28 @@ class Residency:
             self.prefetch(name)
             if next_name is not None:
                 self.prefetch(next_name)
-            event = self._arrived[name]
-            if event is not None:
-                torch.cuda.current_stream(self.device).wait_event(event)
+            self._wait(name)
         try:
             yield self.models[name]
         finally:
             if self.one_at_a_time:
                 self.release(name)
+
+    def switch(self, name: str | None, soon: Collection[str] = ()) -> None:
+        """From now on `name` computes: it is on the device, and everything else leaves; nothing moves that need not.
+
+        Args:
+            name: None for something that moves by itself.
+            soon: models that stay, or start to travel.
+        """
+        if not self.one_at_a_time:
+            return
+        for other in [other for other in self._arrived if other != name and other not in soon]:
+            self.release(other)
+        for wanted in [*([] if name is None else [name]), *soon]:
+            self.prefetch(wanted)
+        if name is not None:
+            self._wait(name)
 
     @torch.inference_mode(False)
     def prefetch(self, name: str) -> None:
@@ -81,10 +95,18 @@ class Residency:
 
     def release(self, name: str) -> None:
         """Forget a model's copy on the device."""
-        if self.one_at_a_time and self._arrived.pop(name, False) is not False:
+        if self.one_at_a_time and name in self._arrived:
+            self._wait(name)  # its memory goes back to the computing stream, which must not overtake the copy
+            del self._arrived[name]
             for tensor, master in self._masters[name]:
                 tensor.data = master
             logger.debug("%s: off %s", name, self.device)
+
+    def _wait(self, name: str) -> None:
+        """Let the computing stream wait until a model's weights have arrived."""
+        event = self._arrived[name]
+        if event is not None:
+            torch.cuda.current_stream(self.device).wait_event(event)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """The only place that loads weights: from a preset and a request to networks that are ready to run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from models.video_vae_v3.modules.fold import prepare_inference
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import Prompts, Sampling, VideoDiffusionInfer
 from projects.video_diffusion_sr.long_clips import check_window
+from projects.video_diffusion_sr.memory_plan import MemoryPlan
+from projects.video_diffusion_sr.memory_stages import Stages
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.prompts import load_prompts
 from projects.video_diffusion_sr.restore import Finish, Restorer
@@ -38,6 +40,7 @@ class Request:
     res: output (height, width), an area; the aspect ratio stays the file's. fit: see `Geometry`.
     dtype: of both networks. window_frames: 0 for whole clips whatever their length.
     shard_weights: the transformer's weights are spread over the ranks that share a clip.
+    vram: GiB of GPU memory to stay within. weights_8_bit: the transformer's weights are kept as 8-bit floats.
     ckpt_dir: where weights and prompt embeddings lie. overrides: `key=value` for the YAML.
     """
 
@@ -55,6 +58,8 @@ class Request:
     lora: Path | None = None
     lora_scale: float = 1.0
     shard_weights: bool = False
+    vram: float | None = None
+    weights_8_bit: bool = False
     deinterlace: str = "auto"
     finish: Finish = field(default_factory=Finish)
 
@@ -68,9 +73,11 @@ def choose_dtype(name: str | None, device: torch.device, configured: str) -> tor
     return DTYPES[name]
 
 
-def build(preset: Preset, request: Request, parallel: Parallel) -> Restorer:
+def build(preset: Preset, request: Request, parallel: Parallel, ways: Sequence[MemoryPlan] = ()) -> Restorer:
     """Networks with their weights on the device, and everything else that the files of a run share.
 
+    Args:
+        ways: the plans of the files to come; where one of them moves networks, weights wait on the host.
     Raises:
         FileNotFoundError: weights or embeddings are missing; says how to get them.
         ValueError: a setting or a checkpoint does not fit.
@@ -79,15 +86,18 @@ def build(preset: Preset, request: Request, parallel: Parallel) -> Restorer:
         raise FileNotFoundError(f"--lora {request.lora}: there is no such file")
     if request.lora is not None and request.shard_weights:
         raise ValueError("--lora is merged into whole weights: leave --shard_weights out, or use a merged checkpoint")
+    if request.weights_8_bit and request.shard_weights:
+        raise ValueError("--weights_8_bit and --shard_weights exclude each other: leave one of them out")
     config = load_config(request.config or ROOT / preset.config, request.overrides)
     device = parallel.process.device
     dtype = choose_dtype(request.dtype, device, config.vae.dtype)
     dit_path, vae_path = checkpoint_paths(preset, request.ckpt_dir, config)
-    vae = build_vae(config.vae, vae_path, device, dtype)
+    home = torch.device("cpu") if any(way.offload != "none" for way in ways) else device
+    vae = build_vae(config.vae, vae_path, home, dtype)
     if parallel.size > 1:  # a slice that is cut again inside the VAE would make ranks wait for each other
         vae.set_memory_limit(None)
     build_dit = partial(build_sharded, parallel=parallel) if request.shard_weights else build_network
-    dit = build_dit(config.dit.model, dit_path, device, dtype)
+    dit = build_dit(config.dit.model, dit_path, home, dtype)
     if request.lora is not None:
         from projects.video_diffusion_sr.lora import load_lora
 
@@ -100,9 +110,10 @@ def build(preset: Preset, request: Request, parallel: Parallel) -> Restorer:
             sampling=read_sampling(config.diffusion, preset, request),
             scaling_factor=config.vae.scaling_factor,
             team=parallel.team,
+            stages=Stages(vae, dit, device, ways),
         ),
         parallel=parallel,
-        geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit),
+        geometry=make_geometry(request, vae, dit),
         seed=request.seed,
         split_size=vae.split_size,
         window=latent_window(preset, request, vae.temporal_factor),
@@ -110,6 +121,11 @@ def build(preset: Preset, request: Request, parallel: Parallel) -> Restorer:
         finish=request.finish,
         deinterlace=request.deinterlace,
     )
+
+
+def make_geometry(request: Request, vae: nn.Module, dit: nn.Module) -> Geometry:
+    """From files' sizes to results' sizes, for these networks."""
+    return Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit)
 
 
 def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from common.distributed.process import TIMEOUT_S, Process, process_group
 from common.logger import get_logger, set_up_logging
 from data.media import MediaError, find_media, open_media, output_path
 from projects.video_diffusion_sr.build import DTYPES, ROOT, Request, build
+from projects.video_diffusion_sr.memory_budget import Clip, read_budget, unbounded
+from projects.video_diffusion_sr.memory_plan import MemoryPlan
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.restore import Finish, InputError, Restorer, restore_clip
 
@@ -93,6 +95,16 @@ def parser(preset: Preset) -> argparse.ArgumentParser:
         help=f"longer clips go through the transformer in overlapping windows of this many frames; 0: never "
         f"({preset.window_frames})",
     )  # fmt: skip
+    run.add_argument(
+        "--vram", type=float, metavar="GIB",
+        help="GPU memory to stay within: what PyTorch's allocator takes, to which the driver adds some 0.5 GiB. "
+        "Slices, tiles, chunks and offload are chosen to fit, and printed with the predicted peak; too little is "
+        "refused with what would do. default: what is free, and all stays on the GPU if it fits. No effect on a CPU",
+    )  # fmt: skip
+    run.add_argument(
+        "--weights_8_bit", action="store_true",
+        help="keep the transformer's weights as 8-bit floats: half of their memory, a slightly different result",
+    )  # fmt: skip
     if preset.multi_step:
         run.add_argument("--cfg_scale", type=float, default=preset.cfg_scale, help="guidance, 1 is none (%(default)s)")
         run.add_argument("--sample_steps", type=int, default=preset.steps, help="network calls (%(default)s)")
@@ -129,13 +141,16 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
         parallel = Parallel(process, args.sp_size)
         args.output_dir.mkdir(parents=True, exist_ok=True)
         todo, failed = choose_files(files, args, process)
+        ways, refused = plan_files(preset, request, parallel, todo)
+        failed, todo = failed + refused, list(ways)
         if todo:
-            restorer = build(preset, request, parallel)
+            restorer = build(preset, request, parallel, list(ways.values()))
             sizes = {path: path.stat().st_size for path in todo}
             journal = args.output_dir if process.world > 1 else None  # a lone process has nobody to be restarted by
             handed_out = parallel.files(todo, cost=sizes.__getitem__, journal=journal)
             for path in handed_out:
-                failed += not restore_one(path, args.output_dir, restorer, f"[{todo.index(path) + 1}/{len(todo)}] ")
+                prefix = f"[{todo.index(path) + 1}/{len(todo)}] "
+                failed += not restore_one(path, args.output_dir, restorer, prefix, ways[path])
     if failed:
         logger.error("%d of %d files failed; see above", failed, len(files))
     return SOME_FAILED if failed else SUCCESS
@@ -151,6 +166,8 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--timeout {args.timeout} must be a positive number of seconds")
     if args.crf is not None and not 0 <= args.crf <= 51:
         raise ValueError(f"--crf {args.crf} must lie between 0 (lossless) and 51")
+    if args.vram is not None and not args.vram > 0:
+        raise ValueError(f"--vram {args.vram:g} must be a positive number of GiB")
     if args.window is not None and args.window < 0:
         raise ValueError(f"--window {args.window} must be a number of frames, or 0 for whole clips")
     if args.output_dir.exists() and not args.output_dir.is_dir():
@@ -170,21 +187,41 @@ def read_request(args: argparse.Namespace) -> Request:
         lora=args.lora,
         lora_scale=args.lora_scale,
         shard_weights=args.shard_weights,
+        vram=args.vram,
+        weights_8_bit=args.weights_8_bit,
         deinterlace=args.deinterlace,
         finish=Finish(args.color_fix, args.strength, args.out_fps, args.crf, args.compare),
     )
 
 
-def choose_files(files: Sequence[Path], args: argparse.Namespace, process: Process) -> tuple[list[Path], int]:
+def plan_files(
+    preset: Preset, request: Request, parallel: Parallel, clips: Mapping[Path, Clip]
+) -> tuple[dict[Path, MemoryPlan], int]:
+    """(how each file is run, how many do not fit), before weights are loaded."""
+    budget = read_budget(preset, request, parallel) if clips else None
+    if budget is None:
+        return dict.fromkeys(clips, unbounded(request)), 0
+    ways, refused = budget.plan_all(clips)
+    for sentence in refused.values():
+        _say(parallel.process, logging.ERROR, sentence)
+    for way in dict.fromkeys(ways.values()):
+        names = [path.name for path in ways if ways[path] == way]
+        line = f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {way.describe()}"
+        _say(parallel.process, logging.INFO if budget.firm or way.cuts else logging.DEBUG, line)
+    return ways, len(refused)
+
+
+def choose_files(files: Sequence[Path], args: argparse.Namespace, process: Process) -> tuple[dict[Path, Clip], int]:
     """(files to restore, how many cannot be): nothing that exists is touched unless the user says so.
 
     The same on every rank: nobody begins to write before all have looked.
     """
-    todo, failed = [], 0
+    todo, failed = {}, 0
     for path in files:
         try:
             with open_media(path) as reader:
                 output = output_path(path, args.output_dir, reader.info)
+                clip = Clip(reader.info.height, reader.info.width, reader.info.frame_count_hint)
         except MediaError as error:
             refusal = str(error)
         else:
@@ -195,7 +232,7 @@ def choose_files(files: Sequence[Path], args: argparse.Namespace, process: Proce
             _say(process, logging.ERROR, refusal)
             failed += 1
         else:
-            todo.append(path)
+            todo[path] = clip
     process.barrier()
     return todo, failed
 
@@ -214,7 +251,9 @@ def refuse_output(path: Path, output: Path, args: argparse.Namespace, attempt: i
     return f"{path.name}: {output} exists; use --overwrite to replace it or --skip_existing to leave it"
 
 
-def restore_one(path: Path, output_dir: Path, restorer: Restorer, prefix: str = "") -> bool:
+def restore_one(
+    path: Path, output_dir: Path, restorer: Restorer, prefix: str = "", way: MemoryPlan | None = None
+) -> bool:
     """Restore one file and say so in a line; False, and a line with the reason, when it cannot be done.
 
     Where ranks share a clip, only what all of them see alike is caught: after anything else they would wait for each
@@ -222,7 +261,7 @@ def restore_one(path: Path, output_dir: Path, restorer: Restorer, prefix: str = 
     """
     alone = restorer.parallel.size == 1
     try:
-        report = restore_clip(path, output_dir, restorer, show_progress=sys.stderr.isatty())
+        report = restore_clip(path, output_dir, restorer, show_progress=sys.stderr.isatty(), way=way)
     except InputError as error:
         _say(restorer.parallel, logging.ERROR, f"{prefix}{error}")
         return False
@@ -230,7 +269,7 @@ def restore_one(path: Path, output_dir: Path, restorer: Restorer, prefix: str = 
         if not alone:
             raise
         if isinstance(error, torch.OutOfMemoryError):
-            error = f"{path.name}: out of device memory; try a smaller --res_h and --res_w or --window"
+            error = f"{path.name}: out of device memory; try a smaller --vram, --res_h and --res_w, or --window"
         logger.error("%s%s", prefix, error)
         logger.debug("where it happened:", exc_info=error)
         return False

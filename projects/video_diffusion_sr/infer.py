@@ -14,6 +14,8 @@ from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
+from models.video_vae_v3.modules.tiling import TileMemories
+from projects.video_diffusion_sr.memory_stages import SAMPLE, Stages
 
 RESTORE = 1.0  # the mask channel: this latent is given and to be restored
 
@@ -49,9 +51,10 @@ class VideoDiffusionInfer:
     """Encode, condition, sample, decode: the networks with everything that a request does not change.
 
     Args:
-        vae, dit: the networks, in evaluation mode, each on its device in its dtype.
+        vae, dit: the networks, in evaluation mode, each in its dtype; on one device unless `stages` moves them.
         scaling_factor: the transformer sees latents times this.
         team: those who share the transformer's work on a clip, see `NaDiT.layout`; None: nobody.
+        stages: what brings the networks to the device; None: they are there.
     """
 
     def __init__(
@@ -62,24 +65,33 @@ class VideoDiffusionInfer:
         sampling: Sampling,
         scaling_factor: float,
         team: Team | None = None,
+        stages: Stages | None = None,
     ) -> None:
         self.vae, self.dit, self.prompts, self.sampling = vae, dit, prompts, sampling
         self.scaling_factor, self.team = scaling_factor, team
+        self.stages = stages or Stages(vae, dit, next(vae.parameters()).device)
         self.schedule = LinearInterpolation(sampling.T)
         self.sampler = EulerSampler(
             self.schedule, uniform_trailing(sampling.steps, sampling.T, sampling.shift), sampling.prediction_type
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute, wherever their weights are at the moment."""
+        return self.stages.device
+
+    def new_memory(self) -> TemporalMemory | TileMemories:
+        """For one clip on its way through the encoder or the decoder."""
+        return self.stages.new_memory()
+
     @torch.inference_mode()
-    def encode_slice(self, frames: Tensor, memory: TemporalMemory, noise: Tensor | None) -> Tensor:
-        """The next frames [3, T, H, W] in [-1, 1] of a clip -> latents [t, h, w, c] float32 on the VAE's device.
+    def encode_slice(self, frames: Tensor, memory: TemporalMemory | TileMemories, noise: Tensor | None) -> Tensor:
+        """The next frames [3, T, H, W] in [-1, 1] of a clip -> latents [t, h, w, c] float32 on the device.
 
         Args:
             noise: [t, h, w, c] for a sample of the posterior; None for its mean.
         """
-        weight = next(self.vae.parameters())
-        moments = self.vae.encode_slice(frames[None].to(weight), memory)
-        posterior = DiagonalGaussian(moments.float())
+        posterior = DiagonalGaussian(self.stages.encode(frames[None], memory).float())
         latents = posterior.mode() if noise is None else posterior.sample(noise.permute(3, 0, 1, 2)[None])
         return latents[0].permute(1, 2, 3, 0) * self.scaling_factor
 
@@ -106,11 +118,11 @@ class VideoDiffusionInfer:
     @torch.inference_mode()
     def sample(self, condition: Tensor, noise: Tensor) -> Tensor:
         """Restored latents [t, h, w, c] float32 from the condition [t, h, w, c + 1] and noise [t, h, w, c]."""
-        weight = next(self.dit.parameters())
-        condition, noise = condition.to(weight.device), noise.to(weight.device, torch.float32)
+        self.stages.begin(SAMPLE)
+        condition, noise = condition.to(self.device), noise.to(self.device, torch.float32)
         shape, guidance = tuple(noise.shape[:3]), self.sampling.guidance
-        positive = self._predictor(self.prompts.positive, shape, condition, weight)
-        negative = self._predictor(self.prompts.negative, shape, condition, weight) if guidance.scale != 1.0 else None
+        positive = self._predictor(self.prompts.positive, shape, condition)
+        negative = self._predictor(self.prompts.negative, shape, condition) if guidance.scale != 1.0 else None
 
         def predict(x: Tensor, t: Tensor, step: int) -> Tensor:
             return guidance.predict(
@@ -119,21 +131,24 @@ class VideoDiffusionInfer:
 
         return self.sampler.sample(noise, predict)
 
-    def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor, weight: Tensor):
+    def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor):
         """The network as a function of (x_t, t), with everything that stays the same over the steps done once."""
-        text = text.to(weight.device, weight.dtype)
-        layout = self.dit.layout([shape], [len(text)], weight.device, self.team)
+        dtype = next(self.dit.parameters()).dtype  # its device may be the host: blocks come when they are called
+        text = text.to(self.device, dtype)
+        layout = self.dit.layout([shape], [len(text)], self.device, self.team)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
-            tokens = torch.cat([x, condition], dim=-1).flatten(0, 2).to(weight.dtype)  # (t h w) 2c+1
+            tokens = torch.cat([x, condition], dim=-1).flatten(0, 2).to(dtype)  # (t h w) 2c+1
             velocity = self.dit(tokens, text, [shape], [[len(text)]], t, layout=layout).vid_sample
             return velocity.unflatten(0, shape).float()  # t h w c
 
         return predict
 
     @torch.inference_mode()
-    def decode_slice(self, latents: Tensor, memory: TemporalMemory) -> Tensor:
-        """The next restored latents [t, h, w, c] of a clip -> frames [3, T, H, W], about [-1, 1], the VAE's dtype."""
-        weight = next(self.vae.parameters())
+    def decode_slice(self, latents: Tensor, memory: TemporalMemory | TileMemories) -> Tensor:
+        """The next restored latents [t, h, w, c] of a clip -> frames [3, T, H, W], about [-1, 1].
+
+        In the VAE's dtype on the device; in tiles float32 on the host.
+        """
         z = (latents / self.scaling_factor).permute(3, 0, 1, 2)[None]
-        return self.vae.decode_slice(z.to(weight), memory)[0]
+        return self.stages.decode(z, memory)[0]

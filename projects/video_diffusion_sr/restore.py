@@ -5,7 +5,6 @@ What is held is one window of latents. The colours of the input are needed again
 the file is read a second time: a clip of any length needs no more memory than a short one.
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,7 +25,10 @@ from projects.video_diffusion_sr.comparison import Comparison
 from projects.video_diffusion_sr.geometry import Geometry, to_8_bit
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
+from projects.video_diffusion_sr.memory_plan import MemoryPlan
+from projects.video_diffusion_sr.memory_prediction import FINISH_FRAMES
 from projects.video_diffusion_sr.progress import Progress
+from projects.video_diffusion_sr.report import Report, peak, reset_peak
 
 logger = get_logger(__name__)
 
@@ -63,37 +65,20 @@ class Restorer:
 
     @property
     def device(self) -> torch.device:
-        return next(self.infer.vae.parameters()).device
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was done with one file."""
-
-    source: Path
-    output: Path
-    frames: int
-    size: tuple[int, int]  # height, width
-    seconds: float
-    peak_memory: int  # bytes: of this file on a CUDA device, of the whole process so far on a CPU, 0 where unknown
-    damage: str | None = None  # frames of the input that were lost before we saw them
-
-    def line(self) -> str:
-        speed = self.frames / max(self.seconds, 1e-9)
-        height, width = self.size
-        return (
-            f"{self.source.name} -> {self.output}: {self.frames} frame{'s' * (self.frames != 1)} of {width}x{height} "
-            f"in {self.seconds:.1f} s ({speed:.2f} fps, peak {self.peak_memory / 2**30:.2f} GiB)"
-        )
+        return self.infer.device
 
 
 class InputError(MediaError):
     """The input cannot be read: all ranks that share it find the same, so the run can go on with the next file."""
 
 
-def restore_clip(source: Path, output_dir: Path, restorer: Restorer, show_progress: bool = False) -> Report | None:
+def restore_clip(
+    source: Path, output_dir: Path, restorer: Restorer, show_progress: bool = False, way: MemoryPlan | None = None
+) -> Report | None:
     """Restore one file.
 
+    Args:
+        way: how to run it; None: as the last one.
     Returns:
         What was done; None on ranks that only help. The result appears under its name only when it is complete.
     Raises:
@@ -101,13 +86,16 @@ def restore_clip(source: Path, output_dir: Path, restorer: Restorer, show_progre
         MediaError: the result cannot be written; nothing is left behind.
     """
     started = time.perf_counter()
-    _reset_peak(restorer.device)
+    reset_peak(restorer.device)
+    stages = restorer.infer.stages
+    if way is not None:
+        stages.follow(way)
     leads = restorer.parallel.leads
     with ExitStack() as stack:
         reader, again = (stack.enter_context(_open(source, restorer)) for _ in range(2))
         info, output = reader.info, output_path(source, output_dir, reader.info)
         size = restorer.geometry.output_size(info.height, info.width)
-        frames_at_once = restorer.parallel.slice_frames(
+        frames_at_once = stages.way.slice_frames or restorer.parallel.slice_frames(
             restorer.split_size, restorer.infer.vae.temporal_factor, info.frame_count_hint
         )
         restorer = replace(restorer, split_size=frames_at_once)
@@ -126,7 +114,8 @@ def restore_clip(source: Path, output_dir: Path, restorer: Restorer, show_progre
     if not leads:
         return None
     seconds = time.perf_counter() - started
-    return Report(source, output, written, size, seconds, _peak(restorer.device), reader.damage)
+    memory = peak(restorer.device, stages.way)
+    return Report(source, output, written, size, seconds, damage=reader.damage, **memory)
 
 
 def prepare(reader: MediaReader, restorer: Restorer, times: list[Fraction]) -> Iterator[Tensor]:
@@ -134,7 +123,8 @@ def prepare(reader: MediaReader, restorer: Restorer, times: list[Fraction]) -> I
     try:
         for frame in reader:
             times.append(frame.time)
-            yield restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
+            pixels = restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
+            yield pixels.to(restorer.infer.stages.waiting_room)
     except MediaError as error:
         raise InputError(str(error)) from error
 
@@ -151,7 +141,7 @@ class Slice:
 def encode(frames: Iterator[Tensor], restorer: Restorer, progress: Progress) -> Iterator[Tensor]:
     """Latents [t, h, w, c], slice by slice; the last frame is repeated to fill the last slice's latents."""
     infer, parallel, seen = restorer.infer, restorer.parallel, 0
-    memory = parallel.memory(infer.vae)
+    memory = parallel.memory(infer)
 
     def work(piece: Slice) -> Tensor:
         shape, noise = _latent_shape(piece, infer), None
@@ -210,7 +200,7 @@ def decode_and_finish(
     """
     infer, parallel = restorer.infer, restorer.parallel
     factor, step = infer.vae.temporal_factor, restorer.split_size // infer.vae.temporal_factor
-    memory, starts = parallel.memory(infer.vae), True
+    memory, starts = parallel.memory(infer), True
 
     def frames_of(piece: Tensor) -> int:
         nonlocal starts
@@ -222,10 +212,13 @@ def decode_and_finish(
 
     def work(piece: Tensor) -> tuple[Tensor, Tensor]:
         clip = infer.decode_slice(piece, memory)  # [3, T, h', w'] about [-1, 1]
-        degraded = [restorer.geometry.to_output(f.pixels, restorer.device) for f in islice(inputs, frames_of(piece))]
-        if not degraded:
-            return (torch.empty(0, 3, *size, dtype=torch.uint8),) * 2
-        return finish(clip, torch.stack(degraded), restorer.finish)
+        frames_of(piece)
+        pairs = [(torch.empty(0, 3, *size, dtype=torch.uint8),) * 2]
+        for part in clip.split(FINISH_FRAMES, dim=1):
+            degraded = [restorer.geometry.to_output(f.pixels, restorer.device) for f in islice(inputs, part.shape[1])]
+            if degraded:
+                pairs.append(finish(part.to(restorer.device), torch.stack(degraded), restorer.finish))
+        return tuple(torch.cat(column) for column in zip(*pairs, strict=True))
 
     def skip(piece: Tensor) -> None:
         for _ in islice(inputs, frames_of(piece)):
@@ -290,19 +283,3 @@ def _latent_shape(piece: Slice, infer: VideoDiffusionInfer) -> tuple[int, int, i
     vae, (_, frames, height, width) = infer.vae, piece.clip.shape
     t = 1 + (frames - 1) // vae.temporal_factor if piece.first == 0 else frames // vae.temporal_factor
     return t, height // vae.spatial_factor, width // vae.spatial_factor, vae.latent_channels
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource  # not on Windows
-    except ModuleNotFoundError:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

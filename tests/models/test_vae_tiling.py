@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
-from models.video_vae_v3.modules.tiling import decode_tiled, encode_tiled, ramp, tile_spans
+from models.video_vae_v3.modules.tiling import TileMemories, decode_tiled, encode_tiled, ramp, tile_spans
 from tests.conftest import seed_weights
 
 
@@ -51,12 +51,21 @@ def test_what_does_not_depend_on_the_tile_has_no_seam(vae, monkeypatch):
     """A decoder that only enlarges: blended tiles must give the enlarged picture back, to rounding."""
     z = torch.randn(1, 4, 2, 13, 22)
 
-    def enlarge(part):
+    def enlarge(part, memory=None):
         return part[:, :3].repeat_interleave(2, 2)[:, :, 1:].repeat_interleave(2, 3).repeat_interleave(2, 4)
 
-    monkeypatch.setattr(vae, "decode_latents", enlarge)
+    monkeypatch.setattr(vae, "decode_slice", enlarge)
     assert torch.allclose(decode_tiled(vae, z, 8, 3), enlarge(z), atol=1e-6)
     assert decode_tiled(vae, z, 8, 3).shape == (1, 3, 3, 26, 44)
+
+
+@torch.no_grad()
+def test_a_clip_in_pieces_is_the_clip_whole(vae):
+    x, z = torch.randn(1, 3, 9, 12, 16), torch.randn(1, 4, 5, 6, 8)
+    for run, clip, sizes in ((encode_tiled, x, [5, 4]), (decode_tiled, z, [2, 1, 2])):
+        memories = TileMemories(vae)
+        pieces = [run(vae, piece, 5, 2, memories=memories) for piece in clip.split(sizes, dim=2)]
+        assert torch.allclose(torch.cat(pieces, 2), run(vae, clip, 5, 2), atol=1e-5)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from models.video_vae_v3.modules.rolling import Rolling
+from models.video_vae_v3.modules.rolling import Ring, Rolling
 
 
 class TemporalMemory:
@@ -51,9 +51,8 @@ class TemporalMemory:
         for ring in self._rings():
             ring.frames = ring.frames.to(device, non_blocking=True)
 
-    def _rings(self) -> list:
-        rolling = getattr(self, "rolling", None)
-        return [] if rolling is None else list(rolling.rings.values())
+    def _rings(self) -> list[Ring]:
+        return [] if self.rolling is None else list(self.rolling.rings.values())
 
     @contextmanager
     def keeping(self) -> Iterator[None]:

@@ -1,15 +1,20 @@
 """The VAE in overlapping tiles of the picture: the last resort where not even one frame fits.
 
-Every tile goes through the whole clip by itself, with a memory of its own, and neighbours are blended linearly over
-their overlap. Not exact: GroupNorm sees a tile instead of the picture, and convolutions see zeros beyond its edge.
+Every tile goes through the clip by itself, with a memory of its own, and neighbours are blended linearly over their
+overlap. A clip may come whole, or slice by slice.
+
+Not exact: GroupNorm sees a tile instead of the picture, and convolutions see zeros beyond its edge.
 """
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
-from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL, split_after_first
+from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
 Span = tuple[int, int]
 
@@ -29,43 +34,98 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[Span]:
     return [(start, start + tile) for start in starts]
 
 
-def decode_tiled(vae: VideoAutoencoderKL, z: Tensor, tile: int, overlap: int, device: str = "cpu") -> Tensor:
-    """[B, C, t, h, w] -> [B, 3, T, H, W] on `device`, in tiles of tile x tile latents."""
-    shape = (len(z), 3, (z.shape[2] - 1) * vae.temporal_factor + 1, *(n * vae.spatial_factor for n in z.shape[3:]))
-    return _in_tiles(vae.decode_latents, z, shape, tile, overlap, (1, vae.spatial_factor), device)
+class TileMemories:
+    """The memories of one clip on its way through one network in tiles, when it comes slice by slice.
+
+    They wait on the host between slices: all of them together hold more than the memory of the whole picture.
+    """
+
+    def __init__(self, vae: VideoAutoencoderKL) -> None:
+        self._vae, self._memories = vae, defaultdict(vae.new_memory)
+
+    @contextmanager
+    def of(self, tile: tuple[Span, Span]) -> Iterator[TemporalMemory]:
+        """The memory of the tile at (rows, columns), while a slice of it goes through."""
+        yield self._memories[tile]
+        self._memories[tile].park()
+
+    def park(self) -> None:
+        """They are on the host already."""
+
+    def resume(self, device: torch.device | str) -> None:
+        """Each tile's comes when it is its turn."""
 
 
-def encode_tiled(vae: VideoAutoencoderKL, x: Tensor, tile: int, overlap: int, device: str = "cpu") -> Tensor:
-    """[B, 3, T, H, W] -> moments [B, 2 * C, t, h, w] on `device`, in tiles of tile x tile latents."""
-    scale = vae.spatial_factor
-    frames = (x.shape[2] - 1) // vae.temporal_factor + 1
-    shape = (len(x), 2 * vae.latent_channels, frames, *(n // scale for n in x.shape[3:]))
-    return _in_tiles(vae.encode_moments, x, shape, tile, overlap, (scale, 1), device)
+def decode_tiled(
+    vae: VideoAutoencoderKL,
+    z: Tensor,
+    tile: int,
+    overlap: int,
+    device: str = "cpu",
+    memories: TileMemories | None = None,
+) -> Tensor:
+    """[B, C, t, h, w] -> [B, 3, T, H, W] on `device`, in tiles of tile x tile latents; z may wait on another device.
+
+    Args:
+        memories: of the clip whose next latents these are; None: they are a whole clip.
+    """
+    size = vae.split_size and vae.split_size // vae.temporal_factor
+    return _in_tiles(vae, vae.decode_slice, z, size, tile, overlap, (1, vae.spatial_factor), device, memories)
+
+
+def encode_tiled(
+    vae: VideoAutoencoderKL,
+    x: Tensor,
+    tile: int,
+    overlap: int,
+    device: str = "cpu",
+    memories: TileMemories | None = None,
+) -> Tensor:
+    """[B, 3, T, H, W] -> moments [B, 2C, t, h, w] on `device`, in tiles of tile x tile latents; as `decode_tiled`."""
+    return _in_tiles(vae, vae.encode_slice, x, vae.split_size, tile, overlap, (vae.spatial_factor, 1), device, memories)
 
 
 def _in_tiles(
-    run: Callable[[Tensor], Tensor],
+    vae: VideoAutoencoderKL,
+    run: Callable[[Tensor, TemporalMemory], Tensor],
     x: Tensor,
-    shape: tuple[int, ...],
+    size: int | None,
     tile: int,
     overlap: int,
     scales: tuple[int, int],
     device: str,
+    memories: TileMemories | None,
 ) -> Tensor:
-    """`scales`: pixels of the input and of the output to a latent."""
+    """`size`: frames of x at once, after the first. `scales`: pixels of the input and of the output to a latent."""
     into, out_of = scales
     height, width = (n // into for n in x.shape[3:])
-    total = torch.zeros(shape, device=device, dtype=torch.float32)
-    weights = torch.zeros(shape[3:], device=device)
-    for (top, bottom), (left, right) in _tiles(height, width, tile, overlap):
-        y = run(x[..., top * into : bottom * into, left * into : right * into]).to(device, torch.float32)
+    weight = next(vae.parameters())
+    total, weights = None, torch.zeros(height * out_of, width * out_of, device=device)
+    for place in _tiles(height, width, tile, overlap):
+        (top, bottom), (left, right) = place
+        part = x[..., top * into : bottom * into, left * into : right * into]
+        memory = nullcontext(vae.new_memory()) if memories is None else memories.of(place)
+        with memory as memory:
+            starts = memory.starts_clip
+            y = torch.cat(
+                [run(piece.to(weight), memory).to(device, torch.float32) for piece in _slices(part, size, starts)], 2
+            )
         rows = ramp((bottom - top) * out_of, overlap * out_of, top > 0, bottom < height)
         columns = ramp((right - left) * out_of, overlap * out_of, left > 0, right < width)
-        weight = (rows[:, None] * columns).to(device)
-        place = (..., slice(top * out_of, bottom * out_of), slice(left * out_of, right * out_of))
-        total[place] += y * weight
-        weights[place] += weight
+        share = (rows[:, None] * columns).to(device)
+        if total is None:
+            total = y.new_zeros(*y.shape[:3], *weights.shape)
+        target = (..., slice(top * out_of, bottom * out_of), slice(left * out_of, right * out_of))
+        total[target] += y * share
+        weights[target] += share
     return total.div_(weights).to(x.dtype)
+
+
+def _slices(x: Tensor, size: int | None, starts_clip: bool) -> Sequence[Tensor]:
+    """x cut in time: `size` frames each, and one more in the first slice of a clip."""
+    if size is None:
+        return [x]
+    return split_after_first(x, size) if starts_clip else x.split(size, dim=2)
 
 
 def _tiles(height: int, width: int, tile: int, overlap: int) -> Iterator[tuple[Span, Span]]:

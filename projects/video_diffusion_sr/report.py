@@ -1,0 +1,64 @@
+"""What was done with one file, in a line, and what it took."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from projects.video_diffusion_sr.memory_plan import MemoryPlan
+from projects.video_diffusion_sr.memory_prediction import GIB
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done with one file.
+
+    peak_memory: bytes. Of this file's tensors on a CUDA device, of the whole process so far on a CPU, 0 where unknown.
+    reserved: bytes that the CUDA allocator held for them at most, gaps and cache included; 0 elsewhere.
+    predicted_gib: the plan's prediction of `peak_memory`; None without a prediction.
+    damage: frames of the input that were lost before we saw them.
+    """
+
+    source: Path
+    output: Path
+    frames: int
+    size: tuple[int, int]  # height, width
+    seconds: float
+    peak_memory: int
+    damage: str | None = None
+    reserved: int = 0
+    predicted_gib: float | None = None
+
+    def line(self) -> str:
+        speed = self.frames / max(self.seconds, 1e-9)
+        height, width = self.size
+        memory = f"peak {self.peak_memory / GIB:.2f} GiB"
+        if self.predicted_gib is not None:
+            memory += f", {self.predicted_gib:.2f} predicted, {self.reserved / GIB:.2f} reserved"
+        return (
+            f"{self.source.name} -> {self.output}: {self.frames} frame{'s' * (self.frames != 1)} of {width}x{height} "
+            f"in {self.seconds:.1f} s ({speed:.2f} fps, {memory})"
+        )
+
+
+def reset_peak(device: torch.device) -> None:
+    """Measure the peak of a CUDA device from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak(device: torch.device, way: MemoryPlan) -> dict[str, int | float | None]:
+    """The memory fields of a `Report`."""
+    if device.type == "cuda":
+        return {
+            "peak_memory": torch.cuda.max_memory_allocated(device),
+            "reserved": torch.cuda.max_memory_reserved(device),
+            "predicted_gib": way.predicted_peak_gib or None,
+        }
+    try:
+        import resource  # not on Windows
+    except ModuleNotFoundError:
+        return {"peak_memory": 0}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
