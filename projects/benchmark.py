@@ -98,7 +98,7 @@ class Stages:
                 parts = [self.vae.encode_slice(x, memory) for x in self.pixels.slices(self.vae.split_size)]
                 moments = torch.cat(parts, 2)
             else:
-                moments = encode_tiled(self.vae, self.pixels.clip.to(self.device), self.way.tile, TILE_OVERLAP)
+                moments = encode_tiled(self.vae, self.pixels.clip, self.way.tile, TILE_OVERLAP)
         self.latents = moments[0, : self.vae.latent_channels].permute(1, 2, 3, 0) * self.scaling  # t h w c
         self.latents = self.latents.to(self.device)
 

@@ -173,8 +173,9 @@ def _processes_on_a_gpu(process: Process) -> int:
 
 def _hold_allocator_to(device: torch.device, gib: float) -> None:
     """Let the allocator return cached memory, and fail, rather than reserve more than `gib`."""
-    if sys.platform == "linux":
-        # Segments that grow leave no gaps between tensors of different sizes; elsewhere they do not exist.
-        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    # Segments that grow leave no gaps between tensors of different sizes. Its name is not settled, and it can be missed.
+    settings = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+    if sys.platform == "linux" and settings is not None:
+        settings("expandable_segments:True")
     total = torch.cuda.get_device_properties(device).total_memory / GIB
     torch.cuda.set_per_process_memory_fraction(min(gib / total, 1.0), device)

@@ -100,6 +100,7 @@ def _tiles(work: Workload) -> Iterator[int]:
         yield tile
 
 
+@torch.inference_mode(False)  # weights that were moved inside of it could not be used outside
 def install(way: MemoryPlan, vae: VideoAutoencoderKL, dit: nn.Module, device: torch.device) -> Residency:
     """Set the networks' bounds and put their weights where the plan wants them; tiles are up to whoever runs the VAE.
 

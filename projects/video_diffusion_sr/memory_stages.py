@@ -37,6 +37,8 @@ class Stages:
         if ways:
             self._lasting = lasting(ways[0])
             assert all(lasting(way) == self._lasting for way in ways), "what cannot be undone differs from clip to clip"
+            if device.type == "cuda" and device.index is not None:  # the hooks' streams are those of the current device
+                torch.cuda.set_device(device)
             most = max(ways, key=lambda way: ("none", "models", "blocks").index(way.offload))
             self._residency = install(most, vae, dit, device)
             self.follow(ways[0])
