@@ -163,7 +163,10 @@ def _window_layout(
             groups[prod(window.size), text_lengths[window.sample]].append(window)
     ordered = [window for group in groups.values() for window in group]
 
-    video_of_window, packed = _own_numbers(_video_tokens(grids, ordered))
+    video_of_window = _video_tokens(grids, ordered)
+    packed = torch.arange(sum(prod(grid) for grid in grids))
+    if own is not None:
+        video_of_window, packed = _own_numbers(video_of_window)
     first_text = list(accumulate(text_lengths, initial=len(packed)))
     rows, text_starts, start = [], defaultdict(list), 0
     for window, video in zip(ordered, video_of_window, strict=True):
@@ -175,12 +178,15 @@ def _window_layout(
 
     is_video = rows < len(packed)
     video_rows = torch.empty(len(packed), dtype=torch.long)
-    video_rows[rows[is_video]] = is_video.nonzero().squeeze(1)
+    at = is_video.nonzero().squeeze(1)
+    video_rows.index_copy_(0, rows[at], at)
 
     freqs = frequencies(rope, device)
+    places = [(window.size, text_lengths[window.sample]) for window in ordered]
+    of_place = {place: window_positions(rope, *place) for place in set(places)}
     positions = torch.empty(len(packed), 3)
-    for window, video in zip(ordered, video_of_window, strict=True):
-        positions[video] = window_positions(rope, window.size, text_lengths[window.sample])
+    if places:
+        positions.index_copy_(0, torch.cat(video_of_window), torch.cat([of_place[place] for place in places]))
     rope_text = None
     if rope.kind == "text_and_video":
         rope_text = tables(torch.cat([text_positions(length) for length in text_lengths]).to(device), freqs)
