@@ -173,7 +173,7 @@ def _processes_on_a_gpu(process: Process) -> int:
 
 def _hold_allocator_to(device: torch.device, gib: float) -> None:
     """Let the allocator return cached memory, and fail, rather than reserve more than `gib`."""
-    # Segments that grow leave no gaps between tensors of different sizes. Its name is not settled, and it can be missed.
+    # Segments that grow leave no gaps between tensors of different sizes. The name may change, and can be missed.
     settings = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
     if sys.platform == "linux" and settings is not None:
         settings("expandable_segments:True")

@@ -19,8 +19,8 @@ from projects.video_diffusion_sr.presets import SEEDVR2_3B, SEEDVR2_TINY
 from projects.video_diffusion_sr.restore import Restorer
 from tests.projects.test_restore import SMALL, frames_before_the_codec, run, write_clip
 
-RES, FRAMES, WINDOW = (64, 96), 8, 7  # windows of four latent frames: encoder, transformer and decoder take turns
-BYTES = 64 * 96 * 16 * 4  # a frame at the tiny VAE's widest level
+RES, FRAMES, WINDOW = (48, 96), 8, 7  # windows of four latent frames: encoder, transformer and decoder take turns
+BYTES = 48 * 96 * 16 * 4  # a frame at the tiny VAE's widest level
 
 EXACT = {
     "one at a time": MemoryPlan(offload="models", park=True),
@@ -44,7 +44,7 @@ def make() -> Callable[..., Restorer]:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", FRAMES, (16, 24))
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", FRAMES, (16, 32))
 
 
 def result(restorer: Restorer, clip: Path) -> torch.Tensor:
@@ -64,10 +64,39 @@ def test_exact_plans_change_nothing(make, clip, expected, way):
     assert restored.shape == expected.shape and (restored - expected).abs().max() <= 1  # where rounding falls
 
 
+def test_who_computes_is_on_the_device_and_who_waits_is_not(make, clip, monkeypatch):
+    """A copy on the device lies elsewhere than the master on the host, on a CPU as well."""
+    restorer = make(EXACT["one at a time"])
+    infer = restorer.infer
+    networks = {"vae": infer.vae, "dit": infer.dit}
+
+    def places(network: torch.nn.Module) -> set[int]:
+        return {tensor.data_ptr() for tensor in network.parameters()}
+
+    masters = {name: places(network) for name, network in networks.items()}
+    seen = []
+
+    def check(computing: str, run: Callable) -> Callable:
+        def checked(*args, **kwargs):
+            for name, network in networks.items():
+                assert places(network).isdisjoint(masters[name]) == (name == computing)
+            seen.append(computing)
+            return run(*args, **kwargs)
+
+        return checked
+
+    monkeypatch.setattr(infer.vae, "encode_slice", check("vae", infer.vae.encode_slice))
+    monkeypatch.setattr(infer.vae, "decode_slice", check("vae", infer.vae.decode_slice))
+    monkeypatch.setattr(infer.dit, "forward", check("dit", infer.dit.forward))
+    result(restorer, clip)
+    turns = [name for name, before in zip(seen, [None, *seen], strict=False) if name != before]
+    assert turns == ["vae", "dit", "vae", "dit", "vae"]
+
+
 def test_a_plan_for_each_clip(make, clip, expected):
     """Plans follow each other on the same networks, whichever comes first."""
     restorer = make(MemoryPlan(), EXACT["one at a time"], EXACT["one tile"])
-    for way in (EXACT["one tile"], MemoryPlan(), EXACT["one at a time"]):
+    for way in (EXACT["one tile"], MemoryPlan()):
         restorer.infer.stages.follow(way)
         assert (result(restorer, clip) - expected).abs().max() <= 1
         assert restorer.infer.stages.waiting_room == torch.device("cpu") == restorer.device
