@@ -35,7 +35,7 @@ class HostPixels:
     def keep(self, start: int, frames: Tensor) -> None:
         """Frames [1, 3, t, H, W] of the result, the first of which is number `start`."""
         target = self.frames[:, :, start : start + frames.shape[2]]
-        if self._stream is None:
+        if self._stream is None or not frames.is_cuda:
             target.copy_(frames)
             return
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
