@@ -9,6 +9,7 @@ import importlib.util
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.kernels.per_token import per_token
 from common.kernels.triton_support import use_triton
 from common.logger import get_logger
 
@@ -37,11 +38,6 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tens
 
         return fused_rms_norm_affine(x, weight, x.shape[-1:], eps)
     return F.rms_norm(x, x.shape[-1:], None if weight is None else weight.to(x.dtype), eps)
-
-
-def per_token(vectors: Tensor, sample_of_token: Tensor | None) -> Tensor:
-    """One vector a sample as one row a token: [B, C] -> [n, C], or [1, C] when there is a single sample (None)."""
-    return vectors if sample_of_token is None else vectors.index_select(0, sample_of_token)
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor, sample_of_token: Tensor | None) -> Tensor:

@@ -41,14 +41,14 @@ def window_qkv(video: Stream, text: Stream, rows: Tensor, heads: int, eps: float
         from common.kernels.window_qkv_triton import gather
 
         return gather(video, text, rows, heads, eps)
-    parts = [_heads(stream, heads, eps) for stream in (video, text)]
-    q, k, v = (torch.cat(pair).index_select(0, rows) for pair in zip(*parts, strict=True))
-    return q, k, v
+    both = torch.cat([_heads(video, heads, eps), _heads(text, heads, eps)])
+    return both.index_select(0, rows).unbind(1)
 
 
-def _heads(stream: Stream, heads: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _heads(stream: Stream, heads: int, eps: float) -> Tensor:
+    """Queries, keys and values of every token, [n, 3, H, D], where both are normed and turned."""
     q, k, v = stream.qkv.unflatten(-1, (3, heads, -1)).unbind(1)  # each n H D
-    q, k = rms_norm(q, stream.norm_q, eps), rms_norm(k, stream.norm_k, eps)
+    turned = torch.stack([rms_norm(q, stream.norm_q, eps), rms_norm(k, stream.norm_k, eps)], dim=1)  # n 2 H D
     if stream.rotation is not None:
-        q, k = apply_rotary(q, *stream.rotation), apply_rotary(k, *stream.rotation)
-    return q, k, v
+        turned = apply_rotary(turned.flatten(1, 2), *stream.rotation).view_as(turned)  # both by the same angles
+    return torch.cat([turned, v[:, None]], dim=1)

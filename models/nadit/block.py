@@ -8,7 +8,7 @@ from models.nadit.config import NaDiTConfig
 from models.nadit.dual import TwoStream
 from models.nadit.layout import WindowLayout
 from models.nadit.mlp import MLP, SwiGLU
-from models.nadit.modulation import ATTENTION_SLOT, MLP_SLOT, AdaSingle
+from models.nadit.modulation import ATTENTION_SLOT, MLP_SLOT, AdaSingle, Embedding
 
 SampleOfToken = Tensor | None
 
@@ -32,12 +32,12 @@ class Block(nn.Module):
         self,
         video: Tensor,
         text: Tensor,
-        embedding: Tensor,
+        embedding: Embedding,
         layout: WindowLayout,
         sample_of_video: SampleOfToken,
         sample_of_text: SampleOfToken,
     ) -> tuple[Tensor, Tensor]:
-        """video: [L, C], text: [M, C], embedding: [B, C, 2, 3] -> video, text."""
+        """video: [L, C], text: [M, C], embedding: of the time step -> video, text."""
         video_ada = self.ada.video(embedding, ATTENTION_SLOT)
         a = norm_modulate(video, video_ada.scale, video_ada.shift, sample_of_video, self.eps)
         if self.video_only:
@@ -52,7 +52,7 @@ class Block(nn.Module):
         return self._feed_forward(video, self.mlp.video, self.ada.video, embedding, sample_of_video), text
 
     def _feed_forward(
-        self, x: Tensor, mlp: nn.Module, ada: AdaSingle, embedding: Tensor, sample: SampleOfToken
+        self, x: Tensor, mlp: nn.Module, ada: AdaSingle, embedding: Embedding, sample: SampleOfToken
     ) -> Tensor:
         own = ada(embedding, MLP_SLOT)
         return gate_residual(x, mlp(norm_modulate(x, own.scale, own.shift, sample, self.eps)), own.gate, sample)

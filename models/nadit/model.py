@@ -107,7 +107,7 @@ class NaDiT(nn.Module):
         exchange, windows = layout.exchange, layout.blocks[0]
         video = self.vid_in(vid, layout.grids, lambda tokens: exchange.enter(tokens, windows.cut))  # L C
         text = self.txt_in(txt)  # M C
-        embedding = self.emb_in(timestep.expand(len(layout.grids)) if len(timestep) == 1 else timestep)  # B C 2 3
+        embedding = self.emb_in(timestep.expand(len(layout.grids)) if len(timestep) == 1 else timestep)
         features = {}
         for number, (block, windows) in enumerate(zip(self.blocks, layout.blocks, strict=True)):
             video = exchange.move(video, layout.blocks[max(number - 1, 0)].cut, windows.cut)

@@ -14,8 +14,19 @@ ATTENTION_SLOT, MLP_SLOT = 0, 1  # which of the two layers' vectors in the time 
 TAIL_SLOT = ATTENTION_SLOT
 
 
+class Modulation(NamedTuple):
+    """Three vectors [B, C] for one layer of one stream."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+
+Embedding = tuple[Modulation, Modulation]  # by slot: of the attention and of the feed-forward layer
+
+
 class TimeEmbedding(nn.Module):
-    """Time step -> [B, C, 2 layers, 3 (shift, scale, gate)]."""
+    """Time step -> what all blocks share, a `Modulation` for each of a block's two layers."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -24,21 +35,15 @@ class TimeEmbedding(nn.Module):
         self.proj_hid = nn.Linear(dim, dim)
         self.proj_out = nn.Linear(dim, 6 * dim)
 
-    def forward(self, timestep: Tensor) -> Tensor:
+    def forward(self, timestep: Tensor) -> Embedding:
         """timestep: [B] in 0..1000."""
         # Sines first, then cosines, in float32: at 1000 the fastest sinusoid turns 159 times.
         waves = get_timestep_embedding(timestep.float(), SINUSOIDS, flip_sin_to_cos=False, downscale_freq_shift=0)
         x = F.silu(self.proj_in(waves.to(self.proj_in.weight.dtype)))
         x = F.silu(self.proj_hid(x))
-        return self.proj_out(x).unflatten(-1, (self.dim, 2, 3))
-
-
-class Modulation(NamedTuple):
-    """Three vectors [B, C] for one layer of one stream."""
-
-    shift: Tensor
-    scale: Tensor
-    gate: Tensor
+        # Features are ordered (C, 2 layers, 3 vectors). Taken apart here, once: in every block it would be launches.
+        vectors = self.proj_out(x).unflatten(-1, (self.dim, 6)).unbind(-1)
+        return Modulation(*vectors[:3]), Modulation(*vectors[3:])
 
 
 class AdaSingle(nn.Module):
@@ -50,9 +55,9 @@ class AdaSingle(nn.Module):
             for kind, mean in (("shift", 0.0), ("scale", 1.0), ("gate", 0.0)):
                 self.register_parameter(f"{layer}_{kind}", nn.Parameter(mean + torch.randn(dim) / dim**0.5))
 
-    def forward(self, embedding: Tensor, slot: int) -> Modulation:
-        """embedding: [B, C, 2, 3] of `TimeEmbedding`; slot: `ATTENTION_SLOT` or `MLP_SLOT`."""
-        shift, scale, gate = embedding[:, :, slot].unbind(-1)
+    def forward(self, embedding: Embedding, slot: int) -> Modulation:
+        """embedding: of `TimeEmbedding`; slot: `ATTENTION_SLOT` or `MLP_SLOT`."""
+        shift, scale, gate = embedding[slot]
         layer = ("attn", "mlp")[slot]
         own = [getattr(self, f"{layer}_{kind}") for kind in ("shift", "scale", "gate")]
         return Modulation(shift + own[0], scale + own[1], gate + own[2])
@@ -66,7 +71,7 @@ class TailModulation(nn.Module):
         self.out_shift = nn.Parameter(torch.randn(dim) / dim**0.5)
         self.out_scale = nn.Parameter(1 + torch.randn(dim) / dim**0.5)
 
-    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, embedding: Embedding) -> tuple[Tensor, Tensor]:
         """(shift, scale), each [B, C], from the slot that the released weights read: `TAIL_SLOT`."""
-        shift, scale, _ = embedding[:, :, TAIL_SLOT].unbind(-1)
+        shift, scale, _ = embedding[TAIL_SLOT]
         return shift + self.out_shift, scale + self.out_scale

@@ -97,10 +97,10 @@ def test_taps_are_the_streams_between_blocks(small):
 def test_the_tail_reads_the_attention_slot():
     """The quirk of the released 3B: the tail's shift and scale come from the attention's part of the embedding."""
     tail = modulation.TailModulation(4)
-    embedding = torch.randn(1, 4, 2, 3)
-    shift, scale = tail(embedding)
-    assert torch.equal(shift, embedding[:, :, 0, 0] + tail.out_shift)
-    assert torch.equal(scale, embedding[:, :, 0, 1] + tail.out_scale)
+    of_attention, of_mlp = (modulation.Modulation(*torch.randn(3, 1, 4)) for _ in range(2))
+    shift, scale = tail((of_attention, of_mlp))
+    assert torch.equal(shift, of_attention.shift + tail.out_shift)
+    assert torch.equal(scale, of_attention.scale + tail.out_scale)
 
 
 @pytest.mark.parametrize("key", json.loads((GOLDEN / "windows.json").read_text()))
