@@ -43,7 +43,7 @@ class AdversarialSettings:
     taps: blocks, from 1, after which the discriminator has heads; null puts them as in the paper, in proportion.
     sigma: of the noise of both penalties.
     image_shift, video_shift: of the times at which the discriminator looks.
-    generator_every: steps of the discriminator to one of the generator.
+    generator_every, discriminator_every: each plays in every so manieth step.
     together: run the discriminator's four batches as one; it is faster and needs more memory.
     noise_scale, ema_decay: null takes the model's YAML.
     """
@@ -56,6 +56,7 @@ class AdversarialSettings:
     image_shift: float = 1.0
     video_shift: float = 12.0
     generator_every: int = 1
+    discriminator_every: int = 1
     together: bool = True
     noise_scale: float | None = None
     ema_decay: float | None = 0.995
@@ -95,12 +96,12 @@ class AdversarialStage(LatentStage):
         self.ema_of = ("dit",)
         self.ema_decay = recipe.ema_decay if settings.ema_decay is None else settings.ema_decay
         self.players = (
-            Player("discriminator", ("discriminator",), settings.discriminator),
+            Player("discriminator", ("discriminator",), settings.discriminator, every=settings.discriminator_every),
             Player("generator", ("dit",), settings.generator, every=settings.generator_every),
         )
         # Discriminator: one pass to generate, then four forward and backward. Generator: one forward and backward of
         # its own, and of the discriminator two forward and one backward, which is counted for its inputs only.
-        self.passes = (1 + 4 * 3) + (3 + 3) / settings.generator_every
+        self.passes = (1 + 4 * 3) / settings.discriminator_every + (3 + 3) / settings.generator_every
 
     def units(self, name: str) -> Sequence[nn.Module]:
         if name == "discriminator":
