@@ -23,7 +23,7 @@ from models.video_vae_v3.modules.attn_video_vae import split_after_first
 from models.video_vae_v3.modules.tiling import decode_tiled, encode_tiled
 from projects.benchmarking.counting import TEXT_TOKENS, dit_flops, vae_flops
 from projects.benchmarking.networks import build_networks
-from projects.benchmarking.pixels import HostPixels
+from projects.benchmarking.pixels import HostPixels, as_clip
 from projects.benchmarking.timing import known_operations, median_seconds, peak_gib
 from projects.video_diffusion_sr.color_fix import fix_colour
 from projects.video_diffusion_sr.communication import describe
@@ -94,11 +94,11 @@ class Stages:
     def encode(self) -> None:
         with self.residency.use("vae", "dit" if self.way.prefetch else None):
             if self.way.tile is None:
-                memory = self.vae.new_memory(keep=self.pixels.clip.shape[2] > 1)
+                memory = self.vae.new_memory(keep=len(self.pixels.clip) > 1)
                 parts = [self.vae.encode_slice(x, memory) for x in self.pixels.slices(self.vae.split_size)]
                 moments = torch.cat(parts, 2)
             else:
-                moments = encode_tiled(self.vae, self.pixels.clip, self.way.tile, TILE_OVERLAP)
+                moments = encode_tiled(self.vae, as_clip(self.pixels.clip), self.way.tile, TILE_OVERLAP)
         self.latents = moments[0, : self.vae.latent_channels].permute(1, 2, 3, 0) * self.scaling  # t h w c
         self.latents = self.latents.to(self.device)
 
@@ -135,13 +135,14 @@ class Stages:
 
     @property
     def frames(self) -> Tensor:
-        return self.pixels.frames
+        """The result, [1, 3, T, H, W]."""
+        return as_clip(self.pixels.frames)
 
     def finish(self) -> None:
         """Colour fix and 8-bit conversion, a slice of frames at a time."""
-        for part, style in zip(self.frames.split(4, 2), self.pixels.clip.split(4, 2), strict=True):
-            part, style = part.to(self.device), style.to(self.device)
-            to_8_bit(fix_colour("wavelet", part[0].transpose(0, 1), style[0].transpose(0, 1))).cpu()
+        for part, style in zip(self.pixels.frames.split(4), self.pixels.clip.split(4), strict=True):
+            part, style = (x.to(self.device, non_blocking=True) for x in (part, style))
+            to_8_bit(fix_colour("wavelet", part, style)).cpu()
 
     def whole(self) -> None:
         self.encode()
