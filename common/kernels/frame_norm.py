@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from common.kernels.group_norm import frame_group_norm
 from common.kernels.triton_support import use_triton
 
+MOST_SCORES = 2**30  # bytes
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -113,21 +115,31 @@ def _border_class(length: int, device: torch.device) -> Tensor:
     return classes
 
 
-def wide_attention(q: Tensor, k: Tensor, v: Tensor, scores_gib: float = 1.0) -> Tensor:
+def wide_attention(q: Tensor, k: Tensor, v: Tensor, most_bytes: int | None = None) -> Tensor:
     """softmax(q k^T / sqrt(C)) v with one head too wide for fused attention kernels, in chunks of queries.
 
     Args:
         q, k, v: [N, L, C].
-        scores_gib: bound on the memory that the scores of one chunk take.
+        most_bytes: that the scores of one chunk may take; None: `MOST_SCORES`.
     """
     if not use_triton(q, k, v):
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
     from common.kernels import softmax_triton
 
     out, scale = torch.empty_like(q), q.shape[-1] ** -0.5
-    rows = max(128, int(scores_gib * 2**30 / (6 * k.shape[1])) // 128 * 128)  # float32 scores, 16-bit weights
+    rows = query_rows(k.shape[1], q.element_size(), scores_bytes(most_bytes))
     for n in range(len(q)):
         for start in range(0, q.shape[1], rows):
             scores = softmax_triton.scores(q[n, start : start + rows], k[n])  # rows L, float32
             torch.mm(softmax_triton.softmax(scores, scale, q.dtype), v[n], out=out[n, start : start + rows])
     return out
+
+
+def scores_bytes(most_bytes: float | None) -> int:
+    """How much the scores of one chunk of queries may take where other tensors are bounded by `most_bytes`."""
+    return MOST_SCORES if most_bytes is None else min(MOST_SCORES, int(most_bytes))
+
+
+def query_rows(keys: int, itemsize: int, most_bytes: int) -> int:
+    """Queries of one chunk, 128 at least: float32 scores, and weights in the dtype of the values, for every key."""
+    return max(128, most_bytes // ((4 + itemsize) * keys) // 128 * 128)

@@ -4,10 +4,11 @@ docs/performance.md compares it with measurements.
 """
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 
 from torch import nn
 
+from common.kernels.frame_norm import query_rows, scores_bytes
 from models.nadit.config import NaDiTConfig
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
@@ -15,7 +16,8 @@ from models.video_vae_v3.modules.rolling import Rolling, has_turns
 from models.video_vae_v3.modules.tiling import tile_spans
 
 GIB = 2**30
-OVERHEAD = 0.6  # what libraries take whatever the size
+OVERHEAD = 0.6  # what libraries take in the VAE whatever the size: cuDNN's convolutions
+TRANSFORMER_OVERHEAD = 0.15
 WORKSPACE = 1.25  # of the VAE's largest working set, with the convolutions' workspaces; measured at 720p
 TILE_OVERLAP = 8  # latents
 FLOAT = 4  # bytes: pixels are float32 outside the networks
@@ -140,7 +142,7 @@ def predict(way: MemoryPlan, work: Workload) -> dict[str, float]:
     between = 0.0 if work.streamed else before
     return {
         "encode": beside + encode + before + kept["decode"],
-        "transformer": OVERHEAD
+        "transformer": TRANSFORMER_OVERHEAD
         + dit_gib
         + (vae_gib + between if resident else 0)
         + transformer_gib(work, way)
@@ -187,7 +189,8 @@ def transformer_gib(work: Workload, way: MemoryPlan) -> float:
     grid = [work.height // work.vae.spatial_factor // ph, work.width // work.vae.spatial_factor // pw]
     tokens = latent // pt * grid[0] * grid[1]
     width, inner = work.dit.dim, work.dit.heads * work.dit.head_dim
-    attention = tokens * (2 * width + 3 * inner + 3.3 * inner + 1.1 * inner)
+    # What attention made is there three times at the end: by window size, all together, and in the tokens' order.
+    attention = tokens * (2 * width + 3 * inner + 3.3 * inner + 3.2 * inner)
     hidden = 2 * 256 * ceil(int(2 * width * work.dit.expand_ratio / 3) / 256)
     hidden = hidden if work.dit.mlp == "swiglu" else 2 * width * work.dit.expand_ratio
     chunk = tokens if way.token_chunk is None else min(tokens, way.token_chunk)
@@ -241,7 +244,18 @@ def working_gib(work: Workload, way: MemoryPlan, stage: str) -> float:
             first = (2 * frames + past) * inner + frames * outer  # the input, its norm, the first convolution's result
             second = frames * inner + (3 * frames + past) * outer
             working = max(working, pixels * first, pixels * second)
-    return WORKSPACE * working * work.itemsize / GIB
+    return max(WORKSPACE * working * work.itemsize / GIB, _attention_gib(work, way, full_frames))
+
+
+def _attention_gib(work: Workload, way: MemoryPlan, frames: int) -> float:
+    """The working set of the attention in the VAE's middle: scores of a chunk of queries, and what is beside them."""
+    pixels = prod(n // work.vae.spatial_factor for n in _picture(work, way.tile))
+    frames = max(1, frames // work.vae.temporal_factor)
+    channels = work.vae.encoder.mid_block.attentions[0].to_q.in_features
+    bound = scores_bytes(None if way.conv_max_mem is None else way.conv_max_mem * GIB)
+    rows = min(pixels, query_rows(pixels, work.itemsize, bound))
+    of_scores = rows * pixels * (FLOAT + work.itemsize)
+    return (of_scores + 6 * frames * pixels * channels * work.itemsize) / GIB
 
 
 def _rolls(block: nn.Module, pixels: float, work: Workload, way: MemoryPlan) -> bool:

@@ -36,10 +36,11 @@ class FastLayers:
 
     Args:
         memory: of the clip. A slice at the start of a clip is its first frame alone.
+        most_bytes: bound on the scores of the attention, see `wide_attention`.
     """
 
-    def __init__(self, memory: TemporalMemory) -> None:
-        self.memory = memory
+    def __init__(self, memory: TemporalMemory, most_bytes: int | None = None) -> None:
+        self.memory, self.most_bytes = memory, most_bytes
 
     def past(self, frames: int) -> int:
         """How many frames before the slice a buffer begins with."""
@@ -160,7 +161,7 @@ class FastLayers:
         normed = torch.empty_like(flow.x)
         self._norm_into(normed, block.group_norm, flow)
         pixels = normed.flatten(2, 3).flatten(0, 1)  # (b t) (h w) c
-        out = wide_attention(block.to_q(pixels), block.to_k(pixels), block.to_v(pixels))
+        out = wide_attention(block.to_q(pixels), block.to_k(pixels), block.to_v(pixels), self.most_bytes)
         y = F.linear(out, block.to_out[0].weight).view(batch, frames, height, width, -1)
         return Flow.settled(*add_bias_residual(y, block.to_out[0].bias, flow.x, flow.pending))
 

@@ -25,12 +25,13 @@ class FastPath:
 
     Args:
         memory: of the clip. A slice at the start of a clip is its first frame alone.
-        conv_bytes: bound on a convolution's input; longer slices are cut in time inside the network, down to one frame.
+        conv_bytes: bound on a convolution's input and on the attention's scores; longer slices are cut in time inside
+            the network, down to one frame.
     """
 
     def __init__(self, memory: TemporalMemory, conv_bytes: int | None = None) -> None:
         self.memory, self.conv_bytes = memory, conv_bytes
-        self.layers = FastLayers(memory)
+        self.layers = FastLayers(memory, conv_bytes)
 
     def encode(self, encoder: Encoder3D, x: Tensor) -> Tensor:
         """[B, 3, T, H, W] -> moments [B, 2 * latent_channels, t, h, w]."""
