@@ -11,6 +11,7 @@ from data.degradation.blur import Frames
 from data.degradation.config import CompressionConfig
 from data.degradation.draws import choose
 from data.degradation.jpeg import from_8_bit, to_8_bit
+from data.pixel_formats import EXACT
 
 MIN_BITS = 1000  # libx264 counts whole kilobits and refuses none
 REFERENCE_AREA = 256 * 256  # pixels of the ground truth for which the recipe states its bitrates
@@ -73,7 +74,7 @@ def encode(clip: list[np.ndarray], draw: CompressionDraw) -> list[av.Packet]:
     for i, frame in enumerate(clip):
         if any(pad):
             frame = np.pad(frame, ((0, pad[0]), (0, pad[1]), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
+        picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p", interpolation=EXACT)
         picture.pts = i
         packets += context.encode(picture)
     return packets + context.encode(None)
@@ -84,4 +85,4 @@ def _decode(packets: list[av.Packet], codec: str) -> list[np.ndarray]:
     context.thread_count = 1
     pictures = [picture for packet in packets for picture in context.decode(packet)]
     pictures += context.decode(None)
-    return [picture.to_ndarray(format="rgb24") for picture in pictures]
+    return [picture.reformat(format="rgb24", interpolation=EXACT).to_ndarray() for picture in pictures]

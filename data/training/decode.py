@@ -6,6 +6,7 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
+from data.pixel_formats import to_rgb24
 from data.training.index import Source, has_orientation
 
 
@@ -90,7 +91,7 @@ def _decode_from_start(source: Source, start: int, count: int) -> list[np.ndarra
         stream = _single_threaded(container)
         for i, frame in enumerate(container.decode(stream)):
             if i >= start:
-                frames.append(frame.to_ndarray(format="rgb24"))
+                frames.append(_rgb(frame))
             if len(frames) == count:
                 break
     return frames
@@ -110,10 +111,15 @@ def _seek_and_decode(source: Source, start: int, count: int) -> list[np.ndarray]
             if frame.pts is None:
                 return []
             if frame.pts >= target - half_a_frame:
-                frames.append(frame.to_ndarray(format="rgb24"))
+                frames.append(_rgb(frame))
             if len(frames) == count:
                 return frames
     return []
+
+
+def _rgb(frame: av.VideoFrame) -> np.ndarray:
+    """uint8 [H, W, 3], converted as at inference."""
+    return to_rgb24(frame, frame.width, frame.height).to_ndarray()
 
 
 def _single_threaded(container: av.container.InputContainer) -> av.video.stream.VideoStream:

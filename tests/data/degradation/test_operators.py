@@ -187,6 +187,13 @@ def test_compression_bits_scale_with_area():
     assert 10_000 <= small <= 100_000
 
 
+def test_compression_shifts_no_colour():
+    """Conversions to YUV and back with swscale's defaults darken by more than one level of 255, twice a clip."""
+    clip = moving_clip(192)
+    damage = np.stack(apply_compression(clip, CompressionDraw("libx264", 200_000, "medium"))) - np.stack(clip)
+    assert np.abs(damage.mean((0, 1, 2))).max() * 255 < 0.3
+
+
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 @pytest.mark.parametrize("size", [(16, 16), (45, 81)])
 def test_compression_takes_small_and_odd_sizes(codec, size):
