@@ -64,7 +64,7 @@ def main() -> int:
     code = restore(SEEDVR2_TINY, [*map(str, flags), "--seed", str(args.seed), "--overwrite", "--compare"])
     if code == 0:
         result = args.output / "restored" / source.name
-        bicubic = np.stack([enlarged(frame) for frame in degraded])
+        clean, bicubic = read(truth), np.stack([enlarged(frame) for frame in read(source)])  # as files, like the result
         logger.info("PSNR against the clean clip: bicubic %.2f dB, restored %.2f dB",
                     psnr(clean, bicubic), psnr(clean, read(result)))  # fmt: skip
         comparison = result.parent / FOLDER / source.name

@@ -125,7 +125,7 @@ def test_the_start_is_noise_minus_condition(recipe):
         parameter.zero_()
     noise, condition = torch.randn(2, 4, 8, 16), torch.randn(2, 4, 8, 16)
     given = torch.cat([noise, condition, torch.ones(2, 4, 8, 1)], -1).flatten(0, 2)
-    out = dit(given, torch.randn(4, 192), [(2, 4, 8)], [[4]], 1000.0).vid_sample
+    out = dit(given, torch.randn(4, dit.config.txt_in_dim), [(2, 4, 8)], [[4]], 1000.0).vid_sample
     torch.testing.assert_close(noise.flatten(0, 2) - out, condition.flatten(0, 2), atol=1e-5, rtol=0)
 
 
