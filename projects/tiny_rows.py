@@ -47,9 +47,10 @@ def stages(recipe, run: Path, scale: float, device: torch.device, steps: int) ->
         f"diffusion, {steps} steps, guided": ("diffusion", many),
         f"diffusion, {steps} steps": ("diffusion", Sampling(steps)),
         "diffusion, 1 step": ("diffusion", one),
-        "distilled, 4 steps": ("distill_4", Sampling(4)),
+        "distilled, 2 steps": ("distill_2", Sampling(2)),
         "distilled, 1 step": ("distill_1", one),
         "adversarial, 1 step": ("adversarial", one),
+        "fitted to one step": ("one_step", one),
     }
     found = {}
     for name, (folder, sampling) in rows.items():

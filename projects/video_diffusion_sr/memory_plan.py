@@ -25,7 +25,7 @@ from projects.video_diffusion_sr.memory_prediction import (
 
 __all__ = ["TILE_OVERLAP", "MemoryPlan", "Workload", "install", "plan", "predict", "smallest", "weight_bytes"]
 
-SAFETY = 1.03  # predictions have come out up to 3% below what was measured
+SAFETY = 1.03  # for what differs from the runs that predictions were fitted to, none of which took more than predicted
 TOKEN_CHUNK = 8192
 SMALLEST_TILE = 32  # latents
 TILED_SLICE = 32  # frames: what a tile carries goes to the host and back once a slice

@@ -204,11 +204,8 @@ def decode_and_finish(
 
     def frames_of(piece: Tensor) -> int:
         nonlocal starts
-        frames, starts = (
-            factor * len(piece) - (factor - 1 if starts else 0),
-            False,
-        )  # a clip's first latent is one frame
-        return frames
+        first, starts = starts, False
+        return factor * len(piece) - first * (factor - 1)  # a clip's first latent is one frame
 
     def work(piece: Tensor) -> tuple[Tensor, Tensor]:
         clip = infer.decode_slice(piece, memory)  # [3, T, h', w'] about [-1, 1]
