@@ -3,7 +3,6 @@
 Nothing is ever padded and nothing is masked: sequences of one length form a group, and a group is one dense call.
 """
 
-import functools
 import importlib.util
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.kernels.decided import decided_once
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -77,7 +77,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-@functools.cache
+@decided_once
 def fastest_backend(device_type: str, dtype: torch.dtype, index: int | None = None) -> str:
     """Decided once for a device and dtype, and said once.
 

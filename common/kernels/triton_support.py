@@ -1,12 +1,12 @@
 """When the Triton kernels are taken. Nothing needs Triton: every operation has a plain path."""
 
-import functools
 import importlib.util
 import os
 
 import torch
 from torch import Tensor
 
+from common.kernels.decided import decided_once
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -14,7 +14,7 @@ logger = get_logger(__name__)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@functools.cache
+@decided_once
 def triton_available() -> bool:
     """Is Triton importable, and not switched off by SEEDVR_KERNELS=plain? Decided once and said once."""
     found = importlib.util.find_spec("triton") is not None and os.environ.get("SEEDVR_KERNELS") != "plain"
@@ -24,7 +24,7 @@ def triton_available() -> bool:
 
 def use_triton(*tensors: Tensor) -> bool:
     """CUDA tensors of a dtype that the kernels know, outside of autograd."""
-    if not triton_available() or torch.is_grad_enabled():
+    if torch.is_grad_enabled() or not triton_available():  # in this order: compiled training has one branch to trace
         return False
     return all(x.is_cuda and x.dtype in FLOATS for x in tensors) or _interpreted()
 

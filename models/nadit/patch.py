@@ -1,6 +1,7 @@
 """Latents to tokens and back: samples of different sizes, packed one after another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from math import prod
 
 import torch
@@ -8,6 +9,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.nadit.config import Size3
+
+
+def runs(grids: Sequence[Size3]) -> Iterator[tuple[int, Size3]]:
+    """Neighbours of one size go through together: how many, and their grid."""
+    for grid, same in groupby(grids):
+        yield len(list(same)), grid
 
 
 class PatchIn(nn.Module):
@@ -21,10 +28,10 @@ class PatchIn(nn.Module):
     def forward(self, latents: Tensor, grids: Sequence[Size3], choose: Callable[[Tensor], Tensor]) -> Tensor:
         """choose: all tokens -> those that are wanted; called before they become wide."""
         pt, ph, pw = self.patch
-        samples = latents.split([prod(grid) * prod(self.patch) for grid in grids])
+        samples = latents.split([n * prod(grid) * prod(self.patch) for n, grid in runs(grids)])
         tokens = [
-            rearrange(x, "(t pt h ph w pw) c -> (t h w) (pt ph pw c)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
-            for x, (t, h, w) in zip(samples, grids, strict=True)
+            rearrange(x, "(n t pt h ph w pw) c -> (n t h w) (pt ph pw c)", n=n, t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
+            for x, (n, (t, h, w)) in zip(samples, runs(grids), strict=True)
         ]
         return self.proj(choose(torch.cat(tokens)))
 
@@ -40,9 +47,9 @@ class PatchOut(nn.Module):
     def forward(self, tokens: Tensor, grids: Sequence[Size3], gather: Callable[[Tensor], Tensor]) -> Tensor:
         """gather: the tokens at hand -> all of them; called when they are narrow again."""
         pt, ph, pw = self.patch
-        samples = gather(self.proj(tokens)).split([prod(grid) for grid in grids])
+        samples = gather(self.proj(tokens)).split([n * prod(grid) for n, grid in runs(grids)])
         latents = [
-            rearrange(x, "(t h w) (pt ph pw c) -> (t pt h ph w pw) c", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
-            for x, (t, h, w) in zip(samples, grids, strict=True)
+            rearrange(x, "(n t h w) (pt ph pw c) -> (n t pt h ph w pw) c", n=n, t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
+            for x, (n, (t, h, w)) in zip(samples, runs(grids), strict=True)
         ]
         return torch.cat(latents)

@@ -1,0 +1,24 @@
+"""Choices that are made once for a process: logged once, and constants for torch.compile."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+Arguments = ParamSpec("Arguments")
+Choice = TypeVar("Choice")
+
+
+def decided_once(choose: Callable[Arguments, Choice]) -> Callable[Arguments, Choice]:
+    """`functools.cache` for choices that may log: traced code takes the answer and does not look inside.
+
+    torch.compile would trace a cached function's body, meet its log message and break the graph there, in every block.
+    """
+    cached = functools.cache(choose)
+
+    @functools.wraps(choose)
+    def chosen(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Choice:
+        return cached(*args, **kwargs)
+
+    return torch.compiler.assume_constant_result(chosen)
