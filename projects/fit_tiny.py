@@ -1,17 +1,17 @@
-"""The tiny model's one step, on a CPU: the last part of how `ckpts/tiny/dit.safetensors` was made.
+"""The tiny model's one step: the last part of how `ckpts/tiny/dit.safetensors` was made.
 
-    python projects/train_tiny.py pairs --data FOLDER... --output runs/more pairs.workers=2 pairs.rounds=3
-    python projects/fit_tiny.py --run runs/tiny --pairs runs/more/pairs --output runs/tiny/one_step --seconds 1200
+    python projects/train_tiny.py pairs --data FOLDER... --output runs/tiny &
+    python projects/fit_tiny.py --run runs/tiny --output runs/tiny/one_step --seconds 500
 
 Starts from the diffusion stage of `projects/train_tiny.py`. The last layer is solved in closed form at t = T, then the
 whole network is trained at times next to T, which makes it the mean restoration given the input, then the last layer
-is solved once more. `one_step/export/dit.safetensors` is what `ckpts/tiny/` holds, in half precision.
+is solved once more. Pairs that are made meanwhile are used as soon as they are ready. On a GPU blocks are compiled, for
+every size of pairs once. `one_step/export/dit.safetensors` is what `ckpts/tiny/` holds, in half precision.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,45 +56,63 @@ def samples_of(source: PairLatents, dit: NaDiT, text: Tensor, scale: float, batc
             yield truth, size, predict
 
 
+def fit(
+    recipe: dict,
+    run: Path,
+    output: Path,
+    seconds: float,
+    pairs: Path | None = None,
+    init_from: Path | None = None,
+    batches: int = 150,
+    device: str = "auto",
+) -> Path:
+    """Solve, train, solve; the path of the weights. The arguments are those of the command line."""
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
+    section = recipe["one_step"]
+    scale = float((run / "scaling_factor").read_text())
+    trainer = create_object(load_config(recipe["config"], [f"vae.scaling_factor={scale}", *NEXT_TO_T]))
+    prompts = Prompts(*seeded_prompts(trainer.config.dit.model.txt_in_dim))
+    with process_group(device) as process:
+        vae_weights = run / "vae/export/vae.safetensors"
+        vae = build_vae(load_config(recipe["config"]).vae, vae_weights, process.device, torch.float32)
+        source = PairLatents(vae, section["budget_latents"], recipe["seed"], Milder(**recipe["milder"]))
+        source.follow(pairs or run / "pairs")
+        text = prompts.positive.to(process.device)
+
+        def solve(weights: Path, name: str) -> Path:
+            dit = build_network(trainer.config.dit.model, weights, process.device, torch.float32)
+            errors = refit_last_layer(dit, samples_of(source, dit, text, scale, batches))
+            logger.info("last layer solved: squared error %.4f -> %.4f", *errors)
+            save_safetensors(dit.state_dict(), output / name)
+            return output / name
+
+        weights = solve(init_from or run / "diffusion/export/dit.safetensors", "start.safetensors")
+        if seconds:
+            settings = settings_from(DiffusionStageSettings, recipe["diffusion"]["settings"] | section["settings"])
+            stage = DiffusionStage(trainer, settings, prompts, weights, with_vae=False)
+            compiled = section["compile"] and process.device.type == "cuda"
+            first = 2 * source.one_of_each() if compiled else []
+            train_for(seconds, stage, source, output, recipe["seed"], process, None, compiled, first)
+            weights = output / "export/dit.safetensors"
+        return solve(weights, "export/dit.safetensors")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="output of projects/train_tiny.py")
     parser.add_argument("--pairs", type=Path, help="folder of sets of pairs; the run's own by default")
+    parser.add_argument("--init_from", type=Path, help="weights to start from; the run's diffusion stage by default")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=1200, help="of training between the two solutions")
+    parser.add_argument("--seconds", type=float, default=500, help="of training between the two solutions")
     parser.add_argument("--batches", type=int, default=150, help="of pairs, from which the last layer is solved")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--recipe", default="configs_train/tiny.yaml")
     parser.add_argument("overrides", nargs="*", help="key=value of the recipe")
     args = parser.parse_intermixed_args()
     set_up_logging()
-    torch.manual_seed(0)
     recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
-    section = recipe["one_step"]
-    scale = float((args.run / "scaling_factor").read_text())
-    trainer = create_object(load_config(recipe["config"], [f"vae.scaling_factor={scale}", *NEXT_TO_T]))
-    prompts = Prompts(*seeded_prompts(trainer.config.dit.model.txt_in_dim))
-    with process_group("cpu") as process:
-        vae_weights = args.run / "vae/export/vae.safetensors"
-        vae = build_vae(load_config(recipe["config"]).vae, vae_weights, process.device, torch.float32)
-        source = PairLatents(vae, section["budget_latents"], recipe["seed"], Milder(**recipe["milder"]))
-        source.refresh(args.pairs or args.run / "pairs")
-        source.join()
-
-        def solve(weights: Path, name: str) -> Path:
-            dit = build_network(trainer.config.dit.model, weights, process.device, torch.float32)
-            errors = refit_last_layer(dit, samples_of(source, dit, prompts.positive, scale, args.batches))
-            logger.info("last layer solved: squared error %.4f -> %.4f", *errors)
-            save_safetensors(dit.state_dict(), args.output / name)
-            return args.output / name
-
-        weights = solve(args.run / "diffusion/export/dit.safetensors", "start.safetensors")
-        if args.seconds:
-            settings = settings_from(DiffusionStageSettings, recipe["diffusion"]["settings"] | section["settings"])
-            settings = replace(settings, prompt_dropout=0.0)
-            stage = DiffusionStage(trainer, settings, prompts, weights, with_vae=False)
-            train_for(args.seconds, stage, source, args.output, recipe["seed"], process, compiled=False)
-            weights = args.output / "export/dit.safetensors"
-        solve(weights, "export/dit.safetensors")
+    fit(recipe, args.run, args.output, args.seconds, args.pairs, args.init_from, args.batches, args.device)
 
 
 if __name__ == "__main__":

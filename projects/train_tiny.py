@@ -9,7 +9,7 @@ Each command reads what those before it left in the output folder. `projects/tra
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ from projects.video_diffusion_sr.training.settings import (
     LoopSettings,
     settings_from,
 )
-from projects.video_diffusion_sr.training.stage import Stage
+from projects.video_diffusion_sr.training.stage import Batch, Stage
 from projects.video_diffusion_sr.training.vae import build_vae_stage
 
 logger = get_logger(__name__)
@@ -100,12 +100,21 @@ def train_vae(recipe: dict, data: list[str], output: Path) -> None:
 
 
 def train_for(
-    seconds: float, stage: Stage, source: Source, folder: Path, seed: int, process, plan=None, compiled=True
+    seconds: float,
+    stage: Stage,
+    source: Source,
+    folder: Path,
+    seed: int,
+    process,
+    plan: Callable[[int], None] | None = None,
+    compiled: bool = True,
+    first: Iterable[Batch] = (),
 ) -> None:
     """Train a stage for about so many seconds: the first steps tell how many there will be.
 
     Args:
         plan: called with the number of steps once it is known.
+        first: batches to begin with, before the clock runs: what they take is spent once.
     """
     started = time.perf_counter()
     on_gpu = process.device.type == "cuda"
@@ -122,6 +131,8 @@ def train_for(
         LogSettings(100, 0),
     )
     trainer = Trainer(stage, source, settings, folder, process)
+    for batch in first:
+        trainer.train_step([batch])
     stream = source.batches(0)
     timed = float("nan")
     for step in range(WARM_STEPS + TIMED_STEPS if seconds > 1 else 2):

@@ -22,7 +22,7 @@ def refit_last_layer(
     """Replace `vid_out.proj` by the ridge solution of velocity = noise - truth at t = T, pulled to what it was.
 
     Args:
-        dit: on the CPU, in float32.
+        dit: in float32.
         samples: of each clip its true latents [L0, c], latent size (t, h, w), and the transformer's prediction.
         penalty: on the change of the weights, per token and feature of unit energy.
 
@@ -31,16 +31,18 @@ def refit_last_layer(
     """
     proj, handed_over = dit.vid_out.proj, []
     hook = proj.register_forward_pre_hook(lambda _module, inputs: handed_over.append(inputs[0]))
-    width, channels = proj.in_features + 1, proj.out_features
-    normal, mixed = torch.zeros(width, width).double(), torch.zeros(width, channels).double()
+    width, channels, device = proj.in_features + 1, proj.out_features, proj.weight.device
+    normal = torch.zeros(width, width, device=device, dtype=torch.float64)
+    mixed = torch.zeros(width, channels, device=device, dtype=torch.float64)
     energy, tokens = 0.0, 0
     draws = torch.Generator().manual_seed(0)
     try:
         for truth, size, predict in samples:
             handed_over.clear()
-            noise = torch.randn(truth.shape, generator=draws)
+            noise = torch.randn(truth.shape, generator=draws).to(device)
             predict(noise)
-            features = torch.cat([handed_over[-1], torch.ones(len(handed_over[-1]), 1)], dim=1).double()
+            given = handed_over[-1]
+            features = torch.cat([given, torch.ones_like(given[:, :1])], dim=1).double()
             wanted = patches(noise - truth, size, dit.config.patch_size).double()
             normal += features.T @ features
             mixed += features.T @ wanted
@@ -48,7 +50,7 @@ def refit_last_layer(
     finally:
         hook.remove()
     before = torch.cat([proj.weight.T, proj.bias[None]]).double()
-    change = torch.linalg.solve(normal + penalty * tokens * torch.eye(width).double(), mixed - normal @ before)
+    change = torch.linalg.solve(normal + penalty * tokens * torch.eye(width, device=device), mixed - normal @ before)
     after = before + change
     proj.weight.copy_(after[:-1].T)
     proj.bias.copy_(after[-1])

@@ -1,4 +1,4 @@
-"""Sets of pairs as latents that live on the GPU, each encoded as it is and transposed."""
+"""Sets of pairs as latents that live on the GPU; square ones are encoded transposed, too."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from projects.video_diffusion_sr.training.packed import Size3
 logger = get_logger(__name__)
 
 PIXELS_AT_ONCE = 8_000_000  # frames x height x width through the encoder in one pass
+BATCHES_BETWEEN = 500  # two looks for new sets
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Milder:
 class PairLatents:
     """Batches of one size each, of about `budget` latent positions; batch n follows from (seed, n) and the sets read.
 
-    One size a batch keeps the transformer's layouts few. Posterior means are kept alone, so `vae.use_sample` must be
-    false.
+    One size a batch keeps the transformer's layouts few, which are compiled one by one; hence only square pairs are
+    transposed. Posterior means are kept alone, so `vae.use_sample` must be false.
 
     Args:
         vae: encodes on the device it is on.
@@ -65,9 +66,16 @@ class PairLatents:
         self.read: set[str] = set()
         self.latents: dict[Size3, list[tuple[Tensor, Tensor]]] = {}  # chunks of hq, lq: [N, positions, c] float16
         self.names: dict[Size3, list[str]] = {}
+        self.folder: Path | None = None
+
+    def follow(self, folder: Path) -> None:
+        """Read the sets in `folder`, now and again while `batches` are drawn."""
+        self.folder = folder
+        self.refresh(folder)
 
     def refresh(self, folder: Path) -> None:
         """Encode the sets in `folder` that were finished since the last call."""
+        before = len(self.read)
         for index in sorted(folder.glob(f"*/{INDEX}")):
             if index.parent.name in self.read:
                 continue
@@ -75,16 +83,19 @@ class PairLatents:
             reader = ShardReader(index.parent)
             for number, shard in enumerate(reader.shards):
                 pairs = reader.read_shard(number)
-                for turned in (False, True):
+                height, width = pairs["hq"].shape[2:4]
+                for turned in (False, True) if height == width else (False,):
                     self._add(pairs["hq"], pairs["lq"], shard["identities"], turned)
+        self.join()
         counts = {size: len(names) for size, names in self.names.items()}
-        logger.info("%d sets of pairs, samples by latent size: %s", len(self.read), counts)
+        if len(self.read) > before:
+            logger.info("%d sets of pairs, samples by latent size: %s", len(self.read), counts)
 
     @torch.no_grad()
     def _add(self, hq: Tensor, lq: Tensor, names: list[str], turned: bool) -> None:
         """Pairs uint8 [N, T, H, W, 3] and [N, T, h, w, 3] -> latents, kept on the device.
 
-        Pairs are mirrored left to right when they are drawn; with rows for columns there are four positions of each.
+        Pairs are mirrored left to right when they are cut; `turned` puts rows for columns.
         """
         at_once = max(1, PIXELS_AT_ONCE // hq[0, ..., 0].numel())
         for start in range(0, len(hq), at_once):
@@ -114,9 +125,10 @@ class PairLatents:
 
     def batches(self, start: int) -> Iterator[MomentBatch]:
         """See `loop.Source`."""
-        self.join()
         number = start
         while True:
+            if self.folder is not None and (number - start) % BATCHES_BETWEEN == BATCHES_BETWEEN - 1:
+                self.refresh(self.folder)
             yield self.batch(number)
             number += 1
 
@@ -125,7 +137,13 @@ class PairLatents:
         dice = slot_generator(self.seed, number, 0)
         sizes = list(self.latents)
         weights = [len(self.names[size]) * size[0] * size[1] * size[2] for size in sizes]
-        size = sizes[int(dice.choice(len(sizes), p=[w / sum(weights) for w in weights]))]
+        return self._draw(sizes[int(dice.choice(len(sizes), p=[w / sum(weights) for w in weights]))], number, dice)
+
+    def one_of_each(self) -> list[MomentBatch]:
+        """A batch of every size, for what has to be done once a size before training, as compiling."""
+        return [self._draw(size, 0, slot_generator(self.seed, 0, 1)) for size in self.latents]
+
+    def _draw(self, size: Size3, number: int, dice: np.random.Generator) -> MomentBatch:
         count = max(1, self.budget // (size[0] * size[1] * size[2]))
         rows = dice.integers(len(self.names[size]), size=count)
         index = torch.from_numpy(rows).to(self.device, non_blocking=True)

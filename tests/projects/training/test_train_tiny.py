@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from common.config import load_config
+from projects.fit_tiny import fit
 from projects.train_tiny import make_all_pairs, train_dit, train_vae
 
 OVERRIDES = [
@@ -23,6 +24,7 @@ OVERRIDES = [
     "diffusion.seconds=0",
     "distill.seconds=0",
     "adversarial.seconds=0",
+    "one_step.budget_latents=400",
 ]
 
 
@@ -59,6 +61,20 @@ def test_a_run_that_was_cut_short_goes_on_at_the_next_stage(run):
     lost.unlink()
     train_dit(recipe, data, output)
     assert lost.is_file() and kept.read_bytes() == before
+
+
+def test_one_step_is_fitted_on_top_of_the_diffusion_stage(run):
+    """Solved, trained, solved: other weights than the diffusion stage's, and closer to the truth than the start."""
+    output, recipe, _ = run
+    weights = fit(recipe, output, output / "one_step", seconds=1, batches=4, device="cpu")
+    assert weights == output / "one_step/export/dit.safetensors"
+    fitted, before = load_file(weights), load_file(output / "diffusion/export/dit.safetensors")
+    assert fitted.keys() == before.keys()
+    assert not torch.equal(fitted["blocks.0.mlp.vid.proj_in.weight"], before["blocks.0.mlp.vid.proj_in.weight"])
+    elsewhere = fit(recipe, output, output / "again", seconds=0, init_from=weights, batches=4, device="cpu")
+    assert torch.equal(
+        load_file(elsewhere)["blocks.0.mlp.vid.proj_in.weight"], fitted["blocks.0.mlp.vid.proj_in.weight"]
+    )
 
 
 def test_pairs_go_on_after_a_stop(run):
