@@ -84,6 +84,32 @@ def test_gradient_checkpointing_changes_no_gradient(small):
     assert all(torch.equal(gradients[0][k], gradients[1][k]) for k in gradients[0])
 
 
+def test_a_training_block_is_one_graph(small):
+    """torch.compile meets nothing in a block that breaks its graph, and what it traced gives the eager gradients."""
+    name, model = small
+    given = case_inputs(name, "batch")
+    layout = model.layout(given["vid_shape"].tolist(), given["txt_shape"].flatten().tolist())
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model(**given, layout=layout).vid_sample.square().mean().backward()
+        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+    expected = gradients()
+    torch._dynamo.reset()
+    try:
+        for block in (model.blocks[0], model.blocks[-1]):
+            block.compile(dynamic=False, fullgraph=True, backend="aot_eager")
+        compiled = gradients()
+    finally:
+        for block in model.blocks:
+            block._compiled_call_impl = None
+        model.zero_grad()
+        torch._dynamo.reset()
+    for one, two in zip(compiled, expected, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_taps_are_the_streams_between_blocks(small):
     name, model = small
