@@ -13,15 +13,21 @@ from common.distributed.process import Process, process_group
 TIMEOUT_S = 60.0
 
 
-def run_ranks(world: int, work: Callable[[Process], None]) -> None:
-    """Call `work(process)` in `world` forked processes; the first failure is raised here with its traceback.
+def run_ranks(world: int, work: Callable[[Process], None], fresh: bool = False) -> None:
+    """Call `work(process)` in `world` processes; the first failure is raised here with its traceback.
 
-    Forked processes share what the caller has computed: references need not be sent.
+    Args:
+        fresh: of a server that has computed nothing, for work that goes backward: where a GPU is visible, whoever has
+            once gone backward cannot fork processes that do, as autograd keeps a thread for every device. `work` is
+            pickled then. Otherwise processes are forked here and share what the caller has computed.
     """
+    method = "forkserver" if fresh else "fork"
+    if fresh:
+        torch.multiprocessing.get_context(method).set_forkserver_preload(["torch", "torch.distributed.fsdp"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.start_processes(_rank, args=(world, port, work), nprocs=world, start_method="fork")
+    multiprocessing.start_processes(_rank, args=(world, port, work), nprocs=world, start_method=method)
 
 
 def _rank(rank: int, world: int, port: int, work: Callable[[Process], None]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,32 +53,32 @@ def test_gradients_of_a_sharded_step_equal_whole_ones(strategy):
     expected = {name: p.grad for name, p in whole.named_parameters()}
     state = {name: value.detach() for name, value in whole.state_dict().items()}
 
-    ranks, per_host = STRATEGIES[strategy]
-
-    def work(process: Process) -> None:
-        os.environ["LOCAL_WORLD_SIZE"] = str(per_host)
-        with torch.device("meta"):
-            dit = NaDiT(**config)
-        dit.set_gradient_checkpointing(True)
-        mesh = fsdp.training_mesh(strategy, "cpu")
-        assert (mesh is None) == (strategy == "NO_SHARD")
-        fsdp.shard(dit, list(dit.blocks), strategy, mesh, bf16=False)
-        fsdp.place(dit, "cpu", state)
-        parameters = dict(dit.named_parameters())
-        with torch.enable_grad():
-            samples_loss(dit, [process.rank % 2]).backward()
-        fsdp.average_gradients(parameters.values())
-        for name, parameter in parameters.items():
-            if expected[name] is None:
-                assert parameter.grad is None, name
-            else:
-                scale = expected[name].abs().max()
-                assert (fsdp.whole(parameter.grad) - expected[name]).abs().max() <= 1e-5 * scale + 1e-7, name
-
-    run_ranks(ranks, work)
+    run_ranks(STRATEGIES[strategy][0], partial(check_gradients, strategy, config, state, expected), fresh=True)
 
 
-def train(folder: Path, process: Process, strategy: str, settings: LoopSettings) -> None:
+def check_gradients(strategy: str, config: dict, state: dict, expected: dict, process: Process) -> None:
+    """On one rank: gradients of its sample, averaged over all, are those of all samples together."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(STRATEGIES[strategy][1])
+    with torch.device("meta"):
+        dit = NaDiT(**config)
+    dit.set_gradient_checkpointing(True)
+    mesh = fsdp.training_mesh(strategy, "cpu")
+    assert (mesh is None) == (strategy == "NO_SHARD")
+    fsdp.shard(dit, list(dit.blocks), strategy, mesh, bf16=False)
+    fsdp.place(dit, "cpu", state)
+    parameters = dict(dit.named_parameters())
+    with torch.enable_grad():
+        samples_loss(dit, [process.rank % 2]).backward()
+    fsdp.average_gradients(parameters.values())
+    for name, parameter in parameters.items():
+        if expected[name] is None:
+            assert parameter.grad is None, name
+        else:
+            scale = expected[name].abs().max()
+            assert (fsdp.whole(parameter.grad) - expected[name]).abs().max() <= 1e-5 * scale + 1e-7, name
+
+
+def train(folder: Path, strategy: str, settings: LoopSettings, process: Process) -> None:
     source = ToySource(process.rank, process.world)
     with torch.enable_grad():
         Trainer(ToyStage(noise=0.0), source, settings, folder, process, strategy).run()
@@ -91,10 +92,10 @@ def norms(folder: Path) -> list[float]:
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2"])
 def test_a_run_is_the_same_on_any_number_of_ranks_also_when_it_changes(tmp_path, strategy):
     with process_group("cpu") as alone:
-        train(tmp_path / "alone", alone, "NO_SHARD", SETTINGS)
-    run_ranks(2, lambda process: train(tmp_path / "moved", process, strategy, replace(SETTINGS, steps=2)))
+        train(tmp_path / "alone", "NO_SHARD", SETTINGS, alone)
+    run_ranks(2, partial(train, tmp_path / "moved", strategy, replace(SETTINGS, steps=2)), fresh=True)
     with process_group("cpu") as alone:
-        train(tmp_path / "moved", alone, "NO_SHARD", SETTINGS)
+        train(tmp_path / "moved", "NO_SHARD", SETTINGS, alone)
     assert norms(tmp_path / "moved") == pytest.approx(norms(tmp_path / "alone"), rel=1e-4)
     a, b = (averaged_state(checkpoints(tmp_path / n / "checkpoints")[-1]) for n in ("alone", "moved"))
     assert all((a[key] - b[key]).abs().max() < 2e-5 for key in a)
