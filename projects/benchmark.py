@@ -20,6 +20,7 @@ from torch import Tensor
 
 from common.config import load_config
 from models.video_vae_v3.modules.attn_video_vae import split_after_first
+from models.video_vae_v3.modules.rolling import ROLLS
 from models.video_vae_v3.modules.tiling import decode_tiled, encode_tiled
 from projects.benchmarking.counting import TEXT_TOKENS, dit_flops, vae_flops
 from projects.benchmarking.networks import build_networks
@@ -41,6 +42,7 @@ from projects.video_diffusion_sr.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+STAGES = ("encode", "transformer", "decode", "finish", "whole")
 PEAK_TFLOPS = 790.0  # a large bf16 matrix product on one H200: the floors are counted with it
 
 
@@ -60,13 +62,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--conv_max_mem", type=float, help="GiB that a convolution's input may take at most")
     parser.add_argument(
         "--rolls",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="frames one by one through the VAE's large levels",
+        choices=ROLLS,
+        help="which pictures go one by one through the VAE: off, full (size), large, all; default: large ones on CUDA",
     )
+    parser.add_argument("--lean", action="store_true", help="these keep two frames instead of three")
     parser.add_argument("--vram", type=float, help="GiB of device memory to stay within")
-    parser.add_argument("--runs", type=int, default=3, help="runs whose median is reported, after one to warm up")
-    parser.add_argument("--quick", action="store_true", help="one run of each stage after one to warm up; whole = sum")
+    parser.add_argument("--runs", type=int, default=3, help="runs whose median is reported")
+    parser.add_argument("--warm_up", type=int, default=1, help="runs before those that are timed")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="which to time")
+    parser.add_argument(
+        "--quick", action="store_true", help="one run of each stage after those to warm up; whole = sum"
+    )
     parser.add_argument("--plain", action="store_true", help="the reference paths, without own kernels and folds")
     parser.add_argument("--kernels", action="store_true", help="also time each own kernel against its reference")
     parser.add_argument("--convolutions", action="store_true", help="also time the VAE's convolutions called in turns")
@@ -160,7 +166,6 @@ def measure(args: argparse.Namespace) -> dict:
     )
     if args.split_size:
         vae.set_causal_slicing(args.split_size)
-    vae.rolls = {"auto": None, "on": True, "off": False}[args.rolls]
     shape = (1, 3, args.frames, args.res_h, args.res_w)
     clip = torch.rand(shape, device=device, generator=torch.Generator(device).manual_seed(2)).mul(2).sub(1).to(dtype)
     way = choose(args, vae, dit, clip)
@@ -179,21 +184,34 @@ def measure(args: argparse.Namespace) -> dict:
     latent = ((args.frames - 1) // vae.temporal_factor + 1, *(n // vae.spatial_factor for n in shape[3:]))
     flops["transformer"] = dit_flops(config.dit.model, latent)
     flops["whole"] = sum(flops.values())
-    for name in ("encode", "transformer", "decode", "finish", "whole"):
+    time_stages(stages, args, flops, result["stages"])
+    if args.profile:
+        args.profile.write_text(profile(stages, device))
+    return result
+
+
+def time_stages(stages: Stages, args: argparse.Namespace, flops: dict[str, float], rows: dict[str, dict]) -> None:
+    """Fill `rows`, one for every stage that was asked for."""
+    for name in STAGES:
+        if name not in args.stages:
+            if name in ("encode", "transformer"):  # the others need what it leaves
+                getattr(stages, name)()
+            continue
         if name == "whole" and args.quick:
-            entry = sum_of([result["stages"][stage] for stage in ("encode", "transformer", "decode")])
+            parts = [rows.get(stage) for stage in ("encode", "transformer", "decode")]
+            if None in parts:
+                continue
+            entry = sum_of(parts)
         else:
-            with peak_gib(device) as peak:
-                seconds = median_seconds(getattr(stages, name), device, 1 if args.quick else args.runs, warm_up=1)
+            with peak_gib(stages.device) as peak:
+                runs = 1 if args.quick else args.runs
+                seconds = median_seconds(getattr(stages, name), stages.device, runs, args.warm_up)
                 entry = {"seconds": seconds, "peak_gib": peak()}
         if name in flops:
             entry["tflop"] = flops[name] / 1e12
             entry["tflop_s"] = entry["tflop"] / entry["seconds"]
             entry["share_of_floor"] = entry["tflop_s"] / PEAK_TFLOPS
-        result["stages"][name] = entry
-    if args.profile:
-        args.profile.write_text(profile(stages, device))
-    return result
+        rows[name] = entry
 
 
 def sum_of(entries: list[dict]) -> dict:
@@ -211,7 +229,7 @@ def choose(args: argparse.Namespace, vae, dit, clip: Tensor) -> MemoryPlan:
     )
     if args.vram is not None:
         return plan(args.vram, work)
-    way = MemoryPlan(conv_max_mem=args.conv_max_mem)
+    way = MemoryPlan(conv_max_mem=args.conv_max_mem, rolls=args.rolls, lean=args.lean)
     return replace(way, predicted=tuple(predict(way, work).items()))
 
 

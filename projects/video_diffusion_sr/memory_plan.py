@@ -16,12 +16,11 @@ from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.memory_prediction import (
     GIB,
     TILE_OVERLAP,
-    MemoryPlan,
-    Workload,
     conv_bound,
     predict,
     weight_bytes,
 )
+from projects.video_diffusion_sr.memory_ways import MemoryPlan, Workload
 
 __all__ = ["TILE_OVERLAP", "MemoryPlan", "Workload", "install", "plan", "predict", "smallest", "weight_bytes"]
 
@@ -64,16 +63,20 @@ def smallest(work: Workload) -> MemoryPlan:
 def candidates(work: Workload) -> Iterator[MemoryPlan]:
     """Ways of running, roughly from the fastest to the smallest."""
     lengths = _slice_lengths(work)
-    wholes = [("none", None, length) for length in lengths]
-    if not work.sharded:
-        wholes += [("models", None, length) for length in lengths]
     last = "none" if work.sharded else "models"
-    cuts = [(last, frames, lengths[-1], None) for frames in (2, 1)]
-    cuts += [("models", 1, TILED_SLICE if work.streamed else None, tile) for tile in _tiles(work)]
-    for offload, frames, length, tile in [*((*whole, None) for whole in wholes), *cuts]:
+    ways = [("none", None, length, False, None) for length in lengths]
+    if not work.sharded:
+        ways += [("models", None, length, False, None) for length in lengths]
+    if work.ranks == 1:
+        ways += [("models", None, None, True, None)]
+    ways += [(last, frames, lengths[-1], False, None) for frames in (2, 1)]
+    ways += [("models", 1, TILED_SLICE if work.streamed else None, False, tile) for tile in _tiles(work)]
+    for offload, frames, length, lean, tile in ways:
         limit = None if frames is None else conv_bound(work, frames, tile) / GIB
         alone = work.long and work.ranks == 1 and offload != "none"
-        way = MemoryPlan(frames, limit, length, tile, None, offload, park=alone, storage_8_bit=work.storage_8_bit)
+        way = MemoryPlan(
+            frames, limit, None, lean, length, tile, None, offload, park=alone, storage_8_bit=work.storage_8_bit
+        )
         yield way
         yield replace(way, token_chunk=TOKEN_CHUNK)
         if offload != "none":
@@ -119,6 +122,7 @@ def install(way: MemoryPlan, vae: VideoAutoencoderKL, dit: nn.Module, device: to
 def set_bounds(way: MemoryPlan, vae: VideoAutoencoderKL, dit: nn.Module) -> None:
     """The part of a plan that may change from clip to clip."""
     vae.set_memory_limit(way.conv_max_mem)
+    vae.rolls, vae.lean = way.rolls, way.lean
     set_token_chunk(dit, way.token_chunk)
 
 

@@ -3,122 +3,26 @@
 docs/performance.md compares it with measurements.
 """
 
-from dataclasses import dataclass
 from math import ceil, prod
 
 from torch import nn
 
 from common.kernels.frame_norm import query_rows, scores_bytes
-from models.nadit.config import NaDiTConfig
-from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
-from models.video_vae_v3.modules.rolling import Rolling, has_turns
+from models.video_vae_v3.modules.rolling import AUTOMATIC, has_turns, smallest_rolled
 from models.video_vae_v3.modules.tiling import tile_spans
+from projects.video_diffusion_sr.memory_ways import MemoryPlan, Workload
 
 GIB = 2**30
 OVERHEAD = 0.6  # what libraries take in the VAE whatever the size: cuDNN's convolutions
 TRANSFORMER_OVERHEAD = 0.15
 WORKSPACE = 1.25  # of the VAE's largest working set, with the convolutions' workspaces; measured at 720p
 TILE_OVERLAP = 8  # latents
+LEAN_BANDS = 1.4  # frames, of what a convolution of rolling frames gathers where they are lean
 FLOAT = 4  # bytes: pixels are float32 outside the networks
 RESIZING = 3  # a frame as it comes, as floats, and half way through the resize
 FINISHING = 8  # pictures that a colour fix and the rounding hold at once
 FINISH_FRAMES = 5  # a slice is finished so many frames at a time
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """How a clip is run.
-
-    vae_frames: most frames at full resolution that go through the VAE's widest level at once; None: a whole slice.
-    conv_max_mem: the same as a bound for `VideoAutoencoderKL.set_memory_limit`, GiB.
-    slice_frames: frames of the pipeline's slices after the first; None: as many as it would take anyway.
-    tile: side of the VAE's tiles in latents; None: the whole picture.
-    token_chunk: most tokens in a feed-forward layer at once; None: all.
-    offload: "none": both networks stay on the device; "models": one at a time; "blocks": the transformer's blocks one
-        after the other.
-    prefetch: the transformer's weights travel while the VAE still encodes.
-    park: what the VAE carries from slice to slice of a long clip waits on the host while others compute.
-    storage_8_bit: keep the transformer's weights as 8-bit floats between uses.
-    predicted: peak of "encode", "transformer", "decode", GiB.
-    """
-
-    vae_frames: int | None = None
-    conv_max_mem: float | None = None
-    slice_frames: int | None = None
-    tile: int | None = None
-    token_chunk: int | None = None
-    offload: str = "none"
-    prefetch: bool = False
-    park: bool = False
-    storage_8_bit: bool = False
-    predicted: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def predicted_peak_gib(self) -> float:
-        return max((gib for _, gib in self.predicted), default=0.0)
-
-    @property
-    def cuts(self) -> bool:
-        """Does it do anything that unbounded memory would not need?"""
-        return self != MemoryPlan(storage_8_bit=self.storage_8_bit, predicted=self.predicted)
-
-    def describe(self) -> str:
-        """One line for the user."""
-        parts = [
-            {"none": "both networks stay on the device", "models": "one network at a time on the device"}.get(
-                self.offload, "the transformer's blocks travel one after the other"
-            )
-        ]
-        parts += [f"slices of {self.slice_frames} frames"] if self.slice_frames else []
-        one = "frame" if self.vae_frames == 1 else "frames"
-        parts += [
-            "VAE slices whole" if self.vae_frames is None else f"VAE at most {self.vae_frames} {one} at full size"
-        ]
-        parts += [f"VAE tiles of {self.tile} latents (not exact)"] if self.tile else []
-        parts += [f"{self.token_chunk} tokens at once in feed-forward layers"] if self.token_chunk else []
-        parts += ["carried frames wait on the host"] if self.park else []
-        parts += ["8-bit weights (not exact)"] if self.storage_8_bit else []
-        peaks = ", ".join(f"{stage} {gib:.1f}" for stage, gib in self.predicted)
-        return f"{'; '.join(parts)}; predicted peak {self.predicted_peak_gib:.1f} GiB ({peaks})"
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A clip and the networks it goes through.
-
-    dit_bytes, vae_bytes: of the weights in the dtype they compute in.
-    frames, height, width: padded, pixels; of a streamed clip the longest window.
-    itemsize: bytes of a number.
-    streamed: the clip comes and goes in slices; otherwise its pixels lie on the device.
-    slice_frames: frames of a slice after the first; None: the VAE's own.
-    long: more windows follow the first, so what both halves of the VAE carry is kept meanwhile.
-    source: pixels of a frame before it is resized.
-    texts: embeddings with a layout each; two with guidance.
-    ranks: that share the clip. sharded: each has a part of the transformer's weights.
-    storage_8_bit: the user wants the transformer's weights kept as 8-bit floats.
-    """
-
-    vae: VideoAutoencoderKL
-    dit: NaDiTConfig
-    dit_bytes: int
-    vae_bytes: int
-    frames: int
-    height: int
-    width: int
-    itemsize: int = 2
-    streamed: bool = False
-    slice_frames: int | None = None
-    long: bool = False
-    source: int = 0
-    texts: int = 1
-    ranks: int = 1
-    sharded: bool = False
-    storage_8_bit: bool = False
-
-    @property
-    def pixels(self) -> int:
-        return self.height * self.width
 
 
 def weight_bytes(network: nn.Module) -> int:
@@ -214,7 +118,7 @@ def carried_gib(work: Workload, way: MemoryPlan, stage: str) -> float:
     for level, block in enumerate(_levels(work, stage)):
         pixels = height * width / 4**level
         convs = [m for m in block.modules() if isinstance(m, CausalConv3d) and m.kernel_size[0] == 3]
-        frames = 3 if _rolls(block, pixels, work, way) else 2
+        frames = 3 if _rolls(block, level, work, way) and not way.lean else 2
         carried += sum(frames * pixels * conv.in_channels for conv in convs)
     return carried * work.itemsize / GIB
 
@@ -222,29 +126,47 @@ def carried_gib(work: Workload, way: MemoryPlan, stage: str) -> float:
 def working_gib(work: Workload, way: MemoryPlan, stage: str) -> float:
     """The largest working set of a level of the encoder or the decoder."""
     height, width = _picture(work, way.tile)
-    blocks = _levels(work, stage)
-    # Tiles go through in the VAE's own slices, however long those of the pipeline are.
-    slice_frames = _slice_frames(way, work) if way.tile is None else work.vae.split_size or work.frames
-    full_frames = min(work.frames, slice_frames)
-    working = 0.0
-    for level, block in enumerate(blocks):
-        past = 2 if work.frames > 1 else 0
-        pixels = height * width / 4**level
-        halvings = sum(_halves_time(other, stage) for other in blocks[:level] if stage == "encode")
-        if stage == "decode":
-            halvings = sum(_halves_time(other, stage) for other in blocks[1 : level + 1])
-        frames = max(full_frames // 2**halvings, 1)
-        if way.conv_max_mem is not None:
-            most = way.conv_max_mem * GIB / (pixels * _widest(block) * work.itemsize) - 2
-            frames = max(min(frames, int(most)), 1)
-        if _rolls(block, pixels, work, way):
-            frames, past = 1, 0
+    past = 2 if work.frames > 1 else 0
+    working = waiting = 0.0
+    for level, block in reversed(list(enumerate(_levels(work, stage)))):
+        pixels, rolls = height * width / 4**level, _rolls(block, level, work, way)
+        frames = _level_frames(level, work, way, stage)
+        before = 0 if rolls else past
+        if rolls and way.lean:
+            before = LEAN_BANDS
         for resnet in block.resnets:
             inner, outer = resnet.conv1.in_channels, resnet.conv1.out_channels
-            first = (2 * frames + past) * inner + frames * outer  # the input, its norm, the first convolution's result
-            second = frames * inner + (3 * frames + past) * outer
-            working = max(working, pixels * first, pixels * second)
-    return max(WORKSPACE * working * work.itemsize / GIB, _attention_gib(work, way, full_frames))
+            first = (2 * frames + before) * inner + frames * outer  # the input, its norm, the first one's result
+            second = frames * inner + (3 * frames + before) * outer
+            working = max(working, pixels * first + waiting, pixels * second + waiting)
+        # What an upsampler reads waits while its results roll one by one through the level above.
+        waiting = pixels * (frames + past) * outer if stage == "decode" and not rolls else 0.0
+    return max(WORKSPACE * working * work.itemsize / GIB, _attention_gib(work, way, _full_frames(work, way)))
+
+
+def _full_frames(work: Workload, way: MemoryPlan) -> int:
+    """Frames of full size that go through the VAE at once; tiles take its own slices, not those of the pipeline."""
+    return min(work.frames, _slice_frames(way, work) if way.tile is None else work.vae.split_size or work.frames)
+
+
+def _level_frames(level: int, work: Workload, way: MemoryPlan, stage: str) -> int:
+    """Frames that go through a level at once, as `FastPath` cuts them."""
+    blocks = _levels(work, stage)
+    block = blocks[level]
+    if _rolls(block, level, work, way):
+        return 1
+    halving = blocks[:level] if stage == "encode" else blocks[1 : level + 1]
+    frames = max(_full_frames(work, way) // 2 ** sum(_halves_time(other, stage) for other in halving), 1)
+    if way.conv_max_mem is None:
+        return frames
+    height, width = _picture(work, way.tile)
+    frame_gib = height * width / 4**level * _widest(block) * work.itemsize / GIB
+    most, multiple = int(way.conv_max_mem / frame_gib) - 2, 1
+    if stage == "decode" and level:  # what its upsampler makes of them counts as well
+        most = min(most, int(way.conv_max_mem / (frame_gib * 4 * (1 + _halves_time(block, stage)))))
+    elif stage == "encode" and level + 1 < len(blocks):
+        multiple = 2
+    return min(frames, max(most // multiple, 1) * multiple)
 
 
 def _attention_gib(work: Workload, way: MemoryPlan, frames: int) -> float:
@@ -258,13 +180,16 @@ def _attention_gib(work: Workload, way: MemoryPlan, frames: int) -> float:
     return (of_scores + 6 * frames * pixels * channels * work.itemsize) / GIB
 
 
-def _rolls(block: nn.Module, pixels: float, work: Workload, way: MemoryPlan) -> bool:
-    """Do frames go through this level one by one, and carried ones stay in their places? Where nothing else cuts them.
+def _rolls(block: nn.Module, level: int, work: Workload, way: MemoryPlan) -> bool:
+    """Do frames go through this level one by one, and carried ones stay in their places?
 
-    The VAE decides it at the start of a clip, see `models.video_vae_v3.modules.rolling`.
+    The VAE decides it at the start of a clip, see `models.video_vae_v3.modules.rolling`. Unasked, where nothing cuts.
     """
-    allowed = work.vae.rolls is not False and way.conv_max_mem is None and work.ranks == 1
-    return allowed and has_turns(block.resnets[0].conv1) and work.frames > 1 and pixels >= Rolling.smallest
+    rolls = way.rolls or (AUTOMATIC if way.conv_max_mem is None else "off")
+    if rolls == "off" or work.ranks > 1 or work.frames == 1 or not has_turns(block.resnets[0].conv1):
+        return False
+    height, width = _picture(work, way.tile)
+    return height * width / 4**level >= smallest_rolled(rolls, height * width)
 
 
 def _levels(work: Workload, stage: str) -> list[nn.Module]:

@@ -37,13 +37,13 @@ def test_distances(vae, record_property):
     image = both_ways(vae, x[:, :, :1], z[:, :, :1])
     assert relative_distance(image[0], exact[0][:, :, :1]) < 2e-5
     assert relative_distance(image[1], exact[1][:, :, :1]) < 2e-5
-    for rolls in (True, False):
-        vae.rolls = rolls
+    for rolls, lean in (("all", False), ("all", True), ("full", False), ("off", False)):
+        vae.rolls, vae.lean = rolls, lean
         for result, expected in zip(both_ways(vae, x, z), exact, strict=True):
             assert relative_distance(result, expected) < 2e-5
     vae.rolls = None
     fast = both_ways(vae.bfloat16(), x, z)
-    for limit, rolls in ((0.002, None), (None, False), (None, True)):
+    for limit, rolls in ((0.002, None), (0.002, "full"), (None, "full"), (None, "off"), (None, "all")):
         vae.set_memory_limit(limit)
         vae.rolls = rolls
         again = both_ways(vae, x, z)

@@ -25,6 +25,7 @@ WAYS = {
     "none": MemoryPlan(),
     "models": MemoryPlan(offload="models", park=True),
     "models, fetched early": MemoryPlan(offload="models", prefetch=True, park=True),
+    "lean": MemoryPlan(offload="models", lean=True, park=True),
     "blocks": MemoryPlan(offload="blocks", token_chunk=700, park=True),
     "cut": MemoryPlan(vae_frames=1, conv_max_mem=3 * FRAME / GIB, offload="models", park=True),
     "one tile": MemoryPlan(tile=72, slice_frames=8, offload="models", conv_max_mem=3 * FRAME / GIB),
@@ -46,11 +47,10 @@ def frames_of(clip):
     """[T, 3, H, W] levels of two runs one after the other: what travels must also come a second time."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
-    def run(way: MemoryPlan, rolls: bool | None) -> list[torch.Tensor]:
+    def run(way: MemoryPlan, rolls: str) -> list[torch.Tensor]:
         with process_group("cuda") as process:
             request = Request(res=RES, window_frames=WINDOW, dtype="float32")
-            restorer = build(SEEDVR2_TINY, request, Parallel(process), [way])
-            restorer.infer.vae.rolls = rolls
+            restorer = build(SEEDVR2_TINY, request, Parallel(process), [replace(way, rolls=rolls)])
             restorer = replace(restorer, split_size=way.slice_frames or restorer.split_size)
             return [frames_before_the_codec(restorer, clip).float() for _ in range(2)]
 
@@ -59,10 +59,13 @@ def frames_of(clip):
 
 @pytest.fixture(scope="module")
 def resident(frames_of) -> torch.Tensor:
-    return frames_of(MemoryPlan(), False)[0]
+    return frames_of(MemoryPlan(), "off")[0]
 
 
-@pytest.mark.parametrize(("name", "rolls"), [*((name, False) for name in WAYS), ("none", True), ("models", True)])
+@pytest.mark.parametrize(
+    ("name", "rolls"),
+    [*((name, "off") for name in WAYS), ("none", "all"), ("models", "all"), ("lean", "all"), ("cut", "full")],
+)
 def test_plans_agree_with_networks_that_stay(frames_of, resident, name, rolls):
     for frames in frames_of(WAYS[name], rolls):
         away = (frames - resident).abs()

@@ -16,6 +16,11 @@ from models.video_vae_v3.modules.strips import in_strips
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 from tests.conftest import seed_weights
 
+TINY = 1e-9  # GiB: one frame at once everywhere
+CUTS = [
+    (None, "off", False), (TINY, "off", False), (None, "all", False), (None, "full", False), (TINY, "full", False),
+    (None, "all", True), (None, "full", True),
+]  # fmt: skip
 SMALL = {"block_out_channels": (16, 24, 32), "layers_per_block": 1, "norm_num_groups": 8, "latent_channels": 4}
 
 
@@ -40,13 +45,13 @@ def test_fast_equals_plain_for_every_cut(vae, batch):
     prepare_inference(vae)
     for split_size in (None, 4, 8):
         vae.set_causal_slicing(split_size)
-        for limit, rolls in ((None, False), (1e-9, False), (None, True)):  # the second: one frame at once everywhere
+        for limit, rolls, lean in CUTS:
             vae.set_memory_limit(limit)
-            vae.rolls = rolls
+            vae.rolls, vae.lean = rolls, lean
             assert (vae.encode_moments(clip) - moments).abs().max() < 1e-12
             assert (vae.decode_latents(latents) - frames).abs().max() < 1e-12
     vae.set_memory_limit(None)
-    vae.rolls = None
+    vae.rolls, vae.lean = None, False
 
 
 @torch.no_grad()
@@ -58,7 +63,7 @@ def test_frames_roll_through_some_levels_only(monkeypatch):
     vae.set_causal_slicing(4)
     expected = vae.encode_moments(clip), vae.decode_latents(latents)
     prepare_inference(vae)
-    vae.rolls = True
+    vae.rolls = "all"
     assert has_turns(vae.decoder.conv_out) and not has_turns(vae.decoder.up_blocks[0].resnets[0].conv1)
     for result, plain in zip((vae.encode_moments(clip), vae.decode_latents(latents)), expected, strict=True):
         assert (result - plain).abs().max() < 1e-12
@@ -70,7 +75,7 @@ def test_two_clips_roll_at_once():
     vae = small_vae(1)
     prepare_inference(vae)
     vae.set_causal_slicing(2)
-    vae.rolls = True
+    vae.rolls = "all"
     clips = torch.randn(2, 1, 3, 7, 8, 12).double()
     expected = [vae.encode_moments(clip) for clip in clips]
     memories, parts = [vae.new_memory() for _ in clips], [[], []]

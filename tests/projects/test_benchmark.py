@@ -12,6 +12,7 @@ from projects.benchmarking.convolutions import convolution_table, measure_convol
 from projects.benchmarking.counting import dit_flops, meta_network, vae_flops
 from projects.benchmarking.kernels import kernel_table
 from projects.video_diffusion_sr.memory_plan import MemoryPlan, Workload, plan, predict, weight_bytes
+from projects.video_diffusion_sr.memory_prediction import carried_gib, working_gib
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,23 @@ def test_a_plan_keeps_to_its_bound(workload, clip):
         assert previous is None or way.predicted_peak_gib <= previous + 1e-6 or previous <= vram
         previous = way.predicted_peak_gib
     assert plan(200, work).offload == "none" and plan(200, work).tile is None
+
+
+def test_4k_in_80_gib_needs_no_tiles(workload):
+    way = plan(80, workload(21, 2160, 3840))
+    assert way.tile is None and way.lean and way.conv_max_mem is None
+
+
+def test_which_pictures_roll_is_a_matter_of_memory(workload):
+    """Only those of full size: less is carried, and more goes at once through the half-size levels."""
+    work = workload(97, 720, 1280)
+    carried, working = (
+        [of(work, MemoryPlan(rolls=rolls), "decode") for rolls in ("large", "full", "off")]
+        for of in (carried_gib, working_gib)
+    )
+    assert carried == sorted(carried, reverse=True) and working == sorted(working)
+    lean = MemoryPlan(lean=True)
+    assert carried_gib(work, lean, "decode") == carried[-1] and working[0] < working_gib(work, lean, "decode")
 
 
 def test_what_fits_nowhere_is_refused_with_the_least_that_would_do(workload):

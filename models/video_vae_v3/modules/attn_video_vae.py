@@ -14,7 +14,7 @@ from models.video_vae_v3.modules.decoder import Decoder3D
 from models.video_vae_v3.modules.encoder import Encoder3D
 from models.video_vae_v3.modules.fast_path import FastPath
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
-from models.video_vae_v3.modules.rolling import Rolling
+from models.video_vae_v3.modules.rolling import AUTOMATIC, Rolling, smallest_rolled
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
 ROOM = 6  # a slice needs about so many times its largest convolution input, carried frames included
@@ -81,7 +81,8 @@ class VideoAutoencoderKL(nn.Module):
         self.fast = False  # set by `fold.prepare_inference`, together with the weights that the fast path needs
         self.conv_bytes: int | None = None
         self.bound_always = True
-        self.rolls: bool | None = None  # see `rolling.py`; None: large pictures on CUDA
+        self.rolls: str | None = None  # one of `rolling.ROLLS`; None: `AUTOMATIC` on CUDA where nothing bounds memory
+        self.lean = False  # frames that roll take less memory and more time, see `rolling.LeanRing`
         self.set_causal_slicing(slicing_sample_min_size)
 
     def set_causal_slicing(self, split_size: int | None, memory_device: str | torch.device = "same") -> None:
@@ -163,20 +164,22 @@ class VideoAutoencoderKL(nn.Module):
             return torch.cat([first, self._through(network, fast, x[:, :, 1:], memory)], dim=2)
         if memory.starts_clip and isinstance(memory, TemporalMemory):
             memory.rolling = self._rolling(x)
-        bound = None if memory.rolling is not None else self._bound(x)
+        # Frames that roll by themselves do so where no bound is needed; told to, they roll beside one.
+        bound = None if memory.rolling is not None and self.rolls is None else self._bound(x)
         y = fast(FastPath(memory, bound), network, x)
         memory.advance()
         return y
 
     def _rolling(self, x: Tensor) -> Rolling | None:
         """Decided at the start of a clip, pixels or latents [B, C, 1, H, W]: do its frames go through one by one?"""
-        if self.rolls is False or self.memory_device is not None or (self.rolls is None and not x.is_cuda):
+        rolls = self.rolls or (AUTOMATIC if x.is_cuda else "off")
+        if rolls == "off" or self.memory_device is not None:
             return None
         height, width = self._full_size(x)
-        rolling = Rolling(smallest=0) if self.rolls else Rolling()
+        rolling = Rolling(smallest_rolled(rolls, height * width), self.lean)
         if height * width < rolling.smallest:
             return None
-        if self.conv_bytes is not None:
+        if self.conv_bytes is not None and self.rolls is None:
             widest = self.decoder.up_blocks[-1].resnets[0].conv1.in_channels
             needed = ROLLING_ROOM * x.shape[0] * height * width * widest * x.element_size()
             if self.bound_always or not x.is_cuda or _free_bytes(x.device) < needed:

@@ -26,7 +26,7 @@ from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.decoder import Decoder3D
 from models.video_vae_v3.modules.encoder import Encoder3D
 from models.video_vae_v3.modules.flow import Flow
-from models.video_vae_v3.modules.rolling import Ring, has_turns, turned_weight
+from models.video_vae_v3.modules.rolling import LeanRing, Ring, has_turns, turned_weight
 from models.video_vae_v3.modules.strips import in_strips
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
@@ -51,7 +51,7 @@ class FastLayers:
         rolling = self.memory.rolling
         return rolling is not None and has_turns(layer) and x.shape[2] * x.shape[3] >= rolling.smallest
 
-    def ring(self, layer: nn.Module) -> Ring | None:
+    def ring(self, layer: nn.Module) -> Ring | LeanRing | None:
         """Where the frames that a layer reads stay, once it has seen the clip's first one."""
         return None if self.memory.rolling is None else self.memory.rolling.rings.get(layer)
 
@@ -103,14 +103,12 @@ class FastLayers:
         batch, frames, height, width, _ = x.shape
         return x.new_empty(batch, past + frames, height, width, channels)
 
-    def _convolve_ring(self, conv: CausalConv3d, ring: Ring) -> Flow:
-        weight = turned_weight(conv, ring.turn())
+    def _convolve_ring(self, conv: CausalConv3d, ring: Ring | LeanRing) -> Flow:
+        def run(x: Tensor, newest: int) -> Tensor:
+            y = F.conv2d(_channels_second(x[:, 0]), turned_weight(conv, newest), None, 1, conv.padding[1:])
+            return _channels_last(y[:, :, None])
 
-        def run(x: Tensor) -> Tensor:
-            return _channels_last(F.conv2d(_channels_second(x[:, 0]), weight, None, 1, conv.padding[1:])[:, :, None])
-
-        x = ring.frames.flatten(3)[:, None]  # B 1 H W 3C
-        return Flow(in_strips(run, x, (*x.shape[:4], len(weight))), conv.bias)
+        return Flow(ring.convolve(run, conv.out_channels), conv.bias)
 
     def _recall(self, owner: nn.Module, buffer: Tensor, past: int, kernel: int, carry: int) -> None:
         """Fill the frames in front of a buffer with those of the slice before, and remember for the next one."""
@@ -119,7 +117,7 @@ class FastLayers:
             buffer[:, :past] = self.memory.past(owner, view[:, :, past:], kernel - 1).permute(0, 2, 3, 4, 1)
         elif kernel > 1:
             if self.memory.keep and self.rolls(owner, buffer):
-                self.memory.rolling.rings[owner] = Ring(buffer[:, 0])
+                self.memory.rolling.begin(owner, buffer[:, 0])
                 return
             view = view.expand(-1, -1, kernel, -1, -1)
         self.memory.remember(owner, view, carry)
@@ -188,10 +186,10 @@ class FastLayers:
             return [lambda: self._enlarged(buffer, up.derived_after, up.derived_table_after, twice)]
         return [lambda: self._enlarged_after_first(up, buffer)]
 
-    def upsample_ring(self, up: Upsample, ring: Ring) -> Flow:
+    def upsample_ring(self, up: Upsample, ring: Ring | LeanRing) -> Flow:
         """The folded upsampler of the frame that was just put into the ring."""
-        x = ring.frames.flatten(3)[:, None]  # B 1 H W 3C
-        return self._enlarged(x, turned_weight(up, ring.turn()), up.derived_table, False)
+        y = ring.convolve(lambda x, newest: _enlarge(x, turned_weight(up, newest)), up.conv.out_channels, up=2)
+        return Flow.settled(*add_phase_bias(y, up.derived_table))
 
     def _enlarged(self, buffer: Tensor, weight: Tensor, table: Tensor, twice: bool) -> Flow:
         return Flow.settled(*add_phase_bias(self._transpose(buffer, weight, twice), table))
@@ -208,8 +206,7 @@ class FastLayers:
         if weight.ndim == 4:
 
             def run(x: Tensor) -> Tensor:
-                y = F.conv_transpose2d(_channels_second(x[:, 0]), weight, None, stride=2, padding=1)
-                return _channels_last(y[:, :, None])
+                return _enlarge(x, weight)
 
         else:
 
@@ -251,6 +248,12 @@ class FastLayers:
             taps = taps.expand(-1, -1, 3, -1, -1)
         self.memory.remember(conv, taps, 2)
         return sum_taps(taps, conv.bias)
+
+
+def _enlarge(x: Tensor, weight: Tensor) -> Tensor:
+    """[B, 1, H, W, C], [C, O, 4, 4] -> [B, 1, 2H, 2W, O], the folded upsampler of one frame."""
+    y = F.conv_transpose2d(_channels_second(x[:, 0]), weight, None, stride=2, padding=1)
+    return _channels_last(y[:, :, None])
 
 
 def _channels_second(x: Tensor) -> Tensor:

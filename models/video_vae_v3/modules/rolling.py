@@ -5,12 +5,20 @@ are, side by side in the channels of every pixel: a new frame is written over th
 all three with the weights in the order of the places gives the next output frame. Three orders come by turns.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil
 
 import torch
 from torch import Tensor, nn
 
+from models.video_vae_v3.modules.strips import MOST_ELEMENTS, in_strips, strips
+
 PLACES = 3
+BANDS = 8  # at least, of a picture that `LeanRing` convolves
+ROLLS = ("off", "full", "large", "all")  # which pictures roll: none, those of full size, those of `LARGE` pixels, all
+AUTOMATIC = "large"  # on CUDA, without a bound on memory
+LARGE = 128 * 128  # below, launching three times as many kernels costs more than it saves
 
 
 class Ring:
@@ -32,25 +40,79 @@ class Ring:
         """[B, H, W, C] where the next frame goes: the oldest one's place."""
         return self.frames[:, :, :, self._next]
 
-    def turn(self) -> int:
-        """The next frame is in its place; returns the number of that place, and the one after it is free from now."""
+    def convolve(self, run: Callable[[Tensor, int], Tensor], channels: int, up: int = 1) -> Tensor:
+        """The next frame is in its place: run([B, 1, rows, W, 3C], its place) -> [B, 1, up * H, up * W, channels].
+
+        The place after it is free from now.
+        """
         newest = self._next
         self._next = (newest + 1) % PLACES
-        return newest
+        x = self.frames.flatten(3)[:, None]
+        batch, _, height, width, _ = x.shape
+        return in_strips(lambda rows: run(rows, newest), x, (batch, 1, up * height, up * width, channels), up)
+
+
+class LeanRing:
+    """The same with two frames instead of three: the new one comes beside them, and a convolution gathers its input.
+
+    It does so in bands of rows. A third less memory for eight more passes over a frame.
+
+    Attributes:
+        frames: [B, 2, H, W, C].
+    """
+
+    def __init__(self, first: Tensor) -> None:
+        self.frames = first[:, None].repeat(1, 2, 1, 1, 1)
+        self._oldest = 0
+        self._new: Tensor | None = None
+
+    @property
+    def free(self) -> Tensor:
+        """[B, H, W, C] where the next frame goes."""
+        if self._new is None:
+            self._new = torch.empty_like(self.frames[:, 0])
+        return self._new
+
+    def convolve(self, run: Callable[[Tensor, int], Tensor], channels: int, up: int = 1) -> Tensor:
+        """As that of `Ring`."""
+        oldest, new = self._oldest, self._new
+        order = self.frames[:, oldest], self.frames[:, 1 - oldest], new
+        batch, height, width, _ = new.shape
+        out = new.new_empty(batch, 1, up * height, up * width, channels)
+        count = max(BANDS, ceil(1.25 * max(PLACES * new.numel(), out.numel()) / MOST_ELEMENTS))
+
+        def take(first: int, stop: int) -> Tensor:
+            return torch.stack([frame[:, first:stop] for frame in order], 3).flatten(3)[:, None]
+
+        strips(lambda rows: run(rows, PLACES - 1), take, height, count, out, up)
+        order[0].copy_(new)
+        self._oldest, self._new = 1 - oldest, None
+        return out
 
 
 @dataclass
 class Rolling:
     """That the frames of one clip roll through one network, and where they are.
 
-    smallest: pixels of a frame from which on; below, launching three times as many kernels costs more than it saves.
+    smallest: pixels of a frame from which on, see `smallest_rolled`.
+    lean: rings keep two frames, see `LeanRing`.
     rings: of the layers that have seen the clip's first frame.
     sums: what the last convolution's past adds to its next two frames, where it is summed from projections.
     """
 
-    smallest: int = 128 * 128
-    rings: dict[nn.Module, Ring] = field(default_factory=dict)
+    smallest: int
+    lean: bool = False
+    rings: dict[nn.Module, Ring | LeanRing] = field(default_factory=dict)
     sums: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+    def begin(self, layer: nn.Module, first: Tensor) -> None:
+        """A ring for a layer that has seen the clip's first frame, [B, H, W, C]."""
+        self.rings[layer] = (LeanRing if self.lean else Ring)(first)
+
+
+def smallest_rolled(rolls: str, pixels: int) -> int:
+    """From how many pixels on frames roll, by one of `ROLLS` (not "off"); `pixels`: of the clip's pictures."""
+    return {"full": pixels, "large": LARGE, "all": 0}[rolls]
 
 
 def taps_of_places(newest: int) -> list[int]:

@@ -29,13 +29,32 @@ def in_strips(
     count = ceil(max(x.numel(), torch.Size(out_shape).numel()) / most)
     if count <= 1:
         return run(x)
-    rows = out_shape[2] // up
-    step = max(1, rows // ceil(count * 1.25) - sum(halo))
-    out = x.new_empty(out_shape)
+    return strips(
+        run, lambda a, b: x[:, :, a:b], x.shape[2], ceil(count * 1.25), x.new_empty(out_shape), up, down, halo
+    )
+
+
+def strips(
+    run: Callable[[Tensor], Tensor],
+    take: Callable[[int, int], Tensor],
+    height: int,
+    count: int,
+    out: Tensor,
+    up: int = 1,
+    down: int = 1,
+    halo: tuple[int, int] = (1, 1),
+) -> Tensor:
+    """`out`, filled in `count` strips or a few more; the others as in `in_strips`.
+
+    Args:
+        take: the input's rows from one up to another, of `height`.
+    """
+    rows = out.shape[2] // up
+    step = max(1, rows // count - sum(halo))
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         first = max(start * down - halo[0], 0)
-        strip = run(x[:, :, first : min(stop * down + halo[1], x.shape[2])])
+        strip = run(take(first, min(stop * down + halo[1], height)))
         skip = (start * down - first) * up // down
         out[:, :, start * up : stop * up] = strip[:, :, skip : skip + (stop - start) * up]
     return out
