@@ -82,7 +82,8 @@ def fit(
 
         def solve(weights: Path, name: str) -> Path:
             dit = build_network(trainer.config.dit.model, weights, process.device, torch.float32)
-            errors = refit_last_layer(dit, samples_of(source, dit, text, scale, batches))
+            samples = samples_of(source, dit, text, scale, batches)
+            errors = refit_last_layer(dit, samples, log_floor=section["settings"]["log_floor"])
             logger.info("last layer solved: squared error %.4f -> %.4f", *errors)
             save_safetensors(dit.state_dict(), output / name)
             return output / name
@@ -93,8 +94,9 @@ def fit(
             stage = DiffusionStage(trainer, settings, prompts, weights, with_vae=False)
             compiled = section["compile"] and process.device.type == "cuda"
             first = 2 * source.one_of_each() if compiled else []
-            train_for(seconds, stage, source, output, recipe["seed"], process, None, compiled, first)
-            weights = output / "export/dit.safetensors"
+            training = output / "training"
+            train_for(seconds, stage, source, training, recipe["seed"], process, None, compiled, first)
+            weights = training / "export/dit.safetensors"
         return solve(weights, "export/dit.safetensors")
 
 

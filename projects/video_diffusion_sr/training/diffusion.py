@@ -22,6 +22,9 @@ class DiffusionStageSettings:
 
     prompt_dropout: how often the negative (null) prompt stands in for the positive one, so that guidance has both.
     noise_scale, ema_decay: null takes the model's YAML.
+    log_floor: null takes the mean squared error; a number f the mean over clips of log(squared error + f), which is
+        their mean PSNR up to a factor, with errors far below f counting no more. For one step alone: a clip then
+        counts by the share of its error that goes, where otherwise the hopeless ones drown the rest.
     image_steps: Euler steps of the pictures in TensorBoard.
     """
 
@@ -29,6 +32,7 @@ class DiffusionStageSettings:
     prompt_dropout: float = 0.1
     noise_scale: float | None = None
     ema_decay: float | None = None
+    log_floor: float | None = None
     image_steps: int = 8
 
 
@@ -66,7 +70,13 @@ class DiffusionStage(LatentStage):
         x_t = self.schedule.forward(prepared.hq, noise, t_of_row)  # L0 c
         wanted = self.schedule.convert_to_pred(prepared.hq, noise, t_of_row, diffusion.loss)
         predicted = self.predict(self.modules["dit"], x_t, prepared, t)
-        return {"total": shapes.mean((predicted - wanted).square())}
+        squared = (predicted - wanted).square()
+        if self.settings.log_floor is None:
+            return {"total": shapes.mean(squared)}
+        return {
+            "total": (shapes.sample_means(squared) + self.settings.log_floor).log().mean(),
+            "squared": shapes.mean(squared.detach()),
+        }
 
     def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
         if "vae" not in self.frozen:

@@ -17,7 +17,10 @@ Predict = Callable[[Tensor], Tensor]  # x [L0, c] at t = T -> velocity [L0, c]
 
 @torch.no_grad()
 def refit_last_layer(
-    dit: NaDiT, samples: Iterable[tuple[Tensor, tuple[int, int, int], Predict]], penalty: float = 1e-3
+    dit: NaDiT,
+    samples: Iterable[tuple[Tensor, tuple[int, int, int], Predict]],
+    penalty: float = 1e-3,
+    log_floor: float | None = None,
 ) -> tuple[float, float]:
     """Replace `vid_out.proj` by the ridge solution of velocity = noise - truth at t = T, pulled to what it was.
 
@@ -25,28 +28,31 @@ def refit_last_layer(
         dit: in float32.
         samples: of each clip its true latents [L0, c], latent size (t, h, w), and the transformer's prediction.
         penalty: on the change of the weights, per token and feature of unit energy.
+        log_floor: weigh each clip by 1 / (its squared error before + floor), one step of iteratively reweighted least
+            squares towards the least sum of log(squared error + floor); null weighs all tokens alike.
 
     Returns:
-        mean squared error of the velocity over all samples, before and after.
+        mean squared error of the velocity over all samples, weighed alike, before and after.
     """
     proj, handed_over = dit.vid_out.proj, []
     hook = proj.register_forward_pre_hook(lambda _module, inputs: handed_over.append(inputs[0]))
     width, channels, device = proj.in_features + 1, proj.out_features, proj.weight.device
     normal = torch.zeros(width, width, device=device, dtype=torch.float64)
     mixed = torch.zeros(width, channels, device=device, dtype=torch.float64)
-    energy, tokens = 0.0, 0
+    energy, tokens = 0.0, 0.0
     draws = torch.Generator().manual_seed(0)
     try:
         for truth, size, predict in samples:
             handed_over.clear()
             noise = torch.randn(truth.shape, generator=draws).to(device)
-            predict(noise)
+            error = float((predict(noise) - (noise - truth)).square().mean())
+            weight = 1.0 if log_floor is None else 1 / (error + log_floor)
             given = handed_over[-1]
             features = torch.cat([given, torch.ones_like(given[:, :1])], dim=1).double()
             wanted = patches(noise - truth, size, dit.config.patch_size).double()
-            normal += features.T @ features
-            mixed += features.T @ wanted
-            energy, tokens = energy + float(wanted.square().sum()), tokens + len(wanted)
+            normal += weight * (features.T @ features)
+            mixed += weight * (features.T @ wanted)
+            energy, tokens = energy + weight * float(wanted.square().sum()), tokens + weight * len(wanted)
     finally:
         hook.remove()
     before = torch.cat([proj.weight.T, proj.bias[None]]).double()

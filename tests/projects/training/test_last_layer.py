@@ -70,3 +70,21 @@ def test_the_penalty_holds_the_layer_where_it_was(dit, condition):
     fitted = copy.deepcopy(dit)
     refit_last_layer(fitted, [(condition, SIZE, predictor(fitted, condition))], penalty=1e12)
     torch.testing.assert_close(fitted.vid_out.proj.weight, dit.vid_out.proj.weight, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_a_floor_weighs_clips_by_what_can_be_gained_on_them(dit, condition):
+    """A hopeless clip (its truth is noise of variance 100) beside an easy one: log errors fall more with the floor."""
+    draws = torch.Generator().manual_seed(3)
+    truths = [condition + 0.1 * torch.randn(condition.shape, generator=draws)]
+    truths.append(10 * torch.randn(condition.shape, generator=draws))
+
+    def log_errors(log_floor):
+        fitted = copy.deepcopy(dit)
+        predict = predictor(fitted, condition)
+        for _ in range(3):  # each solution weighs by the errors of the one before
+            refit_last_layer(fitted, [(truth, SIZE, predict) for truth in truths], log_floor=log_floor)
+        noise = torch.randn(condition.shape, generator=draws)
+        return sum((noise - predict(noise) - truth).square().mean().log().item() for truth in truths)
+
+    assert log_errors(0.003) < log_errors(None) - 0.1

@@ -84,8 +84,11 @@ def test_pixels_encode_to_what_the_vae_says_grouped_or_not(folder):
         torch.testing.assert_close(torch.cat([pairs.hq, pairs.lq]), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_diffusion_loss_is_the_mean_over_clips_of_their_own_velocity_error(folder):
-    stage = DiffusionStage(make_recipe(folder), DiffusionStageSettings(prompt_dropout=0.5), prompts(), None)
+@pytest.mark.parametrize("floor", [None, 0.25])
+def test_diffusion_loss_is_the_mean_over_clips_of_their_own_velocity_error(folder, floor):
+    """Of the error itself, or of its logarithm above a floor."""
+    settings = DiffusionStageSettings(prompt_dropout=0.5, log_floor=floor)
+    stage = DiffusionStage(make_recipe(folder), settings, prompts(), None)
     prepared = ready(stage)
     loss = stage.losses("dit", prepared, draws(7))["total"]
     again = draws(7)
@@ -99,7 +102,9 @@ def test_diffusion_loss_is_the_mean_over_clips_of_their_own_velocity_error(folde
         x_t[prepared.shapes.sample_of_row == i] = (1 - u) * x0 + u * eps
         v = alone(stage, stage.modules["dit"], prepared, x_t, t, i)
         errors.append((v - (eps - x0)).square().mean())
-    torch.testing.assert_close(loss, torch.stack(errors).mean(), rtol=1e-4, atol=1e-5)
+    errors = torch.stack(errors)
+    wanted = errors.mean() if floor is None else (errors + floor).log().mean()
+    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_condition_noise_is_a_forward_process_up_to_the_noise_scale(folder):
