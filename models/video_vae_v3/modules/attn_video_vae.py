@@ -19,6 +19,7 @@ from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
 ROOM = 6  # a slice needs about so many times its largest convolution input, carried frames included
 ROLLING_ROOM = 22  # frames of the widest activation that a clip needs whose frames go through one by one
+LEAN_ROOM = 18  # the same with lean rings
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class VideoAutoencoderKL(nn.Module):
             return None
         if self.conv_bytes is not None and self.rolls is None:
             widest = self.decoder.up_blocks[-1].resnets[0].conv1.in_channels
-            needed = ROLLING_ROOM * x.shape[0] * height * width * widest * x.element_size()
+            needed = (LEAN_ROOM if self.lean else ROLLING_ROOM) * x.shape[0] * height * width * widest * x.element_size()
             if self.bound_always or not x.is_cuda or _free_bytes(x.device) < needed:
                 return None
         return rolling
