@@ -102,6 +102,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--only", help="clips whose name contains this")
+    parser.add_argument("--every", type=int, default=1, help="take every so manieth clip, by name")
+    parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="upper left part of every frame alone")
     args = parser.parse_args()
     set_up_logging()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -109,15 +111,17 @@ def main() -> None:
     pipelines = stages(recipe, args.run, float((args.run / "scaling_factor").read_text()), device, args.steps)
     truths, lows = find_clips(args.truth), find_clips(args.low)
     jobs: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
-    for name in sorted(truths):
+    for name in sorted(truths)[:: args.every]:
         if args.only and args.only not in name:
             continue
         truth = torch.from_numpy(read_clip(truths[name], 4)[0][: args.frames])
         low = torch.from_numpy(
             np.stack([frame for _, frame in zip(range(args.frames), read_frames(lows[name]), strict=False)])
         )
+        large = upsample_to_model_range(low.to(device), *truth.shape[1:3])  # 3 T H W
+        if args.crop:
+            truth, large = truth[:, : args.crop[0], : args.crop[1]], large[..., : args.crop[0], : args.crop[1]]
         height, width = truth.shape[1:3]
-        large = upsample_to_model_range(low.to(device), height, width)  # 3 T H W
         outputs = {"bicubic": large}
         with torch.inference_mode():
             first = next(iter(pipelines.values()))
