@@ -182,7 +182,8 @@ class VideoAutoencoderKL(nn.Module):
             return None
         if self.conv_bytes is not None and self.rolls is None:
             widest = self.decoder.up_blocks[-1].resnets[0].conv1.in_channels
-            needed = (LEAN_ROOM if self.lean else ROLLING_ROOM) * x.shape[0] * height * width * widest * x.element_size()
+            room = LEAN_ROOM if self.lean else ROLLING_ROOM
+            needed = room * x.shape[0] * height * width * widest * x.element_size()
             if self.bound_always or not x.is_cuda or _free_bytes(x.device) < needed:
                 return None
         return rolling
