@@ -103,7 +103,9 @@ class NaDiT(nn.Module):
         if layout is None:
             shapes, lengths = _as_lists(vid_shape), [row[0] for row in _as_lists(txt_shape)]
             layout = self.layout(shapes, lengths, vid.device)
-        timestep = torch.as_tensor(timestep, device=vid.device).reshape(-1)
+        if not isinstance(timestep, Tensor):
+            timestep = torch.full((1,), timestep, device=vid.device)  # written there: nothing is sent, nothing waits
+        timestep = timestep.to(vid.device).reshape(-1)
         exchange, windows = layout.exchange, layout.blocks[0]
         video = self.vid_in(vid, layout.grids, lambda tokens: exchange.enter(tokens, windows.cut))  # L C
         text = self.txt_in(txt)  # M C
