@@ -5,8 +5,9 @@
 
 Starts from the diffusion stage of `projects/train_tiny.py`. The last layer is solved in closed form at t = T, then the
 whole network is trained at times next to T, which makes it the mean restoration given the input, then the last layer
-is solved once more. Pairs that are made meanwhile are used as soon as they are ready. On a GPU blocks are compiled, for
-every size of pairs once. `one_step/export/dit.safetensors` is what `ckpts/tiny/` holds, in half precision.
+is solved once more. Pairs that are made meanwhile are used as soon as they are ready. On a GPU steps are replayed as
+CUDA graphs, one for every size of pairs. `one_step/export/dit.safetensors` is what `ckpts/tiny/` holds, in half
+precision.
 """
 
 import argparse
@@ -26,17 +27,23 @@ from common.config import load_config
 from common.create import create_object
 from common.distributed.process import process_group
 from common.logger import get_logger, set_up_logging
+from data.training.latent_shards import INDEX, ShardReader
+from data.training.model_range import to_model_range
 from models.nadit.model import NaDiT
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.train_tiny import train_for
 from projects.video_diffusion_sr.build import build_network, build_vae, seeded_prompts
 from projects.video_diffusion_sr.training.conditioning import Prompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
+from projects.video_diffusion_sr.training.graphed import WARM
 from projects.video_diffusion_sr.training.last_layer import refit_last_layer
 from projects.video_diffusion_sr.training.pair_latents import Milder, PairLatents
+from projects.video_diffusion_sr.training.pixel_metric import PixelMetric, pixel_metric
 from projects.video_diffusion_sr.training.settings import settings_from
 
 logger = get_logger(__name__)
 
+METRIC_SETS, METRIC_CLIPS = 8, 40
 NEXT_TO_T = ["diffusion.timesteps.training.loc=8.0", "diffusion.timesteps.training.scale=0.5"]  # of logit(t / T)
 
 
@@ -54,6 +61,19 @@ def samples_of(source: PairLatents, dit: NaDiT, text: Tensor, scale: float, batc
                 return dit(torch.cat([x, given], 1), text, [size], [[len(text)]], 1000.0).vid_sample
 
             yield truth, size, predict
+
+
+def metric_of(vae: VideoAutoencoderKL, folder: Path, scale: float) -> PixelMetric:
+    """From the first clips in the first sets of pairs."""
+
+    def clips() -> Iterator[Tensor]:
+        device = next(vae.parameters()).device
+        for index in sorted(folder.glob(f"*/{INDEX}"))[:METRIC_SETS]:
+            hq = ShardReader(index.parent).read_shard(0)["hq"][:METRIC_CLIPS]
+            if hq.shape[1] > 1:
+                yield from (to_model_range(clip[None].to(device)) for clip in hq)
+
+    return pixel_metric(vae, clips(), scale)
 
 
 def fit(
@@ -80,10 +100,17 @@ def fit(
         source.follow(pairs or run / "pairs")
         text = prompts.positive.to(process.device)
 
+        metric = metric_of(vae, pairs or run / "pairs", scale).to(process.device)
+        floor = section["settings"]["log_floor"]
+
+        def weigh(error: Tensor, size: tuple[int, int, int]) -> float:
+            frame = torch.arange(size[0], device=error.device).repeat_interleave(size[1] * size[2])
+            return 1 / (float(metric(error, frame).square().mean()) + floor)
+
         def solve(weights: Path, name: str) -> Path:
             dit = build_network(trainer.config.dit.model, weights, process.device, torch.float32)
             samples = samples_of(source, dit, text, scale, batches)
-            errors = refit_last_layer(dit, samples, log_floor=section["settings"]["log_floor"])
+            errors = refit_last_layer(dit, samples, weigh=weigh)
             logger.info("last layer solved: squared error %.4f -> %.4f", *errors)
             save_safetensors(dit.state_dict(), output / name)
             return output / name
@@ -91,11 +118,11 @@ def fit(
         weights = solve(init_from or run / "diffusion/export/dit.safetensors", "start.safetensors")
         if seconds:
             settings = settings_from(DiffusionStageSettings, recipe["diffusion"]["settings"] | section["settings"])
-            stage = DiffusionStage(trainer, settings, prompts, weights, with_vae=False)
-            compiled = section["compile"] and process.device.type == "cuda"
-            first = 2 * source.one_of_each() if compiled else []
+            stage = DiffusionStage(trainer, settings, prompts, weights, with_vae=False, metric=metric)
+            first = (WARM + 1) * source.one_of_each() if process.device.type == "cuda" else []
             training = output / "training"
-            train_for(seconds, stage, source, training, recipe["seed"], process, None, compiled, first)
+            fast = {"compiled": section["compile"], "graphs": section["graphs"], "first": first}
+            train_for(seconds, stage, source, training, recipe["seed"], process, **fast)
             weights = training / "export/dit.safetensors"
         return solve(weights, "export/dit.safetensors")
 

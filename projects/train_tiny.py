@@ -108,12 +108,14 @@ def train_for(
     process,
     plan: Callable[[int], None] | None = None,
     compiled: bool = True,
+    graphs: bool = False,
     first: Iterable[Batch] = (),
 ) -> None:
     """Train a stage for about so many seconds: the first steps tell how many there will be.
 
     Args:
         plan: called with the number of steps once it is known.
+        compiled, graphs: on a GPU, see `LoopSettings`.
         first: batches to begin with, before the clock runs: what they take is spent once.
     """
     started = time.perf_counter()
@@ -129,6 +131,7 @@ def train_for(
         on_gpu and compiled,
         CheckpointSettings(10**9, 1),
         LogSettings(100, 0),
+        on_gpu and graphs,
     )
     trainer = Trainer(stage, source, settings, folder, process)
     for batch in first:
@@ -148,7 +151,11 @@ def train_for(
     if plan is not None:
         plan(steps)
     trainer.settings = replace(settings, steps=steps)
-    trainer.run(resume=False)
+    if not trainer.run(resume=False):
+        logger.error(
+            "%s was stopped; its averaged weights: python projects/export.py %s --output FILE", stage.name, folder
+        )
+        raise SystemExit(3)
     logger.info("%s: %.1f s in all", stage.name, time.perf_counter() - started)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.training.conditioning import Prompts
 from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared
+from projects.video_diffusion_sr.training.pixel_metric import PixelMetric
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
 from projects.video_diffusion_sr.training.stage import Player
 
@@ -37,7 +38,11 @@ class DiffusionStageSettings:
 
 
 class DiffusionStage(LatentStage):
-    """One transformer learns the velocity at training times of the YAML, each clip at its own."""
+    """One transformer learns the velocity at training times of the YAML, each clip at its own.
+
+    Args:
+        metric: count errors as they show in the pixels, instead of all latent channels alike.
+    """
 
     name = "diffusion"
 
@@ -49,9 +54,10 @@ class DiffusionStage(LatentStage):
         weights: "Weights",
         with_vae: bool = True,
         lora: LoraSettings | None = None,
+        metric: PixelMetric | None = None,
     ) -> None:
         super().__init__(recipe, prompts, settings.noise_scale, settings.prompt_dropout, with_vae)
-        self.settings = settings
+        self.settings, self.metric = settings, metric
         self.modules["dit"], state = recipe.build_dit(weights, lora)
         if state is not None:
             self.weights["dit"] = state
@@ -60,6 +66,10 @@ class DiffusionStage(LatentStage):
         self.ema_of = ("dit",)
         self.ema_decay = recipe.ema_decay if settings.ema_decay is None else settings.ema_decay
         self.players = (Player("dit", ("dit",), settings.optimizer),)
+
+    def set_device(self, device: torch.device) -> None:
+        super().set_device(device)
+        self.metric = None if self.metric is None else self.metric.to(device)
 
     def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
         shapes, diffusion = prepared.shapes, self.recipe.diffusion
@@ -70,7 +80,8 @@ class DiffusionStage(LatentStage):
         x_t = self.schedule.forward(prepared.hq, noise, t_of_row)  # L0 c
         wanted = self.schedule.convert_to_pred(prepared.hq, noise, t_of_row, diffusion.loss)
         predicted = self.predict(self.modules["dit"], x_t, prepared, t)
-        squared = (predicted - wanted).square()
+        error = predicted - wanted
+        squared = (error if self.metric is None else self.metric(error, shapes.frame_of_row)).square()
         if self.settings.log_floor is None:
             return {"total": shapes.mean(squared)}
         return {

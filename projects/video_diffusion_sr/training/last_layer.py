@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.nadit.model import NaDiT
 
+Weigh = Callable[[Tensor, tuple[int, int, int]], float]  # error of the velocity [L0, c], latent size -> weight
 Predict = Callable[[Tensor], Tensor]  # x [L0, c] at t = T -> velocity [L0, c]
 
 
@@ -20,7 +21,7 @@ def refit_last_layer(
     dit: NaDiT,
     samples: Iterable[tuple[Tensor, tuple[int, int, int], Predict]],
     penalty: float = 1e-3,
-    log_floor: float | None = None,
+    weigh: Weigh | None = None,
 ) -> tuple[float, float]:
     """Replace `vid_out.proj` by the ridge solution of velocity = noise - truth at t = T, pulled to what it was.
 
@@ -28,11 +29,11 @@ def refit_last_layer(
         dit: in float32.
         samples: of each clip its true latents [L0, c], latent size (t, h, w), and the transformer's prediction.
         penalty: on the change of the weights, per token and feature of unit energy.
-        log_floor: weigh each clip by 1 / (its squared error before + floor), one step of iteratively reweighted least
-            squares towards the least sum of log(squared error + floor); null weighs all tokens alike.
+        weigh: what a clip counts, from its error before. With 1 / (mean error + floor) this is one step of iteratively
+            reweighted least squares towards the least sum of log(mean error + floor). None: all tokens alike.
 
     Returns:
-        mean squared error of the velocity over all samples, weighed alike, before and after.
+        mean squared error of the velocity over all samples, weighed likewise, before and after.
     """
     proj, handed_over = dit.vid_out.proj, []
     hook = proj.register_forward_pre_hook(lambda _module, inputs: handed_over.append(inputs[0]))
@@ -45,8 +46,8 @@ def refit_last_layer(
         for truth, size, predict in samples:
             handed_over.clear()
             noise = torch.randn(truth.shape, generator=draws).to(device)
-            error = float((predict(noise) - (noise - truth)).square().mean())
-            weight = 1.0 if log_floor is None else 1 / (error + log_floor)
+            error = predict(noise) - (noise - truth)
+            weight = 1.0 if weigh is None else weigh(error, size)
             given = handed_over[-1]
             features = torch.cat([given, torch.ones_like(given[:, :1])], dim=1).double()
             wanted = patches(noise - truth, size, dit.config.patch_size).double()

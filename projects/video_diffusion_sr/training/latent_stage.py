@@ -1,7 +1,7 @@
 """What the three stages on latents share: encoding, condition, text, a call of the transformer, pictures, work."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +32,24 @@ class Prepared:
     given: Tensor
     shapes: Shapes
     texts: Texts
+
+    @property
+    def shape_key(self) -> Hashable:
+        """See `graphed.Copied`."""
+        return self.shapes.sizes, self.texts.lengths
+
+    def clone(self) -> "Prepared":
+        texts = replace(self.texts, tokens=self.texts.tokens.clone())
+        return replace(self, hq=self.hq.clone(), lq=self.lq.clone(), given=self.given.clone(), texts=texts)
+
+    def copy_(self, other: "Prepared") -> None:
+        for own, value in (
+            (self.hq, other.hq),
+            (self.lq, other.lq),
+            (self.given, other.given),
+            (self.texts.tokens, other.texts.tokens),
+        ):
+            own.copy_(value)
 
 
 class LatentStage(Stage):

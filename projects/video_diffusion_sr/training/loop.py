@@ -16,6 +16,7 @@ from common.distributed.process import Process
 from common.logger import get_logger
 from projects.video_diffusion_sr.training.average import AveragedWeights
 from projects.video_diffusion_sr.training.finite import FiniteWatch
+from projects.video_diffusion_sr.training.graphed import GraphedTurns
 from projects.video_diffusion_sr.training.interrupt import StopRequest, stop_on_signals
 from projects.video_diffusion_sr.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from projects.video_diffusion_sr.training.reports import Reports
@@ -65,8 +66,10 @@ class Trainer:
         self._place(strategy)
         self.parameters = {p.name: self._named_parameters(p) for p in stage.players}
         self.optimizers = {
-            p.name: make_optimizer((w for _, w in self.parameters[p.name]), p.optimizer) for p in stage.players
+            p.name: make_optimizer((w for _, w in self.parameters[p.name]), p.optimizer, settings.graphs)
+            for p in stage.players
         }
+        self.graphed = self._graphed_turns() if settings.graphs else None
         self.averages = {
             name: AveragedWeights(stage.modules[name], stage.ema_decay, settings.ema_warmup) for name in stage.ema_of
         }
@@ -101,6 +104,19 @@ class Trainer:
         if not named:
             raise ValueError(f"player {player.name} of stage {self.stage.name} has nothing to train")
         return named
+
+    def _graphed_turns(self) -> GraphedTurns:
+        players, world = self.stage.players, self.process.world
+        if self.device.type != "cuda" or world > 1 or len(players) > 1:
+            raise ValueError(
+                f"graphs: stage {self.stage.name} with {len(players)} players on {world} x {self.device.type}; a "
+                "captured step is for one player on one GPU"
+            )
+        return GraphedTurns(
+            lambda prepared, draws: self._update(players[0], [prepared], [draws]),
+            [parameter for _, parameter in self.parameters[players[0].name]],
+            self.device,
+        )
 
     def run(self, resume: bool = True) -> bool:
         """Train until the last step, or until asked to stop.
@@ -166,28 +182,38 @@ class Trainer:
         return record, prepared[0]
 
     def _turn(self, player: Player, prepared: list[Any], record: StepRecord) -> None:
-        """Gradients of one player over all parts of the step, then its optimiser."""
-        named = self.parameters[player.name]
-        self._pass_through_others(player)
-        for part, item in enumerate(prepared):
+        """One player's gradients and step, and what is to be known of them."""
+        rate = learning_rate(player.optimizer, record.step, self.settings.steps)
+        set_learning_rate(self.optimizers[player.name], rate)
+        if self.graphed is not None:
+            scalars = self.graphed(prepared[0], self._seed(record.step, 0, player.name))
+        else:
+            self._pass_through_others(player)
+            parts = [self.draws(record.step, part, player.name) for part in range(len(prepared))]
+            scalars = self._update(player, prepared, parts)
+            for module in self.stage.modules.values():  # of all players: gradients that only passed through go, too
+                module.zero_grad(set_to_none=True)
+        record.scalars |= {f"{player.name}/{name}": value for name, value in scalars.items()}
+        record.rates[f"{player.name}/lr"] = rate
+
+    def _update(self, player: Player, prepared: list[Any], draws: list[torch.Generator]) -> dict[str, Tensor]:
+        """Gradients of one player over all parts of the step, then its optimiser; the mean losses and the norm."""
+        scalars: dict[str, Tensor] = {}
+        for item, own_draws in zip(prepared, draws, strict=True):
             with self._autocast():
-                losses = self.stage.losses(player.name, item, self.draws(record.step, part, player.name))
+                losses = self.stage.losses(player.name, item, own_draws)
             (losses["total"] / len(prepared)).backward()
             for name, value in losses.items():
-                key, value = f"{player.name}/{name}", value.detach()
+                value = value.detach()
                 mean = value if len(prepared) == 1 else value / len(prepared)  # every launch counts in a small model
-                record.scalars[key] = record.scalars[key] + mean if key in record.scalars else mean
+                scalars[name] = scalars[name] + mean if name in scalars else mean
         for module in self.stage.modules.values():
             fsdp.reshard(module)
-        fsdp.average_gradients(parameter for _, parameter in named)
-        record.scalars[f"{player.name}/gradient_norm"] = self._clip(player, [p for _, p in named])
-        optimizer = self.optimizers[player.name]
-        rate = learning_rate(player.optimizer, record.step, self.settings.steps)
-        set_learning_rate(optimizer, rate)
-        optimizer.step()
-        for module in self.stage.modules.values():  # of all players: gradients that only passed through are dropped
-            module.zero_grad(set_to_none=True)
-        record.rates[f"{player.name}/lr"] = rate
+        parameters = [parameter for _, parameter in self.parameters[player.name]]
+        fsdp.average_gradients(parameters)
+        scalars["gradient_norm"] = self._clip(player, parameters)
+        self.optimizers[player.name].step()
+        return scalars
 
     def _pass_through_others(self, player: Player) -> None:
         """No gradients are kept for the networks of other players.
@@ -213,13 +239,16 @@ class Trainer:
     def _autocast(self):
         if not self.bf16:
             return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        # A captured step may not keep casts of weights from one time to the next.
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self.graphed is None)
 
     def draws(self, step: int, part: int, purpose: str) -> torch.Generator:
         """The generator of one purpose in one part of one step on this rank, on the device."""
+        return torch.Generator(self.device).manual_seed(self._seed(step, part, purpose))
+
+    def _seed(self, step: int, part: int, purpose: str) -> int:
         words = f"{self.settings.seed}/{step}/{part}/{self.process.rank}/{purpose}"
-        seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1
-        return torch.Generator(self.device).manual_seed(seed)
+        return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1
 
     def _mean_scalars(self, record: StepRecord) -> dict[str, float]:
         names = sorted(record.scalars)

@@ -9,8 +9,13 @@ from torch import nn
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], settings: OptimizerSettings, captured: bool = False
+) -> torch.optim.Optimizer:
     """The optimiser over these parameters; fused into one kernel on CUDA.
+
+    Args:
+        captured: its steps go into CUDA graphs, so the learning rate is a tensor on the device.
 
     Vectors (norms, biases, modulation) are not decayed: pulling a scale that starts at one towards zero is no
     regularisation.
@@ -22,10 +27,15 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettin
     ]
     groups = [group for group in groups if group["params"]]
     fused = {"fused": True} if all(p.is_cuda for p in parameters) else {}
+    rate: float | torch.Tensor = settings.lr
+    if captured:
+        rate, fused = torch.tensor(settings.lr, device=parameters[0].device), fused | {"capturable": True}
     if settings.name == "rmsprop":
+        if captured:
+            raise ValueError("graphs: rmsprop is not captured here; choose adamw or adam")
         return torch.optim.RMSprop(groups, lr=settings.lr, alpha=settings.betas[1], eps=settings.eps)
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.name]
-    return kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, **fused)
+    return kind(groups, lr=rate, betas=settings.betas, eps=settings.eps, **fused)
 
 
 def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
@@ -42,4 +52,7 @@ def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """The same rate for every group."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):  # a captured step reads it
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

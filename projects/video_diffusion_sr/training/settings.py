@@ -69,6 +69,8 @@ class LoopSettings:
         precision: "bf16" (float32 masters, bfloat16 compute) or "float32".
         ema_warmup: the average's decay starts low and reaches the model's `ema.decay` over the first steps.
         compile: torch.compile each block; the model's YAML may ask for it as well.
+        graphs: replay steps as CUDA graphs (`training.graphed`): for small networks on one GPU, stages of one player,
+            few shapes of batches.
     """
 
     seed: int = 0
@@ -79,8 +81,11 @@ class LoopSettings:
     compile: bool = False
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    graphs: bool = False
 
     def __post_init__(self) -> None:
+        if self.graphs and self.accumulation > 1:
+            raise ValueError("graphs: a captured step takes one batch; set accumulation to 1")
         one_of("precision", self.precision, ("bf16", "float32"))
         for name in ("steps", "accumulation"):
             if getattr(self, name) < 1:

@@ -73,18 +73,18 @@ def test_the_penalty_holds_the_layer_where_it_was(dit, condition):
 
 
 @torch.no_grad()
-def test_a_floor_weighs_clips_by_what_can_be_gained_on_them(dit, condition):
-    """A hopeless clip (its truth is noise of variance 100) beside an easy one: log errors fall more with the floor."""
+def test_clips_may_be_weighed_by_what_can_be_gained_on_them(dit, condition):
+    """A hopeless clip (its truth is noise of variance 100) beside an easy one: log errors fall more by weighing."""
     draws = torch.Generator().manual_seed(3)
     truths = [condition + 0.1 * torch.randn(condition.shape, generator=draws)]
     truths.append(10 * torch.randn(condition.shape, generator=draws))
 
-    def log_errors(log_floor):
+    def log_errors(weigh):
         fitted = copy.deepcopy(dit)
         predict = predictor(fitted, condition)
         for _ in range(3):  # each solution weighs by the errors of the one before
-            refit_last_layer(fitted, [(truth, SIZE, predict) for truth in truths], log_floor=log_floor)
+            refit_last_layer(fitted, [(truth, SIZE, predict) for truth in truths], weigh=weigh)
         noise = torch.randn(condition.shape, generator=draws)
         return sum((noise - predict(noise) - truth).square().mean().log().item() for truth in truths)
 
-    assert log_errors(0.003) < log_errors(None) - 0.1
+    assert log_errors(lambda error, size: 1 / (error.square().mean().item() + 0.003)) < log_errors(None) - 0.1

@@ -1,0 +1,72 @@
+"""How much an error in the latents shows in the pixels, to first order: a quadratic form over latent channels.
+
+A VAE's channels differ widely in what they move. In the tiny one a single channel, a block's brightness, carries half
+of all pixel error and most others carry a hundredth of it, so a transformer trained by plain squared error spends
+itself on latents that nobody sees.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+
+LEAST = 0.02  # of the mean weight, for every direction: decoding is not linear, so none may drift
+
+
+@dataclass(frozen=True)
+class PixelMetric:
+    """Factors [c, c] of the form, for the first latent frame (which holds one frame) and for the others.
+
+    The mean over channels of (error @ factor)^2 is the mean squared error of the pixels, in [-1, 1].
+    """
+
+    first: Tensor
+    later: Tensor
+
+    def to(self, device: torch.device | str) -> "PixelMetric":
+        return PixelMetric(self.first.to(device), self.later.to(device))
+
+    def __call__(self, error: Tensor, frame_of_row: Tensor) -> Tensor:
+        """Packed latent errors [L0, c], scaled as the transformer sees them -> [L0, c]."""
+        is_first = (frame_of_row == 0)[:, None]
+        return torch.where(is_first, error @ self.first, error @ self.later)
+
+
+@torch.no_grad()
+def pixel_metric(vae: VideoAutoencoderKL, clips: Iterable[Tensor], scaling_factor: float) -> PixelMetric:
+    """From the least-squares map of latents to the pixels below them.
+
+    Args:
+        vae: encodes on the device it is on.
+        clips: [N, 3, T, H, W] in [-1, 1], T > 1.
+        scaling_factor: of the latents that the metric is for.
+    """
+    sums = {}
+    for clip in clips:
+        latent = vae.encode(clip.to(next(vae.parameters()))).latent  # n c t h w
+        space, time = vae.spatial_factor, vae.temporal_factor
+        parts = {
+            "first": (latent[:, :, :1], clip[:, :, :1], 1),
+            "later": (latent[:, :, 1:], clip[:, :, 1:], time),
+        }
+        for name, (z, pixels, frames) in parts.items():
+            given = rearrange(z, "n c t h w -> (n t h w) c").double()
+            given = torch.cat([given, torch.ones_like(given[:, :1])], dim=1)
+            below = rearrange(pixels, "n c (t f) (h a) (w b) -> (n t h w) (c f a b)", f=frames, a=space, b=space)
+            normal, mixed = sums.get(name, (0, 0))
+            sums[name] = normal + given.T @ given, mixed + given.T @ below.to(given)
+    return PixelMetric(*(_factor(*sums[name], scaling_factor) for name in ("first", "later")))
+
+
+def _factor(normal: Tensor, mixed: Tensor, scaling_factor: float) -> Tensor:
+    ridge = 1e-6 * normal.diagonal().mean() * torch.eye(len(normal), device=normal.device)
+    to_pixels = torch.linalg.solve(normal + ridge, mixed)[:-1] / scaling_factor  # c outputs
+    channels, outputs = to_pixels.shape
+    form = to_pixels @ to_pixels.T * (channels / outputs)
+    values, vectors = torch.linalg.eigh(form)
+    values = values.clamp(min=LEAST * values.mean())
+    return (vectors * values.sqrt()).float()
