@@ -5,8 +5,8 @@ diffusion model, and all of it is trained.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,8 @@ from models.nadit.model import NaDiT
 PAPER_TAPS, PAPER_BLOCKS = (16, 26, 36), 36
 
 
-@dataclass(frozen=True)
-class DiscriminatorOutput:
-    """logits: [B] float32. features: video tokens [L, C] after each tapped block."""
+class DiscriminatorOutput(NamedTuple):
+    """logits: [B] float32. features: video tokens [L, C] after each tapped block. A tuple as `NaDiTOutput` is."""
 
     logits: Tensor
     features: tuple[Tensor, ...]

@@ -4,7 +4,7 @@ Letters: B samples · L0 latent positions, L video tokens, M text tokens of all 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,12 @@ from models.nadit.modulation import TailModulation, TimeEmbedding
 from models.nadit.patch import PatchIn, PatchOut
 
 
-@dataclass(frozen=True)
-class NaDiTOutput:
-    """vid_sample: predicted velocity [L0, vid_out_channels]. features: video tokens [L, C] after each tapped block."""
+class NaDiTOutput(NamedTuple):
+    """vid_sample: predicted velocity [L0, vid_out_channels]. features: video tokens [L, C] after each tapped block.
+
+    A tuple: FSDP gathers weights again before the backward pass by hooks on a network's outputs, which older releases
+    of torch look for in tuples and not in dataclasses.
+    """
 
     vid_sample: Tensor
     features: tuple[Tensor, ...] = ()

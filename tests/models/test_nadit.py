@@ -6,6 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from torch.utils._pytree import tree_leaves
 
 from common.config import load_config
 from models.dit.nadit import NaDiT as NaDiT7B
@@ -177,3 +178,10 @@ def test_names_and_shapes_of_the_released_checkpoints(size):
 def load_model_config(size: str) -> dict:
     config = OmegaConf.to_container(load_config(ROOT / f"configs_{size}" / "main.yaml").dit.model, resolve=True)
     return {key: value for key, value in config.items() if not key.startswith("__")}
+
+
+def test_tensors_of_an_output_are_found_by_whoever_walks_it(small):
+    """FSDP hangs its hooks on them; in older torch it finds them in tuples alone."""
+    name, dit = small
+    out = dit(**case_inputs(name, next(key.split("/")[2] for key in META if key.startswith(f"dit/{name}/"))), taps=[0])
+    assert [leaf.shape for leaf in tree_leaves(out)] == [out.vid_sample.shape, out.features[0].shape]
