@@ -19,6 +19,7 @@ TRANSFORMER_OVERHEAD = 0.15
 WORKSPACE = 1.25  # of the VAE's largest working set, with the convolutions' workspaces; measured at 720p
 TILE_OVERLAP = 8  # latents
 LEAN_BANDS = 1.4  # frames, of what a convolution of rolling frames gathers where they are lean
+LEAN_DOWN = 2  # frames that wait in a downsampler's input beside those carried; three places of a ring cover them
 FLOAT = 4  # bytes: pixels are float32 outside the networks
 RESIZING = 3  # a frame as it comes, as floats, and half way through the resize
 FINISHING = 8  # pictures that a colour fix and the rounding hold at once
@@ -94,7 +95,7 @@ def transformer_gib(work: Workload, way: MemoryPlan) -> float:
     tokens = latent // pt * grid[0] * grid[1]
     width, inner = work.dit.dim, work.dit.heads * work.dit.head_dim
     # What attention made is there three times at the end: by window size, all together, and in the tokens' order.
-    attention = tokens * (2 * width + 3 * inner + 3.3 * inner + 3.2 * inner)
+    attention = tokens * (2 * width + 3 * inner + 3.3 * inner + 3.26 * inner)
     hidden = 2 * 256 * ceil(int(2 * width * work.dit.expand_ratio / 3) / 256)
     hidden = hidden if work.dit.mlp == "swiglu" else 2 * width * work.dit.expand_ratio
     chunk = tokens if way.token_chunk is None else min(tokens, way.token_chunk)
@@ -131,14 +132,15 @@ def working_gib(work: Workload, way: MemoryPlan, stage: str) -> float:
     for level, block in reversed(list(enumerate(_levels(work, stage)))):
         pixels, rolls = height * width / 4**level, _rolls(block, level, work, way)
         frames = _level_frames(level, work, way, stage)
-        before = 0 if rolls else past
+        before, beside = 0 if rolls else past, waiting
         if rolls and way.lean:
             before = LEAN_BANDS
+            beside += pixels * LEAN_DOWN * _outer(block) if stage == "encode" and len(block.downsamplers) else 0.0
         for resnet in block.resnets:
             inner, outer = resnet.conv1.in_channels, resnet.conv1.out_channels
             first = (2 * frames + before) * inner + frames * outer  # the input, its norm, the first one's result
             second = frames * inner + (3 * frames + before) * outer
-            working = max(working, pixels * first + waiting, pixels * second + waiting)
+            working = max(working, pixels * first + beside, pixels * second + beside)
         # What an upsampler reads waits while its results roll one by one through the level above.
         waiting = pixels * (frames + past) * outer if stage == "decode" and not rolls else 0.0
     return max(WORKSPACE * working * work.itemsize / GIB, _attention_gib(work, way, _full_frames(work, way)))
@@ -207,6 +209,10 @@ def _picture(work: Workload, tile: int | None) -> tuple[int, int]:
 
 def _widest(block: nn.Module) -> int:
     return max(max(r.conv1.in_channels, r.conv1.out_channels) for r in block.resnets)
+
+
+def _outer(block: nn.Module) -> int:
+    return block.resnets[-1].conv2.out_channels
 
 
 def _halves_time(block: nn.Module, stage: str) -> bool:
