@@ -46,11 +46,11 @@ def test_which_way_few_channels_go(monkeypatch):
     assert seen == [torch.bfloat16, torch.float16]
 
 
-@pytest.mark.skipif(not INTERPRETED and DEVICE == "cpu", reason="only Triton's kernels have this path")
+@pytest.mark.parametrize("_kernels", KERNELS[1:])  # only Triton's have this path
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [(1, 1, 5, 7, 16, 8), (2, 3, 6, 4, 24, 4)])
 @torch.no_grad()
-def test_conv_to_few_through_taps(size, dtype):
+def test_conv_to_few_through_taps(size, dtype, _kernels):
     batch, frames, height, width, channels, groups = size
     x = torch.randn(size[:5]).to(DEVICE, dtype)
     weight = (torch.randn(3, channels, 3, 3, 3) / channels**0.5).to(DEVICE, dtype)
