@@ -4,10 +4,10 @@
     python projects/fit_tiny.py --run runs/tiny --output runs/tiny/one_step --seconds 500
 
 Starts from the diffusion stage of `projects/train_tiny.py`. The last layer is solved in closed form at t = T, then the
-whole network is trained at times next to T, which makes it the mean restoration given the input, then the last layer
-is solved once more. Pairs that are made meanwhile are used as soon as they are ready. On a GPU steps are replayed as
-CUDA graphs, one for every size of pairs. `one_step/export/dit.safetensors` is what `ckpts/tiny/` holds, in half
-precision.
+whole network is trained at times next to T, which makes it the best restoration in one step given the input; errors
+count as they show in the pixels, by the logarithm of each clip's. Pairs that are made meanwhile are used as soon as
+they are ready. On a GPU steps are replayed as CUDA graphs, one for every size of pairs.
+`one_step/export/dit.safetensors` is what `ckpts/tiny/` holds, in half precision.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def fit(
     batches: int = 150,
     device: str = "auto",
 ) -> Path:
-    """Solve, train, solve; the path of the weights. The arguments are those of the command line."""
+    """Solve the last layer, then train; the path of the weights. The arguments are those of the command line."""
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     section = recipe["one_step"]
@@ -98,7 +98,6 @@ def fit(
         vae = build_vae(load_config(recipe["config"]).vae, vae_weights, process.device, torch.float32)
         source = PairLatents(vae, section["budget_latents"], recipe["seed"], Milder(**recipe["milder"]))
         source.follow(pairs or run / "pairs")
-        text = prompts.positive.to(process.device)
 
         metric = metric_of(vae, pairs or run / "pairs", scale).to(process.device)
         floor = section["settings"]["log_floor"]
@@ -107,24 +106,18 @@ def fit(
             frame = torch.arange(size[0], device=error.device).repeat_interleave(size[1] * size[2])
             return 1 / (float(metric(error, frame).square().mean()) + floor)
 
-        def solve(weights: Path, name: str) -> Path:
-            dit = build_network(trainer.config.dit.model, weights, process.device, torch.float32)
-            samples = samples_of(source, dit, text, scale, batches)
-            errors = refit_last_layer(dit, samples, weigh=weigh)
-            logger.info("last layer solved: squared error %.4f -> %.4f", *errors)
-            save_safetensors(dit.state_dict(), output / name)
-            return output / name
-
-        weights = solve(init_from or run / "diffusion/export/dit.safetensors", "start.safetensors")
-        if seconds:
-            settings = settings_from(DiffusionStageSettings, recipe["diffusion"]["settings"] | section["settings"])
-            stage = DiffusionStage(trainer, settings, prompts, weights, with_vae=False, metric=metric)
-            first = (WARM + 1) * source.one_of_each() if process.device.type == "cuda" else []
-            training = output / "training"
-            fast = {"compiled": section["compile"], "graphs": section["graphs"], "first": first}
-            train_for(seconds, stage, source, training, recipe["seed"], process, **fast)
-            weights = training / "export/dit.safetensors"
-        return solve(weights, "export/dit.safetensors")
+        weights = init_from or run / "diffusion/export/dit.safetensors"
+        dit = build_network(trainer.config.dit.model, weights, process.device, torch.float32)
+        samples = samples_of(source, dit, prompts.positive.to(process.device), scale, batches)
+        logger.info("last layer solved: weighed error %.4f -> %.4f", *refit_last_layer(dit, samples, weigh=weigh))
+        start = output / "start.safetensors"
+        save_safetensors(dit.state_dict(), start)
+        settings = settings_from(DiffusionStageSettings, recipe["diffusion"]["settings"] | section["settings"])
+        stage = DiffusionStage(trainer, settings, prompts, start, with_vae=False, metric=metric)
+        first = (WARM + 1) * source.one_of_each() if process.device.type == "cuda" else []
+        fast = {"compiled": section["compile"], "graphs": section["graphs"], "first": first}
+        train_for(seconds, stage, source, output, recipe["seed"], process, **fast)
+    return output / "export/dit.safetensors"
 
 
 def main() -> None:
@@ -133,7 +126,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="folder of sets of pairs; the run's own by default")
     parser.add_argument("--init_from", type=Path, help="weights to start from; the run's diffusion stage by default")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=500, help="of training between the two solutions")
+    parser.add_argument("--seconds", type=float, default=500, help="of training")
     parser.add_argument("--batches", type=int, default=150, help="of pairs, from which the last layer is solved")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--recipe", default="configs_train/tiny.yaml")
