@@ -10,4 +10,5 @@ pairs=$!
 trap 'kill "$pairs" 2>/dev/null || true' EXIT
 python "$root/train_tiny.py" vae --data "$@" --output "$output"
 python "$root/train_tiny.py" dit --data "$@" --output "$output"
+python "$root/fit_tiny.py" --run "$output" --output "$output/one_step"
 touch "$output/pairs/stop"
