@@ -14,11 +14,14 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser over these parameters; fused into one kernel on CUDA.
 
+    Vectors (norms, biases, modulation) are not decayed: pulling a scale that starts at one towards zero is no
+    regularisation.
+
     Args:
         captured: its steps go into CUDA graphs, so the learning rate is a tensor on the device.
 
-    Vectors (norms, biases, modulation) are not decayed: pulling a scale that starts at one towards zero is no
-    regularisation.
+    Raises:
+        ValueError: captured steps of an optimiser that is not prepared for them.
     """
     parameters = list(parameters)
     groups = [

@@ -44,6 +44,9 @@ def pixel_metric(vae: VideoAutoencoderKL, clips: Iterable[Tensor], scaling_facto
         vae: encodes on the device it is on.
         clips: [N, 3, T, H, W] in [-1, 1], T > 1.
         scaling_factor: of the latents that the metric is for.
+
+    Raises:
+        ValueError: there is no clip.
     """
     sums = {}
     for clip in clips:
@@ -59,6 +62,8 @@ def pixel_metric(vae: VideoAutoencoderKL, clips: Iterable[Tensor], scaling_facto
             below = rearrange(pixels, "n c (t f) (h a) (w b) -> (n t h w) (c f a b)", f=frames, a=space, b=space)
             normal, mixed = sums.get(name, (0, 0))
             sums[name] = normal + given.T @ given, mixed + given.T @ below.to(given)
+    if not sums:
+        raise ValueError("the metric needs clips of several frames, and there are none; make pairs with frames > 1")
     return PixelMetric(*(_factor(*sums[name], scaling_factor) for name in ("first", "later")))
 
 

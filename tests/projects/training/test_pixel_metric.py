@@ -66,3 +66,8 @@ def test_first_and_later_frames_have_their_own_form():
     error = torch.ones(4, 2)
     assert metric(error, torch.tensor([0, 1, 0, 2]))[:, 0].tolist() == [1.0, 3.0, 1.0, 3.0]
     assert metric.to("cpu")(error, torch.zeros(4, dtype=torch.long)).sum() == pytest.approx(8.0)
+
+
+def test_no_clip_is_a_sentence():
+    with pytest.raises(ValueError, match="several frames"):
+        pixel_metric(LinearVAE(), [], 1.0)
