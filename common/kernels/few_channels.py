@@ -4,14 +4,18 @@ Into few channels, every pixel is first projected onto all taps at once (a matri
 are summed: the wide activation is read once, and what is carried between slices is the projections.
 """
 
+from math import ceil
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from common.kernels.conv3d import conv3d
 from common.kernels.frame_norm import Moments
 from common.kernels.triton_support import use_triton
 
 FEW = 4
+ALIGNED = 16  # channels that tensor cores take at once
 
 
 def conv_from_few(x: Tensor, weight: Tensor) -> Tensor:
@@ -23,11 +27,30 @@ def conv_from_few(x: Tensor, weight: Tensor) -> Tensor:
         [B, T - k + 1, H, W, O]
     """
     if use_triton(x, weight):
+        if x.dtype != torch.float32:
+            return conv_of_stacked(x, weight)
         from common.kernels import few_channels_triton as kernels
 
         return kernels.conv_from_few(x, weight)
     y = conv3d(x.movedim(-1, 1), weight, None, (1, 1, 1), (0, 1, 1))
     return y.movedim(1, -1).contiguous()
+
+
+def conv_of_stacked(x: Tensor, weight: Tensor) -> Tensor:
+    """`conv_from_few` as a 2-D convolution: the frames that an output frame sees stand side by side in the channels.
+
+    Zeros fill the channels up to what the library's kernels for tensor cores take.
+    """
+    (batch, frames, height, width, few), (outer, _, kernel, *window) = x.shape, weight.shape
+    frames, channels = frames - kernel + 1, ceil(kernel * few / ALIGNED) * ALIGNED
+    stacked = x.new_zeros(batch, frames, height, width, channels)
+    flat = weight.new_zeros(outer, *window, channels)
+    for tap in range(kernel):
+        own = slice(tap * few, (tap + 1) * few)
+        stacked[..., own] = x[:, tap : tap + frames]
+        flat[..., own] = weight[:, :, tap].movedim(1, -1)
+    y = F.conv2d(stacked.flatten(0, 1).movedim(-1, 1), flat.movedim(-1, 1), None, 1, 1)
+    return y.movedim(1, -1).contiguous().unflatten(0, (batch, frames))
 
 
 def projects_onto_taps(x: Tensor, channels_out: int) -> bool:

@@ -1,11 +1,13 @@
 """Convolutions from and to three channels against the library's, in Triton's interpreter or on a GPU."""
 
 import os
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+import common.kernels
 from common.kernels import few_channels
 from common.kernels.group_norm import frame_group_norm
 
@@ -18,7 +20,7 @@ DTYPES = {torch.float32: 1e-5} | ({} if INTERPRETED else {torch.bfloat16: 1e-2})
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("size", [(1, 3, 5, 7, 3, 24), (2, 4, 16, 9, 3, 16)])
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", [*KERNELS, "stacked"])
 @torch.no_grad()
 def test_conv_from_few(size, kernel, dtype, kernels, monkeypatch):
     monkeypatch.setattr(few_channels, "use_triton", lambda *_: kernels == "triton")
@@ -26,9 +28,22 @@ def test_conv_from_few(size, kernel, dtype, kernels, monkeypatch):
     x = torch.randn(shape).to(DEVICE, dtype)
     weight = (torch.randn(outer, shape[-1], kernel, 3, 3) / (9 * kernel) ** 0.5).to(DEVICE, dtype)
     expected = F.conv3d(x.double().movedim(-1, 1), weight.double(), padding=(0, 1, 1)).movedim(1, -1)
-    out = few_channels.conv_from_few(x, weight)
+    run = few_channels.conv_of_stacked if kernels == "stacked" else few_channels.conv_from_few
+    out = run(x, weight)
     assert out.is_contiguous() and out.shape == expected.shape
     assert (out.double() - expected).abs().max() <= DTYPES[dtype] * expected.abs().max()
+
+
+@torch.no_grad()
+def test_which_way_few_channels_go(monkeypatch):
+    """Tensor cores for 16 bits; float32 would lose bits there, and stays with the own kernel."""
+    monkeypatch.setattr(few_channels, "use_triton", lambda *_: True)
+    seen = []
+    monkeypatch.setattr(few_channels, "conv_of_stacked", lambda x, weight: seen.append(x.dtype) or x)
+    monkeypatch.setattr(common.kernels, "few_channels_triton", Mock(), raising=False)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        few_channels.conv_from_few(torch.zeros(1, 3, 4, 4, 3, dtype=dtype), torch.zeros(8, 3, 3, 3, 3, dtype=dtype))
+    assert seen == [torch.bfloat16, torch.float16]
 
 
 @pytest.mark.parametrize("_kernels", KERNELS[1:])  # only Triton's have this path
