@@ -25,6 +25,7 @@ from models.video_vae_v3.modules.tiling import decode_tiled, encode_tiled
 from projects.benchmarking.counting import TEXT_TOKENS, dit_flops, vae_flops
 from projects.benchmarking.networks import build_networks
 from projects.benchmarking.pixels import HostPixels, as_clip
+from projects.benchmarking.profiling import profile
 from projects.benchmarking.timing import known_operations, median_seconds, peak_gib
 from projects.video_diffusion_sr.color_fix import fix_colour
 from projects.video_diffusion_sr.communication import describe
@@ -79,7 +80,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sp_size", type=int, nargs="+", default=[], help="only count what so many ranks would send; nothing is run"
     )
-    parser.add_argument("--profile", type=Path, help="write a table of the device's kernels by stage to this file")
+    parser.add_argument(
+        "--profile", type=Path, help="write to this file each stage's kernels by time, and when the device waited"
+    )
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     return parser.parse_args(arguments)
 
@@ -186,7 +189,7 @@ def measure(args: argparse.Namespace) -> dict:
     flops["whole"] = sum(flops.values())
     time_stages(stages, args, flops, result["stages"])
     if args.profile:
-        args.profile.write_text(profile(stages, device))
+        args.profile.write_text(profile({name: getattr(stages, name) for name in STAGES if name != "whole"}, device))
     return result
 
 
@@ -231,21 +234,6 @@ def choose(args: argparse.Namespace, vae, dit, clip: Tensor) -> MemoryPlan:
         return plan(args.vram, work)
     way = MemoryPlan(conv_max_mem=args.conv_max_mem, rolls=args.rolls, lean=args.lean)
     return replace(way, predicted=tuple(predict(way, work).items()))
-
-
-def profile(stages: Stages, device: torch.device) -> str:
-    """The kernels of each stage, by time."""
-    from torch.profiler import ProfilerActivity
-
-    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    tables = []
-    for name in ("encode", "transformer", "decode", "finish"):
-        with torch.profiler.profile(activities=kinds) as trace:
-            getattr(stages, name)()
-        events = trace.key_averages()
-        tables.append(f"== {name}\n" + events.table(sort_by=key, row_limit=25, max_name_column_width=90))
-    return "\n".join(tables)
 
 
 def table(result: dict) -> str:

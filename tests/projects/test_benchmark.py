@@ -13,6 +13,7 @@ from projects import benchmark
 from projects.benchmarking.convolutions import convolution_table, measure_convolutions
 from projects.benchmarking.counting import dit_flops, meta_network, vae_flops
 from projects.benchmarking.kernels import kernel_table
+from projects.benchmarking.profiling import Span, idle_table, idle_times
 from projects.video_diffusion_sr.memory_plan import MemoryPlan, Workload, plan, predict, weight_bytes
 from projects.video_diffusion_sr.memory_prediction import carried_gib, working_gib
 
@@ -55,6 +56,25 @@ def test_tiny_preset_on_a_cpu(tmp_path, capsys):
             assert row["tflop_s"] == pytest.approx(row["tflop"] / row["seconds"])
     assert result["known"]["gemm_tflops"] > 0
     assert "predicted peak" in capsys.readouterr().out
+
+
+def test_a_profile_has_a_table_for_every_stage(tmp_path):
+    sizes = ["--preset", "seedvr2_tiny", "--res_h", "32", "--res_w", "32", "--frames", "5", "--device", "cpu"]
+    path = tmp_path / "profile.txt"
+    assert benchmark.main([*sizes, "--random_weights", "--quick", "--stages", "decode", "--profile", str(path)]) == 0
+    tables = path.read_text()
+    assert all(f"== {name}" in tables for name in ("encode", "transformer", "decode", "finish"))
+    assert "conv" in tables and "device busy" not in tables  # a CPU waits for nobody
+
+
+def test_idle_times_count_the_device_once_and_name_the_gaps():
+    """a |--|   b starts in a and ends after it, then 3 us of nothing, c; c and d side by side; 2 us, c again."""
+    spans = [Span(13, 14, "d"), Span(0, 4, "a"), Span(12, 15, "c"), Span(3, 9, "b"), Span(17, 20, "c")]
+    times = idle_times(spans)
+    assert (times.busy, times.idle) == (9 + 3 + 3, 5)
+    assert times.gaps == [("b -> c", 1, 3.0), ("c -> c", 1, 2.0)]
+    assert idle_table(times).splitlines()[0] == "device busy 0.0 ms, idle 0.0 ms (25.0%)"
+    assert idle_times([]).gaps == []
 
 
 def test_counts_match_the_derivation(config):

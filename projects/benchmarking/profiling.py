@@ -1,0 +1,81 @@
+"""Where a stage's time goes: its kernels by time, and when the device waited for the next one."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
+
+from projects.benchmarking.timing import synchronise
+
+NAME_WIDTH = 60
+
+
+class Span(NamedTuple):
+    """One operation of the device, in microseconds of the profiler's clock; copies beside kernels are operations."""
+
+    start: float
+    stop: float
+    name: str
+
+
+class Idle(NamedTuple):
+    """What the device did between its first and its last operation, in microseconds.
+
+    gaps: (between which two operations, how often, microseconds in all), the costliest first.
+    """
+
+    busy: float
+    idle: float
+    gaps: list[tuple[str, int, float]]
+
+
+def profile(stages: dict[str, Callable[[], None]], device: torch.device) -> str:
+    """The kernels of each stage by time and, on a GPU, the times between them."""
+    on_gpu = device.type == "cuda"
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
+    key = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
+    tables = []
+    for name, run in stages.items():
+        with torch.profiler.profile(activities=kinds) as trace:
+            run()
+            synchronise(device)
+        table = trace.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=90)
+        tables.append(f"== {name}\n{table}")
+        if on_gpu:
+            spans = (Span(e.time_range.start, e.time_range.end, e.name) for e in trace.events() if on_device(e))
+            tables.append(idle_table(idle_times(spans)))
+    return "\n".join(tables)
+
+
+def on_device(event: torch.autograd.profiler_util.FunctionEvent) -> bool:
+    """Is this something the GPU did, and not a range that the host marked on it?"""
+    return event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
+
+
+def idle_times(spans: Iterable[Span]) -> Idle:
+    """The gaps between operations, those that run side by side counted once."""
+    gaps, busy, idle, last = defaultdict(lambda: [0, 0.0]), 0.0, 0.0, None
+    for span in sorted(spans):
+        if last is None or span.start >= last.stop:
+            if last is not None and span.start > last.stop:
+                gap = gaps[f"{last.name[:NAME_WIDTH]} -> {span.name[:NAME_WIDTH]}"]
+                gap[0] += 1
+                gap[1] += span.start - last.stop
+                idle += span.start - last.stop
+            busy += span.stop - span.start
+        else:
+            busy += max(0.0, span.stop - last.stop)
+        last = span if last is None or span.stop > last.stop else last
+    costliest = sorted(((name, n, us) for name, (n, us) in gaps.items()), key=lambda gap: -gap[2])
+    return Idle(busy, idle, costliest)
+
+
+def idle_table(times: Idle, rows: int = 15) -> str:
+    """As text."""
+    whole = max(times.busy + times.idle, 1e-9)
+    lines = [f"device busy {times.busy / 1e3:.1f} ms, idle {times.idle / 1e3:.1f} ms ({times.idle / whole:.1%})"]
+    lines += [f"{us / 1e3:9.2f} ms {n:6d} x  {name}" for name, n, us in times.gaps[:rows]]
+    return "\n".join(lines)
