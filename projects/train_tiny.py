@@ -47,7 +47,8 @@ from projects.video_diffusion_sr.training.vae import build_vae_stage
 
 logger = get_logger(__name__)
 
-WARM_STEPS, TIMED_STEPS = 12, 24  # before the number of steps is fixed; the first ones compile
+WARM_STEPS, TIMED_STEPS = 12, 24  # before the number of steps is known; the first ones compile
+STEPS_BETWEEN_CHECKPOINTS = 5000
 
 
 def make_all_pairs(recipe: dict, data: list[str], output: Path) -> None:
@@ -113,8 +114,11 @@ def train_for(
 ) -> None:
     """Train a stage for about so many seconds: the first steps tell how many there will be.
 
+    What later slows a run down, such as pairs that are read meanwhile, moves its end: every report plans anew, so
+    that the learning rate has come down when the time is up.
+
     Args:
-        plan: called with the number of steps once it is known.
+        plan: called with the number of steps once it is known; it stays as it is then.
         compiled, graphs: on a GPU, see `LoopSettings`.
         first: batches to begin with, before the clock runs: what they take is spent once.
     """
@@ -129,7 +133,7 @@ def train_for(
         "bf16" if on_gpu else "float32",
         True,
         on_gpu and compiled,
-        CheckpointSettings(10**9, 1),
+        CheckpointSettings(STEPS_BETWEEN_CHECKPOINTS, 1),
         LogSettings(100, 0),
         on_gpu and graphs,
     )
@@ -144,14 +148,20 @@ def train_for(
             timed = time.perf_counter()
         trainer.train_step([next(stream)])
     synchronize(process.device)
-    left = seconds - (time.perf_counter() - started)
-    rate = TIMED_STEPS / (time.perf_counter() - timed) if seconds > 1 else 1.0
-    steps = trainer.step + max(2, int(left * rate))
+    begun, before = time.perf_counter(), trainer.step
+    left = seconds - (begun - started)
+    rate = TIMED_STEPS / (begun - timed) if seconds > 1 else 1.0
+    steps = before + max(2, int(left * rate))
     logger.info("%s: %.2f steps/s, ready after %.1f s; %d steps", stage.name, rate, seconds - left, steps)
     if plan is not None:
         plan(steps)
+
+    def planned(done: int) -> int:
+        now = time.perf_counter()
+        return done + int((started + seconds - now) * (done - before) / (now - begun))
+
     trainer.settings = replace(settings, steps=steps)
-    if not trainer.run(resume=False):
+    if not trainer.run(resume=False, plan=planned if plan is None else None):
         logger.error(
             "%s was stopped; its averaged weights: python projects/export.py %s --output FILE", stage.name, folder
         )

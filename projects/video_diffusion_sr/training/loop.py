@@ -1,8 +1,9 @@
 """The training loop: it drives any `Stage`, and everything it draws follows from (seed, step, part, rank, purpose)."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,11 +119,13 @@ class Trainer:
             self.device,
         )
 
-    def run(self, resume: bool = True) -> bool:
+    def run(self, resume: bool = True, plan: Callable[[int], int] | None = None) -> bool:
         """Train until the last step, or until asked to stop.
 
         Args:
             resume: go on from the folder's newest checkpoint, if it has one.
+            plan: told the steps done whenever there is a report, says how many the run has now; `settings.steps` stays
+                if there is none.
 
         Returns:
             Whether the run is complete; then the averaged weights are in `export/`.
@@ -148,6 +151,10 @@ class Trainer:
                 if (log.every and self.step % log.every == 0) or last:
                     self.watch.check()
                     self._pace(reports.scalars(record.step, self._mean_scalars(record)))
+                    if plan is not None and not last:
+                        steps = max(self.step + 1, plan(self.step))
+                        self.settings = replace(self.settings, steps=steps)
+                        reports.plan(steps)
                 if log.images and (record.step % log.images == 0 or last):
                     reports.images(record.step, self.images(prepared))
                 stopping = self._asked_to_stop(request)

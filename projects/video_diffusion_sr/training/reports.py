@@ -50,6 +50,12 @@ class Reports:
             self._file = (folder / "metrics.jsonl").open("a")
             self._bar = tqdm(total=steps, initial=start, disable=None, dynamic_ncols=True, unit="step")
 
+    def plan(self, steps: int) -> None:
+        """The run is to have so many steps now."""
+        self.steps = steps
+        if self._bar is not None:
+            self._bar.total = steps
+
     def step(self, work: Work) -> None:
         """One more step is on its way."""
         self._work = Work(self._work.samples + work.samples, self._work.flops + work.flops)

@@ -1,6 +1,8 @@
 """The tiny recipe from pictures to a one-step model, in steps that a CPU takes in seconds."""
 
+import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from common.config import load_config
+from common.distributed.process import process_group
+from projects import train_tiny
 from projects.fit_tiny import fit
-from projects.train_tiny import make_all_pairs, train_dit, train_vae
+from projects.train_tiny import make_all_pairs, train_dit, train_for, train_vae
+from tests.projects.training.toy import ToySource, ToyStage
 
 OVERRIDES = [
     "pairs.workers=0",
@@ -81,3 +86,22 @@ def test_pairs_go_on_after_a_stop(run):
     assert first == ["set_000", "set_001"]
     make_all_pairs({**recipe, "pairs": {**recipe["pairs"], "rounds": 2}}, data, output)
     assert len(list((output / "pairs").glob("set_*"))) == 4
+
+
+def test_training_for_seconds_ends_in_time_though_it_slows_down(tmp_path, monkeypatch):
+    """By a clock that goes with the batches: the first 300 steps tell of four times as many as there will be."""
+    now = 0.0
+
+    class SlowingSource(ToySource):
+        def batches(self, start: int):
+            nonlocal now
+            for number, batch in enumerate(super().batches(start), start):
+                now += 0.01 if number < 300 else 0.04
+                yield batch
+
+    monkeypatch.setattr(train_tiny, "time", SimpleNamespace(perf_counter=lambda: now))
+    with process_group("cpu") as process:
+        train_for(20.0, ToyStage(), SlowingSource(), tmp_path, 0, process, compiled=False)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 19 < now < 21
+    assert last["generator/lr"] < 1e-4 and (tmp_path / "export/net.safetensors").is_file()
