@@ -64,9 +64,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--rolls",
         choices=ROLLS,
-        help="which pictures go one by one through the VAE: off, full (size), large, all; default: large ones on CUDA",
+        help="which pictures do not go through the VAE by slices: off (none), full (size), large, all; default: large "
+        "ones on CUDA",
     )
-    parser.add_argument("--lean", action="store_true", help="these keep two frames instead of three")
+    parser.add_argument("--one_by_one", action="store_true", help="these go one by one instead of by fours")
+    parser.add_argument("--lean", action="store_true", help="one by one, and two frames are kept instead of three")
     parser.add_argument("--vram", type=float, help="GiB of device memory to stay within")
     parser.add_argument("--runs", type=int, default=3, help="runs whose median is reported")
     parser.add_argument("--warm_up", type=int, default=1, help="runs before those that are timed")
@@ -232,7 +234,7 @@ def choose(args: argparse.Namespace, vae, dit, clip: Tensor) -> MemoryPlan:
     )
     if args.vram is not None:
         return plan(args.vram, work)
-    way = MemoryPlan(conv_max_mem=args.conv_max_mem, rolls=args.rolls, lean=args.lean)
+    way = MemoryPlan(conv_max_mem=args.conv_max_mem, rolls=args.rolls, fours=not args.one_by_one, lean=args.lean)
     return replace(way, predicted=tuple(predict(way, work).items()))
 
 

@@ -5,9 +5,9 @@ import os
 import zlib
 from pathlib import Path
 
-# Before torch is loaded. MKL rounds exp differently on every kind of CPU, and the last bit of a fast sinusoid's frequency
-# in the time embedding is worth 1e-5 of the transformer's output at t = 1000. The recorded numbers are of this code path,
-# which MKL takes by itself on CPUs that are not Intel's.
+# Before torch is loaded. MKL rounds exp differently on every kind of CPU, and the last bit of a frequency in the time
+# embedding is worth 1e-5 of the transformer's output at t = 1000. The recorded numbers are of this code path, which
+# MKL takes by itself on CPUs that are not Intel's.
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
 
 import numpy as np

@@ -61,6 +61,33 @@ def norm_silu_into(
     out.copy_(frame_group_norm(x.permute(0, 4, 1, 2, 3), weight, bias, groups, eps, silu).permute(0, 2, 3, 4, 1))
 
 
+def norm_coefficients(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    pending: Tensor | None = None,
+    moments: Moments | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(scale, shift), [B * T, C] in float32 at least, that make GroupNorm of x + pending, frame by frame, out of x.
+
+    The arguments are those of `norm_silu_into`.
+    """
+    if use_triton(x):
+        from common.kernels import frame_norm_triton as kernels
+
+        moments = kernels.measure(x) if moments is None else moments
+        return kernels.coefficients(x, moments, weight, bias, groups, eps, pending)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    waiting = torch.zeros(x.shape[-1], dtype=wide, device=x.device) if pending is None else pending.to(wide)
+    grouped = (x.to(wide) + waiting).flatten(2, 3).flatten(0, 1).unflatten(-1, (groups, -1))  # (b t) p g c
+    variance, mean = torch.var_mean(grouped, (1, 3), correction=0)  # (b t) g
+    of_group = x.shape[-1] // groups
+    scale = weight.to(wide) * (variance + eps).rsqrt().repeat_interleave(of_group, 1)
+    return scale, bias.to(wide) + (waiting - mean.repeat_interleave(of_group, 1)) * scale
+
+
 def add_bias_residual(
     y: Tensor,
     bias: Tensor | None,
@@ -102,10 +129,15 @@ def add_phase_bias(
         from common.kernels import frame_norm_triton as kernels
 
         return out, kernels.add_table(out, y, table, measure)
-    frames = torch.arange(y.shape[1], device=y.device) % table.shape[0]
-    rows, columns = _border_class(y.shape[2], y.device), _border_class(y.shape[3], y.device)
-    out.copy_(y + table[frames][:, rows][:, :, columns].to(y.dtype))
+    out.copy_(y + phase_bias(table, y.shape[1:4]).to(y.dtype))
     return out, None
+
+
+def phase_bias(table: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """The table [Z, 4, 4, C] of `add_phase_bias` for every pixel of `size`, [T, H, W, C]."""
+    frames = torch.arange(size[0], device=table.device) % table.shape[0]
+    rows, columns = (_border_class(n, table.device) for n in size[1:])
+    return table[frames][:, rows][:, :, columns]
 
 
 def _border_class(length: int, device: torch.device) -> Tensor:

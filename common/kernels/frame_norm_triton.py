@@ -18,7 +18,8 @@ MOST_PARTS = 2**18  # chunks times channels
 
 
 @triton.jit
-def _bias_of(bias_ptr, channel, channels, row, column, frame, height, width, phases, ok, KIND: tl.constexpr):
+def bias_of(bias_ptr, channel, channels, row, column, frame, height, width, phases, ok, KIND: tl.constexpr):
+    """KIND 1: a bias by channel; 2: a table by phase and border, see `add_phase_bias`."""
     if KIND == 1:
         bias = tl.load(bias_ptr + channel, mask=channel < channels, other=0.0).to(tl.float32)[None, :]
     else:
@@ -59,7 +60,7 @@ def _add_kernel(
         value = tl.load(y_ptr + at, mask=ok, other=0.0).to(tl.float32)
         row, column = pixel // width, pixel % width
         if BIAS > 0:
-            value += _bias_of(
+            value += bias_of(
                 bias_ptr, channel, channels, row, column, frame.to(tl.int32), height, width, phases, ok, BIAS
             )
         if RESIDUAL:
@@ -92,22 +93,30 @@ def _coefficients_kernel(
 ):  # fmt: skip
     picture, group = tl.program_id(0), tl.program_id(1)
     parts_ptr += (picture // frames).to(tl.int64) * parts_b + (picture % frames).to(tl.int64) * parts_t
-    part, member = tl.arange(0, CHUNKS), tl.arange(0, OF_GROUP)
+    member = tl.arange(0, OF_GROUP)
     channel = group * of_group + member
     inside = member < of_group
-    ok = (part < chunks)[:, None] & inside[None, :]
-    at = parts_ptr + (part[:, None] * channels + channel[None, :]) * 2
-    mean = tl.load(at, mask=ok, other=0.0)
-    deviations = tl.load(at + 1, mask=ok, other=0.0)
     pending = tl.zeros([OF_GROUP], tl.float32)
     if PENDING:
         pending += tl.load(pending_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-        mean += pending[None, :]
-    count = tl.where(ok, tl.minimum(chunk, pixels - part * chunk)[:, None].to(tl.float32), 0.0)
     everything = (pixels * of_group).to(tl.float32)
-    centre = tl.sum(tl.sum(mean * count, 0), 0) / everything
-    away = tl.where(ok, mean - centre, 0.0)
-    variance = tl.sum(tl.sum(deviations + count * away * away, 0), 0) / everything
+    sums = tl.zeros([CHUNKS, OF_GROUP], tl.float32)
+    for start in range(0, chunks, CHUNKS):
+        part = start + tl.arange(0, CHUNKS)
+        ok = (part < chunks)[:, None] & inside[None, :]
+        mean = tl.load(parts_ptr + (part[:, None] * channels + channel[None, :]) * 2, mask=ok, other=0.0)
+        count = tl.minimum(chunk, pixels - part * chunk)[:, None].to(tl.float32)
+        sums += tl.where(ok, (mean + pending[None, :]) * count, 0.0)
+    centre = tl.sum(tl.sum(sums, 0), 0) / everything
+    squares = tl.zeros([CHUNKS, OF_GROUP], tl.float32)
+    for start in range(0, chunks, CHUNKS):
+        part = start + tl.arange(0, CHUNKS)
+        ok = (part < chunks)[:, None] & inside[None, :]
+        at = parts_ptr + (part[:, None] * channels + channel[None, :]) * 2
+        away = tl.load(at, mask=ok, other=0.0) + pending[None, :] - centre
+        count = tl.minimum(chunk, pixels - part * chunk)[:, None].to(tl.float32)
+        squares += tl.where(ok, tl.load(at + 1, mask=ok, other=0.0) + count * away * away, 0.0)
+    variance = tl.sum(tl.sum(squares, 0), 0) / everything
     scale = tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
     shift = tl.load(bias_ptr + channel, mask=inside, other=0.0).to(tl.float32) + (pending - centre) * scale
     to = picture.to(tl.int64) * channels + channel
@@ -147,7 +156,7 @@ def _run_add(
     write: bool, measure: bool,
 ) -> Moments | None:  # fmt: skip
     batch, frames, height, width, channels = y.shape
-    _require_packed_pixels(y, *(() if x is None else (x,)))
+    require_packed_pixels(y, *(() if x is None else (x,)))
     tile, pixels = _tile(channels), height * width
     most = min(MOST_CHUNKS, MOST_PARTS // tile["CHANNELS"], max(1, PROGRAMS // (batch * frames)))
     chunk = triton.cdiv(triton.cdiv(pixels, most), tile["PIXELS"]) * tile["PIXELS"]
@@ -164,7 +173,8 @@ def _run_add(
     return Moments(parts, chunk, pixels) if measure else None
 
 
-def _require_packed_pixels(*tensors: Tensor) -> None:
+def require_packed_pixels(*tensors: Tensor) -> None:
+    """[B, T, H, W, C] whose pixels follow one another; frames may lie apart."""
     for x in tensors:
         _, _, _, width, channels = x.shape
         assert x.stride(4) == 1 and x.stride(3) == channels and x.stride(2) == width * channels, "pixels must be packed"
@@ -198,7 +208,7 @@ def coefficients(
     _coefficients_kernel[(batch * frames, groups)](
         scale, shift, parts, weight, bias, weight if pending is None else pending, frames,
         parts.stride(0), parts.stride(1), channels, of_group, moments.pixels, moments.chunk, parts.shape[2], eps,
-        PENDING=pending is not None, CHUNKS=triton.next_power_of_2(parts.shape[2]),
+        PENDING=pending is not None, CHUNKS=min(triton.next_power_of_2(parts.shape[2]), MOST_CHUNKS),
         OF_GROUP=triton.next_power_of_2(of_group), num_warps=4,
     )  # fmt: skip
     return scale, shift
@@ -210,7 +220,7 @@ def normalise(
 ) -> None:  # fmt: skip
     """out = silu(norm(x + pending)), the statistics given as moments of x."""
     batch, frames, height, width, channels = x.shape
-    _require_packed_pixels(x)
+    require_packed_pixels(x)
     assert out.stride(4) == 1 and out.stride(2) == width * out.stride(3), "rows of pixels must follow one another"
     scale, shift = coefficients(x, moments, weight, bias, groups, eps, pending)
     tile = _tile(channels)

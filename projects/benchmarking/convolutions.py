@@ -1,7 +1,8 @@
 """The VAE's heavy convolutions, each called in several ways that compute the same: which one this machine likes best.
 
 A way is named after what one call takes: `3d T=n`, n new frames behind two carried ones; `ring`, one new frame as a 2-D
-convolution of three frames side by side in the channels (`models.video_vae_v3.modules.rolling`).
+convolution of three frames side by side in the channels (`models.video_vae_v3.modules.rolling`); `fours`, the six
+products of four new frames (`models.video_vae_v3.modules.fours`), without the passes around them.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.kernels.minimal_filter import GIVEN, TAKEN, filter_dtype
 from projects.benchmarking.timing import timed
 
 LAST_2D, LAST_3D = torch.channels_last, torch.channels_last_3d
@@ -20,7 +22,7 @@ AT_LEAST = 0.1  # seconds that a way is called for
 
 @dataclass(frozen=True)
 class Timing:
-    """One way to call one convolution. ms: per new frame of the input."""
+    """One way to call one convolution. ms: per new frame of the input; tflop_s: of the plain way's operations."""
 
     layer: str
     way: str
@@ -62,6 +64,10 @@ def ways(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iter
         x = draw(1, 3 * inner, height, columns).to(memory_format=LAST_2D)
         flat = draw(outer, 3 * inner, 3, 3).to(memory_format=LAST_2D)
         yield layer, "ring", 1, tflop, lambda x=x, w=flat: F.conv2d(x, w, padding=1)
+        kind = filter_dtype(x.dtype)
+        six = [draw(1, inner, height, columns).to(kind, memory_format=LAST_2D) for _ in range(TAKEN)]
+        weights = [draw(outer, inner, 3, 3).to(kind, memory_format=LAST_2D) for _ in range(TAKEN)]
+        yield layer, "fours", GIVEN, tflop, lambda six=six, w=weights: list(map(product, six, w))
     channels, height, columns = 2 * width, size[0] // 2, size[1] // 2
     layer = f"folded upsampler {channels} {height}x{columns}"
     tflop = 2 * 12 * channels**2 * 4 * height * columns / 1e12
@@ -73,6 +79,10 @@ def ways(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iter
     x = draw(1, 3 * channels, height, columns).to(memory_format=LAST_2D)
     flat = draw(3 * channels, channels, 4, 4).to(memory_format=LAST_2D)
     yield layer, "ring", 1, tflop, lambda x=x, w=flat: F.conv_transpose2d(x, w, None, 2, 1)
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x, weight, padding=1)
 
 
 def sustained(run: Callable[[], object], device: torch.device) -> float:

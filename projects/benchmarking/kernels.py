@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.kernels import frame_norm
+from common.kernels import frame_norm, minimal_filter
+from common.kernels.minimal_filter import CARRIED, GIVEN, TAKEN, filter_dtype, filter_input, filter_output, new_moments
 from projects.benchmarking.timing import median_seconds
 
 
@@ -62,7 +63,10 @@ def without_kernels(run: Callable[[], object]) -> Callable[[], object]:
     """The same call on its plain path."""
 
     def plain() -> object:
-        with mock.patch.object(frame_norm, "use_triton", lambda *_: False):
+        with (
+            mock.patch.object(frame_norm, "use_triton", lambda *_: False),
+            mock.patch.object(minimal_filter, "use_triton", lambda *_: False),
+        ):
             return run()
 
     return plain
@@ -89,6 +93,7 @@ def cases(device: torch.device, dtype: torch.dtype, size: tuple[int, int], width
         about = "x".join(map(str, shape[1:]))
         yield Case("GroupNorm + SiLU", about, norm, without_kernels(norm), 3 * gigabytes)
         yield Case("bias + residual + moments", about, add, without_kernels(add), 3 * gigabytes)
+    yield from filter_cases(draw, size, width)
     yield from conv_cases(draw, size, width)
     tokens = size[0] * size[1] // 64
     q, k, v = draw(1, tokens, 4 * width), draw(1, tokens, 4 * width), draw(1, tokens, 4 * width)
@@ -98,6 +103,27 @@ def cases(device: torch.device, dtype: torch.dtype, size: tuple[int, int], width
 
     tflop = 4 * tokens**2 * 4 * width / 1e12
     yield Case("one wide head", f"{tokens}x{4 * width}", attend, without_kernels(attend), tflop=tflop)
+
+
+def filter_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[Case]:
+    """The two passes around the products of minimal filtering, on a band of an eighth of the rows."""
+    for channels, shrink in ((width, 1), (2 * width, 2)):
+        height, columns = size[0] // shrink, size[1] // shrink
+        rows, x = (height // 8, height // 4), draw(1, GIVEN, height, columns, channels)
+        scale, shift = draw(GIVEN, channels).float(), draw(GIVEN, channels).float()
+        past = draw(1, CARRIED, height, columns, channels).to(filter_dtype(x.dtype))
+        band = draw(TAKEN, 1, rows[1] - rows[0], columns, channels).to(past)
+        bias, out = draw(channels), torch.empty_like(x)
+
+        def combine(x=x, scale=scale, shift=shift, past=past, band=band, rows=rows):
+            filter_input(band, x, scale, shift, True, past, rows, rows)
+
+        def finish(out=out, band=band, rows=rows, bias=bias, x=x):
+            filter_output(out, list(band), rows, 0, bias, x, None, new_moments(out))
+
+        about, frame = f"{channels} {band.shape[2]}x{columns}", band[0].nbytes / 1e9
+        yield Case("norm + SiLU + six frames", about, combine, without_kernels(combine), 14 * frame)
+        yield Case("of six products + moments", about, finish, without_kernels(finish), 14 * frame)
 
 
 def conv_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[Case]:

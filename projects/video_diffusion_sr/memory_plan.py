@@ -64,22 +64,24 @@ def candidates(work: Workload) -> Iterator[MemoryPlan]:
     """Ways of running, roughly from the fastest to the smallest."""
     lengths = _slice_lengths(work)
     last = "none" if work.sharded else "models"
-    ways = [("none", None, length, False, None) for length in lengths]
-    if not work.sharded:
-        ways += [("models", None, length, False, None) for length in lengths]
+    ways = []
+    for offload in ("none",) if work.sharded else ("none", "models"):
+        for length in lengths:
+            by_fours = MemoryPlan(offload=offload, slice_frames=length)
+            ways += [by_fours] if work.ranks > 1 else [by_fours, replace(by_fours, fours=False)]
     if work.ranks == 1:
-        ways += [("models", None, None, True, None)]
-    ways += [(last, frames, lengths[-1], False, None) for frames in (2, 1)]
-    ways += [("models", 1, TILED_SLICE if work.streamed else None, False, tile) for tile in _tiles(work)]
-    for offload, frames, length, lean, tile in ways:
-        limit = None if frames is None else conv_bound(work, frames, tile) / GIB
-        alone = work.long and work.ranks == 1 and offload != "none"
-        way = MemoryPlan(
-            frames, limit, None, lean, length, tile, None, offload, park=alone, storage_8_bit=work.storage_8_bit
-        )
+        ways.append(MemoryPlan(offload="models", fours=False, lean=True))
+    bounded = MemoryPlan(offload=last, slice_frames=lengths[-1])
+    ways += [replace(bounded, vae_frames=frames) for frames in (2, 1)]
+    tiled = MemoryPlan(offload="models", vae_frames=1, slice_frames=TILED_SLICE if work.streamed else None)
+    ways += [replace(tiled, tile=tile) for tile in _tiles(work)]
+    for way in ways:
+        limit = None if way.vae_frames is None else conv_bound(work, way.vae_frames, way.tile) / GIB
+        alone = work.long and work.ranks == 1 and way.offload != "none"
+        way = replace(way, conv_max_mem=limit, park=alone, storage_8_bit=work.storage_8_bit)
         yield way
         yield replace(way, token_chunk=TOKEN_CHUNK)
-        if offload != "none":
+        if way.offload != "none":
             yield replace(way, token_chunk=TOKEN_CHUNK, offload="blocks")
 
 
@@ -122,7 +124,7 @@ def install(way: MemoryPlan, vae: VideoAutoencoderKL, dit: nn.Module, device: to
 def set_bounds(way: MemoryPlan, vae: VideoAutoencoderKL, dit: nn.Module) -> None:
     """The part of a plan that may change from clip to clip."""
     vae.set_memory_limit(way.conv_max_mem)
-    vae.rolls, vae.lean = way.rolls, way.lean
+    vae.rolls, vae.lean, vae.fours = way.rolls, way.lean, None if way.fours else False
     set_token_chunk(dit, way.token_chunk)
 
 

@@ -8,7 +8,9 @@ from math import ceil, prod
 from torch import nn
 
 from common.kernels.frame_norm import query_rows, scores_bytes
+from common.kernels.minimal_filter import GIVEN
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
+from models.video_vae_v3.modules.fours import BAND_BYTES, has_filter
 from models.video_vae_v3.modules.rolling import AUTOMATIC, has_turns, smallest_rolled
 from models.video_vae_v3.modules.tiling import tile_spans
 from projects.video_diffusion_sr.memory_ways import MemoryPlan, Workload
@@ -131,18 +133,26 @@ def working_gib(work: Workload, way: MemoryPlan, stage: str) -> float:
     working = waiting = 0.0
     for level, block in reversed(list(enumerate(_levels(work, stage)))):
         pixels, rolls = height * width / 4**level, _rolls(block, level, work, way)
-        frames = _level_frames(level, work, way, stage)
+        frames, fours = _level_frames(level, work, way, stage), _takes_fours(block, level, work, way)
         before, beside = 0 if rolls else past, waiting
+        if fours:
+            # A halving convolution's input is written as the last resnet goes. Of rows of pixels, for a band.
+            down = pixels * (frames + past) * _outer(block) if stage == "encode" and len(block.downsamplers) else 0.0
+            beside += down + BAND_BYTES / WORKSPACE / work.itemsize
         if rolls and way.lean:
             before = LEAN_BANDS
             beside += pixels * LEAN_DOWN * _outer(block) if stage == "encode" and len(block.downsamplers) else 0.0
         for resnet in block.resnets:
             inner, outer = resnet.conv1.in_channels, resnet.conv1.out_channels
+            if fours:  # the input, in whose place the result comes where it fits, and the first convolution's result
+                wider = frames * outer if outer > inner else 0
+                working = max(working, pixels * (frames * (inner + outer) + wider) + beside)
+                continue
             first = (2 * frames + before) * inner + frames * outer  # the input, its norm, the first one's result
             second = frames * inner + (3 * frames + before) * outer
             working = max(working, pixels * first + beside, pixels * second + beside)
         # What an upsampler reads waits while its results roll one by one through the level above.
-        waiting = pixels * (frames + past) * outer if stage == "decode" and not rolls else 0.0
+        waiting = pixels * (frames + past) * outer if stage == "decode" and not (rolls or fours) else 0.0
     return max(WORKSPACE * working * work.itemsize / GIB, _attention_gib(work, way, _full_frames(work, way)))
 
 
@@ -157,6 +167,8 @@ def _level_frames(level: int, work: Workload, way: MemoryPlan, stage: str) -> in
     block = blocks[level]
     if _rolls(block, level, work, way):
         return 1
+    if _takes_fours(block, level, work, way):
+        return GIVEN
     halving = blocks[:level] if stage == "encode" else blocks[1 : level + 1]
     frames = max(_full_frames(work, way) // 2 ** sum(_halves_time(other, stage) for other in halving), 1)
     if way.conv_max_mem is None:
@@ -183,12 +195,21 @@ def _attention_gib(work: Workload, way: MemoryPlan, frames: int) -> float:
 
 
 def _rolls(block: nn.Module, level: int, work: Workload, way: MemoryPlan) -> bool:
-    """Do frames go through this level one by one, and carried ones stay in their places?
+    """Do frames go through this level one by one, and carried ones stay in their places?"""
+    by_fours = way.fours and not way.lean
+    return not by_fours and has_turns(block.resnets[0].conv1) and _is_large(level, work, way)
 
-    The VAE decides it at the start of a clip, see `models.video_vae_v3.modules.rolling`. Unasked, where nothing cuts.
-    """
+
+def _takes_fours(block: nn.Module, level: int, work: Workload, way: MemoryPlan) -> bool:
+    """Do frames go through this level by fours?"""
+    by_fours = way.fours and not way.lean
+    return by_fours and has_filter(block.resnets[0].conv1) and _is_large(level, work, way)
+
+
+def _is_large(level: int, work: Workload, way: MemoryPlan) -> bool:
+    """Does the VAE see such pictures as large? It decides at the start of a clip: unasked, where nothing cuts."""
     rolls = way.rolls or (AUTOMATIC if way.conv_max_mem is None else "off")
-    if rolls == "off" or work.ranks > 1 or work.frames == 1 or not has_turns(block.resnets[0].conv1):
+    if rolls == "off" or work.ranks > 1 or work.frames == 1:
         return False
     height, width = _picture(work, way.tile)
     return height * width / 4**level >= smallest_rolled(rolls, height * width)

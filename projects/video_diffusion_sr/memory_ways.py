@@ -12,8 +12,9 @@ class MemoryPlan:
 
     vae_frames: most frames at full resolution that go through the VAE's widest level at once; None: a whole slice.
     conv_max_mem: the same as a bound for `VideoAutoencoderKL.set_memory_limit`, GiB.
-    rolls: which pictures go through the VAE one by one, one of `rolling.ROLLS`; None: as the VAE does unasked.
-    lean: these keep two frames for the next one instead of three, see `rolling.LeanRing`.
+    rolls: which pictures the VAE takes by fours or one by one, one of `rolling.ROLLS`; None: as it does unasked.
+    fours: by fours, which is quicker (`fours.py`); False: one by one.
+    lean: one by one, and two frames are kept for the next one instead of three, see `rolling.LeanRing`.
     slice_frames: frames of the pipeline's slices after the first; None: as many as it would take anyway.
     tile: side of the VAE's tiles in latents; None: the whole picture.
     token_chunk: most tokens in a feed-forward layer at once; None: all.
@@ -28,6 +29,7 @@ class MemoryPlan:
     vae_frames: int | None = None
     conv_max_mem: float | None = None
     rolls: str | None = None
+    fours: bool = True
     lean: bool = False
     slice_frames: int | None = None
     tile: int | None = None
@@ -59,8 +61,9 @@ class MemoryPlan:
         parts += [
             "VAE slices whole" if self.vae_frames is None else f"VAE at most {self.vae_frames} {one} at full size"
         ]
-        parts += [f"frames one by one where pictures are: {self.rolls}"] if self.rolls else []
-        parts += ["its large levels in bands of rows"] if self.lean else []
+        parts += [f"pictures that do not go by slices: {self.rolls}"] if self.rolls else []
+        parts += ["its large levels frame by frame, in bands of rows"] if self.lean else []
+        parts += ["its large levels frame by frame"] if not (self.fours or self.lean) else []
         parts += [f"VAE tiles of {self.tile} latents (not exact)"] if self.tile else []
         parts += [f"{self.token_chunk} tokens at once in feed-forward layers"] if self.token_chunk else []
         parts += ["carried frames wait on the host"] if self.park else []

@@ -37,19 +37,21 @@ def test_distances(vae, record_property):
     image = both_ways(vae, x[:, :, :1], z[:, :, :1])
     assert relative_distance(image[0], exact[0][:, :, :1]) < 2e-5
     assert relative_distance(image[1], exact[1][:, :, :1]) < 2e-5
-    for rolls, lean in (("all", False), ("all", True), ("full", False), ("off", False)):
-        vae.rolls, vae.lean = rolls, lean
+    ways = [("all", False, True), ("full", False, True), ("all", False, False), ("all", True, False)]
+    for rolls, lean, fours in (*ways, ("full", False, False), ("off", False, False)):
+        vae.rolls, vae.lean, vae.fours = rolls, lean, fours
         for result, expected in zip(both_ways(vae, x, z), exact, strict=True):
             assert relative_distance(result, expected) < 2e-5
-    vae.rolls = None
+    vae.rolls = vae.fours = None
     fast = both_ways(vae.bfloat16(), x, z)
-    for limit, rolls in ((0.002, None), (0.002, "full"), (None, "full"), (None, "off"), (None, "all")):
+    cuts = [(0.002, None, None), (0.002, "full", None), (None, "full", False), (None, "off", None), (None, "all", None)]
+    for limit, rolls, fours in (*cuts, (None, "all", False)):
         vae.set_memory_limit(limit)
-        vae.rolls = rolls
+        vae.rolls, vae.fours = rolls, fours
         again = both_ways(vae, x, z)
         assert all(relative_distance(a, b) < 2e-2 for a, b in zip(again, fast, strict=True))
     vae.set_memory_limit(None)
-    vae.rolls = None
+    vae.rolls = vae.fours = None
     release_inference(vae)
     plain = both_ways(vae, x, z)
     for stage, a, b, reference in zip(("encode", "decode"), fast, plain, exact, strict=True):

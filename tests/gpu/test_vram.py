@@ -25,7 +25,9 @@ WAYS = {
     "none": MemoryPlan(),
     "models": MemoryPlan(offload="models", park=True),
     "models, fetched early": MemoryPlan(offload="models", prefetch=True, park=True),
-    "lean": MemoryPlan(offload="models", lean=True, park=True),
+    "by fours": MemoryPlan(offload="models", slice_frames=8, park=True),
+    "one by one": MemoryPlan(offload="models", fours=False, park=True),
+    "lean": MemoryPlan(offload="models", fours=False, lean=True, park=True),
     "blocks": MemoryPlan(offload="blocks", token_chunk=700, park=True),
     "cut": MemoryPlan(vae_frames=1, conv_max_mem=3 * FRAME / GIB, offload="models", park=True),
     "one tile": MemoryPlan(tile=72, slice_frames=8, offload="models", conv_max_mem=3 * FRAME / GIB),
@@ -64,7 +66,7 @@ def resident(frames_of) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("name", "rolls"),
-    [*((name, "off") for name in WAYS), ("none", "all"), ("models", "all"), ("lean", "all"), ("cut", "full")],
+    [*((name, "off") for name in WAYS), *((name, "all") for name in ("by fours", "one by one", "lean")), ("cut", "full")],
 )
 def test_plans_agree_with_networks_that_stay(frames_of, resident, name, rolls):
     for frames in frames_of(WAYS[name], rolls):

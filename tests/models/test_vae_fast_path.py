@@ -6,20 +6,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.video_vae_v3.modules import fold
+from models.video_vae_v3.modules import fast_layers, fold, fours
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
 from models.video_vae_v3.modules.blocks import Upsample
 from models.video_vae_v3.modules.fast_layers import FastLayers
 from models.video_vae_v3.modules.fold import fold_upsample, prepare_inference, release_inference
+from models.video_vae_v3.modules.fours import filter_four
 from models.video_vae_v3.modules.rolling import has_turns
 from models.video_vae_v3.modules.strips import in_strips
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 from tests.conftest import seed_weights
 
 TINY = 1e-9  # GiB: one frame at once everywhere
+PLAIN, ONE_BY_ONE, LEAN, FOURS = (False, False), (False, False), (True, False), (False, True)  # lean, fours
 CUTS = [
-    (None, "off", False), (TINY, "off", False), (None, "all", False), (None, "full", False), (TINY, "full", False),
-    (None, "all", True), (None, "full", True),
+    (None, "off", *PLAIN), (TINY, "off", *PLAIN), (None, "all", *ONE_BY_ONE), (None, "full", *ONE_BY_ONE),
+    (TINY, "full", *ONE_BY_ONE), (None, "all", *LEAN), (None, "full", *LEAN),
+    (None, "all", *FOURS), (None, "full", *FOURS), (TINY, "all", *FOURS),
 ]  # fmt: skip
 SMALL = {"block_out_channels": (16, 24, 32), "layers_per_block": 1, "norm_num_groups": 8, "latent_channels": 4}
 
@@ -45,13 +48,13 @@ def test_fast_equals_plain_for_every_cut(vae, batch):
     prepare_inference(vae)
     for split_size in (None, 4, 8):
         vae.set_causal_slicing(split_size)
-        for limit, rolls, lean in CUTS:
+        for limit, rolls, lean, by_fours in CUTS:
             vae.set_memory_limit(limit)
-            vae.rolls, vae.lean = rolls, lean
+            vae.rolls, vae.lean, vae.fours = rolls, lean, by_fours
             assert (vae.encode_moments(clip) - moments).abs().max() < 1e-12
             assert (vae.decode_latents(latents) - frames).abs().max() < 1e-12
     vae.set_memory_limit(None)
-    vae.rolls, vae.lean = None, False
+    vae.rolls, vae.lean, vae.fours = None, False, None
 
 
 @torch.no_grad()
@@ -67,6 +70,43 @@ def test_frames_roll_through_some_levels_only(monkeypatch):
     assert has_turns(vae.decoder.conv_out) and not has_turns(vae.decoder.up_blocks[0].resnets[0].conv1)
     for result, plain in zip((vae.encode_moments(clip), vae.decode_latents(latents)), expected, strict=True):
         assert (result - plain).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("split_size", [2, 4, 6, 10])
+@torch.no_grad()
+def test_fours_in_bands_and_with_frames_left_over(split_size, monkeypatch):
+    """Bands of few rows, and slices whose frames are not four: those go as they would have gone anyway."""
+    vae = small_vae(1)
+    clip, latents = torch.randn(1, 3, 21, 20, 12).double(), torch.randn(1, 4, 11, 5, 3).double()
+    vae.set_causal_slicing(split_size)
+    expected = vae.encode_moments(clip), vae.decode_latents(latents)
+    prepare_inference(vae)
+    vae.rolls, vae.fours = "all", True
+    taken = []
+
+    def filtered(layer, past, x, *rest, **options):
+        taken.append((x.shape[1], options.get("up", 1)))
+        return filter_four(layer, past, x, *rest, **options)
+
+    monkeypatch.setattr(fast_layers, "filter_four", filtered)
+    for band_bytes in (1, 100_000):
+        monkeypatch.setattr(fours, "BAND_BYTES", band_bytes)
+        for result, plain in zip((vae.encode_moments(clip), vae.decode_latents(latents)), expected, strict=True):
+            assert (result - plain).abs().max() < 1e-12
+    assert set(taken) == (set() if split_size == 2 else {(4, 1), (4, 2)})
+
+
+@torch.no_grad()
+def test_weights_of_fours_stay_in_float16_where_the_network_becomes_bfloat16():
+    vae = small_vae(1).float()
+    prepare_inference(vae)
+    conv = vae.decoder.up_blocks[-1].resnets[0].conv2
+    exact = conv.derived_filter.six.clone()
+    vae.bfloat16()
+    assert conv.weight.dtype == torch.bfloat16 and conv.derived_filter.six.dtype == torch.float16
+    assert (conv.derived_filter.six.float() - exact).norm() < 5e-4 * exact.norm()
+    assert vae.bfloat16().decoder.up_blocks[-1].resnets[0].conv2.derived_filter.six.dtype == torch.float16
+    assert not [name for name in vae.state_dict() if "derived" in name]
 
 
 @torch.no_grad()

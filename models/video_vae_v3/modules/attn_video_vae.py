@@ -20,6 +20,7 @@ from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 ROOM = 6  # a slice needs about so many times its largest convolution input, carried frames included
 ROLLING_ROOM = 22  # frames of the widest activation that a clip needs whose frames go through one by one
 LEAN_ROOM = 18  # the same with lean rings
+FOURS_ROOM = 25  # the same by fours
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class VideoAutoencoderKL(nn.Module):
         self.bound_always = True
         self.rolls: str | None = None  # one of `rolling.ROLLS`; None: `AUTOMATIC` on CUDA where nothing bounds memory
         self.lean = False  # frames that roll take less memory and more time, see `rolling.LeanRing`
+        self.fours: bool | None = None  # by fours instead of one by one, see `fours.py`; None: on CUDA, if not lean
         self.set_causal_slicing(slicing_sample_min_size)
 
     def set_causal_slicing(self, split_size: int | None, memory_device: str | torch.device = "same") -> None:
@@ -177,12 +179,13 @@ class VideoAutoencoderKL(nn.Module):
         if rolls == "off" or self.memory_device is not None:
             return None
         height, width = self._full_size(x)
-        rolling = Rolling(smallest_rolled(rolls, height * width), self.lean)
+        fours = x.is_cuda and not self.lean if self.fours is None else self.fours
+        rolling = Rolling(smallest_rolled(rolls, height * width), self.lean, fours)
         if height * width < rolling.smallest:
             return None
         if self.conv_bytes is not None and self.rolls is None:
             widest = self.decoder.up_blocks[-1].resnets[0].conv1.in_channels
-            room = LEAN_ROOM if self.lean else ROLLING_ROOM
+            room = FOURS_ROOM if fours else LEAN_ROOM if self.lean else ROLLING_ROOM
             needed = room * x.shape[0] * height * width * widest * x.element_size()
             if self.bound_always or not x.is_cuda or _free_bytes(x.device) < needed:
                 return None

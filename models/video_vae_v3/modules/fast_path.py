@@ -3,7 +3,8 @@
 What saves a pass over memory is carried along in a `Flow`: biases wait for the next pass, and moments for the next norm
 are taken by the pass that writes the activation. A norm writes straight behind the carried frames in the next
 convolution's input. The first frame of a clip goes alone, through 2-D convolutions (`fold.py` derives their weights).
-Where pictures are large, later frames go one by one as well, and carried frames stay where they are (`rolling.py`).
+Where pictures are large, later frames go by fours, with half of a convolution's products (`fours.py`), or one by one,
+and carried frames stay where they are (`rolling.py`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from common.kernels.minimal_filter import GIVEN
 from models.video_vae_v3.modules.blocks import Downsample, Upsample
 from models.video_vae_v3.modules.decoder import Decoder3D
 from models.video_vae_v3.modules.encoder import Encoder3D
@@ -84,6 +86,8 @@ class FastPath:
         """How many frames may go through a level at once, at least `multiple`."""
         if self.layers.rolls(resnets[0].conv1, x):
             return multiple
+        if self.layers.takes_fours(resnets[0].conv1, x):
+            return GIVEN
         batch, frames, height, width, _ = x.shape
         if self.conv_bytes is None:
             return frames
@@ -112,6 +116,10 @@ class FastPath:
             start += count
         return Flow.joined(done) if conv is None else self.layers.convolve(conv, target, past)
 
+    def _upsampled_four(self, up: Upsample, flow: list[Flow]) -> Flow:
+        """Nobody holds on to the flow afterwards, which comes as the only one of a list."""
+        return self.layers.upsample_four(up, flow.pop())
+
     def _up_level(
         self, resnets: nn.ModuleList, up: Upsample | None, parts: Iterator[Flow]
     ) -> Iterator[Callable[[], Flow]]:
@@ -122,6 +130,9 @@ class FastPath:
                 flow = self.layers.resnet(resnet, flow)
             if up is None:
                 yield partial(self.layers.resnet, resnets[-1], flow)
+                continue
+            if flow.x.shape[1] == GIVEN and self.layers.filtered_past(up) is not None:
+                yield partial(self._upsampled_four, up, [self.layers.resnet(resnets[-1], flow)])
                 continue
             ring = self.layers.ring(up)
             if ring is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.video_vae_v3.modules.blocks import Upsample
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
+from models.video_vae_v3.modules.fours import has_filter, prepare_filter, prepare_upsample_filter
 from models.video_vae_v3.modules.rolling import has_turns, prepare_turns, prepare_upsample_turns
 
 MOST_ROLLED = 512 * 256  # channels in times channels out of a level whose frames may roll
@@ -41,6 +42,8 @@ def prepare_inference(vae: nn.Module) -> None:
     fold_upsamplers(vae)
     for block in (*vae.encoder.down_blocks, *vae.decoder.up_blocks):
         prepare_level(block)
+    for block in (*vae.encoder.down_blocks[:-1], *vae.decoder.up_blocks[1:]):  # the smallest pictures gain little
+        prepare_fours(block)
     if has_turns(vae.decoder.up_blocks[-1].resnets[0].conv1):  # the last convolution reads what that level makes
         prepare_turns(vae.decoder.conv_out)
     vae.fast = True
@@ -49,9 +52,11 @@ def prepare_inference(vae: nn.Module) -> None:
 def release_inference(vae: nn.Module) -> None:
     """Forget the derived weights; the plain path is taken again."""
     vae.fast = False
-    for module in vae.modules():
+    for module in list(vae.modules()):
         for name in [name for name in module._buffers if name.startswith("derived_")]:
             delattr(module, name)
+        if has_filter(module):
+            del module.derived_filter
 
 
 @torch.no_grad()
@@ -75,6 +80,16 @@ def prepare_level(block: nn.Module) -> None:
     for up in getattr(block, "upsamplers", ()):
         if up.time_factor == 1:
             prepare_upsample_turns(up)
+
+
+def prepare_fours(block: nn.Module) -> None:
+    """Let frames go through a level by fours (`fours.py`)."""
+    for resnet in block.resnets:
+        prepare_filter(resnet.conv1)
+        prepare_filter(resnet.conv2)
+    for up in getattr(block, "upsamplers", ()):
+        if up.time_factor == 1:
+            prepare_upsample_filter(up)
 
 
 def fold_upsamplers(vae: nn.Module) -> None:

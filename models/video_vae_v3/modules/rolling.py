@@ -12,6 +12,7 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
+from models.video_vae_v3.modules.fours import FilteredPast
 from models.video_vae_v3.modules.strips import MOST_ELEMENTS, in_strips, strips
 
 PLACES = 3
@@ -92,17 +93,20 @@ class LeanRing:
 
 @dataclass
 class Rolling:
-    """That the frames of one clip roll through one network, and where they are.
+    """That a clip's frames go through the large levels of one network one by one or by fours, and where they are.
 
     smallest: pixels of a frame from which on, see `smallest_rolled`.
     lean: rings keep two frames, see `LeanRing`.
-    rings: of the layers that have seen the clip's first frame.
+    fours: four frames at a time by minimal filtering, see `fours.py`, instead of one.
+    rings, pasts: of the layers that have seen the clip's first frame.
     sums: what the last convolution's past adds to its next two frames, where it is summed from projections.
     """
 
     smallest: int
     lean: bool = False
+    fours: bool = False
     rings: dict[nn.Module, Ring | LeanRing] = field(default_factory=dict)
+    pasts: dict[nn.Module, FilteredPast] = field(default_factory=dict)
     sums: dict[nn.Module, Tensor] = field(default_factory=dict)
 
     def begin(self, layer: nn.Module, first: Tensor) -> None:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from models.video_vae_v3.modules.rolling import Ring, Rolling
+from models.video_vae_v3.modules.fours import FilteredPast
+from models.video_vae_v3.modules.rolling import LeanRing, Ring, Rolling
 
 
 class TemporalMemory:
@@ -51,8 +52,8 @@ class TemporalMemory:
         for ring in self._rings():
             ring.frames = ring.frames.to(device, non_blocking=True)
 
-    def _rings(self) -> list[Ring]:
-        return [] if self.rolling is None else list(self.rolling.rings.values())
+    def _rings(self) -> list[Ring | LeanRing | FilteredPast]:
+        return [] if self.rolling is None else [*self.rolling.rings.values(), *self.rolling.pasts.values()]
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
