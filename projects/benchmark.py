@@ -20,6 +20,7 @@ from torch import Tensor
 
 from common.config import load_config
 from models.video_vae_v3.modules.attn_video_vae import split_after_first
+from models.video_vae_v3.modules.fold import release_filters
 from models.video_vae_v3.modules.rolling import ROLLS
 from models.video_vae_v3.modules.tiling import decode_tiled, encode_tiled
 from projects.benchmarking.counting import TEXT_TOKENS, dit_flops, vae_flops
@@ -39,6 +40,7 @@ from projects.video_diffusion_sr.memory_plan import (
     predict,
     weight_bytes,
 )
+from projects.video_diffusion_sr.memory_ways import by_fours
 from projects.video_diffusion_sr.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +97,8 @@ class Stages:
     def __init__(self, vae, dit, config, clip: Tensor, dtype: torch.dtype, way: MemoryPlan) -> None:
         self.vae, self.dit, self.scaling = vae, dit, config.vae.scaling_factor
         self.device, self.dtype, self.way = clip.device, dtype, way
+        if not by_fours(way):
+            release_filters(vae)
         self.residency = install(way, vae, dit, clip.device)
         self.pixels = HostPixels(clip)
         generator = torch.Generator(clip.device).manual_seed(1)
@@ -174,6 +178,8 @@ def measure(args: argparse.Namespace) -> dict:
     shape = (1, 3, args.frames, args.res_h, args.res_w)
     clip = torch.rand(shape, device=device, generator=torch.Generator(device).manual_seed(2)).mul(2).sub(1).to(dtype)
     way = choose(args, vae, dit, clip)
+    if way.slice_frames and way.tile is None:
+        vae.set_causal_slicing(way.slice_frames)
     stages = Stages(vae, dit, config, clip, dtype, way)
     del clip
     result = {

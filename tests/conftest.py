@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 is compared as such
+
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 

@@ -26,7 +26,7 @@ CARRIED = TAKEN - GIVEN
 NEAR, FAR = 0.75, 1.5  # the points
 SHRINK = 0.125  # of the frames that go in: their largest combination is 5.7 times a frame
 WEIGHT_SHRINK = 0.25  # of the weights: products four times as large as float16's largest number still pass
-MOST_IN_CHUNK = 768  # pixels of which moments are taken together
+MOST_IN_CHUNK = 320  # pixels of which moments are taken together
 
 
 def input_rows() -> list[list[float]]:

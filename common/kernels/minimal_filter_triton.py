@@ -10,8 +10,8 @@ from common.kernels.frame_norm import Moments
 from common.kernels.frame_norm_triton import bias_of, require_packed_pixels
 from common.kernels.minimal_filter import FAR, GIVEN, NEAR, SHRINK, TAKEN, WEIGHT_SHRINK
 
-TILE_IN, TILE_OUT = 2048, 1024  # elements of each frame that a program of four warps holds at once
-MOST_CHANNELS = 64  # of a program that takes moments: more of them, so that a band fills the device
+TILE_IN, TILE_OUT = 512, 512  # elements of each frame that a program of four warps holds at once
+MOST_CHANNELS = 128  # of a program that takes moments
 
 
 @triton.jit
@@ -134,23 +134,23 @@ def _output_kernel(
     shift0 = tl.zeros([CHANNELS], tl.float32)
     shift1, shift2, shift3 = shift0, shift0, shift0
     if MEASURE:  # sums are shifted by (about) the first pixel's products: see frame_norm_triton
-        at = (begin - first + skip).to(tl.int64) * channels + channel
-        p0 = tl.load(m0_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        p1 = tl.load(m1_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        p2 = tl.load(m2_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        p3 = tl.load(m3_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        p4 = tl.load(m4_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        p5 = tl.load(m5_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        seen = (begin - first + skip).to(tl.int64) * channels + channel
+        p0 = tl.load(m0_ptr + seen, mask=inside, other=0.0).to(tl.float32)
+        p1 = tl.load(m1_ptr + seen, mask=inside, other=0.0).to(tl.float32)
+        p2 = tl.load(m2_ptr + seen, mask=inside, other=0.0).to(tl.float32)
+        p3 = tl.load(m3_ptr + seen, mask=inside, other=0.0).to(tl.float32)
+        p4 = tl.load(m4_ptr + seen, mask=inside, other=0.0).to(tl.float32)
+        p5 = tl.load(m5_ptr + seen, mask=inside, other=0.0).to(tl.float32)
         shift0 = GAIN * (p0 + p1 + p2 + p3 + p4) + added
         shift1 = GAIN * (NEAR * (p1 - p2) + FAR * (p3 - p4)) + added
         shift2 = GAIN * (NEAR * NEAR * (p1 + p2) + FAR * FAR * (p3 + p4)) + added
         shift3 = GAIN * (NEAR * NEAR * NEAR * (p1 - p2) + FAR * FAR * FAR * (p3 - p4) + p5) + added
         if RESIDUAL:
-            at = begin.to(tl.int64) * channels + channel
-            shift0 += tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-            shift1 += tl.load(x_ptr + x_t + at, mask=inside, other=0.0).to(tl.float32)
-            shift2 += tl.load(x_ptr + 2 * x_t + at, mask=inside, other=0.0).to(tl.float32)
-            shift3 += tl.load(x_ptr + 3 * x_t + at, mask=inside, other=0.0).to(tl.float32)
+            seen = begin.to(tl.int64) * channels + channel
+            shift0 += tl.load(x_ptr + seen, mask=inside, other=0.0).to(tl.float32)
+            shift1 += tl.load(x_ptr + x_t + seen, mask=inside, other=0.0).to(tl.float32)
+            shift2 += tl.load(x_ptr + 2 * x_t + seen, mask=inside, other=0.0).to(tl.float32)
+            shift3 += tl.load(x_ptr + 3 * x_t + seen, mask=inside, other=0.0).to(tl.float32)
             tl.debug_barrier()  # what was read here may be overwritten below
     for start in range(begin, end, PIXELS):
         pixel = start + tl.arange(0, PIXELS)

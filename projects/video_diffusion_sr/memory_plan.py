@@ -10,6 +10,7 @@ from math import ceil
 import torch
 from torch import nn
 
+from common.kernels.minimal_filter import GIVEN
 from common.residency import Residency
 from models.nadit.mlp import set_token_chunk
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
@@ -66,9 +67,11 @@ def candidates(work: Workload) -> Iterator[MemoryPlan]:
     last = "none" if work.sharded else "models"
     ways = []
     for offload in ("none",) if work.sharded else ("none", "models"):
-        for length in lengths:
-            by_fours = MemoryPlan(offload=offload, slice_frames=length)
-            ways += [by_fours] if work.ranks > 1 else [by_fours, replace(by_fours, fours=False)]
+        if work.ranks > 1:
+            ways += [MemoryPlan(offload=offload, slice_frames=length) for length in lengths]
+            continue
+        usual = MemoryPlan(offload=offload)
+        ways += [replace(usual, slice_frames=_slice_of_fours(work)), usual, replace(usual, fours=False)]
     if work.ranks == 1:
         ways.append(MemoryPlan(offload="models", fours=False, lean=True))
     bounded = MemoryPlan(offload=last, slice_frames=lengths[-1])
@@ -86,7 +89,7 @@ def candidates(work: Workload) -> Iterator[MemoryPlan]:
 
 
 def _slice_lengths(work: Workload) -> list[int | None]:
-    """None, what would be taken anyway; where ranks share a clip, also shorter ones."""
+    """None, what would be taken anyway; where ranks share a clip, also shorter ones, from long to short."""
     lengths: list[int | None] = [None]
     if work.ranks > 1:
         factor = work.vae.temporal_factor
@@ -95,6 +98,14 @@ def _slice_lengths(work: Workload) -> list[int | None]:
             lengths.append(latents * factor)
             latents //= 2
     return lengths
+
+
+def _slice_of_fours(work: Workload) -> int | None:
+    """Frames of the shortest slice of which every level that may go by fours has four; None: the usual one has."""
+    twice = work.vae.decoder.up_blocks[0].upsamplers[0].time_factor  # the level below does not go by fours
+    frames = GIVEN * work.vae.temporal_factor // twice
+    usual = work.slice_frames or work.vae.split_size
+    return None if usual is None or usual >= frames or work.frames <= frames else frames
 
 
 def _tiles(work: Workload) -> Iterator[int]:

@@ -13,7 +13,7 @@ from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.fours import BAND_BYTES, has_filter
 from models.video_vae_v3.modules.rolling import AUTOMATIC, has_turns, smallest_rolled
 from models.video_vae_v3.modules.tiling import tile_spans
-from projects.video_diffusion_sr.memory_ways import MemoryPlan, Workload
+from projects.video_diffusion_sr.memory_ways import MemoryPlan, Workload, by_fours
 
 GIB = 2**30
 OVERHEAD = 0.6  # what libraries take in the VAE whatever the size: cuDNN's convolutions
@@ -135,10 +135,11 @@ def working_gib(work: Workload, way: MemoryPlan, stage: str) -> float:
         pixels, rolls = height * width / 4**level, _rolls(block, level, work, way)
         frames, fours = _level_frames(level, work, way, stage), _takes_fours(block, level, work, way)
         before, beside = 0 if rolls else past, waiting
+        workspace = 1.0 if fours and stage == "encode" else WORKSPACE  # products need none, but those of upsamplers
         if fours:
             # A halving convolution's input is written as the last resnet goes. Of rows of pixels, for a band.
             down = pixels * (frames + past) * _outer(block) if stage == "encode" and len(block.downsamplers) else 0.0
-            beside += down + BAND_BYTES / WORKSPACE / work.itemsize
+            beside += down + BAND_BYTES / workspace / work.itemsize
         if rolls and way.lean:
             before = LEAN_BANDS
             beside += pixels * LEAN_DOWN * _outer(block) if stage == "encode" and len(block.downsamplers) else 0.0
@@ -146,14 +147,15 @@ def working_gib(work: Workload, way: MemoryPlan, stage: str) -> float:
             inner, outer = resnet.conv1.in_channels, resnet.conv1.out_channels
             if fours:  # the input, in whose place the result comes where it fits, and the first convolution's result
                 wider = frames * outer if outer > inner else 0
-                working = max(working, pixels * (frames * (inner + outer) + wider) + beside)
+                working = max(working, workspace * (pixels * (frames * (inner + outer) + wider) + beside))
                 continue
             first = (2 * frames + before) * inner + frames * outer  # the input, its norm, the first one's result
             second = frames * inner + (3 * frames + before) * outer
-            working = max(working, pixels * first + beside, pixels * second + beside)
-        # What an upsampler reads waits while its results roll one by one through the level above.
-        waiting = pixels * (frames + past) * outer if stage == "decode" and not (rolls or fours) else 0.0
-    return max(WORKSPACE * working * work.itemsize / GIB, _attention_gib(work, way, _full_frames(work, way)))
+            working = max(working, workspace * (pixels * max(first, second) + beside))
+        # What an upsampler reads waits while its results go one by one or by fours through the level above.
+        at_once = fours and not (stage == "decode" and _halves_time(block, stage))
+        waiting = pixels * (frames + past) * outer if stage == "decode" and not (rolls or at_once) else 0.0
+    return max(working * work.itemsize / GIB, _attention_gib(work, way, _full_frames(work, way)))
 
 
 def _full_frames(work: Workload, way: MemoryPlan) -> int:
@@ -196,14 +198,12 @@ def _attention_gib(work: Workload, way: MemoryPlan, frames: int) -> float:
 
 def _rolls(block: nn.Module, level: int, work: Workload, way: MemoryPlan) -> bool:
     """Do frames go through this level one by one, and carried ones stay in their places?"""
-    by_fours = way.fours and not way.lean
-    return not by_fours and has_turns(block.resnets[0].conv1) and _is_large(level, work, way)
+    return not by_fours(way) and has_turns(block.resnets[0].conv1) and _is_large(level, work, way)
 
 
 def _takes_fours(block: nn.Module, level: int, work: Workload, way: MemoryPlan) -> bool:
     """Do frames go through this level by fours?"""
-    by_fours = way.fours and not way.lean
-    return by_fours and has_filter(block.resnets[0].conv1) and _is_large(level, work, way)
+    return by_fours(way) and has_filter(block.resnets[0].conv1) and _is_large(level, work, way)
 
 
 def _is_large(level: int, work: Workload, way: MemoryPlan) -> bool:

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.fold import release_filters
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 from models.video_vae_v3.modules.tiling import TileMemories, decode_tiled, encode_tiled
 from projects.video_diffusion_sr.memory_plan import TILE_OVERLAP, MemoryPlan, install, set_bounds
+from projects.video_diffusion_sr.memory_ways import by_fours
 
 ENCODE, SAMPLE, DECODE = "encode", "sample", "decode"
 EVERYTHING_STAYS = MemoryPlan()
@@ -40,6 +42,8 @@ class Stages:
             if device.type == "cuda" and device.index is not None:  # the hooks' streams are those of the current device
                 torch.cuda.set_device(device)
             most = max(ways, key=lambda way: ("none", "models", "blocks").index(way.offload))
+            if not any(by_fours(way) for way in ways):
+                release_filters(vae)
             self._residency = install(most, vae, dit, device)
             self.follow(ways[0])
 

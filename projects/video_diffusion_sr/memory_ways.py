@@ -72,6 +72,11 @@ class MemoryPlan:
         return f"{'; '.join(parts)}; predicted peak {self.predicted_peak_gib:.1f} GiB ({peaks})"
 
 
+def by_fours(way: MemoryPlan) -> bool:
+    """May large pictures go through the VAE by fours?"""
+    return way.fours and not way.lean and (way.conv_max_mem is None or way.rolls is not None)
+
+
 @dataclass(frozen=True)
 class Workload:
     """A clip and the networks it goes through.

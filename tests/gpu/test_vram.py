@@ -66,7 +66,11 @@ def resident(frames_of) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("name", "rolls"),
-    [*((name, "off") for name in WAYS), *((name, "all") for name in ("by fours", "one by one", "lean")), ("cut", "full")],
+    [
+        *((name, "off") for name in WAYS),
+        *((name, "all") for name in ("by fours", "one by one", "lean")),
+        ("cut", "full"),
+    ],
 )
 def test_plans_agree_with_networks_that_stay(frames_of, resident, name, rolls):
     for frames in frames_of(WAYS[name], rolls):

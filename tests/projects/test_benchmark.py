@@ -90,9 +90,11 @@ def test_transformer_count_is_linear_layers_and_windows():
     assert 3.5 < four / one < 16.5
 
 
-ONE_BY_ONE = MemoryPlan(fours=False)
+FOURS = MemoryPlan()
+ONE_BY_ONE = replace(FOURS, fours=False)
 ONE_AT_A_TIME = replace(ONE_BY_ONE, offload="models", prefetch=True)
 LEAN = replace(ONE_BY_ONE, lean=True)
+FILTERS = 0.35  # GiB of weights that are predicted, and were not there yet
 MEASURED = [  # preset, clip, frames of a slice, way; peaks of encode, transformer and decode
     ("3b", (97, 720, 1280), 4, ONE_BY_ONE, (13.11, 12.30, 17.01)),
     ("3b", (97, 720, 1280), 8, ONE_BY_ONE, (13.27, 12.30, 17.08)),
@@ -105,14 +107,21 @@ MEASURED = [  # preset, clip, frames of a slice, way; peaks of encode, transform
     ("3b", (21, 2160, 3840), 4, replace(LEAN, offload="models"), (49.87, 17.37, 71.81)),
     ("3b", (1, 720, 1280), 4, ONE_BY_ONE, (8.45, 7.54, 8.62)),
     ("7b", (25, 720, 1280), 4, ONE_BY_ONE, (22.07, 18.02, 25.95)),
+    ("3b", (97, 720, 1280), 8, FOURS, (14.96, 12.65, 17.76)),
+    ("3b", (97, 720, 1280), 8, replace(FOURS, offload="models", prefetch=True), (8.33, 11.38, 11.08)),
+    ("3b", (97, 1088, 1920), 8, FOURS, (22.97, 18.92, 29.07)),
+    ("3b", (1, 720, 1280), 4, FOURS, (8.80, 7.89, 8.98)),
+    ("7b", (25, 720, 1280), 8, FOURS, (23.92, 18.37, 26.71)),
 ]
 
 
 @pytest.mark.parametrize(("preset", "clip", "frames", "way", "measured"), MEASURED)
 def test_predicted_peaks_are_those_measured(networks, preset, clip, frames, way, measured):
-    """On one H200 in bfloat16, GiB: not too little, and at most 12% too much."""
+    """In bfloat16, GiB, by fours on one H100, the rest on one H200: not too little, and at most 12% too much."""
     predicted = predict(way, networks(preset)(*clip, slice_frames=frames))
     for stage, gib in zip(("encode", "transformer", "decode"), measured, strict=True):
+        if not way.fours and (stage != "transformer" or way.offload == "none"):
+            gib += FILTERS
         assert gib <= predicted[stage] < 1.12 * gib, stage
 
 
@@ -125,6 +134,15 @@ def test_a_plan_keeps_to_its_bound(workload, clip):
         assert previous is None or way.predicted_peak_gib <= previous + 1e-6 or previous <= vram
         previous = way.predicted_peak_gib
     assert plan(200, work).offload == "none" and plan(200, work).tile is None
+
+
+def test_slices_are_as_long_as_fours_need(networks):
+    """At 4 frames a slice, the level whose pictures come half as often would have two at once."""
+    of = networks("3b")
+    assert plan(200, of(97, 720, 1280)).slice_frames == 8
+    for frames, usual in ((97, 16), (5, 4), (1, 4)):
+        assert plan(200, of(frames, 720, 1280, slice_frames=usual)).slice_frames is None
+    assert plan(200, of(97, 720, 1280, ranks=2)).slice_frames is None
 
 
 def test_4k_in_80_gib_needs_no_tiles(workload):

@@ -117,7 +117,7 @@ class FastPath:
         return Flow.joined(done) if conv is None else self.layers.convolve(conv, target, past)
 
     def _upsampled_four(self, up: Upsample, flow: list[Flow]) -> Flow:
-        """Nobody holds on to the flow afterwards, which comes as the only one of a list."""
+        """Takes the flow, the only one of a list, so that nobody holds on to it afterwards."""
         return self.layers.upsample_four(up, flow.pop())
 
     def _up_level(
@@ -132,7 +132,9 @@ class FastPath:
                 yield partial(self.layers.resnet, resnets[-1], flow)
                 continue
             if flow.x.shape[1] == GIVEN and self.layers.filtered_past(up) is not None:
-                yield partial(self._upsampled_four, up, [self.layers.resnet(resnets[-1], flow)])
+                done = [self.layers.resnet(resnets[-1], flow)]
+                del flow
+                yield partial(self._upsampled_four, up, done)
                 continue
             ring = self.layers.ring(up)
             if ring is not None:

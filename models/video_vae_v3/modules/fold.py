@@ -46,15 +46,22 @@ def prepare_inference(vae: nn.Module) -> None:
         prepare_fours(block)
     if has_turns(vae.decoder.up_blocks[-1].resnets[0].conv1):  # the last convolution reads what that level makes
         prepare_turns(vae.decoder.conv_out)
-    vae.fast = True
+    vae.fast, vae.fours = True, None
 
 
 def release_inference(vae: nn.Module) -> None:
     """Forget the derived weights; the plain path is taken again."""
     vae.fast = False
-    for module in list(vae.modules()):
+    release_filters(vae)
+    for module in vae.modules():
         for name in [name for name in module._buffers if name.startswith("derived_")]:
             delattr(module, name)
+
+
+def release_filters(vae: nn.Module) -> None:
+    """Forget the weights of `fours.py`, for who needs their memory: frames go one by one then, or by slices."""
+    vae.fours = False
+    for module in list(vae.modules()):
         if has_filter(module):
             del module.derived_filter
 

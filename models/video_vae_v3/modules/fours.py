@@ -23,7 +23,7 @@ from common.kernels.minimal_filter import (
     new_moments,
 )
 
-BAND_BYTES = 384 * 2**20  # of what goes into and comes out of the products of a band, about
+BAND_BYTES = 640 * 2**20  # of what goes into and comes out of the products of a band, about
 
 
 class FilterWeights(nn.Module):
