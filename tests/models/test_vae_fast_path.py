@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from common.kernels.minimal_filter import SHRINK
 from models.video_vae_v3.modules import fast_layers, fold, fours
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
 from models.video_vae_v3.modules.blocks import Upsample
@@ -209,3 +210,17 @@ def test_strips_are_exact(rows, most):
 
     out = in_strips(doubled, x, (1, 1, 2 * rows, 10, 6), up=2, most=most)
     assert (out - doubled(x)).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_activations_as_large_as_the_release_has_pass_through_float16():
+    """An upsampler reads what no norm has bounded: 19,088 was seen in the released VAE, float16 ends at 65,504."""
+    taps, layer = torch.randn(3, 12, 16, 3, 3) / 432**0.5, torch.nn.Module()
+    layer.derived_filter = fours.FilterWeights(taps).bfloat16()
+    x = torch.randn(1, 6, 6, 8, 16).mul(6000).clamp(-60000, 60000).bfloat16()
+    past = fours.FilteredPast(x[:, 0])
+    past.frames.copy_(x[:, :2].mul(SHRINK))
+    norm, out = (torch.ones(4, 16), torch.zeros(4, 16)), torch.empty(1, 4, 6, 8, 12).bfloat16()
+    filter_four(layer, past, x[:, 2:], norm, False, out, torch.zeros(12).bfloat16())
+    expected = F.conv3d(x.double().movedim(-1, 1), taps.double().movedim(0, 2), padding=(0, 1, 1)).movedim(1, -1)
+    assert out.isfinite().all() and (out.double() - expected).norm() < 5e-3 * expected.norm()
