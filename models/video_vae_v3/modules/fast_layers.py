@@ -211,10 +211,8 @@ class FastLayers:
         """Norm, SiLU and convolution of four frames, plus x + pending, into `out`."""
         given = norm.weight, norm.bias, norm.num_groups, norm.eps
         scaled = norm_coefficients(flow.x, *given, flow.pending, flow.moments)
-        past = self.filtered_past(conv)
-        return Flow.settled(
-            out, filter_four(conv, past, flow.x, scaled, norm.silu, out, conv.bias, x, pending, measure)
-        )
+        into = out, conv.bias, x, pending, measure
+        return Flow.settled(out, filter_four(conv, self.filtered_past(conv), flow.x, scaled, norm.silu, *into))
 
     def mid(self, mid: MidBlock, flow: Flow) -> Flow:
         return self.resnet(mid.resnets[1], self._attention(mid.attentions[0], self.resnet(mid.resnets[0], flow)))
@@ -257,11 +255,8 @@ class FastLayers:
         batch, _, height, width, channels = flow.x.shape
         out = flow.x.new_empty(batch, GIVEN, 2 * height, 2 * width, up.conv.out_channels)
         scale = flow.x.new_ones(batch * GIVEN, channels, dtype=torch.promote_types(flow.x.dtype, torch.float32))
-        shift = (
-            torch.zeros_like(scale) if flow.pending is None else flow.pending.to(scale).expand_as(scale).contiguous()
-        )
-        past = self.filtered_past(up)
-        moments = filter_four(up, past, flow.x, (scale, shift), False, out, up.derived_table, up=2)
+        norm = scale, torch.zeros_like(scale) if flow.pending is None else scale * flow.pending  # none but the bias
+        moments = filter_four(up, self.filtered_past(up), flow.x, norm, False, out, up.derived_table, up=2)
         return Flow.settled(out, moments)
 
     def upsample_ring(self, up: Upsample, ring: Ring | LeanRing) -> Flow:
