@@ -41,7 +41,7 @@ MULTI_STEP = {"steps": 50, "cfg_scale": 6.5, "condition_noise": 0.1, "channels_r
 SEEDVR_3B = Preset("SeedVR-3B", "configs_3b/main.yaml", "seedvr_ema_3b.pth", "seedvr_3b", **MULTI_STEP)
 SEEDVR_7B = Preset("SeedVR-7B", "configs_7b/main.yaml", "seedvr_ema_7b.pth", "seedvr_7b", **MULTI_STEP)
 SEEDVR2_TINY = Preset(
-    "SeedVR2-tiny", "configs_tiny/main.yaml", "tiny/dit.safetensors", None, window_frames=17, res=(256, 384)
+    "SeedVR2-tiny", "configs_tiny/main.yaml", "tiny/dit.safetensors", None, window_frames=57, res=(256, 384)
 )
 
 PRESETS = {
