@@ -6,9 +6,9 @@ the file is read a second time: a clip of any length needs no more memory than a
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -25,28 +25,13 @@ from projects.video_diffusion_sr.comparison import Comparison
 from projects.video_diffusion_sr.geometry import Geometry, to_8_bit
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
-from projects.video_diffusion_sr.memory_plan import MemoryPlan
-from projects.video_diffusion_sr.memory_prediction import FINISH_FRAMES
+from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.memory.predict import FINISH_FRAMES
 from projects.video_diffusion_sr.progress import Progress
 from projects.video_diffusion_sr.report import Report, peak, reset_peak
+from projects.video_diffusion_sr.request import Finish
 
 logger = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Finish:
-    """What a user may ask of the result.
-
-    color_fix: "wavelet", "adain" or "none". strength: 1 is the restored clip, 0 the resized input.
-    frame_rate: play the same frames at this rate; None keeps the file's own times. crf: H.264 quality, lower is better.
-    compare: also write a side-by-side clip and a contact sheet.
-    """
-
-    color_fix: str = "wavelet"
-    strength: float = 1.0
-    frame_rate: Fraction | None = None
-    crf: float | None = None
-    compare: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +41,7 @@ class Restorer:
     infer: VideoDiffusionInfer
     geometry: Geometry
     seed: int
-    split_size: int  # frames that go through the VAE at once, after the first
+    default_plan: Callable[[int, int, bool], MemoryPlan]  # of the networks' height and width, and whether it is a still
     window: int | None  # latent frames that go through the transformer at once; None: all
     parallel: Parallel  # who else works on the clip
     use_sample: bool = True  # encode to a sample of the posterior, not its mean
@@ -67,18 +52,30 @@ class Restorer:
     def device(self) -> torch.device:
         return self.infer.device
 
+    @property
+    def slice_frames(self) -> int | None:
+        """Frames of the clip at hand that go through the VAE at once, after the first; None: all."""
+        return self.infer.stages.schedule.slice_frames
+
+    def follow(self, info: MediaInfo, plan: MemoryPlan | None = None) -> MemoryPlan:
+        """Begin with a file: run it by this plan, or by the default one for its size. Returns the plan."""
+        if plan is None:
+            plan = self.default_plan(*self.geometry.network_size(info.height, info.width), info.kind == "image")
+        self.infer.stages.follow(plan)
+        return plan
+
 
 class InputError(MediaError):
     """The input cannot be read: all ranks that share it find the same, so the run can go on with the next file."""
 
 
 def restore_clip(
-    source: Path, output_dir: Path, restorer: Restorer, show_progress: bool = False, way: MemoryPlan | None = None
+    source: Path, output_dir: Path, restorer: Restorer, show_progress: bool = False, plan: MemoryPlan | None = None
 ) -> Report | None:
     """Restore one file.
 
     Args:
-        way: how to run it; None: as the last one.
+        plan: how to run it; None: `Restorer.default_plan`.
     Returns:
         What was done; None on ranks that only help. The result appears under its name only when it is complete.
     Raises:
@@ -87,18 +84,12 @@ def restore_clip(
     """
     started = time.perf_counter()
     reset_peak(restorer.device)
-    stages = restorer.infer.stages
-    if way is not None:
-        stages.follow(way)
     leads = restorer.parallel.leads
     with ExitStack() as stack:
         reader, again = (stack.enter_context(_open(source, restorer)) for _ in range(2))
         info, output = reader.info, output_path(source, output_dir, reader.info)
         size = restorer.geometry.output_size(info.height, info.width)
-        frames_at_once = stages.way.slice_frames or restorer.parallel.slice_frames(
-            restorer.split_size, restorer.infer.vae.temporal_factor, info.frame_count_hint
-        )
-        restorer = replace(restorer, split_size=frames_at_once)
+        plan = restorer.follow(info, plan)
         progress = stack.enter_context(Progress(source.name, info.frame_count_hint, show_progress and leads))
         times: list[Fraction] = []
         frames = prepare(reader, restorer, times)  # [3, h', w'] each
@@ -114,7 +105,7 @@ def restore_clip(
     if not leads:
         return None
     seconds = time.perf_counter() - started
-    memory = peak(restorer.device, stages.way)
+    memory = peak(restorer.device, plan)
     return Report(source, output, written, size, seconds, damage=reader.damage, **memory)
 
 
@@ -156,14 +147,14 @@ def encode(frames: Iterator[Tensor], restorer: Restorer, progress: Progress) -> 
             seen += piece.real
             progress.advance("encode", piece.real)
 
-    pieces = counted(slices(frames, restorer.split_size, infer.vae.temporal_factor))
+    pieces = counted(slices(frames, restorer.slice_frames, infer.vae.temporal_factor))
     yield from parallel.in_turns(pieces, work, memory=memory, length=lambda piece: piece.clip.shape[1])
     progress.expect(seen)
 
 
-def slices(frames: Iterator[Tensor], size: int, factor: int) -> Iterator[Slice]:
-    """Clips of 1 + size, size, size, ... frames [3, h', w']; the last is as short as it can be."""
-    waiting, wanted, first = [], 1 + size, 0
+def slices(frames: Iterator[Tensor], size: int | None, factor: int) -> Iterator[Slice]:
+    """Clips of 1 + size, size, size, ... frames [3, h', w']; the last is as short as it can be. size: None for one."""
+    waiting, wanted, first = [], None if size is None else 1 + size, 0
     for frame in frames:
         waiting.append(frame)
         if len(waiting) == wanted:
@@ -199,7 +190,8 @@ def decode_and_finish(
     What lies beyond the end of the input was only repeated to fill the last latent frame, and is dropped.
     """
     infer, parallel = restorer.infer, restorer.parallel
-    factor, step = infer.vae.temporal_factor, restorer.split_size // infer.vae.temporal_factor
+    factor = infer.vae.temporal_factor
+    step = None if restorer.slice_frames is None else restorer.slice_frames // factor
     memory, starts = parallel.memory(infer), True
 
     def frames_of(piece: Tensor) -> int:
@@ -221,7 +213,7 @@ def decode_and_finish(
         for _ in islice(inputs, frames_of(piece)):
             pass
 
-    pieces = (piece for window in restored for piece in window.split(step))
+    pieces = (piece for window in restored for piece in window.split(step or len(window)))
     yield from parallel.in_turns(pieces, work, memory=memory, skip=skip, everyone=False)
 
 
