@@ -72,6 +72,11 @@ def level_shapes(block_out_channels: Sequence[int], temporal_scale_num: int) -> 
     return tuple(LevelShape(widest[level], 2 ** max(level - unhalved, 0)) for level in range(last + 1))
 
 
+def direct_schedule(slice_frames: int | None, levels: int) -> Schedule:
+    """Every level takes a slice's frames as they come."""
+    return Schedule(slice_frames, (LevelSchedule(),) * levels)
+
+
 def may_filter(levels: Sequence[LevelShape], height: int, width: int) -> list[bool]:
     """Which levels are worth Winograd's products for pictures of height x width pixels.
 

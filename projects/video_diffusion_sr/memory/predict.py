@@ -78,7 +78,7 @@ def _finishing_gib(plan: MemoryPlan, work: Workload) -> float:
     """Whole frames that one rank finishes at once, and what it sends and gets to have whole frames."""
     frames = ceil(_slice_frames(plan, work) / work.ranks)
     at_once = min(frames, FINISH_FRAMES) * FINISHING * 3 * work.pixels * FLOAT
-    exchanged = 0 if work.ranks == 1 else 2 * frames * 3 * work.pixels * work.itemsize
+    exchanged = 0 if work.ranks == 1 else 3 * frames * 3 * work.pixels * work.itemsize
     return (at_once + exchanged) / GIB
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.residency import Residency
 from models.nadit.mlp import set_token_chunk
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
-from models.video_vae_v3.modules.schedule import Schedule
+from models.video_vae_v3.modules.schedule import Schedule, direct_schedule
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories, decode_tiled, encode_tiled
 from projects.video_diffusion_sr.memory.plan import OFFLOADS, TILE_OVERLAP, MemoryPlan
@@ -32,7 +32,7 @@ class Stages:
         self, vae: VideoAutoencoderKL, dit: nn.Module, device: torch.device, plans: Sequence[MemoryPlan] = ()
     ) -> None:
         self.vae, self.dit, self.device = vae, dit, device
-        self.plan: MemoryPlan | None = None
+        self.plan = MemoryPlan(direct_schedule(vae.split_size, len(vae.levels)))  # until `follow`
         self._stage: str | None = None
         self._memory: weakref.ref | None = None
         self._residency: Residency | None = None
@@ -47,8 +47,7 @@ class Stages:
 
     @property
     def schedule(self) -> Schedule:
-        """The way of the clip at hand through the VAE."""
-        assert self.plan is not None, "a clip begins with `follow`"
+        """How the clip at hand goes through the VAE."""
         return self.plan.schedule
 
     @property
