@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL, split_after_first
-from models.video_vae_v3.modules.temporal_memory import TemporalMemory
+from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
 Span = tuple[int, int]
 
@@ -44,7 +44,7 @@ class TileMemories:
         self._vae, self._memories = vae, defaultdict(vae.new_memory)
 
     @contextmanager
-    def of(self, tile: tuple[Span, Span]) -> Iterator[TemporalMemory]:
+    def of(self, tile: tuple[Span, Span]) -> Iterator[ClipMemory]:
         """The memory of the tile at (rows, columns), while a slice of it goes through."""
         yield self._memories[tile]
         self._memories[tile].park()
@@ -87,7 +87,7 @@ def encode_tiled(
 
 def _in_tiles(
     vae: VideoAutoencoderKL,
-    run: Callable[[Tensor, TemporalMemory], Tensor],
+    run: Callable[[Tensor, ClipMemory], Tensor],
     x: Tensor,
     size: int | None,
     tile: int,
