@@ -115,7 +115,7 @@ def group_statistics(x: Tensor, groups: int, pending: Tensor | None) -> Tensor:
 
 
 def combine_statistics(blocks: Tensor, norm: Norm, pending: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(scale, shift) as `norm_coefficients` gives them, from `group_statistics` of every block: [N, B * T, groups, 3]."""
+    """(scale, shift) as `norm_coefficients` gives them, from the blocks' `group_statistics`, [N, B * T, groups, 3]."""
     count, mean, squares = blocks.unbind(-1)
     everything = count.sum(0)
     centre = (mean * count).sum(0) / everything

@@ -1,8 +1,8 @@
 """Causal convolutions of three taps in time by Winograd's minimal filtering F(m, 3), m = 2 or 4.
 
 m outputs of a filter of three taps need m + 2 products instead of 3m (Winograd 1980; Lavin and Gray, arXiv 1509.09308,
-for convolutions): y = A [(G g) * (B d)] with m + 2 inputs d, taps g and constant matrices. Along time every product is a
-2-D convolution. A, G and B follow from m + 1 points and infinity (Cook-Toom): 0 and +-1 for F(2, 3); 0, +-3/4 and +-3/2
+for convolutions): y = A [(G g) * (B d)] with m + 2 inputs d, taps g and constant matrices. Along time every product is
+a 2-D convolution. A, G and B follow from m + 1 points and infinity (Cook-Toom): 0 and +-1 for F(2, 3); 0, +-3/4 and +-3/2
 for F(4, 3), which lose least of those tried (docs/performance.md).
 
 For 16-bit activations the transformed frames and weights are float16 whatever the network's dtype: three bits more than
@@ -32,7 +32,7 @@ MOST_IN_CHUNK = 320  # pixels of which norm statistics are taken together
 def input_matrix(m: int) -> list[list[float]]:
     """B, [m + 2][m + 2]: for each point the coefficients of the polynomial that vanishes at the others."""
     points = POINTS[m]
-    rows = [_vanishing(points[:i] + points[i + 1 :]) + [0.0] for i in range(len(points))]
+    rows = [[*_vanishing(points[:i] + points[i + 1 :]), 0.0] for i in range(len(points))]
     return [*rows, _vanishing(points)]
 
 

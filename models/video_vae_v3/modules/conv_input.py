@@ -15,8 +15,8 @@ class ConvInput:
     """A buffer that a norm, or the layer before, writes `new` of; `complete` does the rest.
 
     buffer: [B, past + T, above + H + below, W + right, C]. past: carried frames in front.
-    above, below: halo rows, from the neighbouring blocks of the picture or zeros at its edge; none where one process has
-        the whole picture and the convolution pads it. A convolution that halves the picture has one below in any case.
+    above, below: halo rows, from the neighbouring blocks of the picture or zeros at its edge; none where one process
+        has the whole picture and the convolution pads it. A convolution that halves the picture always has one below.
     right: a column of zeros.
     """
 

@@ -1,8 +1,8 @@
 """The layers of the VAE in inference: convolutions with their past, norms, resnets, attention.
 
-Activations are [B, T, H, W, C], packed, which a convolution sees as channels-last [B, C, T, H, W]. What saves a pass over
-memory is carried along in an `Activation`: biases wait for the next pass, and statistics for the next norm are taken by
-the pass that writes it. A norm writes straight behind the carried frames in the next convolution's input.
+Activations are [B, T, H, W, C], packed, which a convolution sees as channels-last [B, C, T, H, W]. An `Activation`
+carries what saves a pass over memory: a bias waits for the next pass, and the pass that writes an activation measures
+the statistics for the next norm. A norm writes straight behind the carried frames in the next convolution's input.
 """
 
 from collections.abc import Callable

@@ -74,7 +74,7 @@ def _down_level(
 def _up_level(
     layers: InferenceLayers, block: UpDecoderBlock3D, groups: Iterator[Activation], frames_out: int | None
 ) -> Iterator[Activation]:
-    """A level of the decoder: resnets, and the upsampler, which makes `frames_out` frames at once for the next level."""
+    """A level of the decoder: resnets, and the upsampler, which makes `frames_out` frames at once."""
     *before, last = block.resnets
     up = block.upsamplers[0] if len(block.upsamplers) else None
     for group in groups:

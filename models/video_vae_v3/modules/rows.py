@@ -1,7 +1,7 @@
 """What the networks ask of those who hold the other rows of a clip's pictures; one process holds all rows.
 
-Every share holds one block of consecutive rows of every frame, at every level. `common.distributed.row_parallel` has the
-exchange between ranks.
+Every share holds one block of consecutive rows of every frame, at every level. `common.distributed.row_parallel` has
+the exchange between ranks.
 """
 
 from typing import Protocol

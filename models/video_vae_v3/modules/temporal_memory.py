@@ -79,7 +79,7 @@ class ClipMemory:
             self._move(self._device)
 
     def offload(self) -> None:
-        """Let everything carried wait on the host, pinned; it comes back when it is taken. Nobody waits for the copy."""
+        """Move everything carried to pinned host memory, asynchronously; it comes back when it is taken."""
         self._move("cpu")
 
     def _move(self, device: torch.device | str) -> None:

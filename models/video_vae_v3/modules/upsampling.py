@@ -1,4 +1,4 @@
-"""The folded upsampler in inference: a learned enlargement and the convolution after it as one transposed convolution."""
+"""The folded upsampler in inference: learned enlargement and convolution as one transposed convolution."""
 
 from collections.abc import Iterator, Sequence
 
@@ -65,8 +65,10 @@ def upsample_winograd(memory: ClipMemory, up: Upsample, group: Activation) -> Ac
 
 
 def table_of_rows(table: Tensor, rows: RowExchange) -> Tensor:
-    """The bias table [Z, 4, 4, C] of `add_phase_bias` for a block of rows: one that does not begin (end) the picture has
-    an even row (an odd row) where the picture has its first (its last)."""
+    """The bias table [Z, 4, 4, C] of `add_phase_bias` for a block of rows.
+
+    A block that does not begin the picture starts with an even row; one that does not end it ends with an odd row.
+    """
     if rows.first and rows.last:
         return table
     first, odd, even, last = range(4)

@@ -1,7 +1,7 @@
 """Large levels in groups of m frames by Winograd F(m, 3) in time, in blocks of rows.
 
-A block's m + 2 transformed frames and products are all that exists of them at once. See `common/kernels/winograd.py` for
-the algebra.
+A block's m + 2 transformed frames and products are all that exists of them at once. See `common/kernels/winograd.py`
+for the algebra.
 """
 
 from collections.abc import Callable, Iterable
