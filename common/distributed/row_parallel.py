@@ -179,3 +179,6 @@ class WholeClip:
 
     def to_leader(self, x: Tensor, frames: int) -> Tensor:
         return x
+
+
+Rows = ClipRows | WholeClip

@@ -2,8 +2,8 @@
 
 m outputs of a filter of three taps need m + 2 products instead of 3m (Winograd 1980; Lavin and Gray, arXiv 1509.09308,
 for convolutions): y = A [(G g) * (B d)] with m + 2 inputs d, taps g and constant matrices. Along time every product is
-a 2-D convolution. A, G and B follow from m + 1 points and infinity (Cook-Toom): 0 and +-1 for F(2, 3); 0, +-3/4 and +-3/2
-for F(4, 3), which lose least of those tried (docs/performance.md).
+a 2-D convolution. A, G and B follow from m + 1 points and infinity (Cook-Toom): 0 and +-1 for F(2, 3); 0, +-3/4 and
++-3/2 for F(4, 3), which lose least of those tried (docs/performance.md).
 
 For 16-bit activations the transformed frames and weights are float16 whatever the network's dtype: three bits more than
 bfloat16 has, of which the transform loses one. `INPUT_SCALE` keeps what goes through within float16's range.

@@ -43,6 +43,10 @@ class Geometry:
             raise ValueError(f"{height}x{width} cropped to multiples of {self.multiple} leaves nothing; use --fit pad")
         return h, w
 
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that the networks get for frames of this size: the result's, padded to `multiple`."""
+        return tuple(-(-n // self.multiple) * self.multiple for n in self.output_size(height, width))
+
     def to_output(self, pixels: Tensor, device: torch.device | str) -> Tensor:
         """One frame u8 [3, H, W] -> float32 [3, h, w] in [-1, 1], resized: what the result is compared with."""
         frame = self.resize()(pixels.to(device).float() / 255).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Winograd F(2, 3) and F(4, 3) in time: the algebra against the convolution, the kernels against the algebra, the precision.
+"""Winograd F(2, 3) and F(4, 3) in time: algebra against convolution, kernels against algebra, precision.
 
 Without a GPU, `TRITON_INTERPRET=1` runs the same kernels in Triton's interpreter where Triton is installed.
 """

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
+from projects.video_diffusion_sr.memory_plan import MemoryPlan, install, offload_blocks, store_in_8_bits
 
 from common.config import load_config
 from projects.benchmarking.networks import random_network
-from projects.video_diffusion_sr.memory_plan import MemoryPlan, install, offload_blocks, store_in_8_bits
 
 SHAPE, CPU = (3, 6, 8), torch.device("cpu")
 

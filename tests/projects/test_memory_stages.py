@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from projects.video_diffusion_sr.memory_budget import Budget, Clip, make_budget
+from projects.video_diffusion_sr.memory_plan import MemoryPlan, plan
+from projects.video_diffusion_sr.memory_prediction import GIB
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 from projects.video_diffusion_sr import cli
 from projects.video_diffusion_sr.build import Request, build
-from projects.video_diffusion_sr.memory_budget import Budget, Clip, make_budget
-from projects.video_diffusion_sr.memory_plan import MemoryPlan, plan
-from projects.video_diffusion_sr.memory_prediction import GIB
 from projects.video_diffusion_sr.presets import SEEDVR2_3B, SEEDVR2_TINY
 from projects.video_diffusion_sr.restore import Restorer
 from tests.projects.test_restore import SMALL, frames_before_the_codec, run, write_clip

@@ -46,6 +46,11 @@ class Schedule:
     scores_bytes: int | None = None
     tile: int | None = None
 
+    @property
+    def winograds(self) -> frozenset[int]:
+        """The Winograd transforms whose weights it needs."""
+        return frozenset(level.winograd for level in self.levels if level.winograd)
+
 
 @dataclass(frozen=True)
 class LevelShape:
