@@ -6,7 +6,6 @@ Letters: T, H, W frames and pixels · t, h, w latent frames and positions · c l
 from dataclasses import dataclass
 
 import torch
-from models.video_vae_v3.modules.rows import RowExchange
 from torch import Tensor
 
 from common.diffusion import EulerSampler, LinearInterpolation, condition_timestep, uniform_trailing
@@ -14,6 +13,7 @@ from models.nadit.exchange import Team
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
+from models.video_vae_v3.modules.rows import RowExchange
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories
 from projects.video_diffusion_sr.memory.stages import SAMPLE, Stages

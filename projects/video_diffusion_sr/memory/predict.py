@@ -6,11 +6,11 @@ with measurements.
 
 from math import ceil
 
-from models.video_vae_v3.modules.winograd import BLOCK_BYTES
 from torch import nn
 
 from common.kernels.frame_norm import query_rows, scores_bytes
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
+from models.video_vae_v3.modules.winograd import BLOCK_BYTES
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, tile_size
 from projects.video_diffusion_sr.memory.workload import GIB, Workload
 
@@ -83,8 +83,9 @@ def _finishing_gib(plan: MemoryPlan, work: Workload) -> float:
 
 
 def _slice_frames(plan: MemoryPlan, work: Workload) -> int:
-    """Frames at full resolution that go through the VAE at once, after the clip's first one."""
-    return min(plan.schedule.slice_frames or work.frames, work.frames)
+    """Frames at full resolution that go through the VAE at once, after the clip's first one; tiles are cut again."""
+    frames = plan.schedule.slice_frames if plan.schedule.tile is None else work.slice_frames
+    return min(frames or work.frames, work.frames)
 
 
 def transformer_gib(plan: MemoryPlan, work: Workload) -> float:

@@ -4,12 +4,12 @@ import weakref
 from collections.abc import Sequence
 
 import torch
-from models.video_vae_v3.modules.rows import RowExchange
 from torch import Tensor, nn
 
 from common.residency import Residency
 from models.nadit.mlp import set_token_chunk
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.rows import RowExchange
 from models.video_vae_v3.modules.schedule import Schedule, direct_schedule
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories, decode_tiled, encode_tiled
@@ -98,17 +98,18 @@ class Stages:
         self.begin(ENCODE, memory)
         if isinstance(memory, TileMemories):
             return encode_tiled(self.vae, x, self.schedule.tile, TILE_OVERLAP, memories=memory).to(self.device)
-        return self.vae.encode_slice(x.to(self.device, self._vae_dtype), memory)
+        return self.vae.encode_slice(x.to(self.device, self.vae_dtype), memory)
 
     def decode(self, z: Tensor, memory: ClipMemory | TileMemories) -> Tensor:
         """The next latents [1, c, t, h, w] of a clip -> their frames [1, 3, T, H, W]; on the host where tiled."""
         self.begin(DECODE, memory)
         if isinstance(memory, TileMemories):
             return decode_tiled(self.vae, z, self.schedule.tile, TILE_OVERLAP, memories=memory)
-        return self.vae.decode_slice(z.to(self.device, self._vae_dtype), memory)
+        return self.vae.decode_slice(z.to(self.device, self.vae_dtype), memory)
 
     @property
-    def _vae_dtype(self) -> torch.dtype:
+    def vae_dtype(self) -> torch.dtype:
+        """In which the VAE computes."""
         return next(self.vae.parameters()).dtype
 
 

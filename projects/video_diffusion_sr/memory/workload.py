@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 import torch
-from models.video_vae_v3.modules.winograd import WinogradWeights
 from torch import nn
 
 from models.nadit.config import NaDiTConfig
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.fold import prepare_inference
 from models.video_vae_v3.modules.schedule import F23, F43
+from models.video_vae_v3.modules.winograd import WinogradWeights
 
 GIB = 2**30
 
