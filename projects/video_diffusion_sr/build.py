@@ -20,7 +20,7 @@ from projects.video_diffusion_sr.memory.stages import Stages
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts
 from projects.video_diffusion_sr.request import DTYPES, ROOT, Request
-from projects.video_diffusion_sr.restore import Restorer
+from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.settings import RunSettings, network_without_weights, resolve
 
 __all__ = ["DTYPES", "ROOT", "Request", "build", "build_network", "build_vae", "load", "seeded_prompts"]

@@ -6,9 +6,9 @@ the file is read a second time: a clip of any length needs no more memory than a
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.distributed.parallel import Parallel
-from common.distributed.row_parallel import Rows, WholeClip
+from common.distributed.row_parallel import Rows
 from common.logger import get_logger
 from common.seed import frame_noise
 from data.media import Frame, MediaError, MediaInfo, MediaReader, open_media, open_writer, output_path
@@ -25,56 +24,16 @@ from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories
 from projects.video_diffusion_sr.color_fix import fix_colour
 from projects.video_diffusion_sr.comparison import Comparison
-from projects.video_diffusion_sr.geometry import Geometry, to_8_bit
-from projects.video_diffusion_sr.infer import VideoDiffusionInfer
+from projects.video_diffusion_sr.geometry import to_8_bit
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.memory.predict import FINISH_FRAMES
 from projects.video_diffusion_sr.progress import Progress
 from projects.video_diffusion_sr.report import Report, peak, reset_peak
 from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.restorer import Restorer
 
 logger = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Restorer:
-    """The networks and everything about a run that does not depend on the file."""
-
-    infer: VideoDiffusionInfer
-    geometry: Geometry
-    seed: int
-    default_plan: Callable[[int, int, bool], MemoryPlan]  # of the networks' height and width, and whether it is a still
-    window: int | None  # latent frames that go through the transformer at once; None: all
-    parallel: Parallel  # who else works on the clip
-    use_sample: bool = True  # encode to a sample of the posterior, not its mean
-    finish: Finish = field(default_factory=Finish)
-    deinterlace: str = "auto"
-
-    @property
-    def device(self) -> torch.device:
-        return self.infer.device
-
-    def latent_size(self, info: MediaInfo) -> tuple[int, int]:
-        """(h, w) of the latents of a file."""
-        return tuple(n // self.infer.vae.spatial_factor for n in self.geometry.network_size(info.height, info.width))
-
-    def rows(self, info: MediaInfo) -> Rows:
-        """How the ranks that share the clip at hand share its pictures; tiles are of whole pictures, so every rank
-        computes all of them."""
-        return WholeClip() if self.infer.stages.schedule.tile else self.parallel.rows(self.latent_size(info)[0])
-
-    @property
-    def slice_frames(self) -> int | None:
-        """Frames of the clip at hand that go through the VAE at once, after the first; None: all."""
-        return self.infer.stages.schedule.slice_frames
-
-    def follow(self, info: MediaInfo, plan: MemoryPlan | None = None) -> MemoryPlan:
-        """Begin with a file: run it by this plan, or by the default one for its size. Returns the plan."""
-        if plan is None:
-            plan = self.default_plan(*self.geometry.network_size(info.height, info.width), info.kind == "image")
-        self.infer.stages.follow(plan)
-        return plan
 
 
 class InputError(MediaError):
@@ -104,11 +63,7 @@ def restore_clip(
         plan = restorer.follow(info, plan)
         progress = stack.enter_context(Progress(source.name, info.frame_count_hint, show_progress and leads))
         times: list[Fraction] = []
-        latent_size, rows = restorer.latent_size(info), restorer.rows(info)
-        frames = prepare(reader, restorer, rows, times)  # [3, own rows, w'] each
-        latents = encode(frames, latent_size, restorer, rows, progress)  # [t, h, w, c] pieces
-        restored = sample(latents, restorer, progress)  # [t, h, w, c] pieces
-        finished = decode_and_finish(restored, iter(again), size, restorer, rows)  # u8 [T, 3, h, w] pairs
+        finished = restore_frames(reader, again, restorer, progress, times)  # u8 [T, 3, h, w] pairs
         written = 0
         if leads:
             written = write(finished, times, output, info, size, restorer.finish, progress)
@@ -120,6 +75,23 @@ def restore_clip(
     seconds = time.perf_counter() - started
     memory = peak(restorer.device, plan)
     return Report(source, output, written, size, seconds, damage=reader.damage, **memory)
+
+
+def restore_frames(
+    reader: MediaReader, again: MediaReader, restorer: Restorer, progress: Progress, times: list[Fraction]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(resized input, result), u8 [T, 3, h, w] on the CPU, slice by slice, of a clip that `restorer` follows.
+
+    Args:
+        reader, again: the same file twice. times: of the frames, appended as they are read.
+    """
+    info = reader.info
+    size, latent_size = restorer.geometry.output_size(info.height, info.width), restorer.latent_size(info)
+    rows = restorer.rows(info)
+    frames = prepare(reader, restorer, rows, times)  # [3, own rows, w'] each
+    latents = encode(frames, latent_size, restorer, rows, progress)  # [t, h, w, c] pieces
+    restored = sample(latents, restorer, progress)  # [t, h, w, c] pieces
+    return decode_and_finish(restored, iter(again), size, restorer, rows)
 
 
 def prepare(reader: MediaReader, restorer: Restorer, rows: Rows, times: list[Fraction]) -> Iterator[Tensor]:

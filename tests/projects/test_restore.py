@@ -71,10 +71,7 @@ def frames_before_the_codec(restorer: Restorer, path: Path, plan: MemoryPlan | N
     """What `restore_clip` would write."""
     with open_media(path) as reader, open_media(path) as again, Progress("", None, show=False) as progress:
         restorer.follow(reader.info, plan)
-        size = restorer.geometry.output_size(reader.info.height, reader.info.width)
-        latents = restore.encode(restore.prepare(reader, restorer, []), restorer, progress)
-        restored = restore.sample(latents, restorer, progress)
-        pairs = restore.decode_and_finish(restored, iter(again), size, restorer)
+        pairs = restore.restore_frames(reader, again, restorer, progress, [])
         return torch.cat([result for _, result in pairs])
 
 
