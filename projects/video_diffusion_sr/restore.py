@@ -101,7 +101,8 @@ def prepare(reader: MediaReader, restorer: Restorer, rows: Rows, times: list[Fra
         for frame in reader:
             times.append(frame.time)
             pixels = restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
-            yield rows.own(pixels, 1, scale).to(restorer.infer.stages.waiting_room)
+            # A copy of these rows: a view of them would hold the whole frame.
+            yield rows.own(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
     except MediaError as error:
         raise InputError(str(error)) from error
 

@@ -21,7 +21,7 @@ FINISH_FRAMES = 5  # a slice is finished so many frames at a time
 # Fitted to measurements (tests/projects/test_memory_predict.py).
 LIBRARIES = 0.15  # GiB beside the networks' tensors, whatever the size
 WORKSPACE = 0.5  # GiB beside them for clips: of 3-D convolutions and of upsamplers, which pictures do not need
-RESIZING = 3  # copies of an input frame in float32: as it comes, divided, and half way through the resize
+RESIZING, RESIZED = 3, 2  # copies in float32 of an input frame on its way through the resize, and of its result
 FINISHING = 8  # pictures in float32 that a colour fix and the rounding hold at once
 EIGHT_BIT = 0.55  # of the transformer's weights: norms, embeddings and the layer at work stay as they are
 
@@ -65,11 +65,11 @@ def _dit_gib(plan: MemoryPlan, work: Workload) -> float:
 
 def _pixels_gib(plan: MemoryPlan, work: Workload) -> tuple[float, float]:
     """Pixels on the device beside the networks' own tensors while encoding, and while decoding."""
-    source = 3 * work.source * FLOAT * RESIZING / GIB
+    source = 3 * (work.source * RESIZING + work.pixels * RESIZED) * FLOAT / GIB
     if plan.schedule.tile is not None:  # slices wait on the host; a tile of one is small
         return source, source
     frames = _slice_frames(plan, work) + (0 if work.frames == 1 else 1)
-    plane = 3 * work.pixels / GIB
+    plane = 3 * work.rows * work.width / GIB
     # Waiting frames and their stack, in the networks' dtype when they go in; twice when they come out.
     return frames * plane * (2 * FLOAT + work.itemsize) + source, frames * plane * 2 * work.itemsize + source
 
