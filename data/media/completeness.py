@@ -27,7 +27,7 @@ class Shortfall:
 
     Attributes:
         cut: the container's lengths reach behind the end of the file.
-        promised: what the container promises, in words, such as "25 frames" or "10.00 s".
+        promised: what the container promises, in words, such as "25 frames" or "9000 bytes".
         frames_missing: fewer frames were decoded than promised; False when only later bytes (an index) are gone.
     """
 
@@ -56,7 +56,7 @@ def shortfall(path: Path, container, stream, decoded: int, end: Fraction) -> Sho
         tolerance = 2 * step if cut or exact else max(AUDIO_TAIL_S, 5 * step)
         if seconds is not None and end + tolerance < seconds:
             if cut or exact or not _another_stream_reaches(path, stream, seconds - AUDIO_TAIL_S):
-                return Shortfall(cut, f"{float(seconds):.2f} s", True)
+                return Shortfall(cut, f"about {round(seconds / step)} frames", True)
     return Shortfall(True, f"{promised_bytes} bytes", False) if cut else None
 
 

@@ -64,7 +64,7 @@ def is_animation(image: Image.Image) -> bool:
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """1 to 8 as EXIF counts; 1 where the tag is missing or cannot be read. Decodes a PNG that does not begin with it."""
+    """1 to 8 as EXIF counts; 1 where the tag is missing or cannot be read. Decodes some PNGs."""
     try:
         value = image.getexif().get(Base.Orientation, 1)
     except Exception:  # an untidy tag says nothing about the pixels

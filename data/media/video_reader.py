@@ -1,8 +1,8 @@
 """What does a video file show, frame by frame, and when?
 
-Damage: a packet that the decoder refuses is skipped, counted and reported (`MediaReader.damage`), and the frames
-around it keep their times; when nothing decodes after it, the rest of the file is gone and the iteration ends in a
-MediaError that counts what was read.
+Damage: a packet that the decoder refuses is skipped, and the frames around it keep their times; a frame that the
+decoder patches up is shown. Both are counted and reported (`MediaReader.damage`). When nothing decodes after the
+damage, or the file was cut, the rest is gone and the iteration ends in a MediaError that counts what was read.
 """
 
 from collections.abc import Generator, Iterator
@@ -118,7 +118,7 @@ class VideoReader(MediaReader):
         if seen.concealed:
             lost.append(f"{seen.concealed} damaged {'frame was' if seen.concealed == 1 else 'frames were'} patched up")
         if missing and missing.frames_missing:
-            lost.append(f"the header promises {missing.promised}, the picture ends at {float(seen.end):.2f} s")
+            lost.append(f"the header promises {missing.promised}")
         elif missing:
             lost.append(f"the file ends at {self.path.stat().st_size} of {missing.promised}, behind its last frame")
         return f"{shown(self.path)}: {', '.join(lost)}; {seen.frames} frames were read" if lost else None
