@@ -18,7 +18,7 @@ _HOME = {
     "open_media": "reader",
     "open_writer": "writer",
     "output_path": "names",
-    "probe_all": "probe_all",
+    "probe_all": "probe_process",
 }
 
 __all__ = [

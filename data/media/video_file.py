@@ -17,6 +17,8 @@ CONTAINERS = (
     "h264,hevc,vc1,yuv4mpegpipe,swf,nsv,bink,smk,amv,mtv,roq,film_cpk,4xm,xmv"
 )
 
+MOST_REFUSED = 1000  # packets at the start of a clip, before it is given up
+
 
 def open_container(path: Path) -> av.container.InputContainer:
     """Open a local clip; MediaError with a reason when it is none."""
@@ -71,6 +73,27 @@ def choose_tracks(container, path: Path) -> Tracks:
             notes.append(f"{shown(path)}: sound track {number} of {len(sounds)} is left out, its codec is not known")
     audio = tuple(stream for stream in sounds if stream.codec_context is not None)
     return Tracks(video, audio, tuple(notes))
+
+
+def first_frame(container, stream: av.VideoStream, path: Path) -> av.VideoFrame:
+    """The first frame that decodes; MediaError when none does."""
+    packets, refused = container.demux(stream), 0
+    while refused < MOST_REFUSED:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                break
+            for frame in packet.decode():
+                return frame
+        except av.FFmpegError:
+            refused += 1
+    if refused:
+        promised = frame_count_hint(container, stream) or "an unknown number of"
+        raise MediaError(
+            f"{shown(path)}: only 0 of {promised} frames could be decoded, the file is damaged or encrypted; get a "
+            "complete copy"
+        )
+    raise MediaError(f"{shown(path)}: the video stream holds no frame that can be decoded")
 
 
 def describe(path: Path, container, tracks: Tracks, first: av.VideoFrame, transposed: bool) -> MediaInfo:

@@ -21,7 +21,7 @@ from data.media.deinterlace import Deinterlacer
 from data.media.errors import decoding, shown
 from data.media.info import Frame, MediaError, MediaReader
 from data.media.orientation import orientation_of
-from data.media.video_file import choose_tracks, describe, frame_count_hint, open_container
+from data.media.video_file import choose_tracks, describe, first_frame, frame_count_hint, open_container
 
 logger = get_logger(__name__)
 
@@ -42,9 +42,7 @@ class VideoReader(MediaReader):
         self._running: list[av.container.InputContainer] = []
         with open_container(path) as container, decoding(path):
             tracks = choose_tracks(container, path)
-            first = next(self._decode(container, tracks.video), None)
-            if first is None:
-                raise MediaError(f"{shown(path)}: the video stream holds no frame that can be decoded")
+            first = first_frame(container, tracks.video, path)
             self._orientation = orientation_of(first)
             self._coded_size = (first.width, first.height)
             self.info = describe(path, container, tracks, first, self._orientation.transpose)
