@@ -13,10 +13,8 @@ from typing import BinaryIO
 
 import av
 
-from data.media.clock import nominal_rate
-
 PADDING_BYTES = 16  # some writers miscount the padding of the last chunk
-TIMED = ("matroska", "asf", "flv", "mxf")  # formats whose header states a duration that FFmpeg does not work out itself
+TIMED = ("matroska", "flv", "mxf")  # formats whose header states a duration that FFmpeg does not work out itself
 AUDIO_TAIL_S = Fraction(1, 2)  # how much longer than the picture the whole file may be without notice
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
@@ -36,17 +34,17 @@ class Shortfall:
     frames_missing: bool
 
 
-def shortfall(path: Path, container, stream, decoded: int, end: Fraction) -> Shortfall | None:
+def shortfall(path: Path, container, stream, decoded: int, end: Fraction, step: Fraction) -> Shortfall | None:
     """What is missing after the last frame; None when the clip is as long as its container says.
 
     Args:
         container, stream: the clip, read to its end.
         decoded: how many frames were decoded.
         end: seconds from the start of the container to the end of the last frame.
+        step: seconds that a frame lasts.
     """
     promised_bytes, size = promised_size(path), path.stat().st_size
     cut = promised_bytes is not None and promised_bytes > size + PADDING_BYTES
-    step = 1 / nominal_rate(stream)[0]
     frames = promised_frames(container, stream)
     if frames is not None:
         if decoded + (0 if cut else 2) < frames:
@@ -73,6 +71,8 @@ def promised_end(container, stream) -> tuple[Fraction | None, bool]:
     tag = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng") or ""
     if container.format.name.startswith("matroska") and (seconds := _clock_time(tag)):
         return seconds, True
+    if container.format.name == "asf":  # of a cut one, FFmpeg says nothing
+        return _asf_promise(Path(container.name))[1], False
     if container.format.name.startswith(TIMED) and container.duration:
         return Fraction(container.duration, av.time_base), False
     return None, False
@@ -90,7 +90,7 @@ def promised_size(path: Path) -> int | None:
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
             return _boxes(file, size)[1]
         if head.startswith(b"0&\xb2u\x8ef\xcf\x11"):
-            return _asf_size(file)
+            return _asf_promise(path)[0]
     return None
 
 
@@ -190,11 +190,12 @@ def _boxes(file: BinaryIO, size: int) -> tuple[list[bytes], int | None]:
     return names, position
 
 
-def _asf_size(file: BinaryIO) -> int | None:
-    file.seek(0)
-    header = file.read(1 << 16)
+def _asf_promise(path: Path) -> tuple[int | None, Fraction | None]:
+    """(bytes, seconds) that the header of an ASF promises; None for a broadcast."""
+    with path.open("rb") as file:
+        header = file.read(1 << 16)
     start = header.find(ASF_FILE_PROPERTIES)
-    if start < 0 or len(header) < start + 92:
-        return None
-    broadcast = header[start + 88] & 1
-    return None if broadcast else struct.unpack("<Q", header[start + 40 : start + 48])[0]
+    if start < 0 or len(header) < start + 92 or header[start + 88] & 1:
+        return None, None
+    size, _, _, played, _, preroll = struct.unpack_from("<6Q", header, start + 40)
+    return size, Fraction(played, 10**7) - Fraction(preroll, 1000)

@@ -120,8 +120,10 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
 
     So enlarging draws no fringe of hidden colours.
     """
-    if bool((alpha > 0).all()):
+    visible = alpha > 0
+    if bool(visible.all()) or not bool(visible.any()):
         return pixels
+    del visible
     levels = [_halved(pixels, alpha)]
     while max(levels[-1][1].shape[-2:]) > 1 and not bool((levels[-1][1] > 0).all()):
         levels.append(tuple(avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1]))

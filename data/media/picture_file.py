@@ -1,5 +1,6 @@
 """What does a picture file hold, before its pixels are decoded? Without torch, for the probing process."""
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,10 +67,31 @@ def is_animation(image: Image.Image) -> bool:
 def exif_orientation(image: Image.Image) -> int:
     """1 to 8 as EXIF counts; 1 where the tag is missing or cannot be read. Decodes some PNGs."""
     try:
-        value = image.getexif().get(Base.Orientation, 1)
-    except Exception:  # an untidy tag says nothing about the pixels
-        return 1
+        if image.format == "TIFF" and Base.Orientation in image.tag_v2:
+            value = image.tag_v2[Base.Orientation]
+        else:
+            value = image.getexif().get(Base.Orientation, 1)
+    except Exception:  # another tag is untidy, which says nothing about this one
+        value = _orientation_alone(image.info.get("exif"))
     return value if value in range(1, 9) else 1
+
+
+def _orientation_alone(exif: bytes | None) -> int:
+    """The orientation in a block of EXIF, by a walk over its first directory that reads no other tag."""
+    if not isinstance(exif, bytes):
+        return 1
+    block = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(block[:2])
+    try:
+        (start,) = struct.unpack_from(f"{order}I", block, 4)
+        (count,) = struct.unpack_from(f"{order}H", block, start)
+        for number in range(count):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", block, start + 2 + 12 * number)
+            if tag == Base.Orientation and kind == 3:  # a short
+                return value
+    except struct.error:
+        return 1
+    return 1
 
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:

@@ -50,7 +50,8 @@ class RisingTimes:
             time = 0 if ticks is None else ticks + self.shift
         else:
             time = self._after_the_last(ticks, step, following)
-            if time is None or (payload == self.payload and time != self.next):
+            again = payload == self.payload and ticks is not None and ticks + self.shift <= self.last
+            if time is None or again:
                 self.skipped += 1
                 return False
         self.moved += ticks is not None and time != ticks + self.shift

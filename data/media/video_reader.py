@@ -107,7 +107,9 @@ class VideoReader(MediaReader):
         if not seen.decodes or index_reaches_past_the_end(stream, self.path):
             promised = frame_count_hint(container, stream)
             raise self._cut(seen.frames, f"{promised or 'an unknown number of'} frames")
-        missing = shortfall(self.path, container, stream, seen.frames, seen.end)
+        step = seen.step(stream)
+        end = step * seen.frames if seen.last is None else seen.last + step
+        missing = shortfall(self.path, container, stream, seen.frames, end, step)
         if missing and missing.cut and missing.frames_missing:
             raise self._cut(seen.frames, missing.promised)
         lost = []
@@ -136,14 +138,20 @@ class _Tally:
     refused: int = 0  # packets that the decoder refused
     concealed: int = 0  # frames that it patched up
     decodes: bool = True  # since the last refused packet
-    end: Fraction = Fraction(0)  # seconds from the container's start to the end of the last frame
+    first: Fraction | None = None  # seconds from the container's start
+    last: Fraction | None = None
 
     def add(self, frame: av.VideoFrame, stream: av.VideoStream) -> None:
         self.frames += 1
         self.concealed += frame.is_corrupt
-        step = 1 / nominal_rate(stream)[0]
-        if frame.pts is None:
-            self.end += step
-        else:
-            start = Fraction(stream.container.start_time or 0, av.time_base)
-            self.end = max(self.end, frame.pts * stream.time_base - start + step)
+        if frame.pts is not None:
+            time = frame.pts * stream.time_base - Fraction(stream.container.start_time or 0, av.time_base)
+            self.first = time if self.first is None else min(self.first, time)
+            self.last = time if self.last is None else max(self.last, time)
+
+    def step(self, stream: av.VideoStream) -> Fraction:
+        """Seconds from frame to frame: the nominal ones, or the mean where that is more (a header can exaggerate)."""
+        nominal = 1 / nominal_rate(stream)[0]
+        if self.frames < 2 or self.first is None:
+            return nominal
+        return max(nominal, (self.last - self.first) / (self.frames - 1))
