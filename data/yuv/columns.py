@@ -37,7 +37,7 @@ def merge(parts: list[Tensor], out: Tensor) -> None:
         return
     words = parts[0].add(parts[1], alpha=256)
     for phase in range(2, ratio):
-        words.add_(parts[phase], alpha=256**phase)
+        words.add_(parts[phase], alpha=256**phase)  # the fourth byte takes the sign, as the word has it
     if width % ratio == 0 and _fits(out, ratio):
         out.view(WORDS[ratio]).copy_(words)
     else:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.yuv.layout import YuvLayout
 
-CPU_TILE, GPU_TILE = 2**19, 2**24  # pixels of luma
+CPU_TILE, GPU_TILE = 2**19, 2**22  # pixels of luma; some 24 bytes each
 
 
 def tiles(shape: tuple[int, int, int], device: torch.device, multiple: int) -> Iterator[tuple[slice, int, int]]:
@@ -37,18 +37,14 @@ def padded(plane: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Te
     top, bottom = max(first, 0), min(last, height)
     inside = plane[:, top:bottom, max(left, 0) : min(right, width)]
     if left < 0 or right > width:
-        edges = ((0, -left), (-1, right - width))
-        before, after = (inside[..., [e]].expand(*inside.shape[:-1], n) for e, n in _grown(edges))
+        before = inside[..., :1].expand(-1, -1, max(-left, 0))
+        after = inside[..., -1:].expand(-1, -1, max(right - width, 0))
         inside = torch.cat([before, inside, after], dim=-1)
     if top > first or bottom < last:
-        edges = ((0, top - first), (-1, last - bottom))
-        before, after = (inside[:, [e]].expand(-1, n, -1) for e, n in _grown(edges))
-        inside = torch.cat([before, inside, after], dim=1)
+        above = inside[:, :1].expand(-1, top - first, -1)
+        below = inside[:, -1:].expand(-1, last - bottom, -1)
+        inside = torch.cat([above, inside, below], dim=1)
     return inside
-
-
-def _grown(edges: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
-    return [(edge, max(count, 0)) for edge, count in edges]
 
 
 def samples(words: Tensor, layout: YuvLayout) -> Tensor:

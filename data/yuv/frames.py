@@ -52,6 +52,14 @@ def planes_of(frame: av.VideoFrame, location: ChromaLocation | None = None) -> t
     return tuple(planes), layout
 
 
+def scaled_to(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """The frame, or one scaled by libswscale where it has another size: some streams change theirs midway."""
+    if (frame.width, frame.height) == (width, height):
+        return frame
+    name = frame.format.name
+    return _reformatted(frame, width=width, height=height, format=name if storage_of(name) else stand_in(name))
+
+
 def _readable(frame: av.VideoFrame) -> av.VideoFrame:
     """The frame, or a repacked one of a format that `storage_of` reads."""
     name = frame.format.name

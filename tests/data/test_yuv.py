@@ -1,96 +1,18 @@
-"""Laws of YUV and RGB: the formula in real numbers, the same bits from every tile and device, and what libav makes of it."""
+"""Laws of YUV and RGB: the formula in real numbers, and the same bits from every tile and device."""
 
-from fractions import Fraction
-
-import av
 import numpy as np
 import pytest
 import torch
 
 import data.yuv.fixed as fixed
-from data.media.colour import from_rgb as swscale_from_rgb
-from data.media.colour import to_rgb as swscale_to_rgb
-from data.pixel_formats import EXACT
 from data.yuv.columns import merge, split
-from data.yuv.frames import chroma_location, format_of, frame_from, planes_of, stacked
 from data.yuv.from_rgb import from_rgb
-from data.yuv.layout import LUMA_WEIGHTS, MATRIX_OF_NUMBER, SITES, YuvLayout, rgb_to_yuv, yuv_to_rgb
+from data.yuv.layout import LUMA_WEIGHTS, MATRIX_OF_NUMBER, SITES, YuvLayout, rgb_to_yuv
 from data.yuv.to_rgb import to_rgb
-from tests.data.media_samples import smooth_clip
+from tests.data.yuv_formula import NEAREST, codes, noise, real_rgb, real_yuv
 
 MATRICES = sorted(set(MATRIX_OF_NUMBER.values()))
 SUBSAMPLINGS = [(1, 1), (2, 1), (2, 2), (1, 2), (4, 1), (4, 4)]
-NEAREST = 0.53  # levels: half of one, and the rounding of the whole numbers
-
-
-def noise(layout, frames=2, height=22, width=28, seed=0):
-    """Planes of every code that the layout's samples can hold."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes = [(height, width)] + [layout.chroma_size(height, width) if layout.model == "yuv" else (height, width)] * 2
-    planes = [
-        torch.randint(0, 2**layout.depth, (frames, *size), generator=generator, dtype=torch.int32)
-        for size in sizes[: layout.colour_planes]
-    ]
-    words = [plane << layout.shift for plane in planes]
-    return tuple(w.to(torch.uint8) if layout.depth == 8 else w.to(torch.int16) for w in words)
-
-
-def codes(planes, layout):
-    """The numbers in the words, float64."""
-    wide = [p.numpy().view(np.uint8 if layout.depth == 8 else np.uint16).astype(np.int64) for p in planes]
-    return [(p >> layout.shift).astype(np.float64) for p in wide]
-
-
-def cubic(x):
-    """Keys' kernel with a = -0.6 in real numbers."""
-    x = np.abs(x)
-    near = 1.4 * x**3 - 2.4 * x**2 + 1
-    far = -0.6 * x**3 + 3 * x**2 - 4.8 * x + 2.4
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
-
-
-def resampled(x, axis, count, place_of, widest):
-    """Samples at real places along an axis; outside of the picture the last sample inside counts."""
-    out, last = [], x.shape[axis] - 1
-    for k in range(count):
-        place = place_of(k)
-        n = np.arange(int(np.floor(place)) - 2 * widest, int(np.floor(place)) + 2 * widest + 2)
-        weights = cubic((n - place) / widest) / widest
-        out.append(np.tensordot(x.take(np.clip(n, 0, last), axis), weights, axes=([axis], [0])))
-    return np.stack(out, axis)
-
-
-def real_rgb(planes, layout, field=None):
-    """[T, 3, H, W] float64 in levels of 255: the formula of BT.709 and its kin in real numbers, not clipped."""
-    y, *chroma = codes(planes, layout)
-    (black, steps), (middle, chroma_steps) = layout.luma_range(), layout.chroma_range()
-    y = (y - black) / steps
-    if layout.model != "yuv":
-        colours = [y, *((c - black) / steps for c in chroma)] if chroma else [y] * 3
-        return 255 * np.stack(colours, axis=1)
-    (across, down), (x_site, y_site) = layout.subsampling, map(float, layout.site())
-    y_site = y_site if field is None else (y_site + field) / 2
-    full = []
-    for c in chroma:
-        c = (c - middle) / chroma_steps
-        c = resampled(c, 1, y.shape[1], lambda k: (k - y_site) / down, 1) if down > 1 else c
-        full.append(resampled(c, 2, y.shape[2], lambda k: (k - x_site) / across, 1) if across > 1 else c)
-    rows = [(float(u), float(v)) for u, v in yuv_to_rgb(layout.matrix)]
-    return 255 * np.stack([y + u * full[0] + v * full[1] for u, v in rows], axis=1)
-
-
-def real_yuv(rgb, layout):
-    """Y, U, V in codes, float64, not clipped, of [T, 3, H, W] in [0, 1]."""
-    (across, down), (x_site, y_site) = layout.subsampling, map(float, layout.site())
-    height, width = layout.chroma_size(*rgb.shape[-2:])
-    (black, steps), (middle, chroma_steps) = layout.luma_range(), layout.chroma_range()
-    matrix = np.array([[float(weight) for weight in row] for row in rgb_to_yuv(layout.matrix)])
-    y, u, v = (np.einsum("c,tchw->thw", row, rgb) for row in matrix)
-    small = []
-    for c in (u, v):
-        c = resampled(c, 1, height, lambda k: down * k + y_site, down) if down > 1 else c
-        small.append(resampled(c, 2, width, lambda k: across * k + x_site, across) if across > 1 else c)
-    return [black + steps * y, *(middle + chroma_steps * c for c in small)]
 
 
 def check_against_formula(layout, height=22, width=28):
@@ -137,9 +59,10 @@ def test_full_range_grey_and_8_bit_rgb_come_back_as_they_are():
         assert torch.equal((to_rgb(planes, layout, torch.float32) * 255).round().to(torch.uint8), rgb)
 
 
-def test_interlaced_chroma_belongs_to_fields():
+@pytest.mark.parametrize("height", [20, 6, 5, 3])
+def test_interlaced_chroma_belongs_to_fields(height):
     layout = YuvLayout(interlaced=True)
-    planes = noise(layout, height=20)
+    planes = noise(layout, height=height)
     rgb = to_rgb(planes, layout)
     for field in (0, 1):
         real = real_rgb([p[:, field::2] for p in planes], layout, field)
@@ -240,155 +163,9 @@ def test_columns_split_and_merge(ratio):
             assert torch.equal(out, x[..., :width].to(torch.uint8))
 
 
-# What libav has
-
-
-def video_frame(rgb, name, matrix=5, full_range=False):
-    """A picture [3, H, W] in a pixel format, made by libswscale."""
-    frame = av.VideoFrame.from_ndarray(rgb.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
-    frame = frame.reformat(
-        format=name, dst_colorspace=matrix, dst_color_range=2 if full_range else 1, interpolation=EXACT
-    )
-    return frame
-
-
-NATIVE = (
-    "yuv420p yuvj420p yuv422p yuv444p yuv440p yuv411p yuv410p yuva420p yuv420p9le yuv420p10le yuv422p12le yuv444p16le "
-    "yuva444p10le nv12 nv21 nv16 nv24 p010le p210le p016le p412le gray gray10le gray16le ya8 ya16le gbrp gbrp10le gbrap "
-    "gbrp16le rgb24 bgr24 rgba bgra argb abgr 0rgb bgr0 rgb48le bgr48le rgba64le bgra64le"
-)
-REPACKED = "yuv420p10be gray16be monob monow gbrpf32le rgb565le rgb8 yuyv422 uyvy422 y210le xv30le vuya x2rgb10le xyz12le p010be"
-
-
-@pytest.mark.parametrize("name", [*NATIVE.split(), *REPACKED.split()])
-def test_libswscale_differs_by_a_level_at_most(name):
-    for full_range in (False, True):
-        frame = video_frame(smooth_clip(1, 48, 64)[0], name, full_range=full_range)
-        planes, layout = planes_of(frame)
-        ours, theirs = to_rgb(planes, layout)[0].int(), swscale_to_rgb(frame, 64, 48).int()
-        assert (ours - theirs).abs().max() <= 1
-        assert all(p.dtype == layout.dtype for p in planes) and len(planes) == layout.colour_planes + layout.alpha
-
-
-@pytest.mark.parametrize("number", [0, 1, 2, 4, 5, 6, 7, 9, 10])
-def test_libswscale_agrees_on_every_matrix_that_it_has(number):
-    frame = video_frame(smooth_clip(1, 48, 64)[0], "yuv444p")
-    frame.colorspace = number
-    assert (to_rgb(*planes_of(frame))[0].int() - swscale_to_rgb(frame, 64, 48).int()).abs().max() <= 1
-
-
-def test_ycgco_that_libswscale_refuses_and_unknown_matrices_are_read():
-    rgb = smooth_clip(1, 48, 64)
-    layout = YuvLayout(subsampling=(1, 1), matrix="ycgco")
-    frame = frame_from([p[0] for p in from_rgb(rgb, layout)], layout)
-    with pytest.raises(OSError):
-        swscale_to_rgb(frame, 64, 48)
-    planes, found = planes_of(frame)
-    assert found == layout and (to_rgb(planes, found).int() - rgb.int()).abs().max() <= 2
-    subsampled = video_frame(rgb[0], "yuyv422")
-    subsampled.colorspace = 12
-    assert planes_of(subsampled)[1].matrix == "bt601"
-
-
-def test_noise_is_nearer_to_the_formula_than_libswscale_has_it():
-    frame = frame_from([p[0] for p in noise(YuvLayout(), height=64, width=96)], YuvLayout())
-    planes, layout = planes_of(frame)
-    real = real_rgb(planes, layout).clip(0, 255)[0]
-    ours = np.abs(to_rgb(planes, layout)[0].numpy() - real)
-    theirs = np.abs(swscale_to_rgb(frame, 96, 64).numpy() - real)
-    assert ours.max() < NEAREST < theirs.max() and ours.mean() < theirs.mean()
-
-
-def test_writing_differs_from_libswscale_by_a_level_at_most():
-    for rgb in (smooth_clip(1, 48, 64), torch.stack(noise(YuvLayout(model="rgb"), 1, 48, 64), dim=1)):
-        theirs = planes_of(swscale_from_rgb(rgb[0]))[0]
-        ours = from_rgb(rgb, YuvLayout(location="center"))
-        real = real_yuv(rgb.double().numpy() / 255, YuvLayout(location="center"))
-        for a, b, exact in zip(ours, theirs, real, strict=True):
-            assert (a.int() - b.int()).abs().max() <= 1
-            exact = exact.clip(0, 255)
-            assert np.abs(a.numpy() - exact).max() < NEAREST and (a != b).float().mean() < 0.05
-
-
-def h264_frame(rgb, options=None, layout=YuvLayout()):  # noqa: B008 (frozen)
-    """A picture through lossless H.264."""
-    encoder = av.CodecContext.create("libx264", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = rgb.shape[-1], rgb.shape[-2], format_of(layout)
-    encoder.time_base, encoder.framerate = Fraction(1, 25), 25
-    encoder.colorspace, encoder.color_range = 1, 1
-    encoder.options = {"qp": "0", "x264-params": options or "keyint=1"}
-    frame = frame_from([p[0] for p in from_rgb(rgb[None], layout)], layout)
-    packets = encoder.encode(frame) + encoder.encode(None)
-    decoder = av.CodecContext.create("h264", "r")
-    frames = [f for packet in packets for f in decoder.decode(packet)] + decoder.decode(None)
-    return frames[0]
-
-
-@pytest.mark.parametrize("number,location", enumerate(["left", "center", "topleft", "top", "bottomleft", "bottom"]))
-@pytest.mark.parametrize("field_order", ["", ":tff=1"], ids=["progressive", "interlaced"])
-def test_the_place_of_chroma_is_found(number, location, field_order):
-    frame = h264_frame(smooth_clip(1, 48, 64)[0], f"chromaloc={number}{field_order}")
-    before = frame.to_ndarray().copy()
-    assert chroma_location(frame) == location
-    planes, layout = planes_of(frame)
-    assert layout.location == location and layout.interlaced == bool(field_order)
-    assert np.array_equal(frame.to_ndarray(), before)
-    assert (to_rgb(planes, layout)[0].int() - swscale_to_rgb(frame, 64, 48).int()).abs().max() <= 1
-
-
-def test_a_frame_that_names_no_place_has_it_in_the_centre_and_small_frames_are_not_written_to():
-    frame = av.VideoFrame(16, 16, "yuv444p")
-    for plane in frame.planes:
-        np.frombuffer(plane, np.uint8)[:] = 77
-    assert chroma_location(frame) == "center" and (frame.to_ndarray() == 77).all()
-
-
-@pytest.mark.parametrize("location,exact", [("left", True), ("center", False)])
-def test_what_h264_calls_left_is_what_a_reader_finds_there(location, exact):
-    """Colour that rises by 6 levels a pixel: written for other places than it is read from, it is 3 levels off."""
-    ramp = torch.arange(32).mul(6).add(30).to(torch.uint8).view(1, 1, 32).expand(1, 24, 32)
-    rgb = torch.cat([ramp, 255 - ramp, 255 - ramp])
-    frame = h264_frame(rgb, layout=YuvLayout(location=location))
-    off = (to_rgb(*planes_of(frame))[0].int() - rgb.int()).abs()[..., 4:-4]
-    assert (off.max() <= 1) if exact else (off.max() >= 3)
-
-
-@pytest.mark.parametrize("depth", [8, 10, 12])
-@pytest.mark.parametrize("size", [(48, 64), (31, 45), (1, 1)], ids=str)
-def test_planes_go_into_a_frame_and_come_back(depth, size):
-    layout = YuvLayout(depth=depth, full_range=True, matrix="bt2020", location="center")
-    planes = noise(layout, 1, *size)
-    frame = frame_from([p[0] for p in planes], layout)
-    again, found = planes_of(frame)
-    assert found == layout and all(torch.equal(a, b) for a, b in zip(planes, again, strict=True))
-    clip = stacked([again, planes])
-    assert all(c.shape == (2, *p.shape[1:]) and torch.equal(c[1:], p) for c, p in zip(clip, planes, strict=True))
-
-
-def test_pictures_stored_upside_down(tmp_path):
-    rgb = smooth_clip(1, 24, 32)[0]
-    with av.open(str(tmp_path / "a.avi"), "w") as container:
-        stream = container.add_stream("rawvideo", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 32, 24, "bgr24"
-        container.mux(stream.encode(video_frame(rgb, "bgr24")))
-        container.mux(stream.encode(None))
-    with av.open(str(tmp_path / "a.avi")) as container:
-        frame = next(container.decode(video=0))
-    assert torch.equal(to_rgb(*planes_of(frame))[0], rgb)
-
-
-def test_palettes_and_alpha():
-    frame = av.VideoFrame(8, 4, "pal8")
-    np.frombuffer(frame.planes[0], np.uint8)[:] = 3
-    np.frombuffer(frame.planes[1], np.uint8).reshape(256, 4)[3] = (30, 20, 10, 128)  # B G R A
-    planes, layout = planes_of(frame)
-    assert layout.alpha and (planes[3] == 128).all()
-    assert torch.equal(to_rgb(planes, layout)[0, :, 0, 0], torch.tensor([10, 20, 30], dtype=torch.uint8))
-
-
 def test_what_does_not_fit_is_refused_with_a_sentence():
     planes = noise(YuvLayout())
-    with pytest.raises(ValueError, match="plane 1 is torch.uint8"):
+    with pytest.raises(ValueError, match="plane 1 is "):
         to_rgb(planes, YuvLayout(subsampling=(2, 1)))
     with pytest.raises(ValueError, match="plane 0 is"):
         to_rgb(planes, YuvLayout(depth=10))
