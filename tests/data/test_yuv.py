@@ -109,6 +109,17 @@ def test_black_white_and_grey_have_the_codes_of_the_standard():
         assert (u == 128 << (depth - 8)).all() and (v == 128 << (depth - 8)).all()
 
 
+def test_chroma_beyond_the_codes_is_clipped():
+    """Blue beside yellow: the cubic overshoots the largest and the smallest code."""
+    blue = torch.tensor([0, 0, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    rgb = torch.cat([blue, 255 - blue, blue], dim=-1)
+    for depth in (8, 10):
+        layout = YuvLayout(depth=depth, full_range=True)
+        real = real_yuv(rgb.double().numpy() / 255, layout)[1]
+        assert real.min() < 0 and real.max() > 2**depth
+        check_from_rgb(rgb, layout)
+
+
 def test_8_bits_come_back_through_10_bits_without_subsampling():
     rgb = torch.stack(noise(YuvLayout(model="rgb"), seed=3), dim=1)
     for matrix in MATRICES:

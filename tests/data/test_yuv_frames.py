@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.filter import Graph
 
 from data.media.colour import from_rgb as swscale_from_rgb
 from data.media.colour import to_rgb as swscale_to_rgb
@@ -143,16 +144,18 @@ def test_planes_go_into_a_frame_and_come_back(depth, size):
     assert all(c.shape == (2, *p.shape[1:]) and torch.equal(c[1:], p) for c, p in zip(clip, planes, strict=True))
 
 
-def test_pictures_stored_upside_down(tmp_path):
-    rgb = smooth_clip(1, 24, 32)[0]
-    with av.open(str(tmp_path / "a.avi"), "w") as container:
-        stream = container.add_stream("rawvideo", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 32, 24, "bgr24"
-        container.mux(stream.encode(video_frame(rgb, "bgr24")))
-        container.mux(stream.encode(None))
-    with av.open(str(tmp_path / "a.avi")) as container:
-        frame = next(container.decode(video=0))
-    assert torch.equal(to_rgb(*planes_of(frame))[0], rgb)
+@pytest.mark.parametrize("name", ["yuv420p", "yuv420p10le", "nv12", "bgr24"])
+def test_pictures_stored_upside_down(name):
+    frame = video_frame(smooth_clip(1, 24, 32)[0], name)
+    graph = Graph()
+    source = graph.add_buffer(width=32, height=24, format=name, time_base=Fraction(1, 25))
+    graph.link_nodes(source, graph.add("vflip"), graph.add("buffersink")).configure()
+    frame.time_base = Fraction(1, 25)
+    graph.push(frame)
+    flipped = graph.vpull()
+    assert flipped.planes[0].line_size < 0
+    planes, _ = planes_of(flipped)
+    assert all(torch.equal(a.flip(1), b) for a, b in zip(planes_of(frame)[0], planes, strict=True))
 
 
 def test_palettes_and_alpha():
@@ -169,3 +172,15 @@ def test_a_frame_of_another_size_is_scaled():
         frame = av.VideoFrame(16, 8, name) if name == "pal8" else video_frame(smooth_clip(1, 24, 32)[0], name)
         assert scaled_to(frame, frame.width, frame.height) is frame
         assert to_rgb(*planes_of(scaled_to(frame, 40, 30))).shape == (1, 3, 30, 40)
+
+
+def test_odd_sizes_are_cut_from_even_ones_and_not_stretched():
+    """31 columns have the chroma of 32, so they have its colours; libswscale stretches chroma over the cut picture."""
+    even = video_frame(smooth_clip(1, 24, 32)[0], "yuv420p")
+    planes, layout = planes_of(even)
+    cut = (planes[0][:, :23, :31], *planes[1:])
+    rgb = to_rgb(cut, layout)
+    assert torch.equal(rgb, to_rgb(planes, layout)[..., :23, :31])
+    exact = swscale_to_rgb(even, 32, 24)[:, :23, :31].int()
+    stretched = swscale_to_rgb(frame_from([p[0] for p in cut], layout), 31, 23).int()
+    assert (rgb[0].int() - exact).abs().max() <= 1 < (stretched - exact).abs().max()
