@@ -7,8 +7,8 @@ import torch
 
 from common.config import load_config
 from models.video_vae_v3.modules.fold import prepare_inference, release_inference
-from projects.benchmarking.networks import random_network
 from projects.benchmarking.timing import relative_distance
+from projects.video_diffusion_sr.build import build_network
 
 pytestmark = pytest.mark.gpu
 SIZE = (1, 3, 13, 144, 208)
@@ -18,7 +18,7 @@ SIZE = (1, 3, 13, 144, 208)
 def vae():
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     config = load_config("configs_3b/main.yaml")
-    return random_network(config.vae.model, torch.device("cuda"), torch.float32)
+    return build_network(config.vae.model, None, torch.device("cuda"), torch.float32)
 
 
 def both_ways(vae, x, z):
