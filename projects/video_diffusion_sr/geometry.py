@@ -49,7 +49,7 @@ class Geometry:
 
     def to_output(self, pixels: Tensor, device: torch.device | str) -> Tensor:
         """One frame u8 [3, H, W] -> float32 [3, h, w] in [-1, 1], resized: what the result is compared with."""
-        frame = self.resize()(pixels.to(device).float() / 255).clamp(0, 1)
+        frame = self.resize().from_8_bit(pixels.to(device)).clamp(0, 1)
         if self.fit == "crop":
             frame = DivisibleCrop(self.multiple)(frame)
         return frame * 2 - 1
