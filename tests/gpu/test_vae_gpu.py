@@ -1,4 +1,4 @@
-"""On a GPU: the inference path in float32 equals the plain one; in bfloat16 it is no further from float32 than plain."""
+"""On a GPU: in float32 the inference path equals the plain one; in bfloat16 it is no further from float32."""
 
 import os
 
