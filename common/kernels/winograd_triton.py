@@ -35,6 +35,7 @@ def _input_kernel(
 ):  # fmt: skip
     # Pixels count from the band's first one; first, begin and end (of what is settled) from the picture's.
     clip = tl.program_id(1).to(tl.int64)
+    x_t, product = x_t.to(tl.int64), product.to(tl.int64)  # multiples of them pass 2^31 in 4K
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.arange(0, CHANNELS)
     inside = channel < channels
@@ -116,6 +117,7 @@ def _output_kernel(
 ):  # fmt: skip
     # first, stop: pixels of the picture, the band's; skip: pixels of the products before the band's first one.
     part, clip = first // chunk + tl.program_id(0), tl.program_id(1).to(tl.int64)
+    x_t, out_t = x_t.to(tl.int64), out_t.to(tl.int64)  # multiples of them pass 2^31 in 4K
     begin, end = tl.maximum(part * chunk, first), tl.minimum(part * chunk + chunk, stop)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
