@@ -15,7 +15,7 @@ from data.media.animation_delays import delays_of, shown_for
 from data.media.errors import MediaError, decoding, reason, shown
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
 from data.media.info import Frame, MediaInfo, MediaReader
-from data.media.picture_file import exif_orientation, notes_of, open_picture
+from data.media.picture_file import exif_orientation, first_shown, notes_of, open_picture
 
 # The byte that Pillow cuts off is decoded by pretending the other order of bytes.
 OTHER_BYTE = {
@@ -55,18 +55,21 @@ class ImageReader(MediaReader):
 class AnimationReader(MediaReader):
     """The composed frames of an animation over white; every frame keeps its own duration.
 
-    Opening decodes the first frame only.
+    Opening decodes the first frame only. A PNG can hold a picture for programs that know no animations, in front of
+    the frames; it is left out.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with open_picture(path) as image:
-            count, (width, height) = image.n_frames, image.size
-            complaint = SrgbConverter(_seek(image, 0, path)).complaint
+            self._first = first_shown(image)
+            count, (width, height) = image.n_frames - self._first, image.size
+            complaint = SrgbConverter(_seek(image, self._first, path)).complaint
             self.notes = (f"{shown(path)}: {complaint}",) if complaint else ()
             delays = delays_of(path, image.format)
             known = len(delays) == count
-            delays = delays if known else [shown_for(image.info.get("duration"))] * count
+            self._delays = delays if known else []
+            delays = delays if known else [shown_for(image.info.get("duration"), image.format)] * count
         self.info = MediaInfo(
             path,
             "animation",
@@ -82,9 +85,12 @@ class AnimationReader(MediaReader):
     def _frames(self) -> Generator[Frame]:
         time = Fraction(0)
         with open_picture(self.path) as image:
-            for index in range(image.n_frames):
+            for index in range(self._first, image.n_frames):
                 frame = _seek(image, index, self.path)
-                delay = shown_for(frame.info.get("duration"))
+                if self._delays:
+                    delay = self._delays[index - self._first]
+                else:
+                    delay = shown_for(frame.info.get("duration"), image.format)
                 pixels, alpha = to_srgb(frame, SrgbConverter(frame))
                 yield Frame(pixels if alpha is None else over_white(pixels, alpha), time)
                 time += delay

@@ -64,6 +64,11 @@ def is_animation(image: Image.Image) -> bool:
     return image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
 
 
+def first_shown(image: Image.Image) -> int:
+    """The index of the first frame of an animation: 1 where a PNG has a picture in front of it for old programs."""
+    return int(bool(image.info.get("default_image") or getattr(image, "default_image", False)))
+
+
 def exif_orientation(image: Image.Image) -> int:
     """1 to 8 as EXIF counts; 1 where the tag is missing or cannot be read. Decodes some PNGs."""
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 
 from common.logger import get_logger
+from data.media.clock_jumps import find_jumps
 from data.media.errors import MediaError, reason, shown
 from data.media.info import MediaInfo
 from data.media.muxer import is_disk_error, muxer_options
@@ -122,6 +123,7 @@ class _Sound:
     ) -> None:
         self.info = info
         self.writers: dict[int, TrackWriter] = {}
+        self.jumps = find_jumps(info.path) if tracks else None
         self.input = stack.enter_context(open_container(info.path)) if tracks else None
         for track in tracks:
             kind = CopiedTrack if track.how == "copy" else EncodedTrack
@@ -156,6 +158,8 @@ class _Sound:
             try:
                 for packet in self.input.demux(streams):
                     if packet.size:  # 0: the end of a stream
+                        packet.pts = self.jumps.closed_ticks(packet.pts, packet.time_base)
+                        packet.dts = self.jumps.closed_ticks(packet.dts, packet.time_base)
                         yield packet
                 return
             except av.FFmpegError as error:

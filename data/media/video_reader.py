@@ -15,13 +15,15 @@ import av
 
 from common.logger import get_logger
 from data.media.clock import Clock, nominal_rate
+from data.media.clock_jumps import ClockJumps
 from data.media.colour import HDR_CURVES, to_rgb
 from data.media.completeness import index_reaches_past_the_end, shortfall
+from data.media.decode_times import DecodeTimes
 from data.media.deinterlace import Deinterlacer
 from data.media.errors import decoding, shown
 from data.media.info import Frame, MediaError, MediaReader
 from data.media.orientation import orientation_of
-from data.media.video_file import choose_tracks, describe, first_frame, frame_count_hint, open_container
+from data.media.video_file import Tracks, choose_tracks, describe, first_frame, frame_count_hint, open_container
 
 logger = get_logger(__name__)
 
@@ -54,8 +56,8 @@ class VideoReader(MediaReader):
         self._running.append(container)
         self.damage = None
         try:
-            stream = choose_tracks(container, self.path).video
-            for frame, time in self._progressive(container, stream):
+            tracks = choose_tracks(container, self.path)
+            for frame, time in self._progressive(container, tracks):
                 pixels = to_rgb(frame, *self._coded_size)  # 3 H W
                 yield Frame(self._orientation.apply(pixels), time)
         finally:
@@ -71,11 +73,12 @@ class VideoReader(MediaReader):
         for container in self._running:
             container.close()
 
-    def _progressive(self, container, stream) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+    def _progressive(self, container, tracks: Tracks) -> Iterator[tuple[av.VideoFrame, Fraction]]:
         """Decoded frames with their times, through the deinterlacer from the first interlaced frame on."""
+        stream = tracks.video
         clock = Clock(self.info.frame_rate, stream.time_base, self.info.time_origin)
         filtered = Deinterlacer(stream, only_flagged=False) if self.deinterlace == "always" else None
-        for frame in self._decode(container, stream):
+        for frame in self._decode(container, tracks):
             time = clock.time_of(frame.pts)
             if filtered is None and frame.interlaced_frame and self.deinterlace == "auto":
                 filtered = Deinterlacer(stream, only_flagged=True)
@@ -83,26 +86,36 @@ class VideoReader(MediaReader):
         if filtered:
             yield from filtered.flush()
 
-    def _decode(self, container, stream) -> Iterator[av.VideoFrame]:
+    def _decode(self, container, tracks: Tracks) -> Iterator[av.VideoFrame]:
         """Every frame that decodes, in display order; MediaError where the file goes on but cannot be decoded."""
-        packets, seen = container.demux(stream), _Tally()
+        stream, packet = tracks.video, None
+        seen, times, jumps = _Tally(), DecodeTimes(stream), ClockJumps(stream)
+        packets = container.demux(stream, *tracks.audio)
         while True:
             try:
                 packet = next(packets, None)
                 if packet is None:
                     break
+                jumps.push(packet)
+                if packet.stream_index != stream.index:
+                    continue
+                times.push(packet)
                 frames = packet.decode()
                 seen.decodes = seen.decodes or packet.size > 0
             except av.FFmpegError as error:
                 seen.refused, seen.decodes = seen.refused + 1, False
                 logger.debug("%s: damaged data after frame %d (%s)", shown(self.path), seen.frames, error)
+                if packet is not None:
+                    times.refuse(packet)
                 continue  # the demuxer moves on, or says that this is the end
             for frame in frames:
+                frame = times.place(frame)
+                frame.pts = jumps.closed_ticks(frame.pts, stream.time_base)
                 seen.add(frame, stream)
                 yield frame
-        self.damage = self._judge(container, stream, seen)
+        self.damage = self._judge(container, stream, seen, jumps.told(self.info.time_origin))
 
-    def _judge(self, container, stream, seen: "_Tally") -> str | None:
+    def _judge(self, container, stream, seen: "_Tally", jumped: str | None) -> str | None:
         """What was lost, as a sentence; MediaError where the file was cut and frames are missing."""
         if not seen.decodes or index_reaches_past_the_end(stream, self.path):
             promised = frame_count_hint(container, stream)
@@ -112,7 +125,7 @@ class VideoReader(MediaReader):
         missing = shortfall(self.path, container, stream, seen.frames, end, step)
         if missing and missing.cut and missing.frames_missing:
             raise self._cut(seen.frames, missing.promised)
-        lost = []
+        lost = [jumped] if jumped else []
         if seen.refused:
             lost.append(f"damaged data was skipped in {seen.refused} {'place' if seen.refused == 1 else 'places'}")
         if seen.concealed:
