@@ -40,6 +40,7 @@ class MediaInfo:
         time_base: seconds per tick of the container's clock.
         time_origin: container time, in seconds, that frames and audio call zero.
         audio_codecs: codec names of the audio streams that can be read, in order.
+        subtitle_codecs: codec names of the subtitles, in order.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class MediaInfo:
     time_base: Fraction | None = None
     time_origin: Fraction = Fraction(0)
     audio_codecs: tuple[str, ...] = ()
+    subtitle_codecs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

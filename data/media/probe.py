@@ -23,7 +23,7 @@ class Probe:
         kind: "video", "image" or "animation".
         height, width: pixels as displayed.
         frame_count_hint: about how many frames there are; None when the file does not say.
-        audio_codecs: of the sound tracks that can be read; `output_path` depends on them.
+        audio_codecs, subtitle_codecs: of the tracks that can be read; `output_path` depends on them.
     """
 
     kind: Kind
@@ -31,6 +31,7 @@ class Probe:
     width: int
     frame_count_hint: int | None
     audio_codecs: tuple[str, ...] = ()
+    subtitle_codecs: tuple[str, ...] = ()
 
 
 def probe(path: str | PathLike) -> Probe:
@@ -49,7 +50,8 @@ def probe(path: str | PathLike) -> Probe:
             info = describe(path, container, tracks, first, orientation_of(first).transpose)
     if min(info.height, info.width) < 1:
         raise MediaError(f"{shown(path)}: its frames have no pixels")
-    return Probe("video", info.height, info.width, info.frame_count_hint, info.audio_codecs)
+    codecs = info.audio_codecs, info.subtitle_codecs
+    return Probe("video", info.height, info.width, info.frame_count_hint, *codecs)
 
 
 def _probe_picture(path: Path) -> Probe:

@@ -123,6 +123,9 @@ def describe(path: Path, container, tracks: Tracks, first: av.VideoFrame, transp
         time_base=stream.time_base,
         time_origin=origin,
         audio_codecs=tuple(s.codec_context.codec.canonical_name for s in tracks.audio),
+        subtitle_codecs=tuple(
+            s.codec_context.codec.canonical_name for s in container.streams.subtitles if s.codec_context is not None
+        ),
     )
 
 
