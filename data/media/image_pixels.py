@@ -109,10 +109,16 @@ def over_white(pixels: Tensor, alpha: Tensor) -> Tensor:
     """u8 [3, H, W] and u8 [1, H, W] -> u8 [3, H, W] laid over white, rounded."""
     result = torch.empty_like(pixels)
     for top, bottom in strips_of(*pixels.shape[-2:]):
-        opaque = alpha[:, top:bottom].int()
-        sum_255 = pixels[:, top:bottom].int() * opaque + 255 * (255 - opaque)
-        result[:, top:bottom] = ((2 * sum_255 + 255) // 510).to(torch.uint8)
+        laid = over_white_pixels(pixels[:, top:bottom].numpy(), alpha[:, top:bottom].numpy())
+        result[:, top:bottom] = torch.from_numpy(laid)
     return result
+
+
+def over_white_pixels(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """u8 colours and u8 alpha, of shapes that fit together, -> u8 laid over white, rounded."""
+    opaque = alpha.astype(np.int32)
+    sum_255 = pixels * opaque + 255 * (255 - opaque)
+    return ((2 * sum_255 + 255) // 510).astype(np.uint8)
 
 
 def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:

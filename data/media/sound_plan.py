@@ -14,6 +14,7 @@ from data.media.errors import reason, shown
 from data.media.info import MediaInfo
 from data.media.names import WRITABLE_VIDEOS, carries
 from data.media.tags import stream_tags
+from data.media.unreadable import is_encrypted_packet
 from data.media.video_file import choose_tracks, open_container
 
 logger = get_logger(__name__)
@@ -56,6 +57,9 @@ def plan_sound(info: MediaInfo, suffix: str, metadata: bool = True) -> tuple[tup
         codec = stream.codec_context.codec.canonical_name
         number = [s.index for s in stream.container.streams.audio].index(stream.index) + 1
         name = f"sound track {number} ({codec})"
+        if any(is_encrypted_packet(packet) for packet in packets):
+            notes.append(f"{shown(info.path)}: {name} is left out, it is encrypted")
+            continue
         said = stream_tags(stream, suffix, metadata), int(stream.disposition)
         why_not = _why_not_copied(stream, packets, suffix, codec)
         if why_not is None:

@@ -14,6 +14,8 @@ from typing import Literal, Self
 import av
 
 from common.logger import get_logger
+from data.media.clip_alpha import laid_over_white
+from data.media.clip_decoder import decoder_of
 from data.media.clock import Clock, nominal_rate
 from data.media.clock_jumps import ClockJumps
 from data.media.colour import HDR_CURVES, to_rgb
@@ -27,6 +29,7 @@ from data.media.video_file import Tracks, choose_tracks, describe, first_frame, 
 
 logger = get_logger(__name__)
 
+TRANSPARENT = "has transparency, which is laid over white"
 Deinterlace = Literal["auto", "always", "never"]
 
 
@@ -50,14 +53,20 @@ class VideoReader(MediaReader):
             self.info = describe(path, container, tracks, first, self._orientation.transpose)
             hdr = f"{shown(path)}: HDR picture; its values are used as they are, without tone mapping"
             self.notes = tracks.notes + (hdr,) * (first.color_trc in HDR_CURVES)
+            self._told_transparent = laid_over_white(first, tracks.video) is not None
+            if self._told_transparent:
+                self.notes += (f"{shown(path)}: {TRANSPARENT}",)
 
     def _frames(self) -> Generator[Frame]:
         container = open_container(self.path)
         self._running.append(container)
-        self.damage = None
+        self.damage, self._transparent = None, False
         try:
             tracks = choose_tracks(container, self.path)
             for frame, time in self._progressive(container, tracks):
+                laid = laid_over_white(frame, tracks.video)
+                if laid is not None:
+                    self._transparent, frame = True, laid
                 pixels = to_rgb(frame, *self._coded_size)  # 3 H W
                 yield Frame(self._orientation.apply(pixels), time)
         finally:
@@ -88,7 +97,7 @@ class VideoReader(MediaReader):
 
     def _decode(self, container, tracks: Tracks) -> Iterator[av.VideoFrame]:
         """Every frame that decodes, in display order; MediaError where the file goes on but cannot be decoded."""
-        stream, packet = tracks.video, None
+        stream, packet, decode = tracks.video, None, decoder_of(tracks.video)
         seen, times, jumps = _Tally(), DecodeTimes(stream), ClockJumps(stream)
         packets = container.demux(stream, *tracks.audio)
         while True:
@@ -100,7 +109,7 @@ class VideoReader(MediaReader):
                 if packet.stream_index != stream.index:
                     continue
                 times.push(packet)
-                frames = packet.decode()
+                frames = decode(packet)
                 seen.decodes = seen.decodes or packet.size > 0
             except av.FFmpegError as error:
                 seen.refused, seen.decodes = seen.refused + 1, False
@@ -126,6 +135,8 @@ class VideoReader(MediaReader):
         if missing and missing.cut and missing.frames_missing:
             raise self._cut(seen.frames, missing.promised)
         lost = [jumped] if jumped else []
+        if self._transparent and not self._told_transparent:
+            lost.append(TRANSPARENT)
         if seen.refused:
             lost.append(f"damaged data was skipped in {seen.refused} {'place' if seen.refused == 1 else 'places'}")
         if seen.concealed:
