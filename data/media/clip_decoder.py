@@ -16,4 +16,11 @@ def decoder_of(stream: av.VideoStream) -> Callable[[av.Packet], list[av.VideoFra
         return av.Packet.decode
     context = av.CodecContext.create(name, "r")
     context.extradata = stream.codec_context.extradata
-    return lambda packet: context.decode(packet if packet.size else None)
+
+    def decode(packet: av.Packet) -> list[av.VideoFrame]:
+        try:
+            return context.decode(packet if packet.size else None)
+        except av.EOFError:  # the demuxer says several times that this is the end
+            return []
+
+    return decode

@@ -16,6 +16,7 @@ from data.media.errors import MediaError, decoding, reason, shown
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
 from data.media.info import Frame, MediaInfo, MediaReader
 from data.media.picture_file import exif_orientation, first_shown, notes_of, open_picture
+from data.media.picture_tags import read_tags
 
 # The byte that Pillow cuts off is decoded by pretending the other order of bytes.
 OTHER_BYTE = {
@@ -38,15 +39,19 @@ class ImageReader(MediaReader):
             low = _low_bytes(image, path)
             image.load()
             orientation = exif_orientation(image)  # a PNG can have it behind its pixels
-            convert = SrgbConverter(image)
+            convert = SrgbConverter(image, path)
             self._pixels, alpha = to_srgb(image, convert, orientation, low)
+            tags, changed = read_tags(image)
+            if low is not None or image.mode.startswith("I"):
+                changed.append("has 16 bits a sample, the result has 8")
+            self.notes += tuple(f"{shown(path)}: {what}" for what in changed)
         if convert.complaint:
             self.notes += (f"{shown(path)}: {convert.complaint}",)
         if alpha is not None:
             with decoding(path):
                 self._pixels = fill_hidden(self._pixels, alpha)
         _, height, width = self._pixels.shape
-        self.info = MediaInfo(path, "image", width, height, alpha=alpha, frame_count_hint=1)
+        self.info = MediaInfo(path, "image", width, height, alpha=alpha, tags=tags, frame_count_hint=1)
 
     def _frames(self) -> Generator[Frame]:
         yield Frame(self._pixels, Fraction(0))
@@ -91,7 +96,7 @@ class AnimationReader(MediaReader):
                     delay = self._delays[index - self._first]
                 else:
                     delay = shown_for(frame.info.get("duration"), image.format)
-                pixels, alpha = to_srgb(frame, SrgbConverter(frame))
+                pixels, alpha = to_srgb(frame, SrgbConverter(frame, self.path))
                 yield Frame(pixels if alpha is None else over_white(pixels, alpha), time)
                 time += delay
 

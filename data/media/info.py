@@ -16,6 +16,8 @@ from data.media.errors import MediaError, decoding
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from data.media.picture_tags import PictureTags
+
 __all__ = ["Frame", "Kind", "MediaError", "MediaInfo", "MediaReader"]
 
 Kind = Literal["video", "image", "animation"]
@@ -35,6 +37,8 @@ class MediaInfo:
         has_audio: at least one audio stream that can be read.
         sample_aspect_ratio: width : height of one displayed pixel.
         alpha: transparency of a picture, u8 [1, H, W], 255 opaque; None when it has none.
+        tags: what the file of a picture says about it; None for clips, whose file is read again when the result is
+            written.
         duration: seconds from time zero to the end of the last frame, as the container says; None when it does not.
         frame_count_hint: the container's word, often wrong; good for progress bars only.
         time_base: seconds per tick of the container's clock.
@@ -52,6 +56,7 @@ class MediaInfo:
     has_audio: bool = False
     sample_aspect_ratio: Fraction = Fraction(1)
     alpha: Tensor | None = field(default=None, compare=False, repr=False)
+    tags: PictureTags | None = field(default=None, compare=False, repr=False)
     duration: Fraction | None = None
     frame_count_hint: int | None = None
     time_base: Fraction | None = None

@@ -53,6 +53,6 @@ def open_writer(
     if path.suffix.lower() in WRITABLE_VIDEOS:
         return VideoWriter(path, info, size, crf=crf, frame_rate=frame_rate, quiet=quiet, metadata=metadata)
     if path.suffix.lower() in WRITABLE_IMAGES:
-        return ImageWriter(path, info)
+        return ImageWriter(path, info, metadata=metadata, quiet=quiet)
     known = ", ".join([*WRITABLE_VIDEOS, *WRITABLE_IMAGES])
     raise MediaError(f"{shown(path)}: cannot write {path.suffix or 'a file without a suffix'}; use one of {known}")
