@@ -4,7 +4,6 @@ A checkpoint is a flat dictionary name -> tensor, in `.pth` (PyTorch) or `.safet
 file larger than the memory can be moved to a device tensor by tensor.
 """
 
-import os
 import pickle
 import re
 import zipfile
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from common.atomic import atomic_write
 
 ADVICE = "`python projects/download.py VARIANT` fetches the released weights"
 SHOWN = 5  # names in an error message, per kind of trouble
@@ -65,7 +66,7 @@ def load_tensors_only(path: Path) -> object:
                 f"Use a checkpoint of plain tensors, or a .safetensors file. {ADVICE}"
             ) from error
         raise ValueError(f"{path} is damaged or incomplete; fetch it again. {ADVICE}") from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever the archive, the unpickler or a constructor makes of damaged bytes
         raise ValueError(f"{path} is damaged or incomplete ({first_line(error)}); fetch it again. {ADVICE}") from error
 
 
@@ -183,15 +184,8 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Ma
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are written as .safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        save_file(unshared(state), unfinished, metadata=dict(metadata or {}))
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())  # a name must not survive a power cut that its content did not
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_write(path) as part:
+        save_file(unshared(state), part, metadata=dict(metadata or {}))
 
 
 def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

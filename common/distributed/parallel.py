@@ -12,6 +12,7 @@ from common.distributed.process import Process
 from common.distributed.sequence_parallel import SequenceParallel
 from common.distributed.temporal_halo import RingMemory
 from common.distributed.turns import Tensors, in_turns, slice_frames
+from common.distributed.verdict import Verdicts
 from common.distributed.work_queue import hand_out
 from common.logger import get_logger
 
@@ -35,6 +36,7 @@ class Parallel:
         sp_size: ranks that share a clip.
     Attributes:
         size, own: of this rank's group, and its number in it. leads: does it write the files of its group?
+        verdicts: makes one decision of what the ranks of the group find.
         team: for `dit.layout(..., team=...)`; None in a group of one.
     Raises:
         ValueError: `sp_size` does not divide the number of processes.
@@ -44,6 +46,7 @@ class Parallel:
         self.process = process
         self.group: Group = make_group(process, sp_size)
         self.size, self.own, self.leads = sp_size, self.group.own, self.group.leads
+        self.verdicts = Verdicts(self.group)
         self.team = SequenceParallel(self.group) if sp_size > 1 else None
 
     @property

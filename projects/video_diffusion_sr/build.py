@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.checkpoint import load_into, read_state_dict
@@ -23,7 +22,7 @@ from projects.video_diffusion_sr.long_clips import check_window
 from projects.video_diffusion_sr.memory_plan import MemoryPlan
 from projects.video_diffusion_sr.memory_stages import Stages
 from projects.video_diffusion_sr.presets import Preset
-from projects.video_diffusion_sr.prompts import load_prompts
+from projects.video_diffusion_sr.prompts import load_prompts, read_prompt_pair
 from projects.video_diffusion_sr.restore import Finish, Restorer
 
 logger = get_logger(__name__)
@@ -41,6 +40,7 @@ class Request:
     dtype: of both networks. window_frames: 0 for whole clips whatever their length.
     shard_weights: the transformer's weights are spread over the ranks that share a clip.
     vram: GiB of GPU memory to stay within. weights_8_bit: the transformer's weights are kept as 8-bit floats.
+    random_weights: seeded random weights and prompts in place of trained ones; `ckpt_dir` is not read.
     ckpt_dir: where weights and prompt embeddings lie. overrides: `key=value` for the YAML.
     """
 
@@ -60,6 +60,7 @@ class Request:
     shard_weights: bool = False
     vram: float | None = None
     weights_8_bit: bool = False
+    random_weights: bool = False
     deinterlace: str = "auto"
     finish: Finish = field(default_factory=Finish)
 
@@ -84,6 +85,8 @@ def build(preset: Preset, request: Request, parallel: Parallel, ways: Sequence[M
     """
     if request.lora is not None and not request.lora.is_file():
         raise FileNotFoundError(f"--lora {request.lora}: there is no such file")
+    if request.lora is not None and request.lora.suffix != ".safetensors":
+        raise ValueError(f"--lora {request.lora}: a LoRA is a .safetensors file")
     if request.lora is not None and request.shard_weights:
         raise ValueError("--lora is merged into whole weights: leave --shard_weights out, or use a merged checkpoint")
     if request.weights_8_bit and request.shard_weights:
@@ -91,7 +94,7 @@ def build(preset: Preset, request: Request, parallel: Parallel, ways: Sequence[M
     config = load_config(request.config or ROOT / preset.config, request.overrides)
     device = parallel.process.device
     dtype = choose_dtype(request.dtype, device, config.vae.dtype)
-    dit_path, vae_path = checkpoint_paths(preset, request.ckpt_dir, config)
+    dit_path, vae_path = checkpoints_for(preset, request, config)
     home = torch.device("cpu") if any(way.offload != "none" for way in ways) else device
     vae = build_vae(config.vae, vae_path, home, dtype)
     if parallel.size > 1:  # a slice that is cut again inside the VAE would make ranks wait for each other
@@ -106,7 +109,7 @@ def build(preset: Preset, request: Request, parallel: Parallel, ways: Sequence[M
         infer=VideoDiffusionInfer(
             vae=vae,
             dit=dit,
-            prompts=build_prompts(preset, request.ckpt_dir, dit.config.txt_in_dim),
+            prompts=build_prompts(preset, None if request.random_weights else request.ckpt_dir, dit.config.txt_in_dim),
             sampling=read_sampling(config.diffusion, preset, request),
             scaling_factor=config.vae.scaling_factor,
             team=parallel.team,
@@ -128,8 +131,24 @@ def make_geometry(request: Request, vae: nn.Module, dit: nn.Module) -> Geometry:
     return Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit)
 
 
-def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
-    """Where the transformer's and the VAE's weights lie; None for both where seeded weights stand in for them."""
+def checkpoints_for(preset: Preset, request: Request, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
+    """`checkpoint_paths`, or None for both where random weights are asked for, which a line then says."""
+    if not request.random_weights:
+        return checkpoint_paths(preset, request.ckpt_dir, config)
+    logger.warning(
+        "%s runs on SEEDED RANDOM WEIGHTS, as asked. The program does all its steps, but the result is not a "
+        "restoration.",
+        preset.name,
+    )
+    return None, None
+
+
+def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Where the transformer's and the VAE's weights lie.
+
+    Raises:
+        FileNotFoundError: one of them is missing; says which, and how to get it.
+    """
     vae = Path(config.vae.checkpoint)
     if vae.parts[:1] == ("ckpts",):  # as the YAML names it; --ckpt_dir moves the whole folder
         vae = ckpt_dir / Path(*vae.parts[1:])
@@ -137,16 +156,15 @@ def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) 
     missing = [path for path in paths if not path.is_file() and not path.with_suffix(".safetensors").is_file()]
     if not missing:
         return tuple(path if path.is_file() else path.with_suffix(".safetensors") for path in paths)
+    raise FileNotFoundError(f"{' and '.join(map(str, missing))} not found: {how_to_get(preset)}")
+
+
+def how_to_get(preset: Preset) -> str:
+    """What to do when weights are missing."""
     if preset.download is None:
-        logger.warning(
-            "%s has no trained weights here: it runs on SEEDED RANDOM WEIGHTS. The program does all its steps, but the "
-            "result is not a restoration.",
-            preset.name,
-        )
-        return None, None
-    raise FileNotFoundError(
-        f"{' and '.join(map(str, missing))} not found: run `python projects/download.py {preset.download}`, "
-        f"or point --ckpt_dir at the folder that has the weights"
+        return "they are part of the repository, in ckpts/; point --ckpt_dir there, or ask for --random_weights"
+    return (
+        f"run `python projects/download.py {preset.download}`, or point --ckpt_dir at the folder that has the weights"
     )
 
 
@@ -206,15 +224,20 @@ def latent_window(preset: Preset, request: Request, temporal_factor: int) -> int
     return window
 
 
-def build_prompts(preset: Preset, ckpt_dir: Path, width: int) -> Prompts:
-    """The two text embeddings: the released files, or the tiny model's own."""
+def build_prompts(preset: Preset, ckpt_dir: Path | None, width: int) -> Prompts:
+    """The two text embeddings: the released files, or the tiny model's own; seeded ones where there is no folder.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, damaged, or made for another width.
+    """
+    if ckpt_dir is None:
+        return Prompts(*seeded_prompts(width))
     if preset.download is not None:
         return Prompts(*load_prompts(ckpt_dir))
     path = ckpt_dir / "tiny" / "prompts.safetensors"
-    if path.is_file():
-        stored = load_file(path)
-        return Prompts(stored["pos"], stored["neg"])
-    return Prompts(*seeded_prompts(width))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: {how_to_get(preset)}")
+    return Prompts(*read_prompt_pair(path, width))
 
 
 def seeded_prompts(width: int) -> tuple[Tensor, Tensor]:

@@ -19,9 +19,9 @@ from torch import Tensor
 from common.distributed.parallel import Parallel
 from common.logger import get_logger
 from common.seed import frame_noise
-from data.media import Frame, MediaError, MediaInfo, MediaReader, open_media, open_writer, output_path
+from data.media import Frame, MediaReader, open_media, output_path
 from projects.video_diffusion_sr.color_fix import fix_colour
-from projects.video_diffusion_sr.comparison import Comparison
+from projects.video_diffusion_sr.file_errors import InputError, NotFiniteError, OutputError, rebuild, sentence
 from projects.video_diffusion_sr.geometry import Geometry, to_8_bit
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
@@ -29,6 +29,7 @@ from projects.video_diffusion_sr.memory_plan import MemoryPlan
 from projects.video_diffusion_sr.memory_prediction import FINISH_FRAMES
 from projects.video_diffusion_sr.progress import Progress
 from projects.video_diffusion_sr.report import Report, peak, reset_peak
+from projects.video_diffusion_sr.result import Existing, Result
 
 logger = get_logger(__name__)
 
@@ -68,33 +69,49 @@ class Restorer:
         return self.infer.device
 
 
-class InputError(MediaError):
-    """The input cannot be read: all ranks that share it find the same, so the run can go on with the next file."""
-
-
 def restore_clip(
-    source: Path, output_dir: Path, restorer: Restorer, show_progress: bool = False, way: MemoryPlan | None = None
+    source: Path,
+    output_dir: Path,
+    restorer: Restorer,
+    show_progress: bool = False,
+    way: MemoryPlan | None = None,
+    existing: Existing = "replace",
 ) -> Report | None:
     """Restore one file.
 
     Args:
         way: how to run it; None: as the last one.
+        existing: what to do with a result that is there, or that another run makes now.
     Returns:
         What was done; None on ranks that only help. The result appears under its name only when it is complete.
     Raises:
         InputError: the file cannot be opened or read to its end; nothing is left behind.
-        MediaError: the result cannot be written; nothing is left behind.
+        OutputError, MediaError: the result cannot be written; nothing is left behind.
+        NotFiniteError: a network returned values that are not numbers.
+        SkippedError: see `existing`.
+        These four come on all ranks that share the clip, and only these: after any other error the ranks may wait for
+        each other.
     """
     started = time.perf_counter()
     reset_peak(restorer.device)
     stages = restorer.infer.stages
     if way is not None:
         stages.follow(way)
-    leads = restorer.parallel.leads
+    restorer.infer.guard.begin()
+    leads, verdicts = restorer.parallel.leads, restorer.parallel.verdicts
     with ExitStack() as stack:
-        reader, again = (stack.enter_context(_open(source, restorer)) for _ in range(2))
-        info, output = reader.info, output_path(source, output_dir, reader.info)
-        size = restorer.geometry.output_size(info.height, info.width)
+        with verdicts.same_for_all(Exception, rebuild=rebuild):
+            reader, again = (stack.enter_context(_open(source, restorer)) for _ in range(2))
+            info, output = reader.info, output_path(source, output_dir, reader.info)
+            size = restorer.geometry.output_size(info.height, info.width)
+            result = None
+            if leads:
+                wishes = restorer.finish
+                result = Result(
+                    output, info, size, existing=existing, compare=wishes.compare, frame_rate=wishes.frame_rate,
+                    crf=wishes.crf,
+                )  # fmt: skip
+                stack.enter_context(result)
         frames_at_once = stages.way.slice_frames or restorer.parallel.slice_frames(
             restorer.split_size, restorer.infer.vae.temporal_factor, info.frame_count_hint
         )
@@ -105,28 +122,32 @@ def restore_clip(
         latents = encode(frames, restorer, progress)  # [t, h, w, c] pieces
         restored = sample(latents, restorer, progress)  # [t, h, w, c] pieces
         finished = decode_and_finish(restored, iter(again), size, restorer)  # u8 [T, 3, h, w] pairs
-        written = 0
-        if leads:
-            written = write(finished, times, output, info, size, restorer.finish, progress)
-        else:
-            for _ in finished:
-                pass
+        with verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild):
+            write(finished, times, result, source, restorer, progress)
+        with verdicts.same_for_all(Exception, rebuild=rebuild):
+            if leads:
+                result.complete()
     if not leads:
         return None
     seconds = time.perf_counter() - started
     memory = peak(restorer.device, stages.way)
-    return Report(source, output, written, size, seconds, damage=reader.damage, **memory)
+    return Report(source, output, result.frames, size, seconds, damage=reader.damage, **memory)
 
 
 def prepare(reader: MediaReader, restorer: Restorer, times: list[Fraction]) -> Iterator[Tensor]:
     """Resized, padded frames [3, h', w'] float32 in [-1, 1]; their times are appended to `times`."""
+    for frame in _frames(reader):
+        times.append(frame.time)
+        pixels = restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
+        yield pixels.to(restorer.infer.stages.waiting_room)
+
+
+def _frames(reader: MediaReader) -> Iterator[Frame]:
+    """The frames; whatever a decoder raises is an `InputError`."""
     try:
-        for frame in reader:
-            times.append(frame.time)
-            pixels = restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
-            yield pixels.to(restorer.infer.stages.waiting_room)
-    except MediaError as error:
-        raise InputError(str(error)) from error
+        yield from reader
+    except Exception as error:
+        raise InputError(sentence(error, reader.info.path, "read")) from error
 
 
 @dataclass(frozen=True)
@@ -244,35 +265,39 @@ def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> tuple[Tensor, Tens
 def write(
     finished: Iterator[tuple[Tensor, Tensor]],
     times: list[Fraction],
-    output: Path,
-    info: MediaInfo,
-    size: tuple[int, int],
-    wishes: Finish,
+    result: Result | None,
+    source: Path,
+    restorer: Restorer,
     progress: Progress,
-) -> int:
-    """Write the result, and the comparison where it is wished; returns the number of frames."""
-    quality = {} if wishes.crf is None else {"crf": wishes.crf}
-    written = 0
-    with (
-        open_writer(output, info, size, frame_rate=wishes.frame_rate, **quality) as writer,
-        Comparison(output, info, size, wishes.compare, wishes.frame_rate) as comparison,
-    ):
-        for inputs, outputs in finished:
-            shown = times[written : written + len(outputs)]
-            writer.write(outputs, shown)
-            comparison.write(inputs, outputs, shown)
-            written += len(outputs)
-            progress.advance("decode", len(outputs))
-        if written != len(times):
-            raise MediaError(f"{info.path}: {len(times)} frames were read, but {written} when reading it once more")
-    return written
+) -> None:
+    """Run the clip and write its frames; `result` is None on ranks that only help.
+
+    Where ranks share the clip nobody stops half way, as the others would wait: an error is raised at the end.
+    """
+    alone, failure = restorer.parallel.size == 1, None
+    for inputs, outputs in finished:
+        if alone:
+            restorer.infer.guard.check(source.name)
+        if failure is None:
+            try:
+                result.write(inputs, outputs, times[result.frames : result.frames + len(outputs)])
+            except OutputError as error:
+                if alone:
+                    raise
+                failure = error
+        progress.advance("decode", len(outputs))
+    if failure is not None:
+        raise failure
+    restorer.infer.guard.check(source.name)
+    if result is not None and result.frames != len(times):
+        raise InputError(f"{source}: {len(times)} frames were read, but {result.frames} when reading it once more")
 
 
 def _open(source: Path, restorer: Restorer) -> MediaReader:
     try:
         return open_media(source, deinterlace=restorer.deinterlace)
-    except MediaError as error:
-        raise InputError(str(error)) from error
+    except Exception as error:  # whatever a decoder makes of a damaged file
+        raise InputError(sentence(error, source, "read")) from error
 
 
 def _latent_shape(piece: Slice, infer: VideoDiffusionInfer) -> tuple[int, int, int, int]:
