@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 MOST_BYTES = 1 << 20  # of a file
 MOST_VALUES = 20_000  # in a configuration, keys and containers counted
+MOST_INTERPOLATED = 4_000  # values that interpolations put in, together
 MOST_LETTERS = 100_000  # of one value
 MOST_DEPTH = 60
 RESOLVER = "eval"
@@ -67,7 +68,7 @@ class Resolver:
     def __init__(self, config: DictConfig) -> None:
         self.config = config
         self.under_way: list[str] = []
-        self.budget = MOST_VALUES
+        self.budget = MOST_INTERPOLATED
 
     def resolve(self) -> None:
         self._resolve_all(self.config)
@@ -118,7 +119,7 @@ class Resolver:
             value = OmegaConf.to_container(value, resolve=False)
         self.budget -= values(value)
         if self.budget < 0:
-            raise ValueError(f"{name}: it would grow to more than {MOST_VALUES} values")
+            raise ValueError(f"{name}: interpolations would put in more than {MOST_INTERPOLATED} values")
         if isinstance(value, str) and len(value) > MOST_LETTERS:
             raise ValueError(f"{name}: a value may have {MOST_LETTERS} characters")
         parent[key] = value

@@ -141,7 +141,7 @@ def read_header(text: str, path: str | Path) -> LoraSettings:
         said = json.loads(text)
         rank, alpha = said["rank"], said.get("alpha")
         whole = isinstance(rank, int) and not isinstance(rank, bool)
-        if set(said) > {"rank", "alpha"} or not whole or not (alpha is None or math.isfinite(alpha)):
+        if set(said) - {"rank", "alpha"} or not whole or not (alpha is None or math.isfinite(alpha)):
             raise ValueError("rank must be a whole number and alpha a finite one")
         return LoraSettings(rank, None if alpha is None else float(alpha))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
