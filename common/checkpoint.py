@@ -111,8 +111,8 @@ def load_into(
         advice: the end of the message when something does not fit: what to do.
 
     Raises:
-        ValueError: names missing, unknown or of another shape, with the first of each; values that are not finite, where
-            looking at all of them is cheap.
+        ValueError: names missing, unknown or of another shape, with the first of each; values that are not finite,
+            where looking at all of them is cheap.
     """
     state = with_current_names(state)
     refuse_misfit(module, state, source, advice)
