@@ -39,6 +39,7 @@ def report_failure(error: BaseException, process: "Process") -> None:
     elif isinstance(error, RefusedRequest):
         if leave_cause(process.store, str(error)) != str(error) or process.leads:
             logger.error("%s", error)
+        return  # torchrun's summary would repeat where the refusal was raised, which says nothing
     else:
         doing = f" during {process.watchdog.doing}" if process.watchdog else ""
         cause = f"{who} failed{doing}: {type(error).__name__}: {error}"

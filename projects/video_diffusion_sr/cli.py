@@ -35,6 +35,8 @@ def main(preset: Preset, arguments: Sequence[str] | None = None) -> int:
         with interrupted_by_signals():
             return run(preset, args)
     except RefusedRequest as error:  # said already
+        if restarts_left() and args.output_dir.is_dir():
+            mark_ended(args.output_dir)
         logger.debug("where it happened:", exc_info=error)
         return BAD_REQUEST
     except (ValueError, OSError, RuntimeError) as error:

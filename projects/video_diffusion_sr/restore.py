@@ -33,7 +33,7 @@ from projects.video_diffusion_sr.progress import Progress
 from projects.video_diffusion_sr.report import Report, peak, reset_peak
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.restorer import Restorer
-from projects.video_diffusion_sr.result import Existing, Result
+from projects.video_diffusion_sr.result import Existing, Result, write_frames
 
 logger = get_logger(__name__)
 
@@ -83,7 +83,7 @@ def restore_clip(
         times: list[Fraction] = []
         finished = restore_frames(reader, again, restorer, progress, times)  # u8 [T, 3, h, w] pairs
         with verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild):
-            write(finished, times, result, source, restorer, progress)
+            write_frames(finished, times, result, source, restorer, progress)
         with verdicts.same_for_all(Exception, rebuild=rebuild):
             if leads:
                 result.complete()
@@ -262,34 +262,3 @@ def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> tuple[Tensor, Tens
     if wishes.strength != 1.0:
         result = torch.lerp(degraded, result, wishes.strength)
     return to_8_bit(degraded), to_8_bit(result)
-
-
-def write(
-    finished: Iterator[tuple[Tensor, Tensor]],
-    times: list[Fraction],
-    result: Result | None,
-    source: Path,
-    restorer: Restorer,
-    progress: Progress,
-) -> None:
-    """Run the clip and write its frames; `result` is None on ranks that only help.
-
-    Where ranks share the clip nobody stops half way, as the others would wait: an error is raised at the end.
-    """
-    alone, failure = restorer.parallel.size == 1, None
-    for inputs, outputs in finished:
-        if alone:
-            restorer.infer.guard.check(source.name)
-        if failure is None:
-            try:
-                result.write(inputs, outputs, times[result.frames : result.frames + len(outputs)])
-            except OutputError as error:
-                if alone:
-                    raise
-                failure = error
-        progress.advance("decode", len(outputs))
-    if failure is not None:
-        raise failure
-    restorer.infer.guard.check(source.name)
-    if result is not None and result.frames != len(times):
-        raise InputError(f"{source}: {len(times)} frames were read, but {result.frames} when reading it once more")

@@ -1,6 +1,6 @@
 """The result of one file in the making, and the comparison beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from data.media import BusyError, MediaError, MediaInfo, open_writer
 from projects.video_diffusion_sr.comparison import Comparison
-from projects.video_diffusion_sr.file_errors import OutputError, SkippedError, sentence
+from projects.video_diffusion_sr.file_errors import InputError, OutputError, SkippedError, sentence
+from projects.video_diffusion_sr.progress import Progress
+from projects.video_diffusion_sr.restorer import Restorer
 
 Existing = Literal["replace", "skip", "refuse"]
 
@@ -92,3 +94,34 @@ class Result:
         self._open = False
         stopped = OutputError("abandoned")
         self.writer.__exit__(OutputError, stopped, None)
+
+
+def write_frames(
+    finished: Iterator[tuple[Tensor, Tensor]],
+    times: list[Fraction],
+    result: Result | None,
+    source: Path,
+    restorer: Restorer,
+    progress: Progress,
+) -> None:
+    """Run the clip and write its frames; `result` is None on ranks that only help.
+
+    Where ranks share the clip nobody stops half way, as the others would wait: an error is raised at the end.
+    """
+    alone, failure = restorer.parallel.size == 1, None
+    for inputs, outputs in finished:
+        if alone:
+            restorer.infer.guard.check(source.name)
+        if failure is None:
+            try:
+                result.write(inputs, outputs, times[result.frames : result.frames + len(outputs)])
+            except OutputError as error:
+                if alone:
+                    raise
+                failure = error
+        progress.advance("decode", len(outputs))
+    if failure is not None:
+        raise failure
+    restorer.infer.guard.check(source.name)
+    if result is not None and result.frames != len(times):
+        raise InputError(f"{source}: {len(times)} frames were read, but {result.frames} when reading it once more")
