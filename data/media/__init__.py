@@ -7,6 +7,7 @@ without torch, which takes seconds to load.
 from importlib import import_module
 
 _HOME = {
+    "BusyError": "whole",
     "Frame": "info",
     "MediaError": "errors",
     "MediaInfo": "info",
@@ -22,6 +23,7 @@ _HOME = {
 }
 
 __all__ = [
+    "BusyError",
     "Frame",
     "MediaError",
     "MediaInfo",

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
+from common.logger import printable
+
 # What the machine is to blame for, and not the file.
 MACHINE_ERRORS = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 
@@ -18,11 +20,6 @@ class MediaError(ValueError):
 def shown(path: str | PathLike) -> str:
     """The name of a file as it is safe to print: control characters, escape codes and broken bytes as `\\x1b`."""
     return printable(Path(path).name or str(path))
-
-
-def printable(text: str) -> str:
-    """Text with every character that a terminal would obey, or could not show, written as its escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """How does a file appear under its name only when it is complete?
 
 Everything is written to a hidden name beside the target and moved into place at the end; after an error nothing is
-left.
+left. While it is written the target is claimed, so no other process makes the same file, see `common.claim`.
 """
 
-import os
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
@@ -14,7 +14,13 @@ from typing import Self
 
 from torch import Tensor
 
+from common.atomic import publish, refuse_folder
+from common.claim import BeingMadeError, Claim
 from data.media.info import MediaError
+
+
+class BusyError(MediaError):
+    """Another process makes this file now."""
 
 
 class MediaWriter(ABC):
@@ -24,12 +30,27 @@ class MediaWriter(ABC):
     Attributes:
         path: the file to be.
         frames: how many were written so far.
+        temporary: where it grows; exists, empty, from the start.
+
+    Raises:
+        BusyError: another process makes this file now.
+        MediaError: the file cannot be made here.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.frames = 0
-        self.temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+        try:
+            refuse_folder(path)
+            self.claim = Claim(path)
+            self.temporary = self.claim.new_part(path.suffix)
+        except BeingMadeError as error:
+            raise BusyError(str(error)) from error
+        except OSError as error:
+            raise MediaError(f"{path.name}: cannot be written to {path.parent}: {error.strerror or error}") from error
+        self._mode = self.temporary.stat().st_mode
+        # Also where a subclass fails before anybody enters it.
+        self._discard = weakref.finalize(self, _discard, self.temporary, self.claim)
 
     def write(self, pixels: Tensor, times: Sequence[Fraction]) -> None:
         """Append frames.
@@ -74,8 +95,15 @@ class MediaWriter(ABC):
                 self._finish()
                 complete = True
         finally:
-            self._release()
-            if not complete:
-                self.temporary.unlink(missing_ok=True)
-        if complete:
-            os.replace(self.temporary, self.path)
+            try:
+                self._release()
+                if complete:
+                    publish(self.temporary, self.path, self._mode)
+            finally:
+                self._discard()
+
+
+def _discard(temporary: Path, claim: Claim) -> None:
+    """Remove what is unfinished, then let others make the file."""
+    temporary.unlink(missing_ok=True)
+    claim.release()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.checkpoint import load_into, read_state_dict
@@ -18,10 +17,10 @@ from projects.video_diffusion_sr.infer import Prompts, VideoDiffusionInfer
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
 from projects.video_diffusion_sr.memory.stages import Stages
 from projects.video_diffusion_sr.presets import Preset
-from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts
+from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts, read_prompt_pair
 from projects.video_diffusion_sr.request import DTYPES, ROOT, Request
 from projects.video_diffusion_sr.restorer import Restorer
-from projects.video_diffusion_sr.settings import RunSettings, network_without_weights, resolve
+from projects.video_diffusion_sr.settings import RunSettings, how_to_get, network_without_weights, resolve
 
 __all__ = ["DTYPES", "ROOT", "Request", "build", "build_network", "build_vae", "load", "seeded_prompts"]
 
@@ -148,17 +147,20 @@ def build_vae(
 
 
 def build_prompts(settings: RunSettings) -> Prompts:
-    """The two text embeddings: the released files, the tiny model's own, or seeded ones beside seeded weights."""
-    width, folder = settings.dit.config.txt_in_dim, settings.request.ckpt_dir
-    if settings.preset.download is not None:
-        if settings.checkpoints[0] is None:
-            return Prompts(*seeded_prompts(width, RELEASED_TEXT_TOKENS))
+    """The two text embeddings: the released files, or the tiny model's own; seeded ones beside seeded weights.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, damaged, or made for another width.
+    """
+    preset, width, folder = settings.preset, settings.dit.config.txt_in_dim, settings.request.ckpt_dir
+    if settings.request.random_weights:
+        return Prompts(*seeded_prompts(width, SEEDED_TEXT_TOKENS if preset.download is None else RELEASED_TEXT_TOKENS))
+    if preset.download is not None:
         return Prompts(*load_prompts(folder))
     path = folder / "tiny" / "prompts.safetensors"
-    if path.is_file():
-        stored = load_file(path)
-        return Prompts(stored["pos"], stored["neg"])
-    return Prompts(*seeded_prompts(width))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: {how_to_get(preset)}")
+    return Prompts(*read_prompt_pair(path, width))
 
 
 def seeded_prompts(width: int, tokens: int = SEEDED_TEXT_TOKENS) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ class Request:
     dtype: of both networks. window_frames: 0 for whole clips whatever their length.
     shard_weights: the transformer's weights are spread over the ranks that share a clip.
     vram: GiB of GPU memory to stay within. weights_8_bit: the transformer's weights are kept as 8-bit floats.
+    random_weights: seeded random weights and prompts in place of trained ones; `ckpt_dir` is not read.
     ckpt_dir: where weights and prompt embeddings lie. overrides: `key=value` for the YAML.
     """
 
@@ -53,5 +54,6 @@ class Request:
     shard_weights: bool = False
     vram: float | None = None
     weights_8_bit: bool = False
+    random_weights: bool = False
     deinterlace: str = "auto"
     finish: Finish = field(default_factory=Finish)

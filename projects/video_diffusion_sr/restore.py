@@ -19,12 +19,13 @@ from torch import Tensor
 from common.distributed.row_parallel import Rows
 from common.logger import get_logger
 from common.seed import frame_noise
-from data.media import Frame, MediaError, MediaInfo, MediaReader, open_media, open_writer, output_path
+from data.media import Frame, MediaReader, output_path
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories
 from projects.video_diffusion_sr.color_fix import fix_colour
-from projects.video_diffusion_sr.comparison import Comparison
+from projects.video_diffusion_sr.file_errors import InputError, NotFiniteError, OutputError, rebuild
 from projects.video_diffusion_sr.geometry import to_8_bit
+from projects.video_diffusion_sr.input_file import frames_of, open_input
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.memory.predict import FINISH_FRAMES
@@ -32,49 +33,65 @@ from projects.video_diffusion_sr.progress import Progress
 from projects.video_diffusion_sr.report import Report, peak, reset_peak
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.result import Existing, Result, write_frames
 
 logger = get_logger(__name__)
 
 
-class InputError(MediaError):
-    """The input cannot be read: all ranks that share it find the same, so the run can go on with the next file."""
-
-
 def restore_clip(
-    source: Path, output_dir: Path, restorer: Restorer, show_progress: bool = False, plan: MemoryPlan | None = None
+    source: Path,
+    output_dir: Path,
+    restorer: Restorer,
+    show_progress: bool = False,
+    plan: MemoryPlan | None = None,
+    existing: Existing = "replace",
 ) -> Report | None:
     """Restore one file.
 
     Args:
         plan: how to run it; None: `Restorer.default_plan`.
+        existing: what to do with a result that is there, or that another run makes now.
     Returns:
         What was done; None on ranks that only help. The result appears under its name only when it is complete.
     Raises:
         InputError: the file cannot be opened or read to its end; nothing is left behind.
-        MediaError: the result cannot be written; nothing is left behind.
+        OutputError, MediaError: the result cannot be written; nothing is left behind.
+        NotFiniteError: a network returned values that are not numbers.
+        SkippedError: see `existing`.
+        These four come on all ranks that share the clip, and only these: after any other error the ranks may wait for
+        each other.
     """
     started = time.perf_counter()
     reset_peak(restorer.device)
-    leads = restorer.parallel.leads
+    leads, verdicts = restorer.parallel.leads, restorer.parallel.verdicts
     with ExitStack() as stack:
-        reader, again = (stack.enter_context(_open(source, restorer)) for _ in range(2))
-        info, output = reader.info, output_path(source, output_dir, reader.info)
-        size = restorer.geometry.output_size(info.height, info.width)
-        plan = restorer.follow(info, plan)
+        with verdicts.same_for_all(Exception, rebuild=rebuild):
+            reader = stack.enter_context(open_input(source, restorer.deinterlace))
+            again, info = stack.enter_context(reader.again()), reader.info
+            output = output_path(source, output_dir, info)
+            size = restorer.geometry.output_size(info.height, info.width)
+            plan = restorer.follow(info, plan)
+            result = None
+            if leads:
+                wishes = restorer.finish
+                result = Result(
+                    output, info, size, existing=existing, compare=wishes.compare, frame_rate=wishes.frame_rate,
+                    crf=wishes.crf,
+                )  # fmt: skip
+                stack.enter_context(result)
         progress = stack.enter_context(Progress(source.name, info.frame_count_hint, show_progress and leads))
         times: list[Fraction] = []
         finished = restore_frames(reader, again, restorer, progress, times)  # u8 [T, 3, h, w] pairs
-        written = 0
-        if leads:
-            written = write(finished, times, output, info, size, restorer.finish, progress)
-        else:
-            for _ in finished:
-                pass
+        with verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild):
+            write_frames(finished, times, result, source, restorer, progress)
+        with verdicts.same_for_all(Exception, rebuild=rebuild):
+            if leads:
+                result.complete()
     if not leads:
         return None
     seconds = time.perf_counter() - started
     memory = peak(restorer.device, plan)
-    return Report(source, output, written, size, seconds, damage=reader.damage, **memory)
+    return Report(source, output, result.frames, size, seconds, damage=reader.damage, **memory)
 
 
 def restore_frames(
@@ -91,20 +108,17 @@ def restore_frames(
     frames = prepare(reader, restorer, rows, times)  # [3, own rows, w'] each
     latents = encode(frames, latent_size, restorer, rows, progress)  # [t, h, w, c] pieces
     restored = sample(latents, restorer, progress)  # [t, h, w, c] pieces
-    return decode_and_finish(restored, iter(again), size, restorer, rows)
+    return decode_and_finish(restored, frames_of(again), size, restorer, rows)
 
 
 def prepare(reader: MediaReader, restorer: Restorer, rows: Rows, times: list[Fraction]) -> Iterator[Tensor]:
     """This rank's rows of resized, padded frames, [3, rows, w'] float32 in [-1, 1]; times are appended to `times`."""
     scale = restorer.infer.vae.spatial_factor
-    try:
-        for frame in reader:
-            times.append(frame.time)
-            pixels = restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
-            # A copy of these rows: a view of them would hold the whole frame.
-            yield rows.own(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
-    except MediaError as error:
-        raise InputError(str(error)) from error
+    for frame in frames_of(reader):
+        times.append(frame.time)
+        pixels = restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
+        # A copy of these rows: a view of them would hold the whole frame.
+        yield rows.own(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
 
 
 @dataclass(frozen=True)
@@ -248,37 +262,3 @@ def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> tuple[Tensor, Tens
     if wishes.strength != 1.0:
         result = torch.lerp(degraded, result, wishes.strength)
     return to_8_bit(degraded), to_8_bit(result)
-
-
-def write(
-    finished: Iterator[tuple[Tensor, Tensor]],
-    times: list[Fraction],
-    output: Path,
-    info: MediaInfo,
-    size: tuple[int, int],
-    wishes: Finish,
-    progress: Progress,
-) -> int:
-    """Write the result, and the comparison where it is wished; returns the number of frames."""
-    quality = {} if wishes.crf is None else {"crf": wishes.crf}
-    written = 0
-    with (
-        open_writer(output, info, size, frame_rate=wishes.frame_rate, **quality) as writer,
-        Comparison(output, info, size, wishes.compare, wishes.frame_rate) as comparison,
-    ):
-        for inputs, outputs in finished:
-            shown = times[written : written + len(outputs)]
-            writer.write(outputs, shown)
-            comparison.write(inputs, outputs, shown)
-            written += len(outputs)
-            progress.advance("decode", len(outputs))
-        if written != len(times):
-            raise MediaError(f"{info.path}: {len(times)} frames were read, but {written} when reading it once more")
-    return written
-
-
-def _open(source: Path, restorer: Restorer) -> MediaReader:
-    try:
-        return open_media(source, deinterlace=restorer.deinterlace)
-    except MediaError as error:
-        raise InputError(str(error)) from error

@@ -55,11 +55,9 @@ class RunSettings:
         return 1 if self.sampling.guidance.scale == 1.0 else 2
 
 
-def resolve(preset: Preset, request: Request, device: torch.device, random_weights: bool = False) -> RunSettings:
+def resolve(preset: Preset, request: Request, device: torch.device) -> RunSettings:
     """The settings of a run; no weights are read.
 
-    Args:
-        random_weights: seeded random weights, whatever the checkpoint folder holds.
     Raises:
         FileNotFoundError: weights are missing; says how to get them.
         ValueError: settings that make no sense or exclude each other.
@@ -79,7 +77,7 @@ def resolve(preset: Preset, request: Request, device: torch.device, random_weigh
         dtype=choose_dtype(request.dtype, device, config.vae.dtype),
         vae=vae,
         dit=dit,
-        checkpoints=(None, None) if random_weights else checkpoint_paths(preset, request.ckpt_dir, config),
+        checkpoints=checkpoints_for(preset, request, config),
         geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit),
         sampling=read_sampling(config.diffusion, preset, request),
         window=latent_window(preset, request, vae.temporal_factor),
@@ -92,6 +90,8 @@ def refuse_contradictions(request: Request) -> None:
     """ValueError or FileNotFoundError, in a sentence, for options that cannot be followed together or at all."""
     if request.lora is not None and not request.lora.is_file():
         raise FileNotFoundError(f"--lora {request.lora}: there is no such file")
+    if request.lora is not None and request.lora.suffix != ".safetensors":
+        raise ValueError(f"--lora {request.lora}: a LoRA is a .safetensors file")
     if request.lora is not None and request.shard_weights:
         raise ValueError("--lora is merged into whole weights: leave --shard_weights out, or use a merged checkpoint")
     if request.weights_8_bit and request.shard_weights:
@@ -113,8 +113,24 @@ def choose_dtype(name: str | None, device: torch.device, configured: str) -> tor
     return DTYPES[name]
 
 
-def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
-    """Where the transformer's and the VAE's weights lie; None for both where seeded weights stand in for them."""
+def checkpoints_for(preset: Preset, request: Request, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
+    """`checkpoint_paths`, or None for both where random weights are asked for, which a line then says."""
+    if not request.random_weights:
+        return checkpoint_paths(preset, request.ckpt_dir, config)
+    logger.warning(
+        "%s runs on SEEDED RANDOM WEIGHTS, as asked. The program does all its steps, but the result is not a "
+        "restoration.",
+        preset.name,
+    )
+    return None, None
+
+
+def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Where the transformer's and the VAE's weights lie.
+
+    Raises:
+        FileNotFoundError: one of them is missing; says which, and how to get it.
+    """
     vae = Path(config.vae.checkpoint)
     if vae.parts[:1] == ("ckpts",):  # as the YAML names it; --ckpt_dir moves the whole folder
         vae = ckpt_dir / Path(*vae.parts[1:])
@@ -122,16 +138,15 @@ def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) 
     missing = [path for path in paths if not path.is_file() and not path.with_suffix(".safetensors").is_file()]
     if not missing:
         return tuple(path if path.is_file() else path.with_suffix(".safetensors") for path in paths)
+    raise FileNotFoundError(f"{' and '.join(map(str, missing))} not found: {how_to_get(preset)}")
+
+
+def how_to_get(preset: Preset) -> str:
+    """What to do when weights are missing."""
     if preset.download is None:
-        logger.warning(
-            "%s has no trained weights here: it runs on SEEDED RANDOM WEIGHTS. The program does all its steps, but the "
-            "result is not a restoration.",
-            preset.name,
-        )
-        return None, None
-    raise FileNotFoundError(
-        f"{' and '.join(map(str, missing))} not found: run `python projects/download.py {preset.download}`, "
-        f"or point --ckpt_dir at the folder that has the weights"
+        return "they are part of the repository, in ckpts/; point --ckpt_dir there, or ask for --random_weights"
+    return (
+        f"run `python projects/download.py {preset.download}`, or point --ckpt_dir at the folder that has the weights"
     )
 
 

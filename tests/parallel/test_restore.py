@@ -26,7 +26,7 @@ def test_any_number_of_ranks_writes_the_same_files(tmp_path):
     def restore_all(process: Process, sp_size: int, shard: bool, folder: str) -> list:
         request = Request(
             res=RES,
-            ckpt_dir=tmp_path,
+            random_weights=True,
             overrides=tuple(SMALL),
             window_frames=WINDOW_FRAMES,
             shard_weights=shard,
@@ -54,7 +54,7 @@ def test_any_number_of_ranks_writes_the_same_files(tmp_path):
 
 def test_groups_take_different_files(tmp_path):
     sources = [write_clip(tmp_path / f"{name}.mp4", 2, start=i) for i, name in enumerate("abcd")]
-    request = Request(res=RES, ckpt_dir=tmp_path, overrides=tuple(SMALL))
+    request = Request(res=RES, random_weights=True, overrides=tuple(SMALL))
 
     def work(process: Process) -> None:
         parallel = Parallel(process, 1)

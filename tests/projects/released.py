@@ -14,8 +14,8 @@ from projects.video_diffusion_sr.settings import RunSettings, resolve
 
 @cache
 def settings_of(preset: str) -> RunSettings:
-    request = Request(res=(720, 1280), dtype="bfloat16", vram=1.0)
-    return resolve(PRESETS[preset], request, torch.device("cpu"), random_weights=True)
+    request = Request(res=(720, 1280), dtype="bfloat16", vram=1.0, random_weights=True)
+    return resolve(PRESETS[preset], request, torch.device("cpu"))
 
 
 @cache

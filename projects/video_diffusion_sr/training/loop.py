@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common.checkpoint import save_safetensors
 from common.distributed import fsdp
 from common.distributed.checkpoint import checkpoints, read_meta, save_checkpoint
+from common.distributed.metadata import DamagedCheckpoint
 from common.distributed.process import Process
 from common.logger import get_logger
 from projects.video_diffusion_sr.training.average import AveragedWeights
@@ -296,14 +297,25 @@ class Trainer:
         return save_checkpoint(folder, self.step, self._state().tensors(), meta, self.settings.checkpoint.keep)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint of the folder; nothing happens where there is none."""
+        """Go on from the newest checkpoint of the folder that can be read; nothing happens where there is none.
+
+        Raises:
+            DamagedCheckpoint: there are checkpoints, and none can be read.
+        """
         found = checkpoints(self.folder / "checkpoints")
-        if found:
-            meta = read_meta(found[-1])
-            refuse_other_run(found[-1], meta, self.stage.name, self.settings.seed)
-            self._state().load(found[-1])
+        for number, checkpoint in enumerate(reversed(found), start=1):
+            try:
+                meta = read_meta(checkpoint)
+                refuse_other_run(checkpoint, meta, self.stage.name, self.settings.seed)
+                self._state().load(checkpoint)
+            except DamagedCheckpoint as error:
+                if number == len(found):
+                    raise
+                logger.warning("%s; going on from the one before it", error)
+                continue
             self.step = int(meta["step"])
-            logger.info("resumed from %s", found[-1])
+            logger.info("resumed from %s", checkpoint)
+            return
 
     def _state(self) -> RunState:
         everything = (self.stage.modules, self.averages, self.optimizers, self.parameters)

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from common.checkpoint import read_state_dict
 from common.distributed.process import Process
 from common.logger import get_logger
 from projects.video_diffusion_sr.build import seeded_prompts
 from projects.video_diffusion_sr.lora import LoraSettings
-from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts
+from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts, read_prompt_pair
 from projects.video_diffusion_sr.train import ROOT, VideoDiffusionTrainer, Weights
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
 from projects.video_diffusion_sr.training.conditioning import Prompts
@@ -168,8 +167,7 @@ def training_prompts(path: Path | None, width: int) -> Prompts:
     Without a path: the released ones in ckpts/ for a model of their width, fixed random ones for any other.
     """
     if path is not None and path.suffix == ".safetensors":
-        stored = read_state_dict(path)
-        pair: Sequence[torch.Tensor] = (stored["pos"], stored["neg"])
+        pair: Sequence[torch.Tensor] = read_prompt_pair(path, width)
     elif path is not None or width == POSITIVE.shape[1]:
         pair = load_prompts(ROOT / "ckpts" if path is None else path)
     else:

@@ -140,6 +140,28 @@ def test_another_seed_or_stage_does_not_resume(tmp_path):
         ToyStage.name = "toy"
 
 
+@pytest.mark.parametrize("damage", ["cut", "lost", "metadata", "meta.json"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, damage):
+    caplog.set_level("INFO")
+    trainer, _ = train(tmp_path)
+    newest = checkpoints(tmp_path / "checkpoints")[-1]
+    data = next(newest.glob("*.distcp"))
+    if damage == "cut":
+        data.write_bytes(data.read_bytes()[:-200])
+    elif damage == "lost":
+        data.unlink()
+    else:
+        (newest / {"metadata": ".metadata"}.get(damage, damage)).write_bytes(b"\x80\x04K")
+    again, complete = train(tmp_path)
+    assert complete and f"resumed from {newest.with_name('step_00000004')}" in caplog.text
+    for one, other in zip(trainer.averages.values(), again.averages.values(), strict=True):
+        assert all(torch.equal(one.average[name], other.average[name]) for name in one.average)
+    for checkpoint in checkpoints(tmp_path / "checkpoints"):
+        (checkpoint / ".metadata").write_bytes(b"")
+    with pytest.raises(ValueError, match="metadata is damaged"):
+        train(tmp_path)
+
+
 def test_accumulated_gradients_are_those_of_one_large_batch(tmp_path):
     class Halves(ToySource):
         def batches(self, start):
