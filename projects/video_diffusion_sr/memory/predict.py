@@ -1,7 +1,6 @@
 """How much device memory a plan takes: tensors counted from the networks' shapes and the plan's schedule, in GiB.
 
-A schedule is the one that the network follows, so nothing is decided here. docs/performance.md compares predictions
-with measurements.
+A schedule is the one that the network follows, so nothing is decided here.
 """
 
 from math import ceil
