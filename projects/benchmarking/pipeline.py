@@ -1,6 +1,6 @@
 """The stages of one clip as `restore_clip` runs them, on a clip that was made in memory, each timed by itself."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -31,7 +31,7 @@ class NoiseClip(MediaReader):
         generator = torch.Generator().manual_seed(0)
         self._pixels = torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8, generator=generator)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def _frames(self) -> Generator[Frame]:
         for number, pixels in enumerate(self._pixels):
             yield Frame(pixels, Fraction(number, RATE))
 
