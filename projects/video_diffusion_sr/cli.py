@@ -143,9 +143,10 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
         parallel = Parallel(process, args.sp_size)
         args.output_dir.mkdir(parents=True, exist_ok=True)
         todo, failed = choose_files(files, args, process)
-        settings = resolve(preset, request, process.device)
-        plans, refused = plan_files(settings, parallel, todo)
-        failed, todo = failed + refused, list(plans)
+        if todo:
+            settings = resolve(preset, request, process.device)
+            plans, refused = plan_files(settings, parallel, todo)
+            failed, todo = failed + refused, list(plans)
         if todo:
             restorer = load(settings, parallel, list(plans.values()))
             sizes = {path: path.stat().st_size for path in todo}
@@ -201,7 +202,7 @@ def plan_files(
     settings: RunSettings, parallel: Parallel, clips: Mapping[Path, Clip]
 ) -> tuple[dict[Path, MemoryPlan], int]:
     """(how each file is run, how many do not fit), before weights are loaded."""
-    budget = read_budget(settings, parallel) if clips else None
+    budget = read_budget(settings, parallel)
     if budget is None:
         sizes = {path: settings.geometry.network_size(clip.height, clip.width) for path, clip in clips.items()}
         return {path: unplanned(settings, *sizes[path], clip.still) for path, clip in clips.items()}, 0
