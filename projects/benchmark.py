@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(describe(config, args.frames, (args.res_h, args.res_w), args.count_traffic))
         return 0
     chosen = Kernels.PLAIN if args.reference_path else Kernels(args.kernels)
-    with process_group(args.device) as process, torch.inference_mode(), kernels(chosen):
+    with process_group(args.device) as process, kernels(chosen):
         result = measure(args, Parallel(process, args.sp_size))
         if process.leads:
             print(table(result))

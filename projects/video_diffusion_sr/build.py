@@ -108,7 +108,6 @@ def load_network(network: nn.Module, checkpoint: Path | None, device: torch.devi
     network.requires_grad_(False)
 
 
-@torch.inference_mode(False)
 @torch.no_grad()
 def seed_weights(network: nn.Module, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
     """Random weights that keep activations near one, for a network on the meta device: the same in every dtype."""

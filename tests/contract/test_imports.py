@@ -110,3 +110,44 @@ def test_nothing_prints_in_the_libraries():
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                     found.append(f"{file.relative_to(ROOT)}:{node.lineno}")
     assert not found, f"use the logger instead of print: {found}"
+
+
+def imports_at_the_top(file: Path, package: str) -> set[str]:
+    """Modules of this repository that a file imports when it is itself imported."""
+    top = ast.Module([node for node in ast.parse(file.read_text()).body if not isinstance(node, ast.If)], [])
+    names = set()
+    for node in top.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {name for _, name in imports_of(ast.unparse(node), package)}
+    return names
+
+
+def cycles(root: Path) -> list[str]:
+    """Modules that import themselves by way of others."""
+    files = {".".join(file.relative_to(root).with_suffix("").parts): file for layer in PACKAGES
+             for file in (root / layer).rglob("*.py")}  # fmt: skip
+    graph = {}
+    for name, file in files.items():
+        imported = imports_at_the_top(file, name.rpartition(".")[0])
+        graph[name] = {module for found in imported for module in (found, found.rpartition(".")[0]) if module in files}
+    reached, found = {}, []
+    for start in graph:
+        waiting, seen = list(graph[start]), set()
+        while waiting:
+            module = waiting.pop()
+            if module not in seen:
+                seen.add(module)
+                waiting += graph[module]
+        reached[start] = seen
+    for name, seen in reached.items():
+        if name in seen:
+            found.append(name)
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others(tmp_path):
+    assert not cycles(ROOT)
+    (tmp_path / "projects").mkdir()
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a"), ("d", "a")):
+        (tmp_path / "projects" / f"{name}.py").write_text(f"from projects.{other} import x\n")
+    assert sorted(cycles(tmp_path)) == ["projects.a", "projects.b", "projects.c"]
