@@ -9,6 +9,7 @@ import skimage.data
 from PIL import Image
 
 from projects import degradation_picture, degradation_speed, degrade, evaluate
+from projects.evaluation import frames, measures
 
 FRAMES = 3
 
@@ -56,7 +57,7 @@ def test_psnr_of_a_known_error_and_the_gain_over_a_baseline(truth, tmp_path, cap
 
 def test_equal_clips_score_perfectly(truth, tmp_path):
     report = run_json(tmp_path, "--results", truth, "--ground_truth", truth)
-    assert report["mean"]["psnr"] == evaluate.IDENTICAL_DB and report["mean"]["ssim"] == 1
+    assert report["mean"]["psnr"] == measures.IDENTICAL_DB and report["mean"]["ssim"] == 1
 
 
 def test_ssim_is_the_formula_of_wang(truth):
@@ -71,7 +72,7 @@ def test_ssim_is_the_formula_of_wang(truth):
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     luminance = (2 * mean(x) * mean(y) + c1) / (mean(x) ** 2 + mean(y) ** 2 + c1)
     want = (luminance * (2 * vxy + c2) / (vx + vy + c2)).mean()
-    assert evaluate.frame_scores(a, b, 0)[1] == pytest.approx(want, abs=1e-6)
+    assert measures.frame_scores(a, b, 0)[1] == pytest.approx(want, abs=1e-6)
 
 
 def test_crop_leaves_out_the_border(truth, tmp_path):
@@ -82,8 +83,8 @@ def test_crop_leaves_out_the_border(truth, tmp_path):
         out.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(out)
     flags = ("--results", tmp_path / "framed", "--ground_truth", truth)
-    assert run_json(tmp_path, *flags, "--crop", 4)["mean"]["psnr"] == evaluate.IDENTICAL_DB
-    assert run_json(tmp_path, *flags, "--crop", 3)["mean"]["psnr"] < evaluate.IDENTICAL_DB
+    assert run_json(tmp_path, *flags, "--crop", 4)["mean"]["psnr"] == measures.IDENTICAL_DB
+    assert run_json(tmp_path, *flags, "--crop", 3)["mean"]["psnr"] < measures.IDENTICAL_DB
 
 
 def refusal(capsys, *flags) -> str:
@@ -109,21 +110,21 @@ def test_mismatches_are_refused_with_a_sentence(truth, tmp_path, capsys):
 def test_frames_are_ordered_by_number(tmp_path):
     for i in (10, 9, 1):
         Image.new("RGB", (4, 4), (i, i, i)).save(tmp_path / f"frame{i}.png")
-    assert [frame[0, 0, 0] for frame in evaluate.read_frames(tmp_path)] == [1, 9, 10]
+    assert [frame[0, 0, 0] for frame in frames.read_frames(tmp_path)] == [1, 9, 10]
 
 
 @pytest.fixture
 def clips(truth, tmp_path):
     """The truth as a folder that `degrade` reads: a lossless video with odd sides and a picture."""
-    frames = np.stack(list(evaluate.read_frames(truth / "clip")))[:, :63, :70]
-    degrade.write_clip(frames, tmp_path / "clips", "clip", 25, "mkv")
+    pixels = np.stack(list(frames.read_frames(truth / "clip")))[:, :63, :70]
+    degrade.write_clip(pixels, tmp_path / "clips", "clip", 25, "mkv")
     (tmp_path / "clips" / "still.png").write_bytes((truth / "still.png").read_bytes())
     return tmp_path / "clips"
 
 
 def test_ffv1_is_lossless(truth, clips):
-    got = np.stack(list(evaluate.read_frames(clips / "clip.mkv")))
-    np.testing.assert_array_equal(got, np.stack(list(evaluate.read_frames(truth / "clip")))[:, :63, :70])
+    got = np.stack(list(frames.read_frames(clips / "clip.mkv")))
+    np.testing.assert_array_equal(got, np.stack(list(frames.read_frames(truth / "clip")))[:, :63, :70])
 
 
 @pytest.mark.parametrize("clips_as", ["png", "mkv"])
@@ -131,16 +132,16 @@ def test_degraded_sets_are_small_stable_and_ready_for_evaluation(clips, tmp_path
     flags = ["--input", str(clips), "--seed", "3", "--clips_as", clips_as]
     lq, cropped = tmp_path / "lq", tmp_path / "gt"
     assert degrade.main([*flags, "--output", str(lq), "--ground_truth", str(cropped)]) == 0
-    low = {name: np.stack(list(evaluate.read_frames(path))) for name, path in evaluate.find_clips(lq).items()}
+    low = {name: np.stack(list(frames.read_frames(path))) for name, path in frames.find_clips(lq).items()}
     assert low["clip"].shape == (FRAMES, 15, 17, 3) and low["still"].shape == (1, 16, 18, 3)
 
     report = run_json(tmp_path, "--results", cropped, "--ground_truth", cropped, "--baseline", lq)
-    assert report["mean"]["psnr"] == evaluate.IDENTICAL_DB and 8 < report["baseline"]["mean"]["psnr"] < 40
+    assert report["mean"]["psnr"] == measures.IDENTICAL_DB and 8 < report["baseline"]["mean"]["psnr"] < 40
 
     (clips / "still.png").unlink()  # a part of the set gets the same
     assert degrade.main([*flags, "--output", str(tmp_path / "part")]) == 0
-    part = evaluate.find_clips(tmp_path / "part")
-    np.testing.assert_array_equal(np.stack(list(evaluate.read_frames(part["clip"]))), low["clip"])
+    part = frames.find_clips(tmp_path / "part")
+    np.testing.assert_array_equal(np.stack(list(frames.read_frames(part["clip"]))), low["clip"])
 
 
 def test_degrade_refuses_with_a_sentence(tmp_path, capsys):
