@@ -155,7 +155,8 @@ def test_a_lora_is_trained_stopped_resumed_and_merged(clips, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["train.sreps=3"], "unknown config key sreps"),
+        (["train.sreps=3"], r"unknown config key train\.sreps: .*did you mean steps\?"),
+        (["steps=10"], r"write train\.steps=10"),
         (["dit.model.num_layer=3"], "unknown config key dit.model.num_layer"),
         (["--resume", "never"], "holds a run already"),
         (["train.data.shapes=[]"], "data.shapes"),
