@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-DRAWS = 10_000
+DRAWS, AT_ONCE = 10_000, 500
 LEVEL = 0.95
 
 
@@ -18,6 +18,7 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | No
         return None
     rng = np.random.default_rng(seed)
     clips = np.asarray(values, dtype=np.float64)
-    means = [clips[rng.integers(len(clips), size=len(clips))].mean() for _ in range(DRAWS)]
+    parts = [clips[rng.integers(len(clips), size=(AT_ONCE, len(clips)))].mean(1) for _ in range(DRAWS // AT_ONCE)]
+    means = np.concatenate(parts)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
