@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     found = {int(path.name.split("_")[1]): path for path in checkpoints(args.run / "checkpoints")}
     if not found:
-        raise FileNotFoundError(f"{args.run} holds no checkpoint; give the folder that train.py wrote as --output")
+        parts = sorted(path.parent.name for path in args.run.glob("*/checkpoints"))
+        hint = f"its parts do: {', '.join(parts)}" if parts else "give the folder that train.py wrote as --output"
+        raise FileNotFoundError(f"{args.run} holds no checkpoint; {hint}")
     step = max(found) if args.step is None else args.step
     if step not in found:
         raise ValueError(f"{args.run} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(found)))}")

@@ -45,14 +45,26 @@ def save_checkpoint(
         meta: what JSON can hold; read back by `read_meta`.
         keep: how many of the newest stay.
     """
-    folder = Path(folder)
-    final, unfinished = folder / f"step_{step:08d}", folder / f"step_{step:08d}.part"
+    unfinished = begin_checkpoint(folder, step)
+    with quiet():
+        dcp.save(dict(tensors), storage_writer=FileSystemWriter(unfinished), no_dist=world_size() == 1)
+    return complete_checkpoint(folder, step, meta, keep)
+
+
+def begin_checkpoint(folder: str | Path, step: int) -> Path:
+    """An empty folder under a name that no reader takes for a checkpoint. Every rank calls it."""
+    unfinished = Path(folder) / f"step_{step:08d}.part"
     if rank() == 0:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
     barrier()
-    with quiet():
-        dcp.save(dict(tensors), storage_writer=FileSystemWriter(unfinished), no_dist=world_size() == 1)
+    return unfinished
+
+
+def complete_checkpoint(folder: str | Path, step: int, meta: Mapping[str, Any], keep: int) -> Path:
+    """Give a checkpoint that all ranks have written its name, and remove the oldest ones. Every rank calls it."""
+    folder = Path(folder)
+    final, unfinished = folder / f"step_{step:08d}", folder / f"step_{step:08d}.part"
     if rank() == 0:
         (unfinished / META).write_text(json.dumps({"step": step, **meta}, indent=1))
         shutil.rmtree(final, ignore_errors=True)

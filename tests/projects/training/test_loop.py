@@ -30,7 +30,7 @@ from tests.projects.training.toy import Toy, ToySource, ToyStage
 SETTINGS = LoopSettings(
     steps=6, accumulation=2, precision="float32", checkpoint=CheckpointSettings(2, 2), log=LogSettings(1, 3)
 )
-TIMES = {"samples_per_s", "steps_per_s", "tflops_per_device", "mfu"}
+TIMES = {"samples_per_s", "steps_per_s", "tflops_per_device", "mfu", "data_wait", "memory_gib"}
 
 
 class StoppedSource(ToySource):
@@ -208,7 +208,7 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
     ("mapping", "message"),
     [
         ({"sead": 1}, "unknown key sead"),
-        ({"log": {"evry": 1}}, r"unknown key log\.evry"),
+        ({"log": {"evry": 1}}, r"unknown key log\.evry.*did you mean every\?"),
         ({"steps": "many"}, "steps must be int"),
         ({"steps": True}, "steps must be int"),
         ({"precision": "fp8"}, "choose from bf16, float32"),
