@@ -121,5 +121,6 @@ def read_request(args: argparse.Namespace) -> Request:
         weights_8_bit=args.weights_8_bit,
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
+        overlap=not args.no_overlap,
         finish=Finish(args.color_fix, args.strength, args.out_fps, args.crf, args.compare),
     )
