@@ -15,7 +15,7 @@ from typing import Protocol, Self
 from common.background import ReadAhead, ReadInPlace, WriteBehind, WriteInPlace
 from common.kernels.transfer import HostCopy
 from data.media import Frame, MediaInfo, MediaReader, output_path
-from projects.video_diffusion_sr.file_errors import InputError, rebuild
+from projects.video_diffusion_sr.file_errors import InputError, OutputError, rebuild
 from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.input_file import frames_of, open_input
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
@@ -45,14 +45,12 @@ class ClipRun:
 
     Attributes:
         info: of the input. frames, inputs: its frames, for the networks and once more for the colour fix.
-        plan: how it runs; set by who computes.
     """
 
     def __init__(self, source: Path, output_dir: Path, restorer: Restorer, existing: Existing = "replace") -> None:
         self.source = source
         self.leads, self._restorer = restorer.parallel.leads, restorer
-        self._started, self._failure, self._written = time.perf_counter(), None, 0
-        self.plan: MemoryPlan | None = None
+        self._failure, self._written, self._stopped = None, 0, False
         self._stack = ExitStack()
         with self._stack, restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
             self._open(output_dir, existing)
@@ -97,6 +95,10 @@ class ClipRun:
             self._frames_read += 1
             yield frame
 
+    def begin(self, plan: MemoryPlan) -> None:
+        """The clip is computed from now, by this plan."""
+        self._started, self._plan = time.perf_counter(), plan
+
     def write(self, finished: Slice) -> None:
         """Hand finished frames over; an error of the writer is raised here, or in `end`.
 
@@ -121,11 +123,14 @@ class ClipRun:
         """No frame follows. Where ranks share the clip this waits for the writer, so that they decide together."""
         if self._failure is not None:
             raise self._failure
+        self._memory = peak(self._restorer.device, self._plan)
         if self._restorer.parallel.size > 1:
             self._finish_writing()
 
     def _finish_writing(self) -> None:
         self.writer.finish()
+        if self._stopped:
+            raise OutputError(f"{self.source.name}: stopped before it was written")
         if self.leads and self._written != self._frames_read:
             counts = f"{self._frames_read} frames were read, but {self._written} when reading it once more"
             raise InputError(f"{self.source.name}: {counts}")
@@ -140,8 +145,13 @@ class ClipRun:
                 self.result.complete()
         if not self.leads:
             return None
-        seconds, memory = time.perf_counter() - self._started, peak(restorer.device, self.plan)
-        return Report(self.source, self.output, self._written, self.size, seconds, damage=self.reader.damage, **memory)
+        seconds, damage = time.perf_counter() - self._started, self.reader.damage
+        return Report(self.source, self.output, self._written, self.size, seconds, damage=damage, **self._memory)
+
+    def stop(self) -> None:
+        """End the writer soon, from another thread: `complete` fails then, and nothing is left."""
+        self._stopped = True
+        self.writer.stop()
 
     def __enter__(self) -> Self:
         return self

@@ -65,7 +65,7 @@ def restore_clip(
 def compute(run: ClipRun, restorer: Restorer, plan: MemoryPlan | None, show_progress: bool = False) -> None:
     """Everything that the device does for one file; its frames are handed to the run's writer as they are made."""
     reset_peak(restorer.device)
-    run.plan = restorer.follow(run.info, plan)
+    run.begin(restorer.follow(run.info, plan))
     shared = restorer.parallel.size > 1
     with (
         restorer.parallel.verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild),
