@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from common.checkpoint import load_into, read_state_dict
 from common.distributed.parallel import Parallel
-from common.distributed.sharded_inference import load_sharded
 from models.video_vae_v3.modules.fold import prepare_inference
 from models.video_vae_v3.modules.schedule import F43
 from projects.video_diffusion_sr.infer import Prompts, VideoDiffusionInfer
@@ -46,7 +45,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
     request, config, device = settings.request, settings.config, settings.device
     dit_path, vae_path = settings.checkpoints
     home = torch.device("cpu") if any(plan.offload != "none" for plan in plans) else device
-    load_network(settings.vae, vae_path, torch.device("cpu"), torch.float32)
+    load_network(settings.vae, vae_path, device, torch.float32)  # folded where it is fast, in float32, then rounded
     if fold:
         prepare_inference(settings.vae, winograd=winograds_of(plans, device))
     vae = settings.vae.to(home, settings.dtype)
@@ -126,6 +125,8 @@ def seed_weights(network: nn.Module, device: torch.device, dtype: torch.dtype, s
 
 def load_in_parts(settings: RunSettings, parallel: Parallel) -> None:
     """The transformer of `settings`, each rank of a group with its part of the weights."""
+    from common.distributed.sharded_inference import load_sharded  # FSDP takes two seconds to import
+
     path = settings.checkpoints[0]
     if path is None:
         state = build_network(settings.config.dit.model, None, settings.device, settings.dtype).state_dict()
