@@ -38,6 +38,7 @@ class Variant:
 VARIANTS = {
     "seedvr2_3b": Variant("ByteDance-Seed/SeedVR2-3B", "seedvr2_ema_3b.pth"),
     "seedvr2_7b": Variant("ByteDance-Seed/SeedVR2-7B", "seedvr2_ema_7b.pth"),
+    "seedvr2_7b_sharp": Variant("ByteDance-Seed/SeedVR2-7B", "seedvr2_ema_7b_sharp.pth"),
     "seedvr_3b": Variant("ByteDance-Seed/SeedVR-3B", "seedvr_ema_3b.pth"),
     "seedvr_7b": Variant("ByteDance-Seed/SeedVR-7B", "seedvr_ema_7b.pth"),
 }

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from common.checkpoint import load_into, read_state_dict
+from common.checkpoint import load_into
 from common.config import create_object, load_config
 from common.diffusion import Guidance, read_diffusion_settings
 from common.distributed.parallel import Parallel
 from common.distributed.sharded_inference import load_sharded
 from common.logger import get_logger
+from common.weights.read import read_weights
 from models.video_vae_v3.modules.fold import prepare_inference
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import Prompts, Sampling, VideoDiffusionInfer
@@ -25,6 +26,7 @@ from projects.video_diffusion_sr.memory_stages import Stages
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.prompts import load_prompts
 from projects.video_diffusion_sr.restore import Finish, Restorer
+from projects.video_diffusion_sr.weight_files import find_weights, with_named_weights
 
 logger = get_logger(__name__)
 
@@ -41,7 +43,8 @@ class Request:
     dtype: of both networks. window_frames: 0 for whole clips whatever their length.
     shard_weights: the transformer's weights are spread over the ranks that share a clip.
     vram: GiB of GPU memory to stay within. weights_8_bit: the transformer's weights are kept as 8-bit floats.
-    ckpt_dir: where weights and prompt embeddings lie. overrides: `key=value` for the YAML.
+    ckpt_dir: where weights and prompt embeddings lie; checkpoint, vae_checkpoint: files of weights that lie elsewhere.
+    overrides: `key=value` for the YAML.
     """
 
     res: tuple[int, int]
@@ -53,6 +56,8 @@ class Request:
     cfg_scale: float | None = None
     window_frames: int | None = None
     ckpt_dir: Path = ROOT / "ckpts"
+    checkpoint: Path | None = None
+    vae_checkpoint: Path | None = None
     config: str | None = None
     overrides: tuple[str, ...] = ()
     lora: Path | None = None
@@ -89,6 +94,7 @@ def build(preset: Preset, request: Request, parallel: Parallel, ways: Sequence[M
     if request.weights_8_bit and request.shard_weights:
         raise ValueError("--weights_8_bit and --shard_weights exclude each other: leave one of them out")
     config = load_config(request.config or ROOT / preset.config, request.overrides)
+    preset, config = with_named_weights(preset, config, request.checkpoint, request.vae_checkpoint)
     device = parallel.process.device
     dtype = choose_dtype(request.dtype, device, config.vae.dtype)
     dit_path, vae_path = checkpoint_paths(preset, request.ckpt_dir, config)
@@ -133,10 +139,10 @@ def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) 
     vae = Path(config.vae.checkpoint)
     if vae.parts[:1] == ("ckpts",):  # as the YAML names it; --ckpt_dir moves the whole folder
         vae = ckpt_dir / Path(*vae.parts[1:])
-    paths = ckpt_dir / preset.checkpoint, vae
-    missing = [path for path in paths if not path.is_file() and not path.with_suffix(".safetensors").is_file()]
+    paths = find_weights(ckpt_dir / preset.checkpoint), find_weights(vae)
+    missing = [path for path in paths if not path.is_file()]
     if not missing:
-        return tuple(path if path.is_file() else path.with_suffix(".safetensors") for path in paths)
+        return paths
     if preset.download is None:
         logger.warning(
             "%s has no trained weights here: it runs on SEEDED RANDOM WEIGHTS. The program does all its steps, but the "
@@ -165,7 +171,9 @@ def build_network(
     else:
         with torch.device("meta"):
             network = create_object(config)
-        load_into(network, read_state_dict(checkpoint), dtype=dtype, device=device, source=checkpoint)
+        load_into(
+            network, read_weights(checkpoint, network.state_dict()), dtype=dtype, device=device, source=checkpoint
+        )
     return network.eval().requires_grad_(False)
 
 
@@ -175,10 +183,10 @@ def build_sharded(
     """As `build_network`, each rank of a group with its part of the weights; no rank holds all of them."""
     if checkpoint is None:
         state = build_network(config, None, torch.device("cpu"), dtype).state_dict()
-    else:
-        state = read_state_dict(checkpoint)
     with torch.device("meta"):
         network = create_object(config).eval()
+    if checkpoint is not None:
+        state = read_weights(checkpoint, network.state_dict())
     load_sharded(network, network.blocks, state, parallel.group, dtype=dtype, source=checkpoint or "seeded weights")
     return network
 

@@ -46,6 +46,8 @@ def parser(preset: Preset) -> argparse.ArgumentParser:
     files.add_argument(
         "--ckpt_dir", type=Path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
     )
+    files.add_argument("--checkpoint", type=Path, metavar="FILE", help="the transformer's weights, wherever they lie")
+    files.add_argument("--vae_checkpoint", type=Path, metavar="FILE", help="the VAE's weights, wherever they lie")
 
     result = p.add_argument_group("result")
     result.add_argument("--res_h", type=int, default=preset.res[0], help="height of the wanted area (%(default)s)")
@@ -182,6 +184,8 @@ def read_request(args: argparse.Namespace) -> Request:
         cfg_scale=getattr(args, "cfg_scale", None),
         window_frames=args.window,
         ckpt_dir=args.ckpt_dir,
+        checkpoint=args.checkpoint,
+        vae_checkpoint=args.vae_checkpoint,
         config=args.config,
         overrides=tuple(args.set),
         lora=args.lora,
