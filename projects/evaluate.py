@@ -21,16 +21,17 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from common.extras import MissingExtra, need
 from data.media import is_probably_media, open_media
 
 IDENTICAL_DB = 100.0
@@ -102,12 +103,18 @@ def frame_scores(result: np.ndarray, truth: np.ndarray, crop: int) -> tuple[floa
         raise ValueError(
             f"frames need {SSIM_WINDOW} pixels a side after the crop, not {truth.shape[1]}x{truth.shape[0]}."
         )
+    metrics = skimage_metrics()
     equal = np.array_equal(result, truth)
-    psnr = IDENTICAL_DB if equal else peak_signal_noise_ratio(truth, result, data_range=255)
-    ssim = structural_similarity(
+    psnr = IDENTICAL_DB if equal else metrics.peak_signal_noise_ratio(truth, result, data_range=255)
+    ssim = metrics.structural_similarity(
         truth, result, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
     )
     return float(psnr), float(ssim)
+
+
+def skimage_metrics() -> ModuleType:
+    """scikit-image's measures, which the base install leaves out; raises MissingExtra without them."""
+    return need("skimage.metrics", "eval", "evaluation")
 
 
 def score_clip(name: str, result: Path, truth: Path, crop: int, may_enlarge: bool) -> Score:
@@ -200,11 +207,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=math.ceil((os.cpu_count() or 1) / 2), help="clips at a time")
     flags = parser.parse_args(arguments)
     try:
+        skimage_metrics()  # before processes are started for it
         scores = score_folder(flags.results, flags.ground_truth, flags.crop, flags.workers)
         baseline = None
         if flags.baseline:
             baseline = score_folder(flags.baseline, flags.ground_truth, flags.crop, flags.workers, may_enlarge=True)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingExtra) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     print(table(scores, baseline))

@@ -33,6 +33,7 @@ from omegaconf import OmegaConf
 
 from common.config import create_object, load_config
 from common.distributed.process import process_group
+from common.extras import MissingExtra
 from common.logger import get_logger, set_up_logging
 
 logger = get_logger(__name__)
@@ -94,6 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, MissingExtra) as error:
         logger.error("%s", error)
         sys.exit(1)

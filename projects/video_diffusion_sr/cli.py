@@ -25,13 +25,17 @@ SUCCESS, SOME_FAILED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
 SKIP = "exists"
 
 
-def parser(preset: Preset) -> argparse.ArgumentParser:
-    """The flags of the reference, with their meaning, and what users expect beside them."""
-    script = f"projects/inference_{preset.name.lower().replace('-', '_')}.py"
+def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParser:
+    """The flags of the reference, with their meaning, and what users expect beside them.
+
+    command: what the user types to get here; None: the preset's script.
+    """
+    script = command or f"projects/inference_{preset.name.lower().replace('-', '_')}.py"
+    start = script if command else f"python {script}"
     p = argparse.ArgumentParser(
         prog=script,
         description=f"Restore videos and pictures with {preset.name}.",
-        epilog=f"example: python {script} --video_path clips --output_dir restored --res_h {preset.res[0]} "
+        epilog=f"example: {start} --video_path clips --output_dir restored --res_h {preset.res[0]} "
         f"--res_w {preset.res[1]}\nOn several GPUs put torchrun --nproc-per-node=N in front instead of python.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -118,9 +122,9 @@ def parser(preset: Preset) -> argparse.ArgumentParser:
     return p
 
 
-def main(preset: Preset, arguments: Sequence[str] | None = None) -> int:
+def main(preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None) -> int:
     """Run the program; returns the exit code: 0, 1 when a file failed, 2 for a bad request, 130 when interrupted."""
-    args = parser(preset).parse_args(arguments)
+    args = parser(preset, command).parse_args(arguments)
     set_up_logging(args.verbose)
     try:
         return run(preset, args)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.extras import need
 from common.logger import get_logger
 from projects.video_diffusion_sr.training.stage import Work
 
@@ -42,6 +43,7 @@ class Reports:
         self._since, self._from_step = time.perf_counter(), start
         self._board = self._file = self._bar = None
         if leads:
+            need("tensorboard", "train", "training")
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             folder.mkdir(parents=True, exist_ok=True)
