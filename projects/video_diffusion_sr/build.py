@@ -23,6 +23,7 @@ from projects.video_diffusion_sr.infer import Prompts, Sampling, VideoDiffusionI
 from projects.video_diffusion_sr.long_clips import check_window
 from projects.video_diffusion_sr.memory_plan import MemoryPlan
 from projects.video_diffusion_sr.memory_stages import Stages
+from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.prompts import load_prompts
 from projects.video_diffusion_sr.restore import Finish, Restorer
@@ -39,7 +40,8 @@ SEEDED_TEXT_TOKENS = 4
 class Request:
     """What the user asked for, for all files of a run. None: what the preset or its YAML says.
 
-    res: output (height, width), an area; the aspect ratio stays the file's. fit: see `Geometry`.
+    res: output (height, width), an area; the aspect ratio stays the file's. size: another way of asking, see
+    `OutputSize`. fit: see `Geometry`.
     dtype: of both networks. window_frames: 0 for whole clips whatever their length.
     shard_weights: the transformer's weights are spread over the ranks that share a clip.
     vram: GiB of GPU memory to stay within. weights_8_bit: the transformer's weights are kept as 8-bit floats.
@@ -58,6 +60,7 @@ class Request:
     ckpt_dir: Path = ROOT / "ckpts"
     checkpoint: Path | None = None
     vae_checkpoint: Path | None = None
+    size: OutputSize | None = None
     config: str | None = None
     overrides: tuple[str, ...] = ()
     lora: Path | None = None
@@ -131,7 +134,7 @@ def build(preset: Preset, request: Request, parallel: Parallel, ways: Sequence[M
 
 def make_geometry(request: Request, vae: nn.Module, dit: nn.Module) -> Geometry:
     """From files' sizes to results' sizes, for these networks."""
-    return Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit)
+    return Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit, request.size)
 
 
 def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:

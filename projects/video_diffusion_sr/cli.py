@@ -16,6 +16,7 @@ from data.media import MediaError, find_media, open_media, output_path
 from projects.video_diffusion_sr.build import DTYPES, ROOT, Request, build
 from projects.video_diffusion_sr.memory_budget import Clip, read_budget, unbounded
 from projects.video_diffusion_sr.memory_plan import MemoryPlan
+from projects.video_diffusion_sr.output_size import add_size_flags, size_from_flags
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.restore import Finish, InputError, Restorer, restore_clip
 
@@ -58,6 +59,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     result.add_argument(
         "--res_w", type=int, default=preset.res[1], help="its width (%(default)s); the aspect ratio stays the file's"
     )
+    add_size_flags(result)
     result.add_argument("--seed", type=int, default=666, help="same seed, same file: same result (%(default)s)")
     result.add_argument(
         "--color_fix",
@@ -180,6 +182,7 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
     return Request(
         res=(args.res_h, args.res_w),
+        size=size_from_flags(args),
         seed=args.seed,
         device=args.device,
         dtype=args.dtype,

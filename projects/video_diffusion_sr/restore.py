@@ -27,6 +27,7 @@ from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
 from projects.video_diffusion_sr.memory_plan import MemoryPlan
 from projects.video_diffusion_sr.memory_prediction import FINISH_FRAMES
+from projects.video_diffusion_sr.output_size import say_size
 from projects.video_diffusion_sr.progress import Progress
 from projects.video_diffusion_sr.report import Report, peak, reset_peak
 
@@ -95,6 +96,8 @@ def restore_clip(
         reader, again = (stack.enter_context(_open(source, restorer)) for _ in range(2))
         info, output = reader.info, output_path(source, output_dir, reader.info)
         size = restorer.geometry.output_size(info.height, info.width)
+        if leads:
+            say_size(source, (info.height, info.width), size)
         frames_at_once = stages.way.slice_frames or restorer.parallel.slice_frames(
             restorer.split_size, restorer.infer.vae.temporal_factor, info.frame_count_hint
         )

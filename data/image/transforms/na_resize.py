@@ -45,9 +45,13 @@ class NaResize:
             raise ValueError(
                 f"NaResize works on floats in [0, 1], got {frames.dtype}; divide 8-bit pixels by 255 first"
             )
-        size = self.output_size(*frames.shape[-2:])
-        if size == tuple(frames.shape[-2:]):
-            return frames
-        flat = frames.reshape(-1, *frames.shape[-3:])  # n C H W
-        flat = F.interpolate(flat, size=size, mode="bicubic", antialias=True, align_corners=False)
-        return flat.reshape(*frames.shape[:-2], *size)
+        return resize_to(frames, self.output_size(*frames.shape[-2:]))
+
+
+def resize_to(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Floats [..., C, H, W] -> [..., C, h, w], antialiased bicubic, unclamped; as they are where they have the size."""
+    if size == tuple(frames.shape[-2:]):
+        return frames
+    flat = frames.reshape(-1, *frames.shape[-3:])  # n C H W
+    flat = F.interpolate(flat, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return flat.reshape(*frames.shape[:-2], *size)
