@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WAVELET_LEVELS = 5  # blurs with reach 1, 2, 4, 8, 16: below about 32 pixels is detail, above it colour
+KINDS = ("wavelet", "adain", "none")
 ADAIN_EPS = 1e-5  # added to the variance
 
 

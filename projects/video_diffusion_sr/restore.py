@@ -6,7 +6,7 @@ the file is read a second time: a clip of any length needs no more memory than a
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -74,12 +74,18 @@ class InputError(MediaError):
 
 
 def restore_clip(
-    source: Path, output_dir: Path, restorer: Restorer, show_progress: bool = False, way: MemoryPlan | None = None
+    source: Path,
+    output_dir: Path,
+    restorer: Restorer,
+    show_progress: bool = False,
+    way: MemoryPlan | None = None,
+    new_progress: Callable[[str, int | None, bool], Progress] = Progress,
 ) -> Report | None:
     """Restore one file.
 
     Args:
         way: how to run it; None: as the last one.
+        new_progress: (name, frames, whether to show it) -> what is told of the progress.
     Returns:
         What was done; None on ranks that only help. The result appears under its name only when it is complete.
     Raises:
@@ -102,7 +108,7 @@ def restore_clip(
             restorer.split_size, restorer.infer.vae.temporal_factor, info.frame_count_hint
         )
         restorer = replace(restorer, split_size=frames_at_once)
-        progress = stack.enter_context(Progress(source.name, info.frame_count_hint, show_progress and leads))
+        progress = stack.enter_context(new_progress(source.name, info.frame_count_hint, show_progress and leads))
         times: list[Fraction] = []
         frames = prepare(reader, restorer, times)  # [3, h', w'] each
         latents = encode(frames, restorer, progress)  # [t, h, w, c] pieces

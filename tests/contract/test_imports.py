@@ -1,4 +1,4 @@
-"""Who may import whom: seedvr -> projects -> models, data, common; models -> kernels and logger of common; not upward."""
+"""Who may import whom: seedvr -> projects -> models, data, common; models -> kernels and logger only; not upward."""
 
 import ast
 from pathlib import Path

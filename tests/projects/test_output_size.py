@@ -9,8 +9,7 @@ from projects.video_diffusion_sr import cli
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
-
-SMALL = ["--device", "cpu", "--set", "dit.model.num_layers=2"]
+from tests.seeded_weights import SMALL, seeded_weights
 
 
 @pytest.mark.parametrize(
@@ -87,22 +86,13 @@ def test_flags_that_make_no_sense_end_the_run(tmp_path, flags, capsys):
 def test_the_program_obeys_and_says_what_a_user_may_not_expect(tmp_path, capsys, flags, size, said):
     Image.new("RGB", (40, 24), (9, 90, 200)).save(tmp_path / "a.png")
     where = ["--video_path", str(tmp_path / "a.png"), "--output_dir", str(tmp_path / "out")]
-    assert cli.main(SEEDVR2_TINY, [*where, *flags, *SMALL, "--ckpt_dir", str(seeded(tmp_path))]) == 0
+    assert (
+        cli.main(
+            SEEDVR2_TINY,
+            [*where, *flags, "--device", "cpu", "--set", *SMALL, "--ckpt_dir", str(seeded_weights(tmp_path))],
+        )
+        == 0
+    )
     assert Image.open(tmp_path / "out" / "a.png").size == size
     message = capsys.readouterr().err
     assert said in message if said else "smaller" not in message and "stretched" not in message
-
-
-def seeded(tmp_path):
-    """A folder with weights of the smaller network."""
-    from common.checkpoint import save_safetensors
-    from common.config import create_object, load_config
-    from projects.video_diffusion_sr.build import ROOT
-
-    folder = tmp_path / "ckpts"
-    config = load_config(ROOT / SEEDVR2_TINY.config, [SMALL[-1]])
-    torch.manual_seed(0)
-    save_safetensors(create_object(config.dit.model).state_dict(), folder / "tiny" / "dit.safetensors")
-    save_safetensors(create_object(config.vae.model).state_dict(), folder / "tiny" / "vae.safetensors")
-    (folder / "tiny" / "prompts.safetensors").write_bytes((ROOT / "ckpts/tiny/prompts.safetensors").read_bytes())
-    return folder
