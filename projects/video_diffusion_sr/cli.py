@@ -14,6 +14,7 @@ from common.distributed.process import TIMEOUT_S, Process, process_group
 from common.logger import get_logger, set_up_logging
 from data.media import MediaError, find_media, open_media, output_path
 from projects.video_diffusion_sr.build import DTYPES, ROOT, Request, build
+from projects.video_diffusion_sr.color_fix import KINDS
 from projects.video_diffusion_sr.memory_budget import Clip, read_budget, unbounded
 from projects.video_diffusion_sr.memory_plan import MemoryPlan
 from projects.video_diffusion_sr.output_size import add_size_flags, size_from_flags
@@ -63,7 +64,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     result.add_argument("--seed", type=int, default=666, help="same seed, same file: same result (%(default)s)")
     result.add_argument(
         "--color_fix",
-        choices=["wavelet", "adain", "none"],
+        choices=KINDS,
         default="wavelet",
         help="colours of the input (%(default)s)",
     )

@@ -38,7 +38,7 @@ logger = get_logger(__name__)
 class Finish:
     """What a user may ask of the result.
 
-    color_fix: "wavelet", "adain" or "none". strength: 1 is the restored clip, 0 the resized input.
+    color_fix: one of `color_fix.KINDS`. strength: 1 is the restored clip, 0 the resized input.
     frame_rate: play the same frames at this rate; None keeps the file's own times. crf: H.264 quality, lower is better.
     compare: also write a side-by-side clip and a contact sheet.
     """
