@@ -16,12 +16,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from models.video_vae_v3.modules.rolling import ROLLS
 from torch import Tensor
 
 from common.config import load_config
 from models.video_vae_v3.modules.attn_video_vae import split_after_first
 from models.video_vae_v3.modules.fold import release_filters
-from models.video_vae_v3.modules.rolling import ROLLS
 from models.video_vae_v3.modules.tiling import decode_tiled, encode_tiled
 from projects.benchmarking.counting import TEXT_TOKENS, dit_flops, vae_flops
 from projects.benchmarking.networks import build_networks

@@ -46,6 +46,8 @@ def read_clip(path: Path, divisor: int) -> tuple[np.ndarray, Fraction | None]:
     with open_media(path) as reader:
         frames = [frame.pixels.permute(1, 2, 0).numpy() for frame in reader]
         rate = reader.info.frame_rate
+        if reader.damage:
+            logger.warning("%s", reader.damage)
     height, width = (side // divisor * divisor for side in frames[0].shape[:2])
     return np.stack([frame[:height, :width] for frame in frames]), rate
 

@@ -86,6 +86,8 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
         with open_media(file) as reader:
             for frame in reader:
                 yield frame.pixels.permute(1, 2, 0).numpy()
+            if reader.damage:
+                print(reader.damage, file=sys.stderr)
 
 
 def enlarge(frame: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -14,22 +14,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.config import create_object, load_config
+from common.config import load_config
 from common.distributed.parallel import Parallel
 from common.distributed.process import TIMEOUT_S, Process, choose_device
 from common.extras import MissingExtra
-from data.media import Frame, MediaError, MediaReader, open_media
-from projects.video_diffusion_sr import restore
-from projects.video_diffusion_sr.build import ROOT, Request, build, checkpoint_paths, choose_dtype, latent_window
+from data.media import Frame, MediaError, MediaInfo, MediaReader, open_media
+from projects.video_diffusion_sr import restore, restorer
+from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.color_fix import KINDS
+from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
-from projects.video_diffusion_sr.memory_budget import Clip, read_budget, unbounded
-from projects.video_diffusion_sr.memory_plan import MemoryPlan
-from projects.video_diffusion_sr.memory_stages import lasting
+from projects.video_diffusion_sr.memory.budget import clip_of, read_budget
+from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
+from projects.video_diffusion_sr.memory.stages import lasting
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import Preset
-from projects.video_diffusion_sr.restore import Finish, Restorer, restore_clip
-from projects.video_diffusion_sr.weight_files import with_named_weights
+from projects.video_diffusion_sr.request import ROOT, Finish, Request
+from projects.video_diffusion_sr.settings import resolve
 from seedvr.errors import InputError, MemoryPlanError, WeightsError
 from seedvr.progress import Report
 
@@ -68,21 +69,14 @@ class Engine:
 
     def __init__(self, preset: Preset, request: Request) -> None:
         self.preset, self.request = preset, request
-        with errors_as(InputError, ValueError, RuntimeError, FileNotFoundError):
+        with errors_as(InputError, ValueError, RuntimeError):
             device = choose_device(request.device, 0)
-            config = load_config(request.config or ROOT / preset.config, request.overrides)
-            choose_dtype(request.dtype, device, config.vae.dtype)
-            with torch.device("meta"):
-                latent_window(preset, request, create_object(config.vae.model).temporal_factor)
         self.parallel = Parallel(Process(0, 1, 0, device, None, 0, TIMEOUT_S))
-        with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra):
-            named, config = with_named_weights(preset, config, request.checkpoint, request.vae_checkpoint)
-            checkpoint_paths(named, request.ckpt_dir, config)
-        with errors_as(InputError, ValueError):
-            self.budget = read_budget(preset, request, self.parallel)
-        self._built: tuple[Restorer, MemoryPlan] | None = None
+        self._restorer: restorer.Restorer | None = None
+        self._placed: MemoryPlan | None = None
+        self._settle()
         if self.budget is None:  # elsewhere the plan, and so where weights wait, depends on the clip
-            self._place(unbounded(request))
+            self._place(unplanned(self.settings, *self.settings.geometry.network_size(*preset.res), False))
 
     @property
     def device(self) -> torch.device:
@@ -92,78 +86,103 @@ class Engine:
     @property
     def windowed(self) -> bool:
         """Whether clips longer than a window are restored in windows, so in bounded memory."""
-        frames = self.preset.window_frames if self.request.window_frames is None else self.request.window_frames
-        return frames != 0
+        return self.settings.window is not None
 
-    def prepare(self, wishes: Wishes, clip: Clip) -> Restorer:
-        """The pipeline's restorer for one clip, its networks placed by the plan for that clip.
+    def prepare(self, wishes: Wishes, info: MediaInfo) -> tuple[restorer.Restorer, MemoryPlan]:
+        """(the pipeline's restorer for one clip, the plan for it), networks placed so that it can follow the plan.
 
         Raises:
             MemoryPlanError: the clip does not fit. WeightsError, InputError: as for the engine.
         """
-        way = self._plan(wishes, clip)
-        if self._built is None or not may_follow(self._built[1], way):
-            self._place(way)
-        restorer = self._built[0]
-        restorer.infer.stages.follow(way)
-        infer, factor = restorer.infer, restorer.infer.vae.temporal_factor
-        length = way.slice_frames or self.parallel.slice_frames(restorer.split_size, factor, clip.frames)
         with errors_as(InputError, ValueError):
-            geometry = replace(restorer.geometry, size=wishes.size)
-            geometry.output_size(clip.height, clip.width)
-            infer = with_sampling(infer, wishes)
+            geometry = replace(self.settings.geometry, size=wishes.size)
+            geometry.output_size(info.height, info.width)
+        plan = self._plan(geometry, info)
+        if self._restorer is None or not may_follow(self._placed, plan):
+            if self._restorer is not None:
+                self._settle()
+            self._place(plan)
+        with errors_as(InputError, ValueError):
+            infer = with_sampling(self._restorer.infer, wishes)
         finish = Finish(wishes.color_fix, wishes.strength)
-        return replace(restorer, infer=infer, geometry=geometry, seed=wishes.seed, finish=finish, split_size=length)
+        return replace(self._restorer, infer=infer, geometry=geometry, seed=wishes.seed, finish=finish), plan
 
     def frames(
-        self, source: Iterable[Frame], again: Iterator[Frame], wishes: Wishes, clip: Clip, report: Report
+        self, source: Iterable[Frame], again: Iterable[Frame], info: MediaInfo, wishes: Wishes, report: Report
     ) -> Iterator[Tensor]:
         """Restored frames, u8 [T, 3, h, w] on the CPU, piece by piece, as many in all as the source has.
 
         Args:
             source: the clip. again: the same frames once more, asked for when their results are finished.
+            info: size and length of the clip; its path is only a name.
         """
-        restorer = self.prepare(wishes, clip)
-        size = restorer.geometry.output_size(clip.height, clip.width)
+        made, plan = self.prepare(wishes, info)
+        made.follow(info, plan)
+        times: deque = deque(maxlen=1)  # of no use here, and a stream has no end of them
         with running():
-            frames = restore.prepare(source, restorer, deque(maxlen=1))  # its times are of no use here
-            latents = restore.encode(frames, restorer, report)
-            sampled = restore.sample(latents, restorer, report)
-            for _, result in restore.decode_and_finish(sampled, again, size, restorer):
+            for _, result in restore.restore_frames(Reading(info, source), again, made, report, times):
                 report.advance("decode", len(result))
                 if len(result):
                     yield result
 
     def file(self, source: Path, folder: Path, wishes: Wishes, report: Report) -> Path:
         """Restore a file into a folder, under the name that the command line gives it; the result's path."""
-        clip = clip_of(source)
-        restorer = self.prepare(wishes, clip)
+        made, plan = self.prepare(wishes, info_of(source))
         with running():
-            done = restore_clip(source, folder, restorer, new_progress=lambda name, frames, show: report)
+            done = restore.restore_clip(
+                source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
+            )
         return done.output
 
-    def _plan(self, wishes: Wishes, clip: Clip) -> MemoryPlan:
+    def _plan(self, geometry: Geometry, info: MediaInfo) -> MemoryPlan:
         if self.budget is None:
-            return unbounded(self.request)
-        geometry = replace(self.budget.geometry, size=wishes.size)
+            size = geometry.network_size(info.height, info.width)
+            return unplanned(self.settings, *size, info.kind == "image")
+        placed = self._placed
+        blocks = placed is not None and placed.offload == "blocks"
+        derived = frozenset() if placed is None else frozenset(placed.schedule.winograds)
         with errors_as(MemoryPlanError, ValueError):
-            blocks = self._built is not None and self._built[1].offload == "blocks"
-            return replace(self.budget, geometry=geometry).plan(clip, blocks=blocks)
+            budget = replace(self.budget, settings=replace(self.settings, geometry=geometry))
+            return budget.plan(clip_of(info), blocks, derived)
 
-    def _place(self, way: MemoryPlan) -> None:
-        """Build the networks for a plan; another one's are dropped before."""
-        if self._built is not None:
-            self._built = None
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+    def _settle(self) -> None:
+        """Everything that the request means, with networks that have no weights; earlier networks are dropped."""
+        self._restorer = self._placed = self.settings = self.budget = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        with errors_as(InputError, FileNotFoundError):
+            load_config(self.request.config or ROOT / self.preset.config)
+        with errors_as(WeightsError, FileNotFoundError), errors_as(InputError, ValueError):
+            self.settings = resolve(self.preset, self.request, self.device)
+            self.budget = read_budget(self.settings, self.parallel)
+
+    def _place(self, plan: MemoryPlan) -> None:
+        """Give the networks their weights, where a plan needs them."""
         with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra):
-            self._built = build(self.preset, self.request, self.parallel, [way]), way
+            self._restorer, self._placed = load(self.settings, self.parallel, [plan]), plan
 
 
-def may_follow(built: MemoryPlan, way: MemoryPlan) -> bool:
+class Reading:
+    """Frames as the pipeline gets them from a file.
+
+    info: of the clip.
+    """
+
+    def __init__(self, info: MediaInfo, frames: Iterable[Frame]) -> None:
+        self.info, self._frames = info, frames
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self._frames)
+
+
+def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:
     """Whether networks that were placed for one plan can run by another."""
-    return lasting(built) == lasting(way) and (way.offload == "none" or built.offload != "none")
+    return (
+        lasting(placed) == lasting(plan)
+        and (plan.offload == "none" or placed.offload != "none")
+        and set(plan.schedule.winograds) <= set(placed.schedule.winograds)
+    )
 
 
 def with_sampling(infer: VideoDiffusionInfer, wishes: Wishes) -> VideoDiffusionInfer:
@@ -186,10 +205,16 @@ def open_clip(path: Path, deinterlace: str) -> MediaReader:
         return open_media(path, deinterlace=deinterlace)
 
 
-def clip_of(path: Path) -> Clip:
-    """Size and length of a file, as it says."""
+def info_of(path: Path) -> MediaInfo:
+    """Facts of a file, as it says them."""
     with open_clip(path, "never") as reader:
-        return Clip(reader.info.height, reader.info.width, reader.info.frame_count_hint)
+        return reader.info
+
+
+def facts(pixels: Tensor, frames: int | None) -> MediaInfo:
+    """Facts of a clip that is in no file, from its frames [..., 3, H, W]. One frame counts as a picture."""
+    height, width = pixels.shape[-2:]
+    return MediaInfo(Path("frames"), "image" if frames == 1 else "video", width, height, frame_count_hint=frames)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from projects.video_diffusion_sr.build import ROOT
+from projects.video_diffusion_sr.request import ROOT
 
 VARIABLE = "SEEDVR_CKPT_DIR"
 

@@ -12,11 +12,12 @@ from common.distributed.process import process_group
 from common.logger import get_logger, set_up_logging
 from data.media import MediaError, find_media, open_media
 from projects.video_diffusion_sr import cli
-from projects.video_diffusion_sr.build import Request
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS
-from projects.video_diffusion_sr.memory_budget import FREE_SHARE, Budget, Clip, make_budget
-from projects.video_diffusion_sr.memory_prediction import GIB
+from projects.video_diffusion_sr.memory.budget import FREE_SHARE, Budget, clip_of, make_budget
+from projects.video_diffusion_sr.memory.workload import GIB
 from projects.video_diffusion_sr.presets import Preset
+from projects.video_diffusion_sr.request import Request
+from projects.video_diffusion_sr.settings import resolve
 
 logger = get_logger(__name__)
 
@@ -33,7 +34,8 @@ def main(preset: Preset, arguments: Sequence[str]) -> int:
         # A plan is for a GPU, also where there is none: its networks would be in the config's dtype.
         planned = replace(request, dtype=request.dtype or "bfloat16")
         with process_group("cpu") as process:
-            budget = make_budget(preset, planned, Parallel(process), bound or float("inf"))
+            settings = resolve(preset, planned, torch.device("cuda"), random_weights=True)
+            budget = make_budget(settings, Parallel(process), bound or float("inf"))
     except (ValueError, OSError, RuntimeError) as error:
         logger.error("%s", error)
         return cli.BAD_REQUEST
@@ -62,9 +64,9 @@ def describe(path: Path, budget: Budget, bound: float | None) -> str:
     """
     with open_media(path) as reader:
         info = reader.info
-    clip = Clip(info.height, info.width, info.frame_count_hint)
+    clip = clip_of(info)
     work = budget.work(clip)
-    height, width = budget.geometry.output_size(info.height, info.width)
+    height, width = budget.settings.geometry.output_size(info.height, info.width)
     frames = "an unknown number of" if clip.frames is None else str(clip.frames)
     within = "with unbounded memory" if bound is None else f"within {bound:.1f} GiB"
     return (
@@ -77,9 +79,12 @@ def describe(path: Path, budget: Budget, bound: float | None) -> str:
 
 def windows(frames: int | None, budget: Budget) -> str:
     """How a clip goes through the transformer."""
-    if budget.window is None or (frames is not None and frames <= budget.window):
+    if budget.settings.window is None:
         return "the whole clip at once"
+    factor = budget.networks.vae.temporal_factor
+    window = 1 + (budget.settings.window - 1) * factor
     if frames is None:
-        return f"windows of {budget.window} frames"
-    step = budget.window - SHARED_LATENTS * budget.networks.vae.temporal_factor
-    return f"{1 + -(-(frames - budget.window) // step)} windows of {budget.window} frames"
+        return f"windows of {window} frames"
+    if frames <= window:
+        return "the whole clip at once"
+    return f"{1 + -(-(frames - window) // (window - SHARED_LATENTS * factor))} windows of {window} frames"

@@ -43,6 +43,11 @@ class Report:
         """The true number of frames is known now."""
         self.total = frames
 
+    def expecting(self, frames: int | None) -> Self:
+        """Itself, told of how many frames a file says it has."""
+        self.total = frames
+        return self
+
     def check(self) -> None:
         """Raise `Cancelled` if the caller has asked for it."""
         if self.cancel is not None and self.cancel.is_set():

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seedvr.engine import Clip, Engine, Frame, OutputSize, Wishes, clip_of, open_clip
+from seedvr.engine import Engine, Frame, OutputSize, Wishes, facts, open_clip
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
 from seedvr.live import Live
@@ -66,10 +66,9 @@ class Restorer:
         if isinstance(frames, (str, PathLike)):
             return self._from_file(Path(frames), wishes, Report(progress, cancel))
         pixels, form = take(frames)
-        clip = Clip(*pixels.shape[-2:], len(pixels))
         report = Report(progress, cancel, len(pixels))
         with self._alone():
-            pieces = self._engine.frames(timed(pixels), timed(pixels), wishes, clip, report)
+            pieces = self._engine.frames(timed(pixels), timed(pixels), facts(pixels, len(pixels)), wishes, report)
             return form.give(torch.cat(list(pieces)))
 
     def restore_file(
@@ -137,16 +136,16 @@ class Restorer:
             first = feed.start()
         except StopIteration:
             return
-        clip = Clip(*first.shape[-2:], None)
-        with self._alone(), closing(self._engine.frames(feed, feed.again(), wishes, clip, report)) as pieces:
+        info = facts(first, None)
+        with self._alone(), closing(self._engine.frames(feed, feed.again(), info, wishes, report)) as pieces:
             for piece in pieces:
                 yield from (feed.form.give(frame[None]) for frame in piece)
 
     def _from_file(self, path: Path, wishes: Wishes, report: Report) -> Any:
-        clip, deinterlace = clip_of(path), self._engine.request.deinterlace
-        report.total = clip.frames
+        deinterlace = self._engine.request.deinterlace
         with self._alone(), open_clip(path, deinterlace) as reader, open_clip(path, deinterlace) as again:
-            pieces = list(self._engine.frames(reader, iter(again), wishes, clip, report))
+            report.total = reader.info.frame_count_hint
+            pieces = list(self._engine.frames(reader, again, reader.info, wishes, report))
         return Form("numpy").give(torch.cat(pieces))
 
     def _wishes(self, settings: dict[str, Any]) -> Wishes:

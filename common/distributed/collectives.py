@@ -44,7 +44,6 @@ class Group:
         self.process, self.ranks, self.handle = process, tuple(ranks), handle
         self.size, self.own = len(self.ranks), self.ranks.index(process.rank)
         self.traffic = Traffic()
-        self.idle_said = False
 
     @property
     def leads(self) -> bool:

@@ -1,30 +1,19 @@
 """One object for a program: who works with whom, on which files, and how a clip is shared."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TypeVar
 
 from common.distributed.collectives import Group, Traffic, make_group
 from common.distributed.process import Process
+from common.distributed.row_parallel import ClipRows, WholeClip
 from common.distributed.sequence_parallel import SequenceParallel
-from common.distributed.temporal_halo import RingMemory
-from common.distributed.turns import Tensors, in_turns, slice_frames
 from common.distributed.work_queue import hand_out
 from common.logger import get_logger
 
 logger = get_logger(__name__)
 
 Item = TypeVar("Item")
-Piece = TypeVar("Piece")
-
-
-class HasMemory(Protocol):
-    """A network that clips go through in slices."""
-
-    def new_memory(self) -> object: ...
 
 
 class Parallel:
@@ -51,39 +40,14 @@ class Parallel:
         """What this rank has sent so far."""
         return self.group.traffic
 
-    def agree(self, answer: bool) -> bool:
-        """The leader's answer, on every rank of the group: where each might see the file system a moment later."""
+    def rows(self, latent_rows: int) -> ClipRows | WholeClip:
+        """How this rank's group shares the pictures of a clip of so many latent rows."""
         if self.size == 1:
-            return answer
-        return bool(self.group.broadcast(torch.tensor(answer), 0, "agreement").item())
-
-    def memory(self, vae: HasMemory) -> object:
-        """Instead of `vae.new_memory()`, for a clip whose slices go round the group with `in_turns`."""
-        return RingMemory(self.group) if self.size > 1 else vae.new_memory()
-
-    def slice_frames(self, split_size: int, factor: int, frames: int | None = None) -> int:
-        """How many frames a slice should have when slices go round the group. See `turns.slice_frames`."""
-        return slice_frames(self.size, split_size, factor, frames)
-
-    def in_turns(
-        self,
-        pieces: Iterable[Piece],
-        work: Callable[[Piece], Tensor | Tensors],
-        *,
-        memory: object | None = None,
-        length: Callable[[Piece], int] = len,
-        skip: Callable[[Piece], None] | None = None,
-        everyone: bool = True,
-    ) -> Iterator[Tensor | Tensors]:
-        """What `work` makes of each piece, in order; each is worked on by one rank. See `turns.in_turns`."""
-        if self.size == 1:
-            return self._alone(pieces, work)
-        return in_turns(self.group, pieces, work, memory=memory, length=length, skip=skip, everyone=everyone)
-
-    def _alone(self, pieces: Iterable[Piece], work: Callable[[Piece], Tensor | Tensors]) -> Iterator[Tensor | Tensors]:
-        for number, piece in enumerate(pieces):
-            self.process.alive(f"piece {number} of a clip")
-            yield work(piece)
+            return WholeClip()
+        if latent_rows < self.size and self.leads:
+            idle = self.size - latent_rows
+            logger.info("a picture of %d latent rows: %d of %d ranks idle in the VAE", latent_rows, idle, self.size)
+        return ClipRows(self.group, latent_rows)
 
     def files(
         self,

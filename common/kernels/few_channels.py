@@ -11,32 +11,33 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.kernels.conv3d import conv3d
-from common.kernels.frame_norm import Moments
 from common.kernels.triton_support import use_triton
 
 FEW = 4
 ALIGNED = 16  # channels that tensor cores take at once
 
 
-def conv_from_few(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolution of few channels, zero padding in height and width, none in time, no bias.
+def conv_from_few(x: Tensor, weight: Tensor, pad_rows: bool = True) -> Tensor:
+    """Convolution of few channels, zero padding in width, none in time, no bias.
 
     Args:
         x: [B, T, H, W, C], C <= 4. weight: [O, C, k, 3, 3].
+        pad_rows: zero padding in height; False: the first and the last row of x are the neighbours of the others.
     Returns:
-        [B, T - k + 1, H, W, O]
+        [B, T - k + 1, H or H - 2, W, O]
     """
     if use_triton(x, weight):
         if x.dtype != torch.float32:
-            return conv_of_stacked(x, weight)
+            return conv_of_stacked(x, weight, pad_rows)
         from common.kernels import few_channels_triton as kernels
 
-        return kernels.conv_from_few(x, weight)
-    y = conv3d(x.movedim(-1, 1), weight, None, (1, 1, 1), (0, 1, 1))
+        y = kernels.conv_from_few(x, weight)
+        return y if pad_rows else y[:, :, 1:-1].contiguous()
+    y = conv3d(x.movedim(-1, 1), weight, None, (1, 1, 1), (0, int(pad_rows), 1))
     return y.movedim(1, -1).contiguous()
 
 
-def conv_of_stacked(x: Tensor, weight: Tensor) -> Tensor:
+def conv_of_stacked(x: Tensor, weight: Tensor, pad_rows: bool = True) -> Tensor:
     """`conv_from_few` as a 2-D convolution: the frames that an output frame sees stand side by side in the channels.
 
     Zeros fill the channels up to what the library's kernels for tensor cores take.
@@ -49,66 +50,47 @@ def conv_of_stacked(x: Tensor, weight: Tensor) -> Tensor:
         own = slice(tap * few, (tap + 1) * few)
         stacked[..., own] = x[:, tap : tap + frames]
         flat[..., own] = weight[:, :, tap].movedim(1, -1)
-    y = F.conv2d(stacked.flatten(0, 1).movedim(-1, 1), flat.movedim(-1, 1), None, 1, 1)
+    y = F.conv2d(stacked.flatten(0, 1).movedim(-1, 1), flat.movedim(-1, 1), None, 1, (int(pad_rows), 1))
     return y.movedim(1, -1).contiguous().unflatten(0, (batch, frames))
 
 
 def projects_onto_taps(x: Tensor, channels_out: int) -> bool:
-    """Should a last convolution go through `onto_taps` and `sum_taps`?"""
+    """Should a last convolution go through `project_onto_taps` and `sum_taps`?"""
     return channels_out <= FEW and use_triton(x) and x.shape[-1] <= 256
 
 
-def onto_taps(
-    out: Tensor,
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    groups: int,
-    eps: float,
-    weight: Tensor,
-    pending: Tensor | None,
-    moments: Moments | None,
-) -> None:
-    """SiLU(GroupNorm(x + pending)) of every pixel, times every tap of a 3x3x3 convolution.
+def project_onto_taps(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> None:
+    """SiLU(x * scale + shift) of every pixel, times every tap of a 3x3x3 convolution.
 
     Args:
         out: [B, 27 * O, T, H, W] float16 or float32, packed in height and width; taps ordered (time, height, width, O).
-        x: [B, T, H, W, C]. weight: [O, C, 3, 3, 3], O <= 4.
+        x: [B, T, H, W, C]; scale, shift: [B * T, C], its norm, see `frame_norm.norm_coefficients`.
+        weight: [O, C, 3, 3, 3], O <= 4.
     """
     from common.kernels import few_channels_triton as kernels
 
-    kernels.onto_taps(out, x, norm_weight, norm_bias, groups, eps, weight, pending, moments)
+    kernels.project_onto_taps(out, x, scale, shift, weight)
 
 
-def sum_taps(taps: Tensor, bias: Tensor) -> Tensor:
-    """The convolution's result from projections: [B, 27 * O, T + 2, H, W] (any stride in time), [O] -> [B, O, T, H, W].
-
-    In the dtype of `bias`.
-    """
-    from common.kernels import few_channels_triton as kernels
-
-    return kernels.sum_taps(taps, bias)
-
-
-def new_sums(taps: Tensor) -> Tensor:
-    """Room for what `sum_taps_onward` carries: [B, 2, O, H, W] float32, for projections [B, 27 * O, 1, H, W]."""
+def new_tap_sums(taps: Tensor) -> Tensor:
+    """Room for what `sum_taps` carries: [B, 2, O, H, W] float32, for projections [B, 27 * O, 1, H, W]."""
     batch, planes, _, height, width = taps.shape
     return taps.new_empty(batch, 2, planes // 27, height, width, dtype=torch.float32)
 
 
-def sum_taps_onward(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
+def sum_taps(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
     """One frame of the convolution's result, and what its input adds to the two frames after it.
 
     Args:
         taps: [B, 27 * O, 1, H, W] the projections of the new frame alone.
-        sums: of `new_sums`, changed: what the frames so far add to the next frame, and to the one after that.
+        sums: of `new_tap_sums`, changed: what the frames so far add to the next frame, and to the one after that.
         first: this is the clip's first frame, which stands for its own past; `sums` may hold anything.
     Returns:
         [B, O, 1, H, W] in the dtype of `bias`.
     """
     from common.kernels import few_channels_triton as kernels
 
-    return kernels.sum_taps_onward(taps, bias, sums, first)
+    return kernels.sum_taps(taps, bias, sums, first)
 
 
 def taps_dtype(x: Tensor) -> torch.dtype:

@@ -5,9 +5,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.frame_norm import Moments
-from common.kernels.frame_norm_triton import coefficients, measure
-
 PIXELS = 128
 
 
@@ -36,7 +33,7 @@ def _from_few_kernel(
 
 
 @triton.jit
-def _onto_taps_kernel(
+def _project_kernel(
     out_ptr, x_ptr, scale_ptr, shift_ptr, weight_ptr, frames, pixels, channels, planes,
     out_b, out_plane, out_t, x_b, x_t,
     PRECISION: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, PLANES: tl.constexpr,
@@ -61,26 +58,6 @@ def _onto_taps_kernel(
 
 @triton.jit
 def _sum_taps_kernel(
-    out_ptr, taps_ptr, bias_ptr, frames, height, width, few, taps_b, taps_plane, taps_t, PIXELS: tl.constexpr
-):
-    picture, colour = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    clip, frame = picture // frames, picture % frames
-    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    row, column = pixel // width, pixel % width
-    taps_ptr += clip * taps_b + frame * taps_t
-    total = tl.zeros([PIXELS], tl.float32) + tl.load(bias_ptr + colour).to(tl.float32)
-    for tap in tl.static_range(27):
-        down, right = tap // 3 % 3 - 1, tap % 3 - 1
-        ok = (row + down >= 0) & (row + down < height) & (column + right >= 0) & (column + right < width)
-        plane = (tap * few + colour).to(tl.int64) * taps_plane + (tap // 9) * taps_t
-        total += tl.load(taps_ptr + plane + pixel + down * width + right, mask=ok, other=0.0).to(tl.float32)
-    pixels = height * width
-    to = out_ptr + ((clip * few + colour) * frames + frame) * pixels + pixel
-    tl.store(to, total.to(out_ptr.dtype.element_ty), mask=pixel < pixels)
-
-
-@triton.jit
-def _onward_kernel(
     out_ptr, taps_ptr, bias_ptr, sums_ptr, height, width, few, taps_b, taps_plane,
     FIRST: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
@@ -136,16 +113,12 @@ def conv_from_few(x: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
-def onto_taps(
-    out: Tensor, x: Tensor, norm_weight: Tensor, norm_bias: Tensor, groups: int, eps: float, weight: Tensor,
-    pending: Tensor | None, moments: Moments | None,
-) -> None:  # fmt: skip
-    """See `common.kernels.few_channels.onto_taps`."""
+def project_onto_taps(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> None:
+    """See `common.kernels.few_channels.project_onto_taps`."""
     batch, frames, height, width, channels = x.shape
     planes = weight.permute(1, 2, 3, 4, 0).reshape(channels, -1).to(x.dtype).contiguous()  # C (27 O)
     assert out.stride(3) == width and out.stride(4) == 1, "pixels must be packed"
-    scale, shift = coefficients(x, moments or measure(x), norm_weight, norm_bias, groups, eps, pending)
-    _onto_taps_kernel[(triton.cdiv(height * width, PIXELS), batch * frames)](
+    _project_kernel[(triton.cdiv(height * width, PIXELS), batch * frames)](
         out, x, scale, shift, planes, frames, height * width, channels, planes.shape[1],
         out.stride(0), out.stride(1), out.stride(2), x.stride(0), x.stride(1), PRECISION=_precision(x),
         PIXELS=PIXELS, CHANNELS=max(16, triton.next_power_of_2(channels)),
@@ -153,24 +126,12 @@ def onto_taps(
     )  # fmt: skip
 
 
-def sum_taps(taps: Tensor, bias: Tensor) -> Tensor:
+def sum_taps(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
     """See `common.kernels.few_channels.sum_taps`."""
-    batch, planes, frames, height, width = taps.shape
-    assert taps.stride(3) == width and taps.stride(4) == 1 and planes == 27 * len(bias), "pixels must be packed"
-    out = bias.new_empty(batch, len(bias), frames - 2, height, width)
-    _sum_taps_kernel[(triton.cdiv(height * width, 1024), batch * (frames - 2), len(bias))](
-        out, taps, bias, frames - 2, height, width, len(bias), taps.stride(0), taps.stride(1), taps.stride(2),
-        PIXELS=1024, num_warps=4,
-    )  # fmt: skip
-    return out
-
-
-def sum_taps_onward(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
-    """See `common.kernels.few_channels.sum_taps_onward`."""
     batch, planes, _, height, width = taps.shape
     assert taps.stride(3) == width and taps.stride(4) == 1 and planes == 27 * len(bias), "pixels must be packed"
     out = bias.new_empty(batch, len(bias), 1, height, width)
-    _onward_kernel[(triton.cdiv(height * width, 1024), batch, len(bias))](
+    _sum_taps_kernel[(triton.cdiv(height * width, 1024), batch, len(bias))](
         out, taps, bias, sums, height, width, len(bias), taps.stride(0), taps.stride(1),
         FIRST=first, PIXELS=1024, num_warps=4,
     )  # fmt: skip

@@ -4,6 +4,7 @@ One entry point an operation; what is here runs on every device and is the refer
 taken on CUDA when no gradient is wanted. Letters: B clips · T frames · H, W pixels · C channels · S chunks of pixels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,19 @@ MOST_SCORES = 2**30  # bytes
 
 
 @dataclass(frozen=True)
-class Moments:
-    """What a pass over an activation learned about it, for the norm that reads it next.
+class Norm:
+    """GroupNorm of every frame alone, and whether SiLU follows. weight, bias: [C]."""
+
+    weight: Tensor
+    bias: Tensor
+    groups: int
+    eps: float
+    silu: bool
+
+
+@dataclass(frozen=True)
+class NormStatistics:
+    """What a pass over an activation measured of it, for the norm that reads it next.
 
     parts: [B, T, S, C, 2] float32, mean and sum of squared deviations of every chunk of pixels and channel.
     chunk: pixels in a chunk (the last one may have fewer); pixels: of a frame.
@@ -28,64 +40,90 @@ class Moments:
     chunk: int
     pixels: int
 
-    def frames(self, start: int, stop: int) -> "Moments":
+    def frames(self, start: int, stop: int) -> "NormStatistics":
         """Of the frames start..stop alone."""
-        return Moments(self.parts[:, start:stop], self.chunk, self.pixels)
+        return NormStatistics(self.parts[:, start:stop], self.chunk, self.pixels)
+
+
+Gather = Callable[[Tensor], Tensor]  # the same tensor of every block of a picture, [blocks, ...] in the blocks' order
 
 
 def norm_silu_into(
     out: Tensor,
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    groups: int,
-    eps: float,
-    silu: bool,
+    norm: Norm,
     pending: Tensor | None = None,
-    moments: Moments | None = None,
+    statistics: NormStatistics | None = None,
+    gather: Gather | None = None,
 ) -> None:
     """GroupNorm of every frame of x + pending alone, then SiLU where asked, written into `out`.
 
     Args:
         out: [B, T, H, W, C], any strides in B, T and from pixel to pixel (part of a larger buffer).
-        x: [B, T, H, W, C]; pending: [C], a bias that its producer left out.
-        moments: of x (without `pending`), when its producer measured them.
+        x, pending, statistics, gather: see `norm_coefficients`.
     """
+    if not use_triton(x, out) and gather is None:
+        x = x if pending is None else x + pending
+        y = frame_group_norm(x.permute(0, 4, 1, 2, 3), norm.weight, norm.bias, norm.groups, norm.eps, norm.silu)
+        out.copy_(y.permute(0, 2, 3, 4, 1))
+        return
+    scale, shift = norm_coefficients(x, norm, pending, statistics, gather)
     if use_triton(x, out):
         from common.kernels import frame_norm_triton as kernels
 
-        moments = kernels.measure(x) if moments is None else moments
-        kernels.normalise(out, x, moments, weight, bias, groups, eps, silu, pending)
+        kernels.scale_shift(out, x, scale, shift, norm.silu)
         return
-    x = x if pending is None else x + pending
-    out.copy_(frame_group_norm(x.permute(0, 4, 1, 2, 3), weight, bias, groups, eps, silu).permute(0, 2, 3, 4, 1))
+    of_frame = (*x.shape[:2], 1, 1, x.shape[-1])
+    y = x.to(scale.dtype) * scale.view(of_frame) + shift.view(of_frame)
+    out.copy_(F.silu(y) if norm.silu else y)
 
 
 def norm_coefficients(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    groups: int,
-    eps: float,
+    norm: Norm,
     pending: Tensor | None = None,
-    moments: Moments | None = None,
+    statistics: NormStatistics | None = None,
+    gather: Gather | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(scale, shift), [B * T, C] in float32 at least, that make GroupNorm of x + pending, frame by frame, out of x.
 
-    The arguments are those of `norm_silu_into`.
+    Args:
+        x: [B, T, H, W, C]; pending: [C], a bias that its producer left out.
+        statistics: of x (without `pending`), when its producer measured them.
+        gather: where x is one block of rows of a picture; statistics of all blocks are combined, in the blocks' order,
+            so that whoever holds a block gets the same bits. None: x is the whole picture.
     """
     if use_triton(x):
         from common.kernels import frame_norm_triton as kernels
 
-        moments = kernels.measure(x) if moments is None else moments
-        return kernels.coefficients(x, moments, weight, bias, groups, eps, pending)
+        statistics = kernels.measure(x) if statistics is None else statistics
+        if gather is None:
+            return kernels.coefficients(x, statistics, norm, pending)
+        return kernels.combine(gather(kernels.group_statistics(x, statistics, norm, pending)), norm, pending)
+    own = group_statistics(x, norm.groups, pending)
+    return combine_statistics(own[None] if gather is None else gather(own), norm, pending)
+
+
+def group_statistics(x: Tensor, groups: int, pending: Tensor | None) -> Tensor:
+    """Count, mean and sum of squared deviations of x + pending by frame and group: [B * T, groups, 3]."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    waiting = torch.zeros(x.shape[-1], dtype=wide, device=x.device) if pending is None else pending.to(wide)
-    grouped = (x.to(wide) + waiting).flatten(2, 3).flatten(0, 1).unflatten(-1, (groups, -1))  # (b t) p g c
+    value = x.to(wide) if pending is None else x.to(wide) + pending.to(wide)
+    grouped = value.flatten(2, 3).flatten(0, 1).unflatten(-1, (groups, -1))  # (b t) p g c
     variance, mean = torch.var_mean(grouped, (1, 3), correction=0)  # (b t) g
-    of_group = x.shape[-1] // groups
-    scale = weight.to(wide) * (variance + eps).rsqrt().repeat_interleave(of_group, 1)
-    return scale, bias.to(wide) + (waiting - mean.repeat_interleave(of_group, 1)) * scale
+    count = torch.full_like(mean, grouped.shape[1] * grouped.shape[3])
+    return torch.stack([count, mean, variance * count], -1)
+
+
+def combine_statistics(blocks: Tensor, norm: Norm, pending: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(scale, shift) as `norm_coefficients` gives them, from the blocks' `group_statistics`, [N, B * T, groups, 3]."""
+    count, mean, squares = blocks.unbind(-1)
+    everything = count.sum(0)
+    centre = (mean * count).sum(0) / everything
+    variance = (squares + count * (mean - centre) ** 2).sum(0) / everything
+    wide, of_group = blocks.dtype, len(norm.weight) // norm.groups
+    scale = norm.weight.to(wide) * (variance + norm.eps).rsqrt().repeat_interleave(of_group, 1)
+    waiting = 0 if pending is None else pending.to(wide)
+    return scale, norm.bias.to(wide) + (waiting - centre.repeat_interleave(of_group, 1)) * scale
 
 
 def add_bias_residual(
@@ -95,13 +133,13 @@ def add_bias_residual(
     pending: Tensor | None = None,
     out: Tensor | None = None,
     measure: bool = True,
-) -> tuple[Tensor, Moments | None]:
+) -> tuple[Tensor, NormStatistics | None]:
     """(y + bias) + (x + pending) in one pass, into `out` or over y.
 
     Args:
         y, x: [B, T, H, W, C]; bias, pending: [C].
         out: [B, T, H, W, C], any strides but in C (part of a larger buffer).
-        measure: also return the moments of the result, where the pass can have them for free (the kernel can).
+        measure: also return the statistics of the result, where the pass can have them for free (the kernel can).
     """
     out = y if out is None else out
     if use_triton(y, out):
@@ -117,7 +155,7 @@ def add_bias_residual(
 
 def add_phase_bias(
     y: Tensor, table: Tensor, out: Tensor | None = None, measure: bool = True
-) -> tuple[Tensor, Moments | None]:
+) -> tuple[Tensor, NormStatistics | None]:
     """y + the bias of a folded upsampler, which depends on a pixel's phase and on being at the border.
 
     Args:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.frame_norm import Moments
+from common.kernels.frame_norm import Norm, NormStatistics
 
 TILE = 4096  # elements that a program of four warps holds at once
 PROGRAMS = 1056  # eight a multiprocessor of the largest device of today
@@ -89,8 +89,9 @@ def _add_kernel(
 def _coefficients_kernel(
     scale_ptr, shift_ptr, parts_ptr, weight_ptr, bias_ptr, pending_ptr, frames, parts_b, parts_t,
     channels, of_group, pixels, chunk, chunks, eps,
-    PENDING: tl.constexpr, CHUNKS: tl.constexpr, OF_GROUP: tl.constexpr,
+    PENDING: tl.constexpr, STATISTICS: tl.constexpr, CHUNKS: tl.constexpr, OF_GROUP: tl.constexpr,
 ):  # fmt: skip
+    # STATISTICS: count, mean and sum of squared deviations of the group go to scale_ptr, nothing to shift_ptr.
     picture, group = tl.program_id(0), tl.program_id(1)
     parts_ptr += (picture // frames).to(tl.int64) * parts_b + (picture % frames).to(tl.int64) * parts_t
     member = tl.arange(0, OF_GROUP)
@@ -116,12 +117,51 @@ def _coefficients_kernel(
         away = tl.load(at, mask=ok, other=0.0) + pending[None, :] - centre
         count = tl.minimum(chunk, pixels - part * chunk)[:, None].to(tl.float32)
         squares += tl.where(ok, tl.load(at + 1, mask=ok, other=0.0) + count * away * away, 0.0)
-    variance = tl.sum(tl.sum(squares, 0), 0) / everything
+    deviations = tl.sum(tl.sum(squares, 0), 0)
+    if STATISTICS:
+        to = scale_ptr + (picture.to(tl.int64) * tl.num_programs(1) + group) * 3
+        tl.store(to, everything)
+        tl.store(to + 1, centre)
+        tl.store(to + 2, deviations)
+        return
+    variance = deviations / everything
     scale = tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
     shift = tl.load(bias_ptr + channel, mask=inside, other=0.0).to(tl.float32) + (pending - centre) * scale
     to = picture.to(tl.int64) * channels + channel
     tl.store(scale_ptr + to, scale, mask=inside)
     tl.store(shift_ptr + to, shift, mask=inside)
+
+
+@triton.jit
+def _combine_kernel(
+    scale_ptr, shift_ptr, blocks_ptr, weight_ptr, bias_ptr, pending_ptr, blocks, channels, of_group, eps,
+    PENDING: tl.constexpr, OF_GROUP: tl.constexpr,
+):  # fmt: skip
+    picture, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    groups = tl.num_programs(1)
+    blocks_ptr += (picture * groups + group) * 3
+    step = tl.num_programs(0) * groups * 3
+    everything = 0.0
+    total = 0.0
+    for block in range(blocks):
+        count = tl.load(blocks_ptr + block * step)
+        everything += count
+        total += count * tl.load(blocks_ptr + block * step + 1)
+    centre = total / everything
+    squares = 0.0
+    for block in range(blocks):
+        away = tl.load(blocks_ptr + block * step + 1) - centre
+        squares += tl.load(blocks_ptr + block * step + 2) + tl.load(blocks_ptr + block * step) * away * away
+    member = tl.arange(0, OF_GROUP)
+    channel = group * of_group + member
+    inside = member < of_group
+    away = -centre
+    if PENDING:
+        away += tl.load(pending_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32) / tl.sqrt(squares / everything + eps)
+    shift = tl.load(bias_ptr + channel, mask=inside, other=0.0).to(tl.float32) + away * scale
+    tl.store(scale_ptr + picture * channels + channel, scale, mask=inside)
+    tl.store(shift_ptr + picture * channels + channel, shift, mask=inside)
 
 
 @triton.jit
@@ -154,7 +194,7 @@ def _tile(channels: int) -> dict[str, int]:
 def _run_add(
     out: Tensor, y: Tensor, bias: Tensor | None, kind: int, x: Tensor | None, pending: Tensor | None,
     write: bool, measure: bool,
-) -> Moments | None:  # fmt: skip
+) -> NormStatistics | None:  # fmt: skip
     batch, frames, height, width, channels = y.shape
     require_packed_pixels(y, *(() if x is None else (x,)))
     tile, pixels = _tile(channels), height * width
@@ -170,7 +210,7 @@ def _run_add(
         BIAS=kind, RESIDUAL=x is not None, PENDING=pending is not None, WRITE=write, MEASURE=measure, **tile,
         num_warps=4,
     )  # fmt: skip
-    return Moments(parts, chunk, pixels) if measure else None
+    return NormStatistics(parts, chunk, pixels) if measure else None
 
 
 def require_packed_pixels(*tensors: Tensor) -> None:
@@ -180,49 +220,71 @@ def require_packed_pixels(*tensors: Tensor) -> None:
         assert x.stride(4) == 1 and x.stride(3) == channels and x.stride(2) == width * channels, "pixels must be packed"
 
 
-def measure(x: Tensor) -> Moments:
-    """The moments of x [B, T, H, W, C]."""
+def measure(x: Tensor) -> NormStatistics:
+    """The statistics of x [B, T, H, W, C]."""
     return _run_add(x, x, None, 0, None, None, write=False, measure=True)
 
 
 def add(
     out: Tensor, y: Tensor, bias: Tensor | None, x: Tensor | None, pending: Tensor | None, measure: bool
-) -> Moments | None:
-    """out = y + bias + x + pending, and its moments where asked."""
+) -> NormStatistics | None:
+    """out = y + bias + x + pending, and its statistics where asked."""
     return _run_add(out, y, bias, int(bias is not None), x, pending, write=True, measure=measure)
 
 
-def add_table(out: Tensor, y: Tensor, table: Tensor, measure: bool) -> Moments | None:
-    """out = y + table[frame % Z, row class, column class], and its moments where asked."""
+def add_table(out: Tensor, y: Tensor, table: Tensor, measure: bool) -> NormStatistics | None:
+    """out = y + table[frame % Z, row class, column class], and its statistics where asked."""
     return _run_add(out, y, table.contiguous(), 2, None, None, write=True, measure=measure)
 
 
-def coefficients(
-    x: Tensor, moments: Moments, weight: Tensor, bias: Tensor, groups: int, eps: float, pending: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """(scale, shift) [B * T, C] float32 that make the norm of x + pending out of x, whose moments are given."""
-    batch, frames, _, _, channels = x.shape
-    parts, of_group = moments.parts, channels // groups
-    scale = x.new_empty(batch * frames, channels, dtype=torch.float32)
+def coefficients(x: Tensor, statistics: NormStatistics, norm: Norm, pending: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(scale, shift) [B * T, C] float32 that make the norm of x + pending out of x, whose statistics are given."""
+    scale = x.new_empty(x.shape[0] * x.shape[1], x.shape[-1], dtype=torch.float32)
     shift = torch.empty_like(scale)
-    _coefficients_kernel[(batch * frames, groups)](
-        scale, shift, parts, weight, bias, weight if pending is None else pending, frames,
-        parts.stride(0), parts.stride(1), channels, of_group, moments.pixels, moments.chunk, parts.shape[2], eps,
-        PENDING=pending is not None, CHUNKS=min(triton.next_power_of_2(parts.shape[2]), MOST_CHUNKS),
-        OF_GROUP=triton.next_power_of_2(of_group), num_warps=4,
+    _run_coefficients(scale, shift, x, statistics, norm, pending, False)
+    return scale, shift
+
+
+def group_statistics(x: Tensor, statistics: NormStatistics, norm: Norm, pending: Tensor | None) -> Tensor:
+    """See `common.kernels.frame_norm.group_statistics`; from those of chunks."""
+    out = x.new_empty(x.shape[0] * x.shape[1], norm.groups, 3, dtype=torch.float32)
+    _run_coefficients(out, out, x, statistics, norm, pending, True)
+    return out
+
+
+def _run_coefficients(
+    out: Tensor, shift: Tensor, x: Tensor, statistics: NormStatistics, norm: Norm, pending: Tensor | None, group: bool
+) -> None:
+    parts, channels = statistics.parts, x.shape[-1]
+    of_group = channels // norm.groups
+    _coefficients_kernel[(x.shape[0] * x.shape[1], norm.groups)](
+        out, shift, parts, norm.weight, norm.bias, norm.weight if pending is None else pending, x.shape[1],
+        parts.stride(0), parts.stride(1), channels, of_group, statistics.pixels, statistics.chunk, parts.shape[2],
+        norm.eps, PENDING=pending is not None, STATISTICS=group,
+        CHUNKS=min(triton.next_power_of_2(parts.shape[2]), MOST_CHUNKS), OF_GROUP=triton.next_power_of_2(of_group),
+        num_warps=4,
+    )  # fmt: skip
+
+
+def combine(blocks: Tensor, norm: Norm, pending: Tensor | None) -> tuple[Tensor, Tensor]:
+    """See `common.kernels.frame_norm.combine_statistics`."""
+    count, pictures, groups, _ = blocks.shape
+    channels = len(norm.weight)
+    scale = blocks.new_empty(pictures, channels)
+    shift = torch.empty_like(scale)
+    _combine_kernel[(pictures, groups)](
+        scale, shift, blocks.contiguous(), norm.weight, norm.bias, norm.weight if pending is None else pending,
+        count, channels, channels // groups, norm.eps,
+        PENDING=pending is not None, OF_GROUP=triton.next_power_of_2(channels // groups), num_warps=1,
     )  # fmt: skip
     return scale, shift
 
 
-def normalise(
-    out: Tensor, x: Tensor, moments: Moments, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool,
-    pending: Tensor | None,
-) -> None:  # fmt: skip
-    """out = silu(norm(x + pending)), the statistics given as moments of x."""
+def scale_shift(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, silu: bool) -> None:
+    """out = silu(x * scale + shift), frame by frame; scale, shift: [B * T, C] float32."""
     batch, frames, height, width, channels = x.shape
     require_packed_pixels(x)
     assert out.stride(4) == 1 and out.stride(2) == width * out.stride(3), "rows of pixels must follow one another"
-    scale, shift = coefficients(x, moments, weight, bias, groups, eps, pending)
     tile = _tile(channels)
     _apply_kernel[(triton.cdiv(height * width, tile["PIXELS"]), batch * frames)](
         out, x, scale, shift, frames, height * width, channels,

@@ -1,11 +1,25 @@
-"""Clips and pictures in and out: `find_media`, `open_media`, `output_path`, `open_writer`."""
+"""Clips and pictures in and out: `find_media`, `probe_all`, `open_media`, `output_path`, `open_writer`.
 
-from data.media.find import find_media, is_probably_media
-from data.media.info import Frame, MediaError, MediaInfo, MediaReader
-from data.media.names import output_path
-from data.media.reader import open_media
-from data.media.whole import MediaWriter
-from data.media.writer import open_writer
+The names are imported when they are first used: the process that probes files (`data.media.probe_worker`) must start
+without torch, which takes seconds to load.
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "Frame": "info",
+    "MediaError": "errors",
+    "MediaInfo": "info",
+    "MediaReader": "info",
+    "MediaWriter": "whole",
+    "Probe": "probe",
+    "find_media": "find",
+    "is_probably_media": "find",
+    "open_media": "reader",
+    "open_writer": "writer",
+    "output_path": "names",
+    "probe_all": "probe_process",
+}
 
 __all__ = [
     "Frame",
@@ -13,9 +27,17 @@ __all__ = [
     "MediaInfo",
     "MediaReader",
     "MediaWriter",
+    "Probe",
     "find_media",
     "is_probably_media",
     "open_media",
     "open_writer",
     "output_path",
+    "probe_all",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,39 +1,102 @@
-"""Which files of a folder are worth opening?"""
+"""Which files of a folder are worth opening, and what are the others?"""
 
 from os import PathLike
 from pathlib import Path
 
-from data.media.info import MediaError
+from data.media.errors import MediaError, printable
 
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .mov .m4v .mkv .webm .avi .wmv .asf .flv .ts .m2ts .mts .mpg .mpeg .vob .ogv .3gp .3g2 .mxf .dv .y4m".split()
+    ".mp4 .mov .qt .m4v .mkv .webm .avi .divx .wmv .asf .flv .f4v .ts .m2ts .mts .m2t .tod .trp .tp .mpg .mpeg .mpe "
+    ".m1v .m2v .mpv .m2p .mod .vob .ogv .ogm .3gp .3g2 .mxf .dv .y4m .rm .rmvb .nut .wtv .gxf .ivf .amv .mj2 .swf "
+    ".h264 .264 .avc .h265 .265 .hevc .vc1 .bik .smk .nsv .roq".split()
 )
 IMAGE_SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .webp .tif .tiff .bmp .gif .apng .avif .heic .heif .jp2 .ppm .pgm .pnm".split()
+    ".png .apng .jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .webp .tif .tiff .bmp .dib .gif .avif .avifs .heic .heif "
+    ".hif .jp2 .j2k .jpf .jpx .j2c .jpc .ppm .pgm .pnm".split()
 )
+
+# What lies beside clips and pictures, in words. Their first bytes can look like media (a DNG is a TIFF).
+OTHER_KINDS = {
+    "a subtitle file": ".srt .ass .ssa .vtt .sub .idx .sup .smi .ttml .lrc",
+    "a sound file": ".mp3 .m4a .m4b .aac .wav .flac .ogg .oga .opus .wma .mka .ac3 .eac3 .dts .aif .aiff .amr .caf",
+    "a camera RAW file": ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .x3f .raw .3fr .iiq",
+    "a text file": ".txt .md .log .csv .tsv .json .yaml .yml .xml .html .htm .nfo .ini .cfg .toml .rtf",
+    "a document": ".pdf .doc .docx .xls .xlsx .ppt .pptx .odt .ods .odp .epub",
+    "an archive": ".zip .7z .rar .tar .gz .xz .bz2 .zst .iso",
+    "a program or its source": ".py .sh .bat .exe .dll .so .js .ipynb",
+    "network weights": ".pth .pt .safetensors .ckpt .onnx",
+    "a drawing or project, which has to be exported first": ".svg .psd .xcf .ai .eps .blend .prproj .drp .kra .clip",
+    "a side file of a camera or program": ".xmp .thm .lrv .aae .db .part .crdownload .tmp .bup .ifo .url .lnk .torrent",
+}
+KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in OTHER_KINDS.items() for suffix in suffixes.split()}
+
+PICTURE_STARTS = (
+    b"\x89PNG\r\n",
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"P5",
+    b"P6",
+    b"\0\0\0\x0cjP  ",
+    b"\xff\x4f\xff\x51",
+)
+CLIP_STARTS = (
+    b"\x1aE\xdf\xa3",  # Matroska, WebM
+    b"FLV\x01",
+    b"\0\0\x01\xba",  # MPEG program stream
+    b"\0\0\x01\xb3",  # MPEG video
+    b"0&\xb2u\x8ef\xcf\x11",  # ASF
+    b"\x06\x0e+4\x02\x05\x01\x01",  # MXF
+    b"YUV4MPEG2",
+    b"DKIF",  # IVF
+    b".RMF",
+    b"nut/multimedia container",
+)
+SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
 
 
 def is_probably_media(path: str | PathLike) -> bool:
-    """Whether the name (the first bytes, without a suffix) is that of a video or a picture; opening tells for sure."""
-    path = Path(path)
+    """Whether a file is a video or a picture: by its suffix where that is one, else by its first bytes.
+
+    Opening tells for sure. A file that does not exist is judged by its name alone.
+    """
+    return why_not_media(Path(path)) is None
+
+
+def why_not_media(path: Path) -> str | None:
+    """What a file is, in words, if it is neither a video nor a picture; None if it is one."""
     suffix = path.suffix.lower()
-    if suffix:
-        return suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES
+    if suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES:
+        return None
+    if suffix in KIND_OF_SUFFIX:
+        return f"{KIND_OF_SUFFIX[suffix]}, not a video or a picture"
+    if not path.is_file():
+        return "not a video or a picture"
     with path.open("rb") as file:
-        head = file.read(16)
-    known = (
-        b"\x89PNG",
-        b"\xff\xd8\xff",
-        b"GIF8",
-        b"II*\0",
-        b"MM\0*",
-        b"RIFF",
-        b"\x1aE\xdf\xa3",
-        b"FLV\x01",
-        b"\0\0\x01\xba",
-        b"OggS",
-    )
-    return head.startswith(known) or head[4:8] == b"ftyp"
+        head = file.read(512)
+    if not head:
+        return "an empty file"
+    return None if starts_like_picture(head) or starts_like_clip(head) else "not a video or a picture"
+
+
+def starts_like_picture(head: bytes) -> bool:
+    """Whether the first 32 bytes or more are those of a picture format that is read."""
+    boxed = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    avif = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis")
+    return head.startswith(PICTURE_STARTS) or boxed or avif
+
+
+def starts_like_clip(head: bytes) -> bool:
+    """Whether the first 512 bytes are those of a container of clips."""
+    boxed = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") and head[8:12] not in SOUND_BRANDS
+    riff = head[:4] == b"RIFF" and head[8:11] == b"AVI"
+    ogg = head[:4] == b"OggS" and any(mark in head for mark in (b"theora", b"fishead", b"video", b"BBCD"))
+    packets = b"GGG" in (head[::188], head[4::192])  # MPEG-TS, M2TS: a sync byte before every packet
+    return head.startswith(CLIP_STARTS) or boxed or riff or ogg or packets
 
 
 def find_media(path: str | PathLike) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -46,31 +109,35 @@ def find_media(path: str | PathLike) -> tuple[list[Path], list[tuple[Path, str]]
     """
     path = Path(path)
     if not path.exists():
-        raise MediaError(f"{path}: there is no such file or folder")
+        raise MediaError(f"{printable(str(path))}: there is no such file or folder")
     if path.is_file():
         return [path], []
     media, skipped = [], []
-    for entry in sorted(path.iterdir()):
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        raise MediaError(f"{printable(str(path))}: the folder cannot be read ({error.strerror})") from error
+    for entry in entries:
         reason = _why_skipped(entry)
         if reason:
             skipped.append((entry, reason))
         else:
             media.append(entry)
     if not media:
-        held = "it is empty" if not skipped else f"{skipped[0][0].name}: {skipped[0][1]}"
+        held = "it is empty" if not skipped else f"{printable(skipped[0][0].name)}: {skipped[0][1]}"
         more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        raise MediaError(f"{path}: no video or picture in this folder ({held}{more})")
+        raise MediaError(f"{printable(str(path))}: no video or picture in this folder ({held}{more})")
     return media, skipped
 
 
 def _why_skipped(entry: Path) -> str | None:
     if entry.name.startswith("."):
         return "a hidden file"
-    if entry.is_dir():
-        return "a folder; folders inside a folder are not searched"
-    if not entry.is_file():
-        return "not a regular file"
     try:
-        return None if is_probably_media(entry) else "not a video or a picture"
+        if entry.is_dir():
+            return "a folder; folders inside a folder are not searched"
+        if not entry.is_file():
+            return "not a regular file" if entry.exists() else "a link to a file that does not exist"
+        return why_not_media(entry)
     except OSError as error:
         return f"cannot be read ({error.strerror})"

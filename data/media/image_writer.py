@@ -3,11 +3,12 @@
 from fractions import Fraction
 from pathlib import Path
 
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from common.logger import get_logger
+from data.image.transforms.na_resize import resize_8_bit
+from data.media.errors import shown
 from data.media.info import MediaInfo
 from data.media.names import WRITABLE_IMAGES
 from data.media.whole import MediaWriter
@@ -37,12 +38,12 @@ class ImageWriter(MediaWriter):
         self.format = WRITABLE_IMAGES[path.suffix.lower()]
         self.alpha = info.alpha
         if self.alpha is not None and self.format not in WITH_ALPHA:
-            logger.warning("%s: %s has no transparency; it is left out", path.name, self.format)
+            logger.warning("%s: %s has no transparency; it is left out", shown(path), self.format)
             self.alpha = None
 
     def _write_one(self, picture: Tensor, time: Fraction) -> None:
         if self.frames:
-            raise ValueError(f"{self.path.name}: a picture holds one frame; write clips to .mp4")
+            raise ValueError(f"{shown(self.path)}: a picture holds one frame; write clips to .mp4")
         image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
         if self.alpha is not None:
             alpha = resize_alpha(self.alpha, tuple(picture.shape[-2:]))
@@ -58,5 +59,4 @@ class ImageWriter(MediaWriter):
 
 def resize_alpha(alpha: Tensor, size: tuple[int, int]) -> Tensor:
     """u8 [1, H, W] -> u8 [1, h, w] with the filter that resizes the picture; size is (height, width)."""
-    resized = F.interpolate(alpha[None].float(), size=size, mode="bicubic", antialias=True, align_corners=False)
-    return resized[0].round().clamp(0, 255).to(alpha.dtype)
+    return resize_8_bit(alpha, size, divisor=1).round().clamp(0, 255).to(alpha.dtype)

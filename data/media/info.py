@@ -1,20 +1,24 @@
 """What is known about a file before its frames are read, and what one frame is."""
 
+from __future__ import annotations
+
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from torch import Tensor
+from data.media.errors import MediaError, decoding
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Frame", "Kind", "MediaError", "MediaInfo", "MediaReader"]
 
 Kind = Literal["video", "image", "animation"]
-
-
-class MediaError(ValueError):
-    """A file that cannot be read or written; the message is a sentence that starts with the file's name."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,14 @@ class MediaInfo:
         frame_rate: frames per second, exact; the average where the rate varies; None for pictures.
         variable_frame_rate: the container suggests that frames are not evenly spaced. A hint: trust the times of the
             frames.
-        has_audio: at least one audio stream.
+        has_audio: at least one audio stream that can be read.
         sample_aspect_ratio: width : height of one displayed pixel.
         alpha: transparency of a picture, u8 [1, H, W], 255 opaque; None when it has none.
         duration: seconds from time zero to the end of the last frame, as the container says; None when it does not.
         frame_count_hint: the container's word, often wrong; good for progress bars only.
         time_base: seconds per tick of the container's clock.
         time_origin: container time, in seconds, that frames and audio call zero.
-        audio_codecs: codec names of the audio streams, in order.
+        audio_codecs: codec names of the audio streams that can be read, in order.
     """
 
     path: Path
@@ -72,15 +76,34 @@ class MediaReader(ABC):
 
     Attributes:
         info: facts of the file.
+        notes: sentences about what was chosen or left out; `open_media` tells them once.
         damage: after an iteration, a sentence about frames lost to damaged data; None when nothing was lost.
     """
 
     info: MediaInfo
+    notes: tuple[str, ...] = ()
     damage: str | None = None
 
-    @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
-        """Decode lazily; raises MediaError where the rest of the file cannot be decoded."""
+        """Decode lazily; raises MediaError, whatever a decoder raises, where the rest cannot be decoded."""
+        frames = self._frames()
+        try:
+            while True:
+                with decoding(self.info.path):
+                    frame = next(frames, None)
+                if frame is None:
+                    return
+                yield frame
+        finally:
+            frames.close()
+
+    @abstractmethod
+    def _frames(self) -> Generator[Frame]:
+        """The frames, by a decoder that may raise anything."""
+
+    def again(self) -> Self:
+        """Another reader of the same file: its iterations do not disturb this one's, and no note is told twice."""
+        return copy.copy(self)
 
     def close(self) -> None:  # noqa: B027 (a reader without open files has nothing to do)
         """Let go of open files; a running iteration ends."""

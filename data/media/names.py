@@ -1,15 +1,20 @@
 """What is the result called, and in which container does it go?"""
 
+import io
 from os import PathLike
 from pathlib import Path
+from typing import Protocol
 
-from data.media.info import MediaInfo
+import av
+
+from data.media.find import is_probably_media
 
 WRITABLE_IMAGES = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
     ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
@@ -22,30 +27,51 @@ MP4_AUDIO = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "opus", "alac", "flac
 MOV_AUDIO = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "alac", "amr_nb", "amr_wb"})
 
 
+class Described(Protocol):
+    """What a name depends on: `MediaInfo` and `Probe` have it."""
+
+    kind: str
+    audio_codecs: tuple[str, ...]
+
+
 def carries(suffix: str, codec: str) -> bool:
     """Whether a container takes this audio codec without re-encoding, in a way that players understand."""
     if suffix == ".mp4":
         return codec in MP4_AUDIO
-    if suffix == ".mov":
-        return codec in MOV_AUDIO or codec.startswith("pcm_")
-    return codec not in ("amr_nb", "amr_wb")
+    if suffix == ".mov" and codec not in MOV_AUDIO and not codec.startswith("pcm_"):
+        return False
+    return muxer_takes(suffix, codec)
 
 
-def video_suffix(info: MediaInfo) -> str:
-    """The first of .mp4, .mov and .mkv that takes every audio stream without re-encoding."""
+def muxer_takes(suffix: str, codec: str) -> bool:
+    """Whether FFmpeg's muxer of this suffix has a place for the codec at all."""
+    with av.open(io.BytesIO(), "w", format=WRITABLE_VIDEOS[suffix]) as scratch:
+        try:
+            scratch.add_mux_stream(codec)
+        except (ValueError, av.FFmpegError):
+            return False
+    return True
+
+
+def video_suffix(info: Described) -> str:
+    """The first of .mp4, .mov and .mkv that takes every audio stream without re-encoding.
+
+    A codec that none of them takes (WMA, ADPCM, ...) becomes AAC in any of them, so it has no say.
+    """
+    wanted = [codec for codec in info.audio_codecs if any(carries(suffix, codec) for suffix in WRITABLE_VIDEOS)]
     for suffix in (".mp4", ".mov"):
-        if all(carries(suffix, codec) for codec in info.audio_codecs):
+        if all(carries(suffix, codec) for codec in wanted):
             return suffix
     return ".mkv"
 
 
-def output_path(input_path: str | PathLike, output_dir: str | PathLike, info: MediaInfo) -> Path:
+def output_path(input_path: str | PathLike, output_dir: str | PathLike, info: Described) -> Path:
     """Where the result of a file goes: the same stem, the suffix by what it is.
 
     Pictures keep their suffix where the format can be written and become PNG elsewhere. Videos and animations become
-    MP4, or MOV or Matroska when only those take the audio as it is. When files of the same stem lie beside the input
+    MP4, or MOV or Matroska when only those take the audio as it is. When media of the same stem lie beside the input
     (`a.mov`, `a.mp4`), the one whose suffix changes carries its old suffix in its name (`a_mov.mp4`), so that no
-    result overwrites another.
+    result overwrites another. Other files (subtitles, texts) have no result and take no name.
     """
     source = Path(input_path)
     suffix = source.suffix
@@ -54,9 +80,19 @@ def output_path(input_path: str | PathLike, output_dir: str | PathLike, info: Me
     elif suffix.lower() != video_suffix(info):
         suffix = video_suffix(info)
     name = source.stem + suffix
-    others = {entry.name for entry in source.parent.iterdir()} - {source.name} if source.parent.is_dir() else set()
-    if suffix != source.suffix and any(Path(other).stem == source.stem for other in others):
-        name = f"{source.stem}_{source.suffix[1:]}{suffix}"
-        while name in others:
-            name = f"{Path(name).stem}_{suffix}"
+    if suffix != source.suffix:
+        beside = list(source.parent.iterdir()) if source.parent.is_dir() else []
+        if any(entry.stem == source.stem and _competes(entry, source) for entry in beside):
+            name = f"{source.stem}_{source.suffix[1:]}{suffix}"
+            entries = {entry.name: entry for entry in beside}
+            while name in entries and _competes(entries[name], source):
+                name = f"{Path(name).stem}_{suffix}"
     return Path(output_dir) / name
+
+
+def _competes(entry: Path, source: Path) -> bool:
+    """Whether another entry of the folder is media, and so has a result of its own."""
+    try:
+        return entry.name != source.name and is_probably_media(entry)
+    except OSError:
+        return False

@@ -1,10 +1,15 @@
 """Which way is up? The display matrix that phones write beside the frames, as a transpose and two mirrors."""
 
+from __future__ import annotations
+
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import av
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 QUARTER_TURNS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))  # counter-clockwise
 

@@ -54,7 +54,7 @@ class SideBySide:
 
     Args:
         path: of the comparison, see `open_writer`.
-        info: the input; its sound goes along, its transparency does not.
+        info: the input; its sound goes along, its transparency does not. The writer of the result tells about both.
         size: (height, width) of the finished frames; the comparison is twice as wide.
         crf: H.264 quality.
         frame_rate: see `open_writer`.
@@ -70,7 +70,7 @@ class SideBySide:
         frame_rate: Fraction | None = None,
     ) -> None:
         wide = (size[0], 2 * size[1])
-        self.writer = open_writer(path, replace(info, alpha=None), wide, crf=crf, frame_rate=frame_rate)
+        self.writer = open_writer(path, replace(info, alpha=None), wide, crf=crf, frame_rate=frame_rate, quiet=True)
         self.path = self.writer.path
 
     def write(self, before: Tensor, after: Tensor, times: Sequence[Fraction]) -> None:

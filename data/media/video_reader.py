@@ -1,35 +1,31 @@
 """What does a video file show, frame by frame, and when?
 
-Damage: a packet that the decoder refuses is skipped, counted and reported (`MediaReader.damage`), and the frames
-around it keep their times; when nothing decodes after it, the rest of the file is gone and the iteration ends in a
-MediaError that counts what was read.
+Damage: a packet that the decoder refuses is skipped, and the frames around it keep their times; a frame that the
+decoder patches up is shown. Both are counted and reported (`MediaReader.damage`). When nothing decodes after the
+damage, or the file was cut, the rest is gone and the iteration ends in a MediaError that counts what was read.
 """
 
-import itertools
-import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import av
 
 from common.logger import get_logger
 from data.media.clock import Clock, nominal_rate
 from data.media.colour import HDR_CURVES, to_rgb
+from data.media.completeness import index_reaches_past_the_end, shortfall
 from data.media.deinterlace import Deinterlacer
-from data.media.info import Frame, MediaError, MediaInfo, MediaReader
+from data.media.errors import decoding, shown
+from data.media.info import Frame, MediaError, MediaReader
 from data.media.orientation import orientation_of
+from data.media.video_file import choose_tracks, describe, first_frame, frame_count_hint, open_container
 
 logger = get_logger(__name__)
 
 Deinterlace = Literal["auto", "always", "never"]
-
-# FFmpeg would also open text (as terminal art), playlists that point elsewhere, and pictures; none of them is a clip.
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpegts,mpegtsraw,mpeg,mpegvideo,m4v,ogg,mxf,dv,rm,nut,wtv,gxf,ivf,"
-    "h264,hevc,vc1,yuv4mpegpipe,swf,nsv,bink,smk,amv,mtv,roq,film_cpk,4xm,xmv"
-)
 
 
 class VideoReader(MediaReader):
@@ -44,29 +40,32 @@ class VideoReader(MediaReader):
         self.path = path
         self.deinterlace = deinterlace
         self._running: list[av.container.InputContainer] = []
-        with open_container(path) as container:
-            stream = _video_stream(container, path)
-            first = next(self._decode(container, stream), None)
-            if first is None:
-                raise MediaError(f"{path.name}: the video stream holds no frame that can be decoded")
+        with open_container(path) as container, decoding(path):
+            tracks = choose_tracks(container, path)
+            first = first_frame(container, tracks.video, path)
             self._orientation = orientation_of(first)
             self._coded_size = (first.width, first.height)
-            self.info = _describe(path, container, stream, first, self._orientation.transpose)
-        if first.color_trc in HDR_CURVES:
-            logger.warning("%s: HDR picture; its values are used as they are, without tone mapping", path.name)
+            self.info = describe(path, container, tracks, first, self._orientation.transpose)
+            hdr = f"{shown(path)}: HDR picture; its values are used as they are, without tone mapping"
+            self.notes = tracks.notes + (hdr,) * (first.color_trc in HDR_CURVES)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def _frames(self) -> Generator[Frame]:
         container = open_container(self.path)
         self._running.append(container)
         self.damage = None
         try:
-            stream = _video_stream(container, self.path)
+            stream = choose_tracks(container, self.path).video
             for frame, time in self._progressive(container, stream):
                 pixels = to_rgb(frame, *self._coded_size)  # 3 H W
                 yield Frame(self._orientation.apply(pixels), time)
         finally:
             self._running.remove(container)
             container.close()
+
+    def again(self) -> Self:
+        other = super().again()
+        other._running, other.damage = [], None
+        return other
 
     def close(self) -> None:
         for container in self._running:
@@ -86,115 +85,73 @@ class VideoReader(MediaReader):
 
     def _decode(self, container, stream) -> Iterator[av.VideoFrame]:
         """Every frame that decodes, in display order; MediaError where the file goes on but cannot be decoded."""
-        packets = container.demux(stream)
-        decoded, damaged, whole_since = 0, 0, True
+        packets, seen = container.demux(stream), _Tally()
         while True:
             try:
                 packet = next(packets, None)
                 if packet is None:
                     break
                 frames = packet.decode()
-                whole_since = whole_since or packet.size > 0
+                seen.decodes = seen.decodes or packet.size > 0
             except av.FFmpegError as error:
-                damaged, whole_since = damaged + 1, False
-                logger.debug("%s: damaged data after frame %d (%s)", self.path.name, decoded, error)
+                seen.refused, seen.decodes = seen.refused + 1, False
+                logger.debug("%s: damaged data after frame %d (%s)", shown(self.path), seen.frames, error)
                 continue  # the demuxer moves on, or says that this is the end
-            decoded += len(frames)
-            yield from frames
-        if not whole_since or _reaches_past_the_end(stream, self.path):
-            promised = _frame_count_hint(container, stream)
-            raise MediaError(
-                f"{self.path.name}: only {decoded} of {promised or 'an unknown number of'} frames could be decoded, "
-                "the rest of the file is damaged or missing; get a complete copy, or cut the clip to its readable part"
-            )
-        if damaged:
-            self.damage = f"{self.path.name}: damaged data was skipped in {damaged} places, {decoded} frames were read"
-            logger.warning(self.damage)
+            for frame in frames:
+                seen.add(frame, stream)
+                yield frame
+        self.damage = self._judge(container, stream, seen)
+
+    def _judge(self, container, stream, seen: "_Tally") -> str | None:
+        """What was lost, as a sentence; MediaError where the file was cut and frames are missing."""
+        if not seen.decodes or index_reaches_past_the_end(stream, self.path):
+            promised = frame_count_hint(container, stream)
+            raise self._cut(seen.frames, f"{promised or 'an unknown number of'} frames")
+        step = seen.step(stream)
+        end = step * seen.frames if seen.last is None else seen.last + step
+        missing = shortfall(self.path, container, stream, seen.frames, end, step)
+        if missing and missing.cut and missing.frames_missing:
+            raise self._cut(seen.frames, missing.promised)
+        lost = []
+        if seen.refused:
+            lost.append(f"damaged data was skipped in {seen.refused} {'place' if seen.refused == 1 else 'places'}")
+        if seen.concealed:
+            lost.append(f"{seen.concealed} damaged {'frame was' if seen.concealed == 1 else 'frames were'} patched up")
+        if missing and missing.frames_missing:
+            lost.append(f"the header promises {missing.promised}")
+        elif missing:
+            lost.append(f"the file ends at {self.path.stat().st_size} of {missing.promised}, behind its last frame")
+        return f"{shown(self.path)}: {', '.join(lost)}; {seen.frames} frames were read" if lost else None
+
+    def _cut(self, frames: int, promised: str) -> MediaError:
+        return MediaError(
+            f"{shown(self.path)}: only {frames} of {promised} could be decoded, the rest of the file is damaged or "
+            "missing; get a complete copy, or cut the clip to its readable part"
+        )
 
 
-def open_container(path: Path) -> av.container.InputContainer:
-    """Open a local clip; MediaError with a reason when it is none."""
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-    try:
-        # An absolute path: FFmpeg takes "a:b.mp4" for the protocol a.
-        return av.open(str(path.absolute()), container_options=options, metadata_errors="replace")
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise MediaError(f"{path.name}: {_why_unreadable(path)}") from error
+@dataclass
+class _Tally:
+    """What one pass over a clip met."""
 
+    frames: int = 0  # decoded
+    refused: int = 0  # packets that the decoder refused
+    concealed: int = 0  # frames that it patched up
+    decodes: bool = True  # since the last refused packet
+    first: Fraction | None = None  # seconds from the container's start
+    last: Fraction | None = None
 
-def _why_unreadable(path: Path) -> str:
-    """A guess at what is wrong with a file that no demuxer accepts."""
-    if path.stat().st_size == 0:
-        return "the file is empty"
-    with path.open("rb") as file:
-        if file.read(12)[4:8] not in (b"ftyp", b"mdat", b"free", b"wide"):
-            return "not a video or picture that can be read, or its header is damaged"
-        position, boxes = 0, []
-        while position < path.stat().st_size:  # walk the top-level boxes of an MP4 or MOV: size, type
-            file.seek(position)
-            header = file.read(16)
-            if len(header) < 8:
-                break
-            size, kind = struct.unpack(">I4s", header[:8])
-            if size == 1 and len(header) == 16:
-                size = struct.unpack(">Q", header[8:])[0]
-            boxes.append(kind)
-            if size < 8:
-                break
-            position += size
-    if b"moov" in boxes:
-        return "an MP4 or MOV whose index (moov) is damaged"
-    return "the index of the MP4 (moov) is missing: the recording or the download was cut off; get a complete copy"
+    def add(self, frame: av.VideoFrame, stream: av.VideoStream) -> None:
+        self.frames += 1
+        self.concealed += frame.is_corrupt
+        if frame.pts is not None:
+            time = frame.pts * stream.time_base - Fraction(stream.container.start_time or 0, av.time_base)
+            self.first = time if self.first is None else min(self.first, time)
+            self.last = time if self.last is None else max(self.last, time)
 
-
-def _video_stream(container, path: Path) -> av.VideoStream:
-    """The first moving stream; cover pictures of songs do not count."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    held = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-    raise MediaError(f"{path.name}: there is no video stream in this file (it holds {held})")
-
-
-def _describe(path: Path, container, stream, first: av.VideoFrame, transposed: bool) -> MediaInfo:
-    rate, varies = nominal_rate(stream)
-    starts = [s.start_time * s.time_base for s in (stream, *container.streams.audio) if s.start_time is not None]
-    origin = min(starts, default=Fraction(0))
-    if stream.duration:
-        duration = ((stream.start_time or 0) + stream.duration) * stream.time_base - origin
-    else:
-        duration = Fraction(container.duration, av.time_base) if container.duration else None
-    width, height, aspect = first.width, first.height, stream.sample_aspect_ratio or Fraction(1)
-    if transposed:
-        width, height, aspect = height, width, 1 / aspect
-    return MediaInfo(
-        path=path,
-        kind="video",
-        width=width,
-        height=height,
-        frame_rate=rate,
-        variable_frame_rate=varies,
-        has_audio=bool(container.streams.audio),
-        sample_aspect_ratio=aspect,
-        duration=duration,
-        frame_count_hint=_frame_count_hint(container, stream),
-        time_base=stream.time_base,
-        time_origin=origin,
-        audio_codecs=tuple(s.codec_context.codec.canonical_name for s in container.streams.audio),
-    )
-
-
-def _frame_count_hint(container, stream) -> int | None:
-    if stream.frames:
-        return stream.frames
-    seconds = stream.duration * stream.time_base if stream.duration else None
-    if seconds is None and container.duration:
-        seconds = Fraction(container.duration, av.time_base)
-    return round(seconds * nominal_rate(stream)[0]) if seconds else None
-
-
-def _reaches_past_the_end(stream, path: Path) -> bool:
-    """Whether the index lists packets behind the end of the file: a download cut exactly between two packets."""
-    size = path.stat().st_size
-    entries = stream.index_entries
-    return any(entry.pos + entry.size > size for entry in itertools.islice(entries, max(len(entries) - 1000, 0), None))
+    def step(self, stream: av.VideoStream) -> Fraction:
+        """Seconds from frame to frame: the nominal ones, or the mean where that is more (a header can exaggerate)."""
+        nominal = 1 / nominal_rate(stream)[0]
+        if self.frames < 2 or self.first is None:
+            return nominal
+        return max(nominal, (self.last - self.first) / (self.frames - 1))

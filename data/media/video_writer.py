@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from common.logger import get_logger
-from data.media.audio import AudioCopier
 from data.media.clock import USUAL_RATE
 from data.media.colour import from_rgb, tag_bt709
+from data.media.errors import shown
 from data.media.info import MediaInfo
+from data.media.muxer import muxer_options
 from data.media.names import WRITABLE_VIDEOS
+from data.media.sound_mux import complete_with_sound
+from data.media.sound_plan import SoundTrack, told_plan
 from data.media.whole import MediaWriter
 
 logger = get_logger(__name__)
@@ -22,34 +25,58 @@ FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
 
 
 class VideoWriter(MediaWriter):
-    """Encodes frames as they come; see `open_writer` for the arguments."""
+    """Encodes frames as they come; see `open_writer` for the arguments.
+
+    The picture is written by itself, and the sound is added when the last frame is: whatever is wrong with the sound,
+    the picture is complete by then. Which tracks go over is decided here, before the first frame.
+    """
 
     def __init__(
-        self, path: Path, info: MediaInfo, size: tuple[int, int], *, crf: float, frame_rate: Fraction | None
+        self,
+        path: Path,
+        info: MediaInfo,
+        size: tuple[int, int],
+        *,
+        crf: float,
+        frame_rate: Fraction | None,
+        quiet: bool = False,
     ) -> None:
         super().__init__(path)
         self.info = info
         self.size = size
-        if size[0] % 2 or size[1] % 2:
-            logger.info("%s: %dx%d made even by repeating the last row or column", path.name, size[1], size[0])
+        self.quiet = quiet
+        if (size[0] % 2 or size[1] % 2) and not quiet:
+            logger.info("%s: %dx%d made even by repeating the last row or column", shown(path), size[1], size[0])
         self.retimed = Fraction(frame_rate) if frame_rate else None
         self.rate = self.retimed or info.frame_rate or USUAL_RATE
         self.ticks = ticks_per_second(self.rate, None if self.retimed else info)
         self.steps: dict[int, int] = {}  # pts -> duration, of frames inside the encoder
         self.pending: tuple[Tensor, int] | None = None  # one frame waits until the next one says how long it lasts
-        self.audio: AudioCopier | None = None
-        form = WRITABLE_VIDEOS[path.suffix.lower()]
-        clocks = {"video_track_timescale": str(self.ticks), "movie_timescale": str(self.ticks)}
-        options = {} if form == "matroska" else {"movflags": "+faststart", **clocks}
+        self.sound = self._choose_sound()
+        # MP4 keeps exact times, so the picture waits for its sound in one, whatever the result will be.
+        form = "mp4" if self.sound else WRITABLE_VIDEOS[path.suffix.lower()]
+        options = muxer_options(form, self.ticks, complete=not self.sound)
         self.container = av.open(str(self.temporary.absolute()), "w", format=form, options=options)
         try:
-            self._add_streams(crf)
+            self._add_stream(crf)
         except BaseException:
             self._release()
             self.temporary.unlink(missing_ok=True)
             raise
 
-    def _add_streams(self, crf: float) -> None:
+    def _choose_sound(self) -> tuple[SoundTrack, ...]:
+        if not self.info.has_audio:
+            return ()
+        if self.retimed not in (None, self.info.frame_rate):
+            if not self.quiet:
+                rate = float(self.rate)
+                logger.warning(
+                    "%s: the sound is left out, %s frames per second change the duration", shown(self.path), rate
+                )
+            return ()
+        return told_plan(self.info, self.path.suffix.lower(), self.quiet)
+
+    def _add_stream(self, crf: float) -> None:
         height, width = self.size
         # The macroblock tree reads memory that nobody wrote: the same frames would give files that differ.
         options = {"crf": str(float(crf)), "preset": "medium", "x264-params": "mbtree=0"}
@@ -63,12 +90,6 @@ class VideoWriter(MediaWriter):
         encoder.time_base = self.stream.time_base = Fraction(1, self.ticks)
         encoder.sample_aspect_ratio = self.info.sample_aspect_ratio
         tag_bt709(encoder)
-        if self.info.has_audio and self.retimed not in (None, self.info.frame_rate):
-            logger.warning(
-                "%s: the sound is left out, %s frames per second change the duration", self.path.name, float(self.rate)
-            )
-        elif self.info.has_audio:
-            self.audio = AudioCopier(self.info, self.container, self.path.suffix.lower())
 
     def _write_one(self, picture: Tensor, time: Fraction) -> None:
         if tuple(picture.shape[-2:]) != tuple(self.size):
@@ -78,12 +99,10 @@ class VideoWriter(MediaWriter):
             waiting, start = self.pending
             if pts <= start:
                 raise ValueError(
-                    f"{self.path.name}: frame {self.frames} at {float(time):.6f} s is not behind the last one"
+                    f"{shown(self.path)}: frame {self.frames} at {float(time):.6f} s is not behind the last one"
                 )
             self._encode(waiting, start, pts - start)
         self.pending = (even_sides(picture), pts)
-        if self.audio:
-            self.audio.copy_until(Fraction(pts, self.ticks))
 
     def _encode(self, picture: Tensor, pts: int, duration: int) -> None:
         frame = from_rgb(picture)
@@ -100,9 +119,9 @@ class VideoWriter(MediaWriter):
         picture, pts = self.pending
         self._encode(picture, pts, self._last_duration(pts))
         self._mux(self.stream.encode(None))
-        if self.audio:
-            self.audio.finish()
         self.container.close()
+        if self.sound:
+            complete_with_sound(self.temporary, self.path, self.info, self.sound, self.ticks, self.quiet)
 
     def _last_duration(self, pts: int) -> int:
         """Ticks of the last frame: one step of a constant rate, else up to the end of the input if that is near."""
@@ -117,9 +136,7 @@ class VideoWriter(MediaWriter):
         try:
             self.container.close()
         except (av.FFmpegError, ValueError) as error:
-            logger.debug("%s: closing after an error: %s", self.path.name, error)
-        if self.audio:
-            self.audio.close()
+            logger.debug("%s: closing after an error: %s", shown(self.path), error)
 
 
 def ticks_per_second(rate: Fraction, source: MediaInfo | None) -> int:

@@ -4,8 +4,9 @@ from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 
+from data.media.errors import MediaError, printable, shown
 from data.media.image_writer import ImageWriter
-from data.media.info import MediaError, MediaInfo
+from data.media.info import MediaInfo
 from data.media.names import WRITABLE_IMAGES, WRITABLE_VIDEOS
 from data.media.video_writer import VideoWriter
 from data.media.whole import MediaWriter
@@ -21,6 +22,7 @@ def open_writer(
     crf: float = VISUALLY_LOSSLESS_CRF,
     frame_rate: Fraction | None = None,
     overwrite: bool = True,
+    quiet: bool = False,
 ) -> MediaWriter:
     """A writer for the result of one input; the format follows the suffix of `path`.
 
@@ -32,6 +34,7 @@ def open_writer(
         crf: H.264 quality, 0 (lossless) to 51; 16 cannot be told from the source by eye.
         frame_rate: play the same frames at this constant rate; the sound is left out when that changes the duration.
         overwrite: replace an existing file; otherwise it is an error.
+        quiet: tell nothing of what is left out or changed, where a writer of the same input has told it already.
 
     Raises:
         MediaError: the suffix names no format, the file exists, or the target is the input itself.
@@ -40,13 +43,13 @@ def open_writer(
     if not 0 <= crf <= 51:
         raise ValueError(f"crf goes from 0 (lossless) to 51 (coarse), got {crf}")
     if path.exists() and not overwrite:
-        raise MediaError(f"{path}: exists already; delete it or allow overwriting")
+        raise MediaError(f"{printable(str(path))}: exists already; delete it or allow overwriting")
     if path.exists() and info.path.exists() and path.samefile(info.path):
-        raise MediaError(f"{path}: is the input itself; choose another output folder")
+        raise MediaError(f"{printable(str(path))}: is the input itself; choose another output folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() in WRITABLE_VIDEOS:
-        return VideoWriter(path, info, size, crf=crf, frame_rate=frame_rate)
+        return VideoWriter(path, info, size, crf=crf, frame_rate=frame_rate, quiet=quiet)
     if path.suffix.lower() in WRITABLE_IMAGES:
         return ImageWriter(path, info)
     known = ", ".join([*WRITABLE_VIDEOS, *WRITABLE_IMAGES])
-    raise MediaError(f"{path.name}: cannot write {path.suffix or 'a file without a suffix'}; use one of {known}")
+    raise MediaError(f"{shown(path)}: cannot write {path.suffix or 'a file without a suffix'}; use one of {known}")

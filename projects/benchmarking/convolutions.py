@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
+from common.kernels.minimal_filter import GIVEN, TAKEN, filter_dtype
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.kernels.minimal_filter import GIVEN, TAKEN, filter_dtype
 from projects.benchmarking.timing import timed
 
 LAST_2D, LAST_3D = torch.channels_last, torch.channels_last_3d

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from unittest import mock
 
 import torch
+from common.kernels.minimal_filter import CARRIED, GIVEN, TAKEN, filter_dtype, filter_input, filter_output, new_moments
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.kernels import frame_norm, minimal_filter
-from common.kernels.minimal_filter import CARRIED, GIVEN, TAKEN, filter_dtype, filter_input, filter_output, new_moments
 from projects.benchmarking.timing import median_seconds
 
 

@@ -13,13 +13,15 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import TIMEOUT_S, Process, process_group
 from common.logger import get_logger, set_up_logging
 from data.media import MediaError, find_media, open_media, output_path
-from projects.video_diffusion_sr.build import DTYPES, ROOT, Request, build
+from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.color_fix import KINDS
-from projects.video_diffusion_sr.memory_budget import Clip, read_budget, unbounded
-from projects.video_diffusion_sr.memory_plan import MemoryPlan
+from projects.video_diffusion_sr.memory.budget import Clip, clip_of, read_budget
+from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
 from projects.video_diffusion_sr.output_size import add_size_flags, size_from_flags
 from projects.video_diffusion_sr.presets import Preset
-from projects.video_diffusion_sr.restore import Finish, InputError, Restorer, restore_clip
+from projects.video_diffusion_sr.request import DTYPES, ROOT, Finish, Request
+from projects.video_diffusion_sr.restore import InputError, Restorer, restore_clip
+from projects.video_diffusion_sr.settings import RunSettings, resolve
 
 logger = get_logger(__name__)
 
@@ -150,16 +152,17 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
         parallel = Parallel(process, args.sp_size)
         args.output_dir.mkdir(parents=True, exist_ok=True)
         todo, failed = choose_files(files, args, process)
-        ways, refused = plan_files(preset, request, parallel, todo)
-        failed, todo = failed + refused, list(ways)
+        settings = resolve(preset, request, process.device)
+        plans, refused = plan_files(settings, parallel, todo)
+        failed, todo = failed + refused, list(plans)
         if todo:
-            restorer = build(preset, request, parallel, list(ways.values()))
+            restorer = load(settings, parallel, list(plans.values()))
             sizes = {path: path.stat().st_size for path in todo}
             journal = args.output_dir if process.world > 1 else None  # a lone process has nobody to be restarted by
             handed_out = parallel.files(todo, cost=sizes.__getitem__, journal=journal)
             for path in handed_out:
                 prefix = f"[{todo.index(path) + 1}/{len(todo)}] "
-                failed += not restore_one(path, args.output_dir, restorer, prefix, ways[path])
+                failed += not restore_one(path, args.output_dir, restorer, prefix, plans[path])
     if failed:
         logger.error("%d of %d files failed; see above", failed, len(files))
     return SOME_FAILED if failed else SUCCESS
@@ -207,20 +210,21 @@ def read_request(args: argparse.Namespace) -> Request:
 
 
 def plan_files(
-    preset: Preset, request: Request, parallel: Parallel, clips: Mapping[Path, Clip]
+    settings: RunSettings, parallel: Parallel, clips: Mapping[Path, Clip]
 ) -> tuple[dict[Path, MemoryPlan], int]:
     """(how each file is run, how many do not fit), before weights are loaded."""
-    budget = read_budget(preset, request, parallel) if clips else None
+    budget = read_budget(settings, parallel) if clips else None
     if budget is None:
-        return dict.fromkeys(clips, unbounded(request)), 0
-    ways, refused = budget.plan_all(clips)
+        sizes = {path: settings.geometry.network_size(clip.height, clip.width) for path, clip in clips.items()}
+        return {path: unplanned(settings, *sizes[path], clip.still) for path, clip in clips.items()}, 0
+    plans, refused = budget.plan_all(clips)
     for sentence in refused.values():
         _say(parallel.process, logging.ERROR, sentence)
-    for way in dict.fromkeys(ways.values()):
-        names = [path.name for path in ways if ways[path] == way]
-        line = f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {way.describe()}"
-        _say(parallel.process, logging.INFO if budget.firm or way.cuts else logging.DEBUG, line)
-    return ways, len(refused)
+    for plan in dict.fromkeys(plans.values()):
+        names = [path.name for path in plans if plans[path] == plan]
+        line = f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {plan.describe()}"
+        _say(parallel.process, logging.INFO if budget.firm or plan.saves_memory else logging.DEBUG, line)
+    return plans, len(refused)
 
 
 def choose_files(files: Sequence[Path], args: argparse.Namespace, process: Process) -> tuple[dict[Path, Clip], int]:
@@ -233,7 +237,7 @@ def choose_files(files: Sequence[Path], args: argparse.Namespace, process: Proce
         try:
             with open_media(path) as reader:
                 output = output_path(path, args.output_dir, reader.info)
-                clip = Clip(reader.info.height, reader.info.width, reader.info.frame_count_hint)
+                clip = clip_of(reader.info)
         except MediaError as error:
             refusal = str(error)
         else:
@@ -264,7 +268,7 @@ def refuse_output(path: Path, output: Path, args: argparse.Namespace, attempt: i
 
 
 def restore_one(
-    path: Path, output_dir: Path, restorer: Restorer, prefix: str = "", way: MemoryPlan | None = None
+    path: Path, output_dir: Path, restorer: Restorer, prefix: str = "", plan: MemoryPlan | None = None
 ) -> bool:
     """Restore one file and say so in a line; False, and a line with the reason, when it cannot be done.
 
@@ -273,7 +277,7 @@ def restore_one(
     """
     alone = restorer.parallel.size == 1
     try:
-        report = restore_clip(path, output_dir, restorer, show_progress=sys.stderr.isatty(), way=way)
+        report = restore_clip(path, output_dir, restorer, show_progress=sys.stderr.isatty(), plan=plan)
     except InputError as error:
         _say(restorer.parallel, logging.ERROR, f"{prefix}{error}")
         return False

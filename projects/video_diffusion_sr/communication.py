@@ -1,7 +1,7 @@
 """How many bytes the ranks of a group send each other for one clip, counted from the plans that a run follows.
 
 Nothing is computed and no other rank is needed: the transformer's part comes from the placement of tokens, the VAE's
-from running its networks on tensors without values.
+from the shapes of its convolutions.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from common.config import create_object
-from common.distributed.turns import slice_frames
 from models.nadit.config import NaDiTConfig
 from models.nadit.exchange import Alone, Exchange
 from models.nadit.layout import ClipLayout, build_layout
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
-from models.video_vae_v3.modules.blocks import Upsample
+from models.video_vae_v3.modules.causal_conv import CausalConv3d
 
 NUMBER_BYTES, FLOAT_BYTES = 2, 4  # activations in 16 bits; sums of text and latents in float32
 TEXT_TOKENS = 58
@@ -31,8 +30,9 @@ class Volume:
 
     tokens: of the transformer, where the windows change. tokens_moved: the share of all tokens that change owner there.
     text, result: sums of text means; the transformer's output for everybody.
-    encode, decode: the VAE's carried frames. sequence_to_heads: what an all-to-all from tokens to heads and back would
-    send in place of `tokens` and `text`, where the heads can be divided.
+    encode, decode: rows, keys and values of the VAE; sums of norms are too small to count.
+    sequence_to_heads: what an all-to-all from tokens to heads and back would send in place of
+    `tokens` and `text`, where the heads can be divided.
     """
 
     tokens: int
@@ -63,7 +63,6 @@ def communication_volume(
     size: tuple[int, int],
     sp_size: int,
     *,
-    split_size: int = 8,
     latent_factors: tuple[int, int] = (4, 8),
 ) -> Volume:
     """What one clip costs on `sp_size` ranks.
@@ -71,7 +70,6 @@ def communication_volume(
     Args:
         vae: on the meta device (it is only asked for shapes); None leaves the VAE out.
         frames: 4n + 1. size: height and width in pixels, multiples of 16.
-        split_size: frames of a slice in the VAE.
         latent_factors: compression of the VAE in time and space, where there is no `vae`.
     """
     time, space = latent_factors if vae is None else (vae.temporal_factor, vae.spatial_factor)
@@ -83,7 +81,7 @@ def communication_volume(
     held = max(int(torch.bincount(owner).max()) for owner in counter.owners) if sp_size > 1 else 0
     total = layout.token_counts[0]
     features = config.vid_out_channels * config.patch_size[0] * config.patch_size[1] * config.patch_size[2]
-    encode, decode = vae_bytes(vae, latents, sp_size, split_size) if vae is not None and sp_size > 1 else (0, 0)
+    encode, decode = (0, 0) if vae is None else vae_bytes(vae, latents, sp_size)
     return Volume(
         tokens=tokens * config.dim * NUMBER_BYTES,
         tokens_moved=moved,
@@ -102,9 +100,8 @@ def describe(config: Mapping[str, Any], frames: int, size: tuple[int, int], sp_s
         dit, vae = create_object(config.dit.model), create_object(config.vae.model)
     lines = []
     for sp_size in sp_sizes:
-        split_size = slice_frames(sp_size, config.vae.slicing.split_size, vae.temporal_factor, frames)
-        volume = communication_volume(dit.config, vae, frames, size, sp_size, split_size=split_size)
-        lines.append(f"{sp_size} ranks, slices of {split_size} frames: {volume.line()}")
+        volume = communication_volume(dit.config, vae, frames, size, sp_size)
+        lines.append(f"{sp_size} ranks: {volume.line()}")
     return "\n".join(lines)
 
 
@@ -132,38 +129,46 @@ def moved_tokens(layout: ClipLayout, owners: Sequence[Tensor], size: int) -> tup
     return int(sent.max()), sum(shares) / max(len(shares), 1)
 
 
-def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int, split_size: int) -> tuple[int, int]:
-    """(encode, decode): carried frames that a rank hands on, times its slices; upsamplers folded as in inference."""
-    t, h, w = latents
-    step = max(split_size // vae.temporal_factor, 1)
-    slices = 1 + ceil(max(t - 1 - step, 0) / step)
-    if slices == 1:
+def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int) -> tuple[int, int]:
+    """(encode, decode): what a rank between two others sends when each has a block of the picture's rows.
+
+    A convolution of 3x3 pixels needs the row above and the row below of its input (a halving one the row below alone),
+    an upsampler those of what it enlarges; the attention's keys and values go to everybody.
+    """
+    if size == 1:
         return 0, 0
-    own, both = ceil(slices / size), []
-    pixels = 3, split_size, h * vae.spatial_factor, w * vae.spatial_factor
-    for run, shape in ((vae.encode_slice, pixels), (vae.decode_slice, (vae.latent_channels, step, h, w))):
-        memory = CarriedBytes(vae)
-        with torch.no_grad():
-            run(torch.empty(1, *shape, device="meta"), memory)
-        both.append(own * memory.bytes)
+    t, h, w = latents
+    frames, width, levels = (t - 1) * vae.temporal_factor + 1, w * vae.spatial_factor, vae.levels
+    last, channels = len(levels) - 1, vae.encoder.mid_block.attentions[0].to_q.in_features
+    gathered = 2 * t * ceil(h / size) * w * channels * (size - 1)
+    both = []
+    for network, blocks, ends in (
+        (vae.encoder, vae.encoder.down_blocks, (0, last)),
+        (vae.decoder, reversed(vae.decoder.up_blocks), (last, 0)),
+    ):
+        convs = list(zip(ends, (network.conv_in, network.conv_out), strict=True))
+        convs += [(level, conv) for level, block in enumerate(blocks) for conv in spatial_convolutions(block)]
+        convs += [(last, conv) for conv in spatial_convolutions(network.mid_block)]
+        rows = sum(
+            (1 if conv.stride[1] == 2 else 2)
+            * (1 + (frames - 1) // levels[level].time)
+            * (width >> level)
+            * conv.in_channels
+            for level, conv in convs
+        )
+        both.append((rows + gathered) * NUMBER_BYTES)
     return both[0], both[1]
 
 
-class CarriedBytes:
-    """A temporal memory that only counts what it would have to carry, for a slice in the middle of a clip."""
+def spatial_convolutions(block: nn.Module) -> list[CausalConv3d]:
+    """Those that read neighbouring pixels."""
+    return [m for m in block.modules() if isinstance(m, CausalConv3d) and m.kernel_size[1] > 1]
 
-    def __init__(self, vae: nn.Module) -> None:
-        self.bytes, self.starts_clip = 0, False
-        self._folded = {up.conv: up.time_factor for up in vae.modules() if isinstance(up, Upsample)}
 
-    def advance(self) -> None:
-        pass
-
-    def extend(self, owner: nn.Module, x: Tensor, kernel: int, stride: int) -> Tensor:
-        if kernel == 1:
-            return x
-        frames, numbers = kernel - stride, x[:, :, :1].numel()
-        if owner in self._folded:  # carries what comes before the enlargement
-            frames, numbers = kernel - self._folded[owner], numbers // 4
-        self.bytes += frames * numbers * NUMBER_BYTES
-        return torch.cat([x[:, :, :1].expand(-1, -1, kernel - 1, -1, -1), x], dim=2)
+def token_share(config: NaDiTConfig, latents: tuple[int, int, int], ranks: int) -> float:
+    """The share of a clip's tokens that the rank with most of them holds in the transformer."""
+    if ranks == 1:
+        return 1.0
+    counter = Counter(ranks)
+    build_layout(config, [latents], [TEXT_TOKENS], team=counter)
+    return max(float(torch.bincount(owner, minlength=ranks).max()) / len(owner) for owner in counter.owners)

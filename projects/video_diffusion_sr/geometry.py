@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data.image.transforms.divisible_crop import DivisibleCrop
-from data.image.transforms.na_resize import resize_to
+from data.image.transforms.na_resize import resize_8_bit
 from data.video.framing import pad_to_multiple
 from projects.video_diffusion_sr.output_size import OutputSize
 
@@ -46,10 +46,14 @@ class Geometry:
             raise ValueError(f"{height}x{width} cropped to multiples of {self.multiple} leaves nothing; use --fit pad")
         return h, w
 
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that the networks get for frames of this size: the result's, padded to `multiple`."""
+        return tuple(-(-n // self.multiple) * self.multiple for n in self.output_size(height, width))
+
     def to_output(self, pixels: Tensor, device: torch.device | str) -> Tensor:
         """One frame u8 [3, H, W] -> float32 [3, h, w] in [-1, 1], resized: what the result is compared with."""
         size = self.resized(*pixels.shape[-2:])
-        frame = resize_to(pixels.to(device).float() / 255, size).clamp(0, 1)
+        frame = resize_8_bit(pixels.to(device), size).clamp(0, 1)
         if self.fit == "crop":
             frame = DivisibleCrop(self.multiple)(frame)
         return frame * 2 - 1

@@ -3,40 +3,23 @@
 Letters: T, H, W frames and pixels · t, h, w latent frames and positions · c latent channels.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from common.diffusion import EulerSampler, Guidance, LinearInterpolation, condition_timestep, uniform_trailing
+from common.diffusion import EulerSampler, LinearInterpolation, condition_timestep, uniform_trailing
 from models.nadit.exchange import Team
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
-from models.video_vae_v3.modules.temporal_memory import TemporalMemory
+from models.video_vae_v3.modules.rows import RowExchange
+from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories
-from projects.video_diffusion_sr.memory_stages import SAMPLE, Stages
+from projects.video_diffusion_sr.memory.stages import SAMPLE, Stages
+from projects.video_diffusion_sr.sampling import Sampling
 
 RESTORE = 1.0  # the mask channel: this latent is given and to be restored
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to get from noise to a clip, see `docs/numerics.md`.
-
-    steps: network calls. guidance: scale, rescale and the guided share of the steps.
-    condition_noise, channels_read_as_width, resolution_shift: see `condition_timestep`.
-    prediction_type, T, shift: of the schedule that the network was trained with.
-    """
-
-    steps: int = 1
-    guidance: Guidance = field(default_factory=Guidance)
-    condition_noise: float = 0.0
-    channels_read_as_width: bool = False
-    resolution_shift: bool = True
-    prediction_type: str = "v_lerp"
-    T: float = 1000.0
-    shift: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,12 +63,12 @@ class VideoDiffusionInfer:
         """Where the networks compute, wherever their weights are at the moment."""
         return self.stages.device
 
-    def new_memory(self) -> TemporalMemory | TileMemories:
-        """For one clip on its way through the encoder or the decoder."""
-        return self.stages.new_memory()
+    def new_memory(self, rows: RowExchange | None = None) -> ClipMemory | TileMemories:
+        """For one clip on its way through the encoder or the decoder, see `Stages.new_memory`."""
+        return self.stages.new_memory(rows)
 
     @torch.inference_mode()
-    def encode_slice(self, frames: Tensor, memory: TemporalMemory | TileMemories, noise: Tensor | None) -> Tensor:
+    def encode_slice(self, frames: Tensor, memory: ClipMemory | TileMemories, noise: Tensor | None) -> Tensor:
         """The next frames [3, T, H, W] in [-1, 1] of a clip -> latents [t, h, w, c] float32 on the device.
 
         Args:
@@ -145,7 +128,7 @@ class VideoDiffusionInfer:
         return predict
 
     @torch.inference_mode()
-    def decode_slice(self, latents: Tensor, memory: TemporalMemory | TileMemories) -> Tensor:
+    def decode_slice(self, latents: Tensor, memory: ClipMemory | TileMemories) -> Tensor:
         """The next restored latents [t, h, w, c] of a clip -> frames [3, T, H, W], about [-1, 1].
 
         In the VAE's dtype on the device; in tiles float32 on the host.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from projects.video_diffusion_sr.memory_plan import MemoryPlan
-from projects.video_diffusion_sr.memory_prediction import GIB
+from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.memory.workload import GIB
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak(device: torch.device, way: MemoryPlan) -> dict[str, int | float | None]:
+def peak(device: torch.device, plan: MemoryPlan) -> dict[str, int | float | None]:
     """The memory fields of a `Report`."""
     if device.type == "cuda":
         return {
             "peak_memory": torch.cuda.max_memory_allocated(device),
             "reserved": torch.cuda.max_memory_reserved(device),
-            "predicted_gib": way.predicted_peak_gib or None,
+            "predicted_gib": plan.predicted_peak_gib or None,
         }
     try:
         import resource  # not on Windows

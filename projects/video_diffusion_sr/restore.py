@@ -8,7 +8,7 @@ the file is read a second time: a clip of any length needs no more memory than a
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -16,57 +16,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.distributed.parallel import Parallel
+from common.distributed.row_parallel import Rows
 from common.logger import get_logger
 from common.seed import frame_noise
 from data.media import Frame, MediaError, MediaInfo, MediaReader, open_media, open_writer, output_path
+from models.video_vae_v3.modules.temporal_memory import ClipMemory
+from models.video_vae_v3.modules.tiling import TileMemories
 from projects.video_diffusion_sr.color_fix import fix_colour
 from projects.video_diffusion_sr.comparison import Comparison
-from projects.video_diffusion_sr.geometry import Geometry, to_8_bit
-from projects.video_diffusion_sr.infer import VideoDiffusionInfer
+from projects.video_diffusion_sr.geometry import to_8_bit
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
-from projects.video_diffusion_sr.memory_plan import MemoryPlan
-from projects.video_diffusion_sr.memory_prediction import FINISH_FRAMES
+from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.memory.predict import FINISH_FRAMES
 from projects.video_diffusion_sr.output_size import say_size
 from projects.video_diffusion_sr.progress import Progress
 from projects.video_diffusion_sr.report import Report, peak, reset_peak
+from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.restorer import Restorer
 
 logger = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Finish:
-    """What a user may ask of the result.
-
-    color_fix: one of `color_fix.KINDS`. strength: 1 is the restored clip, 0 the resized input.
-    frame_rate: play the same frames at this rate; None keeps the file's own times. crf: H.264 quality, lower is better.
-    compare: also write a side-by-side clip and a contact sheet.
-    """
-
-    color_fix: str = "wavelet"
-    strength: float = 1.0
-    frame_rate: Fraction | None = None
-    crf: float | None = None
-    compare: bool = False
-
-
-@dataclass(frozen=True)
-class Restorer:
-    """The networks and everything about a run that does not depend on the file."""
-
-    infer: VideoDiffusionInfer
-    geometry: Geometry
-    seed: int
-    split_size: int  # frames that go through the VAE at once, after the first
-    window: int | None  # latent frames that go through the transformer at once; None: all
-    parallel: Parallel  # who else works on the clip
-    use_sample: bool = True  # encode to a sample of the posterior, not its mean
-    finish: Finish = field(default_factory=Finish)
-    deinterlace: str = "auto"
-
-    @property
-    def device(self) -> torch.device:
-        return self.infer.device
 
 
 class InputError(MediaError):
@@ -78,13 +46,13 @@ def restore_clip(
     output_dir: Path,
     restorer: Restorer,
     show_progress: bool = False,
-    way: MemoryPlan | None = None,
+    plan: MemoryPlan | None = None,
     new_progress: Callable[[str, int | None, bool], Progress] = Progress,
 ) -> Report | None:
     """Restore one file.
 
     Args:
-        way: how to run it; None: as the last one.
+        plan: how to run it; None: `Restorer.default_plan`.
         new_progress: (name, frames, whether to show it) -> what is told of the progress.
     Returns:
         What was done; None on ranks that only help. The result appears under its name only when it is complete.
@@ -94,9 +62,6 @@ def restore_clip(
     """
     started = time.perf_counter()
     reset_peak(restorer.device)
-    stages = restorer.infer.stages
-    if way is not None:
-        stages.follow(way)
     leads = restorer.parallel.leads
     with ExitStack() as stack:
         reader, again = (stack.enter_context(_open(source, restorer)) for _ in range(2))
@@ -104,16 +69,10 @@ def restore_clip(
         size = restorer.geometry.output_size(info.height, info.width)
         if leads:
             say_size(source, (info.height, info.width), size)
-        frames_at_once = stages.way.slice_frames or restorer.parallel.slice_frames(
-            restorer.split_size, restorer.infer.vae.temporal_factor, info.frame_count_hint
-        )
-        restorer = replace(restorer, split_size=frames_at_once)
+        plan = restorer.follow(info, plan)
         progress = stack.enter_context(new_progress(source.name, info.frame_count_hint, show_progress and leads))
         times: list[Fraction] = []
-        frames = prepare(reader, restorer, times)  # [3, h', w'] each
-        latents = encode(frames, restorer, progress)  # [t, h, w, c] pieces
-        restored = sample(latents, restorer, progress)  # [t, h, w, c] pieces
-        finished = decode_and_finish(restored, iter(again), size, restorer)  # u8 [T, 3, h, w] pairs
+        finished = restore_frames(reader, again, restorer, progress, times)  # u8 [T, 3, h, w] pairs
         written = 0
         if leads:
             written = write(finished, times, output, info, size, restorer.finish, progress)
@@ -123,56 +82,87 @@ def restore_clip(
     if not leads:
         return None
     seconds = time.perf_counter() - started
-    memory = peak(restorer.device, stages.way)
+    memory = peak(restorer.device, plan)
     return Report(source, output, written, size, seconds, damage=reader.damage, **memory)
 
 
-def prepare(reader: MediaReader, restorer: Restorer, times: list[Fraction]) -> Iterator[Tensor]:
-    """Resized, padded frames [3, h', w'] float32 in [-1, 1]; their times are appended to `times`."""
+def restore_frames(
+    reader: MediaReader, again: MediaReader, restorer: Restorer, progress: Progress, times: list[Fraction]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(resized input, result), u8 [T, 3, h, w] on the CPU, slice by slice, of a clip that `restorer` follows.
+
+    Args:
+        reader, again: the same file twice. times: of the frames, appended as they are read.
+    """
+    info = reader.info
+    size, latent_size = restorer.geometry.output_size(info.height, info.width), restorer.latent_size(info)
+    rows = restorer.rows(info)
+    frames = prepare(reader, restorer, rows, times)  # [3, own rows, w'] each
+    latents = encode(frames, latent_size, restorer, rows, progress)  # [t, h, w, c] pieces
+    restored = sample(latents, restorer, progress)  # [t, h, w, c] pieces
+    return decode_and_finish(restored, iter(again), size, restorer, rows)
+
+
+def prepare(reader: MediaReader, restorer: Restorer, rows: Rows, times: list[Fraction]) -> Iterator[Tensor]:
+    """This rank's rows of resized, padded frames, [3, rows, w'] float32 in [-1, 1]; times are appended to `times`."""
+    scale = restorer.infer.vae.spatial_factor
     try:
         for frame in reader:
             times.append(frame.time)
             pixels = restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
-            yield pixels.to(restorer.infer.stages.waiting_room)
+            # A copy of these rows: a view of them would hold the whole frame.
+            yield rows.own(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
     except MediaError as error:
         raise InputError(str(error)) from error
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Consecutive frames of a clip. clip: [3, T, h', w']. real: without the repeated ones. first: latent frame."""
+    """Consecutive frames of a clip. clip: [3, T, rows, w']. real: without the repeated ones. first: latent frame."""
 
     clip: Tensor
     real: int
     first: int
 
 
-def encode(frames: Iterator[Tensor], restorer: Restorer, progress: Progress) -> Iterator[Tensor]:
-    """Latents [t, h, w, c], slice by slice; the last frame is repeated to fill the last slice's latents."""
-    infer, parallel, seen = restorer.infer, restorer.parallel, 0
-    memory = parallel.memory(infer)
+def encode(
+    frames: Iterator[Tensor], latent_size: tuple[int, int], restorer: Restorer, rows: Rows, progress: Progress
+) -> Iterator[Tensor]:
+    """Latents [t, h, w, c] of whole pictures, slice by slice, on every rank that shares the clip.
 
-    def work(piece: Slice) -> Tensor:
-        shape, noise = _latent_shape(piece, infer), None
-        if restorer.use_sample:
-            noise = frame_noise(restorer.seed, "posterior", piece.first, *shape).to(restorer.device)
-        return infer.encode_slice(piece.clip, memory, noise)
+    The last frame is repeated to fill the last slice's latents.
 
-    def counted(pieces: Iterator[Slice]) -> Iterator[Slice]:
-        nonlocal seen
-        for piece in pieces:
-            yield piece
-            seen += piece.real
-            progress.advance("encode", piece.real)
-
-    pieces = counted(slices(frames, restorer.split_size, infer.vae.temporal_factor))
-    yield from parallel.in_turns(pieces, work, memory=memory, length=lambda piece: piece.clip.shape[1])
+    Args:
+        frames: this rank's rows of the padded frames, [3, rows, w'] each. latent_size: (h, w) of whole pictures.
+    """
+    infer, seen = restorer.infer, 0
+    memory = infer.new_memory(rows.exchange)
+    for piece in slices(frames, restorer.slice_frames, infer.vae.temporal_factor):
+        restorer.parallel.process.alive(f"latent frame {piece.first} of a clip")
+        yield rows.whole(encode_rows(piece, latent_size, restorer, rows, memory))
+        seen += piece.real
+        progress.advance("encode", piece.real)
     progress.expect(seen)
 
 
-def slices(frames: Iterator[Tensor], size: int, factor: int) -> Iterator[Slice]:
-    """Clips of 1 + size, size, size, ... frames [3, h', w']; the last is as short as it can be."""
-    waiting, wanted, first = [], 1 + size, 0
+def encode_rows(
+    piece: Slice, latent_size: tuple[int, int], restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
+) -> Tensor:
+    """Latents [t, own rows, w, c] of one slice; no rows on a rank without."""
+    infer, factor = restorer.infer, restorer.infer.vae.temporal_factor
+    latents = piece.clip.shape[1] // factor + (piece.first == 0 and factor > 1)  # a clip's first frame is one latent
+    shape = (latents, *latent_size, infer.vae.latent_channels)
+    if not rows.holds_rows:
+        return torch.empty(shape[0], 0, *shape[2:], device=restorer.device)
+    noise = None
+    if restorer.use_sample:
+        noise = rows.own(frame_noise(restorer.seed, "posterior", piece.first, *shape), 1).to(restorer.device)
+    return infer.encode_slice(piece.clip, memory, noise)
+
+
+def slices(frames: Iterator[Tensor], size: int | None, factor: int) -> Iterator[Slice]:
+    """Clips of 1 + size, size, size, ... frames [3, h', w']; the last is as short as it can be. size: None for one."""
+    waiting, wanted, first = [], None if size is None else 1 + size, 0
     for frame in frames:
         waiting.append(frame)
         if len(waiting) == wanted:
@@ -201,37 +191,56 @@ def sample(latents: Iterator[Tensor], restorer: Restorer, progress: Progress) ->
 
 
 def decode_and_finish(
-    restored: Iterator[Tensor], inputs: Iterator[Frame], size: tuple[int, int], restorer: Restorer
+    restored: Iterator[Tensor], inputs: Iterator[Frame], size: tuple[int, int], restorer: Restorer, rows: Rows
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(resized input, result), u8 [T, 3, h, w] on the CPU, slice by slice; on the leader of a group only.
 
-    What lies beyond the end of the input was only repeated to fill the last latent frame, and is dropped.
+    Every rank decodes its rows of a slice and finishes its share of the slice's frames. What lies beyond the end of the
+    input was only repeated to fill the last latent frame, and is dropped.
     """
-    infer, parallel = restorer.infer, restorer.parallel
-    factor, step = infer.vae.temporal_factor, restorer.split_size // infer.vae.temporal_factor
-    memory, starts = parallel.memory(infer), True
+    infer, factor, starts = restorer.infer, restorer.infer.vae.temporal_factor, True
+    memory = infer.new_memory(rows.exchange)
+    step = None if restorer.slice_frames is None else restorer.slice_frames // factor
+    for window in restored:
+        for piece in window.split(step or len(window)):
+            restorer.parallel.process.alive("a slice of a clip")
+            frames = factor * len(piece) - starts * (factor - 1)  # a clip's first latent is one frame
+            starts = False
+            clip = rows.to_frames(decode_rows(piece, frames, restorer, rows, memory), infer.vae.spatial_factor)
+            degraded = list(islice(inputs, frames))
+            span = rows.frame_span(frames)
+            pairs = finish_frames(clip, degraded[span], size, restorer)
+            whole = [rows.to_leader(part, frames) for part in pairs]
+            if restorer.parallel.leads:
+                yield tuple(part[: len(degraded)].cpu() for part in whole)
 
-    def frames_of(piece: Tensor) -> int:
-        nonlocal starts
-        first, starts = starts, False
-        return factor * len(piece) - first * (factor - 1)  # a clip's first latent is one frame
 
-    def work(piece: Tensor) -> tuple[Tensor, Tensor]:
-        clip = infer.decode_slice(piece, memory)  # [3, T, h', w'] about [-1, 1]
-        frames_of(piece)
-        pairs = [(torch.empty(0, 3, *size, dtype=torch.uint8),) * 2]
-        for part in clip.split(FINISH_FRAMES, dim=1):
-            degraded = [restorer.geometry.to_output(f.pixels, restorer.device) for f in islice(inputs, part.shape[1])]
-            if degraded:
-                pairs.append(finish(part.to(restorer.device), torch.stack(degraded), restorer.finish))
-        return tuple(torch.cat(column) for column in zip(*pairs, strict=True))
+def decode_rows(
+    piece: Tensor, frames: int, restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
+) -> Tensor:
+    """[3, frames, own rows, w'] of latents [t, h, w, c], about [-1, 1]; no rows on a rank without."""
+    infer = restorer.infer
+    if rows.holds_rows:
+        return infer.decode_slice(rows.own(piece, 1), memory)
+    width = piece.shape[2] * infer.vae.spatial_factor
+    return torch.empty(3, frames, 0, width, dtype=infer.stages.vae_dtype, device=restorer.device)
 
-    def skip(piece: Tensor) -> None:
-        for _ in islice(inputs, frames_of(piece)):
-            pass
 
-    pieces = (piece for window in restored for piece in window.split(step))
-    yield from parallel.in_turns(pieces, work, memory=memory, skip=skip, everyone=False)
+def finish_frames(
+    clip: Tensor, degraded: list[Frame], size: tuple[int, int], restorer: Restorer
+) -> tuple[Tensor, Tensor]:
+    """(resized input, result), u8 [T, 3, h, w], of decoded frames [3, T, h', w'] and the input's, a few at a time.
+
+    Frames beyond the end of the input are zeros.
+    """
+    pairs = [torch.zeros(clip.shape[1], 3, *size, dtype=torch.uint8, device=restorer.device) for _ in range(2)]
+    for start in range(0, len(degraded), FINISH_FRAMES):
+        given = degraded[start : start + FINISH_FRAMES]
+        resized = torch.stack([restorer.geometry.to_output(frame.pixels, restorer.device) for frame in given])
+        part = clip[:, start : start + len(given)].to(restorer.device)
+        for target, result in zip(pairs, finish(part, resized, restorer.finish), strict=True):
+            target[start : start + len(given)] = result
+    return tuple(pairs)
 
 
 def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> tuple[Tensor, Tensor]:
@@ -240,14 +249,14 @@ def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> tuple[Tensor, Tens
     Args:
         clip: [3, T', h', w'] decoded. degraded: [T, 3, h, w] the resized input, T <= T'.
     Returns:
-        (resized input, result), u8 [T, 3, h, w] on the CPU.
+        (resized input, result), u8 [T, 3, h, w].
     """
     frames, _, height, width = degraded.shape
     content = clip[:, :frames, :height, :width].transpose(0, 1).float()
     result = fix_colour(wishes.color_fix, content, degraded)
     if wishes.strength != 1.0:
         result = torch.lerp(degraded, result, wishes.strength)
-    return to_8_bit(degraded).cpu(), to_8_bit(result).cpu()
+    return to_8_bit(degraded), to_8_bit(result)
 
 
 def write(
@@ -282,10 +291,3 @@ def _open(source: Path, restorer: Restorer) -> MediaReader:
         return open_media(source, deinterlace=restorer.deinterlace)
     except MediaError as error:
         raise InputError(str(error)) from error
-
-
-def _latent_shape(piece: Slice, infer: VideoDiffusionInfer) -> tuple[int, int, int, int]:
-    """(t, h, w, c) of the latents that a slice becomes."""
-    vae, (_, frames, height, width) = infer.vae, piece.clip.shape
-    t = 1 + (frames - 1) // vae.temporal_factor if piece.first == 0 else frames // vae.temporal_factor
-    return t, height // vae.spatial_factor, width // vae.spatial_factor, vae.latent_channels

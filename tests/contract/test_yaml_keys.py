@@ -8,8 +8,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from common.config import create_object, load_config
-from projects.video_diffusion_sr import build
+from projects.video_diffusion_sr import build, settings
 from projects.video_diffusion_sr.presets import SEEDVR2_3B, SEEDVR2_7B, SEEDVR2_TINY
+from projects.video_diffusion_sr.request import Request
 from tests.conftest import ROOT
 
 PRESETS = {"3b": SEEDVR2_3B, "7b": SEEDVR2_7B, "tiny": SEEDVR2_TINY}
@@ -39,18 +40,15 @@ def read(monkeypatch) -> set[str]:
 
 
 def build_without_weights(preset, monkeypatch) -> None:
-    """The inference builder with networks on the meta device, so that the large presets take no memory."""
-
-    def network(config, checkpoint, device, dtype):
-        with torch.device("meta"):
-            return create_object(config)
-
-    monkeypatch.setattr(build, "build_network", network)
-    monkeypatch.setattr(build, "prepare_inference", lambda vae: None)
-    monkeypatch.setattr(build, "build_prompts", lambda *arguments: build.Prompts(torch.zeros(1), torch.zeros(1)))
-    monkeypatch.setattr(build, "checkpoint_paths", lambda preset, folder, config: (None, Path(config.vae.checkpoint)))
+    """The inference builder with networks that stay on the meta device, so that large presets take no memory."""
+    monkeypatch.setattr(build, "load_network", lambda *arguments: None)
+    monkeypatch.setattr(build, "prepare_inference", lambda vae, winograd: None)
+    monkeypatch.setattr(build, "build_prompts", lambda settings: build.Prompts(torch.zeros(1), torch.zeros(1)))
+    monkeypatch.setattr(
+        settings, "checkpoint_paths", lambda preset, folder, config: (None, Path(config.vae.checkpoint))
+    )
     parallel = SimpleNamespace(process=SimpleNamespace(device=torch.device("meta")), size=1, team=None, group=None)
-    build.build(preset, build.Request(res=(64, 64)), parallel)
+    build.build(preset, Request(res=(64, 64)), parallel)
 
 
 @pytest.mark.parametrize("name", PRESETS)

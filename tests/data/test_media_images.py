@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageCms
 
 from data.media import MediaError, MediaInfo, open_media, open_writer, output_path
-from data.media.image_reader import fill_hidden, over_white
+from data.media.image_pixels import fill_hidden, over_white
 from tests.data.media_samples import smooth_clip
 
 PICTURE = smooth_clip(1, 24, 33)[0]

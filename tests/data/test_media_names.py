@@ -35,7 +35,7 @@ def test_nothing_to_do_is_an_error_with_a_reason(tmp_path):
     with pytest.raises(MediaError, match="it is empty"):
         find_media(tmp_path)
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(MediaError, match=r"a\.txt: not a video"):
+    with pytest.raises(MediaError, match=r"a\.txt: a text file, not a video"):
         find_media(tmp_path)
     with pytest.raises(MediaError, match="no such file or folder"):
         find_media(tmp_path / "nowhere")

@@ -271,10 +271,10 @@ def damaged(source, target, packets):
     return target
 
 
-def test_damage_in_the_middle_is_told_and_the_rest_goes_on(tmp_path, caplog):
+def test_damage_in_the_middle_is_told_and_the_rest_goes_on(tmp_path):
     source = write_clip(tmp_path / "in.mp4", smooth_clip(20, 32, 48), even_times(20))
     reader, _pixels, times = read(damaged(source, tmp_path / "bad.mp4", [9]))
-    assert reader.damage and reader.damage in caplog.text
+    assert reader.damage == "bad.mp4: damaged data was skipped in 1 place; 19 frames were read"
     assert set(even_times(20)) - set(times) == {Fraction(9, 25)} and times[-1] == Fraction(19, 25)
     assert read(source)[0].damage is None
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from projects.video_diffusion_sr.memory_plan import MemoryPlan
 
 from common.config import load_config
 from common.kernels import triton_support
@@ -11,7 +12,6 @@ from models.video_vae_v3.modules.fold import prepare_inference, release_inferenc
 from projects.benchmark import Stages
 from projects.benchmarking.networks import random_network
 from projects.benchmarking.timing import relative_distance
-from projects.video_diffusion_sr.memory_plan import MemoryPlan
 
 pytestmark = pytest.mark.gpu
 

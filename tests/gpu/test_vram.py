@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from projects.video_diffusion_sr.memory_plan import MemoryPlan
+from projects.video_diffusion_sr.memory_prediction import GIB
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from projects.video_diffusion_sr.build import Request, build
 from projects.video_diffusion_sr.cli import main
-from projects.video_diffusion_sr.memory_plan import MemoryPlan
-from projects.video_diffusion_sr.memory_prediction import GIB
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from tests.projects.test_restore import frames_before_the_codec, write_clip
 

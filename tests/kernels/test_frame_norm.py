@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common.kernels import frame_norm
+from common.kernels.frame_norm import Norm
 from common.kernels.group_norm import frame_group_norm
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -54,7 +55,7 @@ def test_norm_silu_into(case, pending, silu, dtype):
     x = far_from_zero(*shape, dtype=dtype)
     weight, bias, waiting = (torch.randn(shape[-1]).to(DEVICE, dtype) for _ in range(3))
     buffer, out = packed(*shape, dtype=dtype)
-    frame_norm.norm_silu_into(out, x, weight, bias, groups, 1e-6, silu, waiting if pending else None)
+    frame_norm.norm_silu_into(out, x, Norm(weight, bias, groups, 1e-6, silu), waiting if pending else None)
     value = x.double() + waiting.double() if pending else x
     error = (out.double() - expected_norm(value, weight, bias, groups, silu)).abs().max()
     plain_rounding = 0.5 if pending and dtype != torch.float32 else 0  # the plain path rounds x + pending
@@ -70,11 +71,11 @@ def test_add_measures_what_it_writes(case, residual, dtype, kernels):
     y, x = far_from_zero(*shape, dtype=dtype), far_from_zero(*shape, dtype=dtype)
     bias, waiting, weight = (torch.randn(shape[-1]).to(DEVICE, dtype) for _ in range(3))
     total = y.double() + bias.double() + (x.double() + waiting.double() if residual else 0)
-    out, moments = frame_norm.add_bias_residual(y.clone(), bias, *((x, waiting) if residual else ()))
+    out, statistics = frame_norm.add_bias_residual(y.clone(), bias, *((x, waiting) if residual else ()))
     assert (out.double() - total).abs().max() <= DTYPES[dtype] * total.abs().max()
-    assert (moments is not None) == (kernels == "triton")
+    assert (statistics is not None) == (kernels == "triton")
     normed = torch.empty_like(out)
-    frame_norm.norm_silu_into(normed, out, weight, bias, groups, 1e-6, False, None, moments)
+    frame_norm.norm_silu_into(normed, out, Norm(weight, bias, groups, 1e-6, False), None, statistics)
     assert (normed.double() - expected_norm(out, weight, bias, groups, False)).abs().max() < DTYPES[dtype] * 10
 
 
@@ -91,10 +92,10 @@ def test_phase_bias(phases, size, kernels):
                 column = 0 if w == 0 else 3 if w == width - 1 else 1 if w % 2 else 2
                 expected[0, t, h, w] += table[t % phases, row, column]
     _, target = packed(1, frames, height, width, channels, dtype=torch.float32, before=1)
-    out, moments = frame_norm.add_phase_bias(y.to(DEVICE), table.to(DEVICE), target)
+    out, statistics = frame_norm.add_phase_bias(y.to(DEVICE), table.to(DEVICE), target)
     assert (out.cpu() - expected).abs().max() < 1e-5
     if kernels == "triton":
-        mean = moments.parts[..., 0].mean(2) if moments.parts.shape[2] == 1 else None
+        mean = statistics.parts[..., 0].mean(2) if statistics.parts.shape[2] == 1 else None
         assert mean is None or (mean[0].cpu() - expected[0].mean((1, 2))).abs().max() < 1e-5
 
 
@@ -109,33 +110,39 @@ def test_writing_into_a_padded_picture(case):
     assert (buffer[:, :, -1] == 7).all() and (buffer[:, :, :, -1] == 7).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("pending", [True, False])
+@pytest.mark.parametrize("cuts", [(1, 4), (2, 2, 1), (5,)])
 @pytest.mark.parametrize("case", CASES)
-def test_writing_into_a_place_of_a_ring(case, place, dtype):
-    """Three frames lie side by side in the channels; the others' places stay as they are."""
-    batch, _, height, width, channels, groups = case
-    x, y = (far_from_zero(batch, 1, height, width, channels, dtype=dtype) for _ in range(2))
-    weight, bias = torch.randn(2, channels).to(DEVICE, dtype)
-    frames = torch.full((batch, height, width, 3, channels), float("nan"), device=DEVICE, dtype=dtype)
-    frame_norm.norm_silu_into(frames[:, None, :, :, place], x, weight, bias, groups, 1e-6, True)
-    error = (frames[:, None, :, :, place].double() - expected_norm(x, weight, bias, groups, True)).abs().max()
-    assert error < DTYPES[dtype] * 10
-    frame_norm.add_bias_residual(y.clone(), bias, x, None, frames[:, None, :, :, place], measure=False)
-    total = y.double() + bias.double() + x.double()
-    assert (frames[:, None, :, :, place].double() - total).abs().max() <= DTYPES[dtype] * total.abs().max()
-    others = [other for other in range(3) if other != place]
-    assert frames[:, :, :, others].isnan().all()
+def test_statistics_of_blocks_of_rows_make_the_norm_of_the_picture(case, cuts, pending):
+    batch, frames, _, width, channels, groups = case
+    x = far_from_zero(batch, frames, sum(cuts), width, channels)
+    weight, bias, waiting = torch.randn(3, channels).to(DEVICE)
+    norm, waiting = Norm(weight, bias, groups, 1e-6, True), waiting if pending else None
+    blocks, shared, seen = x.split(cuts, dim=2), [], []
+
+    def note(own):
+        shared.append(own)
+        return own[None]
+
+    for block in blocks:
+        frame_norm.norm_coefficients(block.contiguous(), norm, waiting, None, note)
+    for block in blocks:
+        out = torch.empty_like(block).contiguous()
+        gathered = torch.stack(shared)
+        frame_norm.norm_silu_into(out, block.contiguous(), norm, waiting, None, lambda _, all=gathered: all)
+        seen.append(out)
+    value = x.double() if waiting is None else x.double() + waiting.double()
+    assert (torch.cat(seen, 2).double() - expected_norm(value, weight, bias, groups, True)).abs().max() < 1e-3
 
 
-def test_moments_of_some_frames(kernels):
+def test_statistics_of_some_frames(kernels):
     if kernels == "plain":
-        pytest.skip("the plain path takes no moments")
+        pytest.skip("the plain path takes no statistics")
     y = far_from_zero(1, 4, 6, 5, 16)
-    out, moments = frame_norm.add_bias_residual(y, None)
+    out, statistics = frame_norm.add_bias_residual(y, None)
     weight, bias = torch.randn(2, 16).to(DEVICE)
     normed = torch.empty_like(out[:, 1:3])
-    frame_norm.norm_silu_into(normed, out[:, 1:3], weight, bias, 4, 1e-6, True, None, moments.frames(1, 3))
+    frame_norm.norm_silu_into(normed, out[:, 1:3], Norm(weight, bias, 4, 1e-6, True), None, statistics.frames(1, 3))
     assert (normed.double() - expected_norm(out[:, 1:3], weight, bias, 4, True)).abs().max() < 1e-3
 
 

@@ -60,5 +60,6 @@ def test_windows_are_counted(frames, said):
 
     from seedvr.plan import windows
 
-    budget = SimpleNamespace(window=121, networks=SimpleNamespace(vae=SimpleNamespace(temporal_factor=4)))
+    settings = SimpleNamespace(window=31)  # latents
+    budget = SimpleNamespace(settings=settings, networks=SimpleNamespace(vae=SimpleNamespace(temporal_factor=4)))
     assert said in windows(frames, budget)

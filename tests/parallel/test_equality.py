@@ -8,13 +8,13 @@ import torch.distributed as dist
 
 from common.distributed.collectives import Group
 from common.distributed.process import Process
+from common.distributed.row_parallel import ClipRows, WholeClip
 from common.distributed.sequence_parallel import SequenceParallel
-from common.distributed.temporal_halo import RingMemory
-from common.distributed.turns import in_turns
 from models.dit.nadit import NaDiT as NaDiT7B
 from models.dit_v2.nadit import NaDiT as NaDiT3B
-from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper, split_after_first
 from models.video_vae_v3.modules.fold import prepare_inference
+from models.video_vae_v3.modules.schedule import F23, F43, LevelSchedule, Schedule
 from tests.conftest import GOLDEN, seed_weights, seeded
 from tests.parallel.ranks import run_ranks
 
@@ -25,7 +25,6 @@ DOORS = {"v1_small": NaDiT7B, "v2_small": NaDiT3B}
 SIZES = (2, 3, 4, 8)
 TOLERANCE = 1e-5
 
-CUT_BYTES = 65536  # cuts slices inside the VAE into parts of several frames
 CLIPS = {  # latent shapes of packed samples, text lengths; windows from one (fewer than ranks) to some dozens
     "clip": ([(7, 12, 20)], [5]),
     "image": ([(1, 8, 6)], [3]),
@@ -56,10 +55,9 @@ def build_dits() -> dict:
     return {name: seed_weights(door(**META[f"dit/{name}"]["config"])).eval() for name, door in DOORS.items()}
 
 
-def build_vae(fast: bool) -> VideoAutoencoderKLWrapper:
+def build_vae() -> VideoAutoencoderKLWrapper:
     vae = seed_weights(VideoAutoencoderKLWrapper(**META["vae"]["config"])).eval()
-    if fast:
-        prepare_inference(vae)
+    prepare_inference(vae, (F23, F43))
     return vae
 
 
@@ -85,50 +83,60 @@ def test_transformer():
     run_ranks(max(SIZES), work)
 
 
-def pieces_of(x: torch.Tensor, first: int, size: int) -> list[torch.Tensor]:
-    return [x[:, :, :first], *x[:, :, first:].split(size, dim=2)] if x.shape[2] > first else [x]
+WHOLE = LevelSchedule()
+LEVELS = {
+    "direct": (WHOLE,) * 4,
+    "winograd": (LevelSchedule(4, F43), LevelSchedule(4, F43), WHOLE, WHOLE),
+    "short": (LevelSchedule(2, F23), LevelSchedule(2, F23), LevelSchedule(2), LevelSchedule(1)),
+}
 
 
-@pytest.mark.parametrize("fast", [False, True])
+def through(vae, x: torch.Tensor, schedule: Schedule, run: str, rows=None) -> torch.Tensor:
+    """A clip slice by slice through `encode_slice` or `decode_slice`, of which this rank has the rows x."""
+    size = schedule.slice_frames // (vae.temporal_factor if run == "decode_slice" else 1)
+    memory = vae.new_memory(schedule, rows)
+    return torch.cat([getattr(vae, run)(part, memory) for part in split_after_first(x, size)], 2)
+
+
+def restored(vae, clip: torch.Tensor, schedule: Schedule, rows: ClipRows) -> torch.Tensor:
+    """[1, 3, T, H, W] of the whole clip, by way of rows, latents everywhere, rows and frames."""
+    scale, frames = vae.spatial_factor, 1 + (clip.shape[2] - 1) // vae.temporal_factor
+    latent = clip.new_empty(1, 2 * vae.latent_channels, frames, 0, clip.shape[4] // scale)
+    if rows.holds_rows:
+        latent = through(vae, rows.own(clip, 3, scale), schedule, "encode_slice", rows.exchange)
+    whole = rows.whole(latent[0].permute(1, 2, 3, 0)).permute(3, 0, 1, 2)[None]  # t h w c and back
+    pixels = clip.new_empty(3, clip.shape[2], 0, clip.shape[4])
+    if rows.holds_rows:
+        z = rows.own(whole[:, : vae.latent_channels], 3)
+        pixels = through(vae, z, schedule, "decode_slice", rows.exchange)[0]
+    own = rows.to_frames(pixels, scale).transpose(0, 1)  # t 3 H W
+    span = rows.frame_span(clip.shape[2])
+    assert len(own) == span.stop - span.start
+    return rows.to_leader(own, clip.shape[2])
+
+
+@pytest.mark.parametrize("levels", LEVELS)
 @torch.no_grad()
-def test_vae(fast):
-    vae = build_vae(fast)
-    factor = vae.temporal_factor
-    clips = {frames: seeded(f"parallel/{frames}", (1, 3, frames, 8, 16)).clamp(-1, 1) for frames in (1, 9, 33)}
-    whole = {}
-    for frames, x in clips.items():
-        moments = vae.encode_slice(x, vae.new_memory())
-        whole[frames] = moments, vae.decode_slice(moments.chunk(2, 1)[0], vae.new_memory())
+def test_vae(levels):
+    """Clips and images, more ranks than rows, rows and frames that ranks cannot share evenly, 2 to 8 ranks."""
+    vae = build_vae()
+    sizes = [(13, 40, 8), (1, 64, 8), (9, 16, 8), (5, 24, 8)]  # frames, height, width
+    clips = [seeded(f"parallel/{size}", (1, 3, *size)).clamp(-1, 1) for size in sizes]
+    schedules = [Schedule(8, LEVELS[levels], single_frame=clip.shape[2] == 1) for clip in clips]
+    alone = [restored(vae, clip, schedule, WholeClip()) for clip, schedule in zip(clips, schedules, strict=True)]
 
     def work(process: Process) -> None:
         for size in SIZES:
             group = group_of(process, size)
-            for frames, x in clips.items() if group else ():
-                for first, step, conv_bytes in ((1 + factor, factor, None), (1, 2 * factor, 1), (9, 16, CUT_BYTES)):
-                    vae.conv_bytes = conv_bytes  # the fast path's cut inside a slice
-                    compare(group, x, *whole[frames], first, step)
-
-    def compare(group: Group, x, moments, decoded, first: int, step: int) -> None:
-        length = lambda piece: piece.shape[2]  # noqa: E731
-        memory = RingMemory(group)
-        encoded = in_turns(
-            group, pieces_of(x, first, step), lambda p: vae.encode_slice(p, memory), memory=memory, length=length
-        )
-        got = torch.cat(list(encoded), 2)
-        assert (got - moments).abs().max() <= TOLERANCE, f"encode on {group.size}"
-        z, memory = moments.chunk(2, 1)[0], RingMemory(group)
-        parts = pieces_of(z, 1 + (first - 1) // factor, step // factor)
-        outputs = list(
-            in_turns(
-                group, parts, lambda p: (vae.decode_slice(p, memory), torch.tensor(p.shape)), memory=memory,
-                length=length, everyone=False,
-            )
-        )  # fmt: skip
-        assert group.leads or not outputs
-        if group.leads:
-            assert [shape.tolist() for _, shape in outputs] == [list(part.shape) for part in parts]
-            worst = (torch.cat([frames for frames, _ in outputs], 2) - decoded).abs().max()
-            assert worst <= TOLERANCE, f"decode of {x.shape[2]} frames on {group.size} ranks: {worst}"
+            if group is None:
+                continue
+            for clip, schedule, expected in zip(clips, schedules, alone, strict=True):
+                latent_rows = clip.shape[3] // vae.spatial_factor
+                got = restored(vae, clip, schedule, ClipRows(group, latent_rows))
+                assert (got is not None) == group.leads
+                if group.leads:
+                    worst = float((got - expected).abs().max())
+                    assert worst <= TOLERANCE, f"{tuple(clip.shape)} on {size} ranks: {worst}"
 
     run_ranks(max(SIZES), work)
 

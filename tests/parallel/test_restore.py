@@ -6,9 +6,10 @@ from PIL import Image
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
-from projects.video_diffusion_sr.build import Request, build
+from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
-from projects.video_diffusion_sr.restore import Finish, restore_clip
+from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.restore import restore_clip
 from tests.parallel.ranks import run_ranks
 from tests.projects.test_restore import RES, SMALL, read, write_clip
 

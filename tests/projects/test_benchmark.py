@@ -6,6 +6,8 @@ from functools import cache
 
 import pytest
 import torch
+from projects.video_diffusion_sr.memory_plan import MemoryPlan, Workload, plan, predict, weight_bytes
+from projects.video_diffusion_sr.memory_prediction import carried_gib, working_gib
 
 from common.config import load_config
 from models.video_vae_v3.modules.fold import prepare_inference
@@ -14,8 +16,6 @@ from projects.benchmarking.convolutions import convolution_table, measure_convol
 from projects.benchmarking.counting import dit_flops, meta_network, vae_flops
 from projects.benchmarking.kernels import kernel_table
 from projects.benchmarking.profiling import Span, idle_table, idle_times
-from projects.video_diffusion_sr.memory_plan import MemoryPlan, Workload, plan, predict, weight_bytes
-from projects.video_diffusion_sr.memory_prediction import carried_gib, working_gib
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from common.config import load_config
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
+from models.video_vae_v3.modules.schedule import direct_schedule
 from projects.benchmarking.networks import random_network
-from projects.video_diffusion_sr.memory_plan import MemoryPlan, install, offload_blocks, store_in_8_bits
+from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.memory.stages import Stages, install, offload_blocks, store_in_8_bits
 
 SHAPE, CPU = (3, 6, 8), torch.device("cpu")
 
@@ -44,14 +47,12 @@ def test_eight_bit_storage(dit):
     assert 0 < error < 0.1
 
 
-def test_a_plan_is_installed_whole(dit):
-    from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
-
+def test_a_plan_is_followed_whole(dit):
     vae = VideoAutoencoderKLWrapper(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
                                     temporal_scale_num=1)  # fmt: skip
-    network = copy.deepcopy(dit)
-    residency = install(MemoryPlan(conv_max_mem=0.25, token_chunk=7), vae, network, CPU)
-    assert vae.conv_bytes == 2**28 and network.blocks[0].mlp.video.token_chunk == 7
+    network, schedule = copy.deepcopy(dit), direct_schedule(2, 2)
+    Stages(vae, network, CPU).follow(MemoryPlan(schedule, token_chunk=7))
+    assert network.blocks[0].mlp.video.token_chunk == 7
     assert torch.allclose(run(network), run(dit), atol=1e-5)
-    assert set(residency.models) == {"vae", "dit"}
-    assert set(install(MemoryPlan(offload="blocks"), vae, network, CPU).models) == {"vae"}
+    assert set(install(MemoryPlan(schedule), vae, network, CPU).models) == {"vae", "dit"}
+    assert set(install(MemoryPlan(schedule, offload="blocks"), vae, network, CPU).models) == {"vae"}

@@ -16,11 +16,13 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from data.media import MediaError, open_media
 from projects.video_diffusion_sr import restore
-from projects.video_diffusion_sr.build import Request, build
+from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.cli import main
+from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.progress import Progress
-from projects.video_diffusion_sr.restore import Finish, Restorer, restore_clip
+from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.restore import Restorer, restore_clip
 
 SMALL = ["dit.model.num_layers=2", "vae.model.block_out_channels=[8,8,16]"]
 RES = (48, 64)
@@ -65,21 +67,19 @@ def test_every_frame_in_is_a_frame_out(restorer, tmp_path, frames):
     assert times == [Fraction(i, 25) for i in range(frames)]
 
 
-def frames_before_the_codec(restorer: Restorer, path: Path) -> torch.Tensor:
+def frames_before_the_codec(restorer: Restorer, path: Path, plan: MemoryPlan | None = None) -> torch.Tensor:
     """What `restore_clip` would write."""
     with open_media(path) as reader, open_media(path) as again, Progress("", None, show=False) as progress:
-        size = restorer.geometry.output_size(reader.info.height, reader.info.width)
-        latents = restore.encode(restore.prepare(reader, restorer, []), restorer, progress)
-        restored = restore.sample(latents, restorer, progress)
-        pairs = restore.decode_and_finish(restored, iter(again), size, restorer)
+        restorer.follow(reader.info, plan)
+        pairs = restore.restore_frames(reader, again, restorer, progress, [])
         return torch.cat([result for _, result in pairs])
 
 
-@pytest.mark.parametrize("split_size", [2, 4, 6])
-def test_slices_do_not_change_a_result(restorer, tmp_path, split_size):
-    clip = write_clip(tmp_path / "clip.mp4", 13)
-    whole = frames_before_the_codec(replace(restorer, split_size=16), clip)
-    sliced = frames_before_the_codec(replace(restorer, split_size=split_size), clip)
+@pytest.mark.parametrize("frames", [2, 4, 6])
+def test_slices_do_not_change_a_result(restorer, tmp_path, frames):
+    clip, plan = write_clip(tmp_path / "clip.mp4", 13), restorer.default_plan(*RES, False)
+    in_slices = {n: replace(plan, schedule=replace(plan.schedule, slice_frames=n)) for n in (None, frames)}
+    whole, sliced = (frames_before_the_codec(restorer, clip, in_slices[n]) for n in (None, frames))
     assert whole.shape == (13, 3, *RES)
     assert (whole.int() - sliced.int()).abs().max() <= 1  # one level, where rounding falls on the other side
 

@@ -7,8 +7,9 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
-from projects.video_diffusion_sr.build import Request, build
+from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
+from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.restore import restore_clip
 from tests.projects.test_restore import read
 

@@ -239,6 +239,7 @@ def test_targets_and_sources_that_cannot_be(restorer, clip, tmp_path):
         ({"vram": 0}, seedvr.InputError, "positive"),
         ({"window": 3}, seedvr.InputError, "too short"),
         ({"overrides": ("dit.model.nothing=1",)}, seedvr.InputError, "nothing"),
+        ({"config": "nowhere.yaml"}, seedvr.InputError, r"nowhere\.yaml"),
         ({"checkpoint": "none.safetensors"}, seedvr.WeightsError, "no such file"),
         ({"checkpoint": ROOT / "ckpts/tiny/vae.safetensors"}, seedvr.WeightsError, "--vae_checkpoint"),
         ({"preset": "seedvr2_3b", "ckpt_dir": "none"}, seedvr.WeightsError, "download"),

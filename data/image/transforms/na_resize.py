@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LARGE_PIXELS, STRIP_PIXELS = 1 << 24, 1 << 22  # 16 megapixels, of which a float copy takes 200 MB
+
 
 class NaResize:
     """Resize frames to a given area, or a given short side, keeping the aspect ratio.
@@ -45,13 +47,33 @@ class NaResize:
             raise ValueError(
                 f"NaResize works on floats in [0, 1], got {frames.dtype}; divide 8-bit pixels by 255 first"
             )
-        return resize_to(frames, self.output_size(*frames.shape[-2:]))
+        size = self.output_size(*frames.shape[-2:])
+        if size == tuple(frames.shape[-2:]):
+            return frames
+        flat = frames.reshape(-1, *frames.shape[-3:])  # n C H W
+        flat = F.interpolate(flat, size=size, mode="bicubic", antialias=True, align_corners=False)
+        return flat.reshape(*frames.shape[:-2], *size)
+
+    def from_8_bit(self, pixels: Tensor) -> Tensor:
+        """Resize one 8-bit picture of any size: u8 [C, H, W] -> float32 [C, h, w] about [0, 1], unclamped."""
+        return resize_8_bit(pixels, self.output_size(*pixels.shape[-2:]))
 
 
-def resize_to(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Floats [..., C, H, W] -> [..., C, h, w], antialiased bicubic, unclamped; as they are where they have the size."""
-    if size == tuple(frames.shape[-2:]):
-        return frames
-    flat = frames.reshape(-1, *frames.shape[-3:])  # n C H W
-    flat = F.interpolate(flat, size=size, mode="bicubic", antialias=True, align_corners=False)
-    return flat.reshape(*frames.shape[:-2], *size)
+def resize_8_bit(pixels: Tensor, size: tuple[int, int], divisor: int = 255) -> Tensor:
+    """u8 [C, H, W] -> float32 [C, h, w]: the antialiased bicubic of `pixels / divisor`, unclamped.
+
+    A large picture is resized in strips, with the same numbers: the filter runs along the rows first, and then only
+    along the columns. Beside the pixels this needs the resized rows, 4 C H w bytes, and a strip.
+    """
+    height, width = pixels.shape[-2:]
+    if size == (height, width):
+        return pixels / divisor
+    if height * width <= LARGE_PIXELS:
+        return _bicubic(pixels / divisor, size)
+    strips = pixels.split(max(STRIP_PIXELS // width, 1), dim=-2)
+    rows = [_bicubic(strip / divisor, (strip.shape[-2], size[1])) for strip in strips]  # C rows w
+    return _bicubic(torch.cat(rows, dim=-2), size)
+
+
+def _bicubic(frame: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(frame[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0]

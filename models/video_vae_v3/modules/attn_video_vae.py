@@ -10,17 +10,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.video_vae_v3.modules import inference_path
 from models.video_vae_v3.modules.decoder import Decoder3D
 from models.video_vae_v3.modules.encoder import Encoder3D
-from models.video_vae_v3.modules.fast_path import FastPath
+from models.video_vae_v3.modules.fold import is_prepared
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
-from models.video_vae_v3.modules.rolling import AUTOMATIC, Rolling, smallest_rolled
-from models.video_vae_v3.modules.temporal_memory import TemporalMemory
-
-ROOM = 6  # a slice needs about so many times its largest convolution input, carried frames included
-ROLLING_ROOM = 22  # frames of the widest activation that a clip needs whose frames go through one by one
-LEAN_ROOM = 18  # the same with lean rings
-FOURS_ROOM = 25  # the same by fours
+from models.video_vae_v3.modules.rows import RowExchange
+from models.video_vae_v3.modules.schedule import (
+    DIRECT,
+    F43,
+    Schedule,
+    default_schedule,
+    direct_schedule,
+    level_shapes,
+)
+from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
 
 @dataclass(frozen=True)
@@ -77,16 +81,11 @@ class VideoAutoencoderKL(nn.Module):
         _require("up_block_types", up_block_types and list(up_block_types), ["UpDecoderBlock3D"] * levels, None)
 
         sizes = (block_out_channels, layers_per_block, norm_num_groups, temporal_scale_num)
+        self.levels = level_shapes(block_out_channels, temporal_scale_num)
         self.encoder = Encoder3D(in_channels, latent_channels, *sizes)
         self.decoder = Decoder3D(out_channels, latent_channels, *sizes)
-        self.memory_device: torch.device | str | None = None
-        self.fast = False  # set by `fold.prepare_inference`, together with the weights that the fast path needs
-        self.conv_bytes: int | None = None
-        self.bound_always = True
-        self.rolls: str | None = None  # one of `rolling.ROLLS`; None: `AUTOMATIC` on CUDA where nothing bounds memory
-        self.lean = False  # frames that roll take less memory and more time, see `rolling.LeanRing`
-        self.fours: bool | None = None  # by fours instead of one by one, see `fours.py`; None: on CUDA, if not lean
         self.set_causal_slicing(slicing_sample_min_size)
+        self.set_memory_limit(None)
 
     def set_causal_slicing(self, split_size: int | None, memory_device: str | torch.device = "same") -> None:
         """How many frames go through the networks at once.
@@ -97,45 +96,42 @@ class VideoAutoencoderKL(nn.Module):
         """
         if split_size is not None and (split_size < 1 or split_size % self.temporal_factor):
             raise ValueError(f"split_size={split_size} must be a positive multiple of {self.temporal_factor} frames")
-        self.split_size = split_size
-        self.memory_device = None if memory_device == "same" else memory_device
+        self._split_size = split_size
+        self._memory_device = None if memory_device == "same" else memory_device
 
-    def set_memory_limit(self, conv_max_mem: float | None, always: bool = True) -> None:
-        """Bound the input of a convolution in inference to so many GiB, by cutting slices in time inside the networks.
+    @property
+    def split_size(self) -> int | None:
+        """Frames of a slice after the clip's first one; None: the whole clip. See `set_causal_slicing`."""
+        return self._split_size
 
-        One frame is the least that goes through at once, whatever the bound. Exact, but slower: carried frames are
-        copied more often.
+    def set_memory_limit(self, conv_max_mem: float | None) -> None:
+        """Bound the input of a convolution in inference to so many GiB: levels take fewer frames at once.
+
+        One frame (two where time is halved) is the least, whatever the bound. Exact, but slower. It holds for clips
+        without a schedule of their own (`encode_moments`, `decode_latents` and what calls them).
 
         Args:
             conv_max_mem: GiB; None: no bound.
-            always: False keeps the bound for slices that a CUDA device has no room for as they are.
         """
         if conv_max_mem is not None and conv_max_mem <= 0:
             raise ValueError(f"conv_max_mem={conv_max_mem} GiB must be positive, or None for no bound")
-        self.conv_bytes = None if conv_max_mem is None else int(conv_max_mem * 2**30)
-        self.bound_always = always
+        self._conv_bytes = None if conv_max_mem is None else int(conv_max_mem * 2**30)
 
-    def _bound(self, x: Tensor) -> int | None:
-        """The bound on a convolution's input for this slice, pixels or latents [B, C, T, H, W]; None: no cut."""
-        if self.conv_bytes is None or self.bound_always or not x.is_cuda:
-            return self.conv_bytes
-        frames = x.shape[2] * (self.temporal_factor if x.shape[1] == self.latent_channels else 1)
-        height, width = self._full_size(x)
-        widest = self.decoder.up_blocks[-1].resnets[0].conv1.in_channels
-        slice_bytes = x.shape[0] * (frames + 2) * height * width * widest * x.element_size()
-        return None if _free_bytes(x.device) > ROOM * slice_bytes else self.conv_bytes
+    def new_memory(
+        self, schedule: Schedule | None = None, rows: RowExchange | None = None, keep: bool = True
+    ) -> ClipMemory:
+        """A memory for one clip on its way through the encoder or the decoder.
 
-    def _full_size(self, x: Tensor) -> tuple[int, int]:
-        """Height and width in pixels of pixels or latents [B, C, T, H, W]."""
-        scale = self.spatial_factor if x.shape[1] == self.latent_channels else 1
-        return x.shape[3] * scale, x.shape[4] * scale
+        Args:
+            schedule: how the clip goes; None: every level takes a slice's frames as they come.
+            rows: which rows of its pictures this process has; None: all.
+            keep: False where one slice is all.
+        """
+        schedule = schedule or direct_schedule(self.split_size, len(self.decoder.up_blocks))
+        return ClipMemory(schedule, rows, self._memory_device, keep and not schedule.single_frame)
 
-    def new_memory(self, keep: bool = True) -> TemporalMemory:
-        """A memory for one clip on its way through the encoder or the decoder."""
-        return TemporalMemory(self.memory_device, keep)
-
-    def encode_slice(self, x: Tensor, memory: TemporalMemory) -> Tensor:
-        """The next frames of a clip -> their moments [B, 2 * latent_channels, t, h, w].
+    def encode_slice(self, x: Tensor, memory: ClipMemory) -> Tensor:
+        """The next frames of a clip -> their posterior parameters [B, 2 * latent_channels, t, h, w].
 
         Args:
             x: [B, 3, T, H, W] in [-1, 1]; T = 1 + kf at the start of a clip, k >= 0, later kf (f: time compression).
@@ -149,47 +145,36 @@ class VideoAutoencoderKL(nn.Module):
             raise ValueError(
                 f"a picture of {x.shape[3]}x{x.shape[4]} must be padded to multiples of {self.spatial_factor}"
             )
-        return self._through(self.encoder, FastPath.encode, x, memory)
+        return self._through(self.encoder, inference_path.encode, x, memory)
 
-    def decode_slice(self, z: Tensor, memory: TemporalMemory) -> Tensor:
+    def decode_slice(self, z: Tensor, memory: ClipMemory) -> Tensor:
         """The next latents [B, latent_channels, t, h, w] of a clip, any number -> their frames [B, 3, T, H, W]."""
-        return self._through(self.decoder, FastPath.decode, z, memory)
+        return self._through(self.decoder, inference_path.decode, z, memory)
 
-    def _through(self, network: nn.Module, fast: Callable[..., Tensor], x: Tensor, memory: TemporalMemory) -> Tensor:
-        """One slice through a network, on the fast path where it was prepared and no gradient is wanted."""
-        if not self.fast or torch.is_grad_enabled():
+    def _through(self, network: nn.Module, infer: Callable[..., Tensor], x: Tensor, memory: ClipMemory) -> Tensor:
+        """One slice through a network, on the inference path where it was prepared and no gradient is wanted."""
+        if not is_prepared(self) or torch.is_grad_enabled():
+            assert not memory.rows.shared, "rows of a picture go through the inference path alone"
             y = network(x, memory)
             memory.advance()
             return y
         if memory.starts_clip and x.shape[2] > 1:  # the first frame goes alone
-            with memory.keeping():
-                first = self._through(network, fast, x[:, :, :1], memory)
-            return torch.cat([first, self._through(network, fast, x[:, :, 1:], memory)], dim=2)
-        if memory.starts_clip and isinstance(memory, TemporalMemory):
-            memory.rolling = self._rolling(x)
-        # Frames that roll by themselves do so where no bound is needed; told to, they roll beside one.
-        bound = None if memory.rolling is not None and self.rolls is None else self._bound(x)
-        y = fast(FastPath(memory, bound), network, x)
+            memory.keep = True
+            first = self._through(network, infer, x[:, :, :1], memory)
+            return torch.cat([first, self._through(network, infer, x[:, :, 1:], memory)], dim=2)
+        y = infer(network, x, memory)
         memory.advance()
         return y
 
-    def _rolling(self, x: Tensor) -> Rolling | None:
-        """Decided at the start of a clip, pixels or latents [B, C, 1, H, W]: do its frames go through one by one?"""
-        rolls = self.rolls or (AUTOMATIC if x.is_cuda else "off")
-        if rolls == "off" or self.memory_device is not None:
-            return None
-        height, width = self._full_size(x)
-        fours = x.is_cuda and not self.lean if self.fours is None else self.fours
-        rolling = Rolling(smallest_rolled(rolls, height * width), self.lean, fours)
-        if height * width < rolling.smallest:
-            return None
-        if self.conv_bytes is not None and self.rolls is None:
-            widest = self.decoder.up_blocks[-1].resnets[0].conv1.in_channels
-            room = FOURS_ROOM if fours else LEAN_ROOM if self.lean else ROLLING_ROOM
-            needed = room * x.shape[0] * height * width * widest * x.element_size()
-            if self.bound_always or not x.is_cuda or _free_bytes(x.device) < needed:
-                return None
-        return rolling
+    def _schedule(self, x: Tensor) -> Schedule:
+        """For a clip [B, any, any, H, W] of pixels or latents that comes without one."""
+        scale = self.spatial_factor if x.shape[1] == self.latent_channels else 1
+        size = x.shape[3] * scale, x.shape[4] * scale
+        most = None if self._conv_bytes is None else self._conv_bytes // (x.shape[0] * x.element_size())
+        winograd = F43 if x.is_cuda and most is None else DIRECT
+        return default_schedule(
+            self.levels, *size, self.split_size, winograd, most_numbers=most, scores_bytes=self._conv_bytes
+        )
 
     def encode_moments(self, x: Tensor) -> Tensor:
         """A whole clip [B, 3, T, H, W] -> moments, in slices of 1 + s, s, s, ... frames."""
@@ -201,11 +186,11 @@ class VideoAutoencoderKL(nn.Module):
         return self._in_slices(self.decode_slice, z, size, (z.shape[2] - 1) * self.temporal_factor + 1)
 
     def _in_slices(
-        self, run: Callable[[Tensor, TemporalMemory], Tensor], x: Tensor, size: int | None, frames: int
+        self, run: Callable[[Tensor, ClipMemory], Tensor], x: Tensor, size: int | None, frames: int
     ) -> Tensor:
         """A clip through `run`, `size` frames at a time, of which `frames` come out."""
         slices = split_after_first(x, size)
-        memory = self.new_memory(keep=len(slices) > 1)
+        memory = self.new_memory(self._schedule(x), keep=len(slices) > 1)
         if len(slices) == 1 or torch.is_grad_enabled():
             return torch.cat([run(part, memory) for part in slices], dim=2)
         whole, start = None, 0
@@ -249,12 +234,6 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
         """Reconstruction [B, 3, T, H, W] and posterior: one pass of training."""
         encoded = self.encode(x, noise)
         return self.decode(encoded.latent).sample, encoded.posterior
-
-
-def _free_bytes(device: torch.device) -> int:
-    """What a CUDA device still has, with what torch holds and does not use."""
-    free = torch.cuda.mem_get_info(device)[0]
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def split_after_first(x: Tensor, size: int | None) -> list[Tensor]:

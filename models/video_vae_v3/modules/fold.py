@@ -8,6 +8,7 @@ Two identities (derivation in docs/performance.md):
   after the 1x1x1 has added its bias).
 """
 
+from collections.abc import Iterable
 from itertools import product
 
 import torch
@@ -15,10 +16,9 @@ from torch import Tensor, nn
 
 from models.video_vae_v3.modules.blocks import Upsample
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
-from models.video_vae_v3.modules.fours import has_filter, prepare_filter, prepare_upsample_filter
-from models.video_vae_v3.modules.rolling import has_turns, prepare_turns, prepare_upsample_turns
-
-MOST_ROLLED = 512 * 256  # channels in times channels out of a level whose frames may roll
+from models.video_vae_v3.modules.schedule import F43
+from models.video_vae_v3.modules.winograd import prepare_conv as prepare_winograd
+from models.video_vae_v3.modules.winograd import prepare_upsample as prepare_winograd_upsample
 
 # Taps of a kernel of three along height or width that lie inside the picture, and the sub-position (0 or 1) of the
 # enlarged pixel each one meets, by the class of the output row: first, odd, even, last.
@@ -30,40 +30,35 @@ _BORDER_TAPS = (
 )
 
 
-def prepare_inference(vae: nn.Module) -> None:
-    """Derive the weights of the fast path; call it on float32 weights, before the model is cast or moved.
+def prepare_inference(vae: nn.Module, winograd: Iterable[int] = (F43,)) -> None:
+    """Derive the weights of the inference path; call it on float32 weights, before the model is cast.
 
     The derived weights are non-persistent buffers beside the ones they come from: names and values of the state dict
     stay. They do not follow later changes of the weights (training): see `release_inference`.
+
+    Args:
+        winograd: the m of F(m, 3) that the schedules to come use.
     """
     for module in vae.modules():
         if isinstance(module, CausalConv3d):
             prepare_conv(module)
     fold_upsamplers(vae)
-    for block in (*vae.encoder.down_blocks, *vae.decoder.up_blocks):
-        prepare_level(block)
+    sizes = tuple(winograd)
     for block in (*vae.encoder.down_blocks[:-1], *vae.decoder.up_blocks[1:]):  # the smallest pictures gain little
-        prepare_fours(block)
-    if has_turns(vae.decoder.up_blocks[-1].resnets[0].conv1):  # the last convolution reads what that level makes
-        prepare_turns(vae.decoder.conv_out)
-    vae.fast, vae.fours = True, None
+        prepare_level(block, sizes)
 
 
 def release_inference(vae: nn.Module) -> None:
-    """Forget the derived weights; the plain path is taken again."""
-    vae.fast = False
-    release_filters(vae)
-    for module in vae.modules():
-        for name in [name for name in module._buffers if name.startswith("derived_")]:
-            delattr(module, name)
-
-
-def release_filters(vae: nn.Module) -> None:
-    """Forget the weights of `fours.py`, for who needs their memory: frames go one by one then, or by slices."""
-    vae.fours = False
+    """Remove the derived weights; the plain path is taken again."""
     for module in list(vae.modules()):
-        if has_filter(module):
-            del module.derived_filter
+        for names in (module._buffers, module._modules):
+            for name in [name for name in names if name.startswith("derived_")]:
+                delattr(module, name)
+
+
+def is_prepared(vae: nn.Module) -> bool:
+    """Has `prepare_inference` derived the weights of the inference path?"""
+    return "derived_first" in vae.decoder.conv_in._buffers
 
 
 @torch.no_grad()
@@ -74,29 +69,14 @@ def prepare_conv(conv: CausalConv3d) -> None:
     conv.register_buffer("derived_first", first, persistent=False)
 
 
-def prepare_level(block: nn.Module) -> None:
-    """Let frames roll through a level (`rolling.py`) whose weights are so small that three orders of them cost little.
-
-    These are the levels of large pictures, where carried frames are what costs.
-    """
-    convs = [conv for resnet in block.resnets for conv in (resnet.conv1, resnet.conv2)]
-    if max(conv.in_channels * conv.out_channels for conv in convs) > MOST_ROLLED:
-        return
-    for conv in convs:
-        prepare_turns(conv)
-    for up in getattr(block, "upsamplers", ()):
-        if up.time_factor == 1:
-            prepare_upsample_turns(up)
-
-
-def prepare_fours(block: nn.Module) -> None:
-    """Let frames go through a level by fours (`fours.py`)."""
+def prepare_level(block: nn.Module, sizes: tuple[int, ...]) -> None:
+    """Let groups of m frames go through a level by Winograd F(m, 3), for every m of `sizes`."""
     for resnet in block.resnets:
-        prepare_filter(resnet.conv1)
-        prepare_filter(resnet.conv2)
+        prepare_winograd(resnet.conv1, sizes)
+        prepare_winograd(resnet.conv2, sizes)
     for up in getattr(block, "upsamplers", ()):
         if up.time_factor == 1:
-            prepare_upsample_filter(up)
+            prepare_winograd_upsample(up, sizes)
 
 
 def fold_upsamplers(vae: nn.Module) -> None:

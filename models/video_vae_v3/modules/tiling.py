@@ -9,12 +9,14 @@ Not exact: GroupNorm sees a tile instead of the picture, and convolutions see ze
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL, split_after_first
-from models.video_vae_v3.modules.temporal_memory import TemporalMemory
+from models.video_vae_v3.modules.schedule import Schedule
+from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
 Span = tuple[int, int]
 
@@ -38,22 +40,22 @@ class TileMemories:
     """The memories of one clip on its way through one network in tiles, when it comes slice by slice.
 
     They wait on the host between slices: all of them together hold more than the memory of the whole picture.
+
+    Args:
+        schedule: of the clip; what it says of levels holds for a tile.
     """
 
-    def __init__(self, vae: VideoAutoencoderKL) -> None:
-        self._vae, self._memories = vae, defaultdict(vae.new_memory)
+    def __init__(self, vae: VideoAutoencoderKL, schedule: Schedule) -> None:
+        self._memories = defaultdict(partial(vae.new_memory, schedule))
 
     @contextmanager
-    def of(self, tile: tuple[Span, Span]) -> Iterator[TemporalMemory]:
+    def of(self, tile: tuple[Span, Span]) -> Iterator[ClipMemory]:
         """The memory of the tile at (rows, columns), while a slice of it goes through."""
         yield self._memories[tile]
-        self._memories[tile].park()
+        self._memories[tile].offload()
 
-    def park(self) -> None:
+    def offload(self) -> None:
         """They are on the host already."""
-
-    def resume(self, device: torch.device | str) -> None:
-        """Each tile's comes when it is its turn."""
 
 
 def decode_tiled(
@@ -87,7 +89,7 @@ def encode_tiled(
 
 def _in_tiles(
     vae: VideoAutoencoderKL,
-    run: Callable[[Tensor, TemporalMemory], Tensor],
+    run: Callable[[Tensor, ClipMemory], Tensor],
     x: Tensor,
     size: int | None,
     tile: int,

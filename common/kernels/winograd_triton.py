@@ -1,4 +1,4 @@
-"""Triton kernels behind `common.kernels.minimal_filter`: see there for what they compute."""
+"""Triton kernels behind `common.kernels.winograd`: see there for what they compute."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.frame_norm import Moments
+from common.kernels.frame_norm import NormStatistics
 from common.kernels.frame_norm_triton import bias_of, require_packed_pixels
-from common.kernels.minimal_filter import FAR, GIVEN, NEAR, SHRINK, TAKEN, WEIGHT_SHRINK
+from common.kernels.winograd import INPUT_SCALE, POINTS, WEIGHT_SCALE
 
 TILE_IN, TILE_OUT = 512, 512  # elements of each frame that a program of four warps holds at once
-MOST_CHANNELS = 128  # of a program that takes moments
+MOST_CHANNELS = 128  # of a program that takes statistics
+
+
+@triton.jit
+def _normed(x_ptr, at, ok, scale_ptr, shift_ptr, channel, inside, SILU: tl.constexpr):
+    """One frame's pixels, normed."""
+    x = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    scale = tl.load(scale_ptr + channel, mask=inside, other=0.0)[None, :]
+    shift = tl.load(shift_ptr + channel, mask=inside, other=0.0)[None, :]
+    x = x * scale + shift
+    if SILU:
+        x = x / (1.0 + tl.exp(-x))
+    return x
 
 
 @triton.jit
 def _input_kernel(
     out_ptr, x_ptr, scale_ptr, shift_ptr, carried_ptr,
-    pixels, first, begin, end, channels, x_b, x_t, carried_t, product,
-    NEAR: tl.constexpr, FAR: tl.constexpr, SHRINK: tl.constexpr, SILU: tl.constexpr,
+    pixels, first, begin, end, channels, x_b, x_t, carried_t, product, out_b,
+    M: tl.constexpr, NEAR: tl.constexpr, FAR: tl.constexpr, SHRINK: tl.constexpr, SILU: tl.constexpr,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # Pixels count from the band's first one; first, begin and end (of what is settled) from the picture's.
@@ -31,51 +43,44 @@ def _input_kernel(
     at = of_picture.to(tl.int64)[:, None] * channels + channel[None, :]
     settled = ok & ((of_picture >= begin) & (of_picture < end))[:, None]
     x_ptr += clip * x_b
-    scale_ptr += clip * 4 * channels
-    shift_ptr += clip * 4 * channels
+    scale_ptr += clip * M * channels
+    shift_ptr += clip * M * channels
     carried_ptr += clip * 2 * carried_t
-    out_ptr += clip * pixels * channels
+    out_ptr += clip * out_b
 
     d0 = tl.load(carried_ptr + at, mask=ok, other=0.0).to(tl.float32)
     d1 = tl.load(carried_ptr + carried_t + at, mask=ok, other=0.0).to(tl.float32)
-    d2 = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
-    d3 = tl.load(x_ptr + x_t + at, mask=ok, other=0.0).to(tl.float32)
-    d4 = tl.load(x_ptr + 2 * x_t + at, mask=ok, other=0.0).to(tl.float32)
-    d5 = tl.load(x_ptr + 3 * x_t + at, mask=ok, other=0.0).to(tl.float32)
-    scale = tl.load(scale_ptr + channel, mask=inside, other=0.0)[None, :]
-    shift = tl.load(shift_ptr + channel, mask=inside, other=0.0)[None, :]
-    d2 = d2 * scale + shift
-    scale = tl.load(scale_ptr + channels + channel, mask=inside, other=0.0)[None, :]
-    shift = tl.load(shift_ptr + channels + channel, mask=inside, other=0.0)[None, :]
-    d3 = d3 * scale + shift
-    scale = tl.load(scale_ptr + 2 * channels + channel, mask=inside, other=0.0)[None, :]
-    shift = tl.load(shift_ptr + 2 * channels + channel, mask=inside, other=0.0)[None, :]
-    d4 = d4 * scale + shift
-    scale = tl.load(scale_ptr + 3 * channels + channel, mask=inside, other=0.0)[None, :]
-    shift = tl.load(shift_ptr + 3 * channels + channel, mask=inside, other=0.0)[None, :]
-    d5 = d5 * scale + shift
-    if SILU:
-        d2 = d2 / (1.0 + tl.exp(-d2))
-        d3 = d3 / (1.0 + tl.exp(-d3))
-        d4 = d4 / (1.0 + tl.exp(-d4))
-        d5 = d5 / (1.0 + tl.exp(-d5))
-    d2, d3, d4, d5 = d2 * SHRINK, d3 * SHRINK, d4 * SHRINK, d5 * SHRINK
-    kind = carried_ptr.dtype.element_ty
-    tl.store(carried_ptr + at, d4.to(kind), mask=settled)
-    tl.store(carried_ptr + carried_t + at, d5.to(kind), mask=settled)
-
+    d2 = _normed(x_ptr, at, ok, scale_ptr, shift_ptr, channel, inside, SILU) * SHRINK
+    d3 = _normed(x_ptr + x_t, at, ok, scale_ptr + channels, shift_ptr + channels, channel, inside, SILU) * SHRINK
+    carry = carried_ptr.dtype.element_ty
     kind = out_ptr.dtype.element_ty
     to = out_ptr + pixel.to(tl.int64)[:, None] * channels + channel[None, :]
-    both: tl.constexpr = NEAR * NEAR + FAR * FAR
-    times: tl.constexpr = NEAR * NEAR * FAR * FAR
-    tl.store(to, (d4 - both * d2 + times * d0).to(kind), mask=ok)
-    even, odd = d4 - FAR * FAR * d2, NEAR * (d3 - FAR * FAR * d1)
-    tl.store(to + product, (even + odd).to(kind), mask=ok)
-    tl.store(to + 2 * product, (even - odd).to(kind), mask=ok)
-    even, odd = d4 - NEAR * NEAR * d2, FAR * (d3 - NEAR * NEAR * d1)
-    tl.store(to + 3 * product, (even + odd).to(kind), mask=ok)
-    tl.store(to + 4 * product, (even - odd).to(kind), mask=ok)
-    tl.store(to + 5 * product, (d5 - both * d3 + times * d1).to(kind), mask=ok)
+    if M == 2:  # the points are 0, 1 and -1
+        tl.store(carried_ptr + at, d2.to(carry), mask=settled)
+        tl.store(carried_ptr + carried_t + at, d3.to(carry), mask=settled)
+        tl.store(to, (d2 - d0).to(kind), mask=ok)
+        tl.store(to + product, (d2 + d1).to(kind), mask=ok)
+        tl.store(to + 2 * product, (d2 - d1).to(kind), mask=ok)
+        tl.store(to + 3 * product, (d3 - d1).to(kind), mask=ok)
+    else:
+        scale_ptr += 2 * channels
+        shift_ptr += 2 * channels
+        d4 = _normed(x_ptr + 2 * x_t, at, ok, scale_ptr, shift_ptr, channel, inside, SILU) * SHRINK
+        scale_ptr += channels
+        shift_ptr += channels
+        d5 = _normed(x_ptr + 3 * x_t, at, ok, scale_ptr, shift_ptr, channel, inside, SILU) * SHRINK
+        tl.store(carried_ptr + at, d4.to(carry), mask=settled)
+        tl.store(carried_ptr + carried_t + at, d5.to(carry), mask=settled)
+        both: tl.constexpr = NEAR * NEAR + FAR * FAR
+        times: tl.constexpr = NEAR * NEAR * FAR * FAR
+        tl.store(to, (d4 - both * d2 + times * d0).to(kind), mask=ok)
+        even, odd = d4 - FAR * FAR * d2, NEAR * (d3 - FAR * FAR * d1)
+        tl.store(to + product, (even + odd).to(kind), mask=ok)
+        tl.store(to + 2 * product, (even - odd).to(kind), mask=ok)
+        even, odd = d4 - NEAR * NEAR * d2, FAR * (d3 - NEAR * NEAR * d1)
+        tl.store(to + 3 * product, (even + odd).to(kind), mask=ok)
+        tl.store(to + 4 * product, (even - odd).to(kind), mask=ok)
+        tl.store(to + 5 * product, (d5 - both * d3 + times * d1).to(kind), mask=ok)
 
 
 @triton.jit
@@ -105,7 +110,7 @@ def _output_kernel(
     out_ptr, m0_ptr, m1_ptr, m2_ptr, m3_ptr, m4_ptr, m5_ptr, x_ptr, bias_ptr, pending_ptr, parts_ptr,
     first, stop, skip, height, width, channels, chunk, chunks,
     out_b, out_t, out_h, out_w, x_b, x_t, product_b,
-    NEAR: tl.constexpr, FAR: tl.constexpr, GAIN: tl.constexpr,
+    M: tl.constexpr, NEAR: tl.constexpr, FAR: tl.constexpr, GAIN: tl.constexpr,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, PENDING: tl.constexpr, MEASURE: tl.constexpr,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -139,18 +144,23 @@ def _output_kernel(
         p1 = tl.load(m1_ptr + seen, mask=inside, other=0.0).to(tl.float32)
         p2 = tl.load(m2_ptr + seen, mask=inside, other=0.0).to(tl.float32)
         p3 = tl.load(m3_ptr + seen, mask=inside, other=0.0).to(tl.float32)
-        p4 = tl.load(m4_ptr + seen, mask=inside, other=0.0).to(tl.float32)
-        p5 = tl.load(m5_ptr + seen, mask=inside, other=0.0).to(tl.float32)
-        shift0 = GAIN * (p0 + p1 + p2 + p3 + p4) + added
-        shift1 = GAIN * (NEAR * (p1 - p2) + FAR * (p3 - p4)) + added
-        shift2 = GAIN * (NEAR * NEAR * (p1 + p2) + FAR * FAR * (p3 + p4)) + added
-        shift3 = GAIN * (NEAR * NEAR * NEAR * (p1 - p2) + FAR * FAR * FAR * (p3 - p4) + p5) + added
+        if M == 2:
+            shift0 = GAIN * (p0 + p1 + p2) + added
+            shift1 = GAIN * (p1 - p2 + p3) + added
+        else:
+            p4 = tl.load(m4_ptr + seen, mask=inside, other=0.0).to(tl.float32)
+            p5 = tl.load(m5_ptr + seen, mask=inside, other=0.0).to(tl.float32)
+            shift0 = GAIN * (p0 + p1 + p2 + p3 + p4) + added
+            shift1 = GAIN * (NEAR * (p1 - p2) + FAR * (p3 - p4)) + added
+            shift2 = GAIN * (NEAR * NEAR * (p1 + p2) + FAR * FAR * (p3 + p4)) + added
+            shift3 = GAIN * (NEAR * NEAR * NEAR * (p1 - p2) + FAR * FAR * FAR * (p3 - p4) + p5) + added
         if RESIDUAL:
             seen = begin.to(tl.int64) * channels + channel
             shift0 += tl.load(x_ptr + seen, mask=inside, other=0.0).to(tl.float32)
             shift1 += tl.load(x_ptr + x_t + seen, mask=inside, other=0.0).to(tl.float32)
-            shift2 += tl.load(x_ptr + 2 * x_t + seen, mask=inside, other=0.0).to(tl.float32)
-            shift3 += tl.load(x_ptr + 3 * x_t + seen, mask=inside, other=0.0).to(tl.float32)
+            if M == 4:
+                shift2 += tl.load(x_ptr + 2 * x_t + seen, mask=inside, other=0.0).to(tl.float32)
+                shift3 += tl.load(x_ptr + 3 * x_t + seen, mask=inside, other=0.0).to(tl.float32)
             tl.debug_barrier()  # what was read here may be overwritten below
     for start in range(begin, end, PIXELS):
         pixel = start + tl.arange(0, PIXELS)
@@ -160,10 +170,16 @@ def _output_kernel(
         m1 = tl.load(m1_ptr + at, mask=ok, other=0.0).to(tl.float32)
         m2 = tl.load(m2_ptr + at, mask=ok, other=0.0).to(tl.float32)
         m3 = tl.load(m3_ptr + at, mask=ok, other=0.0).to(tl.float32)
-        m4 = tl.load(m4_ptr + at, mask=ok, other=0.0).to(tl.float32)
-        m5 = tl.load(m5_ptr + at, mask=ok, other=0.0).to(tl.float32)
         near, near_odd = m1 + m2, m1 - m2
-        far, far_odd = m3 + m4, m3 - m4
+        if M == 2:
+            value0, value1 = GAIN * (m0 + near), GAIN * (near_odd + m3)
+        else:
+            m4 = tl.load(m4_ptr + at, mask=ok, other=0.0).to(tl.float32)
+            m5 = tl.load(m5_ptr + at, mask=ok, other=0.0).to(tl.float32)
+            far, far_odd = m3 + m4, m3 - m4
+            value0, value1 = GAIN * (m0 + near + far), GAIN * (NEAR * near_odd + FAR * far_odd)
+            value2 = GAIN * (NEAR * NEAR * near + FAR * FAR * far)
+            value3 = GAIN * (NEAR * NEAR * NEAR * near_odd + FAR * FAR * FAR * far_odd + m5)
         at = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
         row, column = pixel // width, pixel % width
         target = row.to(tl.int64) * out_h + column.to(tl.int64) * out_w
@@ -171,73 +187,81 @@ def _output_kernel(
         plus = added[None, :]
         if BIAS == 2:
             plus += bias_of(bias_ptr, channel, channels, row, column, 0, height, width, 1, ok, BIAS)
-        away = _finish(GAIN * (m0 + near + far), out_ptr, x_ptr, at, target, ok, plus, shift0, RESIDUAL)
+        away = _finish(value0, out_ptr, x_ptr, at, target, ok, plus, shift0, RESIDUAL)
         if MEASURE:
             total0 += away
             squares0 += away * away
-        value = GAIN * (NEAR * near_odd + FAR * far_odd)
-        away = _finish(value, out_ptr + out_t, x_ptr + x_t, at, target, ok, plus, shift1, RESIDUAL)
+        away = _finish(value1, out_ptr + out_t, x_ptr + x_t, at, target, ok, plus, shift1, RESIDUAL)
         if MEASURE:
             total1 += away
             squares1 += away * away
-        value = GAIN * (NEAR * NEAR * near + FAR * FAR * far)
-        away = _finish(value, out_ptr + 2 * out_t, x_ptr + 2 * x_t, at, target, ok, plus, shift2, RESIDUAL)
-        if MEASURE:
-            total2 += away
-            squares2 += away * away
-        value = GAIN * (NEAR * NEAR * NEAR * near_odd + FAR * FAR * FAR * far_odd + m5)
-        away = _finish(value, out_ptr + 3 * out_t, x_ptr + 3 * x_t, at, target, ok, plus, shift3, RESIDUAL)
-        if MEASURE:
-            total3 += away
-            squares3 += away * away
+        if M == 4:
+            away = _finish(value2, out_ptr + 2 * out_t, x_ptr + 2 * x_t, at, target, ok, plus, shift2, RESIDUAL)
+            if MEASURE:
+                total2 += away
+                squares2 += away * away
+            away = _finish(value3, out_ptr + 3 * out_t, x_ptr + 3 * x_t, at, target, ok, plus, shift3, RESIDUAL)
+            if MEASURE:
+                total3 += away
+                squares3 += away * away
     if MEASURE:
         count = (end - begin).to(tl.float32)
         frame = chunks * channels * 2
-        parts_ptr += (clip * 4 * chunks + part) * channels * 2
+        parts_ptr += (clip * M * chunks + part) * channels * 2
         _keep(parts_ptr, channel, inside, shift0, total0, squares0, count)
         _keep(parts_ptr + frame, channel, inside, shift1, total1, squares1, count)
-        _keep(parts_ptr + 2 * frame, channel, inside, shift2, total2, squares2, count)
-        _keep(parts_ptr + 3 * frame, channel, inside, shift3, total3, squares3, count)
+        if M == 4:
+            _keep(parts_ptr + 2 * frame, channel, inside, shift2, total2, squares2, count)
+            _keep(parts_ptr + 3 * frame, channel, inside, shift3, total3, squares3, count)
 
 
-def filter_input(
+def transform_input(
     out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, silu: bool, carried: Tensor,
     rows: tuple[int, int], settled: tuple[int, int],
 ) -> None:  # fmt: skip
-    batch, frames, _, width, channels = x.shape
-    assert frames == GIVEN and out.is_contiguous() and carried.is_contiguous(), "four frames into packed ones"
-    require_packed_pixels(x)
+    batch, m, _, width, channels = x.shape
+    assert out[0, 0].is_contiguous() and len(out) == m + 2, "a combination of a clip is packed"
+    assert carried.stride(0) == 2 * carried.stride(1), "the two frames of a clip follow those of the clip before"
+    require_packed_pixels(x, carried)
     wide = triton.next_power_of_2(channels)
     per_program, pixels = max(1, TILE_IN // wide), (rows[1] - rows[0]) * width
+    near, far = _near_far(m)
     _input_kernel[(triton.cdiv(pixels, per_program), batch)](
         out, x, scale, shift, carried, pixels, rows[0] * width, settled[0] * width, settled[1] * width, channels,
-        x.stride(0), x.stride(1), carried.stride(1), out.stride(0),
-        NEAR=NEAR, FAR=FAR, SHRINK=SHRINK, SILU=silu, PIXELS=per_program, CHANNELS=wide, num_warps=4,
+        x.stride(0), x.stride(1), carried.stride(1), out.stride(0), out.stride(1),
+        M=m, NEAR=near, FAR=far, SHRINK=INPUT_SCALE, SILU=silu, PIXELS=per_program, CHANNELS=wide, num_warps=4,
     )  # fmt: skip
 
 
-def filter_output(
+def transform_output(
     out: Tensor, products: Sequence[Tensor], rows: tuple[int, int], skip: int, bias: Tensor | None, x: Tensor | None,
-    pending: Tensor | None, moments: Moments | None,
+    pending: Tensor | None, statistics: NormStatistics | None,
 ) -> None:  # fmt: skip
-    batch, _, _, width, channels = out.shape
-    assert len(products) == TAKEN and all(p.is_contiguous() for p in products), "six packed products"
+    batch, m, _, width, channels = out.shape
+    assert len(products) == m + 2 and all(p.is_contiguous() for p in products), "packed products"
     other = out if x is None else x
     if x is not None:
         require_packed_pixels(x)
     wide = min(triton.next_power_of_2(channels), MOST_CHANNELS)
     first, stop = rows[0] * width, rows[1] * width
-    chunk = max(1, TILE_OUT // wide) * 16 if moments is None else moments.chunk
-    assert moments is None or first % chunk == 0, "bands begin where chunks do"
-    parts = out if moments is None else moments.parts
-    chunks = 1 if moments is None else moments.parts.shape[2]
+    chunk = max(1, TILE_OUT // wide) * 16 if statistics is None else statistics.chunk
+    assert statistics is None or first % chunk == 0, "blocks begin where chunks do"
+    parts = out if statistics is None else statistics.parts
+    chunks = 1 if statistics is None else statistics.parts.shape[2]
     kind = 0 if bias is None else 1 if bias.ndim == 1 else 2
     grid = (triton.cdiv(stop, chunk) - first // chunk, batch, triton.cdiv(channels, wide))
+    near, far = _near_far(m)
+    six = [*products, products[0], products[0]][:6]
     _output_kernel[grid](
-        out, *products, other, out if bias is None else bias, out if pending is None else pending, parts,
+        out, *six, other, out if bias is None else bias, out if pending is None else pending, parts,
         first, stop, skip * width, out.shape[2], width, channels, chunk, chunks,
         *out.stride()[:4], other.stride(0), other.stride(1), products[0].stride(0),
-        NEAR=NEAR, FAR=FAR, GAIN=1 / (SHRINK * WEIGHT_SHRINK),
-        BIAS=kind, RESIDUAL=x is not None, PENDING=pending is not None, MEASURE=moments is not None,
+        M=m, NEAR=near, FAR=far, GAIN=1 / (INPUT_SCALE * WEIGHT_SCALE),
+        BIAS=kind, RESIDUAL=x is not None, PENDING=pending is not None, MEASURE=statistics is not None,
         PIXELS=max(1, TILE_OUT // wide), CHANNELS=wide, num_warps=4,
     )  # fmt: skip
+
+
+def _near_far(m: int) -> tuple[float, float]:
+    """The absolute values of the points that are not 0."""
+    return POINTS[m][1], POINTS[m][-2]

@@ -1,0 +1,184 @@
+"""The rows of a clip's pictures, spread over the ranks of a group, see `models/video_vae_v3/modules/rows.py`.
+
+Every rank holds a block of consecutive rows of every frame. At every level of the VAE it needs one row of each
+neighbour before a convolution, statistics of all blocks for a norm, and all pixels of a frame for the attention in the
+middle: some thousandths of an activation.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common.distributed.collectives import Group, all_gather
+
+HALO, STATISTICS, ATTENTION = "rows of neighbours", "statistics of norms", "keys and values"
+
+
+@dataclass(frozen=True)
+class RowBlocks:
+    """Which latent rows each rank of a group holds; ranks beyond the number of rows hold none.
+
+    counts: rows of every rank, in order; they differ by one at most.
+    """
+
+    counts: tuple[int, ...]
+
+    @staticmethod
+    def of(rows: int, ranks: int) -> "RowBlocks":
+        """`rows` shared out evenly."""
+        return RowBlocks(tuple(rows // ranks + (own < rows % ranks) for own in range(ranks)))
+
+    def span(self, own: int, scale: int = 1) -> slice:
+        """The rows of one rank; `scale`: pixel rows of a latent row."""
+        start = sum(self.counts[:own])
+        return slice(start * scale, (start + self.counts[own]) * scale)
+
+    @property
+    def active(self) -> int:
+        """How many ranks have rows; they are the first ones."""
+        return sum(count > 0 for count in self.counts)
+
+
+class RowParallel:
+    """The `RowExchange` of one rank that holds rows, for pictures of one size.
+
+    Args:
+        group: the ranks that share the clip. blocks: their rows; ranks without rows take no part.
+    """
+
+    shared = True
+
+    def __init__(self, group: Group, blocks: RowBlocks) -> None:
+        self.group, self.ranks, self.counts = group, blocks.active, blocks.counts[: blocks.active]
+        self.first, self.last = group.own == 0, group.own == self.ranks - 1
+
+    def neighbours(self, x: Tensor, above: bool = True, below: bool = True) -> tuple[Tensor | None, Tensor | None]:
+        """The last row of the block above and the first row of the block below, [B, T, 1, W, C]."""
+        group, operations, arriving = self.group, [], []
+        # A row that everybody wants from above is sent downwards, and the other way round.
+        for wanted, to, edge, source, place in (
+            (above, group.own + 1, self.last, group.own - 1, slice(-1, None)),
+            (below, group.own - 1, self.first, group.own + 1, slice(0, 1)),
+        ):
+            receives = wanted and 0 <= source < self.ranks
+            if wanted and not edge:
+                row = group.on_wire(x[:, :, place].contiguous())
+                operations.append(group.operation(dist.isend, row, to))
+                group.traffic.add(HALO, row.numel() * row.element_size())
+            buffer = None
+            if receives:
+                buffer = group.on_wire(x.new_empty(*x.shape[:2], 1, *x.shape[3:]))
+                operations.append(group.operation(dist.irecv, buffer, source))
+            arriving.append(buffer)
+        with group.waiting(HALO):
+            for request in dist.batch_isend_irecv(operations) if operations else ():
+                request.wait()
+        return tuple(None if row is None else row.to(x.device) for row in arriving)
+
+    def gather(self, own: Tensor) -> Tensor:
+        """[...] of every rank -> [ranks, ...]."""
+        return self._all_gather(own, STATISTICS)
+
+    def gather_pixels(self, x: Tensor) -> Tensor:
+        """[N, own rows * W, C] -> [N, all rows * W, C]."""
+        of_row = x.shape[1] // self.counts[self.group.own]
+        longest = max(self.counts) * of_row
+        padded = x if x.shape[1] == longest else torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[1]))
+        blocks = self._all_gather(padded, ATTENTION)
+        return torch.cat([block[:, : count * of_row] for block, count in zip(blocks, self.counts, strict=True)], 1)
+
+    def _all_gather(self, own: Tensor, purpose: str) -> Tensor:
+        group, sent = self.group, self.group.on_wire(own.contiguous())
+        everything = sent.new_empty(self.ranks, *sent.shape)
+        if self.ranks == group.size:
+            group.traffic.add(purpose, (group.size - 1) * sent.numel() * sent.element_size())
+            with group.waiting(purpose):
+                all_gather(everything.flatten(0, 1), sent, group=group.handle)
+            return everything.to(own.device)
+        everything[group.own] = sent
+        others = [number for number in range(self.ranks) if number != group.own]
+        send, receive = [(sent, number) for number in others], [(everything[number], number) for number in others]
+        group.transfer(send=send, receive=receive, purpose=purpose)
+        return everything.to(own.device)
+
+
+class ClipRows:
+    """How the ranks of a group share the pictures of one clip in the VAE, and how rows become whole frames.
+
+    Args:
+        group: all ranks that share the clip.
+        latent_rows: of the clip.
+    Attributes:
+        holds_rows: has this rank any? exchange: for the VAE's memory of the clip; None where one rank has all rows.
+    """
+
+    def __init__(self, group: Group, latent_rows: int) -> None:
+        self.group, self.blocks = group, RowBlocks.of(latent_rows, group.size)
+        self.holds_rows = self.blocks.counts[group.own] > 0
+        shared = self.holds_rows and self.blocks.active > 1
+        self.exchange = RowParallel(group, self.blocks) if shared else None
+
+    def own(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
+        """This rank's rows of whole pictures, along `dim`; `scale`: rows of x in a latent row."""
+        span = self.blocks.span(self.group.own, scale)
+        return x.narrow(dim, span.start, span.stop - span.start)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """This rank's latents [t, own rows, w, c] (no rows on a rank without) -> all rows, on every rank."""
+        return self.group.gather_rows(x.transpose(0, 1), self.blocks.counts, "latents").transpose(0, 1)
+
+    def frame_span(self, frames: int) -> slice:
+        """Which of a slice's frames this rank finishes."""
+        return RowBlocks.of(frames, self.group.size).span(self.group.own)
+
+    def to_frames(self, x: Tensor, scale: int) -> Tensor:
+        """This rank's rows of a slice, [3, T, own rows, W] -> all rows of the frames of `frame_span`, [3, t, H, W].
+
+        Args:
+            scale: pixel rows of a latent row.
+        """
+        colours, frames, rows, width = x.shape
+        shares = RowBlocks.of(frames, self.group.size).counts
+        own_frames, heights = shares[self.group.own], [count * scale for count in self.blocks.counts]
+        lines = x.permute(1, 2, 0, 3).reshape(frames * rows, colours, width)
+        send, receive = [share * rows for share in shares], [own_frames * height for height in heights]
+        parts = self.group.exchange(lines, send, receive, "rows to frames").split(receive)
+        blocks = [part.view(own_frames, height, colours, width) for part, height in zip(parts, heights, strict=True)]
+        return torch.cat(blocks, 1).permute(2, 0, 1, 3)
+
+    def to_leader(self, x: Tensor, frames: int) -> Tensor | None:
+        """Frames [t, ...] of every rank's `frame_span` -> [frames, ...] on the leader; None on the others."""
+        group, shares = self.group, RowBlocks.of(frames, self.group.size).counts
+        if not group.leads:
+            group.transfer(send=[(x, 0)] if len(x) else [], purpose="finished frames")
+            return None
+        others = [x.new_empty(share, *x.shape[1:]) for share in shares[1:]]
+        receive = [(part, number) for number, part in enumerate(others, 1) if len(part)]
+        group.transfer(receive=receive, purpose="finished frames")
+        return torch.cat([x, *others])
+
+
+class WholeClip:
+    """The same for one process that shares a clip with nobody."""
+
+    exchange, holds_rows = None, True
+
+    def own(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
+        return x
+
+    def whole(self, x: Tensor) -> Tensor:
+        return x
+
+    def frame_span(self, frames: int) -> slice:
+        return slice(0, frames)
+
+    def to_frames(self, x: Tensor, scale: int) -> Tensor:
+        return x
+
+    def to_leader(self, x: Tensor, frames: int) -> Tensor:
+        return x
+
+
+Rows = ClipRows | WholeClip

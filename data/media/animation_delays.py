@@ -1,0 +1,77 @@
+"""How long is each frame of an animation shown? Read from the file's blocks, without decoding a pixel."""
+
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+SHORTEST_DELAY_MS, USUAL_DELAY_MS = 20, 100  # browsers play shorter delays, a leftover of old GIFs, at 10 frames/s
+
+
+def shown_for(milliseconds: Fraction | float | None) -> Fraction:
+    """Seconds that a frame with this delay is shown."""
+    exact = Fraction(milliseconds or 0).limit_denominator(1000)
+    return (exact if exact >= SHORTEST_DELAY_MS else Fraction(USUAL_DELAY_MS)) / 1000
+
+
+def delays_of(path: Path, picture_format: str) -> list[Fraction]:
+    """Seconds of every frame, as the blocks of a GIF, WebP or PNG say; empty where they cannot be read.
+
+    A hint: the iteration over the frames tells the times.
+    """
+    walk = {"GIF": _gif, "WEBP": _webp, "PNG": _png}.get(picture_format)
+    if walk is None:
+        return []
+    with path.open("rb") as file:
+        return [shown_for(milliseconds) for milliseconds in walk(file)]
+
+
+def _gif(file: BinaryIO) -> Iterator[Fraction]:
+    _skip_palette(file, file.read(13)[10:11])
+    delay = Fraction(0)
+    while introducer := file.read(1):
+        if introducer == b"!":
+            label, block = file.read(1), file.read(file.read(1)[0])
+            if label == b"\xf9" and len(block) >= 4:
+                delay = Fraction(10 * struct.unpack("<H", block[1:3])[0])
+            if block:
+                _skip_blocks(file)
+        elif introducer == b",":
+            _skip_palette(file, file.read(9)[8:9])
+            file.read(1)
+            _skip_blocks(file)
+            yield delay
+        elif introducer == b";":
+            return
+
+
+def _skip_palette(file: BinaryIO, flags: bytes) -> None:
+    if flags and flags[0] & 0x80:
+        file.seek(3 << ((flags[0] & 7) + 1), 1)
+
+
+def _skip_blocks(file: BinaryIO) -> None:
+    while (size := file.read(1)) and size[0]:
+        file.seek(size[0], 1)
+
+
+def _webp(file: BinaryIO) -> Iterator[Fraction]:
+    file.seek(12)
+    while len(header := file.read(8)) == 8:
+        name, size = header[:4], struct.unpack("<I", header[4:])[0]
+        if name == b"ANMF":
+            yield Fraction(int.from_bytes(file.read(16)[12:15], "little"))
+            file.seek(-16, 1)
+        file.seek(size + size % 2, 1)
+
+
+def _png(file: BinaryIO) -> Iterator[Fraction]:
+    file.seek(8)
+    while len(header := file.read(8)) == 8:
+        size, name = struct.unpack(">I4s", header)
+        if name == b"fcTL" and size == 26:
+            numerator, denominator = struct.unpack(">HH", file.read(26)[20:24])
+            yield Fraction(1000 * numerator, denominator or 100)
+            size = 0
+        file.seek(size + 4, 1)

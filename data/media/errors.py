@@ -1,0 +1,60 @@
+"""What becomes of an error in one file? A sentence that names the file first. Works without torch."""
+
+import errno
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+# What the machine is to blame for, and not the file.
+MACHINE_ERRORS = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+
+
+class MediaError(ValueError):
+    """A file that cannot be read or written; the message is a sentence that starts with the file's name."""
+
+
+def shown(path: str | PathLike) -> str:
+    """The name of a file as it is safe to print: control characters, escape codes and broken bytes as `\\x1b`."""
+    return printable(Path(path).name or str(path))
+
+
+def printable(text: str) -> str:
+    """Text with every character that a terminal would obey, or could not show, written as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+@contextmanager
+def decoding(path: Path, failure: str = "the file is damaged") -> Iterator[None]:
+    """Turn every exception of a decoder into a MediaError that names the file; the original is its `__cause__`.
+
+    Damaged data makes decoders raise almost anything (IndexError, struct.error, TypeError, AttributeError, ...), so no
+    list of types would be complete. Warnings that libraries print by themselves are left out.
+
+    Args:
+        path: the file that is read.
+        failure: what is said, before the reason in brackets, when the reason is not one of the machine.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except MediaError:
+        raise
+    except Exception as error:
+        raise MediaError(f"{shown(path)}: {_sentence(error, failure)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, on one printable line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return printable(" ".join(text.split()))
+
+
+def _sentence(error: Exception, failure: str) -> str:
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "there is not enough memory to decode it; free some, or make the picture smaller"
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+        return f"cannot be read ({reason(error)}); check the permissions and the disk"
+    return f"{failure} ({reason(error)}); get a complete copy, or convert it with another program"

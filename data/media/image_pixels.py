@@ -1,0 +1,186 @@
+"""How do the pixels of a Pillow image become 8-bit sRGB? In strips of rows, so that no copy of the whole is made.
+
+16-bit values are rounded (Pillow cuts them), ICC profiles converted, palettes, gray and CMYK expanded, the picture
+turned upright. What is held beside the Pillow image is the result and one strip.
+"""
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from data.media.errors import reason
+
+STRIP_PIXELS = 1 << 20
+
+
+class SrgbConverter:
+    """Turns pieces of one image, of any Pillow mode, into 8-bit sRGB.
+
+    Args:
+        image: decoded; its mode, palette and ICC profile are those of every piece.
+
+    Attributes:
+        complaint: why the embedded profile is ignored; None when it is not.
+    """
+
+    def __init__(self, image: Image.Image) -> None:
+        self.complaint: str | None = None
+        self.float_scale = _float_scale(image) if image.mode == "F" else 1
+        self.transform = None
+        if profile := image.info.get("icc_profile"):
+            mode = self._plain(image.crop((0, 0, 1, 1)))[0].mode
+            try:
+                source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+                self.transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+            except Exception as error:  # a broken profile says nothing about the pixels
+                self.complaint = f"colour profile ignored ({reason(error)})"
+
+    def __call__(self, strip: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+        """(u8 [rows, W, 3] sRGB, u8 [rows, W] alpha or None)."""
+        image, alpha = self._plain(strip)
+        if self.transform is not None:
+            image = ImageCms.applyTransform(image, self.transform)
+        return np.asarray(image.convert("RGB")), alpha
+
+    def _plain(self, image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
+        """The image in mode L, RGB or CMYK (or LAB and the like, for a profile), and its alpha."""
+        alpha = None
+        if image.has_transparency_data:
+            image = image.convert("LA" if image.mode in ("L", "LA", "La") else "RGBA")
+            alpha = np.asarray(image.getchannel("A"))
+            image = image.convert(image.mode[:-1])
+        if image.mode.startswith("I"):  # 16-bit gray, in 16- or 32-bit storage
+            image = Image.fromarray(_rounded(np.asarray(image).astype(np.int64).clip(0, 65535)))
+        elif image.mode == "F":
+            values = np.nan_to_num(np.asarray(image)) * self.float_scale
+            image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+        if image.mode == "1":
+            image = image.convert("L")
+        elif image.mode not in ("L", "RGB", "CMYK", "LAB"):
+            image = image.convert("RGB")
+        return image, alpha
+
+
+def to_srgb(
+    image: Image.Image, convert: SrgbConverter, orientation: int = 1, low: Image.Image | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """(u8 [3, H, W] sRGB as displayed, u8 [1, H, W] alpha, or None where all is opaque).
+
+    Args:
+        image: decoded, as stored.
+        convert: made from this image.
+        orientation: 1 to 8, as EXIF counts.
+        low: the low bytes of 16-bit values whose high bytes are `image`, in the same mode.
+    """
+    width, height = image.size
+    shape = (width, height) if orientation >= 5 else (height, width)
+    pixels, alpha = np.empty((3, *shape), np.uint8), None
+    for top, bottom in strips_of(height, width):
+        box = (0, top, width, bottom)
+        strip = image.crop(box)
+        if low is not None:
+            deep = np.asarray(strip).astype(np.uint32) * 256 + np.asarray(low.crop(box))
+            strip = _like(_rounded(deep), strip)
+        colours, opaque = convert(strip)
+        as_stored(pixels, orientation)[:, top:bottom] = colours.transpose(2, 0, 1)
+        if opaque is not None:
+            alpha = np.full((1, *shape), 255, np.uint8) if alpha is None else alpha
+            as_stored(alpha, orientation)[0, top:bottom] = opaque
+    if alpha is None or alpha.min(initial=255) == 255:
+        return torch.from_numpy(pixels), None
+    return torch.from_numpy(pixels), torch.from_numpy(alpha)
+
+
+def as_stored(displayed: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of [..., H, W] as displayed in which the file's rows and columns run, for an EXIF orientation."""
+    if orientation in (2, 3, 6, 7):  # of the displayed picture, left and right are exchanged
+        displayed = displayed[..., ::-1]
+    if orientation in (3, 4, 7, 8):
+        displayed = displayed[..., ::-1, :]
+    return displayed.swapaxes(-2, -1) if orientation >= 5 else displayed
+
+
+def over_white(pixels: Tensor, alpha: Tensor) -> Tensor:
+    """u8 [3, H, W] and u8 [1, H, W] -> u8 [3, H, W] laid over white, rounded."""
+    result = torch.empty_like(pixels)
+    for top, bottom in strips_of(*pixels.shape[-2:]):
+        opaque = alpha[:, top:bottom].int()
+        sum_255 = pixels[:, top:bottom].int() * opaque + 255 * (255 - opaque)
+        result[:, top:bottom] = ((2 * sum_255 + 255) // 510).to(torch.uint8)
+    return result
+
+
+def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
+    """Colours for the pixels with alpha 0, from ever coarser averages of visible ones: u8 [3, H, W] -> u8 [3, H, W].
+
+    So enlarging draws no fringe of hidden colours.
+    """
+    visible = alpha > 0
+    if bool(visible.all()) or not bool(visible.any()):
+        return pixels
+    del visible
+    levels = [_halved(pixels, alpha)]
+    while max(levels[-1][1].shape[-2:]) > 1 and not bool((levels[-1][1] > 0).all()):
+        levels.append(tuple(avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1]))
+    colour = levels[-1][0] / levels[-1][1].clamp(min=1e-6)
+    while len(levels) > 1:
+        levels.pop()
+        total, weight = levels[-1]
+        coarse = interpolate(colour, size=total.shape[-2:], mode="bilinear", align_corners=False)
+        colour = torch.where(weight > 0, total / weight.clamp(min=1e-6), coarse)
+    levels.clear()
+    result = torch.empty_like(pixels)
+    for top, bottom in strips_of(*pixels.shape[-2:]):
+        coarse = _enlarged_rows(colour, top, bottom, pixels.shape[-2:]).round().clamp(0, 255).to(torch.uint8)
+        result[:, top:bottom] = torch.where(alpha[:, top:bottom] > 0, pixels[:, top:bottom], coarse)
+    return result
+
+
+def strips_of(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """(first row, row behind the last) of strips of about a megapixel; all but the last have an even number of rows."""
+    rows = max(STRIP_PIXELS // max(width, 1) // 2 * 2, 2)
+    return ((top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def _halved(pixels: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Averages over 2x2 of visible colours [1, 3, h, w] and of visibility [1, 1, h, w], float32."""
+    totals, weights = [], []
+    for top, bottom in strips_of(*pixels.shape[-2:]):
+        weight = (alpha[:, top:bottom] > 0).float()[None]  # 1 1 H W
+        totals.append(avg_pool2d(pixels[None, :, top:bottom].float() * weight, 2, ceil_mode=True))
+        weights.append(avg_pool2d(weight, 2, ceil_mode=True))
+    return torch.cat(totals, dim=-2), torch.cat(weights, dim=-2)
+
+
+def _enlarged_rows(coarse: Tensor, top: int, bottom: int, size: tuple[int, int]) -> Tensor:
+    """Rows top to bottom of `interpolate(coarse, size, mode="bilinear")`: [1, 3, h, w] -> [3, rows, W]."""
+    height = coarse.shape[-2]
+    place = ((torch.arange(top, bottom) + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
+    above = place.floor().long().clamp(max=height - 1)
+    below, part = (above + 1).clamp(max=height - 1), (place - above)[:, None]
+    rows = torch.lerp(coarse[..., above, :], coarse[..., below, :], part)
+    return interpolate(rows, size=(bottom - top, size[1]), mode="bilinear", align_corners=False)[0]
+
+
+def _rounded(deep: np.ndarray) -> np.ndarray:
+    """16-bit values as 8-bit ones, rounded."""
+    return ((deep + 128) // 257).astype(np.uint8)
+
+
+def _like(pixels: np.ndarray, strip: Image.Image) -> Image.Image:
+    """u8 [rows, W, C] as an image of the mode and with the profile of another."""
+    image = Image.frombytes(strip.mode, strip.size, np.ascontiguousarray(pixels).tobytes())
+    image.info = dict(strip.info)
+    return image
+
+
+def _float_scale(image: Image.Image) -> int:
+    """What brings float pixels to 0..255: they are written as 0..1, or as 0..255."""
+    width, height = image.size
+    strips = (np.nan_to_num(np.asarray(image.crop((0, a, width, b)))) for a, b in strips_of(height, width))
+    return 255 if max(strip.max(initial=0) for strip in strips) <= 1 else 1

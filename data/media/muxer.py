@@ -1,0 +1,23 @@
+"""How is FFmpeg's muxer of a container set up, and which of its complaints are the disk's?"""
+
+import errno
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT, errno.EACCES)
+
+
+def muxer_options(form: str, ticks: int, complete: bool = True) -> dict[str, str]:
+    """Options of FFmpeg's muxer `form`.
+
+    Args:
+        ticks: of the clock, per second.
+        complete: write the index in front, so that a player can start while the file loads.
+    """
+    if form == "matroska":
+        return {}
+    clocks = {"video_track_timescale": str(ticks), "movie_timescale": str(ticks)}
+    return {"movflags": "+faststart", **clocks} if complete else clocks
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether the disk is to blame: no other choice of tracks would help."""
+    return getattr(error, "errno", None) in DISK_ERRORS

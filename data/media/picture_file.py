@@ -1,0 +1,147 @@
+"""What does a picture file hold, before its pixels are decoded? Without torch, for the probing process."""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base
+from PIL.JpegImagePlugin import JpegImageFile
+
+from data.media.errors import MediaError, decoding, printable, shown
+from data.media.find import starts_like_picture
+
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+
+# What Pillow itself refuses. Decoding takes at most 12 bytes a pixel, 2.1 GB: Pillow's 4 (8 for 16-bit colour), the
+# result's 3 or 4, and what filling hidden colours takes. Animations are composed in several copies of a frame.
+MOST_PIXELS = 178_956_970
+MOST_ANIMATION_PIXELS = MOST_PIXELS // 4
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def holds_picture(path: Path) -> bool:
+    """Whether the first bytes are those of a picture or an animation, and not of a clip.
+
+    Raises:
+        MediaError: there is no such file, it is a folder, or a picture that is known and cannot be read (HEIC).
+    """
+    if not path.exists():
+        raise MediaError(f"{printable(str(path))}: there is no such file")
+    if path.is_dir():
+        raise MediaError(f"{printable(str(path))}: is a folder; find_media() lists the files in it")
+    if not path.is_file():
+        raise MediaError(f"{printable(str(path))}: is not a regular file")
+    with path.open("rb") as file:
+        head = file.read(32)
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
+        # FFmpeg would open a phone's HEIC picture as a clip and show one of its tiles.
+        raise MediaError(f"{shown(path)}: HEIC pictures cannot be read; convert it to JPEG or PNG first")
+    return starts_like_picture(head)
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """A Pillow image whose pixels are not decoded yet; every way in which that fails becomes a MediaError.
+
+    A JPEG of up to twice the limit is set to be decoded at half of its height and width.
+    """
+    with decoding(path, "the picture is damaged"), _open(path) as image:
+        if image.format == "TIFF":
+            image.load_end = lambda: _keep_as_stored(image)
+        animated = is_animation(image)
+        if image.format in ("JPEG", "MPO") and _pixels(image) > MOST_PIXELS:
+            image.draft(None, (image.size[0] // 2, image.size[1] // 2))
+        if _pixels(image) > (MOST_ANIMATION_PIXELS if animated else MOST_PIXELS):
+            raise _too_large(path, animated)
+        yield image
+
+
+def is_animation(image: Image.Image) -> bool:
+    """Several frames shown one after the other; the pages of a TIFF and the views of a phone's MPO are not."""
+    return image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """1 to 8 as EXIF counts; 1 where the tag is missing or cannot be read. Decodes some PNGs."""
+    try:
+        if image.format == "TIFF" and Base.Orientation in image.tag_v2:
+            value = image.tag_v2[Base.Orientation]
+        else:
+            value = image.getexif().get(Base.Orientation, 1)
+    except Exception:  # another tag is untidy, which says nothing about this one
+        value = _orientation_alone(image.info.get("exif"))
+    return value if value in range(1, 9) else 1
+
+
+def _orientation_alone(exif: bytes | None) -> int:
+    """The orientation in a block of EXIF, by a walk over its first directory that reads no other tag."""
+    if not isinstance(exif, bytes):
+        return 1
+    block = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(block[:2])
+    try:
+        (start,) = struct.unpack_from(f"{order}I", block, 4)
+        (count,) = struct.unpack_from(f"{order}H", block, start)
+        for number in range(count):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", block, start + 2 + 12 * number)
+            if tag == Base.Orientation and kind == 3:  # a short
+                return value
+    except struct.error:
+        return 1
+    return 1
+
+
+def displayed_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) in pixels after turning, of an image that is not decoded yet, and is not decoded for this."""
+    width, height = image.size
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return height, width
+    sideways = exif_orientation(image) >= 5 and image.format != "TIFF"  # of a TIFF, Pillow gives the turned size
+    return (width, height) if sideways else (height, width)
+
+
+def notes_of(image: Image.Image, path: Path) -> tuple[str, ...]:
+    """Sentences about what of a picture is left out."""
+    notes = []
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append(f"{shown(path)}: holds {image.n_frames} pictures; the first is used")
+    if getattr(image, "decoderconfig", ()) and image.format in ("JPEG", "MPO"):
+        size = f"{image.size[0]}x{image.size[1]}"
+        notes.append(f"{shown(path)}: has more than {MOST_PIXELS // 10**6} megapixels; it is read as {size}")
+    return tuple(notes)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise MediaError(f"{shown(path)}: not a picture that can be read, or its header is damaged") from error
+    except Image.DecompressionBombError as error:
+        with path.open("rb") as file:
+            jpeg = file.read(3) == b"\xff\xd8\xff"
+        if not jpeg:
+            raise _too_large(path) from error
+        return JpegImageFile(path)
+
+
+def _pixels(image: Image.Image) -> int:
+    return image.size[0] * image.size[1]
+
+
+def _too_large(path: Path, animated: bool = False) -> MediaError:
+    limit = MOST_ANIMATION_PIXELS if animated else MOST_PIXELS
+    return MediaError(
+        f"{shown(path)}: has more than {limit // 10**6} megapixels{' a frame' if animated else ''}, which is not "
+        "decoded; make it smaller, or cut it into pieces"
+    )
+
+
+def _keep_as_stored(image: Image.Image) -> None:
+    """Takes the place of Pillow's turning of a TIFF, which copies the picture and fails on an untidy EXIF.
+
+    Until then Pillow gives the size of the turned picture.
+    """
+    image._size = image.im.size

@@ -1,0 +1,59 @@
+"""How large is a file's picture, how long is it, what will its result be called? With as little decoding as possible.
+
+A picture's header is enough; of a clip one frame is decoded, which alone tells its size and which way is up. Damage
+behind that is found when the file is read. Works without torch.
+"""
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from data.media.errors import MediaError, decoding, shown
+from data.media.info import Kind
+from data.media.orientation import orientation_of
+from data.media.picture_file import displayed_size, holds_picture, is_animation, open_picture
+from data.media.video_file import choose_tracks, describe, first_frame, open_container
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a run has to know of a file before it begins.
+
+    Attributes:
+        kind: "video", "image" or "animation".
+        height, width: pixels as displayed.
+        frame_count_hint: about how many frames there are; None when the file does not say.
+        audio_codecs: of the sound tracks that can be read; `output_path` depends on them.
+    """
+
+    kind: Kind
+    height: int
+    width: int
+    frame_count_hint: int | None
+    audio_codecs: tuple[str, ...] = ()
+
+
+def probe(path: str | PathLike) -> Probe:
+    """Look into one file.
+
+    Raises:
+        MediaError: a sentence that names the file: it is missing, not media, too large, or damaged at its beginning.
+    """
+    path = Path(path)
+    with decoding(path):
+        if holds_picture(path):
+            return _probe_picture(path)
+        with open_container(path) as container:
+            tracks = choose_tracks(container, path)
+            first = first_frame(container, tracks.video, path)
+            info = describe(path, container, tracks, first, orientation_of(first).transpose)
+    if min(info.height, info.width) < 1:
+        raise MediaError(f"{shown(path)}: its frames have no pixels")
+    return Probe("video", info.height, info.width, info.frame_count_hint, info.audio_codecs)
+
+
+def _probe_picture(path: Path) -> Probe:
+    with open_picture(path) as image:
+        if is_animation(image):
+            return Probe("animation", image.size[1], image.size[0], image.n_frames)
+        return Probe("image", *displayed_size(image), 1)

@@ -1,0 +1,161 @@
+"""How are many files looked into without risking the run? In a process of their own, with limits on time and memory.
+
+A decoder that aborts or hangs takes that process with it; the file gets its sentence, the next file a new process.
+"""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from common.logger import get_logger
+from data.media.errors import MediaError, shown
+from data.media.probe import Probe, probe
+
+logger = get_logger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S, MEMORY_BYTES = 30.0, 4 << 30
+START_S = 60.0  # to load Python, PyAV and Pillow from a slow disk
+
+
+class ProbeProcess:
+    """One worker process.
+
+    Args:
+        timeout_s: how long one file may take.
+        memory_bytes: the process's address space.
+    """
+
+    def __init__(self, timeout_s: float, memory_bytes: int) -> None:
+        self.timeout_s = timeout_s
+        command = [sys.executable, "-P", "-c", self.program(), str(ROOT), str(memory_bytes), str(timeout_s)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        self.unread = b""
+        if self._answer(START_S) is None:
+            self.close()
+            raise OSError("the probing process did not start")
+
+    def program(self) -> str:
+        """What the process runs; its arguments are the root of the code, the memory and the time."""
+        return (
+            "import sys; sys.path.insert(0, sys.argv[1]); from data.media.probe_worker import serve; "
+            "serve(int(sys.argv[2]), float(sys.argv[3]))"
+        )
+
+    def probe(self, path: Path) -> Probe | MediaError:
+        """Look into one file. After an error of the process itself it is closed, see `alive`."""
+        try:
+            self.process.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
+            self.process.stdin.flush()
+            answer = self._answer(self.timeout_s)
+        except BrokenPipeError:
+            answer = {}
+        if answer is None:
+            self.close()
+            return MediaError(
+                f"{shown(path)}: its decoder took longer than {self.timeout_s:g} s; leave it out, or convert it with "
+                "another program"
+            )
+        if not answer:
+            self.close()
+            how = _how_it_ended(self.process.returncode)
+            return MediaError(
+                f"{shown(path)}: its decoder died ({how}); the file is damaged, or made to do that; get another copy"
+            )
+        if "error" in answer:
+            return MediaError(answer["error"])
+        fields = answer["probe"]
+        return Probe(**{**fields, "audio_codecs": tuple(fields["audio_codecs"])})
+
+    @property
+    def alive(self) -> bool:
+        """Whether another file can be given."""
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        """End the process, hard."""
+        if self.process.poll() is None:
+            try:
+                self.process.wait(0.1)  # it may be dying just now, and its own signal tells more than ours
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+
+    def _answer(self, seconds: float) -> dict | None:
+        """The next line; {} when the process ended, None when the time is up."""
+        deadline, output = time.monotonic() + seconds, self.process.stdout.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ)
+            while b"\n" not in self.unread:
+                if not selector.select(max(deadline - time.monotonic(), 0)):
+                    return None
+                piece = os.read(output, 1 << 16)
+                if not piece:
+                    return {}
+                self.unread += piece
+        line, self.unread = self.unread.split(b"\n", 1)
+        return json.loads(line)
+
+
+def probe_all(
+    paths: Iterable[Path],
+    *,
+    timeout_s: float = TIMEOUT_S,
+    memory_bytes: int = MEMORY_BYTES,
+    start: type[ProbeProcess] = ProbeProcess,
+) -> Iterator[tuple[Path, Probe | MediaError]]:
+    """Look into files, one after the other, in a process that may die.
+
+    Where no process can be started (a sandbox), files are probed in this one.
+
+    Args:
+        paths: files.
+        timeout_s: how long one file may take.
+        memory_bytes: how much address space the process may use.
+        start: makes the process.
+
+    Yields:
+        Every path with what it holds, or with the reason why it cannot be read.
+    """
+    process, possible = None, True
+    try:
+        for path in map(Path, paths):
+            if possible and (process is None or not process.alive):
+                try:
+                    process = start(timeout_s, memory_bytes)
+                except OSError as error:
+                    logger.debug("files are probed in this process (%s)", error)
+                    possible = False
+            yield path, process.probe(path) if possible else _probe_here(path)
+    finally:
+        if process is not None:
+            process.close()
+
+
+def _probe_here(path: Path) -> Probe | MediaError:
+    try:
+        return probe(path)
+    except MediaError as error:
+        return error
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

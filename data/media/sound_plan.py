@@ -1,0 +1,130 @@
+"""Which sound tracks reach the output, and how? Asked of the muxer and the decoder before anything is computed."""
+
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import av
+
+from common.logger import get_logger
+from data.media.errors import reason, shown
+from data.media.info import MediaInfo
+from data.media.names import WRITABLE_VIDEOS, carries
+from data.media.video_file import choose_tracks, open_container
+
+logger = get_logger(__name__)
+
+TRIED_PACKETS = 8  # of each track
+MOST_PACKETS = 2000  # read for that; a track can be empty, or begin late
+
+
+@dataclass(frozen=True)
+class SoundTrack:
+    """One track of the input that goes over.
+
+    Attributes:
+        index: of the stream in the input.
+        name: "sound track 2 (wmav2)", for messages.
+        how: "copy" packet by packet, or "aac": decode and encode anew.
+    """
+
+    index: int
+    name: str
+    how: Literal["copy", "aac"]
+
+
+def plan_sound(info: MediaInfo, suffix: str) -> tuple[tuple[SoundTrack, ...], tuple[str, ...]]:
+    """(the tracks that go over, sentences about those that change or stay behind).
+
+    A track that the container carries is copied, one that it does not carry is encoded as AAC, and one that can
+    neither be copied nor decoded is left out. Tracks of unknown codecs are `MediaReader.notes`.
+
+    Args:
+        info: the input.
+        suffix: of the output: .mp4, .mov or .mkv.
+    """
+    tracks, notes = [], []
+    for stream, packets in _first_packets(info.path):
+        codec = stream.codec_context.codec.canonical_name
+        number = [s.index for s in stream.container.streams.audio].index(stream.index) + 1
+        name = f"sound track {number} ({codec})"
+        why_not = _why_not_copied(stream, packets, suffix, codec)
+        if why_not is None:
+            tracks.append(SoundTrack(stream.index, name, "copy"))
+        elif _decodes(stream, packets):
+            tracks.append(SoundTrack(stream.index, name, "aac"))
+            notes.append(f"{shown(info.path)}: {name} does not fit into {suffix[1:]}; re-encoded as AAC")
+        else:
+            notes.append(f"{shown(info.path)}: {name} is left out, it can neither be copied nor decoded ({why_not})")
+    return tuple(tracks), tuple(notes)
+
+
+def _first_packets(path: Path) -> Iterator[tuple[av.AudioStream, list[av.Packet]]]:
+    """Every readable audio stream with its first packets."""
+    with open_container(path) as container:
+        streams = choose_tracks(container, path).audio
+        found: dict[int, list[av.Packet]] = {stream.index: [] for stream in streams}
+        try:
+            for count, packet in enumerate(container.demux(streams)):
+                if packet.size and len(found[packet.stream.index]) < TRIED_PACKETS:
+                    found[packet.stream.index].append(packet)
+                if count >= MOST_PACKETS or all(len(packets) >= TRIED_PACKETS for packets in found.values()):
+                    break
+        except av.FFmpegError as error:
+            logger.debug("%s: damaged sound at its start (%s)", shown(path), error)
+        for stream in streams:
+            yield stream, found[stream.index]
+
+
+def _why_not_copied(stream, packets: list[av.Packet], suffix: str, codec: str) -> str | None:
+    """Why a container cannot carry a track as it is; None if it can: a file of these packets was made in memory."""
+    if not carries(suffix, codec):
+        return f"{suffix[1:]} does not carry {codec}"
+    taken, complaint = 0, "it holds no packet"
+    try:
+        with av.open(io.BytesIO(), "w", format=WRITABLE_VIDEOS[suffix]) as scratch:
+            target = scratch.add_stream_from_template(stream)
+            scratch.start_encoding()
+            for number, packet in enumerate(packets):
+                packet = _copy_at(packet, number * 1024)
+                packet.stream = target
+                try:
+                    scratch.mux(packet)
+                    taken += 1
+                except (av.FFmpegError, ValueError) as error:
+                    complaint = reason(error)
+    except (av.FFmpegError, ValueError) as error:
+        return reason(error)
+    return None if taken else complaint
+
+
+def _copy_at(packet: av.Packet, ticks: int) -> av.Packet:
+    """The payload of a packet at a time of its own."""
+    copy = av.Packet(bytes(packet))
+    copy.pts = copy.dts = ticks
+    copy.time_base = packet.time_base
+    return copy
+
+
+def _decodes(stream, packets: list[av.Packet]) -> bool:
+    for packet in packets:
+        try:
+            if packet.decode():
+                return True
+        except Exception as error:  # whatever a decoder raises, the next packet may be whole
+            logger.debug("sound: %s", reason(error))
+    return False
+
+
+def told_plan(info: MediaInfo, suffix: str, quiet: bool = False) -> tuple[SoundTrack, ...]:
+    """The plan, with its sentences told unless `quiet`; no tracks where even looking for them fails."""
+    try:
+        tracks, notes = plan_sound(info, suffix)
+    except Exception as error:  # no fault of sound costs the picture
+        tracks, notes = (), (f"{shown(info.path)}: the sound is left out, it cannot be read ({reason(error)})",)
+    for note in notes:
+        logger.log(logging.DEBUG if quiet else logging.WARNING, "%s", note)
+    return tracks

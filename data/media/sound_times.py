@@ -1,0 +1,81 @@
+"""When is each packet of sound heard? Times that rise, whatever the file says.
+
+Recordings that were glued together start again at zero; broken recorders repeat packets, or give one a time from
+nowhere. A muxer refuses times that do not rise.
+"""
+
+from fractions import Fraction
+
+import av
+
+SPLICE_S = Fraction(1, 2)  # a jump back, or a step, of more than this is no jitter
+TOLERANCE_S = Fraction(1, 10)  # how far a packet may be moved before sound and picture come apart
+
+
+class RisingTimes:
+    """Gives the packets of one track times from zero on that rise.
+
+    Args:
+        time_base: seconds per tick of the packets.
+        origin: container time in seconds that becomes zero.
+
+    Attributes:
+        moved, skipped: how many packets were given another time, and how many were left out.
+        joined: how many times another recording began.
+    """
+
+    def __init__(self, time_base: Fraction, origin: Fraction) -> None:
+        self.time_base = time_base
+        self.shift = -round(origin / time_base)  # ticks from the file's time to ours
+        self.next: int | None = None  # our time of the end of the last packet
+        self.last = 0
+        self.payload = b""
+        self.step = 1  # ticks that the last packet lasts
+        self.moved = self.skipped = self.joined = 0
+        self.waiting: av.Packet | None = None
+
+    def push(self, packet: av.Packet | None) -> av.Packet | None:
+        """Give the next packet, or None at the end; get the one before with `pts` and `dts` set, or None.
+
+        One packet waits, because the one behind it tells whether a strange time is a new beginning.
+        """
+        waiting, self.waiting = self.waiting, packet
+        return waiting if waiting is not None and self._place(waiting, packet) else None
+
+    def _place(self, packet: av.Packet, following: av.Packet | None) -> bool:
+        ticks, payload = _ticks(packet), bytes(packet)
+        lead = packet.pts - ticks if packet.pts is not None and ticks is not None else 0
+        step = packet.duration or self.step
+        if self.next is None:
+            time = 0 if ticks is None else ticks + self.shift
+        else:
+            time = self._after_the_last(ticks, step, following)
+            again = payload == self.payload and ticks is not None and ticks + self.shift <= self.last
+            if time is None or again:
+                self.skipped += 1
+                return False
+        self.moved += ticks is not None and time != ticks + self.shift
+        self.last, self.next, self.payload, self.step = time, time + step, payload, step
+        packet.dts, packet.pts = time, time + max(lead, 0)
+        return True
+
+    def _after_the_last(self, ticks: int | None, step: int, following: av.Packet | None) -> int | None:
+        """The time of a packet that is not the first; None: it is to be skipped."""
+        if ticks is None:
+            return self.next
+        time = ticks + self.shift
+        if abs(time - self.next) * self.time_base > SPLICE_S:
+            after = _ticks(following) if following is not None else None
+            if after is not None and abs(after - ticks - step) * self.time_base > SPLICE_S:
+                return self.next  # one time from nowhere: the next packet does not follow it
+            if time < self.next:  # another recording starts here, with a clock of its own
+                self.shift += self.next - time
+                self.joined += 1
+                return self.next
+        if time > self.last:
+            return time
+        return self.next if (self.next - time) * self.time_base <= TOLERANCE_S else None
+
+
+def _ticks(packet: av.Packet) -> int | None:
+    return packet.dts if packet.dts is not None else packet.pts

@@ -1,0 +1,198 @@
+"""How does one track of sound get into the output? Packet by packet as it is, or decoded and encoded as AAC.
+
+Damaged packets are left out and counted; nothing here raises because of what a file holds.
+"""
+
+import io
+from abc import ABC, abstractmethod
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from data.media.errors import reason
+from data.media.sound_plan import SoundTrack
+from data.media.sound_times import TOLERANCE_S, RisingTimes
+
+AAC_BITS_PER_SECOND = 256_000
+AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+AAC_RATES = (16000, 22050, 24000, 32000, 44100, 48000)
+AAC_FRAME = 1024  # samples
+MOST_SILENCE_S = 3600  # a longer gap is a clock that jumped
+
+
+class TrackWriter(ABC):
+    """Moves one track over.
+
+    Args:
+        track: how.
+        stream: of the input.
+        output: a container that has not started.
+        origin: container time in seconds that becomes zero.
+
+    Attributes:
+        refused: packets that could not be decoded, or that the muxer did not take.
+    """
+
+    def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, origin: Fraction) -> None:
+        self.track, self.output = track, output
+        self.times = RisingTimes(stream.time_base, origin)
+        self.refused = 0
+        self.complaint = ""
+
+    @abstractmethod
+    def write(self, packet: av.Packet) -> None:
+        """Move one packet over; its times are set."""
+
+    def finish(self) -> None:  # noqa: B027 (a copied track holds nothing back)
+        """Move over what is held back."""
+
+    def completes(self) -> bool:
+        """Whether a file that holds this track alone could be completed."""
+        return True
+
+    def faults(self) -> str | None:
+        """What was wrong with the track, in words; None when nothing was."""
+        counts = (
+            (self.refused, f"damaged and left out ({self.complaint})"),
+            (self.times.skipped, "repeated or out of order and left out"),
+            (self.times.moved, "given a time that rises"),
+        )
+        told = [f"{count} {'packet was' if count == 1 else 'packets were'} {what}" for count, what in counts if count]
+        if self.times.joined:
+            told.append(f"{self.times.joined + 1} recordings with clocks of their own were joined")
+        return f"{self.track.name}: {', '.join(told)}" if told else None
+
+    def refuse(self, error: Exception) -> None:
+        """Count a packet that is left out."""
+        self.refused, self.complaint = self.refused + 1, reason(error)
+
+
+class CopiedTrack(TrackWriter):
+    """Packets as they are.
+
+    Each is tried on a muxer of its own first: the one that counts writes packets of several tracks late, so its
+    complaints could not be laid at the door of a packet, and some would cost the file.
+    """
+
+    def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, origin: Fraction) -> None:
+        super().__init__(track, stream, output, origin)
+        self.stream = output.add_stream_from_template(stream)
+        self.trial = av.open(_Nowhere(), "w", format=output.format.name)
+        self.trial_stream = self.trial.add_stream_from_template(stream)
+
+    def write(self, packet: av.Packet) -> None:
+        try:
+            packet.stream = self.trial_stream
+            self.trial.mux(packet)
+        except (av.FFmpegError, ValueError) as error:
+            self.refuse(error)
+        else:
+            packet.stream = self.stream
+            self.output.mux(packet)
+
+    def completes(self) -> bool:
+        try:
+            self.trial.close()
+        except (av.FFmpegError, ValueError):
+            return False
+        return True
+
+
+class EncodedTrack(TrackWriter):
+    """Decoded, resampled to what AAC takes, encoded; gaps are filled with silence."""
+
+    def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, origin: Fraction) -> None:
+        super().__init__(track, stream, output, origin)
+        source = stream.codec_context
+        self.rate = source.sample_rate if source.sample_rate in AAC_RATES else 48000
+        self.layout = AAC_LAYOUTS.get(source.layout.nb_channels, "stereo")
+        self.decoder = source
+        self.stream = output.add_stream("aac", rate=self.rate, layout=self.layout)
+        self.stream.bit_rate = min(AAC_BITS_PER_SECOND, 128_000 * max(source.layout.nb_channels, 1))
+        self.fifo = av.AudioFifo()
+        self.resampler = self._new_resampler()
+        self.position = self.encoded = 0  # samples decoded, samples encoded
+
+    def write(self, packet: av.Packet) -> None:
+        self._decode(packet)
+
+    def finish(self) -> None:
+        self._decode(None)
+        self._write_pieces(self.resampler.resample(None))
+        self._encode(partial=True)
+        self.output.mux(self.stream.encode(None))
+
+    def _decode(self, packet: av.Packet | None) -> None:
+        """Decode a packet, or what the decoder holds back, and write it."""
+        try:
+            frames = self.decoder.decode(packet)
+        except Exception as error:  # whatever a decoder raises; the next packet may be whole
+            self.refuse(error)
+            return
+        for frame in frames:
+            known = frame.pts is not None and frame.time_base
+            start = frame.pts * frame.time_base if known else Fraction(self.position, self.rate)
+            self._append(frame, start)
+
+    def _append(self, frame: av.AudioFrame, start: Fraction) -> None:
+        """Write a frame that starts at this time."""
+        gap = round(start * self.rate) - self.position
+        if TOLERANCE_S * self.rate < gap < MOST_SILENCE_S * self.rate:
+            self._write_silence(gap)
+        frame.pts = None
+        try:
+            pieces = self.resampler.resample(frame)
+        except ValueError:  # the track changed its rate or its channels
+            self.resampler = self._new_resampler()
+            pieces = self.resampler.resample(frame)
+        self._write_pieces(pieces)
+
+    def _write_silence(self, samples: int) -> None:
+        while samples > 0:
+            piece = min(samples, 48_000)
+            zeros = np.zeros((self.stream.codec_context.layout.nb_channels, piece), np.float32)
+            frame = av.AudioFrame.from_ndarray(zeros, format="fltp", layout=self.layout)
+            frame.sample_rate = self.rate
+            self._write_pieces([frame])
+            samples -= piece
+
+    def _write_pieces(self, pieces: list[av.AudioFrame]) -> None:
+        for piece in pieces:
+            piece.pts = None
+            self.fifo.write(piece)
+            self.position += piece.samples
+        self._encode(partial=False)
+
+    def _encode(self, partial: bool) -> None:
+        while (frame := self.fifo.read(AAC_FRAME, partial=partial)) is not None:
+            frame.pts, frame.time_base = self.encoded, Fraction(1, self.rate)
+            self.encoded += frame.samples
+            self.output.mux(self.stream.encode(frame))
+
+    def _new_resampler(self) -> av.AudioResampler:
+        return av.AudioResampler(format="fltp", layout=self.layout, rate=self.rate)
+
+
+class _Nowhere(io.RawIOBase):
+    """A file that keeps nothing but its length."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self.position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.position = offset + (self.position if whence else 0)
+        return self.position
+
+    def tell(self) -> int:
+        return self.position

@@ -1,0 +1,159 @@
+"""What does a clip hold, before its frames are read? Without torch, for the probing process."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from data.media.clock import nominal_rate
+from data.media.completeness import top_level_boxes
+from data.media.errors import MACHINE_ERRORS, MediaError, decoding, shown
+from data.media.info import MediaInfo
+
+# FFmpeg would also open text (as terminal art), playlists that point elsewhere, and pictures; none of them is a clip.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpegts,mpegtsraw,mpeg,mpegvideo,m4v,ogg,mxf,dv,rm,nut,wtv,gxf,ivf,"
+    "h264,hevc,vc1,yuv4mpegpipe,swf,nsv,bink,smk,amv,mtv,roq,film_cpk,4xm,xmv"
+)
+
+MOST_REFUSED = 1000  # packets at the start of a clip, before it is given up
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a local clip; MediaError with a reason when it is none."""
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    with decoding(path):
+        try:
+            # An absolute path: FFmpeg takes "a:b.mp4" for the protocol a.
+            return av.open(str(path.absolute()), container_options=options, metadata_errors="replace")
+        except (av.FFmpegError, ValueError) as error:
+            if getattr(error, "errno", None) in MACHINE_ERRORS:
+                raise
+            raise MediaError(f"{shown(path)}: {_why_unreadable(path)}") from error
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """The streams of a clip that are used.
+
+    Attributes:
+        video: the video stream.
+        audio: the audio streams whose codec is known.
+        notes: sentences about the streams that are left out.
+    """
+
+    video: av.VideoStream
+    audio: tuple[av.AudioStream, ...]
+    notes: tuple[str, ...]
+
+
+def choose_tracks(container, path: Path) -> Tracks:
+    """The video track that the file calls its default, else the largest; every audio track that can be read.
+
+    Cover pictures are no video tracks. A codec that FFmpeg does not know has no codec context.
+    """
+    moving, covers = [], []
+    for stream in container.streams.video:
+        (covers if stream.disposition & av.stream.Disposition.attached_pic else moving).append(stream)
+    known = [stream for stream in moving if stream.codec_context is not None]
+    if not known:
+        raise MediaError(f"{shown(path)}: {_why_no_video(container, moving, covers)}")
+    default = [stream for stream in known if stream.disposition & av.stream.Disposition.default]
+    video = max(default or known, key=_pixels)  # max takes the first of equals
+    notes = []
+    if len(moving) > 1:
+        number, size = moving.index(video) + 1, f"{video.codec_context.width}x{video.codec_context.height}"
+        notes.append(
+            f"{shown(path)}: holds {len(moving)} video tracks; track {number} ({size}) is used, others are not"
+        )
+    sounds = list(container.streams.audio)
+    for number, stream in enumerate(sounds, start=1):
+        if stream.codec_context is None:
+            notes.append(f"{shown(path)}: sound track {number} of {len(sounds)} is left out, its codec is not known")
+    audio = tuple(stream for stream in sounds if stream.codec_context is not None)
+    return Tracks(video, audio, tuple(notes))
+
+
+def first_frame(container, stream: av.VideoStream, path: Path) -> av.VideoFrame:
+    """The first frame that decodes; MediaError when none does."""
+    packets, refused = container.demux(stream), 0
+    while refused < MOST_REFUSED:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                break
+            for frame in packet.decode():
+                return frame
+        except av.FFmpegError:
+            refused += 1
+    if refused:
+        promised = frame_count_hint(container, stream) or "an unknown number of"
+        raise MediaError(
+            f"{shown(path)}: only 0 of {promised} frames could be decoded, the file is damaged or encrypted; get a "
+            "complete copy"
+        )
+    raise MediaError(f"{shown(path)}: the video stream holds no frame that can be decoded")
+
+
+def describe(path: Path, container, tracks: Tracks, first: av.VideoFrame, transposed: bool) -> MediaInfo:
+    """The facts of a clip, from its header and its first frame; transposed: the frame is shown on its side."""
+    stream = tracks.video
+    rate, varies = nominal_rate(stream)
+    starts = [s.start_time * s.time_base for s in (stream, *tracks.audio) if s.start_time is not None]
+    origin = min(starts, default=Fraction(0))
+    if stream.duration:
+        duration = ((stream.start_time or 0) + stream.duration) * stream.time_base - origin
+    else:
+        duration = Fraction(container.duration, av.time_base) if container.duration else None
+    width, height, aspect = first.width, first.height, stream.sample_aspect_ratio or Fraction(1)
+    if transposed:
+        width, height, aspect = height, width, 1 / aspect
+    return MediaInfo(
+        path=path,
+        kind="video",
+        width=width,
+        height=height,
+        frame_rate=rate,
+        variable_frame_rate=varies,
+        has_audio=bool(tracks.audio),
+        sample_aspect_ratio=aspect,
+        duration=duration,
+        frame_count_hint=frame_count_hint(container, stream),
+        time_base=stream.time_base,
+        time_origin=origin,
+        audio_codecs=tuple(s.codec_context.codec.canonical_name for s in tracks.audio),
+    )
+
+
+def frame_count_hint(container, stream) -> int | None:
+    """About how many frames the header promises."""
+    if stream.frames:
+        return stream.frames
+    seconds = stream.duration * stream.time_base if stream.duration else None
+    if seconds is None and container.duration:
+        seconds = Fraction(container.duration, av.time_base)
+    return round(seconds * nominal_rate(stream)[0]) if seconds else None
+
+
+def _pixels(stream) -> int:
+    return (stream.codec_context.width or 0) * (stream.codec_context.height or 0)
+
+
+def _why_no_video(container, moving: list, covers: list) -> str:
+    if moving:
+        return "the codec of its video is not known; convert it to H.264 with the program that made it"
+    held = sorted({s.type for s in container.streams if s not in covers}) + ["a cover picture"] * bool(covers)
+    return f"there is no video stream in this file (it holds {', '.join(held) or 'nothing'})"
+
+
+def _why_unreadable(path: Path) -> str:
+    """A guess at what is wrong with a file that no demuxer accepts."""
+    if path.stat().st_size == 0:
+        return "the file is empty"
+    with path.open("rb") as file:
+        if file.read(12)[4:8] not in (b"ftyp", b"mdat", b"free", b"wide"):
+            return "not a video or picture that can be read, or its header is damaged"
+    if b"moov" in top_level_boxes(path):
+        return "an MP4 or MOV whose index (moov) is damaged"
+    return "the index of the MP4 (moov) is missing: the recording or the download was cut off; get a complete copy"

@@ -1,0 +1,208 @@
+"""The layers of the VAE in inference: convolutions with their past, norms, resnets, attention.
+
+Activations are [B, T, H, W, C], packed, which a convolution sees as channels-last [B, C, T, H, W]. An `Activation`
+carries what saves a pass over memory: a bias waits for the next pass, and the pass that writes an activation measures
+the statistics for the next norm. A norm writes straight behind the carried frames in the next convolution's input.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.kernels.conv3d import conv3d
+from common.kernels.few_channels import (
+    FEW,
+    conv_from_few,
+    new_tap_sums,
+    project_onto_taps,
+    projects_onto_taps,
+    sum_taps,
+    taps_dtype,
+)
+from common.kernels.frame_norm import Norm, add_bias_residual, norm_coefficients, norm_silu_into, wide_attention
+from models.video_vae_v3.modules.activation import Activation
+from models.video_vae_v3.modules.blocks import FrameAttention, FrameNorm, MidBlock, ResnetBlock
+from models.video_vae_v3.modules.causal_conv import CausalConv3d
+from models.video_vae_v3.modules.conv_input import ConvInput, complete, conv_input
+from models.video_vae_v3.modules.row_blocks import in_row_blocks
+from models.video_vae_v3.modules.temporal_memory import ClipMemory
+from models.video_vae_v3.modules.winograd import winograd_conv
+
+
+class InferenceLayers:
+    """The layers of one level for one slice of one clip.
+
+    Args:
+        memory: of the clip. A slice at the start of a clip is its first frame alone.
+        winograd: m where groups of m frames go by F(m, 3); 0: convolutions are direct.
+    """
+
+    def __init__(self, memory: ClipMemory, winograd: int = 0) -> None:
+        self.memory, self.winograd = memory, winograd
+        self.gather = memory.rows.gather if memory.rows.shared else None
+
+    def resnet(self, block: ResnetBlock, group: Activation) -> Activation:
+        """The block's result, which may have taken the place of its input."""
+        if self.goes_by_winograd(group):
+            return self._winograd_resnet(block, group)
+        y, bias, x, pending = self._resnet_sum(block, group)
+        return Activation(y, bias) if x is None else Activation(*_settled(add_bias_residual(y, bias, x, pending)))
+
+    def resnet_into(self, block: ResnetBlock, group: Activation, make: Callable[[], ConvInput]) -> ConvInput:
+        """The block's result as the new frames of the next convolution's input, which is made when it is needed."""
+        if self.goes_by_winograd(group):
+            return self._winograd_resnet(block, group, make)
+        y, bias, x, pending = self._resnet_sum(block, group)
+        given = make()
+        add_bias_residual(y, bias, x, pending, given.new, measure=False)
+        return given
+
+    def goes_by_winograd(self, group: Activation) -> bool:
+        """Does the group have the frames that the level's F(m, 3) takes? The last of a slice may have fewer."""
+        return group.frames == self.winograd and not self.memory.starts_clip
+
+    def _resnet_sum(self, block: ResnetBlock, group: Activation) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The block's result as y + bias + x + pending; the last two None where channels change."""
+        x, pending = group.take(), group.bias
+        h = self._norm_conv(block.norm1, block.conv1, Activation(x, pending, group.statistics))
+        h = self._norm_conv(block.norm2, block.conv2, h)
+        y, bias = h.take(), h.bias
+        if block.conv_shortcut is None:
+            return y, bias, x, pending
+        weight, bias = block.conv_shortcut.weight.flatten(1), bias + block.conv_shortcut.bias
+        if pending is not None:
+            bias = bias + F.linear(pending, weight)
+        y.flatten(0, 3).addmm_(x.reshape(-1, x.shape[-1]), weight.T)
+        return y, bias, None, None
+
+    def _norm_conv(self, norm: FrameNorm, conv: CausalConv3d, group: Activation) -> Activation:
+        """Norm, SiLU and convolution; the group is free before the convolution runs."""
+        x = group.take()
+        given = conv_input(self.memory, conv, x.shape)
+        norm_silu_into(given.new, x, norm_of(norm), group.bias, group.statistics, self.gather)
+        del x
+        return self.convolve(conv, given)
+
+    def convolve(self, conv: CausalConv3d, given: ConvInput) -> Activation:
+        """The convolution of an input whose new frames are written; its bias stays pending."""
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
+        by_winograd = self.winograd > 0 and kernel == 3 and stride == 1
+        buffer = complete(self.memory, conv, given, kernel - stride, by_winograd)
+        alone = self.memory.starts_clip or (kernel == 1 and buffer.shape[1] == 1)  # one frame: a 2-D convolution
+        weight = conv.derived_first if alone else conv.weight
+        pad = conv.padding[1] if given.halo == (0, 0) else 0, conv.padding[2]
+
+        def run(x: Tensor) -> Tensor:
+            if conv.in_channels <= FEW:
+                return conv_from_few(x, weight[:, :, None] if alone else weight, pad[0] == 1)
+            if alone:
+                y = F.conv2d(channels_second(x[:, 0]), weight, None, conv.stride[1:], pad)[:, :, None]
+            else:
+                y = conv3d(channels_second(x), weight, None, conv.stride, (0, *pad))
+            return channels_last(y)
+
+        batch, frames, height, width, _ = buffer.shape
+        frames, height = 1 if alone else (frames - kernel) // stride + 1, height - sum(given.halo)
+        out_shape = (batch, frames, height // conv.stride[1], width // conv.stride[2], len(weight))
+        return Activation(in_row_blocks(run, buffer, out_shape, down=conv.stride[1], halo=given.halo), conv.bias)
+
+    def _winograd_resnet(
+        self, block: ResnetBlock, group: Activation, make: Callable[[], ConvInput] | None = None
+    ) -> Activation | ConvInput:
+        """A resnet of m frames, into what `make` makes; else over its input if that fits."""
+        x, pending = group.take(), group.bias
+        h = x.new_empty(*x.shape[:-1], block.conv1.out_channels)
+        norm = norm_coefficients(x, norm_of(block.norm1), pending, group.statistics, self.gather)
+        statistics = winograd_conv(self.memory, block.conv1, x, norm, True, h, block.conv1.bias)
+        if block.conv_shortcut is not None:
+            weight, bias = block.conv_shortcut.weight.flatten(1), block.conv_shortcut.bias
+            x, pending = _linear_in_place(x, weight), bias if pending is None else bias + F.linear(pending, weight)
+        given = None if make is None else make()
+        out = x if given is None else given.new
+        norm = norm_coefficients(h, norm_of(block.norm2), None, statistics, self.gather)
+        bias = block.conv2.bias
+        statistics = winograd_conv(self.memory, block.conv2, h, norm, True, out, bias, x, pending, given is None)
+        return Activation(out, None, statistics) if given is None else given
+
+    def mid(self, mid: MidBlock, group: Activation) -> Activation:
+        return self.resnet(mid.resnets[1], self._attention(mid.attentions[0], self.resnet(mid.resnets[0], group)))
+
+    def _attention(self, block: FrameAttention, group: Activation) -> Activation:
+        """Every pixel of this block of rows attends to all pixels of its frame."""
+        x, rows = group.take(), self.memory.rows
+        normed = torch.empty_like(x)
+        norm_silu_into(normed, x, norm_of(block.group_norm), group.bias, group.statistics, self.gather)
+        pixels = normed.flatten(2, 3).flatten(0, 1)  # (b t) (h w) c
+        keys, values = rows.gather_pixels(block.to_k(pixels)), rows.gather_pixels(block.to_v(pixels))
+        out = wide_attention(block.to_q(pixels), keys, values, self.memory.schedule.scores_bytes)
+        y = F.linear(out, block.to_out[0].weight).view(x.shape)
+        return Activation(*_settled(add_bias_residual(y, block.to_out[0].bias, x, group.bias)))
+
+    def conv_in(self, conv: CausalConv3d, group: Activation) -> Activation:
+        """The first convolution of a network."""
+        x = group.take()
+        given = conv_input(self.memory, conv, x.shape)
+        given.new.copy_(x)
+        return self.convolve(conv, given)
+
+    def conv_out(self, norm: FrameNorm, conv: CausalConv3d, group: Activation) -> Tensor:
+        """[B, T, H, W, C] -> [B, O, T, H, W], the last norm and convolution of a network."""
+        x = group.take()
+        if not projects_onto_taps(x, conv.out_channels):
+            y = self._norm_conv(norm, conv, Activation(x, group.bias, group.statistics))
+            return (y.take() + y.bias).permute(0, 4, 1, 2, 3)
+        scale, shift = norm_coefficients(x, norm_of(norm), group.bias, group.statistics, self.gather)
+        scale, shift = (part.unflatten(0, x.shape[:2]) for part in (scale, shift))  # b t c
+        outs = [self._from_taps(conv, x[:, n : n + 1], scale[:, n], shift[:, n]) for n in range(x.shape[1])]
+        return outs[0] if len(outs) == 1 else torch.cat(outs, 2)
+
+    def _from_taps(self, conv: CausalConv3d, frame: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """One frame of `conv_out` by projections onto its taps; what they add to the next frames is carried."""
+        (batch, _, height, width, _), halo = frame.shape, int(self.memory.rows.shared)
+        taps = frame.new_empty(batch, 27 * conv.out_channels, 1, height + 2 * halo, width, dtype=taps_dtype(frame))
+        own = taps[:, :, :, halo : height + halo]
+        project_onto_taps(own, frame, scale.contiguous(), shift.contiguous(), conv.weight)
+        if halo:
+            above, below = self.memory.rows.neighbours(own.permute(0, 2, 3, 4, 1))
+            for place, row in ((0, above), (-1, below)):
+                target = taps[:, :, :, place]
+                target.zero_() if row is None else target.copy_(row[:, :, 0].permute(0, 3, 1, 2))
+        first = not self.memory.holds(conv)
+        sums = new_tap_sums(taps) if first else self.memory.take(conv, taps.device)
+        out = sum_taps(taps, conv.bias, sums, first)
+        self.memory.put(conv, sums)
+        return out[:, :, :, halo : height + halo]
+
+
+def norm_of(norm: FrameNorm) -> Norm:
+    """The norm as the kernels take it."""
+    return Norm(norm.weight, norm.bias, norm.num_groups, norm.eps, norm.silu)
+
+
+def channels_second(x: Tensor) -> Tensor:
+    """[B, (T,) H, W, C] -> [B, C, (T,) H, W], the same memory."""
+    return x.movedim(-1, 1)
+
+
+def channels_last(y: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [B, T, H, W, C], packed: the same memory wherever the convolution kept the layout."""
+    return y.permute(0, 2, 3, 4, 1).contiguous()
+
+
+def _settled(written: tuple) -> tuple:
+    """(x, statistics) of a pass that has added all biases, as arguments of an `Activation`."""
+    return written[0], None, written[1]
+
+
+def _linear_in_place(x: Tensor, weight: Tensor) -> Tensor:
+    """x [B, T, H, W, C] times weight [O, C], frame by frame in the place of x where it fits."""
+    if len(weight) > x.shape[-1]:
+        return F.linear(x, weight)
+    batch, frames, height, width, _ = x.shape
+    y = x.flatten(2)[..., : height * width * len(weight)].view(batch, frames, height, width, len(weight))
+    for clip in range(batch):
+        for n in range(frames):
+            y[clip, n] = F.linear(x[clip, n], weight)
+    return y

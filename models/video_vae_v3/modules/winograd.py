@@ -1,0 +1,123 @@
+"""Large levels in groups of m frames by Winograd F(m, 3) in time, in blocks of rows.
+
+A block's m + 2 transformed frames and products are all that exists of them at once. See `common/kernels/winograd.py`
+for the algebra.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.kernels.frame_norm import NormStatistics
+from common.kernels.winograd import (
+    chunk_of,
+    new_statistics,
+    transform_dtype,
+    transform_input,
+    transform_output,
+    transform_weights,
+)
+from models.video_vae_v3.modules.temporal_memory import ClipMemory
+
+BLOCK_BYTES = 640 * 2**20  # of what goes into and comes out of the products of a block, about
+
+
+class WinogradWeights(nn.Module):
+    """The weights of the m + 2 products, `products`; in float16 where the network is cast to bfloat16.
+
+    A module, so that a cast of the network reaches `_apply`: bfloat16 would round the combined weights to eight bits.
+
+    Args:
+        taps: [3, A, B, h, w], see `transform_weights`.
+    """
+
+    def __init__(self, taps: Tensor, m: int) -> None:
+        super().__init__()
+        self.register_buffer("products", transform_weights(taps, m), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        def applied(x: Tensor) -> Tensor:
+            y = fn(x)
+            return x.to(y.device, transform_dtype(y.dtype)) if y.dtype == torch.bfloat16 else y
+
+        return super()._apply(applied, recurse)
+
+
+def prepare_conv(conv: nn.Module, sizes: Iterable[int]) -> None:
+    """Give a convolution [O, C, 3, 3, 3] the weights of F(m, 3) for every m of `sizes`."""
+    _store(conv, conv.weight.data.movedim(2, 0), sizes)
+
+
+def prepare_upsample(up: nn.Module, sizes: Iterable[int]) -> None:
+    """The same for a folded upsampler that leaves time alone, [C, O, 3, 4, 4], which meets the newest frame first."""
+    _store(up, up.derived_folded.movedim(2, 0).flip(0), sizes)
+
+
+def _store(layer: nn.Module, taps: Tensor, sizes: Iterable[int]) -> None:
+    for m in sizes:
+        setattr(layer, f"derived_winograd{m}", WinogradWeights(taps, m))
+
+
+def has_winograd(layer: nn.Module, m: int) -> bool:
+    return f"derived_winograd{m}" in layer._modules
+
+
+def winograd_conv(
+    memory: ClipMemory,
+    layer: nn.Module,
+    x: Tensor,
+    norm: tuple[Tensor, Tensor],
+    silu: bool,
+    out: Tensor,
+    bias: Tensor,
+    residual: Tensor | None = None,
+    pending: Tensor | None = None,
+    measure: bool = True,
+    up: int = 1,
+) -> NormStatistics | None:
+    """A layer's convolution of the norm of m frames, plus residual + pending, into `out`.
+
+    Args:
+        x: [B, m, H, W, C]. norm: (scale, shift), see `frame_norm.norm_coefficients`.
+        out: [B, m, up * H, up * W, O], any strides but in O.
+        bias: see `transform_output`. residual: of the shape of `out`, or the same tensor; pending: [O].
+        measure: also return the statistics of `out`, where the path takes them.
+        up: 2 for a folded upsampler.
+    """
+    (batch, m, height, width, channels), halo = x.shape, int(memory.rows.shared)
+    weights = getattr(layer, f"derived_winograd{m}").products
+    above, below = memory.rows.neighbours(x)
+    past = memory.take(layer, x.device)
+    own = past[:, :, halo : past.shape[2] - halo]
+    statistics = new_statistics(out) if measure else None
+    top, bottom = -int(above is not None), height + int(below is not None)  # rows that the products may read
+    row_bytes = (m + 2) * batch * width * (channels + up * up * out.shape[-1]) * weights.element_size()
+    align = chunk_of(out.shape[3])[1]
+    step = max(BLOCK_BYTES // row_bytes // align, 1) * align
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        first, last = max(start - 1, top), min(stop + 1, bottom)
+        frames = x.new_empty(m + 2, batch, last - first, width, channels, dtype=weights.dtype)
+        inner = max(first, 0), min(last, height)
+        # The next block reads its first two rows once more, with the frames before these.
+        settled = inner[0], height if stop == height else stop - 1
+        transform_input(frames[:, :, inner[0] - first : inner[1] - first], x, *norm, silu, own, inner, settled)
+        if first < 0:
+            transform_input(frames[:, :, :1], above, *norm, silu, past[:, :, :1], (0, 1), (0, 1))
+        if last > height:
+            transform_input(frames[:, :, -1:], below, *norm, silu, past[:, :, -1:], (0, 1), (0, 1))
+        products = [_product(frame, weight, up) for frame, weight in zip(frames, weights, strict=True)]
+        del frames
+        rows, skip = (up * start, up * stop), up * (start - first)
+        transform_output(out, products, rows, skip, bias, residual, pending, statistics)
+    memory.put(layer, past)
+    return statistics
+
+
+def _product(x: Tensor, weight: Tensor, up: int) -> Tensor:
+    """[B, R, W, C] and a weight [O, C, 3, 3], or [C, O, 4, 4] where up = 2 -> [B, up * R, up * W, O], zeros around."""
+    x = x.movedim(-1, 1)
+    y = F.conv2d(x, weight, None, 1, 1) if up == 1 else F.conv_transpose2d(x, weight, None, up, 1)
+    return y.movedim(1, -1).contiguous()

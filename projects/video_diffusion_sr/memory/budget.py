@@ -1,0 +1,219 @@
+"""How much device memory a run may take, and the fastest plan for each of its files that is predicted to fit."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import torch
+
+from common.distributed.parallel import Parallel
+from common.distributed.process import Process
+from common.logger import get_logger
+from data.media import MediaInfo
+from data.video.framing import causal_length
+from projects.video_diffusion_sr.communication import token_share
+from projects.video_diffusion_sr.memory.plan import MemoryPlan, candidates
+from projects.video_diffusion_sr.memory.predict import predict
+from projects.video_diffusion_sr.memory.workload import GIB, Workload, workload_of
+from projects.video_diffusion_sr.settings import RunSettings
+
+logger = get_logger(__name__)
+
+FREE_SHARE = 0.95  # of the free memory, that a run without a bound plans with
+SAFETY = 1.03  # for what differs from the runs that predictions were fitted to, none of which took more than predicted
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What planning needs to know of a file. frames: as the container says; None where it does not.
+
+    still: one picture, which the file cannot turn out to be wrong about.
+    """
+
+    height: int
+    width: int
+    frames: int | None
+    still: bool = False
+
+
+def clip_of(info: MediaInfo) -> Clip:
+    """What planning needs of a file that was opened."""
+    return Clip(info.height, info.width, info.frame_count_hint, info.kind == "image")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may take, and what its networks need.
+
+    gib: of device memory for this process. firm: the user's bound; otherwise what was free.
+    networks: a workload whose clip is to be filled in.
+    """
+
+    gib: float
+    firm: bool
+    networks: Workload
+    settings: RunSettings
+
+    def work(self, clip: Clip) -> Workload:
+        """The workload of a file.
+
+        Raises:
+            ValueError: of unknown length, and to go through the transformer whole.
+        """
+        vae, window = self.networks.vae, self.settings.window
+        longest = None if window is None else 1 + (window - 1) * vae.temporal_factor
+        if clip.frames is None and longest is None:
+            raise ValueError("the file does not say how long it is, so its memory cannot be planned; use --window")
+        frames = min(n for n in (clip.frames, longest) if n is not None)
+        frames = causal_length(max(frames, 1), vae.temporal_factor)
+        height, width = self.settings.geometry.network_size(clip.height, clip.width)
+        latents = (frames - 1) // vae.temporal_factor + 1, height // vae.spatial_factor, width // vae.spatial_factor
+        return replace(
+            self.networks,
+            frames=frames,
+            height=height,
+            width=width,
+            still=clip.still,
+            long=longest is not None and (clip.frames is None or clip.frames > longest),
+            source=clip.height * clip.width,
+            token_share=token_share(self.networks.dit, latents, self.networks.ranks),
+        )
+
+    def plan(self, clip: Clip, blocks: bool = False, derived: frozenset[int] = frozenset()) -> MemoryPlan:
+        """The plan for a file; without a firm bound the smallest one where nothing fits, and a warning.
+
+        Args:
+            blocks: the transformer's blocks travel for another file, so for this one as well.
+            derived: Winograd transforms whose weights another file needs.
+        Raises:
+            ValueError: nothing fits, with a firm bound.
+        """
+        work = replace(self.work(clip), derived=derived)
+        try:
+            return choose_plan(self.gib, work, blocks)
+        except ValueError:
+            if self.firm:
+                raise
+            plan = smallest(work)
+            logger.warning(
+                "%.1f GiB of device memory are free, and the smallest plan is predicted to need %.1f: this "
+                "may fail; a smaller --res_h and --res_w or --window needs less", self.gib, plan.predicted_peak_gib,
+            )  # fmt: skip
+            return plan
+
+    def plan_all(self, clips: Mapping[Path, Clip]) -> tuple[dict[Path, MemoryPlan], dict[Path, str]]:
+        """(the plan of each file, a sentence for each file that cannot be run).
+
+        What one file needs and cannot be undone, all files get: travelling blocks, and the weights of every Winograd
+        transform that some plan takes. So files are planned again until nothing is added.
+        """
+        blocks, derived = False, frozenset()
+        while True:
+            plans, refused = {}, {}
+            for path, clip in clips.items():
+                try:
+                    plans[path] = self.plan(clip, blocks, derived)
+                except ValueError as error:
+                    refused[path] = f"{path.name}: {error}"
+            needed = derived.union(*(plan.schedule.winograds for plan in plans.values()))
+            travel = blocks or any(plan.offload == "blocks" for plan in plans.values())
+            counted = all(plan.schedule.winograds | derived == needed for plan in plans.values())
+            if travel == blocks and counted:
+                return plans, refused
+            blocks, derived = travel, needed
+
+
+def choose_plan(vram_gib: float, work: Workload, blocks: bool = False) -> MemoryPlan:
+    """The fastest plan predicted to stay within `vram_gib`.
+
+    Args:
+        blocks: only plans in which the transformer's blocks travel.
+    Raises:
+        ValueError: nothing fits; says what the smallest plan needs.
+    """
+    for candidate in candidates(work):
+        if blocks and candidate.offload != "blocks":
+            continue
+        candidate = priced(candidate, work)
+        if candidate.predicted_peak_gib * SAFETY <= vram_gib:
+            together = dict(candidate.predicted)["encode"] + work.dit_bytes / GIB
+            return replace(candidate, prefetch=candidate.offload == "models" and together * SAFETY <= vram_gib)
+    least = smallest(work)
+    needed = ceil(least.predicted_peak_gib * SAFETY * 10) / 10
+    raise ValueError(
+        f"{work.frames} frames of {work.width}x{work.height} do not fit into {vram_gib:g} GiB: the smallest plan needs "
+        f"{needed:.1f} GiB ({least.describe()}); give it that much, or use a smaller size or fewer frames at once"
+    )
+
+
+def smallest(work: Workload) -> MemoryPlan:
+    """The plan predicted to take least."""
+    return min((priced(plan, work) for plan in candidates(work)), key=lambda plan: plan.predicted_peak_gib)
+
+
+def priced(plan: MemoryPlan, work: Workload) -> MemoryPlan:
+    """The plan with its predicted peaks."""
+    return replace(plan, predicted=tuple(predict(plan, work).items()))
+
+
+def read_budget(settings: RunSettings, parallel: Parallel) -> Budget | None:
+    """The budget of a run on a CUDA device: `--vram`, or what is free; None elsewhere. No weights are read.
+
+    With a bound of the user's, PyTorch's allocator is kept from taking more than it.
+    """
+    device, request = settings.device, settings.request
+    if device.type != "cuda":
+        if request.vram is not None and parallel.process.leads:
+            logger.warning(
+                "--vram %g bounds the memory of a GPU; on the %s it has no effect", request.vram, device.type
+            )
+        return None
+    free = _least_free(parallel)
+    if request.vram is not None:
+        if request.vram > free:
+            logger.warning("--vram %g: only %.1f GiB of the device are free, which is the bound", request.vram, free)
+        _hold_allocator_to(device, min(request.vram, free))
+    gib = FREE_SHARE * free if request.vram is None else min(request.vram, free)
+    return make_budget(settings, parallel, gib)
+
+
+def make_budget(settings: RunSettings, parallel: Parallel, gib: float) -> Budget:
+    """A budget of `gib` for the networks of a run, which have no weights yet."""
+    request = settings.request
+    networks = workload_of(
+        settings.vae,
+        settings.dit,
+        settings.dtype,
+        slice_frames=settings.slice_frames,
+        texts=settings.texts,
+        ranks=parallel.size,
+        sharded=request.shard_weights,
+        storage_8_bit=request.weights_8_bit,
+    )
+    return Budget(gib, request.vram is not None, networks, settings)
+
+
+def _least_free(parallel: Parallel) -> float:
+    """GiB that every rank of the group has free, shared among the processes on a GPU."""
+    process = parallel.process
+    free = torch.cuda.mem_get_info(process.device)[0] / GIB / _processes_on_a_gpu(process)
+    if parallel.size == 1:
+        return free
+    rows = parallel.group.gather_rows(torch.tensor([[free]]), [1] * parallel.size, "free memory")
+    return float(rows.min())
+
+
+def _processes_on_a_gpu(process: Process) -> int:
+    return max(-(-process.local_world // torch.cuda.device_count()), 1)
+
+
+def _hold_allocator_to(device: torch.device, gib: float) -> None:
+    """Let the allocator return cached memory, and fail, rather than reserve more than `gib`."""
+    # Segments that grow leave no gaps between tensors of different sizes. The name may change, and can be missed.
+    settings = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+    if sys.platform == "linux" and settings is not None:
+        settings("expandable_segments:True")
+    total = torch.cuda.get_device_properties(device).total_memory / GIB
+    torch.cuda.set_per_process_memory_fraction(min(gib / total, 1.0), device)

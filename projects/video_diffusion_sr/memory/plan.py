@@ -1,0 +1,141 @@
+"""What a run can be told to do, so that it stays within its memory: plans, from the fastest to the smallest.
+
+Whatever changes the result (tiles) comes last; 8-bit weights are never chosen here but asked for.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+from models.video_vae_v3.modules.schedule import (
+    DIRECT,
+    F23,
+    F43,
+    Schedule,
+    default_schedule,
+    filled_slice,
+)
+from models.video_vae_v3.modules.tiling import tile_spans
+from projects.video_diffusion_sr.memory.workload import Workload
+from projects.video_diffusion_sr.settings import RunSettings
+
+TOKEN_CHUNK = 8192
+SMALLEST_TILE = 32  # latents
+TILED_SLICE = 32  # frames: what a tile carries goes to the host and back once a slice
+TILE_OVERLAP = 8  # latents
+TIGHT_SCORES = 2**28  # bytes of the attention's scores in tiles
+OFFLOADS = ("none", "models", "blocks")  # what leaves the device: nothing, a network that does not compute, its blocks
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a clip is run.
+
+    schedule: its way through the VAE.
+    token_chunk: most tokens in a feed-forward layer at once; None: all.
+    offload: "none": both networks stay on the device; "models": one at a time; "blocks": the transformer's blocks one
+        after the other.
+    prefetch: the transformer's weights travel while the VAE still encodes.
+    offload_carried: what the VAE carries from slice to slice of a long clip waits on the host while others compute.
+    storage_8_bit: keep the transformer's weights as 8-bit floats between uses.
+    predicted: peak of "encode", "transformer", "decode" on the busiest rank, GiB.
+    """
+
+    schedule: Schedule
+    token_chunk: int | None = None
+    offload: str = "none"
+    prefetch: bool = False
+    offload_carried: bool = False
+    storage_8_bit: bool = False
+    predicted: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def predicted_peak_gib(self) -> float:
+        return max((gib for _, gib in self.predicted), default=0.0)
+
+    @property
+    def saves_memory(self) -> bool:
+        """Does it do anything that unbounded memory would not need?"""
+        slower = bool(self.schedule.winograds) and F43 not in self.schedule.winograds
+        return slower or self.offload != "none" or self.token_chunk is not None or self.schedule.tile is not None
+
+    def describe(self) -> str:
+        """One line for the user."""
+        parts = [
+            {"none": "both networks stay on the device", "models": "one network at a time on the device"}.get(
+                self.offload, "the transformer's blocks travel one after the other"
+            )
+        ]
+        frames = self.schedule.slice_frames
+        if not self.schedule.single_frame:
+            parts += ["VAE in slices of " + (f"{frames} frames" if frames else "the whole clip")]
+        parts += [f"Winograd F({m}, 3) at its large levels" for m in sorted(self.schedule.winograds)]
+        parts += [f"VAE tiles of {self.schedule.tile} latents (not exact)"] if self.schedule.tile else []
+        parts += [f"{self.token_chunk} tokens at once in feed-forward layers"] if self.token_chunk else []
+        parts += ["carried frames wait on the host"] if self.offload_carried else []
+        parts += ["8-bit weights (not exact)"] if self.storage_8_bit else []
+        peaks = ", ".join(f"{stage} {gib:.1f}" for stage, gib in self.predicted)
+        return f"{'; '.join(parts)}; predicted peak {self.predicted_peak_gib:.1f} GiB ({peaks})"
+
+
+def unplanned(settings: RunSettings, height: int, width: int, still: bool) -> MemoryPlan:
+    """Everything stays on the device: the plan for a CPU, and for who asks for none.
+
+    Args:
+        height, width: of the networks' pictures. still: one picture, nothing follows it.
+    """
+    cuda = settings.device.type == "cuda"
+    numbers = None if settings.most_bytes is None else settings.most_bytes // settings.dtype.itemsize
+    schedule = default_schedule(
+        settings.vae.levels, height, width, settings.slice_frames, F43 if cuda else DIRECT,
+        single_frame=still, most_numbers=None if cuda else numbers,
+    )  # fmt: skip
+    return MemoryPlan(schedule, storage_8_bit=settings.request.weights_8_bit)
+
+
+def candidates(work: Workload) -> Iterator[MemoryPlan]:
+    """Plans, roughly from the fastest to the smallest. With sharded weights the transformer stays on the device."""
+    whole, tiled = list(schedules(work)), list(tiled_schedules(work))
+    last = "none" if work.sharded else "models"
+    pairs = [(offload, schedule) for offload in dict.fromkeys(("none", last)) for schedule in whole]
+    pairs += [(last, schedule) for schedule in tiled]
+    for offload, schedule in pairs:
+        away = work.long and offload != "none"
+        plan = MemoryPlan(schedule, offload=offload, offload_carried=away, storage_8_bit=work.storage_8_bit)
+        yield plan
+        if work.sharded:
+            yield replace(plan, token_chunk=TOKEN_CHUNK)
+        if offload != "none":
+            yield replace(plan, token_chunk=TOKEN_CHUNK, offload="blocks")
+
+
+def schedules(work: Workload) -> Iterator[Schedule]:
+    """Exact schedules, from the fastest to the smallest: F(4, 3), in slices that fill its groups; then F(2, 3)."""
+    size = work.vae.levels, work.height, work.width
+    if work.still:
+        yield default_schedule(*size, work.slice_frames, single_frame=True)
+        return
+    for winograd in (F43, F23):
+        usual, filled = work.slice_frames, filled_slice(*size, winograd)
+        if usual is not None and usual < filled < work.frames:
+            yield default_schedule(*size, filled, winograd)
+        yield default_schedule(*size, usual, winograd)
+
+
+def tiled_schedules(work: Workload) -> Iterator[Schedule]:
+    """Schedules in ever smaller tiles of the picture. Every rank of a group computes all tiles then."""
+    scale = work.vae.spatial_factor
+    tile = max(work.height, work.width) // scale
+    while tile > SMALLEST_TILE:
+        tile = max(ceil(tile * 0.75 / 8) * 8, SMALLEST_TILE)
+        yield default_schedule(
+            work.vae.levels, *tile_size(work, tile), TILED_SLICE, F23,
+            single_frame=work.still, scores_bytes=TIGHT_SCORES, tile=tile,
+        )  # fmt: skip
+
+
+def tile_size(work: Workload, tile: int) -> tuple[int, int]:
+    """Height and width in pixels of the tiles with sides of `tile` latents."""
+    scale = work.vae.spatial_factor
+    spans = [tile_spans(n // scale, tile, TILE_OVERLAP)[0] for n in (work.height, work.width)]
+    return tuple((stop - start) * scale for start, stop in spans)

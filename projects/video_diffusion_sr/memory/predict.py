@@ -1,0 +1,202 @@
+"""How much device memory a plan takes: tensors counted from the networks' shapes and the plan's schedule, in GiB.
+
+A schedule is the one that the network follows, so nothing is decided here. docs/performance.md compares predictions
+with measurements.
+"""
+
+from math import ceil
+
+from torch import nn
+
+from common.kernels.frame_norm import query_rows, scores_bytes
+from models.video_vae_v3.modules.causal_conv import CausalConv3d
+from models.video_vae_v3.modules.winograd import BLOCK_BYTES
+from projects.video_diffusion_sr.memory.plan import MemoryPlan, tile_size
+from projects.video_diffusion_sr.memory.workload import GIB, Workload
+
+FLOAT = 4  # bytes: pixels are float32 outside the networks
+PAST = 2  # frames that a convolution of three taps carries
+FINISH_FRAMES = 5  # a slice is finished so many frames at a time
+
+# Fitted to measurements (tests/projects/test_memory_predict.py).
+LIBRARIES = 0.15  # GiB beside the networks' tensors, whatever the size
+WORKSPACE = 0.5  # GiB beside them for clips: of 3-D convolutions and of upsamplers, which pictures do not need
+RESIZING, RESIZED = 3, 2  # copies in float32 of an input frame on its way through the resize, and of its result
+FINISHING = 8  # pictures in float32 that a colour fix and the rounding hold at once
+EIGHT_BIT = 0.55  # of the transformer's weights: norms, embeddings and the layer at work stay as they are
+
+
+def predict(plan: MemoryPlan, work: Workload) -> dict[str, float]:
+    """Peak by stage on the busiest rank, GiB."""
+    vae_gib, dit_gib, transformer = _vae_gib(plan, work), _dit_gib(plan, work), transformer_gib(plan, work)
+    work = work if plan.schedule.tile is None else work.alone  # ranks do not share tiles
+    resident = plan.offload == "none"
+    carried = {stage: carried_gib(plan, work, stage) for stage in ("encode", "decode")}
+    # Of the half of the VAE that does not run now. What tiles carry waits on the host anyway.
+    stays = work.long and not plan.offload_carried and plan.schedule.tile is None
+    kept = carried if stays else dict.fromkeys(carried, 0.0)
+    workspace = 0.0 if plan.schedule.single_frame else WORKSPACE
+    beside = LIBRARIES + workspace + vae_gib + (dit_gib if resident else 0)
+    before, after = _pixels_gib(plan, work)
+    encode, decode = (carried[stage] + working_gib(plan, work, stage) for stage in carried)
+    decode = max(decode, carried["decode"] + _finishing_gib(plan, work))  # the decoder's working set is gone by then
+    return {
+        "encode": beside + encode + before + kept["decode"],
+        "transformer": LIBRARIES + dit_gib + (vae_gib if resident else 0) + transformer + sum(kept.values()),
+        "decode": beside + decode + after + kept["encode"],
+    }
+
+
+def _vae_gib(plan: MemoryPlan, work: Workload) -> float:
+    """The VAE's weights, with what this plan and the run's other plans derive from them."""
+    derived = plan.schedule.winograds | work.derived
+    return (work.vae_bytes + sum(work.winograd_bytes[winograd] for winograd in derived)) / GIB
+
+
+def _dit_gib(plan: MemoryPlan, work: Workload) -> float:
+    """What of the transformer's weights is on the device while it computes."""
+    gib, of_block = work.dit_bytes / GIB, work.dit_bytes / GIB / work.dit.num_layers
+    if work.sharded:
+        gib = gib / work.ranks + 2 * of_block  # gathered: the block at work and the next one
+    if plan.storage_8_bit:
+        gib *= EIGHT_BIT
+    return 3 * of_block if plan.offload == "blocks" else gib
+
+
+def _pixels_gib(plan: MemoryPlan, work: Workload) -> tuple[float, float]:
+    """Pixels on the device beside the networks' own tensors while encoding, and while decoding."""
+    source = 3 * (work.source * RESIZING + work.pixels * RESIZED) * FLOAT / GIB
+    if plan.schedule.tile is not None:  # slices wait on the host; a tile of one is small
+        return source, source
+    frames = _slice_frames(plan, work) + (0 if work.frames == 1 else 1)
+    plane = 3 * work.rows * work.width / GIB
+    # Waiting frames and their stack, in the networks' dtype when they go in; twice when they come out.
+    return frames * plane * (2 * FLOAT + work.itemsize) + source, frames * plane * 2 * work.itemsize + source
+
+
+def _finishing_gib(plan: MemoryPlan, work: Workload) -> float:
+    """Whole frames that one rank finishes at once, and what it sends and gets to have whole frames."""
+    frames = ceil(_slice_frames(plan, work) / work.ranks)
+    at_once = min(frames, FINISH_FRAMES) * FINISHING * 3 * work.pixels * FLOAT
+    exchanged = 0 if work.ranks == 1 else 3 * frames * 3 * work.pixels * work.itemsize
+    return (at_once + exchanged) / GIB
+
+
+def _slice_frames(plan: MemoryPlan, work: Workload) -> int:
+    """Frames at full resolution that go through the VAE at once, after the clip's first one; tiles are cut again."""
+    frames = plan.schedule.slice_frames if plan.schedule.tile is None else work.slice_frames
+    return min(frames or work.frames, work.frames)
+
+
+def transformer_gib(plan: MemoryPlan, work: Workload) -> float:
+    """Activations of one block: stream, normed copy, projections, windows and attention's output; or the MLP's."""
+    pt, ph, pw = work.dit.patch_size
+    latent = (work.frames - 1) // work.vae.temporal_factor + 1
+    grid = [work.height // work.vae.spatial_factor // ph, work.width // work.vae.spatial_factor // pw]
+    tokens = ceil(latent // pt * grid[0] * grid[1] * work.token_share)
+    width, inner = work.dit.dim, work.dit.heads * work.dit.head_dim
+    # What attention made is there three times at the end: by window size, all together, and in the tokens' order.
+    attention = tokens * (2 * width + 3 * inner + 3.3 * inner + 3.26 * inner)
+    hidden = 2 * 256 * ceil(int(2 * width * work.dit.expand_ratio / 3) / 256)
+    hidden = hidden if work.dit.mlp == "swiglu" else 2 * width * work.dit.expand_ratio
+    chunk = tokens if plan.token_chunk is None else min(tokens, plan.token_chunk)
+    feed_forward = tokens * 3 * width + chunk * (hidden + width)
+    tables = tokens * (2 * 2 * 64 * 4 + 2 * 16)  # cosines, sines and indices of both ways to cut windows
+    return (max(attention, feed_forward) * work.itemsize + work.texts * tables) / GIB
+
+
+def carried_gib(plan: MemoryPlan, work: Workload, stage: str) -> float:
+    """The frames that the convolutions of the encoder or the decoder keep for the next slice."""
+    if plan.schedule.single_frame:
+        return 0.0
+    network = work.vae.encoder if stage == "encode" else work.vae.decoder
+    carried, last = 0.0, len(work.vae.levels) - 1
+    for level, block in (*enumerate(_blocks(work, stage)), (last, network.mid_block)):
+        convs = [m for m in block.modules() if isinstance(m, CausalConv3d) and m.kernel_size[0] == 3]
+        carried += sum(PAST * _pixels(plan, work, level) * conv.in_channels for conv in convs)
+    return carried * work.itemsize / GIB
+
+
+def working_gib(plan: MemoryPlan, work: Workload, stage: str) -> float:
+    """The largest working set of a level of the encoder or the decoder."""
+    blocks, chosen = _blocks(work, stage), plan.schedule.levels
+    working = waiting = 0.0
+    for level in reversed(range(len(blocks))):
+        block, frames = blocks[level], _level_frames(plan, work, level)
+        if 0 < chosen[level].winograd <= frames:
+            own = _filtered_level(plan, work, level, block, stage, waiting)
+        else:
+            own = _direct_level(plan, work, level, block, waiting)
+        working = max(working, own)
+        if stage == "decode" and level:
+            made = frames * work.vae.levels[level].time // work.vae.levels[level - 1].time
+            if made > _level_frames(plan, work, level - 1):  # what the upsampler reads waits while others compute
+                waiting += _pixels(plan, work, level) * (frames + PAST) * block.resnets[-1].conv2.out_channels
+    return max(working * work.itemsize / GIB, _attention_gib(plan, work))
+
+
+def _direct_level(plan: MemoryPlan, work: Workload, level: int, block: nn.Module, beside: float) -> float:
+    """Numbers: the larger half of the largest resnet."""
+    pixels, frames = _pixels(plan, work, level), _level_frames(plan, work, level)
+    past = 0 if plan.schedule.single_frame else PAST
+    largest = 0.0
+    for resnet in block.resnets:
+        inner, outer = resnet.conv1.in_channels, resnet.conv1.out_channels
+        first = (2 * frames + past) * inner + frames * outer  # the input, its norm, the first one's result
+        second = frames * inner + (3 * frames + past) * outer
+        largest = max(largest, first, second)
+    return pixels * largest + beside
+
+
+def _filtered_level(plan: MemoryPlan, work: Workload, level: int, block: nn.Module, stage: str, beside: float) -> float:
+    """Numbers: the input, in whose place the result comes where it fits, the first result, and one row block."""
+    pixels, frames = _pixels(plan, work, level), plan.schedule.levels[level].group
+    widest = max(max(r.conv1.in_channels, r.conv1.out_channels) for r in block.resnets)
+    row_block = min(BLOCK_BYTES / work.itemsize, (frames + PAST) * pixels * 5 * widest)
+    if stage == "encode" and len(block.downsamplers):  # the halving convolution's input fills as the last resnet goes
+        down = block.downsamplers[0].conv
+        beside += pixels * (frames + down.kernel_size[0] - down.stride[0]) * down.in_channels
+    largest = 0.0
+    for resnet in block.resnets:
+        inner, outer = resnet.conv1.in_channels, resnet.conv1.out_channels
+        largest = max(largest, frames * (inner + outer) + (frames * outer if outer > inner else 0))
+    return pixels * largest + beside + row_block
+
+
+def _level_frames(plan: MemoryPlan, work: Workload, level: int) -> int:
+    """Frames that go through a level at once."""
+    of_slice = max(_slice_frames(plan, work) // work.vae.levels[level].time, 1)
+    return min(plan.schedule.levels[level].group or of_slice, of_slice)
+
+
+def _attention_gib(plan: MemoryPlan, work: Workload) -> float:
+    """The working set of the attention in the VAE's middle: scores of a chunk of queries, and what is beside them.
+
+    A rank's queries are its own rows; keys and values are everybody's.
+    """
+    height, width = (n // work.vae.spatial_factor for n in _picture(plan, work))
+    own = ceil(height / work.ranks) * width
+    frames = max(1, _slice_frames(plan, work) // work.vae.temporal_factor)
+    channels = work.vae.encoder.mid_block.attentions[0].to_q.in_features
+    rows = min(own, query_rows(height * width, work.itemsize, scores_bytes(plan.schedule.scores_bytes)))
+    of_scores = rows * height * width * (FLOAT + work.itemsize)
+    gathered = 0 if work.ranks == 1 else 2 * frames * height * width * channels
+    return (of_scores + (6 * frames * own * channels + gathered) * work.itemsize) / GIB
+
+
+def _blocks(work: Workload, stage: str) -> list[nn.Module]:
+    """Blocks from the widest picture to the smallest."""
+    return list(work.vae.encoder.down_blocks if stage == "encode" else reversed(work.vae.decoder.up_blocks))
+
+
+def _pixels(plan: MemoryPlan, work: Workload, level: int) -> int:
+    """Of a level's picture on this rank, with the row above and the row below that neighbours send."""
+    height, width = _picture(plan, work)
+    if work.ranks > 1:
+        return ((work.rows >> level) + 2) * (width >> level)
+    return (height >> level) * (width >> level)
+
+
+def _picture(plan: MemoryPlan, work: Workload) -> tuple[int, int]:
+    """Height and width in pixels of what goes through the VAE at once: the picture, or a tile of it."""
+    return (work.height, work.width) if plan.schedule.tile is None else tile_size(work, plan.schedule.tile)

@@ -1,0 +1,156 @@
+"""A plan at work: when a stage of a clip begins, networks and carried frames go where the plan has them."""
+
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.residency import Residency
+from models.nadit.mlp import set_token_chunk
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.rows import RowExchange
+from models.video_vae_v3.modules.schedule import Schedule, direct_schedule
+from models.video_vae_v3.modules.temporal_memory import ClipMemory
+from models.video_vae_v3.modules.tiling import TileMemories, decode_tiled, encode_tiled
+from projects.video_diffusion_sr.memory.plan import OFFLOADS, TILE_OVERLAP, MemoryPlan
+
+ENCODE, SAMPLE, DECODE = "encode", "sample", "decode"
+
+
+class Stages:
+    """Where the networks of a run are. Nothing moves before it must: a stage that goes on where it was costs nothing.
+
+    Args:
+        vae, dit: in evaluation mode, on the device or, when plans move them, anywhere.
+        device: where they compute.
+        plans: of all clips to come. Empty: both networks are on the device and are left alone. What cannot be undone
+            (travelling blocks, 8-bit storage) must be the same in all.
+    """
+
+    def __init__(
+        self, vae: VideoAutoencoderKL, dit: nn.Module, device: torch.device, plans: Sequence[MemoryPlan] = ()
+    ) -> None:
+        self.vae, self.dit, self.device = vae, dit, device
+        self.plan = MemoryPlan(direct_schedule(vae.split_size, len(vae.levels)))  # until `follow`
+        self._stage: str | None = None
+        self._memory: weakref.ref | None = None
+        self._residency: Residency | None = None
+        if plans:
+            self._lasting = lasting(plans[0])
+            assert all(lasting(plan) == self._lasting for plan in plans), "what cannot be undone differs between clips"
+            if device.type == "cuda" and device.index is not None:  # the hooks' streams are those of the current device
+                torch.cuda.set_device(device)
+            most = max(plans, key=lambda plan: OFFLOADS.index(plan.offload))
+            self._residency = install(most, vae, dit, device)
+            self.follow(plans[0])
+
+    @property
+    def schedule(self) -> Schedule:
+        """How the clip at hand goes through the VAE."""
+        return self.plan.schedule
+
+    @property
+    def waiting_room(self) -> torch.device:
+        """Where the pixels of a slice wait, before the VAE and after it."""
+        return self.device if self.schedule.tile is None else torch.device("cpu")
+
+    def follow(self, plan: MemoryPlan) -> None:
+        """Run by this plan from the next clip on."""
+        if self._residency is None:
+            if plan.offload != "none" or plan.storage_8_bit:
+                raise ValueError("these networks were placed without a plan: build them with it")
+        else:
+            assert lasting(plan) == self._lasting, "what cannot be undone differs from the plans given at first"
+            assert plan.offload == "none" or self._residency.one_at_a_time, "no plan that moves networks was announced"
+        self.plan, self._stage = plan, None
+        set_token_chunk(self.dit, plan.token_chunk)
+
+    def new_memory(self, rows: RowExchange | None = None) -> ClipMemory | TileMemories:
+        """For one clip through one half of the VAE.
+
+        Args:
+            rows: which rows of the clip's pictures are here; None: all. Tiles are of whole pictures.
+        """
+        if self.schedule.tile is None:
+            return self.vae.new_memory(self.schedule, rows)
+        return TileMemories(self.vae, self.schedule)
+
+    def begin(self, stage: str, memory: ClipMemory | TileMemories | None = None) -> None:
+        """A stage goes on or begins: `ENCODE`, `SAMPLE` or `DECODE`, with the memory of the clip in it."""
+        if stage == self._stage and (self._memory is None or self._memory() is memory):
+            return
+        before = None if self._memory is None else self._memory()
+        if self.plan.offload_carried and before is not None and before is not memory:
+            before.offload()
+        # Weakly: the frames of a clip that is through must not be held.
+        self._memory = None if memory is None else weakref.ref(memory)
+        self._stage = stage
+        if self._residency is None:
+            return
+        name, other = ("dit", "vae") if stage == SAMPLE else ("vae", "dit")
+        stays = self.plan.offload == "none" or (self.plan.prefetch and stage == ENCODE)
+        here = self._residency.models
+        self._residency.switch(name if name in here else None, [other] if stays and other in here else [])
+
+    def encode(self, x: Tensor, memory: ClipMemory | TileMemories) -> Tensor:
+        """The next frames [1, 3, T, H, W] of a clip, anywhere -> their moments on the device."""
+        self.begin(ENCODE, memory)
+        if isinstance(memory, TileMemories):
+            return encode_tiled(self.vae, x, self.schedule.tile, TILE_OVERLAP, memories=memory).to(self.device)
+        return self.vae.encode_slice(x.to(self.device, self.vae_dtype), memory)
+
+    def decode(self, z: Tensor, memory: ClipMemory | TileMemories) -> Tensor:
+        """The next latents [1, c, t, h, w] of a clip -> their frames [1, 3, T, H, W]; on the host where tiled."""
+        self.begin(DECODE, memory)
+        if isinstance(memory, TileMemories):
+            return decode_tiled(self.vae, z, self.schedule.tile, TILE_OVERLAP, memories=memory)
+        return self.vae.decode_slice(z.to(self.device, self.vae_dtype), memory)
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        """In which the VAE computes."""
+        return next(self.vae.parameters()).dtype
+
+
+def lasting(plan: MemoryPlan) -> tuple[bool, bool]:
+    """What of a plan cannot be undone: blocks that travel, weights in 8 bits."""
+    return plan.offload == "blocks", plan.storage_8_bit
+
+
+@torch.inference_mode(False)  # weights that were moved inside of it could not be used outside
+def install(plan: MemoryPlan, vae: VideoAutoencoderKL, dit: nn.Module, device: torch.device) -> Residency:
+    """Put the networks' weights where the plan has them.
+
+    Returns:
+        What moves "vae" and "dit". With `offload="blocks"` the transformer moves by itself, through diffusers' hooks.
+    """
+    if plan.storage_8_bit:
+        store_in_8_bits(dit)
+    if plan.offload == "blocks":
+        offload_blocks(dit, device)
+        return Residency({"vae": vae}, device, one_at_a_time=True)
+    return Residency({"vae": vae, "dit": dit}, device, one_at_a_time=plan.offload == "models")
+
+
+def store_in_8_bits(dit: nn.Module) -> None:
+    """Keep the weights of linear layers as 8-bit floats and cast each layer when it computes (diffusers' casting).
+
+    The last block stays as it is: in 8 bits it leaves a pattern in the 7B's pictures.
+    """
+    from diffusers.hooks import apply_layerwise_casting
+
+    weight = next(dit.parameters())
+    keep = ("norm", "ada", "rope", "emb_in", "txt_in", "vid_in", "vid_out", rf"blocks\.{len(dit.blocks) - 1}\.")
+    apply_layerwise_casting(dit, torch.float8_e4m3fn, weight.dtype, skip_modules_pattern=keep)
+
+
+def offload_blocks(dit: nn.Module, device: torch.device) -> None:
+    """Blocks come to the device one by one, the next one while the last computes (diffusers' group offloading)."""
+    from diffusers.hooks import apply_group_offloading
+
+    cuda = device.type == "cuda"
+    dit.to("cpu")
+    apply_group_offloading(
+        dit, device, torch.device("cpu"), "block_level", num_blocks_per_group=1, use_stream=cuda, non_blocking=cuda
+    )

@@ -1,0 +1,54 @@
+"""What all files of a run share: the networks, and everything else that does not depend on the file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from common.distributed.parallel import Parallel
+from common.distributed.row_parallel import Rows, WholeClip
+from data.media import MediaInfo
+from projects.video_diffusion_sr.geometry import Geometry
+from projects.video_diffusion_sr.infer import VideoDiffusionInfer
+from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.request import Finish
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """The networks and everything about a run that does not depend on the file."""
+
+    infer: VideoDiffusionInfer
+    geometry: Geometry
+    seed: int
+    default_plan: Callable[[int, int, bool], MemoryPlan]  # of the networks' height and width, and whether it is a still
+    window: int | None  # latent frames that go through the transformer at once; None: all
+    parallel: Parallel  # who else works on the clip
+    use_sample: bool = True  # encode to a sample of the posterior, not its mean
+    finish: Finish = field(default_factory=Finish)
+    deinterlace: str = "auto"
+
+    @property
+    def device(self) -> torch.device:
+        return self.infer.device
+
+    def latent_size(self, info: MediaInfo) -> tuple[int, int]:
+        """(h, w) of the latents of a file."""
+        return tuple(n // self.infer.vae.spatial_factor for n in self.geometry.network_size(info.height, info.width))
+
+    def rows(self, info: MediaInfo) -> Rows:
+        """How the ranks that share the clip at hand share its pictures; tiles are of whole pictures, so every rank
+        computes all of them."""
+        return WholeClip() if self.infer.stages.schedule.tile else self.parallel.rows(self.latent_size(info)[0])
+
+    @property
+    def slice_frames(self) -> int | None:
+        """Frames of the clip at hand that go through the VAE at once, after the first; None: all."""
+        return self.infer.stages.schedule.slice_frames
+
+    def follow(self, info: MediaInfo, plan: MemoryPlan | None = None) -> MemoryPlan:
+        """Begin with a file: run it by this plan, or by the default one for its size. Returns the plan."""
+        if plan is None:
+            plan = self.default_plan(*self.geometry.network_size(info.height, info.width), info.kind == "image")
+        self.infer.stages.follow(plan)
+        return plan

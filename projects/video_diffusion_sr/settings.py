@@ -1,0 +1,145 @@
+"""What a run derives from its preset, its YAML and its request: computed once, for the memory plan and for `build`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.config import create_object, load_config
+from common.logger import get_logger
+from models.nadit.model import NaDiT
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from projects.video_diffusion_sr.geometry import Geometry
+from projects.video_diffusion_sr.long_clips import check_window
+from projects.video_diffusion_sr.presets import Preset
+from projects.video_diffusion_sr.request import DTYPES, ROOT, Request
+from projects.video_diffusion_sr.sampling import Sampling, read_sampling
+from projects.video_diffusion_sr.weight_files import find_weights, with_named_weights
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything about a run that no file changes.
+
+    config: the YAML with the request's overrides.
+    device, dtype: where and in which dtype both networks compute.
+    vae, dit: the networks, on the meta device until `build.load` gives them their weights; made once a run.
+    checkpoints: of the transformer and of the VAE; None for both: seeded random weights.
+    geometry: from files' sizes to results' sizes.
+    sampling: how the transformer is asked. window: latent frames that it takes at once; None: all.
+    slice_frames: frames that go through the VAE at once, after the first, where no plan says otherwise.
+    most_bytes: of a direct convolution's input, where no plan chose the schedule; None: any number.
+    """
+
+    preset: Preset
+    request: Request
+    config: Mapping[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+    vae: VideoAutoencoderKL
+    dit: NaDiT
+    checkpoints: tuple[Path | None, Path | None]
+    geometry: Geometry
+    sampling: Sampling
+    window: int | None
+    slice_frames: int | None
+    most_bytes: int | None
+
+    @property
+    def texts(self) -> int:
+        """Embeddings that the transformer is asked with: two with guidance."""
+        return 1 if self.sampling.guidance.scale == 1.0 else 2
+
+
+def resolve(preset: Preset, request: Request, device: torch.device, random_weights: bool = False) -> RunSettings:
+    """The settings of a run; no weights are read.
+
+    Args:
+        random_weights: seeded random weights, whatever the checkpoint folder holds.
+    Raises:
+        FileNotFoundError: weights are missing; says how to get them.
+        ValueError: settings that make no sense or exclude each other.
+    """
+    refuse_contradictions(request)
+    config = load_config(request.config or ROOT / preset.config, request.overrides)
+    named, config = with_named_weights(preset, config, request.checkpoint, request.vae_checkpoint)
+    vae, dit = network_without_weights(config.vae.model), network_without_weights(config.dit.model)
+    slicing, limits = config.vae.slicing, config.vae.memory_limit
+    vae.set_causal_slicing(slicing.split_size, slicing.memory_device)
+    # Norms write into the input of the convolution that follows, so the tighter of the two bounds holds for both.
+    limit = min((gib for gib in (limits.conv_max_mem, limits.norm_max_mem) if gib is not None), default=None)
+    return RunSettings(
+        preset=preset,
+        request=request,
+        config=config,
+        device=device,
+        dtype=choose_dtype(request.dtype, device, config.vae.dtype),
+        vae=vae,
+        dit=dit,
+        checkpoints=(None, None) if random_weights else checkpoint_paths(named, request.ckpt_dir, config),
+        geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit, request.size),
+        sampling=read_sampling(config.diffusion, preset, request),
+        window=latent_window(preset, request, vae.temporal_factor),
+        slice_frames=slicing.split_size,
+        most_bytes=None if limit is None else int(limit * 2**30),
+    )
+
+
+def refuse_contradictions(request: Request) -> None:
+    """ValueError or FileNotFoundError, in a sentence, for options that cannot be followed together or at all."""
+    if request.lora is not None and not request.lora.is_file():
+        raise FileNotFoundError(f"--lora {request.lora}: there is no such file")
+    if request.lora is not None and request.shard_weights:
+        raise ValueError("--lora is merged into whole weights: leave --shard_weights out, or use a merged checkpoint")
+    if request.weights_8_bit and request.shard_weights:
+        raise ValueError("--weights_8_bit and --shard_weights exclude each other: leave one of them out")
+
+
+def network_without_weights(config: Mapping[str, Any]) -> nn.Module:
+    """The network that a config's `__object__` names, on the meta device, in evaluation mode, without gradients."""
+    with torch.device("meta"):
+        return create_object(config).eval().requires_grad_(False)
+
+
+def choose_dtype(name: str | None, device: torch.device, configured: str) -> torch.dtype:
+    """The asked dtype; else the config's on CUDA, and float32 on a CPU, where half precision is slower."""
+    if name is None:
+        name = "float32" if device.type == "cpu" else configured
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r} is unknown; choose from {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
+    """Where the transformer's and the VAE's weights lie; None for both where seeded weights stand in for them."""
+    vae = Path(config.vae.checkpoint)
+    if vae.parts[:1] == ("ckpts",):  # as the YAML names it; --ckpt_dir moves the whole folder
+        vae = ckpt_dir / Path(*vae.parts[1:])
+    paths = find_weights(ckpt_dir / preset.checkpoint), find_weights(vae)
+    missing = [path for path in paths if not path.is_file()]
+    if not missing:
+        return paths
+    if preset.download is None:
+        logger.warning(
+            "%s has no trained weights here: it runs on SEEDED RANDOM WEIGHTS. The program does all its steps, but the "
+            "result is not a restoration.",
+            preset.name,
+        )
+        return None, None
+    raise FileNotFoundError(
+        f"{' and '.join(map(str, missing))} not found: run `python projects/download.py {preset.download}`, "
+        f"or point --ckpt_dir at the folder that has the weights"
+    )
+
+
+def latent_window(preset: Preset, request: Request, temporal_factor: int) -> int | None:
+    """The window of long clips in latent frames; None for whole clips."""
+    frames = preset.window_frames if request.window_frames is None else request.window_frames
+    window = 1 + (frames - 1) // temporal_factor if frames else None
+    check_window(window)
+    return window
