@@ -347,3 +347,13 @@ def test_other_kinds_of_files_and_missing_ones_say_what_is_read(tmp_path):
         loaded(tmp_path / "w.ckpt")
     with pytest.raises(FileNotFoundError, match=r"no weights at .*w\.gguf"):
         loaded(tmp_path / "w.gguf")
+
+
+@pytest.mark.parametrize("kind", [Kind.BF16, Kind.Q4_0, Kind.Q5_1])
+def test_gguf_of_other_kinds_that_the_package_packs(state, tmp_path, kind):
+    weight = state["blocks.0.weight"].numpy()
+    tensors = {name: (tensor.numpy(), None) for name, tensor in state.items()}
+    tensors["blocks.0.weight"] = (gguf.quants.quantize(weight, kind), kind)
+    write_gguf(tmp_path / "w.gguf", tensors)
+    error = np.abs(loaded(tmp_path / "w.gguf")["blocks.0.weight"].numpy() - weight).max()
+    assert 0 < error < {Kind.BF16: 0.004, Kind.Q4_0: 0.13, Kind.Q5_1: 0.06}[kind] * np.abs(weight).max()
