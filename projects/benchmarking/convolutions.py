@@ -1,8 +1,7 @@
 """The VAE's heavy convolutions, each called in several ways that compute the same: which one this machine likes best.
 
-A way is named after what one call takes: `3d T=n`, n new frames behind two carried ones; `ring`, one new frame as a 2-D
-convolution of three frames side by side in the channels (`models.video_vae_v3.modules.rolling`); `fours`, the six
-products of four new frames (`models.video_vae_v3.modules.fours`), without the passes around them.
+`3d T=n`: n new frames behind two carried ones. `F(m,3)`: the m + 2 products of m new frames by Winograd, without the
+passes around them (`models.video_vae_v3.modules.winograd`).
 """
 
 from collections.abc import Callable, Iterator
@@ -10,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
-from common.kernels.minimal_filter import GIVEN, TAKEN, filter_dtype
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.kernels.winograd import transform_dtype
+from models.video_vae_v3.modules.schedule import F23, F43
 from projects.benchmarking.timing import timed
 
 LAST_2D, LAST_3D = torch.channels_last, torch.channels_last_3d
@@ -43,7 +43,7 @@ def measure_convolutions(device: torch.device) -> list[dict]:
         for layer, way, frames, tflop, run in ways(draw, size, width):
             seconds = sustained(run, device) / frames
             rows.append(asdict(Timing(layer, way, seconds * 1e3, tflop / seconds)))
-            if way in ("3d T=4", "ring"):
+            if way == "3d T=4":
                 with searching():
                     run()
                     seconds = sustained(run, device) / frames
@@ -61,13 +61,8 @@ def ways(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iter
         for frames in (4, 2, 1):
             x = draw(1, inner, frames + 2, height, columns).to(memory_format=LAST_3D)
             yield layer, f"3d T={frames}", frames, tflop, lambda x=x, w=weight: F.conv3d(x, w, padding=(0, 1, 1))
-        x = draw(1, 3 * inner, height, columns).to(memory_format=LAST_2D)
-        flat = draw(outer, 3 * inner, 3, 3).to(memory_format=LAST_2D)
-        yield layer, "ring", 1, tflop, lambda x=x, w=flat: F.conv2d(x, w, padding=1)
-        kind = filter_dtype(x.dtype)
-        six = [draw(1, inner, height, columns).to(kind, memory_format=LAST_2D) for _ in range(TAKEN)]
-        weights = [draw(outer, inner, 3, 3).to(kind, memory_format=LAST_2D) for _ in range(TAKEN)]
-        yield layer, "fours", GIVEN, tflop, lambda six=six, w=weights: list(map(product, six, w))
+        for m in (F43, F23):
+            yield layer, f"F({m},3)", m, tflop, winograd_products(draw, m, inner, outer, (height, columns))
     channels, height, columns = 2 * width, size[0] // 2, size[1] // 2
     layer = f"folded upsampler {channels} {height}x{columns}"
     tflop = 2 * 12 * channels**2 * 4 * height * columns / 1e12
@@ -76,9 +71,16 @@ def ways(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iter
         x = draw(1, channels, frames + 2, height, columns).to(memory_format=LAST_3D)
         run = lambda x=x, w=weight: F.conv_transpose3d(x, w, None, (1, 2, 2), (2, 1, 1))  # noqa: E731
         yield layer, f"3d T={frames}", frames, tflop, run
-    x = draw(1, 3 * channels, height, columns).to(memory_format=LAST_2D)
-    flat = draw(3 * channels, channels, 4, 4).to(memory_format=LAST_2D)
-    yield layer, "ring", 1, tflop, lambda x=x, w=flat: F.conv_transpose2d(x, w, None, 2, 1)
+
+
+def winograd_products(
+    draw: Callable[..., Tensor], m: int, inner: int, outer: int, size: tuple[int, int]
+) -> Callable[[], object]:
+    """The m + 2 convolutions in 2-D that make m frames."""
+    dtype = transform_dtype(draw(1).dtype)
+    frames = [draw(1, inner, *size).to(dtype, memory_format=LAST_2D) for _ in range(m + 2)]
+    weights = [draw(outer, inner, 3, 3).to(dtype, memory_format=LAST_2D) for _ in range(m + 2)]
+    return lambda: list(map(product, frames, weights))
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:

@@ -35,9 +35,9 @@ def meta_network(config: Mapping[str, Any]) -> torch.nn.Module:
 
 @torch.no_grad()
 def vae_flops(config: Mapping[str, Any], frames: int, height: int, width: int) -> dict[str, float]:
-    """{"encode", "decode"}: operations of the fast path (folded upsamplers, first frame alone) for a clip 4n + 1."""
+    """{"encode", "decode"}: operations for a clip of 4n + 1 frames; first frame alone, folded upsamplers, direct."""
     vae = meta_network(config)
-    prepare_inference(vae)
+    prepare_inference(vae, winograd=())
     factor, scale = vae.temporal_factor, vae.spatial_factor
     rest = (frames - 1) // factor
     inputs = {

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from unittest import mock
 
 import torch
-from common.kernels.minimal_filter import CARRIED, GIVEN, TAKEN, filter_dtype, filter_input, filter_output, new_moments
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.kernels import frame_norm, minimal_filter
+from common.kernels import frame_norm
+from common.kernels.triton_support import Kernels, kernels
+from common.kernels.winograd import CARRIED, new_statistics, transform_dtype, transform_input, transform_output
+from models.video_vae_v3.modules.schedule import F23, F43
 from projects.benchmarking.timing import median_seconds
 
 
@@ -63,10 +64,7 @@ def without_kernels(run: Callable[[], object]) -> Callable[[], object]:
     """The same call on its plain path."""
 
     def plain() -> object:
-        with (
-            mock.patch.object(frame_norm, "use_triton", lambda *_: False),
-            mock.patch.object(minimal_filter, "use_triton", lambda *_: False),
-        ):
+        with kernels(Kernels.PLAIN):
             return run()
 
     return plain
@@ -84,16 +82,18 @@ def cases(device: torch.device, dtype: torch.dtype, size: tuple[int, int], width
         weight, bias = draw(channels), draw(channels)
         gigabytes = x.nbytes / 1e9
 
-        def norm(out=out, x=x, weight=weight, bias=bias, channels=channels):
-            frame_norm.norm_silu_into(out, x, weight, bias, min(32, channels), 1e-6, True)
+        of_frames = frame_norm.Norm(weight, bias, min(32, channels), 1e-6, True)
+
+        def norm(out=out, x=x, of_frames=of_frames):
+            frame_norm.norm_silu_into(out, x, of_frames)
 
         def add(y=y, bias=bias, x=x):
             frame_norm.add_bias_residual(y, bias, x)
 
         about = "x".join(map(str, shape[1:]))
         yield Case("GroupNorm + SiLU", about, norm, without_kernels(norm), 3 * gigabytes)
-        yield Case("bias + residual + moments", about, add, without_kernels(add), 3 * gigabytes)
-    yield from filter_cases(draw, size, width)
+        yield Case("bias + residual + statistics", about, add, without_kernels(add), 3 * gigabytes)
+    yield from winograd_cases(draw, size, width)
     yield from conv_cases(draw, size, width)
     tokens = size[0] * size[1] // 64
     q, k, v = draw(1, tokens, 4 * width), draw(1, tokens, 4 * width), draw(1, tokens, 4 * width)
@@ -105,25 +105,26 @@ def cases(device: torch.device, dtype: torch.dtype, size: tuple[int, int], width
     yield Case("one wide head", f"{tokens}x{4 * width}", attend, without_kernels(attend), tflop=tflop)
 
 
-def filter_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[Case]:
-    """The two passes around the products of minimal filtering, on a band of an eighth of the rows."""
-    for channels, shrink in ((width, 1), (2 * width, 2)):
+def winograd_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[Case]:
+    """The two passes around the products of Winograd's F(m, 3), on a block of an eighth of the rows."""
+    for m, channels, shrink in ((F43, width, 1), (F43, 2 * width, 2), (F23, width, 1)):
         height, columns = size[0] // shrink, size[1] // shrink
-        rows, x = (height // 8, height // 4), draw(1, GIVEN, height, columns, channels)
-        scale, shift = draw(GIVEN, channels).float(), draw(GIVEN, channels).float()
-        past = draw(1, CARRIED, height, columns, channels).to(filter_dtype(x.dtype))
-        band = draw(TAKEN, 1, rows[1] - rows[0], columns, channels).to(past)
+        rows, x = (height // 8, height // 4), draw(1, m, height, columns, channels)
+        scale, shift = draw(m, channels).float(), draw(m, channels).float()
+        past = draw(1, CARRIED, height, columns, channels).to(transform_dtype(x.dtype))
+        block = draw(m + 2, 1, rows[1] - rows[0], columns, channels).to(past)
         bias, out = draw(channels), torch.empty_like(x)
 
-        def combine(x=x, scale=scale, shift=shift, past=past, band=band, rows=rows):
-            filter_input(band, x, scale, shift, True, past, rows, rows)
+        def combine(x=x, scale=scale, shift=shift, past=past, block=block, rows=rows):
+            transform_input(block, x, scale, shift, True, past, rows, rows)
 
-        def finish(out=out, band=band, rows=rows, bias=bias, x=x):
-            filter_output(out, list(band), rows, 0, bias, x, None, new_moments(out))
+        def finish(out=out, block=block, rows=rows, bias=bias, x=x):
+            transform_output(out, list(block), rows, 0, bias, x, None, new_statistics(out))
 
-        about, frame = f"{channels} {band.shape[2]}x{columns}", band[0].nbytes / 1e9
-        yield Case("norm + SiLU + six frames", about, combine, without_kernels(combine), 14 * frame)
-        yield Case("of six products + moments", about, finish, without_kernels(finish), 14 * frame)
+        about, frame = f"F({m},3) {channels} {block.shape[2]}x{columns}", block[0].nbytes / 1e9
+        # Frames read and written: m, two carried ones, twice, and m + 2 transformed; m + 2, and m twice.
+        yield Case("norm, SiLU, transform", about, combine, without_kernels(combine), (2 * m + 6) * frame)
+        yield Case("sum of products, statistics", about, finish, without_kernels(finish), (3 * m + 2) * frame)
 
 
 def conv_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[Case]:

@@ -130,7 +130,7 @@ def moved_tokens(layout: ClipLayout, owners: Sequence[Tensor], size: int) -> tup
 
 
 def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int) -> tuple[int, int]:
-    """(encode, decode): what a rank between two others sends when each has a block of the picture's rows.
+    """(encode, decode): what the busiest rank sends when each has a block of the picture's rows.
 
     A convolution of 3x3 pixels needs the row above and the row below of its input (a halving one the row below alone),
     an upsampler those of what it enlarges; the attention's keys and values go to everybody.
@@ -150,7 +150,7 @@ def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int)
         convs += [(level, conv) for level, block in enumerate(blocks) for conv in spatial_convolutions(block)]
         convs += [(last, conv) for conv in spatial_convolutions(network.mid_block)]
         rows = sum(
-            (1 if conv.stride[1] == 2 else 2)
+            (1 if conv.stride[1] == 2 or size == 2 else 2)  # with two ranks, nobody has two neighbours
             * (1 + (frames - 1) // levels[level].time)
             * (width >> level)
             * conv.in_channels

@@ -5,8 +5,8 @@ import torch
 
 from common.config import load_config
 from common.kernels import gated, norm, window_qkv
-from projects.benchmarking.networks import random_network
 from projects.benchmarking.timing import relative_distance
+from projects.video_diffusion_sr.build import build_network
 
 pytestmark = pytest.mark.gpu
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.gpu
 def test_distances(config, monkeypatch, record_property):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     overrides = ["dit.model.num_layers=4"] + (["dit.model.mm_layers=2"] if "3b" in config else [])
-    dit = random_network(load_config(config, overrides).dit.model, torch.device("cuda"), torch.float32)
+    dit = build_network(load_config(config, overrides).dit.model, None, torch.device("cuda"), torch.float32)
     shapes, lengths = [(5, 18, 26), (1, 12, 20)], [58, 7]
     tokens = torch.randn(sum(t * h * w for t, h, w in shapes), 33, device="cuda")
     text = torch.randn(sum(lengths), 5120, device="cuda")

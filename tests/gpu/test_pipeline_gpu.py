@@ -1,68 +1,63 @@
-"""On a GPU: how far bfloat16 is from float32, stage by stage and whole, on the fast paths and on the plain ones."""
+"""On a GPU: how far bfloat16 is from float32, stage by stage and whole, with the kernels and without."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
-from projects.video_diffusion_sr.memory_plan import MemoryPlan
 
-from common.config import load_config
-from common.kernels import triton_support
-from models.video_vae_v3.modules.fold import prepare_inference, release_inference
-from projects.benchmark import Stages
-from projects.benchmarking.networks import random_network
+from common.distributed.parallel import Parallel
+from common.distributed.process import process_group
+from common.kernels.triton_support import Kernels, kernels
+from models.video_vae_v3.modules.schedule import F23, F43, default_schedule, filled_slice
+from projects.benchmarking.pipeline import NoiseClip, Pipeline
 from projects.benchmarking.timing import relative_distance
+from projects.video_diffusion_sr.build import load
+from projects.video_diffusion_sr.memory.plan import unplanned
+from projects.video_diffusion_sr.presets import SEEDVR2_3B
+from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.settings import resolve
 
 pytestmark = pytest.mark.gpu
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs_3b" / "main.yaml"
-SIZE = (1, 3, 9, 256, 448)
+SIZE, FRAMES = (256, 448), 17
 
 
-def results(stages: Stages, inputs: dict | None = None) -> dict[str, torch.Tensor]:
-    """What each stage makes of the given inputs (its own, where there are none), and the whole of its own alone."""
-    stages.encode()
-    found = {"encode": stages.latents}
-    stages.transformer()
-    found["transformer"] = stages.restored
-    stages.decode()
-    found["decode"] = found["whole"] = stages.frames
-    if inputs is not None:
-        stages.latents = inputs["encode"].to(stages.dtype)
-        stages.transformer()
-        found["transformer"] = stages.restored
-        stages.restored = inputs["transformer"].to(stages.dtype)
-        stages.decode()
-        found["decode"] = stages.frames
+def results(pipeline: Pipeline, inputs: dict | None = None) -> dict[str, torch.Tensor]:
+    """What each stage makes of the given inputs (its own, where there are none)."""
+    pipeline.encode()
+    found = {"encode": torch.cat(pipeline.latents)}
+    pipeline.latents = [found["encode"] if inputs is None else inputs["encode"]]
+    pipeline.transformer()
+    found["transformer"] = torch.cat(pipeline.restored)
+    pipeline.restored = [found["transformer"] if inputs is None else inputs["transformer"]]
+    pipeline.decode()
+    found["decode"] = pipeline.result.float() - 127.5
     return found
 
 
+@pytest.mark.parametrize("winograd", [F43, F23])
 @torch.no_grad()
-def test_distances(monkeypatch, record_property):
+def test_distances(winograd, record_property):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    device, config = torch.device("cuda"), load_config(CONFIG)
-    vae = random_network(config.vae.model, device, torch.float32)
-    dit = random_network(config.dit.model, device, torch.float32)
-    vae.set_causal_slicing(config.vae.slicing.split_size)
-    clip = torch.rand(SIZE, device=device).mul(2).sub(1).bfloat16()
+    clip = NoiseClip(FRAMES, *SIZE)
+    request = Request(res=SIZE, finish=Finish(color_fix="none"))
 
-    def run(dtype: torch.dtype, fast: bool, inputs: dict | None = None) -> dict[str, torch.Tensor]:
-        with monkeypatch.context() as patch:
-            if not fast:
-                patch.setattr(triton_support, "triton_available", lambda: False)
-            stages = Stages(vae.to(dtype), dit.to(dtype), config, clip.to(dtype), dtype, MemoryPlan())
-            return results(stages, inputs)
+    def run(dtype: str, fold: bool, inputs: dict | None = None) -> dict[str, torch.Tensor]:
+        with process_group("cuda") as process, kernels(Kernels.AUTO if fold else Kernels.PLAIN):
+            settings = resolve(SEEDVR2_3B, replace(request, dtype=dtype), process.device, random_weights=True)
+            frames = filled_slice(settings.vae.levels, *SIZE, winograd)
+            schedule = default_schedule(settings.vae.levels, *SIZE, frames, winograd)
+            plan = replace(unplanned(settings, *SIZE, False), schedule=schedule)
+            restorer = load(settings, Parallel(process), [plan], fold)
+            return results(Pipeline(restorer, clip, plan, keep_result=True), inputs)
 
-    exact = run(torch.float32, fast=False)
-    prepare_inference(vae)
-    same = run(torch.float32, fast=True)
+    exact = run("float32", fold=False)
+    same = run("float32", fold=True)
     assert relative_distance(same["encode"], exact["encode"]) < 2e-5
-    assert relative_distance(same["whole"], exact["whole"]) < 1e-3
-    fast = run(torch.bfloat16, fast=True, inputs=exact)
-    release_inference(vae)
-    plain = run(torch.bfloat16, fast=False, inputs=exact)
+    assert relative_distance(same["transformer"], exact["transformer"]) < 1e-3
+    fast, plain = (run("bfloat16", fold, exact) for fold in (True, False))
     for stage, reference in exact.items():
         ours, theirs = relative_distance(fast[stage], reference), relative_distance(plain[stage], reference)
-        print(f"{stage}: distance to float32, fast bf16 {ours:.5f}, plain bf16 {theirs:.5f}")
+        print(f"{stage}: distance to float32, inference path in bf16 {ours:.5f}, plain in bf16 {theirs:.5f}")
         record_property(stage, (ours, theirs))
         assert ours <= 1.1 * theirs, stage

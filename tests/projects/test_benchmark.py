@@ -1,21 +1,27 @@
-"""The benchmark runs on a CPU, counts what the derivation counts, and plans memory as measured."""
+"""The benchmark runs the pipeline on a CPU, alone and on several ranks, and counts what the derivation counts."""
 
 import json
-from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
-from projects.video_diffusion_sr.memory_plan import MemoryPlan, Workload, plan, predict, weight_bytes
-from projects.video_diffusion_sr.memory_prediction import carried_gib, working_gib
 
 from common.config import load_config
-from models.video_vae_v3.modules.fold import prepare_inference
+from common.distributed.parallel import Parallel
+from common.distributed.process import Process, process_group
 from projects import benchmark
+from projects.benchmarking import convolutions
 from projects.benchmarking.convolutions import convolution_table, measure_convolutions
-from projects.benchmarking.counting import dit_flops, meta_network, vae_flops
-from projects.benchmarking.kernels import kernel_table
+from projects.benchmarking.counting import dit_flops, vae_flops
+from projects.benchmarking.kernels import kernel_table, measure_kernels
+from projects.benchmarking.pipeline import NoiseClip, Pipeline
 from projects.benchmarking.profiling import Span, idle_table, idle_times
+from projects.video_diffusion_sr.build import build
+from projects.video_diffusion_sr.presets import SEEDVR2_TINY
+from projects.video_diffusion_sr.request import Request
+from tests.parallel.ranks import run_ranks
+
+SMALL = ["--preset", "seedvr2_tiny", "--res_h", "32", "--res_w", "48", "--frames", "5", "--device", "cpu"]
+SMALL += ["--random_weights"]
 
 
 @pytest.fixture(scope="module")
@@ -23,47 +29,80 @@ def config():
     return load_config("configs_3b/main.yaml")
 
 
-def workload_of(preset):
-    """The released networks without data, in bfloat16, as a function of a clip's sizes."""
-    config = load_config(f"configs_{preset}/main.yaml")
-    vae, dit = meta_network(config.vae.model), meta_network(config.dit.model).bfloat16()
-    prepare_inference(vae)
-    vae.bfloat16().set_causal_slicing(4)
-    weights = weight_bytes(dit), weight_bytes(vae)
-    return lambda *clip, **more: Workload(vae, dit.config, *weights, *clip, streamed=True, **more)
-
-
-@pytest.fixture(scope="module")
-def networks():
-    return cache(workload_of)
-
-
-@pytest.fixture(scope="module")
-def workload(networks):
-    return networks("3b")
-
-
 def test_tiny_preset_on_a_cpu(tmp_path, capsys):
-    sizes = ["--preset", "seedvr2_tiny", "--res_h", "32", "--res_w", "32", "--frames", "5", "--device", "cpu"]
-    assert benchmark.main([*sizes, "--random_weights", "--quick", "--json", str(tmp_path / "run.json")]) == 0
-    result = json.loads((tmp_path / "run.json").read_text())
-    stages = result["stages"]
-    assert set(stages) == {"encode", "transformer", "decode", "finish", "whole"}
-    parts = [stages[name]["seconds"] for name in ("encode", "transformer", "decode")]
-    assert stages["whole"]["seconds"] == pytest.approx(sum(parts))
-    for row in stages.values():
+    path = tmp_path / "run.json"
+    assert benchmark.main([*SMALL, "--runs", "1", "--warm_up", "0", "--json", str(path), "--input", "16", "24"]) == 0
+    result, said = json.loads(path.read_text()), capsys.readouterr().out
+    assert set(result["stages"]) == {"encode", "transformer", "decode", "whole"}
+    for row in result["stages"].values():
+        assert row["seconds"] > 0 and row["sent"] == {}
         if "tflop" in row:
             assert row["tflop_s"] == pytest.approx(row["tflop"] / row["seconds"])
-    assert result["known"]["gemm_tflops"] > 0
-    assert "predicted peak" in capsys.readouterr().out
+    assert result["known"]["gemm_tflops"] > 0 and result["predicted_gib"]["decode"] > 0
+    assert "predicted peak" in said and "sum " in said
+
+
+def test_flags_set_the_schedule_and_distances_are_those_of_rounding(tmp_path, capsys):
+    path = tmp_path / "run.json"
+    flags = ["--quick", "--winograd", "4", "--slice_frames", "4", "--distance", "--json", str(path)]
+    size = ["--res_h", "128", "--res_w", "128", "--warm_up", "0"]
+    assert benchmark.main([*SMALL, *flags, *size]) == 0
+    result = json.loads(path.read_text())
+    assert "slices of 4 frames; Winograd F(4, 3)" in result["plan"]
+    ours, plain = (result["distances"][name] for name in (
+        "this run to float32, reference path", "reference path in its dtype to float32"))  # fmt: skip
+    assert 0 < ours["latents"] < 1e-4 and ours["levels"] < 0.05
+    assert plain == {"latents": 0, "levels": 0}, "in float32 the reference path is the reference"
+
+
+@pytest.mark.parallel
+def test_two_ranks_share_a_clip_and_say_what_they_sent(tmp_path):
+    args = benchmark.parse([*SMALL, "--sp_size", "2", "--quick", "--warm_up", "0", "--distance"])
+
+    def work(process: Process) -> None:
+        result = benchmark.measure(args, Parallel(process, args.sp_size))
+        if process.leads:
+            (tmp_path / "run.json").write_text(json.dumps(result))
+
+    run_ranks(2, work)
+    result = json.loads((tmp_path / "run.json").read_text())
+    for stage in ("encode", "decode"):
+        sent = result["stages"][stage]["sent"]
+        assert sent["rows of neighbours"] > 0 and sent["keys and values"] > 0
+        assert len(result["stages"][stage]["peak_gib"]) == 2
+    alone = result["distances"]["this run to one rank"]
+    assert alone["latents"] < 1e-5 and alone["levels"] < 0.01
+    assert "rows of neighbours" in benchmark.table(result)
+
+
+def test_stages_by_themselves_make_what_they_make_in_one_go(tiny_restorer):
+    clip = NoiseClip(6, 24, 40)
+    pipeline = Pipeline(tiny_restorer, clip, tiny_restorer.follow(clip.info), keep_result=True)
+    pipeline.whole()
+    whole = pipeline.result
+    for stage in (pipeline.encode, pipeline.transformer, pipeline.decode):
+        stage()
+    assert whole.shape == (6, 3, *tiny_restorer.geometry.output_size(24, 40))
+    assert torch.equal(pipeline.result, whole)
+
+
+@pytest.fixture
+def tiny_restorer():
+    with process_group("cpu") as process:
+        yield build(SEEDVR2_TINY, Request(res=(32, 48)), Parallel(process))
+
+
+def test_traffic_is_counted_without_running(capsys):
+    assert benchmark.main(["--preset", "seedvr2_3b", "--frames", "9", "--count_traffic", "2", "8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2 ranks") and lines[1].startswith("8 ranks")
 
 
 def test_a_profile_has_a_table_for_every_stage(tmp_path):
-    sizes = ["--preset", "seedvr2_tiny", "--res_h", "32", "--res_w", "32", "--frames", "5", "--device", "cpu"]
     path = tmp_path / "profile.txt"
-    assert benchmark.main([*sizes, "--random_weights", "--quick", "--stages", "decode", "--profile", str(path)]) == 0
+    assert benchmark.main([*SMALL, "--quick", "--warm_up", "0", "--profile", str(path)]) == 0
     tables = path.read_text()
-    assert all(f"== {name}" in tables for name in ("encode", "transformer", "decode", "finish"))
+    assert all(f"== {name}" in tables for name in ("encode", "transformer", "decode"))
     assert "conv" in tables and "device busy" not in tables  # a CPU waits for nobody
 
 
@@ -90,89 +129,20 @@ def test_transformer_count_is_linear_layers_and_windows():
     assert 3.5 < four / one < 16.5
 
 
-FOURS = MemoryPlan()
-ONE_BY_ONE = replace(FOURS, fours=False)
-ONE_AT_A_TIME = replace(ONE_BY_ONE, offload="models", prefetch=True)
-LEAN = replace(ONE_BY_ONE, lean=True)
-FILTERS = 0.35  # GiB of weights that are predicted, and were not there yet
-MEASURED = [  # preset, clip, frames of a slice, way; peaks of encode, transformer and decode
-    ("3b", (97, 720, 1280), 4, ONE_BY_ONE, (13.11, 12.30, 17.01)),
-    ("3b", (97, 720, 1280), 8, ONE_BY_ONE, (13.27, 12.30, 17.08)),
-    ("3b", (97, 720, 1280), 16, ONE_BY_ONE, (14.27, 12.30, 17.22)),
-    ("3b", (97, 720, 1280), 4, replace(ONE_BY_ONE, rolls="full"), (13.93, 12.30, 17.65)),
-    ("3b", (97, 720, 1280), 4, LEAN, (12.08, 12.30, 15.25)),
-    ("3b", (97, 720, 1280), 4, ONE_AT_A_TIME, (6.74, 11.38, 10.64)),
-    ("3b", (97, 1088, 1920), 4, ONE_BY_ONE, (20.20, 18.56, 29.25)),
-    ("3b", (97, 1088, 1920), 16, ONE_BY_ONE, (23.06, 18.56, 29.72)),
-    ("3b", (21, 2160, 3840), 4, replace(LEAN, offload="models"), (49.87, 17.37, 71.81)),
-    ("3b", (1, 720, 1280), 4, ONE_BY_ONE, (8.45, 7.54, 8.62)),
-    ("7b", (25, 720, 1280), 4, ONE_BY_ONE, (22.07, 18.02, 25.95)),
-    ("3b", (97, 720, 1280), 8, FOURS, (14.96, 12.65, 17.76)),
-    ("3b", (97, 720, 1280), 4, replace(FOURS, offload="models", prefetch=True), (8.33, 11.38, 11.08)),
-    ("3b", (97, 1088, 1920), 8, FOURS, (22.97, 18.92, 29.07)),
-    ("3b", (1, 720, 1280), 4, FOURS, (8.80, 7.89, 8.98)),
-    ("7b", (25, 720, 1280), 8, FOURS, (23.92, 18.37, 26.71)),
-]
-
-
-@pytest.mark.parametrize(("preset", "clip", "frames", "way", "measured"), MEASURED)
-def test_predicted_peaks_are_those_measured(networks, preset, clip, frames, way, measured):
-    """In bfloat16, GiB, by fours on one H100, the rest on one H200: not too little, and at most 12% too much."""
-    predicted = predict(way, networks(preset)(*clip, slice_frames=frames))
-    for stage, gib in zip(("encode", "transformer", "decode"), measured, strict=True):
-        if not way.fours and (stage != "transformer" or way.offload == "none"):
-            gib += FILTERS
-        assert gib <= predicted[stage] < 1.12 * gib, stage
-
-
-@pytest.mark.parametrize("clip", [(97, 720, 1280), (21, 2160, 3840), (1, 720, 1280)])
-def test_a_plan_keeps_to_its_bound(workload, clip):
-    work, previous = workload(*clip), None
-    for vram in (200, 80, 40, 24, 18, 12):
-        way = plan(vram, work)
-        assert way.predicted_peak_gib <= vram
-        assert previous is None or way.predicted_peak_gib <= previous + 1e-6 or previous <= vram
-        previous = way.predicted_peak_gib
-    assert plan(200, work).offload == "none" and plan(200, work).tile is None
-
-
-def test_slices_are_as_long_as_fours_need(networks):
-    """At 4 frames a slice, the level whose pictures come half as often would have two at once."""
-    of = networks("3b")
-    assert plan(200, of(97, 720, 1280)).slice_frames == 8
-    for frames, usual in ((97, 16), (5, 4), (1, 4)):
-        assert plan(200, of(frames, 720, 1280, slice_frames=usual)).slice_frames is None
-    assert plan(200, of(97, 720, 1280, ranks=2)).slice_frames is None
-
-
-def test_4k_in_80_gib_needs_no_tiles(workload):
-    way = plan(80, workload(21, 2160, 3840))
-    assert way.tile is None and way.lean and way.conv_max_mem is None
-
-
-def test_which_pictures_roll_is_a_matter_of_memory(workload):
-    """Only those of full size: less is carried, and more goes at once through the half-size levels."""
-    work = workload(97, 720, 1280)
-    carried, working = (
-        [of(work, replace(ONE_BY_ONE, rolls=rolls), "decode") for rolls in ("large", "full", "off")]
-        for of in (carried_gib, working_gib)
-    )
-    assert carried == sorted(carried, reverse=True) and working == sorted(working)
-    assert carried_gib(work, LEAN, "decode") == carried[-1] and working[0] < working_gib(work, LEAN, "decode")
-
-
-def test_what_fits_nowhere_is_refused_with_the_least_that_would_do(workload):
-    with pytest.raises(ValueError, match="smallest way needs"):
-        plan(1.5, workload(97, 720, 1280))
-
-
 def test_kernel_table_has_a_row_a_kernel():
     row = {"name": "a", "size": "4x4", "own_ms": 1.0, "plain_ms": 2.0, "tb_s": 3.0, "tflop_s": 0.0}
     assert "2.00" in kernel_table([row]).splitlines()[1]
 
 
-def test_convolutions_called_in_turns_are_timed():
+def test_every_kernel_is_timed_beside_its_reference():
+    rows = measure_kernels(torch.device("cpu"))
+    assert {"GroupNorm + SiLU", "norm, SiLU, transform", "sum of products, statistics"} <= {row["name"] for row in rows}
+    assert all(row["own_ms"] > 0 and row["plain_ms"] > 0 for row in rows)
+
+
+def test_ways_to_call_a_convolution_are_timed(monkeypatch):
+    monkeypatch.setattr(convolutions, "AT_LEAST", 0.0)
     rows = measure_convolutions(torch.device("cpu"))
-    assert {row["way"] for row in rows} >= {"3d T=4", "3d T=1", "ring", "ring, cudnn.benchmark", "fours"}
+    assert {row["way"] for row in rows} == {"3d T=4", "3d T=4, cudnn.benchmark", "3d T=2", "3d T=1", "F(4,3)", "F(2,3)"}
     assert all(row["ms"] > 0 and row["tflop_s"] > 0 for row in rows)
     assert len(convolution_table(rows).splitlines()) == len(rows) + 1

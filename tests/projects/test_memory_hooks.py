@@ -8,7 +8,7 @@ import torch
 from common.config import load_config
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
 from models.video_vae_v3.modules.schedule import direct_schedule
-from projects.benchmarking.networks import random_network
+from projects.video_diffusion_sr.build import build_network
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.memory.stages import Stages, install, offload_blocks, store_in_8_bits
 
@@ -20,7 +20,7 @@ def dit(request):
     small = ["vid_dim=48", "heads=3", "head_dim=32", "num_layers=4", "txt_in_dim=40"]
     small += ["mm_layers=2", "rope_dim=32"] if "3b" in request.param else []
     config = load_config(request.param, [f"dit.model.{entry}" for entry in small])
-    return random_network(config.dit.model, CPU, torch.float32)
+    return build_network(config.dit.model, None, CPU, torch.float32)
 
 
 @torch.no_grad()

@@ -74,8 +74,10 @@ class MemoryPlan:
         parts += [f"{self.token_chunk} tokens at once in feed-forward layers"] if self.token_chunk else []
         parts += ["carried frames wait on the host"] if self.offload_carried else []
         parts += ["8-bit weights (not exact)"] if self.storage_8_bit else []
-        peaks = ", ".join(f"{stage} {gib:.1f}" for stage, gib in self.predicted)
-        return f"{'; '.join(parts)}; predicted peak {self.predicted_peak_gib:.1f} GiB ({peaks})"
+        if self.predicted:
+            peaks = ", ".join(f"{stage} {gib:.1f}" for stage, gib in self.predicted)
+            parts += [f"predicted peak {self.predicted_peak_gib:.1f} GiB ({peaks})"]
+        return "; ".join(parts)
 
 
 def unplanned(settings: RunSettings, height: int, width: int, still: bool) -> MemoryPlan:

@@ -1,0 +1,153 @@
+"""RGB to YUV planes, on the device that holds it: what an encoder takes.
+
+    Y = black + k_r R + k_g G + k_b B        U, V alike from R, G, B averaged over the place of a chroma sample, cubic
+
+Sums of products of int32, as in `to_rgb`: averages are rounded to about 15 bits, samples to the layout's. The result is
+the nearest code to that of the formula in real numbers, except where that one lies within 0.03 (of 255) of the middle.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from data.yuv.columns import split
+from data.yuv.fixed import bits_to_drop, half, padded, shifted, tiles, weighted
+from data.yuv.layout import YuvLayout, rgb_to_yuv
+from data.yuv.taps import Taps, downsampling
+
+AVERAGE_BITS = 15
+FLOAT_BITS = 16  # what float32 in [0, 1] is rounded to first
+SUM_BITS = 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole numbers of a layout.
+
+    Attributes:
+        rows, columns: taps of chroma, columns first; drop_rows, drop_columns: bits to drop after each.
+        fraction: bits below a code of the result.
+        above, below, left, right: rows and columns needed around a tile; left is a multiple of the subsampling.
+        luma, luma_constant: weights of R, G, B in Y, and what is added.
+        chroma, chroma_constant: the same of U and V for averages.
+    """
+
+    rows: Taps
+    columns: Taps
+    drop_rows: int
+    drop_columns: int
+    fraction: int
+    above: int
+    below: int
+    left: int
+    right: int
+    luma: tuple[int, ...]
+    luma_constant: int
+    chroma: tuple[tuple[int, ...], ...]
+    chroma_constant: int
+
+
+@cache
+def plan(layout: YuvLayout, bits: int) -> Plan:
+    """The numbers for RGB of 8 or 16 bits."""
+    (black, luma_steps), (no_chroma, chroma_steps) = layout.luma_range(), layout.chroma_range()
+    (x, y), (across, down) = layout.site(), layout.subsampling
+    rows, columns, white = downsampling(down, y), downsampling(across, x), 2**bits - 1
+    above = rows.before
+    left, right = -(-columns.before // across) * across, -(-columns.after // across) * across
+    drop_columns = max(
+        bits_to_drop(white * columns.gain, AVERAGE_BITS + 1), bits_to_drop(white * columns.gain * rows.gain, 30)
+    )
+    drop_rows = bits_to_drop(white * columns.gain * rows.gain, AVERAGE_BITS + drop_columns)
+    fraction = SUM_BITS - layout.depth
+    luma, *chroma = rgb_to_yuv(layout.matrix)
+    luma_unit = luma_steps * 2**fraction / white
+    average = white * columns.denominator * rows.denominator / 2 ** (drop_columns + drop_rows)
+    chroma_unit = chroma_steps * 2**fraction / average
+    return Plan(
+        rows,
+        columns,
+        drop_rows,
+        drop_columns,
+        fraction,
+        above,
+        max(0, rows.after - (down - 1)),
+        left,
+        right,
+        tuple(round(weight * luma_unit) for weight in luma),
+        (black << fraction) + half(fraction),
+        tuple(tuple(round(weight * chroma_unit) for weight in row) for row in chroma),
+        (no_chroma << fraction) + half(fraction),
+    )
+
+
+def from_rgb(rgb: Tensor, layout: YuvLayout) -> tuple[Tensor, ...]:
+    """RGB frames as planes.
+
+    Args:
+        rgb: [T, 3, H, W], full range: u8, or float32 in [0, 1] (clipped, and rounded to 16 bits); any device.
+        layout: "yuv" or "grey", progressive, without alpha. Where a side is odd, its last row or column is repeated for
+            chroma.
+
+    Returns:
+        [T, H, W] and, for "yuv", two planes [T, h, w], of the layout's dtype; the same bits on every device.
+
+    Raises:
+        ValueError: another dtype or shape, or a layout that is not written.
+    """
+    if rgb.ndim != 4 or rgb.shape[1] != 3 or rgb.dtype not in (torch.uint8, torch.float32):
+        raise ValueError(f"RGB is [T, 3, H, W] of uint8 or float32, not {rgb.dtype} {tuple(rgb.shape)}")
+    if layout.model == "rgb" or layout.interlaced or layout.alpha or layout.shift:
+        raise ValueError(f"planes are made of progressive YUV or grey without alpha, not for {layout}")
+    frames, _, height, width = rgb.shape
+    sizes = [(height, width)] + [layout.chroma_size(height, width)] * (layout.colour_planes - 1)
+    planes = tuple(torch.empty(frames, *size, dtype=layout.dtype, device=rgb.device) for size in sizes)
+    numbers = plan(layout, 8 if rgb.dtype == torch.uint8 else FLOAT_BITS)
+    down = layout.subsampling[1] if layout.model == "yuv" else 1
+    for part, first, last in tiles((frames, height, width), rgb.device, down) if rgb.numel() else ():
+        colours = [_with_neighbours(rgb[part, channel], first, last, layout, numbers) for channel in range(3)]
+        luma = [x[:, numbers.above : numbers.above + last - first, numbers.left :][..., :width] for x in colours]
+        total = weighted([x.to(torch.int32) for x in luma], list(numbers.luma), numbers.luma_constant)
+        planes[0][part, first:last] = shifted(total, numbers.fraction)
+        if layout.model == "yuv":
+            averages = [_average(x, layout, numbers) for x in colours]
+            for plane, weights in zip(planes[1:], numbers.chroma, strict=True):
+                total = shifted(weighted(averages, list(weights), numbers.chroma_constant), numbers.fraction)
+                plane[part, first // down : -(-last // down)] = total.clamp_(0, 2**layout.depth - 1)
+    return planes
+
+
+def _with_neighbours(colour: Tensor, first: int, last: int, layout: YuvLayout, numbers: Plan) -> Tensor:
+    """Rows first..last of a colour [t, H, W] with the pixels around them that chroma needs: u8 or int32."""
+    across, down = layout.subsampling if layout.model == "yuv" else (1, 1)
+    full = -(-colour.shape[-1] // across) * across
+    rows = first - numbers.above, -(-last // down) * down + numbers.below
+    x = padded(colour, rows, (-numbers.left, full + numbers.right))
+    if x.dtype == torch.uint8:
+        return x
+    return x.clamp(0, 1).mul_(2**FLOAT_BITS - 1).round_().to(torch.int32)
+
+
+def _average(x: Tensor, layout: YuvLayout, numbers: Plan) -> Tensor:
+    """A colour with its neighbours at the places of chroma samples, about AVERAGE_BITS bits: int32 [t, rows, w]."""
+    across, down = layout.subsampling
+    phases = split(x, across)
+    width = (x.shape[-1] - numbers.left - numbers.right) // across
+    (taps,), start = numbers.columns.phases, numbers.left
+    places = [divmod(start + offset, across) for offset, _ in taps]
+    x = weighted(
+        [phases[phase][..., skip : skip + width] for skip, phase in places],
+        [weight for _, weight in taps],
+        half(numbers.drop_columns),
+    )
+    x = shifted(x, numbers.drop_columns)
+    (taps,), start = numbers.rows.phases, numbers.above
+    behind = x.shape[1] - numbers.above - numbers.below
+    x = weighted(
+        [x[:, start + offset : start + offset + behind : down] for offset, _ in taps],
+        [weight for _, weight in taps],
+        half(numbers.drop_rows),
+    )
+    return shifted(x, numbers.drop_rows)

@@ -1,0 +1,106 @@
+"""Where does a pixel format of libav keep the samples of a picture?"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import av
+from av.video.format import names as KNOWN_FORMATS
+
+from data.yuv.layout import Model
+
+SUBSAMPLING = {"420": (2, 2), "422": (2, 1), "444": (1, 1), "440": (1, 2), "411": (4, 1), "410": (4, 4)}
+DEPTHS = (8, 9, 10, 12, 14, 16)
+BITS = r"(?:(9|10|12|14|16)le)?"
+PACKED_RGB = (
+    "rgb24", "bgr24", "rgba", "bgra", "argb", "abgr", "rgb0", "bgr0", "0rgb", "0bgr",
+    "rgb48le", "bgr48le", "rgba64le", "bgra64le",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A pixel format whose samples are read where they lie.
+
+    Attributes:
+        places: for each plane of the layout (see `YuvLayout.model`; alpha last): (plane of the frame, first sample in
+            a row, samples from one pixel to the next).
+        full_range: the format itself says so (yuvj420p).
+    """
+
+    model: Model
+    places: tuple[tuple[int, int, int], ...]
+    subsampling: tuple[int, int] = (1, 1)
+    depth: int = 8
+    shift: int = 0
+    full_range: bool = False
+    alpha: bool = False
+
+
+@cache
+def storage_of(name: str) -> Storage | None:
+    """How a pixel format is read; None for one that libav has to repack first, see `stand_in`."""
+    return _planar(name) or _semi_planar(name) or _packed_rgb(name)
+
+
+def _planar(name: str) -> Storage | None:
+    """One plane for every colour; grey with alpha is here too."""
+    if found := re.fullmatch(rf"yuv([aj]?)(4\d\d)p{BITS}", name):
+        kind, sampling, bits = found.groups()
+        places = tuple((n, 0, 1) for n in range(4 if kind == "a" else 3))
+        return Storage("yuv", places, SUBSAMPLING[sampling], int(bits or 8), 0, kind == "j", kind == "a")
+    if found := re.fullmatch(rf"gbr(a?)p{BITS}", name):
+        places = tuple((n, 0, 1) for n in (2, 0, 1, 3))[: 4 if found[1] else 3]
+        return Storage("rgb", places, depth=int(found[2] or 8), alpha=bool(found[1]))
+    if found := re.fullmatch(rf"gray{BITS}", name):
+        return Storage("grey", ((0, 0, 1),), depth=int(found[1] or 8))
+    if name in ("ya8", "ya16le"):
+        return Storage("grey", ((0, 0, 2), (0, 1, 2)), depth=8 if name == "ya8" else 16, alpha=True)
+    return None
+
+
+def _semi_planar(name: str) -> Storage | None:
+    """A plane of luma and one of both chromas in turn, as hardware decoders give them."""
+    if found := re.fullmatch(r"nv(12|21|16|24|42)", name):
+        u, v = (1, 0) if found[1] in ("21", "42") else (0, 1)
+        sampling = {"12": (2, 2), "21": (2, 2), "16": (2, 1)}.get(found[1], (1, 1))
+        return Storage("yuv", ((0, 0, 1), (1, u, 2), (1, v, 2)), sampling)
+    if found := re.fullmatch(r"p([024])(10|12|16)le", name):
+        sampling, depth = {"0": (2, 2), "2": (2, 1), "4": (1, 1)}[found[1]], int(found[2])
+        return Storage("yuv", ((0, 0, 1), (1, 0, 2), (1, 1, 2)), sampling, depth, 16 - depth)
+    return None
+
+
+def _packed_rgb(name: str) -> Storage | None:
+    """All colours of a pixel beside each other; 0 is a byte without meaning."""
+    if name not in PACKED_RGB:
+        return None
+    order = re.match(r"[rgba0]+", name)[0]
+    alpha = "a" in order
+    places = tuple((0, order.index(colour), len(order)) for colour in ("rgba" if alpha else "rgb"))
+    return Storage("rgb", places, depth=16 if name.endswith("le") else 8, alpha=alpha)
+
+
+@cache
+def stand_in(name: str) -> str:
+    """The format that a frame of another one is repacked to by libav: all of its samples, none of them changed.
+
+    Formats of floating point, Bayer patterns and XYZ are converted, to 16 bits.
+    """
+    form = av.VideoFormat(name, 64, 64)
+    bits = max(component.bits for component in form.components)
+    if form.has_palette:
+        return "rgba"
+    if form.is_rgb and bits <= 8:
+        return "rgba" if len(form.components) > 3 else "rgb24"  # to gbrp, libswscale would make 248 of 5 bits' white
+    depth = next((d for d in DEPTHS if d >= bits), 16)
+    suffix = "" if depth == 8 else f"{depth}le"
+    alpha = "a" if any(component.is_alpha for component in form.components) else ""
+    if form.is_rgb or form.is_bayer or name.startswith("xyz"):
+        return f"gbr{alpha}p16le"
+    if len(form.components) < 3:
+        return "gray" if depth == 8 and not alpha else "ya8" if depth == 8 else "ya16le" if alpha else "gray16le"
+    ratio = (64 // form.chroma_width(64), 64 // form.chroma_height(64))
+    sampling = next(digits for digits, known in SUBSAMPLING.items() if known == ratio)
+    known = f"yuv{alpha}{sampling}p{suffix}"
+    return known if known in KNOWN_FORMATS else f"yuv{alpha}444p16le"
