@@ -9,7 +9,7 @@ from seedvr.errors import Cancelled, InputError, MemoryPlanError, SeedVRError, W
 
 if TYPE_CHECKING:
     from seedvr.live import Live
-    from seedvr.loading import load, presets
+    from seedvr.loading import from_pretrained, load, presets
     from seedvr.restorer import Restorer
 
 __version__ = "0.1.0"
@@ -21,11 +21,18 @@ __all__ = [
     "Restorer",
     "SeedVRError",
     "WeightsError",
+    "from_pretrained",
     "load",
     "presets",
 ]
 
-LAZY = {"load": "seedvr.loading", "presets": "seedvr.loading", "Restorer": "seedvr.restorer", "Live": "seedvr.live"}
+LAZY = {
+    "from_pretrained": "seedvr.loading",
+    "load": "seedvr.loading",
+    "presets": "seedvr.loading",
+    "Restorer": "seedvr.restorer",
+    "Live": "seedvr.live",
+}
 
 
 def __getattr__(name: str):

@@ -2,10 +2,13 @@
 
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
+from projects.download import VARIANTS, fetch_variant, parse
 from projects.video_diffusion_sr.presets import PRESETS
+from projects.video_diffusion_sr.weight_files import find_weights
 from seedvr.engine import Engine, Request
-from seedvr.errors import InputError
+from seedvr.errors import InputError, WeightsError
 from seedvr.folders import weights_folder
 from seedvr.restorer import Restorer
 
@@ -83,3 +86,41 @@ def load(
         deinterlace=deinterlace,
     )
     return Restorer(Engine(chosen, request))
+
+
+def from_pretrained(source: str | PathLike, *, endpoint: str | None = None, **settings: Any) -> Restorer:
+    """A restorer for a folder of weights, or for a repository of the hub, of which missing files are fetched.
+
+    Args:
+        source: a folder that holds a preset's weights under any name of docs/checkpoints.md; else a repository such as
+            "ByteDance-Seed/SeedVR2-3B", or a preset's name. Files go where `seedvr download` puts them.
+        endpoint: address of the hub; None: HF_ENDPOINT or the public one.
+        settings: as for `load`.
+    Raises:
+        WeightsError: the folder holds no known weights, or those of several presets; files could not be fetched.
+        InputError: neither a folder, nor a repository or preset that is known.
+    """
+    if Path(source).is_dir():
+        return load(preset_in(Path(source)), **{"ckpt_dir": source, **settings})
+    name = str(source)
+    repositories = {variant.repository: preset for preset, variant in reversed(VARIANTS.items())}  # the first counts
+    preset = repositories.get(name, name)
+    if preset not in PRESETS:
+        known = ", ".join([*repositories, *PRESETS])
+        raise InputError(f"{name} is no folder here, and no repository or preset that is known; known are {known}")
+    if preset in VARIANTS:
+        folder = Path(settings.setdefault("ckpt_dir", weights_folder()))
+        arguments = [preset, "--dir", str(folder), *(["--endpoint", endpoint] if endpoint else [])]
+        if missing := fetch_variant(parse(arguments)):
+            raise WeightsError("; ".join(missing))
+    return load(preset, **settings)
+
+
+def preset_in(folder: Path) -> str:
+    """The only preset of which a folder holds the transformer's weights."""
+    found = [name for name, preset in PRESETS.items() if find_weights(folder / preset.checkpoint).is_file()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise WeightsError(f"{folder} holds the weights of {' and '.join(found)}; name one: load(..., ckpt_dir=...)")
+    raise WeightsError(f"{folder} holds no weights under a known name; name the file: load(..., checkpoint=...)")

@@ -266,3 +266,16 @@ def test_first_frames_of_an_endless_stream(restorer):
     stream = restorer.stream(endless(), **SIZE)
     assert len(list(islice(stream, 12))) == 12
     stream.close()
+
+
+def test_a_folder_of_weights_is_a_model(restorer, weights, tmp_path):
+    loaded = seedvr.from_pretrained(weights, device="cpu", window=9, overrides=SMALL)
+    assert np.array_equal(loaded(noise(2), **SIZE), restorer(noise(2), **SIZE))
+    with pytest.raises(seedvr.WeightsError, match="no weights under a known name"):
+        seedvr.from_pretrained(tmp_path)
+    for name in ("seedvr2_ema_3b.pth", "seedvr2_ema_7b_fp16.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(seedvr.WeightsError, match="seedvr2_3b and seedvr2_7b"):
+        seedvr.from_pretrained(tmp_path)
+    with pytest.raises(seedvr.InputError, match="ByteDance-Seed/SeedVR2-7B"):
+        seedvr.from_pretrained("somebody/else")
