@@ -6,7 +6,7 @@ the file is read a second time: a clip of any length needs no more memory than a
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +29,7 @@ from projects.video_diffusion_sr.input_file import frames_of, open_input
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.memory.predict import FINISH_FRAMES
+from projects.video_diffusion_sr.output_size import say_size
 from projects.video_diffusion_sr.progress import Progress
 from projects.video_diffusion_sr.report import Report, peak, reset_peak
 from projects.video_diffusion_sr.request import Finish
@@ -45,12 +46,14 @@ def restore_clip(
     show_progress: bool = False,
     plan: MemoryPlan | None = None,
     existing: Existing = "replace",
+    new_progress: Callable[[str, int | None, bool], Progress] = Progress,
 ) -> Report | None:
     """Restore one file.
 
     Args:
         plan: how to run it; None: `Restorer.default_plan`.
         existing: what to do with a result that is there, or that another run makes now.
+        new_progress: (name, frames, whether to show it) -> what is told of the progress.
     Returns:
         What was done; None on ranks that only help. The result appears under its name only when it is complete.
     Raises:
@@ -79,7 +82,8 @@ def restore_clip(
                     crf=wishes.crf,
                 )  # fmt: skip
                 stack.enter_context(result)
-        progress = stack.enter_context(Progress(source.name, info.frame_count_hint, show_progress and leads))
+                say_size(source, (info.height, info.width), size)
+        progress = stack.enter_context(new_progress(source.name, info.frame_count_hint, show_progress and leads))
         times: list[Fraction] = []
         finished = restore_frames(reader, again, restorer, progress, times)  # u8 [T, 3, h, w] pairs
         with verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild):
