@@ -66,6 +66,19 @@ def test_every_module_of_the_engine_finds_only_the_engine(tmp_path):
     assert {"configs_3b/main.yaml", "configs_tiny/main.yaml", "ckpts/tiny/dit.safetensors"} <= copied
 
 
+def test_installed_files_are_probed_by_the_engine_itself(tmp_path, decoys):
+    site = tmp_path / "site"
+    copy_engine(ROOT, site / "seedvr" / "_engine")
+    (site / "seedvr" / "__init__.py").touch()
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r})\n"  # as a host may do it: processes do not inherit that
+        "from pathlib import Path; from seedvr._engine.data.media import probe_all\n"
+        f"[(_, found)] = probe_all([Path({str(tmp_path / 'a.png')!r})]); print(found.width, found.height)"
+    )
+    assert run(sys.executable, "-c", code, cwd=decoys, env={"PYTHONPATH": str(decoys)}) == "20 10\n"
+
+
 def finished(command, cwd, env) -> subprocess.CompletedProcess:
     """A command that has run."""
     env = {**os.environ, **(env or {})}

@@ -10,6 +10,7 @@ from common.distributed.process import process_group
 from projects.video_diffusion_sr.build import ROOT, Request, build
 from projects.video_diffusion_sr.cli import main
 from projects.video_diffusion_sr.presets import SEEDVR2_7B, SEEDVR2_TINY
+from projects.video_diffusion_sr.settings import resolve
 from projects.video_diffusion_sr.weight_files import find_weights
 
 TINY = ROOT / "ckpts" / "tiny"
@@ -54,6 +55,13 @@ def test_named_files_replace_the_presets_own(tmp_path):
             assert torch.equal(tensor, halves[f"model.diffusion_model.{name}"].float()), name
     was, now = (infer.vae.state_dict()["encoder.conv_in.bias"] for infer in (usual, named))
     assert torch.equal(now, 2 * was) and was.abs().max() > 0
+
+
+@pytest.mark.parametrize("named", ["checkpoint", "vae_checkpoint"])
+def test_random_weights_are_not_mixed_with_named_files(named):
+    request = Request(res=(32, 32), random_weights=True, **{named: TINY / "dit.safetensors"})
+    with pytest.raises(ValueError, match="leave one of them out"):
+        resolve(SEEDVR2_TINY, request, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("flag", ["--checkpoint", "--vae_checkpoint"])

@@ -178,6 +178,16 @@ def test_a_run_can_be_cancelled_and_leaves_nothing(restorer, clip, tmp_path):
     assert restorer(noise(1), **SIZE).shape == (1, 32, 48, 3)
 
 
+def test_results_that_are_no_numbers_are_an_error_of_their_own(weights, clip, tmp_path):
+    broken = seedvr.load("seedvr2_tiny", device="cpu", window=9, ckpt_dir=weights, overrides=SMALL)
+    next(broken._engine._restorer.infer.dit.parameters()).fill_(torch.nan)
+    with pytest.raises(seedvr.NotFiniteError, match="frames: the transformer returned values"):
+        broken(noise(2), **SIZE)
+    with pytest.raises(seedvr.NotFiniteError, match=r"clip\.mp4: the transformer returned values"):
+        broken.restore_file(clip, tmp_path / "a.mp4", **SIZE)
+    assert not list(tmp_path.iterdir())
+
+
 def test_errors_of_callbacks_and_iterators_are_their_owners(restorer):
     def fails(*_):
         raise KeyError("mine")
