@@ -12,7 +12,7 @@ from common.distributed.process import process_group
 from models.video_vae_v3.modules.schedule import F23, F43, LevelSchedule, Schedule
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from projects.benchmarking.pipeline import NoiseClip
-from projects.video_diffusion_sr import cli
+from projects.video_diffusion_sr import cli, run_files
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.memory.budget import make_budget
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
@@ -166,7 +166,7 @@ def folder(tmp_path) -> Path:
 def on_a_gpu(monkeypatch) -> None:
     """The command line plans as it would on a GPU."""
     monkeypatch.setattr(
-        cli, "read_budget", lambda settings, parallel: make_budget(settings, parallel, settings.request.vram)
+        run_files, "read_budget", lambda settings, parallel: make_budget(settings, parallel, settings.request.vram)
     )
 
 
