@@ -125,7 +125,8 @@ class ReadAhead(Iterator[Item]):
 class WriteBehind(Generic[Item]):
     """Items consumed in a thread, in order, while the caller makes later ones. A context manager.
 
-    An error of `consume` is raised at the next `put`, or at `finish`. Leaving the context by an error drops what waits.
+    An error of `consume` is raised at the next `put`, or at `finish`. Leaving the context without `finish` drops what
+    waits.
 
     Attributes:
         waited: seconds that the caller has waited for room, or for the end.
@@ -164,6 +165,10 @@ class WriteBehind(Generic[Item]):
         self._thread.join()
         self.waited += time.perf_counter() - started
         self._raise()
+
+    def stop(self) -> None:
+        """End the thread after the item in its hands; what waits is dropped. May be called from any thread."""
+        self._channel.stop()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -215,6 +220,9 @@ class WriteInPlace(Generic[Item]):
 
     def finish(self) -> None:
         """Everything is consumed already."""
+
+    def stop(self) -> None:
+        """There is no thread."""
 
     def __enter__(self) -> Self:
         return self

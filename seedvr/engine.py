@@ -5,7 +5,6 @@ numbers of the command line. Where the pipeline changes, this is the file that c
 """
 
 import gc
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,9 +22,10 @@ from data.media import Frame, MediaError, MediaInfo, MediaReader
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.color_fix import KINDS
+from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
-from projects.video_diffusion_sr.input_file import open_input
+from projects.video_diffusion_sr.input_file import frames_of, open_input
 from projects.video_diffusion_sr.memory.budget import clip_of, read_budget
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
 from projects.video_diffusion_sr.memory.stages import lasting
@@ -121,11 +121,11 @@ class Engine:
         """
         made, plan = self.prepare(wishes, info)
         made.follow(info, plan)
-        times: deque = deque(maxlen=1)  # of no use here, and a stream has no end of them
-        clip, once_more = (part if isinstance(part, MediaReader) else Given(info, part) for part in (source, again))
-        with running(clip):
-            for _, result in restore.restore_frames(clip, once_more, made, report, times):
-                made.infer.guard.check(info.path.name)
+        frames, inputs = (frames_of(part) if isinstance(part, MediaReader) else iter(part) for part in (source, again))
+        with running():
+            for finished in restore.restore_frames(info, frames, inputs, made, report):
+                result, marks = finished.copy.arrive()
+                check_marks(info.path.name, finished.stages, marks)
                 report.advance("decode", len(result))
                 if len(result):
                     yield result
@@ -166,24 +166,6 @@ class Engine:
         """Give the networks their weights, where a plan needs them."""
         with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra):
             self._restorer, self._placed = load(self.settings, self.parallel, [plan]), plan
-
-
-class Given:
-    """A caller's frames as the pipeline gets them from a file.
-
-    info: of the clip. failure: what the caller's iterator raised, which the pipeline calls an error of the file.
-    """
-
-    def __init__(self, info: MediaInfo, frames: Iterable[Frame]) -> None:
-        self.info, self._frames = info, frames
-        self.failure: Exception | None = None
-
-    def __iter__(self) -> Iterator[Frame]:
-        try:
-            yield from self._frames
-        except Exception as error:
-            self.failure = error
-            raise
 
 
 def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:
@@ -237,13 +219,11 @@ def errors_as(kind: type[Exception], *caught: type[Exception]) -> Iterator[None]
 
 
 @contextmanager
-def running(clip: MediaReader | Given | None = None) -> Iterator[None]:
+def running() -> Iterator[None]:
     """Errors of a run. Only the pipeline's own are changed: what a callback or an iterator raises is its caller's."""
     try:
         yield
     except MediaError as error:
-        if isinstance(clip, Given) and clip.failure is not None:
-            raise clip.failure from None
         kinds = {file_errors.NotFiniteError: NotFiniteError, file_errors.OutputError: OutputError}
         raise kinds.get(type(error), InputError)(str(error)) from error
     except torch.OutOfMemoryError as error:

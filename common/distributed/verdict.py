@@ -40,7 +40,7 @@ class Verdicts:
 
         Args:
             expected: errors after which this rank is where the others are. Others pass at once and end the job.
-            rebuild: (name of the error's class, message) -> what the ranks that had no error raise.
+            rebuild: (name of the error's class, message) -> what is raised, on ranks that had no error as well.
 
         A group of one raises its own errors as they are.
         """
@@ -56,7 +56,7 @@ class Verdicts:
         outcome = None if own is None else [type(own).__name__, str(own)]
         failures = [found for found in map(json.loads, self.exchange(json.dumps(outcome))) if found]
         if own is not None:
-            raise own
+            raise rebuild(*outcome) from own
         if failures:
             raise rebuild(*failures[0])
 

@@ -72,7 +72,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         infer=VideoDiffusionInfer(
             vae=vae,
             dit=settings.dit,
-            prompts=build_prompts(settings),
+            prompts=on_device(build_prompts(settings), device, settings.dtype),
             sampling=settings.sampling,
             scaling_factor=config.vae.scaling_factor,
             team=parallel.team,
@@ -86,6 +86,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         use_sample=config.vae.use_sample,
         finish=request.finish,
         deinterlace=request.deinterlace,
+        overlap=request.overlap,
     )
 
 
@@ -155,6 +156,11 @@ def build_vae(
     vae = vae.to(device, dtype)
     vae.set_causal_slicing(config.slicing.split_size, config.slicing.memory_device)
     return vae
+
+
+def on_device(prompts: Prompts, device: torch.device, dtype: torch.dtype) -> Prompts:
+    """Prompts where the transformer computes, so that no window waits for them."""
+    return Prompts(*(text.to(device, dtype) for text in (prompts.positive, prompts.negative)))
 
 
 def build_prompts(settings: RunSettings) -> Prompts:

@@ -14,7 +14,8 @@ from projects.video_diffusion_sr.cli_parser import parser
 from projects.video_diffusion_sr.output_size import size_from_flags
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import Finish, Request
-from projects.video_diffusion_sr.run_files import existing_results, plan_files, restore_one, survey
+from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
+from projects.video_diffusion_sr.run_order import Job, restore_all
 from projects.video_diffusion_sr.settings import resolve
 
 logger = get_logger(__name__)
@@ -83,9 +84,9 @@ def run_files(preset: Preset, request: Request, args: argparse.Namespace, proces
         restorer = load(settings, parallel, list(plans.values()))
         existing = existing_results(args, process.attempt)
         journal = args.output_dir if restarts_left() or process.attempt else None
-        for path in parallel.files(todo, cost=seen.sizes.__getitem__, journal=journal):
-            prefix = f"[{todo.index(path) + 1}/{len(todo)}] "
-            failed += not restore_one(path, args.output_dir, restorer, prefix, plans[path], existing)
+        paths = parallel.files(todo, cost=seen.sizes.__getitem__, journal=journal)
+        job = Job(args.output_dir, restorer, plans, existing)
+        failed += sum(not restored for restored in restore_all(paths, job, several_in_flight=journal is None))
     return failed, seen.total
 
 
@@ -127,5 +128,6 @@ def read_request(args: argparse.Namespace) -> Request:
         weights_8_bit=args.weights_8_bit,
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
+        overlap=not args.no_overlap,
         finish=Finish(args.color_fix, args.strength, args.out_fps, args.crf, args.compare),
     )

@@ -111,6 +111,10 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     run.add_argument("--lora_scale", type=float, default=1.0, help="how strongly (%(default)s)")
     run.add_argument("--config", help=f"another YAML than {preset.config}")
     run.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change YAML keys, for ablations")
+    run.add_argument(
+        "--no_overlap", action="store_true",
+        help="read, compute and write one after the other: the same files, slower; to find out where time goes",
+    )  # fmt: skip
     run.add_argument("--verbose", action="store_true", help="say which backends are used, and where errors come from")
     return p
 

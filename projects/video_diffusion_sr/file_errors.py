@@ -29,8 +29,8 @@ KINDS = {kind.__name__: kind for kind in (InputError, OutputError, NotFiniteErro
 
 
 def rebuild(kind: str, message: str) -> MediaError:
-    """The error of another rank, on this one."""
-    return KINDS.get(kind, MediaError)(message)
+    """The error of one rank, the same on all that share the clip; what is none of these kinds is an `OutputError`."""
+    return KINDS.get(kind, OutputError)(message)
 
 
 def sentence(error: BaseException, path: Path, doing: str = "restored") -> str:

@@ -32,12 +32,24 @@ class FiniteGuard:
         self._sums[stage] = total if before is None else before.to(total.device) + total
         return result
 
+    def marks(self) -> tuple[tuple[str, ...], Tensor]:
+        """(stages so far, a number for each that is 0 where its results were finite), still on the device."""
+        device = next(iter(self._sums.values())).device
+        return tuple(self._sums), torch.stack([total.to(device) for total in self._sums.values()])
+
     def check(self, name: str) -> None:
-        """NotFiniteError, with the first stage that went wrong, unless everything so far is finite.
+        """`check_marks` of everything so far; waits for the device.
 
         Args:
             name: of the file.
         """
-        for stage, total in self._sums.items():
-            if total.item() != 0:
-                raise NotFiniteError(f"{name}: {stage} returned values that are not finite; {ADVICE}")
+        if self._sums:
+            stages, marks = self.marks()
+            check_marks(name, stages, marks.cpu())
+
+
+def check_marks(name: str, stages: tuple[str, ...], marks: Tensor) -> None:
+    """NotFiniteError, with the first stage that went wrong, unless every mark is 0."""
+    for stage, mark in zip(stages, marks.tolist(), strict=True):
+        if mark != 0:
+            raise NotFiniteError(f"{name}: {stage} returned values that are not finite; {ADVICE}")

@@ -38,6 +38,7 @@ class Request:
     shard_weights: the transformer's weights are spread over the ranks that share a clip.
     vram: GiB of GPU memory to stay within. weights_8_bit: the transformer's weights are kept as 8-bit floats.
     random_weights: seeded random weights and prompts in place of trained ones; `ckpt_dir` is not read.
+    overlap: reading and writing happen in threads beside the one that computes.
     ckpt_dir: where weights and prompt embeddings lie; checkpoint, vae_checkpoint: files of weights that lie elsewhere.
     overrides: `key=value` for the YAML.
     """
@@ -63,4 +64,5 @@ class Request:
     weights_8_bit: bool = False
     random_weights: bool = False
     deinterlace: str = "auto"
+    overlap: bool = True
     finish: Finish = field(default_factory=Finish)

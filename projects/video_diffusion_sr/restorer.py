@@ -27,6 +27,7 @@ class Restorer:
     use_sample: bool = True  # encode to a sample of the posterior, not its mean
     finish: Finish = field(default_factory=Finish)
     deinterlace: str = "auto"
+    overlap: bool = True  # reading and writing happen in threads beside the one that computes
 
     @property
     def device(self) -> torch.device:
@@ -51,5 +52,4 @@ class Restorer:
         if plan is None:
             plan = self.default_plan(*self.geometry.network_size(info.height, info.width), info.kind == "image")
         self.infer.stages.follow(plan)
-        self.infer.guard.begin()
         return plan

@@ -1,6 +1,6 @@
 """The result of one file in the making, and the comparison beside it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -10,9 +10,7 @@ from torch import Tensor
 
 from data.media import BusyError, MediaError, MediaInfo, open_writer
 from projects.video_diffusion_sr.comparison import Comparison
-from projects.video_diffusion_sr.file_errors import InputError, OutputError, SkippedError, sentence
-from projects.video_diffusion_sr.progress import Progress
-from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.file_errors import OutputError, SkippedError, sentence
 
 Existing = Literal["replace", "skip", "refuse"]
 
@@ -59,14 +57,15 @@ class Result:
             )
         self.comparison = Comparison(output, info, size, compare, frame_rate)
 
-    def write(self, inputs: Tensor, outputs: Tensor, times: Sequence[Fraction]) -> None:
-        """Append frames, u8 [T, 3, h, w] each: the resized input and the result."""
+    def write(self, inputs: Tensor | None, outputs: Tensor, times: Sequence[Fraction]) -> None:
+        """Append frames, u8 [T, 3, h, w] each: the resized input, where a comparison is written, and the result."""
         try:
             self.writer.write(outputs, times)
         except Exception as error:
             raise OutputError(sentence(error, self.output, "written")) from error
         self.frames += len(outputs)
-        self.comparison.write(inputs, outputs, times, self.writer.temporary, self.frames)
+        if inputs is not None:
+            self.comparison.write(inputs, outputs, times, self.writer.temporary, self.frames)
 
     def complete(self) -> None:
         """Give the result its name, then the comparison, which must not cost it."""
@@ -94,34 +93,3 @@ class Result:
         self._open = False
         stopped = OutputError("abandoned")
         self.writer.__exit__(OutputError, stopped, None)
-
-
-def write_frames(
-    finished: Iterator[tuple[Tensor, Tensor]],
-    times: list[Fraction],
-    result: Result | None,
-    source: Path,
-    restorer: Restorer,
-    progress: Progress,
-) -> None:
-    """Run the clip and write its frames; `result` is None on ranks that only help.
-
-    Where ranks share the clip nobody stops half way, as the others would wait: an error is raised at the end.
-    """
-    alone, failure = restorer.parallel.size == 1, None
-    for inputs, outputs in finished:
-        if alone:
-            restorer.infer.guard.check(source.name)
-        if failure is None:
-            try:
-                result.write(inputs, outputs, times[result.frames : result.frames + len(outputs)])
-            except OutputError as error:
-                if alone:
-                    raise
-                failure = error
-        progress.advance("decode", len(outputs))
-    if failure is not None:
-        raise failure
-    restorer.infer.guard.check(source.name)
-    if result is not None and result.frames != len(times):
-        raise InputError(f"{source}: {len(times)} frames were read, but {result.frames} when reading it once more")

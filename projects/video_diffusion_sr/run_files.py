@@ -5,13 +5,10 @@ Whatever happens with one file becomes a line that starts with its name; the oth
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
-
-import torch
 
 from common.claim import remove_leftovers
 from common.distributed.parallel import Parallel
@@ -20,16 +17,11 @@ from common.logger import get_logger
 from data.media import MediaError, Probe, find_media, output_path, probe_all
 from projects.video_diffusion_sr.comparison import FOLDER as COMPARE
 from projects.video_diffusion_sr.file_errors import (
-    InputError,
-    NotFiniteError,
-    OutputError,
     SkippedError,
     sentence,
 )
 from projects.video_diffusion_sr.memory.budget import Clip, clip_of, read_budget
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
-from projects.video_diffusion_sr.restore import restore_clip
-from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing
 from projects.video_diffusion_sr.settings import RunSettings
 
@@ -89,7 +81,7 @@ def _look(args: argparse.Namespace, process: Process) -> list | str:
         except SkippedError as reason:
             logger.info("%s", reason)
         except Exception as error:
-            _report(error, path, "", "read")
+            report_error(error, path, "", "read")
             failed += 1
     return [len(files), failed, rows]
 
@@ -179,45 +171,7 @@ def _plan_possible(clips: Mapping[Path, Clip], plan_all: Callable[[Mapping[Path,
     return plans, bad | refused
 
 
-def restore_one(
-    path: Path,
-    output_dir: Path,
-    restorer: Restorer,
-    prefix: str = "",
-    plan: MemoryPlan | None = None,
-    existing: Existing = "replace",
-) -> bool:
-    """Restore one file and say so in a line; False, and a line with the reason, when it cannot be done.
-
-    Where ranks share a clip, only what all of them come to alike is caught: after anything else they would wait for
-    each other, so it ends the job, and torchrun may start it again.
-    """
-    parallel = restorer.parallel
-    try:
-        report = restore_clip(path, output_dir, restorer, sys.stderr.isatty(), plan, existing)
-    except SkippedError as reason:
-        say(parallel, logging.INFO, f"{prefix}{reason}")
-        return True
-    except (InputError, OutputError, NotFiniteError) as error:
-        if parallel.leads:
-            _report(error, path, prefix)
-        return False
-    except Exception as error:
-        if parallel.size > 1:
-            raise
-        _report(error, path, prefix)
-        if isinstance(error, torch.OutOfMemoryError):
-            del error
-            torch.cuda.empty_cache()
-        return False
-    if report is not None:
-        logger.info("%s%s", prefix, report.line())
-        if report.damage:
-            logger.warning("%s%s", prefix, report.damage)
-    return True
-
-
-def _report(error: Exception, path: Path, prefix: str = "", doing: str = "restored") -> None:
+def report_error(error: Exception, path: Path, prefix: str = "", doing: str = "restored") -> None:
     """The file's line, and for --verbose where it comes from."""
     logger.error("%s%s", prefix, sentence(error, path, doing))
     logger.debug("where it happened:", exc_info=error)

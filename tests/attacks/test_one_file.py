@@ -16,6 +16,7 @@ from data.media.preview import SideBySide
 from projects.video_diffusion_sr import input_file, run_files
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.cli import main
+from projects.video_diffusion_sr.file_errors import sentence
 from projects.video_diffusion_sr.finite_guard import FiniteGuard
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from tests.attacks.harness import ENVIRONMENT, SMALL, make_folder
@@ -41,7 +42,7 @@ def results(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "out").iterdir())
 
 
-RAISED = [TypeError("'NoneType' object"), MemoryError(), OSError(errno.EIO, "Input/output error")]
+RAISED = [TypeError("'NoneType' object"), OSError(errno.EIO, "Input/output error")]
 
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
@@ -63,6 +64,12 @@ def test_whatever_is_raised_for_one_file(folder, monkeypatch, capfd, error):
     for name in ("look", "open", "read", "write"):
         assert len([line for line in said.splitlines() if f"{name}.png: " in line]) == 1, said
     assert "Traceback" not in said and "4 of 6 files failed" in said
+
+
+def test_every_sentence_starts_with_the_file():
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA"), KeyError("x"), ValueError("odd"), OSError(28, "full")):
+        assert sentence(error, Path("in") / "a.mp4").startswith("a.mp4: ")
+    assert "out of memory" in sentence(MemoryError(), Path("a.mp4"))
 
 
 class Failing:

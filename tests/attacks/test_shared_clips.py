@@ -16,7 +16,7 @@ from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.cli_parser import parser
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.request import Request
-from projects.video_diffusion_sr.run_files import restore_one
+from projects.video_diffusion_sr.run_order import Job, restore_one
 from tests.attacks.harness import SMALL
 from tests.parallel.ranks import run_ranks
 from tests.projects.test_restore import write_clip
@@ -25,12 +25,14 @@ pytestmark = pytest.mark.parallel
 
 
 def test_one_rank_fails_and_the_group_goes_on(tmp_path, monkeypatch):
-    names = ("fine1.png", "open.png", "write.mp4", "finite.mp4", "publish.png", "fine2.png")
+    names = ("fine1.png", "open.png", "write.mp4", "finite.mp4", "publish.png", "exists.png", "fine2.png")
     for name in names:
         if name.endswith(".mp4"):
             write_clip(tmp_path / name, 9, (16, 24))
         else:
             Image.new("RGB", (24, 16)).save(tmp_path / name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "exists.png").write_bytes(b"of another run")
     opened, written, left = input_file.open_media, MediaWriter.write, MediaWriter.__exit__
 
     def work(process: Process) -> None:
@@ -56,21 +58,23 @@ def test_one_rank_fails_and_the_group_goes_on(tmp_path, monkeypatch):
         request = Request(res=(32, 48), random_weights=True, overrides=tuple(SMALL[SMALL.index("--set") + 1 :]))
         restorer = build(SEEDVR2_TINY, request, Parallel(process, 2))
         watch, decode = restorer.infer.guard.watch, restorer.infer.decode_slice
-        good = {}
+        good, plans = {}, dict.fromkeys(tmp_path / name for name in names)
+        job = Job(tmp_path / "out", restorer, plans, "refuse")
         for name in names:
             # The second rank's rows are not finite; the guard of the first one, which writes, sees none of them.
             poisoned = name == "finite.mp4" and process.rank == 1
             restorer.infer.decode_slice = (
                 (lambda *a: watch("the VAE's decoder", decode(*a) * float("nan"))) if poisoned else decode
             )
-            good[name] = restore_one(tmp_path / name, tmp_path / "out", restorer)
+            good[name] = restore_one(tmp_path / name, job)
         torch.save(good, tmp_path / f"good{process.rank}")
 
     run_ranks(2, work)
     for rank in range(2):
         good = torch.load(tmp_path / f"good{rank}")
         assert [name for name in names if good[name]] == ["fine1.png", "fine2.png"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fine1.png", "fine2.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["exists.png", "fine1.png", "fine2.png"]
+    assert (tmp_path / "out" / "exists.png").read_bytes() == b"of another run"
 
 
 def test_one_rank_looks_at_the_files_and_all_find_the_same(tmp_path, monkeypatch):

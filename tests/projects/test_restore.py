@@ -70,8 +70,8 @@ def frames_before_the_codec(restorer: Restorer, path: Path, plan: MemoryPlan | N
     """What `restore_clip` would write."""
     with open_media(path) as reader, open_media(path) as again, Progress("", None, show=False) as progress:
         restorer.follow(reader.info, plan)
-        pairs = restore.restore_frames(reader, again, restorer, progress, [])
-        return torch.cat([result for _, result in pairs])
+        finished = restore.restore_frames(reader.info, iter(reader), iter(again), restorer, progress)
+        return torch.cat([part.copy.arrive()[-2] for part in finished])
 
 
 @pytest.mark.parametrize("frames", [2, 4, 6])
