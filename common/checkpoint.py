@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.atomic import atomic_write
+from common.weights.stored import StoredWeight, dense
 
 ADVICE = "`python projects/download.py VARIANT` fetches the released weights"
 CHEAP_BYTES = 256 << 20  # of weights in host memory, which are otherwise read only when they are needed
@@ -91,7 +92,7 @@ def is_rope_frequency(name: str) -> bool:
 
 def load_into(
     module: nn.Module,
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Tensor | StoredWeight],
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
@@ -102,8 +103,9 @@ def load_into(
     """Give a module, usually built on the meta device, the weights of a checkpoint; every name must fit.
 
     Args:
-        state: name -> tensor, any float dtype, float8 included; see `read_state_dict`. Older names of the VAE's
-            attention are understood. What has the wanted dtype already stays memory-mapped on the CPU.
+        state: name -> tensor, any float dtype, float8 included, or stored weights; see `common.weights.read`. Older
+            names of the VAE's attention are understood. What has the wanted dtype already stays memory-mapped on the
+            CPU.
         dtype, device: of the module's weights afterwards.
         source: what to call the checkpoint in messages.
         recomputed: buffers of which the file's copy is checked for name and shape only. The module computes them itself
@@ -130,8 +132,10 @@ def load_into(
     module.load_state_dict(weights, strict=True, assign=True)
 
 
-def converted(tensor: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+def converted(tensor: Tensor | StoredWeight, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """The tensor on the device, float ones in `dtype`."""
+    if isinstance(tensor, StoredWeight):
+        return tensor.dense(device).to(dtype)
     if not tensor.is_floating_point():
         return tensor.to(device)
     # Moved first: the file's dtype is the smaller one, and a device converts faster.
@@ -183,7 +187,7 @@ def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             prefix, old, kind = match.groups()
             name = f"{prefix}{OLD_ATTENTION[old]}.{kind}"
             if tensor.ndim > 2 and set(tensor.shape[2:]) == {1}:
-                tensor = tensor.flatten(1)
+                tensor = dense(tensor).flatten(1)
         current[name] = tensor
     return current
 

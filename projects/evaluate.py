@@ -32,6 +32,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from common.extras import MissingExtra
 from projects.evaluation.frames import enlarge, find_clips, read_frames
 from projects.evaluation.measures import WITHOUT_WEIGHTS, Measures, cropped
 from projects.evaluation.tables import Score, listing, paper_table, report
@@ -131,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         common = (flags.ground_truth, flags.crop, flags.workers, measures, flags.device)
         methods = {str(folder): score_folder(folder, *common) for folder in flags.results}
         baseline = score_folder(flags.baseline, *common, may_enlarge=True) if flags.baseline else None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingExtra) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     stated = {"conventions": conventions(flags.crop, measures)}

@@ -33,6 +33,7 @@ from omegaconf import OmegaConf
 
 from common.config import create_object, load_config
 from common.distributed.process import process_group
+from common.extras import MissingExtra
 from common.logger import get_logger, set_up_logging
 from common.parent import end_with_parent, launched_by_torchrun
 
@@ -108,6 +109,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, MissingExtra) as error:
         logger.error("%s", error)
         sys.exit(1)

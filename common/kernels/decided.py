@@ -19,6 +19,6 @@ def decided_once(choose: Callable[Arguments, Choice]) -> Callable[Arguments, Cho
     def chosen(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Choice:
         return cached(*args, **kwargs)
 
-    # What `torch.compiler.assume_constant_result` sets. Calling it would import the compiler: two seconds at every start.
+    # What `torch.compiler.assume_constant_result` sets; calling it would import the compiler, two seconds a start.
     chosen._dynamo_marked_constant = True
     return chosen

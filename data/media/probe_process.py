@@ -19,7 +19,7 @@ from data.media.probe import Probe, probe
 
 logger = get_logger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[__name__.count(".")]  # the folder of the outermost package
 TIMEOUT_S, MEMORY_BYTES = 30.0, 4 << 30
 START_S = 60.0  # to load Python, PyAV and Pillow from a slow disk
 
@@ -46,7 +46,7 @@ class ProbeProcess:
     def program(self) -> str:
         """What the process runs; its arguments are the root of the code, the memory and the time."""
         return (
-            "import sys; sys.path.insert(0, sys.argv[1]); from data.media.probe_worker import serve; "
+            f"import sys; sys.path.insert(0, sys.argv[1]); from {__package__}.probe_worker import serve; "
             "serve(int(sys.argv[2]), float(sys.argv[3]))"
         )
 

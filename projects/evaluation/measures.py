@@ -15,14 +15,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
 from common.checkpoint import read_state_dict
+from common.extras import need
 from models.dists import StructureTextureDistance
 from models.perceptual import PerceptualDistance
 from projects.evaluation.vmaf import vmaf
@@ -43,17 +44,23 @@ def luma(frame: np.ndarray, weights: Sequence[float] = BT601) -> np.ndarray:
     return frame.astype(np.float64) @ np.asarray(weights) + 16
 
 
+def scikit_image() -> ModuleType:
+    """Its measures; the base install leaves it out. Raises `common.extras.MissingExtra` without it."""
+    return need("skimage.metrics", "eval", "evaluation")
+
+
 def psnr(result: np.ndarray, truth: np.ndarray) -> float:
     """In dB; uint8 [H, W, 3], or luma [H, W]."""
     if np.array_equal(result, truth):
         return IDENTICAL_DB
-    return float(peak_signal_noise_ratio(truth, result, data_range=255))
+    return float(scikit_image().peak_signal_noise_ratio(truth, result, data_range=255))
 
 
 def ssim(result: np.ndarray, truth: np.ndarray) -> float:
     """Up to 1; uint8 [H, W, 3], or luma [H, W]."""
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
-    return float(structural_similarity(truth, result, channel_axis=-1 if truth.ndim == 3 else None, **options))
+    channels = -1 if truth.ndim == 3 else None
+    return float(scikit_image().structural_similarity(truth, result, channel_axis=channels, **options))
 
 
 def frame_scores(result: np.ndarray, truth: np.ndarray, crop: int) -> tuple[float, float]:
@@ -101,8 +108,9 @@ class Measures:
         """PSNR and SSIM, LPIPS and DISTS where there are weights, and others by name.
 
         Raises:
-            ValueError: a name that is unknown, or a file that lacks weights.
+            ValueError: a name that is unknown, or a file that lacks weights. MissingExtra: see `scikit_image`.
         """
+        scikit_image()  # before processes are started for it
         for name in more:
             if name not in WITHOUT_WEIGHTS:
                 raise ValueError(f"there is no measure {name}; choose from {', '.join(WITHOUT_WEIGHTS)}")

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint import load_into, read_state_dict
+from common.checkpoint import load_into
 from common.distributed.parallel import Parallel
+from common.logger import get_logger
+from common.weights.read import read_weights
 from models.video_vae_v3.modules.fold import prepare_inference
 from models.video_vae_v3.modules.schedule import F43
 from projects.video_diffusion_sr.infer import Prompts, VideoDiffusionInfer
@@ -22,6 +24,8 @@ from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.settings import RunSettings, how_to_get, network_without_weights, resolve
 
 __all__ = ["DTYPES", "ROOT", "Request", "build", "build_network", "build_vae", "load", "seeded_prompts"]
+
+logger = get_logger(__name__)
 
 SEEDED_TEXT_TOKENS, RELEASED_TEXT_TOKENS = 4, POSITIVE.shape[0]
 
@@ -43,6 +47,12 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         ValueError: a checkpoint does not fit.
     """
     request, config, device = settings.request, settings.config, settings.device
+    if request.random_weights:
+        logger.warning(
+            "%s runs on SEEDED RANDOM WEIGHTS, as asked. The program does all its steps, but the result is not a "
+            "restoration.",
+            settings.preset.name,
+        )
     dit_path, vae_path = settings.checkpoints
     home = torch.device("cpu") if any(plan.offload != "none" for plan in plans) else device
     load_network(settings.vae, vae_path, device, torch.float32)  # folded where it is fast, in float32, then rounded
@@ -104,7 +114,9 @@ def load_network(network: nn.Module, checkpoint: Path | None, device: torch.devi
     if checkpoint is None:
         seed_weights(network, device, dtype)
     else:
-        load_into(network, read_state_dict(checkpoint), dtype=dtype, device=device, source=checkpoint)
+        load_into(
+            network, read_weights(checkpoint, network.state_dict()), dtype=dtype, device=device, source=checkpoint
+        )
     network.requires_grad_(False)
 
 
@@ -131,7 +143,7 @@ def load_in_parts(settings: RunSettings, parallel: Parallel) -> None:
     if path is None:
         state = build_network(settings.config.dit.model, None, settings.device, settings.dtype).state_dict()
     else:
-        state = read_state_dict(path)  # memory-mapped: no rank reads more than its part
+        state = read_weights(path, settings.dit.state_dict())  # memory-mapped: no rank reads more than its part
     blocks = settings.dit.blocks
     load_sharded(settings.dit, blocks, state, parallel.group, dtype=settings.dtype, source=path or "seeded weights")
 

@@ -11,6 +11,7 @@ from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.cli_parser import parser
+from projects.video_diffusion_sr.output_size import size_from_flags
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import Finish, Request
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
@@ -23,14 +24,16 @@ SUCCESS, SOME_FAILED, BAD_REQUEST = 0, 1, 2
 INTERRUPTED = "%s: finished files are kept, the unfinished one left nothing; --skip_existing goes on"
 
 
-def main(preset: Preset, arguments: Sequence[str] | None = None) -> int:
+def main(preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None) -> int:
     """Run the program.
 
+    Args:
+        command: what the user typed to get here; None: the preset's script.
     Returns:
         The exit code: 0; 1 when a file failed; 2 for a bad request; 130, 143 or 129 when ended by Ctrl-C, SIGTERM or
         SIGHUP.
     """
-    args = parser(preset).parse_args(arguments)
+    args = parser(preset, command).parse_args(arguments)
     set_up_logging(args.verbose)
     try:
         with interrupted_by_signals():
@@ -105,6 +108,7 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
     return Request(
         res=(args.res_h, args.res_w),
+        size=size_from_flags(args),
         seed=args.seed,
         device=args.device,
         dtype=args.dtype,
@@ -113,6 +117,8 @@ def read_request(args: argparse.Namespace) -> Request:
         cfg_scale=getattr(args, "cfg_scale", None),
         window_frames=args.window,
         ckpt_dir=args.ckpt_dir,
+        checkpoint=args.checkpoint,
+        vae_checkpoint=args.vae_checkpoint,
         config=args.config,
         overrides=tuple(args.set),
         lora=args.lora,

@@ -8,16 +8,21 @@ from common.distributed.timeout import TIMEOUT_S
 from projects.video_diffusion_sr.presets import Preset
 
 ROOT = Path(__file__).resolve().parents[2]
-DTYPE_NAMES = ("bfloat16", "float16", "float32")
+DTYPE_NAMES = ("bfloat16", "float16", "float32")  # of request.DTYPES
+COLOR_FIXES = ("wavelet", "lab", "adain", "none")  # color_fix.KINDS
 
 
-def parser(preset: Preset) -> argparse.ArgumentParser:
-    """The flags of the reference, with their meaning, and what users expect beside them."""
-    script = f"projects/inference_{preset.name.lower().replace('-', '_')}.py"
+def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParser:
+    """The flags of the reference, with their meaning, and what users expect beside them.
+
+    command: what the user types to get here; None: the preset's script.
+    """
+    script = command or f"projects/inference_{preset.name.lower().replace('-', '_')}.py"
+    start = script if command else f"python {script}"
     p = argparse.ArgumentParser(
         prog=script,
         description=f"Restore videos and pictures with {preset.name}.",
-        epilog=f"example: python {script} --video_path clips --output_dir restored --res_h {preset.res[0]} "
+        epilog=f"example: {start} --video_path clips --output_dir restored --res_h {preset.res[0]} "
         f"--res_w {preset.res[1]}\nOn several GPUs put torchrun --nproc-per-node=N in front instead of python.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -32,16 +37,22 @@ def parser(preset: Preset) -> argparse.ArgumentParser:
     files.add_argument(
         "--ckpt_dir", type=Path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
     )
+    files.add_argument("--checkpoint", type=Path, metavar="FILE", help="the transformer's weights, wherever they lie")
+    files.add_argument("--vae_checkpoint", type=Path, metavar="FILE", help="the VAE's weights, wherever they lie")
 
     result = p.add_argument_group("result")
     result.add_argument("--res_h", type=int, default=preset.res[0], help="height of the wanted area (%(default)s)")
     result.add_argument(
         "--res_w", type=int, default=preset.res[1], help="its width (%(default)s); the aspect ratio stays the file's"
     )
+    one = result.add_mutually_exclusive_group()
+    one.add_argument("--scale", type=float, metavar="FACTOR", help="instead: so many times the size of the file")
+    one.add_argument("--short_side", type=int, metavar="PIXELS", help="instead: the shorter side of the result")
+    one.add_argument("--size", type=_exact_size, metavar="WxH", help="instead: exactly this width and height")
     result.add_argument("--seed", type=int, default=666, help="same seed, same file: same result (%(default)s)")
     result.add_argument(
         "--color_fix",
-        choices=["wavelet", "adain", "none"],
+        choices=COLOR_FIXES,
         default="wavelet",
         help="colours of the input (%(default)s)",
     )
@@ -106,6 +117,14 @@ def parser(preset: Preset) -> argparse.ArgumentParser:
     )  # fmt: skip
     run.add_argument("--verbose", action="store_true", help="say which backends are used, and where errors come from")
     return p
+
+
+def _exact_size(text: str) -> tuple[int, int]:
+    """(height, width) from WIDTHxHEIGHT."""
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1920x1080")
+    return int(height), int(width)
 
 
 def _rate(text: str) -> Fraction:

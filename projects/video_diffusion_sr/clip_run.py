@@ -19,6 +19,7 @@ from projects.video_diffusion_sr.file_errors import InputError, OutputError, reb
 from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.input_file import frames_of, open_input
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.output_size import say_size
 from projects.video_diffusion_sr.report import Report, peak
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing, Result
@@ -71,6 +72,7 @@ class ClipRun:
                     frame_rate=wishes.frame_rate, crf=wishes.crf,
                 )
             )  # fmt: skip
+            say_size(self.source, (self.info.height, self.info.width), self.size)
         self.writer = enter(
             WriteBehind(self._write, lambda part: part.nbytes, WRITE_BEHIND)
             if restorer.overlap

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from common.checkpoint import read_state_dict, save_safetensors
+from common.extras import need
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -66,16 +67,15 @@ def add_lora(dit: nn.Module, settings: LoraSettings) -> None:
 
     Works on the meta device as well. State-dict names of adapted layers change, see `with_base_names`.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    config = LoraConfig(
+    peft = need("peft", "train", "training a LoRA")
+    config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.strength * settings.rank,
         lora_dropout=0.0,
         bias="none",
         target_modules=ADAPTED,
     )
-    inject_adapter_in_model(config, dit, adapter_name=ADAPTER)
+    peft.inject_adapter_in_model(config, dit, adapter_name=ADAPTER)
     for name, parameter in dit.named_parameters():
         parameter.requires_grad_(is_factor(name))
 

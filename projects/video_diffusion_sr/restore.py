@@ -5,7 +5,7 @@ What is held is one window of latents. Reading and writing happen in threads of 
 in here waits for the device.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -41,12 +41,14 @@ def restore_clip(
     show_progress: bool = False,
     plan: MemoryPlan | None = None,
     existing: Existing = "replace",
+    new_progress: Callable[[str, int | None, bool], Progress] = Progress,
 ) -> Report | None:
     """Restore one file.
 
     Args:
         plan: how to run it; None: `Restorer.default_plan`.
         existing: what to do with a result that is there, or that another run makes now.
+        new_progress: (name, frames, whether to show it) -> what is told of the progress.
     Returns:
         What was done; None on ranks that only help. The result appears under its name only when it is complete.
     Raises:
@@ -58,18 +60,24 @@ def restore_clip(
         each other.
     """
     with ClipRun(source, output_dir, restorer, existing) as run:
-        compute(run, restorer, plan, show_progress)
+        compute(run, restorer, plan, show_progress, new_progress)
         return run.complete()
 
 
-def compute(run: ClipRun, restorer: Restorer, plan: MemoryPlan | None, show_progress: bool = False) -> None:
+def compute(
+    run: ClipRun,
+    restorer: Restorer,
+    plan: MemoryPlan | None,
+    show_progress: bool = False,
+    new_progress: Callable[[str, int | None, bool], Progress] = Progress,
+) -> None:
     """Everything that the device does for one file; its frames are handed to the run's writer as they are made."""
     reset_peak(restorer.device)
     run.begin(restorer.follow(run.info, plan))
     shared = restorer.parallel.size > 1
     with (
         restorer.parallel.verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild),
-        Progress(run.source.name, run.info.frame_count_hint, show_progress and run.leads) as progress,
+        new_progress(run.source.name, run.info.frame_count_hint, show_progress and run.leads) as progress,
     ):
         for finished in restore_frames(run.info, run.frames, run.inputs, restorer, progress):
             run.write(finished)
@@ -231,7 +239,8 @@ def decode_and_finish(
             if restorer.parallel.leads:
                 stages, marks = infer.guard.marks()
                 copy = HostCopy(*(part[: len(degraded)] for part in whole), marks)
-                yield Finished(copy, times[done : done + len(degraded)], stages)
+                yield Finished(copy, times[: len(degraded)], stages)
+            del times[: len(degraded)]  # a stream has no end of them
             done += len(degraded)
             pace.step()
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from common.config import create_object, load_config
-from common.logger import get_logger
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.geometry import Geometry
@@ -17,8 +16,7 @@ from projects.video_diffusion_sr.long_clips import check_window
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import DTYPES, ROOT, Request
 from projects.video_diffusion_sr.sampling import Sampling, read_sampling
-
-logger = get_logger(__name__)
+from projects.video_diffusion_sr.weight_files import find_weights, with_named_weights
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,7 @@ def resolve(preset: Preset, request: Request, device: torch.device) -> RunSettin
     """
     refuse_contradictions(request)
     config = load_config(request.config or ROOT / preset.config, request.overrides)
+    named, config = with_named_weights(preset, config, request.checkpoint, request.vae_checkpoint)
     vae, dit = network_without_weights(config.vae.model), network_without_weights(config.dit.model)
     slicing, limits = config.vae.slicing, config.vae.memory_limit
     vae.set_causal_slicing(slicing.split_size, slicing.memory_device)
@@ -77,8 +76,8 @@ def resolve(preset: Preset, request: Request, device: torch.device) -> RunSettin
         dtype=choose_dtype(request.dtype, device, config.vae.dtype),
         vae=vae,
         dit=dit,
-        checkpoints=checkpoints_for(preset, request, config),
-        geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit),
+        checkpoints=checkpoints_for(named, request, config),
+        geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit, request.size),
         sampling=read_sampling(config.diffusion, preset, request),
         window=latent_window(preset, request, vae.temporal_factor),
         slice_frames=slicing.split_size,
@@ -94,6 +93,8 @@ def refuse_contradictions(request: Request) -> None:
         raise ValueError(f"--lora {request.lora}: a LoRA is a .safetensors file")
     if request.lora is not None and request.shard_weights:
         raise ValueError("--lora is merged into whole weights: leave --shard_weights out, or use a merged checkpoint")
+    if request.random_weights and (request.checkpoint or request.vae_checkpoint):
+        raise ValueError("--random_weights takes the place of --checkpoint and --vae_checkpoint: leave one of them out")
     if request.weights_8_bit and request.shard_weights:
         raise ValueError("--weights_8_bit and --shard_weights exclude each other: leave one of them out")
 
@@ -114,15 +115,8 @@ def choose_dtype(name: str | None, device: torch.device, configured: str) -> tor
 
 
 def checkpoints_for(preset: Preset, request: Request, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
-    """`checkpoint_paths`, or None for both where random weights are asked for, which a line then says."""
-    if not request.random_weights:
-        return checkpoint_paths(preset, request.ckpt_dir, config)
-    logger.warning(
-        "%s runs on SEEDED RANDOM WEIGHTS, as asked. The program does all its steps, but the result is not a "
-        "restoration.",
-        preset.name,
-    )
-    return None, None
+    """`checkpoint_paths`, or None for both where random weights are asked for."""
+    return (None, None) if request.random_weights else checkpoint_paths(preset, request.ckpt_dir, config)
 
 
 def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path, Path]:
@@ -134,10 +128,10 @@ def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) 
     vae = Path(config.vae.checkpoint)
     if vae.parts[:1] == ("ckpts",):  # as the YAML names it; --ckpt_dir moves the whole folder
         vae = ckpt_dir / Path(*vae.parts[1:])
-    paths = ckpt_dir / preset.checkpoint, vae
-    missing = [path for path in paths if not path.is_file() and not path.with_suffix(".safetensors").is_file()]
+    paths = find_weights(ckpt_dir / preset.checkpoint), find_weights(vae)
+    missing = [path for path in paths if not path.is_file()]
     if not missing:
-        return tuple(path if path.is_file() else path.with_suffix(".safetensors") for path in paths)
+        return paths
     raise FileNotFoundError(f"{' and '.join(map(str, missing))} not found: {how_to_get(preset)}")
 
 

@@ -14,25 +14,29 @@ from common.distributed.job import has_ended, is_speaker
 from common.parent import end_with_parent, launched_by_torchrun
 from common.signals import exit_code, interrupted_by_signals
 from projects.video_diffusion_sr.cli_parser import parser
-from projects.video_diffusion_sr.presets import PRESETS
+from projects.video_diffusion_sr.presets import PRESETS, Preset
 
 
 def start(name: str, arguments: Sequence[str] | None = None) -> int:
     """Run the program with a preset of `presets.PRESETS`; returns the exit code, see `cli.main`."""
+    return start_preset(PRESETS[name], arguments)
+
+
+def start_preset(preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None) -> int:
+    """See `start`. command: what the user typed to get here; None: the preset's script."""
     open_standard_streams()
     if launched_by_torchrun():
         end_with_parent()
-    preset = PRESETS[name]
     # All processes of a job have the same flags: one of them says what is wrong with them.
     with contextlib.nullcontext() if is_speaker() else contextlib.redirect_stderr(io.StringIO()):
-        args = parser(preset).parse_args(arguments)
+        args = parser(preset, command).parse_args(arguments)
     if has_ended(args.output_dir):  # with failures, which no restart would mend
         return 1
     try:
         with interrupted_by_signals():
             from projects.video_diffusion_sr.cli import main
 
-            return main(preset, arguments)
+            return main(preset, arguments, command)
     except KeyboardInterrupt as error:
         if is_speaker():
             print(f"{str(error) or 'interrupted'} before anything was begun", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Who may import whom: projects -> models, data, common; models -> common.kernels, common.logger; nothing upward."""
+"""Who may import whom: seedvr -> projects -> models, data, common; models -> kernels and logger only; not upward."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PACKAGES = ("projects", "models", "common", "data")
+PACKAGES = ("seedvr", "projects", "models", "common", "data")
 
 
 def imports_of(source: str, package: str) -> list[tuple[int, str]]:
@@ -47,6 +47,8 @@ def breach(path: str, name: str) -> str | None:
         return "common stands below everything"
     if layer == "data" and within(name, "models", "projects", "common.distributed"):
         return "data stands below models, projects and ranks"
+    if layer != "seedvr" and within(name, "seedvr"):
+        return "the package seedvr stands above the programs"
     if within(name, "tests"):
         return "the program does not need its tests"
     return None
@@ -92,6 +94,9 @@ def test_imports_go_downward_only():
         ("data/a.py", "import models", False),
         ("projects/a.py", "import models, data, common, omegaconf", True),
         ("projects/a.py", "import torch.distributed", False),
+        ("projects/a.py", "import seedvr", False),
+        ("seedvr/a.py", "from projects.video_diffusion_sr import build", True),
+        ("seedvr/a.py", "import torch.distributed", False),
         ("projects/a.py", "from tests.conftest import seeded", False),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.extras import need
 from common.logger import get_logger
 from projects.video_diffusion_sr.training.stage import Work
 
@@ -55,6 +56,7 @@ class Reports:
         self._waited, self._fills = 0.0, []
         self._board = self._file = self._bar = self._wandb = None
         if leads:
+            need("tensorboard", "train", "training")
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             folder.mkdir(parents=True, exist_ok=True)
