@@ -27,7 +27,7 @@ logger = get_logger(__name__)
 # x264 makes other files of the same frames on other numbers of threads and with other instructions, so neither is left
 # to the machine. The macroblock tree reads memory that nobody wrote: no two files would be equal with it.
 ENCODER = {"preset": "medium", "x264-params": "mbtree=0:cpu-independent=1"}
-ENCODER_THREADS = 8  # whole frames side by side; slices would cost quality and keep few cores busy
+ROWS_OF_A_THREAD, MOST_THREADS = 90, 8
 
 FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
 
@@ -96,7 +96,7 @@ class VideoWriter(MediaWriter):
         encoder = self.stream.codec_context
         encoder.width, encoder.height = width + width % 2, height + height % 2
         encoder.pix_fmt = format_of(self.layout)
-        encoder.thread_type, encoder.thread_count = "FRAME", ENCODER_THREADS
+        encoder.thread_type, encoder.thread_count = "FRAME", encoder_threads(height)
         encoder.time_base = self.stream.time_base = Fraction(1, self.ticks)
         encoder.sample_aspect_ratio = self.info.sample_aspect_ratio
         tag_bt709(encoder)
@@ -153,6 +153,14 @@ class VideoWriter(MediaWriter):
             self.container.close()
         except (av.FFmpegError, ValueError) as error:
             logger.debug("%s: closing after an error: %s", shown(self.path), error)
+
+
+def encoder_threads(height: int) -> int:
+    """Frames that are encoded side by side, by the rows of a picture: each needs memory, and waits for the last one.
+
+    PyAV's own choice, slices of one frame, keeps fewer cores busy and costs quality.
+    """
+    return min(max(height // ROWS_OF_A_THREAD, 1), MOST_THREADS)
 
 
 def ticks_per_second(rate: Fraction, source: MediaInfo | None) -> int:

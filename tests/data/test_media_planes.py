@@ -134,6 +134,23 @@ def test_a_frame_scaled_in_mid_stream_keeps_its_matrix(number):
     assert torch.equal(to_rgb(planes, scaled)[0, :, 500, 500], to_rgb(*planes_of(frame))[0, :, 20, 20])
 
 
+def test_a_clip_whose_size_changes_keeps_its_colours(tmp_path):
+    def ramps(height, width):
+        across = torch.linspace(20, 220, width).view(1, 1, width).expand(1, height, width)
+        down = torch.linspace(20, 220, height).view(1, height, 1).expand(1, height, width)
+        return torch.stack([torch.cat([across, 240 - across, down]).round().to(torch.uint8)] * 3)
+
+    parts = [
+        write_clip(tmp_path / f"{height}.ts", ramps(height, width), even_times(3), matrix=5).read_bytes()
+        for height, width in ((48, 64), (96, 128))
+    ]
+    (tmp_path / "in.ts").write_bytes(b"".join(parts))
+    with open_media(tmp_path / "in.ts") as reader:
+        rgb = rgb_of(list(reader))
+    assert rgb.shape == (6, 3, 48, 64)
+    assert (rgb.int() - ramps(48, 64)[0].int()).abs().max() <= 5  # by another matrix some are 16 off
+
+
 def test_a_picture_is_its_rgb(tmp_path):
     pixels = torch.randint(0, 256, (3, 17, 23), dtype=torch.uint8)
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "in.png")
