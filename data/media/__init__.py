@@ -1,4 +1,4 @@
-"""Clips and pictures in and out: `find_media`, `probe_all`, `open_media`, `output_path`, `open_writer`.
+"""Clips and pictures in and out: `find_media`, `probe_all`, `open_media`, `rgb_of`, `output_path`, `open_writer`.
 
 The names are imported when they are first used: the process that probes files (`data.media.probe_worker`) must start
 without torch, which takes seconds to load.
@@ -8,7 +8,7 @@ from importlib import import_module
 
 _HOME = {
     "BusyError": "whole",
-    "Frame": "info",
+    "Frame": "frame",
     "MediaError": "errors",
     "MediaInfo": "info",
     "MediaReader": "info",
@@ -20,6 +20,7 @@ _HOME = {
     "open_writer": "writer",
     "output_path": "names",
     "probe_all": "probe_process",
+    "rgb_of": "frame",
 }
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "open_writer",
     "output_path",
     "probe_all",
+    "rgb_of",
 ]
 
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from data.media.animation_delays import delays_of, shown_for
 from data.media.errors import MediaError, decoding, reason, shown
+from data.media.frame import Frame
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
-from data.media.info import Frame, MediaInfo, MediaReader
+from data.media.info import MediaInfo, MediaReader
 from data.media.picture_file import exif_orientation, notes_of, open_picture
 
 # The byte that Pillow cuts off is decoded by pretending the other order of bytes.
@@ -49,7 +50,7 @@ class ImageReader(MediaReader):
         self.info = MediaInfo(path, "image", width, height, alpha=alpha, frame_count_hint=1)
 
     def _frames(self) -> Generator[Frame]:
-        yield Frame(self._pixels, Fraction(0))
+        yield Frame.of_rgb(self._pixels, Fraction(0))
 
 
 class AnimationReader(MediaReader):
@@ -86,7 +87,7 @@ class AnimationReader(MediaReader):
                 frame = _seek(image, index, self.path)
                 delay = shown_for(frame.info.get("duration"))
                 pixels, alpha = to_srgb(frame, SrgbConverter(frame))
-                yield Frame(pixels if alpha is None else over_white(pixels, alpha), time)
+                yield Frame.of_rgb(pixels if alpha is None else over_white(pixels, alpha), time)
                 time += delay
 
 

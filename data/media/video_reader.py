@@ -6,7 +6,7 @@ damage, or the file was cut, the rest is gone and the iteration ends in a MediaE
 """
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Self
@@ -15,13 +15,16 @@ import av
 
 from common.logger import get_logger
 from data.media.clock import Clock, nominal_rate
-from data.media.colour import HDR_CURVES, to_rgb
+from data.media.colour import HDR_CURVES
 from data.media.completeness import index_reaches_past_the_end, shortfall
 from data.media.deinterlace import Deinterlacer
 from data.media.errors import decoding, shown
-from data.media.info import Frame, MediaError, MediaReader
+from data.media.frame import Frame
+from data.media.info import MediaError, MediaReader
 from data.media.orientation import orientation_of
 from data.media.video_file import choose_tracks, describe, first_frame, frame_count_hint, open_container
+from data.yuv.frames import planes_of, scaled_to
+from data.yuv.layout import ChromaLocation
 
 logger = get_logger(__name__)
 
@@ -55,12 +58,23 @@ class VideoReader(MediaReader):
         self.damage = None
         try:
             stream = choose_tracks(container, self.path).video
+            locations: dict[tuple, ChromaLocation] = {}
             for frame, time in self._progressive(container, stream):
-                pixels = to_rgb(frame, *self._coded_size)  # 3 H W
-                yield Frame(self._orientation.apply(pixels), time)
+                yield self._as_planes(frame, time, locations)
         finally:
             self._running.remove(container)
             container.close()
+
+    def _as_planes(self, decoded: av.VideoFrame, time: Fraction, locations: dict[tuple, ChromaLocation]) -> Frame:
+        """A decoded frame in the clip's size, without its transparency.
+
+        Args:
+            locations: of chroma, found so far, for each size and pixel format: finding one takes longer than a frame.
+        """
+        kind = (decoded.width, decoded.height, decoded.format.name)
+        planes, layout = planes_of(scaled_to(decoded, *self._coded_size), locations.get(kind))
+        locations[kind] = layout.location
+        return Frame(planes[: layout.colour_planes], time, replace(layout, alpha=False), self._orientation)
 
     def again(self) -> Self:
         other = super().again()

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from common.atomic import publish, refuse_folder
 from common.claim import BeingMadeError, Claim
-from data.media.info import MediaError
+from data.media.errors import MediaError
+from data.yuv.layout import YuvLayout
 
 
 class BusyError(MediaError):
@@ -31,11 +33,14 @@ class MediaWriter(ABC):
         path: the file to be.
         frames: how many were written so far.
         temporary: where it grows; exists, empty, from the start.
+        layout: of the planes that the file stores; None where it stores RGB.
 
     Raises:
         BusyError: another process makes this file now.
         MediaError: the file cannot be made here.
     """
+
+    layout: YuvLayout | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,19 +64,44 @@ class MediaWriter(ABC):
             pixels: u8 [T, 3, H, W], RGB, of the size the writer was opened with; any device.
             times: T times in seconds, strictly increasing over all calls.
         """
-        if pixels.dtype.is_floating_point or pixels.ndim != 4 or pixels.shape[1] != 3:
+        self.write_planes(self.planes_for(pixels), times)
+
+    def planes_for(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """What the file stores of frames, on their device. Needs nothing of the writer's state: any thread may call it.
+
+        Args:
+            pixels: u8 [T, 3, H, W], RGB.
+
+        Returns:
+            Of a clip, planes of `layout` with even sides: u8 [T, H, W] and [T, H/2, W/2] twice. Of a picture, its RGB.
+        """
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(
                 f"frames are u8 [T, 3, H, W], got {pixels.dtype} {tuple(pixels.shape)}; round and clamp first"
             )
-        if len(times) != len(pixels):
-            raise ValueError(f"{len(pixels)} frames came with {len(times)} times; every frame needs one")
-        for picture, time in zip(pixels.cpu(), times, strict=True):
-            self._write_one(picture, time)
+        return self._stored(pixels)
+
+    def write_planes(self, planes: Sequence[Tensor], times: Sequence[Fraction]) -> None:
+        """Append frames as `planes_for` gives them, from any device; they are copied before this returns.
+
+        Args:
+            planes: T frames each.
+            times: T times in seconds, strictly increasing over all calls.
+        """
+        if any(len(times) != len(plane) for plane in planes):
+            raise ValueError(f"{len(planes[0])} frames came with {len(times)} times; every frame needs one")
+        planes = [plane.cpu() for plane in planes]
+        for number, time in enumerate(times):
+            self._write_one(tuple(plane[number] for plane in planes), time)
             self.frames += 1
 
     @abstractmethod
-    def _write_one(self, picture: Tensor, time: Fraction) -> None:
-        """u8 [3, H, W]."""
+    def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """See `planes_for`."""
+
+    @abstractmethod
+    def _write_one(self, planes: tuple[Tensor, ...], time: Fraction) -> None:
+        """One frame of `planes_for`, on the CPU."""
 
     @abstractmethod
     def _finish(self) -> None:

@@ -33,7 +33,7 @@ class NoiseClip(MediaReader):
 
     def _frames(self) -> Generator[Frame]:
         for number, pixels in enumerate(self._pixels):
-            yield Frame(pixels, Fraction(number, RATE))
+            yield Frame.of_rgb(pixels, Fraction(number, RATE))
 
 
 class Pipeline:
