@@ -124,7 +124,7 @@ class Engine:
         frames, inputs = (frames_of(part) if isinstance(part, MediaReader) else iter(part) for part in (source, again))
         with running():
             for finished in restore.restore_frames(info, frames, inputs, made, report):
-                result, marks = finished.copy.arrive()
+                (result,), _, marks = finished.arrive()
                 check_marks(info.path.name, finished.stages, marks)
                 report.advance("decode", len(result))
                 if len(result):

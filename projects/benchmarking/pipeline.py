@@ -83,10 +83,10 @@ class Pipeline:
         """The results on the host, a slice behind the device as a writer takes them."""
         results = []
         for part in finished:
-            results.append(part.copy)
+            results.append(part)
             if len(results) > 1 and not self.keep_result:
                 results.pop(0).arrive()
-        results = [copy.arrive()[-2] for copy in results]
+        results = [part.arrive()[0][0] for part in results]
         if self.keep_result and results:
             self.result = torch.cat(results)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from torch import Tensor
+
 from common.background import ReadAhead, ReadInPlace, WriteBehind, WriteInPlace
-from common.kernels.transfer import HostCopy
 from data.media import Frame, MediaInfo, MediaReader, output_path
 from projects.video_diffusion_sr.file_errors import InputError, OutputError, rebuild
 from projects.video_diffusion_sr.finite_guard import check_marks
@@ -26,16 +27,18 @@ from projects.video_diffusion_sr.result import Existing, Result
 
 READ_AHEAD = 64 * 2**20  # bytes of frames that wait for the networks
 WRITE_BEHIND = 128 * 2**20  # bytes of finished frames that wait for the encoder
+PIXEL_BYTES = 3 / 2  # of a frame of 4:2:0 as decoders give it, about
 KEPT = 512 * 2**20  # bytes of frames that wait for the colour fix; a file with more is read a second time
 
 
 class Slice(Protocol):
     """Finished frames, see `restore.Finished`."""
 
-    copy: HostCopy
     times: list
     stages: tuple[str, ...]
     nbytes: int
+
+    def arrive(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None, Tensor]: ...
 
 
 class ClipRun:
@@ -101,6 +104,10 @@ class ClipRun:
         """The clip is computed from now, by this plan."""
         self._started, self._plan = time.perf_counter(), plan
 
+    def stored(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """What the result's file stores of frames u8 [T, 3, h, w], on their device; on the leader alone."""
+        return self.result.writer.planes_for(frames)
+
     def write(self, finished: Slice) -> None:
         """Hand finished frames over; an error of the writer is raised here, or in `end`.
 
@@ -116,10 +123,10 @@ class ClipRun:
 
     def _write(self, finished: Slice) -> None:
         """In the writer's thread: wait for the pixels, check them and write them."""
-        *inputs, outputs, marks = finished.copy.arrive()
+        stored, compared, marks = finished.arrive()
         check_marks(self.source.name, finished.stages, marks)
-        self.result.write(inputs[0] if inputs else None, outputs, finished.times)
-        self._written += len(outputs)
+        self.result.write(stored, finished.times, compared)
+        self._written += len(finished.times)
 
     def end(self) -> None:
         """No frame follows. Where ranks share the clip this waits for the writer, so that they decide together."""
@@ -166,7 +173,7 @@ class ClipRun:
 
 def bytes_of(frame: Frame) -> int:
     """Host memory that a decoded frame takes."""
-    return frame.pixels.nbytes
+    return frame.nbytes
 
 
 def fits(info: MediaInfo, window: int | None, temporal_factor: int) -> bool:
@@ -179,4 +186,4 @@ def fits(info: MediaInfo, window: int | None, temporal_factor: int) -> bool:
     if window is not None:
         longest = (window + 1) * temporal_factor
         frames = longest if frames is None else min(frames, longest)
-    return frames is not None and frames * 3 * info.height * info.width <= KEPT
+    return frames is not None and frames * PIXEL_BYTES * info.height * info.width <= KEPT

@@ -17,7 +17,7 @@ from torch import Tensor
 from common.distributed.row_parallel import Rows
 from common.kernels.transfer import HostCopy, Pace, to_device
 from common.seed import frame_noise
-from data.media import Frame, MediaInfo
+from data.media import Frame, MediaInfo, rgb_of
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories
 from projects.video_diffusion_sr.clip_run import ClipRun
@@ -32,6 +32,8 @@ from projects.video_diffusion_sr.report import Report, reset_peak
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing
+
+Stored = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def restore_clip(
@@ -79,7 +81,7 @@ def compute(
         restorer.parallel.verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild),
         new_progress(run.source.name, run.info.frame_count_hint, show_progress and run.leads) as progress,
     ):
-        for finished in restore_frames(run.info, run.frames, run.inputs, restorer, progress):
+        for finished in restore_frames(run.info, run.frames, run.inputs, restorer, progress, run.stored):
             run.write(finished)
             progress.advance("decode", finished.count)
         if shared:  # every rank checks what it computed itself
@@ -91,13 +93,22 @@ def compute(
 class Finished:
     """A slice of finished frames on their way to the host, on the rank that writes them.
 
-    copy: the resized input where it is asked for, the result, u8 [T, 3, h, w] each, and `marks`.
     times: T, seconds. stages: which of them the marks stand for, see `FiniteGuard.marks`.
+    compared: the frames come with what a comparison shows.
     """
 
     copy: HostCopy
     times: list[Fraction]
     stages: tuple[str, ...]
+    compared: bool
+
+    def arrive(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None, Tensor]:
+        """(the frames as stored, [T, ...] each; resized input and result, u8 [T, 3, h, w]; marks), on the host.
+
+        Waits until they are there.
+        """
+        *stored, marks = self.copy.arrive()
+        return (tuple(stored[:-2]), tuple(stored[-2:]), marks) if self.compared else (tuple(stored), None, marks)
 
     @property
     def count(self) -> int:
@@ -108,13 +119,24 @@ class Finished:
         return self.copy.nbytes
 
 
+def as_rgb(frames: Tensor) -> tuple[Tensor, ...]:
+    """Frames stored as they are."""
+    return (frames,)
+
+
 def restore_frames(
-    info: MediaInfo, frames: Iterator[Frame], inputs: Iterator[Frame], restorer: Restorer, progress: Progress
+    info: MediaInfo,
+    frames: Iterator[Frame],
+    inputs: Iterator[Frame],
+    restorer: Restorer,
+    progress: Progress,
+    stored: Stored = as_rgb,
 ) -> Iterator[Finished]:
     """The finished frames, slice by slice, of a clip that `restorer` follows; on the leader of a group only.
 
     Args:
         frames, inputs: the frames of the file twice: for the networks, and for the colours of the result.
+        stored: makes of frames, u8 [T, 3, h, w] on their device, what a file stores, see `MediaWriter.planes_for`.
     """
     restorer.infer.guard.begin()
     times: list[Fraction] = []
@@ -123,17 +145,18 @@ def restore_frames(
     prepared = prepare(frames, restorer, rows, times)  # [3, own rows, w'] each
     latents = encode(prepared, latent_size, restorer, rows, progress)  # [t, h, w, c] pieces
     restored = sample(latents, restorer, progress)  # [t, h, w, c] pieces
-    return decode_and_finish(restored, inputs, times, size, restorer, rows)
+    return decode_and_finish(restored, inputs, times, size, restorer, rows, stored)
 
 
 def prepare(frames: Iterator[Frame], restorer: Restorer, rows: Rows, times: list[Fraction]) -> Iterator[Tensor]:
     """This rank's rows of resized, padded frames, [3, rows, w'] float32 in [-1, 1]; times are appended to `times`."""
-    scale = restorer.infer.vae.spatial_factor
-    for frame in frames:
-        times.append(frame.time)
-        pixels = restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
-        # A copy of these rows: a view of them would hold the whole frame.
-        yield rows.own(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
+    scale, geometry = restorer.infer.vae.spatial_factor, restorer.geometry
+    while group := list(islice(frames, FINISH_FRAMES)):
+        times.extend(frame.time for frame in group)
+        for rgb in rgb_of(group, restorer.device):
+            pixels = geometry.to_network(geometry.to_output(rgb, restorer.device))
+            # A copy of these rows: a view of them would hold the whole frame.
+            yield rows.own(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
 
 
 @dataclass(frozen=True)
@@ -219,6 +242,7 @@ def decode_and_finish(
     size: tuple[int, int],
     restorer: Restorer,
     rows: Rows,
+    stored: Stored = as_rgb,
 ) -> Iterator[Finished]:
     """Finished frames, slice by slice; on the leader of a group only.
 
@@ -237,9 +261,10 @@ def decode_and_finish(
             parts = finish_frames(clip, degraded[rows.frame_span(frames)], size, restorer)
             whole = [rows.to_leader(part, frames) for part in parts]
             if restorer.parallel.leads:
-                stages, marks = infer.guard.marks()
-                copy = HostCopy(*(part[: len(degraded)] for part in whole), marks)
-                yield Finished(copy, times[: len(degraded)], stages)
+                whole = [part[: len(degraded)] for part in whole]
+                (stages, marks), compared = infer.guard.marks(), restorer.finish.compare
+                copy = HostCopy(*stored(whole[-1]), *(whole if compared else ()), marks)
+                yield Finished(copy, times[: len(degraded)], stages, compared)
             del times[: len(degraded)]  # a stream has no end of them
             done += len(degraded)
             pace.step()
@@ -265,7 +290,8 @@ def finish_frames(clip: Tensor, degraded: list[Frame], size: tuple[int, int], re
     parts = [torch.zeros(clip.shape[1], 3, *size, dtype=torch.uint8, device=restorer.device) for _ in range(count)]
     for start in range(0, len(degraded), FINISH_FRAMES):
         given = degraded[start : start + FINISH_FRAMES]
-        resized = torch.stack([restorer.geometry.to_output(frame.pixels, restorer.device) for frame in given])
+        rgb = rgb_of(given, restorer.device)
+        resized = torch.stack([restorer.geometry.to_output(frame, restorer.device) for frame in rgb])
         part = clip[:, start : start + len(given)].to(restorer.device)
         results = [to_8_bit(resized)] if restorer.finish.compare else []
         results.append(to_8_bit(finish(part, resized, restorer.finish)))

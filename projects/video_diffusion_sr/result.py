@@ -57,15 +57,25 @@ class Result:
             )
         self.comparison = Comparison(output, info, size, compare, frame_rate)
 
-    def write(self, inputs: Tensor | None, outputs: Tensor, times: Sequence[Fraction]) -> None:
-        """Append frames, u8 [T, 3, h, w] each: the resized input, where a comparison is written, and the result."""
+    def write(
+        self,
+        stored: Sequence[Tensor],
+        times: Sequence[Fraction],
+        compared: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Append frames.
+
+        Args:
+            stored: T frames as `writer.planes_for` gives them. times: T, seconds.
+            compared: the resized input and the result, u8 [T, 3, h, w] each, where a comparison is written.
+        """
         try:
-            self.writer.write(outputs, times)
+            self.writer.write_planes(stored, times)
         except Exception as error:
             raise OutputError(sentence(error, self.output, "written")) from error
-        self.frames += len(outputs)
-        if inputs is not None:
-            self.comparison.write(inputs, outputs, times, self.writer.temporary, self.frames)
+        self.frames += len(times)
+        if compared is not None:
+            self.comparison.write(*compared, times, self.writer.temporary, self.frames)
 
     def complete(self) -> None:
         """Give the result its name, then the comparison, which must not cost it."""

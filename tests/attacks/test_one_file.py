@@ -51,13 +51,13 @@ def test_whatever_is_raised_for_one_file(folder, monkeypatch, capfd, error):
     for name in ("look", "open", "read", "write"):
         Image.new("RGB", (24, 16)).save(folder / "in" / f"{name}.png")
     monkeypatch.setattr(run_files, "output_path", raise_for("look.png", error, run_files.output_path))
-    opened, written = raise_for("open.png", error, input_file.open_media), MediaWriter.write
+    opened, written = raise_for("open.png", error, input_file.open_media), MediaWriter.write_planes
     monkeypatch.setattr(input_file, "open_media", lambda path, **how: Failing(opened(path, **how), error))
 
     def write(writer: MediaWriter, *rest) -> None:
         fail(error) if writer.path.name == "write.png" else written(writer, *rest)
 
-    monkeypatch.setattr(MediaWriter, "write", write)
+    monkeypatch.setattr(MediaWriter, "write_planes", write)
     assert run(folder) == 1
     said = capfd.readouterr().err
     assert results(folder) == ["a.png", "b.png"], said

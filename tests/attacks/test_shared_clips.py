@@ -33,7 +33,7 @@ def test_one_rank_fails_and_the_group_goes_on(tmp_path, monkeypatch):
             Image.new("RGB", (24, 16)).save(tmp_path / name)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "exists.png").write_bytes(b"of another run")
-    opened, written, left = input_file.open_media, MediaWriter.write, MediaWriter.__exit__
+    opened, written, left = input_file.open_media, MediaWriter.write_planes, MediaWriter.__exit__
 
     def work(process: Process) -> None:
         def open_media(path, **how):
@@ -53,7 +53,7 @@ def test_one_rank_fails_and_the_group_goes_on(tmp_path, monkeypatch):
             left(writer, kind, *rest)
 
         monkeypatch.setattr(input_file, "open_media", open_media)
-        monkeypatch.setattr(MediaWriter, "write", write)
+        monkeypatch.setattr(MediaWriter, "write_planes", write)
         monkeypatch.setattr(MediaWriter, "__exit__", leave)
         request = Request(res=(32, 48), random_weights=True, overrides=tuple(SMALL[SMALL.index("--set") + 1 :]))
         restorer = build(SEEDVR2_TINY, request, Parallel(process, 2))

@@ -63,10 +63,10 @@ def test_a_fault_in_any_thread_costs_its_file_alone(restorer, tmp_path, monkeypa
                 raise OSError(5, "Input/output error")
             yield frame
 
-    def broken_writing(result, inputs, outputs, times):
+    def broken_writing(result, *frames):
         if result.output.name == "c.png":
             raise OSError(28, "No space left on device")
-        write(result, inputs, outputs, times)
+        write(result, *frames)
 
     monkeypatch.setattr(MediaReader, "__iter__", broken_reading)
     monkeypatch.setattr(Result, "write", broken_writing)
