@@ -34,7 +34,7 @@ from projects.video_diffusion_sr.training.settings import (
 from projects.video_diffusion_sr.training.stage import Source
 from tests.projects.training.tiny import make_recipe
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 SIZE, CHANNELS, BATCH = (1, 4, 4), 16, 48
 POSITIONS = 16
