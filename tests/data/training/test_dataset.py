@@ -238,3 +238,11 @@ def test_a_dataset_cuts_its_buckets(material):
     assert shapes <= {(3, 5, 48, 80), (3, 5, 64, 64)} and (3, 5, 48, 80) in shapes
     with pytest.raises(ValueError, match="positive"):
         dataset(material, shapes=[ClipShape(5, 64, 64, aspects=(0.0,))])
+
+
+def test_clips_alone_are_those_of_the_pairs(material):
+    """What the VAE's stage reads: the same crops, without the work of degrading them."""
+    pairs = dataset(material, as_uint8=True)
+    alone = ClipDataset([material], SHAPES, BUDGET, None, None, seed=1, as_uint8=True)
+    for a, b in zip(pairs[3], alone[3], strict=True):
+        assert torch.equal(a["hq"], b["hq"]) and a["identity"] == b["identity"] and "lq" not in b
