@@ -14,6 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Process) -> None:
     """This rank's share of the batches, into a folder of its own."""
+    from data.training.index import Index
     from data.training.latent_shards import INDEX, write_latents
     from projects.video_diffusion_sr.training.latents import pixels_of
     from projects.video_diffusion_sr.training.settings import LoopSettings
@@ -91,8 +93,10 @@ def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Proc
     if (part / INDEX).is_file():
         logger.info("%s is complete", part)
         return
-    # Batch n of a rank follows from these; anything else of the command may change between two attempts.
-    job = f"seed {seed}, {process.world} ranks, {share.steps} batches each, {data}"
+    # What is stored follows from these; anything else of the command may change between two attempts.
+    sources = Index.load(args.output / "sources.json").fingerprint
+    cut, vae_file = replace(data, workers=0), recipe.config.vae.checkpoint
+    job = f"seed {seed}, {process.world} ranks, {share.steps} batches each, {cut}, {sources}, {vae_file}"
     write_latents(pixels, encode, part, hashlib.sha256(job.encode()).hexdigest()[:16])
 
 

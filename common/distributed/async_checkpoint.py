@@ -1,5 +1,6 @@
 """Checkpoints that are written while training goes on: copied to the host at once, to disk by a thread."""
 
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -27,6 +28,8 @@ class AsyncCheckpoints:
         self.folder, self.keep = Path(folder), keep
         # Of its own: collectives of the writing thread must not meet those of training.
         self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        if self._group is None:  # the writing thread outlives `quiet`
+            warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
         self._pending: tuple[Future, int, dict[str, Any]] | None = None
 
     def start(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

@@ -32,8 +32,8 @@ class ClipDataset(Dataset):
         sources: Index | Sequence[str | Path],
         shapes: Sequence[ClipShape],
         budget_pixels: int,
-        degrade_clip: Mapping[str, Any],
-        degrade_image: Mapping[str, Any],
+        degrade_clip: Mapping[str, Any] | None,
+        degrade_image: Mapping[str, Any] | None,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -46,7 +46,8 @@ class ClipDataset(Dataset):
             shapes: the clip sizes to mix, divisible by the degradation's scale; steps in them are batch numbers.
             budget_pixels: the most frames x height x width in one rank's batch.
             degrade_clip: the recipe for clips (`configs_degradation/video.yaml` as a mapping).
-            degrade_image: the recipe for single frames (`configs_degradation/image.yaml`).
+            degrade_image: the recipe for single frames (`configs_degradation/image.yaml`). None for both: samples have
+                no `lq`, as the VAE's stage takes them.
             seed: of the whole run.
             rank, world: this data-parallel rank and their number.
             sampler: how pairs are cut.
@@ -62,9 +63,10 @@ class ClipDataset(Dataset):
         self.schedule = ShapeSchedule(self.shapes, budget_pixels, seed)
         self.seed, self.rank, self.world = seed, rank, world
         self.as_uint8 = as_uint8
-        clip_recipe, image_recipe = build_degradation(degrade_clip), build_degradation(degrade_image)
+        clip_recipe, image_recipe = (r and build_degradation(r) for r in (degrade_clip, degrade_image))
         for shape in self.shapes:
-            scale = (image_recipe if shape.frames == 1 else clip_recipe).config.scale
+            recipe = image_recipe if shape.frames == 1 else clip_recipe
+            scale = 1 if recipe is None else recipe.config.scale
             if shape.height % scale or shape.width % scale:
                 raise ValueError(f"a clip of {shape.height}x{shape.width} cannot be made {scale} times smaller.")
         self.sampler = PairSampler(index, self.shapes, clip_recipe, image_recipe, sampler)
@@ -86,13 +88,15 @@ class ClipDataset(Dataset):
 
     def _sample(self, step: int, slot: int, shape: ClipShape) -> Sample:
         pair = self.sampler.draw(shape, slot_generator(self.seed, step, slot))
-        hq, lq = torch.from_numpy(pair.hq), torch.from_numpy(pair.lq)
-        identity = f"{pair.identity} seed={self.seed} step={step} slot={slot}"
-        text = {} if pair.text is None else {"text": read_text(pair.text)}
-        if self.as_uint8:
-            return {"hq": hq, "lq": lq, "identity": identity, **text}
-        large = upsample_to_model_range(lq, shape.height, shape.width)
-        return {"hq": to_model_range(hq), "lq": large, "identity": identity, **text}
+        sample: Sample = {"identity": f"{pair.identity} seed={self.seed} step={step} slot={slot}"}
+        if pair.text is not None:
+            sample["text"] = read_text(pair.text)
+        hq = torch.from_numpy(pair.hq)
+        sample["hq"] = hq if self.as_uint8 else to_model_range(hq)
+        if pair.lq is not None:
+            lq = torch.from_numpy(pair.lq)
+            sample["lq"] = lq if self.as_uint8 else upsample_to_model_range(lq, shape.height, shape.width)
+        return sample
 
 
 def read_text(path: str | Path) -> torch.Tensor:

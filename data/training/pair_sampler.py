@@ -21,13 +21,14 @@ MAX_ATTEMPTS = 16
 
 @dataclass(frozen=True)
 class Pair:
-    """A ground truth uint8 [T, H, W, 3], its low quality uint8 [T, H/s, W/s, 3], and where they come from.
+    """A ground truth uint8 [T, H, W, 3], its low quality uint8 [T, H/s, W/s, 3] (None: not made),
+    and where they come from.
 
     text: the file with the source's text embedding, if it has one.
     """
 
     hq: np.ndarray
-    lq: np.ndarray
+    lq: np.ndarray | None
     identity: str
     text: str | None = None
 
@@ -61,11 +62,14 @@ class PairSampler:
         self,
         index: Index,
         shapes: Sequence[ClipShape],
-        degrade_clip: Degradation,
-        degrade_image: Degradation,
+        degrade_clip: Degradation | None,
+        degrade_image: Degradation | None,
         config: SamplerConfig | None = None,
     ) -> None:
         """Check that every shape has sources that are large and long enough.
+
+        Args:
+            degrade_clip, degrade_image: make the low quality; None: there is none.
 
         Raises:
             ValueError: a shape has none, with what the largest source offers.
@@ -102,7 +106,7 @@ class PairSampler:
             seed = int(rng.integers(2**63))
             degrade = self.degrade_image if shape.frames == 1 else self.degrade_clip
             identity = f"{source.path} {where} flipped={int(flipped)} degradation={seed}"
-            return Pair(hq, degrade(hq, seed), identity, source.text)
+            return Pair(hq, None if degrade is None else degrade(hq, seed), identity, source.text)
         raise RuntimeError(f"{MAX_ATTEMPTS} sources in a row could not be decoded; the last one was {source.path}.")
 
     def _fitting(self, shape: ClipShape) -> tuple[list[Source], list[Source]]:

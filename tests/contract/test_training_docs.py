@@ -67,7 +67,7 @@ def test_recipes_resolve(stage):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_first_run_works_as_typed(tmp_path):
     """On five clips, from a folder of one's own, down to a restored file; nothing in the repository changes."""
     (tmp_path / "clips").mkdir()

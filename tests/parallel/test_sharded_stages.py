@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from common.checkpoint import save_safetensors
 from common.config import create_object, load_config
 from common.distributed.process import Process, process_group
+from projects.video_diffusion_sr.training import sources
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
 from projects.video_diffusion_sr.training.conditioning import Prompts
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
@@ -130,6 +132,20 @@ def check_same(one: Path, several: Path) -> None:
 def test_two_ranks_compute_what_one_does(kind, strategy, weights, alone, tmp_path):
     run_ranks(2, partial(train, kind, weights, tmp_path, strategy, SETTINGS), fresh=True)
     check_same(alone[kind], tmp_path)
+
+
+def index_of_one(folder: Path, process: Process) -> None:
+    """The first rank probes; the second would fail if it did."""
+    if process.rank:
+        sources.cached_index = sources.build_index = None
+    index = sources.shared_index([folder / "clips"], folder / "run" / "index.json", process)
+    assert [Path(source.path).name for source in index.sources] == ["a.png"]
+
+
+def test_ranks_share_one_index(tmp_path):
+    (tmp_path / "clips").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "clips" / "a.png")
+    run_ranks(2, partial(index_of_one, tmp_path), fresh=True)
 
 
 def test_a_sharded_run_goes_on_with_checkpoints_beside_training(weights, alone, tmp_path):

@@ -1,7 +1,7 @@
 """What a run says: a progress bar, a line and TensorBoard scalars every few steps, pictures, a metrics file."""
 
 import json
-import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -151,10 +151,15 @@ class Reports:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most bytes that this process has held so far, on its GPU or, on a CPU, in all."""
+    """The most bytes that this process has held so far, on its GPU or, on a CPU, in all; 0 where that is unknown."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # Linux counts in KiB
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1.0 if sys.platform == "darwin" else 1024.0  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def start_wandb(project: str, folder: Path):

@@ -101,7 +101,7 @@ def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: 
             logger.info("%s is done", leg.folder.name)
             continue
         source = make_source(options.stage, options.data, data, loop, process, options.output / "index.json")
-        validation = make_validation(options, data, loop, process)
+        validation = make_validation(recipe, options, data, loop, process)
         trainer = Trainer(leg.build(), source, loop, leg.folder, process, recipe.strategy, validation)
         if not trainer.run(options.resume):
             return False
@@ -123,10 +123,14 @@ def split_settings(train: Mapping[str, Any], stage: str) -> tuple[LoopSettings, 
     return settings_from(LoopSettings, loop, "train."), settings, train.get(stage)
 
 
-def make_validation(options: RunOptions, data: DataSettings, loop: LoopSettings, process: Process) -> Validation | None:
+def make_validation(
+    recipe: VideoDiffusionTrainer, options: RunOptions, data: DataSettings, loop: LoopSettings, process: Process
+) -> Validation | None:
     """What is measured on held-out clips, if there are some."""
     if not options.validation or loop.validation.every < 1:
         return None
+    if options.stage != "vae" and not wants_vae(recipe, options):
+        raise ValueError("--validation decodes clips and there is no VAE; give vae.checkpoint=FILE behind the stage")
     cache, batches = options.output / "validation_index.json", loop.validation.batches
     source = held_out_source(options.stage, options.validation, data, batches, process, cache)
     return Validation(source, loop.validation)

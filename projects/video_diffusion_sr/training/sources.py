@@ -173,7 +173,7 @@ def make_source(
         return resident_clips(index, data, loop.seed, process)
     # A step of the loop takes so many batches, and shapes are scheduled over steps.
     shapes = [in_batches(shape, loop.accumulation) for shape in data.shapes]
-    dataset = clip_dataset(index, shapes, data, loop.seed, process)
+    dataset = clip_dataset(index, shapes, data, loop.seed, process, degraded=stage != "vae")
     workers = fitting_workers(data.workers, process)
     return LoadedSource(VaeClips(dataset, loop.accumulation) if stage == "vae" else dataset, last, workers)
 
@@ -185,15 +185,17 @@ def held_out_source(
     if not data.shapes or data.budget_pixels < 1:
         raise ValueError("--validation cuts clips to data.shapes up to data.budget_pixels; set both in --train")
     shapes = [replace(shape, start=0) for shape in data.shapes if shape.end is None]
-    dataset = clip_dataset(shared_index(folders, cache, process), shapes, data, HELD_OUT_SEED, process)
+    index = shared_index(folders, cache, process)
+    dataset = clip_dataset(index, shapes, data, HELD_OUT_SEED, process, degraded=stage != "vae")
     return KeptBatches(VaeClips(dataset, 1) if stage == "vae" else dataset, batches)
 
 
 def clip_dataset(
-    index: Index, shapes: Sequence[ClipShape], data: DataSettings, seed: int, process: Process
+    index: Index, shapes: Sequence[ClipShape], data: DataSettings, seed: int, process: Process, degraded: bool
 ) -> ClipDataset:
-    """Pairs as the settings cut and degrade them, for this rank."""
-    recipes = [OmegaConf.to_container(load_config(path)) for path in (data.degradation_video, data.degradation_image)]
+    """Pairs as the settings cut and degrade them, for this rank; clips alone where they are not degraded."""
+    paths = (data.degradation_video, data.degradation_image)
+    recipes = [OmegaConf.to_container(load_config(path)) if degraded else None for path in paths]
     where = (seed, process.rank, process.world, data.sampler)
     return ClipDataset(index, shapes, data.budget_pixels, *recipes, *where, as_uint8=True)
 

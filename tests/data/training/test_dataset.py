@@ -229,3 +229,20 @@ def test_clips_across_a_cut_are_drawn_again(tmp_path):
         return sum(bool(clip.amax() - clip.amin() > 1) for clip in clips)
 
     assert spans(True) == 0 and spans(False) > 0
+
+
+def test_a_dataset_cuts_its_buckets(material):
+    """Clips go to the wide bucket, photographs to the square one, and the tall one has no source."""
+    data = dataset(material, shapes=[ClipShape(5, 64, 64, aspects=(1.67, 1.0, 0.6))], budget_pixels=45_000)
+    shapes = {tuple(sample["hq"].shape) for step in range(3) for sample in data[step]}
+    assert shapes <= {(3, 5, 48, 80), (3, 5, 64, 64)} and (3, 5, 48, 80) in shapes
+    with pytest.raises(ValueError, match="positive"):
+        dataset(material, shapes=[ClipShape(5, 64, 64, aspects=(0.0,))])
+
+
+def test_clips_alone_are_those_of_the_pairs(material):
+    """What the VAE's stage reads: the same crops, without the work of degrading them."""
+    pairs = dataset(material, as_uint8=True)
+    alone = ClipDataset([material], SHAPES, BUDGET, None, None, seed=1, as_uint8=True)
+    for a, b in zip(pairs[3], alone[3], strict=True):
+        assert torch.equal(a["hq"], b["hq"]) and a["identity"] == b["identity"] and "lq" not in b

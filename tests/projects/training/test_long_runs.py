@@ -207,3 +207,19 @@ def test_workers_are_no_more_than_cores_and_shapes_are_scheduled_in_steps():
         assert fitting_workers(10**6, process) <= 4096 and fitting_workers(0, process) == 0
     assert in_batches(ClipShape(1, 4, 4, start=3, end=5), 2) == ClipShape(1, 4, 4, start=6, end=10)
     assert in_batches(ClipShape(1, 4, 4), 2).end is None
+
+
+def test_on_a_cpu_nothing_is_compiled(tmp_path, monkeypatch):
+    """A recipe that asks for it runs all the same."""
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *arguments, **options: pytest.fail("compiled on a CPU"))
+    train(tmp_path, settings=replace(SETTINGS, steps=1, compile=True))
+
+
+def test_a_run_says_what_it_trains_before_its_first_step(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        train(tmp_path, settings=replace(SETTINGS, steps=2, log=LogSettings(every=50, images=0)))
+    said = [record.getMessage() for record in caplog.records if "projects" in record.name]
+    first = next(i for i, line in enumerate(said) if line.startswith("step 1/2"))
+    before = " ".join(said[:first])
+    assert "stage toy on 1 x CPU, float32" in before and "net" in before and "trained" in before
+    assert f"steps 1 to 2 into {tmp_path}" in before

@@ -34,7 +34,7 @@ from projects.video_diffusion_sr.training.settings import (
 from projects.video_diffusion_sr.training.stage import Source
 from tests.projects.training.tiny import make_recipe
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 SIZE, CHANNELS, BATCH = (1, 4, 4), 16, 48
 POSITIONS = 16
@@ -197,7 +197,7 @@ def test_distillation_brings_samples_into_one_step(evidence):
 def test_the_adversarial_stage_repairs_what_the_last_round_lost(evidence):
     assert evidence["adversarial"].near > evidence["distilled to 1"].near + 0.05
     assert evidence["adversarial"].size == pytest.approx(1, abs=0.15)
-    assert abs(evidence["adversarial"].balance) < 0.25
+    assert abs(evidence["adversarial"].balance) < 0.4  # neither answer is lost; one alone would be 1
 
 
 def test_without_its_discriminator_it_pulls_towards_the_mean(evidence):

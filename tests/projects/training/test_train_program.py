@@ -195,6 +195,9 @@ def test_a_lora_is_trained_stopped_resumed_and_merged(clips, tmp_path):
         (["dit.model.num_layer=3"], "unknown config key dit.model.num_layer"),
         (["--resume", "never"], "holds a run already"),
         (["train.data.shapes=[]"], "data.shapes"),
+        (["--discriminator_config", "configs_7b/main.yaml"], "for the stage adversarial"),
+        (["--teacher", "teacher.safetensors"], "go together, in the stage distill"),
+        (["train.diffusion.optimizer.lr=0"], "lr > 0"),
     ],
 )
 def test_mistakes_are_said_in_a_sentence(clips, tmp_path, change, message):
