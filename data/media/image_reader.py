@@ -15,7 +15,7 @@ from data.media.animation_delays import delays_of, shown_for
 from data.media.errors import MediaError, decoding, reason, shown
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
 from data.media.info import Frame, MediaInfo, MediaReader
-from data.media.picture_file import exif_orientation, notes_of, open_picture
+from data.media.picture_file import exif_orientation, notes_of, open_picture, quiet_pillow
 
 # The byte that Pillow cuts off is decoded by pretending the other order of bytes.
 OTHER_BYTE = {
@@ -33,7 +33,7 @@ class ImageReader(MediaReader):
     """One picture as a clip of one frame at time zero."""
 
     def __init__(self, path: Path) -> None:
-        with open_picture(path) as image:
+        with open_picture(path) as image, quiet_pillow():
             self.notes = notes_of(image, path)
             low = _low_bytes(image, path)
             image.load()
@@ -60,7 +60,7 @@ class AnimationReader(MediaReader):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with open_picture(path) as image:
+        with open_picture(path) as image, quiet_pillow():
             count, (width, height) = image.n_frames, image.size
             complaint = SrgbConverter(_seek(image, 0, path)).complaint
             self.notes = (f"{shown(path)}: {complaint}",) if complaint else ()

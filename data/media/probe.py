@@ -11,7 +11,7 @@ from pathlib import Path
 from data.media.errors import MediaError, decoding, shown
 from data.media.info import Kind
 from data.media.orientation import orientation_of
-from data.media.picture_file import displayed_size, holds_picture, is_animation, open_picture
+from data.media.picture_file import displayed_size, holds_picture, is_animation, open_picture, quiet_pillow
 from data.media.video_file import choose_tracks, describe, first_frame, open_container
 
 
@@ -53,7 +53,7 @@ def probe(path: str | PathLike) -> Probe:
 
 
 def _probe_picture(path: Path) -> Probe:
-    with open_picture(path) as image:
+    with open_picture(path) as image, quiet_pillow():
         if is_animation(image):
             return Probe("animation", image.size[1], image.size[0], image.n_frames)
         return Probe("image", *displayed_size(image), 1)

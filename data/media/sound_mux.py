@@ -27,6 +27,8 @@ logger = get_logger(__name__)
 
 MOST_READ_ERRORS = 100  # of the input, before the rest of its sound is given up
 
+LONGEST_STEM = 200  # bytes; with what is added it stays below the 255 of file systems
+
 
 def complete_with_sound(
     picture: Path, result: Path, info: MediaInfo, tracks: Sequence[SoundTrack], ticks: int, quiet: bool = False
@@ -164,7 +166,8 @@ class _Sound:
 
 def _saved(picture: Path, result: Path) -> str:
     """Give a picture that cannot be completed a name that says so."""
-    saved = result.with_name(f"{result.stem}.without_sound.mp4")
+    stem = os.fsencode(result.stem)[:LONGEST_STEM].decode(errors="ignore")
+    saved = result.with_name(f"{stem}.without_sound.mp4")
     try:
         os.replace(picture, saved)
     except OSError:
