@@ -15,7 +15,7 @@ from data.media.animation_delays import delays_of, shown_for
 from data.media.errors import MediaError, decoding, reason, shown
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
 from data.media.info import Frame, MediaInfo, MediaReader
-from data.media.picture_file import exif_orientation, notes_of, open_picture, quiet_pillow
+from data.media.picture_file import decode, exif_orientation, notes_of, open_picture, quiet_pillow
 
 # The byte that Pillow cuts off is decoded by pretending the other order of bytes.
 OTHER_BYTE = {
@@ -36,7 +36,7 @@ class ImageReader(MediaReader):
         with open_picture(path) as image, quiet_pillow():
             self.notes = notes_of(image, path)
             low = _low_bytes(image, path)
-            image.load()
+            decode(image)
             orientation = exif_orientation(image)  # a PNG can have it behind its pixels
             convert = SrgbConverter(image)
             self._pixels, alpha = to_srgb(image, convert, orientation, low)
@@ -103,7 +103,7 @@ def _low_bytes(image: Image.Image, path: Path) -> Image.Image | None:
             )
             for tile in low.tile
         ]
-        low.load()
+        decode(low)
         if raw == GRAY_ALPHA:
             _, gray, _, alpha = low.split()
             return Image.merge("RGBA", (gray, gray, gray, alpha))

@@ -1,5 +1,6 @@
 """What does a picture file hold, before its pixels are decoded? Without torch, for the probing process."""
 
+import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -70,6 +71,25 @@ def quiet_pillow() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def decode(image: Image.Image) -> None:
+    """Decode the pixels. What libtiff prints by itself, on standard error, is dropped; Pillow raises its errors."""
+    try:
+        screen = os.dup(2) if image.format == "TIFF" else None
+    except OSError:  # closed: nothing can be printed
+        screen = None
+    if screen is None:
+        image.load()
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        image.load()
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+        os.close(nowhere)
 
 
 def is_animation(image: Image.Image) -> bool:

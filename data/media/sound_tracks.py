@@ -138,7 +138,8 @@ class EncodedTrack(TrackWriter):
     def _append(self, frame: av.AudioFrame, start: Fraction) -> None:
         """Write a frame that starts at this time."""
         gap = round(start * self.rate) - self.position
-        if TOLERANCE_S * self.rate < gap < MOST_SILENCE_S * self.rate:
+        least = TOLERANCE_S * self.rate if self.position else 0  # the start is kept exactly, later steps are rounding
+        if least < gap < MOST_SILENCE_S * self.rate:
             self._write_silence(gap)
         frame.pts = None
         try:

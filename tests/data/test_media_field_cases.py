@@ -1,5 +1,6 @@
 """Files as cameras, phones and old programs leave them: none costs another, and no fault of sound costs the picture."""
 
+import os
 import struct
 from fractions import Fraction
 
@@ -323,6 +324,31 @@ def test_sound_that_no_container_takes_becomes_aac(tmp_path, caplog, codec, suff
     assert 0.2 < np.sqrt((heard[8000:30000] ** 2).mean()) < 0.5  # the tone, not silence
 
 
+@pytest.mark.parametrize("seconds", [Fraction(3, 50), Fraction(1, 2)])
+def test_sound_that_starts_late_is_late_as_aac_too(tmp_path, seconds):
+    """Also a gap in the middle stays, as silence."""
+    original = write_clip(tmp_path / "a.mkv", CLIP, TIMES, audio="pcm_s16le")
+    source, shift = tmp_path / "late.mkv", round(seconds * 1000)
+    with av.open(str(original)) as container, av.open(str(source), "w") as late:
+        streams = {s.index: late.add_stream_from_template(s, opaque=True) for s in container.streams}
+        for packet in container.demux():
+            if packet.size:
+                if packet.stream.type == "audio":
+                    moved = shift + 300 * (packet.pts >= 400)
+                    packet.pts, packet.dts = packet.pts + moved, packet.dts + moved
+                packet.stream = streams[packet.stream.index]
+                late.mux(packet)
+    with open_media(source) as reader, open_writer(tmp_path / "out.mp4", reader.info, (32, 48)) as writer:
+        for frame in reader:
+            writer.write(frame.pixels[None], [frame.time])
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        heard = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
+    loud = np.flatnonzero(np.abs(heard) > 0.1) / 48_000  # seconds
+    gaps = np.diff(loud)
+    assert abs(loud[0] - float(seconds)) < 0.01
+    assert abs(gaps.max() - 0.3) < 0.03 and abs(loud[gaps.argmax()] - float(seconds) - 0.4) < 0.05
+
+
 # 6: cut files
 
 
@@ -463,12 +489,18 @@ def test_concealed_damage_is_told_and_nothing_is_printed(tmp_path, capfd, caplog
     with open_media(source) as reader:
         assert sum(1 for _ in reader) == 20
     assert "patched up" in reader.damage and reader.damage.startswith("in.mp4: ")
-    cut = tmp_path / "cut.tif"
-    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(cut, compression="tiff_lzw")
-    cut.write_bytes(cut.read_bytes()[:-40])
-    with pytest.raises(MediaError):
-        open_media(cut)
-    assert capfd.readouterr() == ("", "") and not caplog.text
+    damaged = tmp_path / "damaged.tif"
+    Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)).save(damaged, compression="tiff_lzw")
+    with Image.open(damaged) as image:
+        strip = image.tag_v2[273][0]
+    data = bytearray(damaged.read_bytes())
+    data[strip + 20 : strip + 200] = b"\xff" * 180
+    damaged.write_bytes(data)
+    with pytest.raises(MediaError, match=r"^damaged\.tif: "):
+        open_media(damaged)
+    os.write(2, b"still there")
+    captured = capfd.readouterr()
+    assert captured.err == "still there" and not captured.out and not caplog.text
 
 
 def test_a_second_reader_of_a_file_tells_nothing_twice(tmp_path, caplog):
