@@ -349,6 +349,25 @@ def test_sound_that_starts_late_is_late_as_aac_too(tmp_path, seconds):
     assert abs(gaps.max() - 0.3) < 0.03 and abs(loud[gaps.argmax()] - float(seconds) - 0.4) < 0.05
 
 
+def test_a_clock_that_jumps_makes_no_hours_of_silence(tmp_path):
+    original = write_clip(tmp_path / "a.mkv", CLIP, TIMES, audio="pcm_s16le")
+    with av.open(str(original)) as container, av.open(str(tmp_path / "jump.mkv"), "w") as late:
+        streams = {s.index: late.add_stream_from_template(s, opaque=True) for s in container.streams}
+        for packet in container.demux():
+            if packet.size:
+                if packet.stream.type == "audio" and packet.pts >= 400:
+                    packet.pts = packet.dts = packet.pts + 3_000_000
+                packet.stream = streams[packet.stream.index]
+                late.mux(packet)
+    with (
+        open_media(tmp_path / "jump.mkv") as reader,
+        open_writer(tmp_path / "out.mp4", reader.info, (32, 48)) as writer,
+    ):
+        for frame in reader:
+            writer.write(frame.pixels[None], [frame.time])
+    assert sound_of(tmp_path / "out.mp4")[0][1] < 12 and frames_of(tmp_path / "out.mp4") == 25
+
+
 # 6: cut files
 
 
