@@ -45,6 +45,7 @@ def probe(path: str | PathLike) -> Probe:
             return _probe_picture(path)
         with open_container(path) as container:
             tracks = choose_tracks(container, path)
+            tracks.video.codec_context.thread_count = 1  # for one frame; a thread for every core takes address space
             first = first_frame(container, tracks.video, path)
             info = describe(path, container, tracks, first, orientation_of(first).transpose)
     if min(info.height, info.width) < 1:
