@@ -1,7 +1,6 @@
 """What becomes of an error in one file? A sentence that names the file first. Works without torch."""
 
 import errno
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -27,16 +26,14 @@ def decoding(path: Path, failure: str = "the file is damaged") -> Iterator[None]
     """Turn every exception of a decoder into a MediaError that names the file; the original is its `__cause__`.
 
     Damaged data makes decoders raise almost anything (IndexError, struct.error, TypeError, AttributeError, ...), so no
-    list of types would be complete. Warnings that libraries print by themselves are left out.
+    list of types would be complete.
 
     Args:
         path: the file that is read.
         failure: what is said, before the reason in brackets, when the reason is not one of the machine.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except MediaError:
         raise
     except Exception as error:

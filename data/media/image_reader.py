@@ -16,7 +16,7 @@ from data.media.errors import MediaError, decoding, reason, shown
 from data.media.frame import Frame
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
 from data.media.info import MediaInfo, MediaReader
-from data.media.picture_file import exif_orientation, notes_of, open_picture
+from data.media.picture_file import decode, exif_orientation, notes_of, open_picture, quiet_pillow
 
 # The byte that Pillow cuts off is decoded by pretending the other order of bytes.
 OTHER_BYTE = {
@@ -34,10 +34,10 @@ class ImageReader(MediaReader):
     """One picture as a clip of one frame at time zero."""
 
     def __init__(self, path: Path) -> None:
-        with open_picture(path) as image:
+        with open_picture(path) as image, quiet_pillow():
             self.notes = notes_of(image, path)
             low = _low_bytes(image, path)
-            image.load()
+            decode(image)
             orientation = exif_orientation(image)  # a PNG can have it behind its pixels
             convert = SrgbConverter(image)
             self._pixels, alpha = to_srgb(image, convert, orientation, low)
@@ -61,7 +61,7 @@ class AnimationReader(MediaReader):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with open_picture(path) as image:
+        with open_picture(path) as image, quiet_pillow():
             count, (width, height) = image.n_frames, image.size
             complaint = SrgbConverter(_seek(image, 0, path)).complaint
             self.notes = (f"{shown(path)}: {complaint}",) if complaint else ()
@@ -104,7 +104,7 @@ def _low_bytes(image: Image.Image, path: Path) -> Image.Image | None:
             )
             for tile in low.tile
         ]
-        low.load()
+        decode(low)
         if raw == GRAY_ALPHA:
             _, gray, _, alpha = low.split()
             return Image.merge("RGBA", (gray, gray, gray, alpha))

@@ -27,6 +27,8 @@ logger = get_logger(__name__)
 
 MOST_READ_ERRORS = 100  # of the input, before the rest of its sound is given up
 
+LONGEST_STEM = 200  # bytes; with what is added it stays below the 255 of file systems
+
 
 def complete_with_sound(
     picture: Path, result: Path, info: MediaInfo, tracks: Sequence[SoundTrack], ticks: int, quiet: bool = False
@@ -96,7 +98,8 @@ def _mux(
             shown_stream = source.streams.video[0]
             target = output.add_stream_from_template(shown_stream, opaque=True)
             target.codec_context.framerate = shown_stream.average_rate
-            sound = _Sound(info, tracks, output, stack)
+            length = (shown_stream.duration or 0) * shown_stream.time_base
+            sound = _Sound(info, tracks, output, length, stack)
             output.start_encoding()
             for packet in source.demux(shown_stream):
                 if packet.size:
@@ -114,18 +117,25 @@ class _Sound:
 
     Args:
         info: the input; its `time_origin` becomes zero.
+        picture_s: how long the picture is, in seconds.
         stack: closes the input.
     """
 
     def __init__(
-        self, info: MediaInfo, tracks: Sequence[SoundTrack], output: av.container.OutputContainer, stack: ExitStack
+        self,
+        info: MediaInfo,
+        tracks: Sequence[SoundTrack],
+        output: av.container.OutputContainer,
+        picture_s: Fraction,
+        stack: ExitStack,
     ) -> None:
         self.info = info
         self.writers: dict[int, TrackWriter] = {}
         self.input = stack.enter_context(open_container(info.path)) if tracks else None
         for track in tracks:
             kind = CopiedTrack if track.how == "copy" else EncodedTrack
-            self.writers[track.index] = kind(track, self.input.streams[track.index], output, info.time_origin)
+            stream = self.input.streams[track.index]
+            self.writers[track.index] = kind(track, stream, output, info.time_origin, picture_s)
         self.placed = self._placed()
         self.next = next(self.placed, None)
 
@@ -164,7 +174,8 @@ class _Sound:
 
 def _saved(picture: Path, result: Path) -> str:
     """Give a picture that cannot be completed a name that says so."""
-    saved = result.with_name(f"{result.stem}.without_sound.mp4")
+    stem = os.fsencode(result.stem)[:LONGEST_STEM].decode(errors="ignore")
+    saved = result.with_name(f"{stem}.without_sound.mp4")
     try:
         os.replace(picture, saved)
     except OSError:

@@ -164,8 +164,9 @@ class _Tally:
             self.last = time if self.last is None else max(self.last, time)
 
     def step(self, stream: av.VideoStream) -> Fraction:
-        """Seconds from frame to frame: the nominal ones, or the mean where that is more (a header can exaggerate)."""
+        """Seconds from frame to frame: the nominal ones, or the mean where the header exaggerates the rate."""
         nominal = 1 / nominal_rate(stream)[0]
         if self.frames < 2 or self.first is None:
             return nominal
-        return max(nominal, (self.last - self.first) / (self.frames - 1))
+        mean = (self.last - self.first) / (self.frames - 1)
+        return mean if mean > 2 * nominal else nominal
