@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from common.checkpoint import load_into
 from common.distributed.parallel import Parallel
-from common.distributed.sharded_inference import load_sharded
 from common.logger import get_logger
 from common.weights.read import read_weights
 from models.video_vae_v3.modules.fold import prepare_inference
@@ -56,7 +55,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         )
     dit_path, vae_path = settings.checkpoints
     home = torch.device("cpu") if any(plan.offload != "none" for plan in plans) else device
-    load_network(settings.vae, vae_path, torch.device("cpu"), torch.float32)
+    load_network(settings.vae, vae_path, device, torch.float32)  # folded where it is fast, in float32, then rounded
     if fold:
         prepare_inference(settings.vae, winograd=winograds_of(plans, device))
     vae = settings.vae.to(home, settings.dtype)
@@ -138,6 +137,8 @@ def seed_weights(network: nn.Module, device: torch.device, dtype: torch.dtype, s
 
 def load_in_parts(settings: RunSettings, parallel: Parallel) -> None:
     """The transformer of `settings`, each rank of a group with its part of the weights."""
+    from common.distributed.sharded_inference import load_sharded  # FSDP takes two seconds to import
+
     path = settings.checkpoints[0]
     if path is None:
         state = build_network(settings.config.dit.model, None, settings.device, settings.dtype).state_dict()
