@@ -56,9 +56,10 @@ class ClipRun:
         self.leads, self._restorer = restorer.parallel.leads, restorer
         self._failure, self._written, self._stopped = None, 0, False
         self._stack = ExitStack()
-        with self._stack, restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
-            self._open(output_dir, existing)
-            self._opened = self._stack.pop_all()
+        with self._stack:
+            with restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
+                self._open(output_dir, existing)
+            self._opened = self._stack.pop_all()  # only now: another rank's failure must close what is open here
 
     def _open(self, output_dir: Path, existing: Existing) -> None:
         restorer, enter = self._restorer, self._stack.enter_context
