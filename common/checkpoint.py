@@ -4,7 +4,6 @@ A checkpoint is a flat dictionary name -> tensor, in `.pth` (PyTorch) or `.safet
 file larger than the memory can be moved to a device tensor by tensor.
 """
 
-import os
 import pickle
 import re
 import zipfile
@@ -16,7 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from common.atomic import atomic_write
+from common.weights.stored import StoredWeight, dense
+
 ADVICE = "`python projects/download.py VARIANT` fetches the released weights"
+CHEAP_BYTES = 256 << 20  # of weights in host memory, which are otherwise read only when they are needed
 SHOWN = 5  # names in an error message, per kind of trouble
 
 MORE_THAN_TENSORS = re.compile(r"Unsupported (global|class)|unrecognized function")  # PyTorch's words for it
@@ -65,7 +68,7 @@ def load_tensors_only(path: Path) -> object:
                 f"Use a checkpoint of plain tensors, or a .safetensors file. {ADVICE}"
             ) from error
         raise ValueError(f"{path} is damaged or incomplete; fetch it again. {ADVICE}") from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever the archive, the unpickler or a constructor makes of damaged bytes
         raise ValueError(f"{path} is damaged or incomplete ({first_line(error)}); fetch it again. {ADVICE}") from error
 
 
@@ -89,7 +92,7 @@ def is_rope_frequency(name: str) -> bool:
 
 def load_into(
     module: nn.Module,
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Tensor | StoredWeight],
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
@@ -100,8 +103,9 @@ def load_into(
     """Give a module, usually built on the meta device, the weights of a checkpoint; every name must fit.
 
     Args:
-        state: name -> tensor, any float dtype, float8 included; see `read_state_dict`. Older names of the VAE's
-            attention are understood. What has the wanted dtype already stays memory-mapped on the CPU.
+        state: name -> tensor, any float dtype, float8 included, or stored weights; see `common.weights.read`. Older
+            names of the VAE's attention are understood. What has the wanted dtype already stays memory-mapped on the
+            CPU.
         dtype, device: of the module's weights afterwards.
         source: what to call the checkpoint in messages.
         recomputed: buffers of which the file's copy is checked for name and shape only. The module computes them itself
@@ -109,7 +113,8 @@ def load_into(
         advice: the end of the message when something does not fit: what to do.
 
     Raises:
-        ValueError: names missing, unknown or of another shape, with the first of each.
+        ValueError: names missing, unknown or of another shape, with the first of each; values that are not finite,
+            where looking at all of them is cheap.
     """
     state = with_current_names(state)
     refuse_misfit(module, state, source, advice)
@@ -122,15 +127,29 @@ def load_into(
     weights = {
         name: converted(state[name], dtype, device) if name in from_file else own[name].to(device) for name in own
     }
+    if torch.device(device).type == "cuda" or sum(tensor.nbytes for tensor in weights.values()) < CHEAP_BYTES:
+        refuse_not_finite(weights, source, advice)
     module.load_state_dict(weights, strict=True, assign=True)
 
 
-def converted(tensor: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+def converted(tensor: Tensor | StoredWeight, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """The tensor on the device, float ones in `dtype`."""
+    if isinstance(tensor, StoredWeight):
+        return tensor.dense(device).to(dtype)
     if not tensor.is_floating_point():
         return tensor.to(device)
     # Moved first: the file's dtype is the smaller one, and a device converts faster.
     return tensor.to(device).to(dtype)
+
+
+def refuse_not_finite(weights: Mapping[str, Tensor], source: str | Path, advice: str) -> None:
+    """ValueError where a weight is NaN or infinite; one pass, and one answer from the device."""
+    floats = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.is_meta}
+    sums = [tensor.sum(dtype=torch.float32) for tensor in floats.values()]
+    if not sums or bool(torch.stack(sums).isfinite().all()):
+        return
+    bad = [name for name, total in zip(floats, sums, strict=True) if not total.isfinite()]
+    raise ValueError(f"{source} holds values that are not finite in {shown(bad)}; the weights are damaged. {advice}")
 
 
 def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, advice: str) -> None:
@@ -168,7 +187,7 @@ def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             prefix, old, kind = match.groups()
             name = f"{prefix}{OLD_ATTENTION[old]}.{kind}"
             if tensor.ndim > 2 and set(tensor.shape[2:]) == {1}:
-                tensor = tensor.flatten(1)
+                tensor = dense(tensor).flatten(1)
         current[name] = tensor
     return current
 
@@ -183,15 +202,8 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Ma
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are written as .safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        save_file(unshared(state), unfinished, metadata=dict(metadata or {}))
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())  # a name must not survive a power cut that its content did not
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_write(path) as part:
+        save_file(unshared(state), part, metadata=dict(metadata or {}))
 
 
 def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

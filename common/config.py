@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common.create import create_object
 from common.safe_eval import safe_eval
+from common.yaml_limits import MOST_VALUES, Resolver, refuse_large_text, values
 
 __all__ = ["create_object", "load_config"]
 
@@ -39,17 +40,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         ValueError: not YAML, a cycle of files, an unknown key in an override (with the closest known one), an
             expression that is more than arithmetic.
     """
-    tree = read_tree(find_file(path, [Path.cwd(), ROOT]), ())
-    for override in overrides:
-        tree = with_override(tree, override)
+    try:
+        tree = read_tree(find_file(path, [Path.cwd(), ROOT]), (), {})
+        for override in overrides:
+            tree = with_override(tree, override)
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply for a configuration") from None
     # Replaced at every call: whatever another library registered under this name must not run on our files.
     register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver  # its name before 2.4
     register("eval", safe_eval, replace=True)
     config = OmegaConf.create(tree)
     try:
-        OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{path}: {str(error).strip()}") from error
+        Resolver(config).resolve()
+    except (OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
     OmegaConf.set_struct(config, True)
     return config
 
@@ -65,25 +69,32 @@ def find_file(path: str | Path, beside: Sequence[Path]) -> Path:
     )
 
 
-def read_tree(path: Path, inheritors: tuple[Path, ...]) -> dict[str, Any]:
-    """A file as plain dictionaries with every `__inherit__` in it replaced by what it names."""
+def read_tree(path: Path, inheritors: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """A file as plain dictionaries with every `__inherit__` in it replaced by what it names.
+
+    known: trees of files that were read already; several may inherit the same.
+    """
+    if path in known:
+        return known[path]
     if path in inheritors:
         chain = " -> ".join(p.name for p in (*inheritors, path))
         raise ValueError(f"{path} inherits itself ({chain}); remove one of these {INHERIT} lines")
     try:
+        refuse_large_text(path.read_text(encoding="utf-8"))
         loaded = OmegaConf.load(path)
         tree = OmegaConf.to_container(loaded, resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a YAML configuration: {error}") from error
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a YAML configuration: {' '.join(str(error).split())[:500]}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold a mapping of keys to values")
-    return with_inherited(tree, path, (*inheritors, path))
+    known[path] = with_inherited(tree, path, (*inheritors, path), known)
+    return known[path]
 
 
-def with_inherited(node: Any, path: Path, inheritors: tuple[Path, ...]) -> Any:
+def with_inherited(node: Any, path: Path, inheritors: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> Any:
     """The node with the files it inherits under it; `path` is the file that the node stands in."""
     if isinstance(node, list):
-        return [with_inherited(item, path, inheritors) for item in node]
+        return [with_inherited(item, path, inheritors, known) for item in node]
     if not isinstance(node, dict):
         return node
     parents = node.get(INHERIT, [])
@@ -92,8 +103,10 @@ def with_inherited(node: Any, path: Path, inheritors: tuple[Path, ...]) -> Any:
         raise ValueError(f"{path}: {INHERIT} must be a path or a list of paths, not {node[INHERIT]!r}")
     base: dict[str, Any] = {}
     for parent in parents:
-        base = merged(base, read_tree(find_file(parent, [path.parent, ROOT]), inheritors))
-    own = {key: with_inherited(value, path, inheritors) for key, value in node.items() if key != INHERIT}
+        base = merged(base, read_tree(find_file(parent, [path.parent, ROOT]), inheritors, known))
+    if values(base) > MOST_VALUES:
+        raise ValueError(f"{path}: with what it inherits it would have more than {MOST_VALUES} values")
+    own = {key: with_inherited(value, path, inheritors, known) for key, value in node.items() if key != INHERIT}
     return merged(base, own)
 
 
@@ -110,9 +123,10 @@ def with_override(tree: Any, override: str) -> Any:
     if not separator or not key.strip():
         raise ValueError(f"override `{override}` must have the form key.of.a.value=value")
     try:
+        refuse_large_text(text)
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"override `{override}`: the value is not YAML: {error}") from error
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ValueError(f"override `{override[:100]}`: the value is not YAML: {error}") from error
     return replaced(tree, key.strip().split("."), value, key.strip())
 
 

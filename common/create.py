@@ -7,6 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 PACKAGES = ("models", "common", "data", "projects")
+# What stands before the packages' names: nothing in the repository, "seedvr._engine." where it is installed.
+PREFIX = __name__.removesuffix("common.create")
 KEYS = {"path", "name", "args"}
 
 
@@ -44,15 +46,16 @@ def find_class(path: str, name: str) -> type:
     if path.split(".")[0] not in PACKAGES or not all(part.isidentifier() for part in path.split(".")):
         raise ValueError(f"__object__ names {path}.{name}; only classes of {', '.join(PACKAGES)} can be created")
     try:
-        module = importlib.import_module(path)
+        module = importlib.import_module(PREFIX + path)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+        if error.name is None or not f"{PREFIX}{path}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it needs is not
         raise ValueError(f"__object__ names the module {path}, which does not exist") from error
     cls = getattr(module, name, None)
     if not isinstance(cls, type):
         raise ValueError(f"__object__ names {path}.{name}, and {path} has no class of that name")
-    if cls.__module__.split(".")[0] not in PACKAGES:
+    home = cls.__module__
+    if not home.startswith(PREFIX) or home.removeprefix(PREFIX).split(".")[0] not in PACKAGES:
         raise ValueError(f"{path}.{name} is {cls.__module__}.{name}, which this repository does not define; refused")
     return cls
 

@@ -84,6 +84,7 @@ def read_request(args: argparse.Namespace) -> Request:
         ckpt_dir=args.ckpt_dir,
         shard_weights=args.shard_weights,
         vram=args.vram,
+        random_weights=args.random_weights,
     )
 
 
@@ -108,7 +109,7 @@ def choose(args: argparse.Namespace, settings: RunSettings, parallel: Parallel, 
 def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
     """Everything that the table shows, as numbers: seconds, GiB, bytes, TFLOP/s, shares of the floor."""
     preset, request, device = PRESETS[args.preset], read_request(args), parallel.process.device
-    settings = resolve(preset, request, device, args.random_weights)
+    settings = resolve(preset, request, device)
     clip = NoiseClip(args.frames, *(args.input or (args.res_h, args.res_w)))
     plan = choose(args, settings, parallel, clip)
     restorer = load(settings, parallel, [plan], fold=not args.reference_path)
@@ -135,7 +136,7 @@ def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
 
         results = results_of(pipeline)
         del pipeline, restorer, settings
-        result["distances"] = distances(results, preset, request, parallel, clip, args.random_weights)
+        result["distances"] = distances(results, preset, request, parallel, clip)
     return result
 
 
@@ -181,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(describe(config, args.frames, (args.res_h, args.res_w), args.count_traffic))
         return 0
     chosen = Kernels.PLAIN if args.reference_path else Kernels(args.kernels)
-    with process_group(args.device) as process, torch.inference_mode(), kernels(chosen):
+    with process_group(args.device) as process, kernels(chosen):
         result = measure(args, Parallel(process, args.sp_size))
         if process.leads:
             print(table(result))

@@ -11,9 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import skimage.data
 import torch
-from skimage.metrics import peak_signal_noise_ratio
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -21,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from omegaconf import OmegaConf
 
 from common.config import load_config
+from common.extras import MissingExtra, need
 from common.logger import get_logger, set_up_logging
 from data.degradation.pipeline import build_degradation
 from data.media import MediaInfo, open_media, open_writer
@@ -52,8 +51,13 @@ def main() -> int:
         logger.error("--frames %d: a clip needs at least one frame", args.frames)
         return 2
 
+    try:
+        photograph = getattr(need("skimage.data", "demo", "the demo"), args.photo)()  # u8 [H, W, 3]
+    except MissingExtra as error:
+        logger.error("%s", error)
+        return 2
     rng = np.random.default_rng(args.seed)
-    clean = animate(getattr(skimage.data, args.photo)(), args.frames, *SIZE, rng, CAMERA)  # u8 [T, H, W, 3]
+    clean = animate(photograph, args.frames, *SIZE, rng, CAMERA)  # u8 [T, H, W, 3]
     config = OmegaConf.to_container(load_config(ROOT / "configs_degradation" / "video.yaml"))
     degraded = build_degradation(config)(clean, args.seed)  # u8 [T, H/4, W/4, 3]
     truth = write(clean, args.output / "ground_truth" / f"{args.photo}.mp4")
@@ -96,7 +100,8 @@ def enlarged(frame: np.ndarray) -> np.ndarray:
 
 def psnr(truth: np.ndarray, other: np.ndarray) -> float:
     """Mean over frames, RGB, 8 bit."""
-    return float(np.mean([peak_signal_noise_ratio(a, b, data_range=255) for a, b in zip(truth, other, strict=True)]))
+    measure = need("skimage.metrics", "demo", "the demo").peak_signal_noise_ratio
+    return float(np.mean([measure(a, b, data_range=255) for a, b in zip(truth, other, strict=True)]))
 
 
 if __name__ == "__main__":

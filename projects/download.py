@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +39,7 @@ class Variant:
 VARIANTS = {
     "seedvr2_3b": Variant("ByteDance-Seed/SeedVR2-3B", "seedvr2_ema_3b.pth"),
     "seedvr2_7b": Variant("ByteDance-Seed/SeedVR2-7B", "seedvr2_ema_7b.pth"),
+    "seedvr2_7b_sharp": Variant("ByteDance-Seed/SeedVR2-7B", "seedvr2_ema_7b_sharp.pth"),
     "seedvr_3b": Variant("ByteDance-Seed/SeedVR-3B", "seedvr_ema_3b.pth"),
     "seedvr_7b": Variant("ByteDance-Seed/SeedVR-7B", "seedvr_ema_7b.pth"),
 }
@@ -47,16 +49,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Fetch what one variant needs; 0 when everything is there, 1 when something is missing."""
     args = parse(argv)
     set_up_logging()
+    missing = fetch_variant(args)
+    logger.info("something is missing, see above" if missing else f"{args.variant}: everything is in {args.dir}")
+    return int(bool(missing))
+
+
+def fetch_variant(args: argparse.Namespace) -> list[str]:
+    """Fetch every file of a variant; a sentence for each that could not be had, which is logged as well.
+
+    Args:
+        args: from `parse`.
+    """
     variant = VARIANTS[args.variant]
-    failed = False
-    for name in (variant.transformer, VAE_FILE):
-        failed |= not done(
-            lambda name=name: fetch_from_hub(RemoteFile(variant.repository, name), args.dir, args.endpoint)
-        )
-    for prompt in (POSITIVE, NEGATIVE):
-        failed |= not done(lambda prompt=prompt: fetch_prompt(prompt, variant, args))
-    logger.info("something is missing, see above" if failed else f"{args.variant}: everything is in {args.dir}")
-    return int(failed)
+    names = (variant.transformer, VAE_FILE)
+    jobs = [partial(fetch_from_hub, RemoteFile(variant.repository, name), args.dir, args.endpoint) for name in names]
+    jobs += [partial(fetch_prompt, prompt, variant, args) for prompt in (POSITIVE, NEGATIVE)]
+    missing = []
+    for job in jobs:
+        try:
+            job()
+        except DownloadError as error:
+            logger.error("%s", error)
+            missing.append(str(error))
+    return missing
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -68,16 +83,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt_dir", type=Path, help="a folder that already has pos_emb.pt and neg_emb.pt")
     parser.add_argument("--prompt_url", help="a web address under which pos_emb.pt and neg_emb.pt are, tried alone")
     return parser.parse_args(argv)
-
-
-def done(job: Callable[[], Path]) -> bool:
-    """Whether the job succeeded; if not, its reason has been logged."""
-    try:
-        job()
-    except DownloadError as error:
-        logger.error("%s", error)
-        return False
-    return True
 
 
 def fetch_prompt(prompt: Prompt, variant: Variant, args: argparse.Namespace) -> Path:

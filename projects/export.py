@@ -38,15 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from common.distributed.checkpoint import averaged_state, checkpoints, read_meta
     from projects.video_diffusion_sr.lora import HEADER, factors_of
 
-    found = {read_meta(path)["step"]: path for path in checkpoints(args.run / "checkpoints")}
+    found = {int(path.name.split("_")[1]): path for path in checkpoints(args.run / "checkpoints")}
     if not found:
-        raise FileNotFoundError(f"{args.run} holds no checkpoint; give the folder that train.py wrote as --output")
+        parts = sorted(path.parent.name for path in args.run.glob("*/checkpoints"))
+        hint = f"its parts do: {', '.join(parts)}" if parts else "give the folder that train.py wrote as --output"
+        raise FileNotFoundError(f"{args.run} holds no checkpoint; {hint}")
     step = max(found) if args.step is None else args.step
     if step not in found:
         raise ValueError(f"{args.run} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(found)))}")
     state = averaged_state(found[step], args.module, raw=args.raw)
     meta = read_meta(found[step])
-    stage, header = meta["stage"], meta["header"]
+    stage, header = str(meta.get("stage")), meta.get("header")
+    if not isinstance(header, dict) or not all(isinstance(word, str) for pair in header.items() for word in pair):
+        raise ValueError(f"{found[step]}: its description is damaged; try an older one with --step")
     state = factors_of(state) if HEADER in header else state
     save_safetensors(state, args.output, {"stage": stage, "step": str(step), **header})
     logger.info("%d tensors of stage %s, step %d, in %s", len(state), stage, step, args.output)
@@ -56,6 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         logger.error("%s", error)
         sys.exit(1)

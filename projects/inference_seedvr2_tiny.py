@@ -8,8 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from projects.video_diffusion_sr.cli import main
-from projects.video_diffusion_sr.presets import SEEDVR2_TINY
+from projects.video_diffusion_sr.start import start
 
 if __name__ == "__main__":
-    sys.exit(main(SEEDVR2_TINY))
+    sys.exit(start("seedvr2_tiny"))

@@ -8,8 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from projects.video_diffusion_sr.cli import main
-from projects.video_diffusion_sr.presets import SEEDVR_3B
+from projects.video_diffusion_sr.start import start
 
 if __name__ == "__main__":
-    sys.exit(main(SEEDVR_3B))
+    sys.exit(start("seedvr_3b"))

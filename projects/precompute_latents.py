@@ -4,14 +4,17 @@
         --train configs_train/diffusion.yaml --data clips --output latents --batches 20000
 
 Shapes, crops and degradations are those of the training YAML's section `data`. The folder that comes out is what
-`projects/train.py --data` takes. Means and log-variances are stored: every visit of a sample draws its latents anew.
+`projects/train.py --data` takes. Means and log-variances are stored, in 16 bits: every visit of a sample draws its
+latents anew. A clip's own text embedding is stored with it. The same command goes on after an interruption.
 What is lost is variety: a stored pair keeps its crop and its degradation, so store many times more pairs than clips.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from omegaconf import OmegaConf
 
-from common.config import create_object, load_config
+from common.config import create_object
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 
@@ -34,7 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--config", default="configs_3b/main.yaml", help="the model's YAML, of which the VAE is used")
     add("--train", default="configs_train/diffusion.yaml", help="the YAML whose section `data` says what to cut")
     add("--data", nargs="+", required=True, help="folders of videos and images")
-    add("--output", type=Path, required=True, help="a new folder for the shards")
+    add("--output", type=Path, required=True, help="a folder for the shards: new, or of this command before")
     add("--batches", type=int, required=True, help="how many batches of data.budget_pixels, over all ranks")
     add("--device", default="auto", help="auto, cuda or cpu")
     return parser.parse_intermixed_args(arguments)
@@ -44,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Encode; 0 when the index is written."""
     args = parse(arguments)
     set_up_logging()
+    from projects.video_diffusion_sr.training.overrides import load_run
     from projects.video_diffusion_sr.training.settings import settings_from
     from projects.video_diffusion_sr.training.sources import DataSettings
 
-    recipe = create_object(load_config(args.config, [o for o in args.overrides if not o.startswith("train.")]))
-    own = [o.removeprefix("train.") for o in args.overrides if o.startswith("train.")]
-    train = OmegaConf.to_container(load_config(args.train, own))
-    data = settings_from(DataSettings, train["data"], "data.")
+    model, run = load_run(args.config, args.train, args.overrides)
+    recipe, train = create_object(model), OmegaConf.to_container(run)
+    data = settings_from(DataSettings, train["data"], "train.data.")
     with process_group(args.device) as process:
         encode_part(recipe, data, int(train["seed"]), args, process)
         process.barrier()
@@ -62,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Process) -> None:
     """This rank's share of the batches, into a folder of its own."""
-    from data.training.latent_shards import write_latents
+    from data.training.index import Index
+    from data.training.latent_shards import INDEX, write_latents
     from projects.video_diffusion_sr.training.latents import pixels_of
     from projects.video_diffusion_sr.training.settings import LoopSettings
     from projects.video_diffusion_sr.training.sources import make_source
@@ -70,10 +74,13 @@ def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Proc
     vae = recipe.build_vae().to(process.device)
     weight = next(vae.parameters())
     share = LoopSettings(seed=seed, steps=-(-args.batches // process.world))
-    source = make_source("diffusion", args.data, data, share, process)
+    args.output.mkdir(parents=True, exist_ok=True)
+    source = make_source("diffusion", args.data, data, share, process, args.output / "sources.json")
 
-    def pixels() -> Iterator[list[dict]]:
-        for number, batch in enumerate(source.batches(0)):
+    def pixels(done: int) -> Iterator[list[dict]]:
+        if done:
+            logger.info("going on after %d of %d batches", done, share.steps)
+        for number, batch in enumerate(source.batches(done), done):
             process.alive(f"encoding batch {number}")
             pairs = [pixels_of(sample, process.device) for sample in batch]
             yield [{**sample, "hq": hq, "lq": lq} for sample, (hq, lq) in zip(batch, pairs, strict=True)]
@@ -82,7 +89,15 @@ def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Proc
         posterior = vae.encode(clip[None].to(weight)).posterior
         return posterior.mean[0].float(), posterior.logvar[0].float()
 
-    write_latents(pixels(), encode, args.output / f"part_{process.rank:03d}")
+    part = args.output / f"part_{process.rank:03d}"
+    if (part / INDEX).is_file():
+        logger.info("%s is complete", part)
+        return
+    # What is stored follows from these; anything else of the command may change between two attempts.
+    sources = Index.load(args.output / "sources.json").fingerprint
+    cut, vae_file = replace(data, workers=0), recipe.config.vae.checkpoint
+    job = f"seed {seed}, {process.world} ranks, {share.steps} batches each, {cut}, {sources}, {vae_file}"
+    write_latents(pixels, encode, part, hashlib.sha256(job.encode()).hexdigest()[:16])
 
 
 def join_parts(folder: Path, parts: int) -> int:

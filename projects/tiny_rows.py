@@ -28,7 +28,8 @@ from common.logger import get_logger, set_up_logging
 from common.seed import frame_noise
 from data.training.model_range import to_model_range, upsample_to_model_range
 from projects.degrade import read_clip
-from projects.evaluate import find_clips, frame_scores, read_frames
+from projects.evaluation.frames import find_clips, read_frames
+from projects.evaluation.measures import frame_scores
 from projects.video_diffusion_sr.build import build_network, build_vae, seeded_prompts
 from projects.video_diffusion_sr.color_fix import wavelet_reconstruction
 from projects.video_diffusion_sr.infer import Prompts, Sampling, VideoDiffusionInfer

@@ -33,11 +33,11 @@ from omegaconf import OmegaConf
 
 from common.config import create_object, load_config
 from common.distributed.process import process_group
+from common.extras import MissingExtra
 from common.logger import get_logger, set_up_logging
+from common.parent import end_with_parent, launched_by_torchrun
 
 logger = get_logger(__name__)
-
-TRAIN = "train."
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,7 +52,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="the run's folder: checkpoints, logs, pictures, exported weights")
     add("--init_from", help="weights to start from, .pth or .safetensors")
     add("--init_discriminator", help="adversarial: weights of the diffusion model before distillation")
-    add("--prompts", type=Path, help="folder with pos_emb.pt and neg_emb.pt, or a .safetensors with pos and neg")
+    add("--validation", nargs="+", default=[], help="folders of held-out clips, measured every validation.every steps")
+    add("--teacher_config", help="distill: the YAML of another model, whose weights teach the first round")
+    add("--teacher", help="distill: the weights of --teacher_config")
+    add("--discriminator_config", help="adversarial: the YAML of another model for the discriminator")
+    add("--prompts", type=Path, help="folder with pos_emb.pt, neg_emb.pt, or .safetensors with pos, neg, null")
     add("--lora", metavar="rank=16", help="train a LoRA on top of --init_from: rank=16 or rank=16,alpha=32")
     add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
     add("--resume", choices=("auto", "never"), default="auto", help="auto goes on with what --output holds")
@@ -64,11 +68,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train; 0: the stage is complete, 2: a loss was not finite, 3: it was asked to stop and can be resumed."""
     args = parse(arguments)
     set_up_logging(args.verbose)
+    if launched_by_torchrun():
+        end_with_parent()
     from projects.video_diffusion_sr.lora import LoraSettings
     from projects.video_diffusion_sr.training.finite import NonFiniteLoss
+    from projects.video_diffusion_sr.training.overrides import load_run
     from projects.video_diffusion_sr.training.run import RunOptions
 
-    overrides = [*args.overrides, *(item for item in args.data if "=" in item)]
+    overrides = [*args.overrides, *(item for item in [*args.data, *args.validation] if "=" in item)]
+    model, train = load_run(args.config, args.train or f"configs_train/{args.stage}.yaml", overrides)
+    teacher = None
+    if args.teacher_config or args.teacher:
+        if not (args.stage == "distill" and args.teacher_config and args.teacher):
+            raise ValueError("--teacher_config and --teacher go together, in the stage distill")
+        teacher = create_object(load_config(args.teacher_config)), args.teacher
+    if args.discriminator_config and args.stage != "adversarial":
+        raise ValueError("--discriminator_config is for the stage adversarial")
     options = RunOptions(
         stage=args.stage,
         data=tuple(item for item in args.data if "=" not in item),
@@ -78,13 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prompts=args.prompts,
         lora=None if args.lora is None else LoraSettings.parse(args.lora),
         resume=args.resume == "auto",
+        validation=tuple(item for item in args.validation if "=" not in item),
+        teacher=teacher,
+        discriminator=args.discriminator_config and create_object(load_config(args.discriminator_config)),
     )
-    recipe = create_object(load_config(args.config, [o for o in overrides if not o.startswith(TRAIN)]))
-    own = [o.removeprefix(TRAIN) for o in overrides if o.startswith(TRAIN)]
-    train = load_config(args.train or f"configs_train/{args.stage}.yaml", own)
     try:
         with process_group(args.device) as process:
-            complete = recipe.train(OmegaConf.to_container(train), options, process)
+            complete = create_object(model).train(OmegaConf.to_container(train), options, process)
     except NonFiniteLoss as error:
         logger.error("%s", error)
         return 2
@@ -94,6 +109,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, MissingExtra) as error:
         logger.error("%s", error)
         sys.exit(1)

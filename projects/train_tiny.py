@@ -33,7 +33,7 @@ from projects.video_diffusion_sr.training.conditioning import Prompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.linear_start import start_linear
-from projects.video_diffusion_sr.training.loop import Source, Trainer
+from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.pair_latents import Milder, PairLatents, start_from_condition
 from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
 from projects.video_diffusion_sr.training.settings import (
@@ -42,7 +42,7 @@ from projects.video_diffusion_sr.training.settings import (
     LoopSettings,
     settings_from,
 )
-from projects.video_diffusion_sr.training.stage import Batch, Stage
+from projects.video_diffusion_sr.training.stage import Batch, Source, Stage
 from projects.video_diffusion_sr.training.vae import build_vae_stage
 
 logger = get_logger(__name__)

@@ -25,15 +25,19 @@ from projects.video_diffusion_sr.training.flops import forward_flops
 
 GB = 1e9
 TEXT_TOKENS = 58  # of the released positive embedding
-TRAINED, AVERAGED, USED = 16, 4, 4  # bytes a parameter: weight, gradient and two moments; its average; a teacher's
+TRAINED, AVERAGED, USED = 16, 4, 2  # bytes a parameter: weight, gradient and two moments; its average; a teacher's
 GATHERED = 2  # bytes a parameter in bfloat16
-BLOCK_BYTES = 40  # bytes a token and channel inside the one block that is computed again; an estimate
+# Bytes a token and channel that a backward pass finds kept, counted by hooks on saved tensors of the 3B's widths in
+# bfloat16 on a CPU: inside of one block, and by each of the discriminator's heads. Fused kernels may keep less.
+BLOCK_BYTES, HEAD_BYTES = 70, 16
+VAE_BYTES = 2  # a parameter of the VAE, whole on every GPU
 
 
 @dataclass(frozen=True)
 class Stage:
     """passes: of the transformer in a step, in forward passes, what checkpointing computes again included.
-    versions: of the batch that one backward pass holds."""
+    versions: of the batch that one backward pass holds. heads: of the discriminator, whose insides are all kept.
+    averaged, trained, used: parameters."""
 
     name: str
     passes: float
@@ -41,30 +45,37 @@ class Stage:
     averaged: int
     trained: int
     used: int
+    heads: int = 0
 
 
-def stages(transformer: int, discriminator: int) -> list[Stage]:
-    """Networks and passes of each stage; arguments are numbers of parameters."""
+def stages(transformer: int, discriminator: int, heads: int, share: float) -> list[Stage]:
+    """Networks and passes of each stage; arguments are numbers of parameters, of heads, and the share of the blocks
+    that gradient checkpointing computes again."""
+    trained = 3 + share  # forward, a backward pass of twice its work, and what is computed again
     return [
-        Stage("diffusion", 4, 1, transformer, transformer, 0),
-        Stage("distill", 2 + 4, 1, transformer, transformer, transformer),
+        Stage("diffusion", trained, 1, transformer, transformer, 0),
+        Stage("distill", 2 + trained, 1, transformer, transformer, transformer),
         # Discriminator's turn: generate, judge four; generator's: generate, judge real, judge generated.
-        Stage("adversarial", 1 + 4 * 4 + 4 + 1 + 4, 4, transformer, transformer + discriminator, 0),
+        Stage("adversarial", 2 + 6 * trained, 4, transformer, transformer + discriminator, 0, heads),
     ]
 
 
-def memory(stage: Stage, config: NaDiTConfig, tokens: int, ranks: int, whole: bool) -> tuple[float, float, float]:
+def memory(
+    stage: Stage, config: NaDiTConfig, tokens: int, ranks: int, whole: bool, share: float, vae: int
+) -> tuple[float, float, float]:
     """Bytes on each of `ranks` GPUs that share the state: state, gathered weights, activations.
 
     Args:
         whole: gathered weights stay until the backward pass is done; else two blocks of them are there at a time.
+        share: of the blocks whose insides are computed again, one at a time; those of the others are kept.
+        vae: its parameters.
     """
-    state = (TRAINED * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / ranks
+    state = (TRAINED * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / ranks + VAE_BYTES * vae
     stream = 2 if ranks > 1 else 4  # a lone GPU computes under autocast, whose residual stream is float32
-    held = config.num_layers * tokens * stage.versions * config.dim * stream
-    block = BLOCK_BYTES * tokens * stage.versions * config.dim
+    insides = max(1, round(config.num_layers * (1 - share)))
+    each = stream * config.num_layers + BLOCK_BYTES * insides + HEAD_BYTES * stage.heads
     gathered = GATHERED * (stage.trained + stage.used) * (1 if whole else 2 / config.num_layers)
-    return state, gathered, held + block
+    return state, gathered, each * tokens * stage.versions * config.dim
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -88,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with torch.device("meta"):
         dit, _ = recipe.build_dit()
         discriminator = Discriminator(dit)
+        vae = sum(p.numel() for p in recipe.build_untrained_vae().parameters())
+    share = recipe.gradient_checkpoint
     sharded, hybrid, cut_again = STRATEGIES[args.strategy or recipe.strategy]
     frames, height, width = map(int, args.clip.split("x"))
     space = recipe.spatial_factor
@@ -98,11 +111,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{args.config}: {tokens} tokens a clip, {once / 1e12:.0f} TFLOP a forward pass\n")
     print("| stage | GPUs | state | gathered | activations | GB a GPU | s a step | clips a day |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for stage in stages(*sizes):
+    for stage in stages(*sizes, len(discriminator.heads), share):
         seconds = stage.passes * once / (args.peak * 1e12 * args.utilisation)
         for gpus in args.gpus:
             ranks = (min(gpus, args.per_host) if hybrid else gpus) if sharded else 1
-            parts = memory(stage, dit.config, tokens, ranks, gpus == 1 or not cut_again)
+            parts = memory(stage, dit.config, tokens, ranks, gpus == 1 or not cut_again, share, vae)
             columns = " | ".join(f"{part / GB:.0f}" for part in (*parts, sum(parts)))
             print(f"| {stage.name} | {gpus} | {columns} | {seconds:.1f} | {gpus * 86400 / seconds:,.0f} |")
     return 0

@@ -20,12 +20,39 @@ def relativistic_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(real.float() - fake.float()).mean()
 
 
-def approximated_penalty(logits: Tensor, perturbed: Tensor) -> Tensor:
-    """aR1 on real, aR2 on generated samples: (D(x) - D(x + sigma eps))^2, mean over samples.
+def non_saturating_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """NS, what the discriminator minimises: softplus(-D(x)) + softplus(D(x^)), each a mean over samples."""
+    return F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()
+
+
+def non_saturating_generator_loss(fake: Tensor) -> Tensor:
+    """NS, what the generator minimises: softplus(-D(x^)), mean over samples."""
+    return F.softplus(-fake.float()).mean()
+
+
+def approximated_penalty(logits: Tensor, perturbed: Tensor, share: Tensor | float = 1.0) -> Tensor:
+    """aR1 on real, aR2 on generated samples: share (D(x) - D(x + sigma eps))^2, mean over samples.
 
     A finite difference for the gradient penalty: second-order gradients and sharding do not go together.
+
+    Args:
+        share: of each sample [B], or of all, see `penalty_share`.
     """
-    return (logits.float() - perturbed.float()).square().mean()
+    return (share * (logits.float() - perturbed.float()).square()).mean()
+
+
+def penalty_share(values: Tensor, reference: float | None) -> Tensor | float:
+    """How much of the full penalty a sample gets: its number of latent values over a reference, at most one.
+
+    The penalty costs lambda sigma^2 |grad D|^2, and what the discriminator gains by a gradient grows with the distance
+    of real and generated samples, hence with the number of values. One lambda for all is a far shorter leash on a
+    small sample.
+
+    Args:
+        values: [B] latent values (t h w c) of each sample.
+        reference: where the penalty counts in full; None: everywhere.
+    """
+    return 1.0 if reference is None else (values.float() / reference).clamp(max=1.0)
 
 
 def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor], row_share: Tensor) -> Tensor:

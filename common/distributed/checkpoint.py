@@ -5,6 +5,8 @@ rank is done, so a run that dies while writing leaves the last good one behind.
 """
 
 import json
+import math
+import pickle
 import re
 import shutil
 import warnings
@@ -16,10 +18,13 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from common.checkpoint import first_line
 from common.distributed.fsdp import barrier, rank, world_size
+from common.distributed.metadata import DamagedCheckpoint, SafeReader, read_metadata
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -40,14 +45,26 @@ def save_checkpoint(
         meta: what JSON can hold; read back by `read_meta`.
         keep: how many of the newest stay.
     """
-    folder = Path(folder)
-    final, unfinished = folder / f"step_{step:08d}", folder / f"step_{step:08d}.part"
+    unfinished = begin_checkpoint(folder, step)
+    with quiet():
+        dcp.save(dict(tensors), storage_writer=FileSystemWriter(unfinished), no_dist=world_size() == 1)
+    return complete_checkpoint(folder, step, meta, keep)
+
+
+def begin_checkpoint(folder: str | Path, step: int) -> Path:
+    """An empty folder under a name that no reader takes for a checkpoint. Every rank calls it."""
+    unfinished = Path(folder) / f"step_{step:08d}.part"
     if rank() == 0:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
     barrier()
-    with quiet():
-        dcp.save(dict(tensors), storage_writer=FileSystemWriter(unfinished), no_dist=world_size() == 1)
+    return unfinished
+
+
+def complete_checkpoint(folder: str | Path, step: int, meta: Mapping[str, Any], keep: int) -> Path:
+    """Give a checkpoint that all ranks have written its name, and remove the oldest ones. Every rank calls it."""
+    folder = Path(folder)
+    final, unfinished = folder / f"step_{step:08d}", folder / f"step_{step:08d}.part"
     if rank() == 0:
         (unfinished / META).write_text(json.dumps({"step": step, **meta}, indent=1))
         shutil.rmtree(final, ignore_errors=True)
@@ -66,8 +83,19 @@ def checkpoints(folder: str | Path) -> list[Path]:
 
 
 def read_meta(checkpoint: str | Path) -> dict[str, Any]:
-    """What was saved as `meta`, and `step`."""
-    return json.loads((Path(checkpoint) / META).read_text())
+    """What was saved as `meta`, and `step`.
+
+    Raises:
+        DamagedCheckpoint: it is no JSON, or lacks the step.
+    """
+    path = Path(checkpoint) / META
+    try:
+        meta = json.loads(path.read_text())
+        if not isinstance(meta, dict) or not isinstance(meta.get("step"), int):
+            raise ValueError("there is no step in it")
+    except (ValueError, OSError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{path} is damaged ({error})") from error
+    return meta
 
 
 def load_checkpoint(checkpoint: str | Path, tensors: Mapping[str, Tensor]) -> None:
@@ -75,6 +103,7 @@ def load_checkpoint(checkpoint: str | Path, tensors: Mapping[str, Tensor]) -> No
 
     Raises:
         ValueError: the checkpoint lacks one of them, or has it in another shape.
+        DamagedCheckpoint: it cannot be read; the tensors may be filled in part.
     """
     saved = saved_shapes(checkpoint)
     for name, tensor in tensors.items():
@@ -82,8 +111,11 @@ def load_checkpoint(checkpoint: str | Path, tensors: Mapping[str, Tensor]) -> No
             raise ValueError(f"{checkpoint} has no {name}; it was written by a run with another model or stage")
         if tuple(tensor.shape) != saved[name]:
             raise ValueError(f"{checkpoint}: {name} is {saved[name]}, this run needs {tuple(tensor.shape)}")
-    with quiet():
-        dcp.load(dict(tensors), storage_reader=FileSystemReader(checkpoint), no_dist=world_size() == 1)
+    try:
+        with quiet():
+            dcp.load(dict(tensors), storage_reader=SafeReader(checkpoint), no_dist=world_size() == 1)
+    except (CheckpointException, OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        raise DamagedCheckpoint(f"{checkpoint} is damaged or incomplete ({first_line(error)})") from error
 
 
 @contextmanager
@@ -101,7 +133,7 @@ def saved_shapes(checkpoint: str | Path) -> dict[str, tuple[int, ...]]:
 
 def saved_tensors(checkpoint: str | Path) -> dict[str, TensorStorageMetadata]:
     """What is known about every tensor in a checkpoint without reading it."""
-    described = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    described = read_metadata(checkpoint).state_dict_metadata
     return {name: entry for name, entry in described.items() if isinstance(entry, TensorStorageMetadata)}
 
 
@@ -152,6 +184,9 @@ def allocate_optimizer_state(
 
     Args:
         saved: name -> shape, the names as `optimizer_tensors` makes them.
+
+    Raises:
+        DamagedCheckpoint: a shape that no state of its parameter can have.
     """
     keys_of: dict[str, list[str]] = {}
     for name in saved:
@@ -162,6 +197,8 @@ def allocate_optimizer_state(
             name = names[parameter]
             for key in keys_of.get(name, []):
                 shape = saved[f"{name}/{key}"]
+                if math.prod(shape) > parameter.numel():
+                    raise DamagedCheckpoint(f"the checkpoint has {name}/{key} of shape {shape}, larger than its weight")
                 if shape == tuple(parameter.shape) and key != "step":
                     value = torch.zeros_like(parameter, requires_grad=False)  # sharded as the parameter is
                 else:

@@ -130,7 +130,7 @@ class Group:
         self.traffic.add(purpose, sent * (rows[0].numel() if len(rows) else 0) * rows.element_size())
 
     def waiting(self, purpose: str) -> AbstractContextManager[None]:
-        """Around a call that waits for other ranks of the group; NCCL only queues it on the device, and nobody waits."""
+        """Around a call that waits for other ranks of the group; with NCCL the call is only queued on the device."""
         if self.process.backend == "nccl":
             return nullcontext()
         return self.process.waiting(f"the others of its group ({purpose})")

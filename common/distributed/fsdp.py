@@ -58,6 +58,15 @@ def any_rank(flag: bool, device: torch.device | str) -> bool:
     return bool(value.item())
 
 
+def least_over_ranks(value: int, device: torch.device | str) -> int:
+    """The smallest of all ranks' numbers; every rank must ask."""
+    if world_size() == 1:
+        return value
+    least = torch.tensor(value, device=device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return int(least.item())
+
+
 def mean_over_ranks(values: Tensor) -> Tensor:
     """The mean of a plain tensor over all ranks, on all of them."""
     if world_size() > 1:

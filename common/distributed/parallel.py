@@ -8,6 +8,7 @@ from common.distributed.collectives import Group, Traffic, make_group
 from common.distributed.process import Process
 from common.distributed.row_parallel import ClipRows, WholeClip
 from common.distributed.sequence_parallel import SequenceParallel
+from common.distributed.verdict import Verdicts
 from common.distributed.work_queue import hand_out
 from common.logger import get_logger
 
@@ -24,6 +25,7 @@ class Parallel:
         sp_size: ranks that share a clip.
     Attributes:
         size, own: of this rank's group, and its number in it. leads: does it write the files of its group?
+        verdicts: makes one decision of what the ranks of the group find.
         team: for `dit.layout(..., team=...)`; None in a group of one.
     Raises:
         ValueError: `sp_size` does not divide the number of processes.
@@ -33,6 +35,7 @@ class Parallel:
         self.process = process
         self.group: Group = make_group(process, sp_size)
         self.size, self.own, self.leads = sp_size, self.group.own, self.group.leads
+        self.verdicts = Verdicts(self.group)
         self.team = SequenceParallel(self.group) if sp_size > 1 else None
 
     @property

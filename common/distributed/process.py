@@ -4,23 +4,29 @@ A program enters `process_group(...)` once. Under torchrun (or anything else tha
 MASTER_PORT) that joins the job; without, it gives the same object for a world of one, and nothing is initialised.
 """
 
+import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from common.distributed.failures import report_failure
+from common.distributed.failures import RefusedRequest, report_failure
+from common.distributed.job import job_id
+from common.distributed.timeout import TIMEOUT_S
 from common.distributed.watchdog import Watchdog
 from common.logger import get_logger
 
 logger = get_logger(__name__)
 
-TIMEOUT_S = 1800.0
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TOLD = "told by the leader"
+POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,21 @@ class Process:
             with self.waiting("the other processes"):
                 dist.barrier(device_ids=[self.device.index] if self.backend == "nccl" else None)
 
+    def told_by_leader(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns on the process that leads, on every process; once for each job.
+
+        Args:
+            make: called there only; returns what JSON can hold.
+        """
+        if self.world == 1:
+            return make()
+        if self.leads:
+            self.store.set(TOLD, json.dumps(make()))
+        while not self.store.check([TOLD]):  # however long it works: its own watchdog ends it when it is silent
+            self.alive("waiting for the first process")
+            time.sleep(POLL_S)
+        return json.loads(self.store.get(TOLD))
+
     def waiting(self, on: str) -> AbstractContextManager[None]:
         """Around a call that waits for other processes: the one that is late gets the blame, not this one."""
         return nullcontext() if self.watchdog is None else self.watchdog.waiting(on)
@@ -91,7 +112,11 @@ def process_group(
     """
     launched = read_launcher()
     if launched is None:
-        yield Process(0, 1, 0, choose_device(device, 0), None, 0, timeout_s)
+        try:
+            yield Process(0, 1, 0, choose_device(device, 0), None, 0, timeout_s)
+        except RefusedRequest as error:
+            logger.error("%s", error)
+            raise
         return
     rank, world, local_rank, local_world = launched
     device = choose_device(device, local_rank)
@@ -102,6 +127,8 @@ def process_group(
     watchdog = Watchdog(rank, 0.8 * timeout_s)
     store, *_ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    # A process of a job that was killed may come back to the same port: its keys are others.
+    store = dist.PrefixStore(job_id(), store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if backend == "nccl" else backend,
         store=dist.PrefixStore(f"collectives/{attempt}", store),

@@ -20,6 +20,7 @@ from common.checkpoint import ADVICE, converted, is_rope_frequency, refuse_misfi
 from common.distributed.collectives import Group
 from common.distributed.process import Process
 from common.logger import get_logger
+from common.weights.stored import StoredWeight, dense
 
 logger = get_logger(__name__)
 
@@ -27,7 +28,7 @@ logger = get_logger(__name__)
 def load_sharded(
     module: nn.Module,
     units: Sequence[nn.Module],
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Tensor | StoredWeight],
     group: Group,
     *,
     dtype: torch.dtype,
@@ -39,7 +40,7 @@ def load_sharded(
 
     Args:
         units: submodules that are gathered one at a time, in the order in which they are called: the blocks.
-        state: name -> whole tensor, memory-mapped (`common.checkpoint.read_state_dict`); of these, own rows are read.
+        state: name -> whole tensor, memory-mapped (`common.weights.read.read_weights`); of these, own rows are read.
         group: the ranks that share a clip.
         dtype: of the weights afterwards.
     Raises:
@@ -71,11 +72,11 @@ def load_sharded(
     logger.info("weights over %d ranks: %.2f GiB on each", mesh.size(), held / 2**30)
 
 
-def own_part(whole: Tensor, form: DTensor, dtype: torch.dtype, device: torch.device) -> DTensor:
+def own_part(whole: Tensor | StoredWeight, form: DTensor, dtype: torch.dtype, device: torch.device) -> DTensor:
     """This rank's rows of a tensor on the device, as a DTensor of the given form."""
-    rows = whole.chunk(form.device_mesh.size(), dim=0)  # as FSDP2 cuts: equal, the last ones shorter or empty
+    rows = dense(whole).chunk(form.device_mesh.size(), dim=0)  # as FSDP2 cuts: equal, the last ones shorter or empty
     rank = form.device_mesh.get_local_rank()
-    own = rows[rank] if rank < len(rows) else whole[:0]
+    own = rows[rank] if rank < len(rows) else rows[0][:0]
     own = converted(own.clone(), dtype, device).contiguous()
     return DTensor.from_local(own, form.device_mesh, [Shard(0)], shape=form.shape, stride=form.stride())
 

@@ -2,8 +2,9 @@
 
 The queue is a counter in the store that all ranks share. Every rank holds the same ordered list; the leader of a group
 draws the next number and tells its group. What was begun and what was done is also written into a journal beside the
-results, one file a group, because the store does not outlive a restart: after one, finished files are not handed out
-again, and those that were being worked on are. A file that was begun before comes last then, so that one which brings
+results, in a folder of this job with one file a group, because the store does not outlive a restart: after one,
+finished files are not handed out again, and those that were being worked on are. A file that was begun before comes
+last then, so that one which brings
 the job down every time does not keep the others from being done.
 """
 
@@ -12,13 +13,16 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from common.claim import BeingMadeError, Claim
 from common.distributed.collectives import Group
+from common.distributed.job import journal_folder, remove_dead_journals
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -27,7 +31,6 @@ Item = TypeVar("Item")
 
 DRAWN, SERVED, AGREED = "queue/drawn", "queue/served", "queue/agreed"
 POLL_S = 0.2
-FOLDER = ".queue"  # beside the results
 
 
 def hand_out(
@@ -52,7 +55,7 @@ def hand_out(
         ValueError: the ranks see different items.
     """
     process = group.process
-    record = None if journal is None else Journal(Path(journal) / FOLDER, group)
+    record = None if journal is None else Journal(Path(journal), group)
     _agree(group, sorted(name(item) for item in items))
     done, begun = record.open() if record else (set(), Counter())
     several = process.world > group.size
@@ -117,15 +120,19 @@ def _wait_for_others(group: Group) -> None:
 class Journal:
     """What was begun and done, on disk; one file a group, so that nobody writes into another's."""
 
-    def __init__(self, folder: Path, group: Group) -> None:
-        self.folder, self.group = folder, group
-        self.own = folder / f"{group.process.rank:05d}.jsonl"
+    def __init__(self, output: Path, group: Group) -> None:
+        self.output, self.folder, self.group = output, journal_folder(output), group
+        self.own = self.folder / f"{group.process.rank:05d}.jsonl"
+        self.claim: Claim | None = None  # shows other jobs that this one is alive
 
     def open(self) -> tuple[set[str], Counter[str]]:
         """(names that are done, how often each was begun) before this restart; all ranks call it together."""
         process = self.group.process
         if process.leads:
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_dead_journals(self.output, self.folder)
+            with suppress(BeingMadeError):  # the attempt before this one is about to go
+                self.claim = Claim(self.folder)
             if process.attempt == 0:  # of another job, which nobody will continue
                 for file in self.folder.glob("*.jsonl"):
                     file.unlink()
@@ -156,4 +163,7 @@ class Journal:
         if self.group.process.leads:
             for file in self.folder.glob("*.jsonl"):
                 file.unlink()
-            self.folder.rmdir()
+            with suppress(OSError):  # what it was told to keep for a restart, see `job.mark_ended`
+                self.folder.rmdir()
+            if self.claim is not None:
+                self.claim.release()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.kernels.decided import decided_once
-from common.kernels.sent import sent
+from common.kernels.transfer import to_device
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -33,7 +33,7 @@ class Sequences:
     @staticmethod
     def from_groups(groups: list[tuple[int, int]], device: torch.device | str) -> "Sequences":
         lengths = torch.tensor([0] + [length for count, length in groups for _ in range(count)])
-        return Sequences(tuple(groups), sent(lengths.cumsum(0).to(torch.int32), device))
+        return Sequences(tuple(groups), to_device(lengths.cumsum(0).to(torch.int32), device))
 
     @property
     def longest(self) -> int:

@@ -4,8 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-import torch
-
 Arguments = ParamSpec("Arguments")
 Choice = TypeVar("Choice")
 
@@ -21,4 +19,6 @@ def decided_once(choose: Callable[Arguments, Choice]) -> Callable[Arguments, Cho
     def chosen(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Choice:
         return cached(*args, **kwargs)
 
-    return torch.compiler.assume_constant_result(chosen)
+    # What `torch.compiler.assume_constant_result` sets; calling it would import the compiler, two seconds a start.
+    chosen._dynamo_marked_constant = True
+    return chosen

@@ -1,4 +1,4 @@
-"""Clips and pictures in and out: `find_media`, `probe_all`, `open_media`, `output_path`, `open_writer`.
+"""Clips and pictures in and out: `find_media`, `probe_all`, `open_media`, `rgb_of`, `output_path`, `open_writer`.
 
 The names are imported when they are first used: the process that probes files (`data.media.probe_worker`) must start
 without torch, which takes seconds to load.
@@ -7,7 +7,8 @@ without torch, which takes seconds to load.
 from importlib import import_module
 
 _HOME = {
-    "Frame": "info",
+    "BusyError": "whole",
+    "Frame": "frame",
     "MediaError": "errors",
     "MediaInfo": "info",
     "MediaReader": "info",
@@ -19,9 +20,11 @@ _HOME = {
     "open_writer": "writer",
     "output_path": "names",
     "probe_all": "probe_process",
+    "rgb_of": "frame",
 }
 
 __all__ = [
+    "BusyError",
     "Frame",
     "MediaError",
     "MediaInfo",
@@ -34,6 +37,7 @@ __all__ = [
     "open_writer",
     "output_path",
     "probe_all",
+    "rgb_of",
 ]
 
 

@@ -1,11 +1,12 @@
 """What becomes of an error in one file? A sentence that names the file first. Works without torch."""
 
 import errno
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+
+from common.logger import printable
 
 # What the machine is to blame for, and not the file.
 MACHINE_ERRORS = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EMFILE, errno.ENFILE)
@@ -20,26 +21,19 @@ def shown(path: str | PathLike) -> str:
     return printable(Path(path).name or str(path))
 
 
-def printable(text: str) -> str:
-    """Text with every character that a terminal would obey, or could not show, written as its escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 @contextmanager
 def decoding(path: Path, failure: str = "the file is damaged") -> Iterator[None]:
     """Turn every exception of a decoder into a MediaError that names the file; the original is its `__cause__`.
 
     Damaged data makes decoders raise almost anything (IndexError, struct.error, TypeError, AttributeError, ...), so no
-    list of types would be complete. Warnings that libraries print by themselves are left out.
+    list of types would be complete.
 
     Args:
         path: the file that is read.
         failure: what is said, before the reason in brackets, when the reason is not one of the machine.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except MediaError:
         raise
     except Exception as error:

@@ -13,9 +13,10 @@ from PIL import Image
 
 from data.media.animation_delays import delays_of, shown_for
 from data.media.errors import MediaError, decoding, reason, shown
+from data.media.frame import Frame
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
-from data.media.info import Frame, MediaInfo, MediaReader
-from data.media.picture_file import exif_orientation, first_shown, notes_of, open_picture
+from data.media.info import MediaInfo, MediaReader
+from data.media.picture_file import decode, exif_orientation, first_shown, notes_of, open_picture, quiet_pillow
 from data.media.picture_tags import read_tags
 
 # The byte that Pillow cuts off is decoded by pretending the other order of bytes.
@@ -34,10 +35,10 @@ class ImageReader(MediaReader):
     """One picture as a clip of one frame at time zero."""
 
     def __init__(self, path: Path) -> None:
-        with open_picture(path) as image:
+        with open_picture(path) as image, quiet_pillow():
             self.notes = notes_of(image, path)
             low = _low_bytes(image, path)
-            image.load()
+            decode(image)
             orientation = exif_orientation(image)  # a PNG can have it behind its pixels
             convert = SrgbConverter(image, path)
             self._pixels, alpha = to_srgb(image, convert, orientation, low)
@@ -54,7 +55,7 @@ class ImageReader(MediaReader):
         self.info = MediaInfo(path, "image", width, height, alpha=alpha, tags=tags, frame_count_hint=1)
 
     def _frames(self) -> Generator[Frame]:
-        yield Frame(self._pixels, Fraction(0))
+        yield Frame.of_rgb(self._pixels, Fraction(0))
 
 
 class AnimationReader(MediaReader):
@@ -66,7 +67,7 @@ class AnimationReader(MediaReader):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with open_picture(path) as image:
+        with open_picture(path) as image, quiet_pillow():
             self._first = first_shown(image)
             count, (width, height) = image.n_frames - self._first, image.size
             complaint = SrgbConverter(_seek(image, self._first, path)).complaint
@@ -97,7 +98,7 @@ class AnimationReader(MediaReader):
                 else:
                     delay = shown_for(frame.info.get("duration"), image.format)
                 pixels, alpha = to_srgb(frame, SrgbConverter(frame, self.path))
-                yield Frame(pixels if alpha is None else over_white(pixels, alpha), time)
+                yield Frame.of_rgb(pixels if alpha is None else over_white(pixels, alpha), time)
                 time += delay
 
 
@@ -114,7 +115,7 @@ def _low_bytes(image: Image.Image, path: Path) -> Image.Image | None:
             )
             for tile in low.tile
         ]
-        low.load()
+        decode(low)
         if raw == GRAY_ALPHA:
             _, gray, _, alpha = low.split()
             return Image.merge("RGBA", (gray, gray, gray, alpha))

@@ -54,9 +54,13 @@ class ImageWriter(MediaWriter):
                 logger.warning("%s: %s has no transparency; it is left out", shown(path), self.format)
             self.alpha = None
 
-    def _write_one(self, picture: Tensor, time: Fraction) -> None:
+    def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        return (pixels,)
+
+    def _write_one(self, planes: tuple[Tensor, ...], time: Fraction) -> None:
         if self.frames:
             raise ValueError(f"{shown(self.path)}: a picture holds one frame; write clips to .mp4")
+        (picture,) = planes
         image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
         if self.tags.gray and self.format not in WITHOUT_GRAY:
             image = image.convert("L")

@@ -1,4 +1,4 @@
-"""What is known about a file before its frames are read, and what one frame is."""
+"""What is known about a file before its frames are read, and what a reader is. Without torch, for probing."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from data.media.errors import MediaError, decoding
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from data.media.frame import Frame
     from data.media.picture_tags import PictureTags
 
-__all__ = ["Frame", "Kind", "MediaError", "MediaInfo", "MediaReader"]
+__all__ = ["Kind", "MediaError", "MediaInfo", "MediaReader"]
 
 Kind = Literal["video", "image", "animation"]
 
@@ -63,19 +64,6 @@ class MediaInfo:
     time_origin: Fraction = Fraction(0)
     audio_codecs: tuple[str, ...] = ()
     subtitle_codecs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture and when it is shown.
-
-    Attributes:
-        pixels: u8 [3, H, W], RGB as displayed (sRGB or BT.709, full range).
-        time: seconds since the clip's zero; strictly increasing within a clip.
-    """
-
-    pixels: Tensor
-    time: Fraction
 
 
 class MediaReader(ABC):

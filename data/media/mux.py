@@ -31,6 +31,8 @@ logger = get_logger(__name__)
 
 MOST_READ_ERRORS = 100  # of the input, before the rest of its sound is given up
 
+LONGEST_STEM = 200  # bytes; with what is added it stays below the 255 of file systems
+
 
 def complete(
     picture: Path,
@@ -127,7 +129,8 @@ def _mux(
             target.codec_context.framerate = shown_stream.average_rate
             target.metadata.update(extras.video_tags)
             target.disposition = av.stream.Disposition.default
-            beside = _Beside(info, (*tracks, *extras.subtitles), output, stack)
+            length = (shown_stream.duration or 0) * shown_stream.time_base
+            beside = _Beside(info, (*tracks, *extras.subtitles), output, length, stack)
             covers = _attach(output, extras, stack)
             output.start_encoding()
             output.mux(covers)
@@ -179,6 +182,7 @@ class _Beside:
 
     Args:
         info: the input; its `time_origin` becomes zero.
+        picture_s: how long the picture is, in seconds.
         stack: closes the input.
     """
 
@@ -187,6 +191,7 @@ class _Beside:
         info: MediaInfo,
         tracks: Sequence[SoundTrack | SubtitleTrack],
         output: av.container.OutputContainer,
+        picture_s: Fraction,
         stack: ExitStack,
     ) -> None:
         self.info = info
@@ -195,7 +200,8 @@ class _Beside:
         self.input = stack.enter_context(open_container(info.path)) if tracks else None
         for track in tracks:
             kind = WRITERS[type(track), track.how]
-            self.writers[track.index] = kind(track, self.input.streams[track.index], output, info.time_origin)
+            stream = self.input.streams[track.index]
+            self.writers[track.index] = kind(track, stream, output, info.time_origin, picture_s)
         self.placed = self._placed()
         self.next = next(self.placed, None)
 
@@ -236,7 +242,8 @@ class _Beside:
 
 def _saved(picture: Path, result: Path) -> str:
     """Give a picture that cannot be completed a name that says so."""
-    saved = result.with_name(f"{result.stem}.without_sound.mp4")
+    stem = os.fsencode(result.stem)[:LONGEST_STEM].decode(errors="ignore")
+    saved = result.with_name(f"{stem}.without_sound.mp4")
     try:
         os.replace(picture, saved)
     except OSError:

@@ -30,6 +30,9 @@ class Orientation:
         return (pixels.flip(mirrored) if mirrored else pixels).contiguous()
 
 
+UPRIGHT = Orientation(False, False, False)
+
+
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """The orientation a frame asks for, to the nearest quarter turn.
 

@@ -1,6 +1,8 @@
 """What does a picture file hold, before its pixels are decoded? Without torch, for the probing process."""
 
+import os
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +45,8 @@ def holds_picture(path: Path) -> bool:
 def open_picture(path: Path) -> Iterator[Image.Image]:
     """A Pillow image whose pixels are not decoded yet; every way in which that fails becomes a MediaError.
 
-    A JPEG of up to twice the limit is set to be decoded at half of its height and width.
+    A JPEG of up to twice the limit is set to be decoded at half of its height and width. (A progressive one keeps six
+    bytes for each pixel of the whole picture meanwhile, which is why larger ones are refused.)
     """
     with decoding(path, "the picture is damaged"), _open(path) as image:
         if image.format == "TIFF":
@@ -51,11 +54,41 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         if image.format == "TIFF" and image.mode == "I" and image.tag_v2.get(BITS) == (32,):
             raise MediaError(f"{shown(path)}: a TIFF of 32-bit whole numbers, which is not read; convert it to 16 bits")
         animated = is_animation(image)
-        if image.format in ("JPEG", "MPO") and _pixels(image) > MOST_PIXELS:
+        if image.format in ("JPEG", "MPO") and MOST_PIXELS < _pixels(image) <= 2 * MOST_PIXELS:
             image.draft(None, (image.size[0] // 2, image.size[1] // 2))
         if _pixels(image) > (MOST_ANIMATION_PIXELS if animated else MOST_PIXELS):
             raise _too_large(path, animated)
         yield image
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Keep Pillow's warnings, of untidy tags and many pixels, off the screen: what matters of them is told.
+
+    Not to be held while other code runs: warnings are filtered for the whole process.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def decode(image: Image.Image) -> None:
+    """Decode the pixels. What libtiff prints by itself, on standard error, is dropped; Pillow raises its errors."""
+    try:
+        screen = os.dup(2) if image.format == "TIFF" else None
+    except OSError:  # closed: nothing can be printed
+        screen = None
+    if screen is None:
+        image.load()
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        image.load()
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+        os.close(nowhere)
 
 
 def is_animation(image: Image.Image) -> bool:
@@ -120,7 +153,8 @@ def notes_of(image: Image.Image, path: Path) -> tuple[str, ...]:
 
 def _open(path: Path) -> Image.Image:
     try:
-        return Image.open(path, formats=formats_of(path))
+        with quiet_pillow():
+            return Image.open(path, formats=formats_of(path))
     except UnidentifiedImageError as error:
         tiff = described(path)
         if tiff:

@@ -1,11 +1,9 @@
 """Is the result better than the input? A clip with both side by side, and a sheet of stills."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from common.atomic import atomic_write
 from data.media.info import MediaInfo
 from data.media.writer import VISUALLY_LOSSLESS_CRF, open_writer
 
@@ -108,14 +107,8 @@ def contact_sheet(
         sheet.paste(row, (MARGIN_PX, top))
         top += row.height + MARGIN_PX
     if path is not None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            sheet.save(temporary, format="PNG")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_write(path) as part:
+            sheet.save(part, format="PNG")
     return sheet
 
 

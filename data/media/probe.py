@@ -11,7 +11,14 @@ from pathlib import Path
 from data.media.errors import MediaError, decoding, shown
 from data.media.info import Kind
 from data.media.orientation import orientation_of
-from data.media.picture_file import displayed_size, first_shown, holds_picture, is_animation, open_picture
+from data.media.picture_file import (
+    displayed_size,
+    first_shown,
+    holds_picture,
+    is_animation,
+    open_picture,
+    quiet_pillow,
+)
 from data.media.video_file import choose_tracks, describe, first_frame, open_container
 
 
@@ -46,6 +53,7 @@ def probe(path: str | PathLike) -> Probe:
             return _probe_picture(path)
         with open_container(path) as container:
             tracks = choose_tracks(container, path)
+            tracks.video.codec_context.thread_count = 1  # for one frame; a thread for every core takes address space
             first = first_frame(container, tracks.video, path)
             info = describe(path, container, tracks, first, orientation_of(first).transpose)
     if min(info.height, info.width) < 1:
@@ -55,7 +63,7 @@ def probe(path: str | PathLike) -> Probe:
 
 
 def _probe_picture(path: Path) -> Probe:
-    with open_picture(path) as image:
+    with open_picture(path) as image, quiet_pillow():
         if is_animation(image):
             return Probe("animation", image.size[1], image.size[0], image.n_frames - first_shown(image))
         return Probe("image", *displayed_size(image), 1)

@@ -19,8 +19,9 @@ from data.media.probe import Probe, probe
 
 logger = get_logger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[__name__.count(".")]  # the folder of the outermost package
 TIMEOUT_S, MEMORY_BYTES = 30.0, 4 << 30
+FEW_THREADS = {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # they take address space
 START_S = 60.0  # to load Python, PyAV and Pillow from a slow disk
 
 
@@ -36,7 +37,12 @@ class ProbeProcess:
         self.timeout_s = timeout_s
         command = [sys.executable, "-P", "-c", self.program(), str(ROOT), str(memory_bytes), str(timeout_s)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the run, which closes this process
+            env={**os.environ, **FEW_THREADS},
         )
         self.unread = b""
         if self._answer(START_S) is None:
@@ -46,7 +52,7 @@ class ProbeProcess:
     def program(self) -> str:
         """What the process runs; its arguments are the root of the code, the memory and the time."""
         return (
-            "import sys; sys.path.insert(0, sys.argv[1]); from data.media.probe_worker import serve; "
+            f"import sys; sys.path.insert(0, sys.argv[1]); from {__package__}.probe_worker import serve; "
             "serve(int(sys.argv[2]), float(sys.argv[3]))"
         )
 

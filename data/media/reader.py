@@ -37,5 +37,5 @@ def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto") -> Me
         else:
             reader = VideoReader(path, deinterlace)
     for note in reader.notes:
-        logger.warning(note)
+        logger.warning("%s", note)
     return reader

@@ -20,7 +20,7 @@ from data.media.video_file import choose_tracks, open_container
 logger = get_logger(__name__)
 
 TRIED_PACKETS = 8  # of each track
-MOST_PACKETS = 2000  # read for that; a track can be empty, or begin late
+MOST_PACKETS = 5000  # of picture and sound, read for that; a track can be empty, or begin late
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,13 @@ def plan_sound(info: MediaInfo, suffix: str, metadata: bool = True) -> tuple[tup
 def _first_packets(path: Path) -> Iterator[tuple[av.AudioStream, list[av.Packet]]]:
     """Every readable audio stream with its first packets."""
     with open_container(path) as container:
-        streams = choose_tracks(container, path).audio
+        tracks = choose_tracks(container, path)
+        streams = tracks.audio
         found: dict[int, list[av.Packet]] = {stream.index: [] for stream in streams}
         try:
-            for count, packet in enumerate(container.demux(streams)):
-                if packet.size and len(found[packet.stream.index]) < TRIED_PACKETS:
-                    found[packet.stream.index].append(packet)
+            for count, packet in enumerate(container.demux(tracks.video, *streams)):
+                if packet.size and len(found.get(packet.stream_index, range(TRIED_PACKETS))) < TRIED_PACKETS:
+                    found[packet.stream_index].append(packet)
                 if count >= MOST_PACKETS or all(len(packets) >= TRIED_PACKETS for packets in found.values()):
                     break
         except av.FFmpegError as error:
@@ -90,10 +91,13 @@ def _first_packets(path: Path) -> Iterator[tuple[av.AudioStream, list[av.Packet]
 
 
 def _why_not_copied(stream, packets: list[av.Packet], suffix: str, codec: str) -> str | None:
-    """Why a container cannot carry a track as it is; None if it can: a file of these packets was made in memory."""
+    """Why a container cannot carry a track as it is; None if it can: a file of these packets was made in memory.
+
+    Of a track whose first packet comes late, only the header is tried.
+    """
     if not carries(suffix, codec):
         return f"{suffix[1:]} does not carry {codec}"
-    taken, complaint = 0, "it holds no packet"
+    taken, complaint = 0, ""
     try:
         with av.open(io.BytesIO(), "w", format=WRITABLE_VIDEOS[suffix]) as scratch:
             target = scratch.add_stream_from_template(stream)
@@ -108,7 +112,7 @@ def _why_not_copied(stream, packets: list[av.Packet], suffix: str, codec: str) -
                     complaint = reason(error)
     except (av.FFmpegError, ValueError) as error:
         return reason(error)
-    return None if taken else complaint
+    return None if taken or not packets else complaint
 
 
 def _copy_at(packet: av.Packet, ticks: int) -> av.Packet:
@@ -120,13 +124,14 @@ def _copy_at(packet: av.Packet, ticks: int) -> av.Packet:
 
 
 def _decodes(stream, packets: list[av.Packet]) -> bool:
+    """Whether one of the first packets can be decoded; a track whose first packet comes late is believed."""
     for packet in packets:
         try:
             if packet.decode():
                 return True
         except Exception as error:  # whatever a decoder raises, the next packet may be whole
             logger.debug("sound: %s", reason(error))
-    return False
+    return not packets
 
 
 def told_plan(info: MediaInfo, suffix: str, quiet: bool = False, metadata: bool = True) -> tuple[SoundTrack, ...]:

@@ -18,7 +18,7 @@ AAC_BITS_PER_SECOND = 256_000
 AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 AAC_RATES = (16000, 22050, 24000, 32000, 44100, 48000)
 AAC_FRAME = 1024  # samples
-MOST_SILENCE_S = 3600  # a longer gap is a clock that jumped
+AFTER_THE_PICTURE_S = 10  # silence is filled in up to here; what claims to be later has a clock that jumped
 
 
 class TrackWriter(ABC):
@@ -29,6 +29,7 @@ class TrackWriter(ABC):
         stream: of the input.
         output: a container that has not started.
         origin: container time in seconds that becomes zero.
+        picture_s: how long the picture is.
 
     Attributes:
         refused: packets that could not be decoded, or that the muxer did not take.
@@ -36,8 +37,15 @@ class TrackWriter(ABC):
 
     clock: type = RisingTimes
 
-    def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, origin: Fraction) -> None:
-        self.track, self.output = track, output
+    def __init__(
+        self,
+        track: SoundTrack,
+        stream,
+        output: av.container.OutputContainer,
+        origin: Fraction,
+        picture_s: Fraction = Fraction(0),
+    ) -> None:
+        self.track, self.output, self.picture_s = track, output, picture_s
         self.times = self.clock(stream.time_base, origin)
         self.refused = 0
         self.complaint = ""
@@ -82,8 +90,8 @@ class CopiedTrack(TrackWriter):
     complaints could not be laid at the door of a packet, and some would cost the file.
     """
 
-    def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, origin: Fraction) -> None:
-        super().__init__(track, stream, output, origin)
+    def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
+        super().__init__(track, stream, output, *clock)
         self.stream = output.add_stream_from_template(stream)
         self.describe(self.stream)
         self.trial = av.open(_Nowhere(), "w", format=output.format.name)
@@ -110,8 +118,8 @@ class CopiedTrack(TrackWriter):
 class EncodedTrack(TrackWriter):
     """Decoded, resampled to what AAC takes, encoded; gaps are filled with silence."""
 
-    def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, origin: Fraction) -> None:
-        super().__init__(track, stream, output, origin)
+    def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
+        super().__init__(track, stream, output, *clock)
         source = stream.codec_context
         self.rate = source.sample_rate if source.sample_rate in AAC_RATES else 48000
         self.layout = AAC_LAYOUTS.get(source.layout.nb_channels, "stereo")
@@ -147,7 +155,8 @@ class EncodedTrack(TrackWriter):
     def _append(self, frame: av.AudioFrame, start: Fraction) -> None:
         """Write a frame that starts at this time."""
         gap = round(start * self.rate) - self.position
-        if TOLERANCE_S * self.rate < gap < MOST_SILENCE_S * self.rate:
+        least = TOLERANCE_S * self.rate if self.position else 0  # the start is kept exactly, later steps are rounding
+        if least < gap <= (self.picture_s + AFTER_THE_PICTURE_S) * self.rate - self.position:
             self._write_silence(gap)
         frame.pts = None
         try:

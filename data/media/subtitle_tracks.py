@@ -60,8 +60,8 @@ class ConvertedSubtitles(TrackWriter):
 
     clock = SubtitleTimes
 
-    def __init__(self, track: SubtitleTrack, stream, output: av.container.OutputContainer, origin: Fraction) -> None:
-        super().__init__(track, stream, output, origin)
+    def __init__(self, track: SubtitleTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
+        super().__init__(track, stream, output, *clock)
         self.source = stream
         codec = "mov_text" if f".{output.format.name}" in QUICKTIME else "subrip"
         self.stream = output.add_stream(codec)

@@ -19,6 +19,7 @@ CONTAINERS = (
     "h264,hevc,vc1,yuv4mpegpipe,swf,nsv,bink,smk,amv,mtv,roq,film_cpk,4xm,xmv"
 )
 
+MOST_PIXELS = 1 << 27  # of a frame: 16K by 8K
 MOST_REFUSED = 1000  # packets at the start of a clip, before it is given up
 
 
@@ -63,6 +64,8 @@ def choose_tracks(container, path: Path) -> Tracks:
         raise MediaError(f"{shown(path)}: {_why_no_video(path, container, moving, covers)}")
     default = [stream for stream in known if stream.disposition & av.stream.Disposition.default]
     video = max(default or known, key=_pixels)  # max takes the first of equals
+    if _pixels(video) > MOST_PIXELS:
+        raise MediaError(f"{shown(path)}: has frames of more than {MOST_PIXELS // 10**6} megapixels; scale it down")
     notes = []
     if len(moving) > 1:
         number, size = moving.index(video) + 1, f"{video.codec_context.width}x{video.codec_context.height}"

@@ -6,7 +6,7 @@ damage, or the file was cut, the rest is gone and the iteration ends in a MediaE
 """
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Self
@@ -18,14 +18,17 @@ from data.media.clip_alpha import laid_over_white
 from data.media.clip_decoder import decoder_of
 from data.media.clock import Clock, nominal_rate
 from data.media.clock_jumps import ClockJumps
-from data.media.colour import HDR_CURVES, to_rgb
+from data.media.colour import HDR_CURVES
 from data.media.completeness import index_reaches_past_the_end, shortfall
 from data.media.decode_times import DecodeTimes
 from data.media.deinterlace import Deinterlacer
 from data.media.errors import decoding, shown
-from data.media.info import Frame, MediaError, MediaReader
+from data.media.frame import Frame
+from data.media.info import MediaError, MediaReader
 from data.media.orientation import orientation_of
 from data.media.video_file import Tracks, choose_tracks, describe, first_frame, frame_count_hint, open_container
+from data.yuv.frames import planes_of, scaled_to
+from data.yuv.layout import ChromaLocation
 
 logger = get_logger(__name__)
 
@@ -63,15 +66,25 @@ class VideoReader(MediaReader):
         self.damage, self._transparent = None, False
         try:
             tracks = choose_tracks(container, self.path)
+            locations: dict[tuple, ChromaLocation] = {}
             for frame, time in self._progressive(container, tracks):
                 laid = laid_over_white(frame, tracks.video)
-                if laid is not None:
-                    self._transparent, frame = True, laid
-                pixels = to_rgb(frame, *self._coded_size)  # 3 H W
-                yield Frame(self._orientation.apply(pixels), time)
+                self._transparent = self._transparent or laid is not None
+                yield self._as_planes(frame if laid is None else laid, time, locations)
         finally:
             self._running.remove(container)
             container.close()
+
+    def _as_planes(self, decoded: av.VideoFrame, time: Fraction, locations: dict[tuple, ChromaLocation]) -> Frame:
+        """A decoded frame in the clip's size, without its transparency.
+
+        Args:
+            locations: of chroma, found so far, for each size and pixel format: finding one takes longer than a frame.
+        """
+        kind = (decoded.width, decoded.height, decoded.format.name)
+        planes, layout = planes_of(scaled_to(decoded, *self._coded_size), locations.get(kind))
+        locations[kind] = layout.location
+        return Frame(planes[: layout.colour_planes], time, replace(layout, alpha=False), self._orientation)
 
     def again(self) -> Self:
         other = super().again()
@@ -174,8 +187,9 @@ class _Tally:
             self.last = time if self.last is None else max(self.last, time)
 
     def step(self, stream: av.VideoStream) -> Fraction:
-        """Seconds from frame to frame: the nominal ones, or the mean where that is more (a header can exaggerate)."""
+        """Seconds from frame to frame: the nominal ones, or the mean where the header exaggerates the rate."""
         nominal = 1 / nominal_rate(stream)[0]
         if self.frames < 2 or self.first is None:
             return nominal
-        return max(nominal, (self.last - self.first) / (self.frames - 1))
+        mean = (self.last - self.first) / (self.frames - 1)
+        return mean if mean > 2 * nominal else nominal

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.logger import get_logger
 from data.media.clock import USUAL_RATE
-from data.media.colour import from_rgb, tag_bt709
+from data.media.colour import tag_bt709
 from data.media.errors import shown
 from data.media.extras import told_extras
 from data.media.info import MediaInfo
@@ -19,8 +19,16 @@ from data.media.muxer import muxer_options
 from data.media.names import WRITABLE_VIDEOS
 from data.media.sound_plan import SoundTrack, told_plan
 from data.media.whole import MediaWriter
+from data.yuv.frames import format_of, frame_from
+from data.yuv.from_rgb import from_rgb
+from data.yuv.layout import YuvLayout
 
 logger = get_logger(__name__)
+
+# x264 makes other files of the same frames on other numbers of threads and with other instructions, so neither is left
+# to the machine. The macroblock tree reads memory that nobody wrote: no two files would be equal with it.
+ENCODER = {"preset": "medium", "x264-params": "mbtree=0:cpu-independent=1"}
+ROWS_OF_A_THREAD, MOST_THREADS = 90, 8
 
 FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
 
@@ -31,6 +39,8 @@ class VideoWriter(MediaWriter):
     The picture is written by itself, and sound, subtitles and tags are added when the last frame is: whatever is wrong
     with them, the picture is complete by then. What goes over is decided here, before the first frame.
     """
+
+    layout = YuvLayout()  # 8-bit 4:2:0, BT.709 limited; chroma on the left, where H.264 that does not say has it
 
     def __init__(
         self,
@@ -53,7 +63,7 @@ class VideoWriter(MediaWriter):
         self.rate = self.retimed or info.frame_rate or USUAL_RATE
         self.ticks = ticks_per_second(self.rate, None if self.retimed else info)
         self.steps: dict[int, int] = {}  # pts -> duration, of frames inside the encoder
-        self.pending: tuple[Tensor, int] | None = None  # one frame waits until the next one says how long it lasts
+        self.pending: tuple[av.VideoFrame, int] | None = None  # waits until the next one says how long it lasts
         self.metadata = metadata
         self.sound = self._choose_sound()
         timed, suffix = self.retimed in (None, info.frame_rate), path.suffix.lower()
@@ -84,22 +94,28 @@ class VideoWriter(MediaWriter):
 
     def _add_stream(self, crf: float) -> None:
         height, width = self.size
-        # The macroblock tree reads memory that nobody wrote: the same frames would give files that differ.
-        options = {"crf": str(float(crf)), "preset": "medium", "x264-params": "mbtree=0"}
+        options = {"crf": str(float(crf)), **ENCODER}
         if self.info.variable_frame_rate and not self.retimed:
             # MP4 adds up decoding steps; with B-frames these differ from the display steps, and the length is wrong.
             options["bf"] = "0"
         self.stream = self.container.add_stream("libx264", rate=self.rate, options=options)
         encoder = self.stream.codec_context
         encoder.width, encoder.height = width + width % 2, height + height % 2
-        encoder.pix_fmt = "yuv420p"
+        encoder.pix_fmt = format_of(self.layout)
+        encoder.thread_type, encoder.thread_count = "FRAME", encoder_threads(height)
         encoder.time_base = self.stream.time_base = Fraction(1, self.ticks)
         encoder.sample_aspect_ratio = self.info.sample_aspect_ratio
         tag_bt709(encoder)
 
-    def _write_one(self, picture: Tensor, time: Fraction) -> None:
-        if tuple(picture.shape[-2:]) != tuple(self.size):
-            raise ValueError(f"frames of {tuple(picture.shape[-2:])} for a clip of {tuple(self.size)} (height, width)")
+    def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        if tuple(pixels.shape[-2:]) != tuple(self.size):
+            raise ValueError(f"frames of {tuple(pixels.shape[-2:])} for a clip of {tuple(self.size)} (height, width)")
+        return from_rgb(even_sides(pixels), self.layout)
+
+    def _write_one(self, planes: tuple[Tensor, ...], time: Fraction) -> None:
+        encoder, stored = self.stream.codec_context, tuple(planes[0].shape)
+        if stored != (encoder.height, encoder.width):
+            raise ValueError(f"planes of {stored} for a clip of {(encoder.height, encoder.width)} (height, width)")
         pts = round((self.frames / self.rate if self.retimed else time) * self.ticks)
         if self.pending is not None:
             waiting, start = self.pending
@@ -108,10 +124,10 @@ class VideoWriter(MediaWriter):
                     f"{shown(self.path)}: frame {self.frames} at {float(time):.6f} s is not behind the last one"
                 )
             self._encode(waiting, start, pts - start)
-        self.pending = (even_sides(picture), pts)
+        self.pending = (frame_from(planes, self.layout), pts)
 
-    def _encode(self, picture: Tensor, pts: int, duration: int) -> None:
-        frame = from_rgb(picture)
+    def _encode(self, frame: av.VideoFrame, pts: int, duration: int) -> None:
+        tag_bt709(frame)
         frame.pts, frame.time_base = pts, Fraction(1, self.ticks)
         self.steps[pts] = duration
         self._mux(self.stream.encode(frame))
@@ -122,8 +138,8 @@ class VideoWriter(MediaWriter):
             self.container.mux(packet)
 
     def _finish(self) -> None:
-        picture, pts = self.pending
-        self._encode(picture, pts, self._last_duration(pts))
+        frame, pts = self.pending
+        self._encode(frame, pts, self._last_duration(pts))
         self._mux(self.stream.encode(None))
         self.container.close()
         if self.waits:
@@ -145,6 +161,14 @@ class VideoWriter(MediaWriter):
             logger.debug("%s: closing after an error: %s", shown(self.path), error)
 
 
+def encoder_threads(height: int) -> int:
+    """Frames that are encoded side by side, by the rows of a picture: each needs memory, and waits for the last one.
+
+    PyAV's own choice, slices of one frame, keeps fewer cores busy and costs quality.
+    """
+    return min(max(height // ROWS_OF_A_THREAD, 1), MOST_THREADS)
+
+
 def ticks_per_second(rate: Fraction, source: MediaInfo | None) -> int:
     """A clock on which every frame of a constant rate, and every time of a source that varies, is a whole number."""
     if source is not None and source.variable_frame_rate and source.time_base:
@@ -159,10 +183,10 @@ def ticks_per_second(rate: Fraction, source: MediaInfo | None) -> int:
     return ticks * -(-FINE_TICKS // ticks)
 
 
-def even_sides(picture: Tensor) -> Tensor:
-    """u8 [3, H, W] with the last row and column repeated where a side is odd; 4:2:0 stores colour for 2x2 pixels."""
-    if picture.shape[-2] % 2:
-        picture = torch.cat([picture, picture[:, -1:]], dim=-2)
-    if picture.shape[-1] % 2:
-        picture = torch.cat([picture, picture[..., -1:]], dim=-1)
-    return picture
+def even_sides(pictures: Tensor) -> Tensor:
+    """u8 [..., H, W] with the last row and column repeated where a side is odd; 4:2:0 stores colour for 2x2 pixels."""
+    if pictures.shape[-2] % 2:
+        pictures = torch.cat([pictures, pictures[..., -1:, :]], dim=-2)
+    if pictures.shape[-1] % 2:
+        pictures = torch.cat([pictures, pictures[..., -1:]], dim=-1)
+    return pictures

@@ -1,10 +1,10 @@
 """How does a file appear under its name only when it is complete?
 
 Everything is written to a hidden name beside the target and moved into place at the end; after an error nothing is
-left.
+left. While it is written the target is claimed, so no other process makes the same file, see `common.claim`.
 """
 
-import os
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
@@ -12,9 +12,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
 from torch import Tensor
 
-from data.media.info import MediaError
+from common.atomic import publish, refuse_folder
+from common.claim import BeingMadeError, Claim
+from data.media.errors import MediaError
+from data.yuv.layout import YuvLayout
+
+
+class BusyError(MediaError):
+    """Another process makes this file now."""
 
 
 class MediaWriter(ABC):
@@ -24,12 +32,30 @@ class MediaWriter(ABC):
     Attributes:
         path: the file to be.
         frames: how many were written so far.
+        temporary: where it grows; exists, empty, from the start.
+        layout: of the planes that the file stores; None where it stores RGB.
+
+    Raises:
+        BusyError: another process makes this file now.
+        MediaError: the file cannot be made here.
     """
+
+    layout: YuvLayout | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.frames = 0
-        self.temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+        try:
+            refuse_folder(path)
+            self.claim = Claim(path)
+            self.temporary = self.claim.new_part(path.suffix)
+        except BeingMadeError as error:
+            raise BusyError(str(error)) from error
+        except OSError as error:
+            raise MediaError(f"{path.name}: cannot be written to {path.parent}: {error.strerror or error}") from error
+        self._mode = self.temporary.stat().st_mode
+        # Also where a subclass fails before anybody enters it.
+        self._discard = weakref.finalize(self, _discard, self.temporary, self.claim)
 
     def write(self, pixels: Tensor, times: Sequence[Fraction]) -> None:
         """Append frames.
@@ -38,19 +64,44 @@ class MediaWriter(ABC):
             pixels: u8 [T, 3, H, W], RGB, of the size the writer was opened with; any device.
             times: T times in seconds, strictly increasing over all calls.
         """
-        if pixels.dtype.is_floating_point or pixels.ndim != 4 or pixels.shape[1] != 3:
+        self.write_planes(self.planes_for(pixels), times)
+
+    def planes_for(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """What the file stores of frames, on their device. Needs nothing of the writer's state: any thread may call it.
+
+        Args:
+            pixels: u8 [T, 3, H, W], RGB.
+
+        Returns:
+            Of a clip, planes of `layout` with even sides: u8 [T, H, W] and [T, H/2, W/2] twice. Of a picture, its RGB.
+        """
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(
                 f"frames are u8 [T, 3, H, W], got {pixels.dtype} {tuple(pixels.shape)}; round and clamp first"
             )
-        if len(times) != len(pixels):
-            raise ValueError(f"{len(pixels)} frames came with {len(times)} times; every frame needs one")
-        for picture, time in zip(pixels.cpu(), times, strict=True):
-            self._write_one(picture, time)
+        return self._stored(pixels)
+
+    def write_planes(self, planes: Sequence[Tensor], times: Sequence[Fraction]) -> None:
+        """Append frames as `planes_for` gives them, from any device; they are copied before this returns.
+
+        Args:
+            planes: T frames each.
+            times: T times in seconds, strictly increasing over all calls.
+        """
+        if any(len(times) != len(plane) for plane in planes):
+            raise ValueError(f"{len(planes[0])} frames came with {len(times)} times; every frame needs one")
+        planes = [plane.cpu() for plane in planes]
+        for number, time in enumerate(times):
+            self._write_one(tuple(plane[number] for plane in planes), time)
             self.frames += 1
 
     @abstractmethod
-    def _write_one(self, picture: Tensor, time: Fraction) -> None:
-        """u8 [3, H, W]."""
+    def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """See `planes_for`."""
+
+    @abstractmethod
+    def _write_one(self, planes: tuple[Tensor, ...], time: Fraction) -> None:
+        """One frame of `planes_for`, on the CPU."""
 
     @abstractmethod
     def _finish(self) -> None:
@@ -74,8 +125,15 @@ class MediaWriter(ABC):
                 self._finish()
                 complete = True
         finally:
-            self._release()
-            if not complete:
-                self.temporary.unlink(missing_ok=True)
-        if complete:
-            os.replace(self.temporary, self.path)
+            try:
+                self._release()
+                if complete:
+                    publish(self.temporary, self.path, self._mode)
+            finally:
+                self._discard()
+
+
+def _discard(temporary: Path, claim: Claim) -> None:
+    """Remove what is unfinished, then let others make the file."""
+    temporary.unlink(missing_ok=True)
+    claim.release()

@@ -6,13 +6,16 @@ from typing import Any
 
 import cv2
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
 
 from data.degradation.pipeline import build_degradation
+from data.training.buckets import expand
 from data.training.index import Index, build_index
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.pair_sampler import PairSampler, SamplerConfig
-from data.training.sampling import ClipShape, plan_slots, slot_generator
+from data.training.sampling import ClipShape, slot_generator
+from data.training.schedule import ShapeSchedule
 
 Sample = dict[str, torch.Tensor | str]
 
@@ -29,8 +32,8 @@ class ClipDataset(Dataset):
         sources: Index | Sequence[str | Path],
         shapes: Sequence[ClipShape],
         budget_pixels: int,
-        degrade_clip: Mapping[str, Any],
-        degrade_image: Mapping[str, Any],
+        degrade_clip: Mapping[str, Any] | None,
+        degrade_image: Mapping[str, Any] | None,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -40,10 +43,11 @@ class ClipDataset(Dataset):
         """
         Args:
             sources: an index, or folders of videos and images to index now.
-            shapes: the clip sizes to mix, divisible by the degradation's scale.
+            shapes: the clip sizes to mix, divisible by the degradation's scale; steps in them are batch numbers.
             budget_pixels: the most frames x height x width in one rank's batch.
             degrade_clip: the recipe for clips (`configs_degradation/video.yaml` as a mapping).
-            degrade_image: the recipe for single frames (`configs_degradation/image.yaml`).
+            degrade_image: the recipe for single frames (`configs_degradation/image.yaml`). None for both: samples have
+                no `lq`, as the VAE's stage takes them.
             seed: of the whole run.
             rank, world: this data-parallel rank and their number.
             sampler: how pairs are cut.
@@ -55,39 +59,58 @@ class ClipDataset(Dataset):
         if not shapes:
             raise ValueError("give at least one clip shape to train on.")
         index = sources if isinstance(sources, Index) else build_index(sources)
-        self.shapes = tuple(shapes)
-        self.budget_pixels = budget_pixels
+        self.shapes = expand(shapes, index.sources)
+        self.schedule = ShapeSchedule(self.shapes, budget_pixels, seed)
         self.seed, self.rank, self.world = seed, rank, world
         self.as_uint8 = as_uint8
-        clip_recipe, image_recipe = build_degradation(degrade_clip), build_degradation(degrade_image)
+        clip_recipe, image_recipe = (r and build_degradation(r) for r in (degrade_clip, degrade_image))
         for shape in self.shapes:
-            scale = (image_recipe if shape.frames == 1 else clip_recipe).config.scale
+            recipe = image_recipe if shape.frames == 1 else clip_recipe
+            scale = 1 if recipe is None else recipe.config.scale
             if shape.height % scale or shape.width % scale:
                 raise ValueError(f"a clip of {shape.height}x{shape.width} cannot be made {scale} times smaller.")
         self.sampler = PairSampler(index, self.shapes, clip_recipe, image_recipe, sampler)
-        self._slots(0)
 
     def __getitem__(self, step: int) -> list[Sample]:
         """The samples of a step on this rank.
 
         Returns:
             for each, `hq` float32 [3, T, H, W] in [-1, 1], `lq` the same size, enlarged as inference does, `identity`.
-            With `as_uint8`: `hq` uint8 [T, H, W, 3] and `lq` uint8 [T, h, w, 3] instead.
+            With `as_uint8`: `hq` uint8 [T, H, W, 3] and `lq` uint8 [T, h, w, 3] instead. Where the source has a text
+            embedding: `text`, [tokens, width] in the dtype of its file.
         """
-        return [self._sample(step, slot.number, self.shapes[slot.choice]) for slot in self._slots(step)]
+        slots = self.schedule.plan(step, self.rank, self.world)
+        return [self._sample(step, slot.number, self.shapes[slot.choice]) for slot in slots]
 
-    def _slots(self, step: int) -> list:
-        sizes, weights = [s.pixels for s in self.shapes], [s.weight for s in self.shapes]
-        return plan_slots(sizes, weights, self.budget_pixels, self.seed, step, self.rank, self.world)
+    def fill(self, step: int) -> float:
+        """How much of the budget the batch of a step takes, in (0, 1]."""
+        return self.schedule.fill(step)
 
     def _sample(self, step: int, slot: int, shape: ClipShape) -> Sample:
         pair = self.sampler.draw(shape, slot_generator(self.seed, step, slot))
-        hq, lq = torch.from_numpy(pair.hq), torch.from_numpy(pair.lq)
-        identity = f"{pair.identity} seed={self.seed} step={step} slot={slot}"
-        if self.as_uint8:
-            return {"hq": hq, "lq": lq, "identity": identity}
-        large = upsample_to_model_range(lq, shape.height, shape.width)
-        return {"hq": to_model_range(hq), "lq": large, "identity": identity}
+        sample: Sample = {"identity": f"{pair.identity} seed={self.seed} step={step} slot={slot}"}
+        if pair.text is not None:
+            sample["text"] = read_text(pair.text)
+        hq = torch.from_numpy(pair.hq)
+        sample["hq"] = hq if self.as_uint8 else to_model_range(hq)
+        if pair.lq is not None:
+            lq = torch.from_numpy(pair.lq)
+            sample["lq"] = lq if self.as_uint8 else upsample_to_model_range(lq, shape.height, shape.width)
+        return sample
+
+
+def read_text(path: str | Path) -> torch.Tensor:
+    """The one tensor [tokens, width] of a text embedding's file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    tensors = load_file(path)
+    text = next(iter(tensors.values())) if len(tensors) == 1 else None
+    if text is None or text.ndim != 2 or not text.is_floating_point() or not len(text):
+        found = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
+        raise ValueError(f"{path} holds {found or 'nothing'}; a text embedding is one tensor [tokens, width]")
+    return text
 
 
 def make_loader(dataset: Dataset, first_step: int, last_step: int, workers: int, prefetch: int = 4) -> DataLoader:

@@ -1,5 +1,6 @@
 """Which files there are to train on, and how large each is: found by reading headers, not by decoding."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -22,33 +23,80 @@ ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Source:
-    """One file: an image (`frames` 1) or a video; sizes in pixels."""
+    """One file: an image (`frames` 1) or a video; sizes in pixels.
+
+    text: the file beside it with its text embedding, `NAME.safetensors` for `NAME.mp4`; None where there is none.
+    """
 
     path: str
     is_video: bool
     frames: int
     height: int
     width: int
+    text: str | None = None
 
 
 @dataclass(frozen=True)
 class Index:
-    """The sources in a fixed order, and how many files could not be read."""
+    """The sources in a fixed order, and how many files could not be read.
+
+    fingerprint: of the names, sizes and times of change of all files that were looked at.
+    """
 
     sources: tuple[Source, ...]
     broken: int = 0
+    fingerprint: str = ""
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, so that a large folder is probed once. The file appears whole or not at all."""
         part = Path(f"{path}.part")
-        part.write_text(json.dumps({"broken": self.broken, "sources": [asdict(s) for s in self.sources]}))
+        values = {"broken": self.broken, "fingerprint": self.fingerprint, "sources": [asdict(s) for s in self.sources]}
+        part.write_text(json.dumps(values))
         os.replace(part, path)
 
     @staticmethod
     def load(path: str | Path) -> "Index":
         """Read what `save` wrote."""
         values = json.loads(Path(path).read_text())
-        return Index(tuple(Source(**source) for source in values["sources"]), values["broken"])
+        return Index(tuple(Source(**s) for s in values["sources"]), values["broken"], values.get("fingerprint", ""))
+
+
+def cached_index(paths: Iterable[str | Path], cache: str | Path, workers: int = 4) -> Index:
+    """`build_index`, or what an earlier call stored in the file `cache` if no file has changed since."""
+    paths, cache = list(paths), Path(cache)
+    if cache.is_file():
+        try:
+            stored = Index.load(cache)
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("%s cannot be read (%s); the files are probed again", cache, error)
+        else:
+            if stored.fingerprint == fingerprint_of(found_files(paths)):
+                logger.info("%d sources as stored in %s", len(stored.sources), cache)
+                return stored
+    index = build_index(paths, workers)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    index.save(cache)
+    return index
+
+
+def found_files(paths: Iterable[str | Path]) -> list[Path]:
+    """Every image and video at or below the given paths, sorted; FileNotFoundError for a path that does not exist."""
+    return sorted(file for path in paths for file in _files(Path(path)))
+
+
+def fingerprint_of(files: Iterable[Path]) -> str:
+    """What changes when a file or the text beside it comes, goes or changes."""
+    digest = hashlib.sha256()
+    for file in files:
+        status, text = file.stat(), text_beside(file)
+        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0{text}\n".encode())
+    return digest.hexdigest()
+
+
+def text_beside(file: Path) -> str | None:
+    """The text embedding of a clip, if it has one."""
+    text = file.with_suffix(".safetensors")
+    return str(text) if text.is_file() else None
 
 
 def build_index(paths: Iterable[str | Path], workers: int = 4) -> Index:
@@ -60,7 +108,8 @@ def build_index(paths: Iterable[str | Path], workers: int = 4) -> Index:
         FileNotFoundError: a path does not exist.
         ValueError: nothing usable was found.
     """
-    files = sorted(file for path in paths for file in _files(Path(path)))
+    paths = list(paths)
+    files = found_files(paths)
     with ThreadPoolExecutor(workers) as pool:
         probed = list(pool.map(_probe_or_none, files))
     sources = tuple(source for source in probed if source is not None)
@@ -68,8 +117,15 @@ def build_index(paths: Iterable[str | Path], workers: int = 4) -> Index:
     if not sources:
         raise ValueError(f"no readable image or video among {len(files)} files below {[str(p) for p in paths]}.")
     videos = sum(source.is_video for source in sources)
-    logger.info("%d videos, %d images, %d broken files skipped", videos, len(sources) - videos, broken)
-    return Index(sources, broken)
+    texts = sum(source.text is not None for source in sources)
+    logger.info(
+        "%d videos, %d images, %d broken files skipped, %d with a text embedding",
+        videos,
+        len(sources) - videos,
+        broken,
+        texts,
+    )
+    return Index(sources, broken, fingerprint_of(files))
 
 
 def probe(path: Path) -> Source:
@@ -84,7 +140,7 @@ def probe(path: Path) -> Source:
             width, height = picture.size
             if has_orientation(picture) and picture.getexif().get(ORIENTATION) in TRANSPOSING_ORIENTATIONS:
                 width, height = height, width
-        return Source(str(path), False, 1, height, width)
+        return Source(str(path), False, 1, height, width, text_beside(path))
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise ValueError(f"{path} has no video stream.")
@@ -93,7 +149,7 @@ def probe(path: Path) -> Source:
         frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
     if not (frames and height and width):
         raise ValueError(f"{path} has no frames.")
-    return Source(str(path), True, frames, height, width)
+    return Source(str(path), True, frames, height, width, text_beside(path))
 
 
 def has_orientation(picture: Image.Image) -> bool:

@@ -3,6 +3,7 @@
 Latents, and pairs of clips, are stored this way. A shard holds samples of equal shapes:
 
     shard-00000.safetensors   every tensor stacked: [samples, ...]
+    progress.json             what is there so far, so that an interrupted job goes on
     index.json                files, sizes, identities; written last, so a folder with an index is whole
 """
 
@@ -17,23 +18,50 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
-from data.training.sampling import plan_slots, slot_generator
+from data.training.packing import BatchPlanner
+from data.training.sampling import slot_generator
 
-INDEX = "index.json"
+INDEX, PROGRESS = "index.json", "progress.json"
+TEXT, TEXT_TOKENS = "text", "text_tokens"  # a text embedding, and how many of its rows are no padding
+TEXT_MULTIPLE = 64  # texts are padded to a multiple of so many tokens: few shapes, hence few shards
+BATCHES_BETWEEN = 64  # batches of latents between two notes of progress
+STORED = torch.float16  # of latents: 11 bits of precision, and no latent comes near its range
 Tensors = dict[str, torch.Tensor]
 
 
 class ShardWriter:
-    """Collects samples and writes shards; use as a context manager. After an error no index is written."""
+    """Collects samples and writes shards; use as a context manager. After an error no index is written.
 
-    def __init__(self, folder: str | Path, samples_per_shard: int = 256) -> None:
-        self.folder = Path(folder)
+    Args:
+        folder: new, or left unfinished by an earlier writer of the same `job`: its progress is taken over.
+        samples_per_shard: the most in one file.
+        job: what is being written, in words; only the same job goes on with a folder.
+
+    Attributes:
+        done: the number that was last given to `commit`; 0 in a new folder.
+
+    Raises:
+        FileExistsError: the folder is complete.
+        ValueError: the folder was begun by another job.
+    """
+
+    def __init__(self, folder: str | Path, samples_per_shard: int = 256, job: str = "") -> None:
+        self.folder, self.job = Path(folder), job
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / INDEX).exists():
             raise FileExistsError(f"{self.folder} already holds shards; choose another folder or remove it first.")
         self.samples_per_shard = samples_per_shard
         self._waiting: dict[tuple, list[tuple[Tensors, str]]] = {}
         self._shards: list[dict] = []
+        self.done = 0
+        if (self.folder / PROGRESS).exists():
+            progress = json.loads((self.folder / PROGRESS).read_text())
+            if progress["job"] != job:
+                raise ValueError(
+                    f"{self.folder} was begun with other settings ({progress['job']}, now {job}); repeat those, or "
+                    "choose another folder."
+                )
+            self.done, self._shards = progress["done"], progress["shards"]
 
     def add(self, tensors: Tensors, identity: str, size: int) -> None:
         """Append a sample.
@@ -55,14 +83,22 @@ class ShardWriter:
 
     def close(self) -> Path:
         """Write what waits, then the index; returns the index's path."""
+        self._write_waiting()
+        path = self.folder / INDEX
+        write_json({"version": 1, "shards": self._shards}, path)
+        (self.folder / PROGRESS).unlink(missing_ok=True)
+        return path
+
+    def commit(self, done: int) -> None:
+        """Write what waits, and note how far the job has come: a later writer starts with this number in `done`."""
+        self._write_waiting()
+        self.done = done
+        write_json({"job": self.job, "done": done, "shards": self._shards}, self.folder / PROGRESS)
+
+    def _write_waiting(self) -> None:
         for signature, group in self._waiting.items():
             self._write(signature[0], group)
         self._waiting = {}
-        path = self.folder / INDEX
-        part = Path(f"{path}.part")
-        part.write_text(json.dumps({"version": 1, "shards": self._shards}))
-        os.replace(part, path)
-        return path
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +119,13 @@ class ShardWriter:
         save_file(stacked, part)
         os.replace(part, self.folder / file)
         self._shards.append({"file": file, "size": size, "identities": identities})
+
+
+def write_json(values: dict, path: Path) -> None:
+    """The file appears whole or not at all."""
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps(values))
+    os.replace(part, path)
 
 
 class ShardReader:
@@ -112,6 +155,8 @@ class ShardReader:
             self._files[shard] = safe_open(self.folder / self.shards[shard]["file"], framework="pt")
         file = self._files[shard]
         tensors = {name: file.get_slice(name)[row : row + 1][0] for name in file.keys()}
+        if TEXT in tensors:
+            tensors[TEXT] = tensors[TEXT][: int(tensors.pop(TEXT_TOKENS))]
         return tensors | {"identity": self.shards[shard]["identities"][row]}
 
     def read_shard(self, shard: int) -> Tensors:
@@ -134,20 +179,24 @@ class ShardDataset(Dataset):
             seed, rank, world: as in `ClipDataset`.
         """
         self.reader = ShardReader(folder)
-        self.budget, self.seed, self.rank, self.world = budget, seed, rank, world
+        self.seed, self.rank, self.world = seed, rank, world
         self._places: dict[int, list[tuple[int, int]]] = {}
         for number, shard in enumerate(self.reader.shards):
             rows = [(number, row) for row in range(len(shard["identities"]))]
             self._places.setdefault(shard["size"], []).extend(rows)
         if not self._places:
             raise ValueError(f"{folder} holds no samples.")
+        self.planner = BatchPlanner(list(self._places), [len(places) for places in self._places.values()], budget, seed)
+        self.planner.warn_if_loose()
 
     def __getitem__(self, step: int) -> list[dict]:
         """The samples of a step on this rank: the stored tensors and `identity`."""
-        sizes = list(self._places)
-        counts = [len(places) for places in self._places.values()]
-        slots = plan_slots(sizes, counts, self.budget, self.seed, step, self.rank, self.world)
-        return [self._sample(step, slot.number, sizes[slot.choice]) for slot in slots]
+        slots = self.planner.plan(step, self.rank, self.world)
+        return [self._sample(step, slot.number, self.planner.sizes[slot.choice]) for slot in slots]
+
+    def fill(self, step: int) -> float:
+        """How much of the budget the batch of a step takes, in (0, 1]."""
+        return self.planner.fill(step)
 
     def _sample(self, step: int, slot: int, size: int) -> dict:
         places = self._places[size]
@@ -160,23 +209,47 @@ Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @torch.no_grad()
-def write_latents(batches: Iterable[list[dict]], encode: Encode, folder: str | Path, shard: int = 256) -> Path:
-    """Encode pairs once: writes `hq_mean`, `hq_logvar`, `lq_mean`, `lq_logvar` of every sample.
+def write_latents(
+    batches: Callable[[int], Iterable[list[dict]]], encode: Encode, folder: str | Path, job: str = "", shard: int = 256
+) -> Path:
+    """Encode pairs once: `hq_mean`, `hq_logvar`, `lq_mean`, `lq_logvar` of every sample, in 16 bits, and its text.
 
-    Mean and log-variance are kept rather than a draw, so that training draws anew each time.
+    Mean and log-variance are kept rather than a draw, so that training draws anew each time. A job that was interrupted
+    goes on after the last batches whose samples are on disk.
 
     Args:
-        batches: as a `ClipDataset` yields them, clips float32 [3, T, H, W] in [-1, 1].
+        batches: given the number of the first one, batches as a `ClipDataset` yields them, clips float32 [3, T, H, W]
+            in [-1, 1].
         encode: the VAE's encoder: one clip to mean and log-variance, both of one shape.
         folder: where the shards go.
+        job: see `ShardWriter`.
         shard: samples in a file.
 
     Returns:
         the index's path. A sample's size is the number of latent positions, t x h x w of [16, t, h, w].
     """
-    with ShardWriter(folder, shard) as writer:
-        for sample in (sample for batch in batches for sample in batch):
-            (hq_mean, hq_logvar), (lq_mean, lq_logvar) = encode(sample["hq"]), encode(sample["lq"])
-            tensors = {"hq_mean": hq_mean, "hq_logvar": hq_logvar, "lq_mean": lq_mean, "lq_logvar": lq_logvar}
-            writer.add(tensors, sample["identity"], size=hq_mean[0].numel())
+    with ShardWriter(folder, shard, job) as writer:
+        for number, batch in enumerate(batches(writer.done), writer.done + 1):
+            for sample in batch:
+                tensors = latents_of(sample, encode) | padded_text(sample)
+                writer.add(tensors, sample["identity"], size=tensors["hq_mean"][0].numel())
+            if number % BATCHES_BETWEEN == 0:
+                writer.commit(number)
     return writer.folder / INDEX
+
+
+def latents_of(sample: dict, encode: Encode) -> Tensors:
+    """The four posterior parameters of a sample [c, t, h, w], as they are stored."""
+    stored = {}
+    for name in ("hq", "lq"):
+        stored[f"{name}_mean"], stored[f"{name}_logvar"] = (x.to(STORED) for x in encode(sample[name]))
+    return stored
+
+
+def padded_text(sample: dict) -> Tensors:
+    """A sample's text embedding, if it has one, as it is stored."""
+    if TEXT not in sample:
+        return {}
+    text = sample[TEXT]
+    padding = -len(text) % TEXT_MULTIPLE
+    return {TEXT: torch.nn.functional.pad(text, (0, 0, 0, padding)), TEXT_TOKENS: torch.tensor(len(text))}

@@ -1,4 +1,4 @@
-"""One training pair from dice: choose a source, crop it in time and space, move it, flip it, degrade it."""
+"""One training pair from random draws: choose a source, crop it in time and space, move it, flip it, degrade it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,10 +7,12 @@ import numpy as np
 
 from common.logger import get_logger
 from data.degradation.pipeline import Degradation
+from data.training.buckets import fits
 from data.training.decode import DecodeError, FrameReader
 from data.training.index import Index, Source
 from data.training.motion import MotionConfig, animate
 from data.training.sampling import ClipShape
+from data.training.scene_cuts import has_cut
 
 logger = get_logger(__name__)
 
@@ -19,11 +21,16 @@ MAX_ATTEMPTS = 16
 
 @dataclass(frozen=True)
 class Pair:
-    """A ground truth uint8 [T, H, W, 3], its low quality uint8 [T, H/s, W/s, 3], and where they come from."""
+    """A ground truth uint8 [T, H, W, 3], its low quality uint8 [T, H/s, W/s, 3] (None: not made),
+    and where they come from.
+
+    text: the file with the source's text embedding, if it has one.
+    """
 
     hq: np.ndarray
-    lq: np.ndarray
+    lq: np.ndarray | None
     identity: str
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,13 @@ class SamplerConfig:
     """How pairs are cut.
 
     Attributes:
-        image_share: how often a clip of several frames is a filmed photograph, where there are both kinds of source.
+        image_share: how often a clip of several frames is a filmed photograph, where there are both kinds of source. No
+            paper does this: 0 unless videos are few.
         frame_share: how often a single frame comes from a video, where there are both kinds of source.
         motion: the camera over photographs; None never makes clips of them.
         flip: probability of a horizontal mirror.
         cache_bytes: memory for decoded short clips, per process.
+        reject_cuts: draw again where a clip spans two scenes (`data.training.scene_cuts`).
     """
 
     image_share: float = 0.5
@@ -43,20 +52,24 @@ class SamplerConfig:
     motion: MotionConfig | None = field(default_factory=MotionConfig)
     flip: float = 0.5
     cache_bytes: int = 0
+    reject_cuts: bool = True
 
 
 class PairSampler:
-    """Draws pairs. The same dice give the same pair in any process."""
+    """Draws pairs. The same random draws give the same pair in any process."""
 
     def __init__(
         self,
         index: Index,
         shapes: Sequence[ClipShape],
-        degrade_clip: Degradation,
-        degrade_image: Degradation,
+        degrade_clip: Degradation | None,
+        degrade_image: Degradation | None,
         config: SamplerConfig | None = None,
     ) -> None:
         """Check that every shape has sources that are large and long enough.
+
+        Args:
+            degrade_clip, degrade_image: make the low quality; None: there is none.
 
         Raises:
             ValueError: a shape has none, with what the largest source offers.
@@ -71,12 +84,13 @@ class PairSampler:
     def draw(self, shape: ClipShape, rng: np.random.Generator) -> Pair:
         """One pair of the given shape.
 
-        A source that cannot be decoded is logged, counted in `broken`, and another is drawn from the same dice.
+        A source that cannot be decoded is logged, counted in `broken`, and another is drawn by the same generator. So
+        is another clip where one spans a scene cut; the last attempt is taken as it is.
 
         Raises:
             RuntimeError: many draws in a row met broken files.
         """
-        for _ in range(MAX_ATTEMPTS):
+        for attempt in range(MAX_ATTEMPTS):
             source = self._choose(shape, rng)
             try:
                 hq, where = self._cut(source, shape, rng)
@@ -85,24 +99,35 @@ class PairSampler:
                     self.broken.add(source.path)
                     logger.warning("skipping a broken file (%d so far): %s", len(self.broken), error)
                 continue
+            if self.config.reject_cuts and source.is_video and attempt + 1 < MAX_ATTEMPTS and has_cut(hq):
+                continue
             flipped = bool(rng.random() < self.config.flip)
             hq = (hq[:, :, ::-1] if flipped else hq).copy()  # never hand out a view of the cache
             seed = int(rng.integers(2**63))
             degrade = self.degrade_image if shape.frames == 1 else self.degrade_clip
-            return Pair(hq, degrade(hq, seed), f"{source.path} {where} flipped={int(flipped)} degradation={seed}")
+            identity = f"{source.path} {where} flipped={int(flipped)} degradation={seed}"
+            return Pair(hq, None if degrade is None else degrade(hq, seed), identity, source.text)
         raise RuntimeError(f"{MAX_ATTEMPTS} sources in a row could not be decoded; the last one was {source.path}.")
 
     def _fitting(self, shape: ClipShape) -> tuple[list[Source], list[Source]]:
         """The videos and the images from which a shape can be cut."""
-        large = [s for s in self.index.sources if s.height >= shape.height and s.width >= shape.width]
+        large = [s for s in self.index.sources if fits(shape, s)]
         videos = [s for s in large if s.is_video and s.frames >= shape.frames]
         images = [s for s in large if not s.is_video and (shape.frames == 1 or self.config.motion)]
-        if not videos and not images:
+        if videos or images:
+            return videos, images
+        clips = f"clips of {shape.frames} frames of {shape.height}x{shape.width}"
+        if not large:
+            width, height = max(((s.width, s.height) for s in self.index.sources), key=lambda size: size[0] * size[1])
             raise ValueError(
-                f"no source is large enough for clips of {shape.frames} frames of {shape.height}x{shape.width}; "
-                "use smaller shapes, larger material, or let photographs move (motion)."
+                f"no source is large enough for {clips}; the largest is {height}x{width}. Use smaller data.shapes or "
+                "larger material."
             )
-        return videos, images
+        longest = max((s.frames for s in large if s.is_video), default=0)
+        raise ValueError(
+            f"no source is long enough for {clips}; the longest that is large enough has {longest} frames. Use shorter "
+            "data.shapes, longer clips, or let photographs move (data.sampler.motion)."
+        )
 
     def _choose(self, shape: ClipShape, rng: np.random.Generator) -> Source:
         videos, images = self._candidates[shape]

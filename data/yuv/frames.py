@@ -57,7 +57,9 @@ def scaled_to(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
     if (frame.width, frame.height) == (width, height):
         return frame
     name = frame.format.name
-    return _reformatted(frame, width=width, height=height, format=name if storage_of(name) else stand_in(name))
+    scaled = _reformatted(frame, width=width, height=height, format=name if storage_of(name) else stand_in(name))
+    scaled.colorspace = NUMBER_OF_MATRIX[matrix_of(frame.colorspace, frame.height, frame.width)]  # of its own size
+    return scaled
 
 
 def _readable(frame: av.VideoFrame) -> av.VideoFrame:

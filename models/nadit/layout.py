@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from common.kernels.attention import Sequences
-from common.kernels.sent import sent
+from common.kernels.transfer import to_device
 from models.nadit.config import NaDiTConfig, RopeConfig, Size3
 from models.nadit.exchange import Alone, Exchange, Team
 from models.nadit.placement import PlacedWindow, share_windows
@@ -132,7 +132,7 @@ def token_grid(shape: Sequence[int], patch: Size3) -> Size3:
 def _sample_of_token(counts: Sequence[int], device: torch.device | str) -> Tensor | None:
     if len(counts) == 1:
         return None
-    return sent(torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)), device)
+    return to_device(torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)), device)
 
 
 def _place_windows(grids: tuple[Size3, ...], counts: Size3, shifted: bool) -> list[PlacedWindow]:
@@ -190,17 +190,17 @@ def _window_layout(
         positions.index_copy_(0, torch.cat(video_of_window), torch.cat([of_place[place] for place in places]))
     rope_text = None
     if rope.kind == "text_and_video":
-        rope_text = tables(sent(torch.cat([text_positions(length) for length in text_lengths]), device), freqs)
+        rope_text = tables(to_device(torch.cat([text_positions(length) for length in text_lengths]), device), freqs)
     sample_of_video = _sample_of_token([prod(grid) for grid in grids], "cpu")
     return WindowLayout(
         cut=cut,
         exchange=exchange,
-        sample_of_video=None if sample_of_video is None else sent(sample_of_video[packed], device),
+        sample_of_video=None if sample_of_video is None else to_device(sample_of_video[packed], device),
         sequences=Sequences.from_groups([(len(group), sum(key)) for key, group in groups.items()], device),
-        rows=sent(rows, device),
-        video_rows=sent(video_rows, device),
+        rows=to_device(rows, device),
+        video_rows=to_device(video_rows, device),
         text_means=_text_means(text_starts, Counter(window.sample for window in windows), text_lengths, device),
-        rope_video=tables(sent(positions, device), freqs),
+        rope_video=tables(to_device(positions, device), freqs),
         rope_text=rope_text,
     )
 
@@ -240,5 +240,5 @@ def _text_means(
         starts = torch.tensor([text_starts[sample] for sample in samples])  # samples windows
         rows = starts[:, :, None] + torch.arange(length)
         target = torch.cat([torch.arange(*spans[sample]) for sample in samples])
-        means.append(TextMean(sent(rows, device), sent(target, device), windows))
+        means.append(TextMean(to_device(rows, device), to_device(target, device), windows))
     return tuple(means)

@@ -48,7 +48,7 @@ class NaDiT(nn.Module):
     def __init__(self, config: NaDiTConfig) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpoint = False
+        self.recomputed: frozenset[int] = frozenset()
         self.vid_in = PatchIn(config.vid_in_channels, config.patch_size, config.dim)
         same_width = config.txt_in_dim == config.dim
         self.txt_in = nn.Identity() if same_width else nn.Linear(config.txt_in_dim, config.dim)
@@ -59,9 +59,16 @@ class NaDiT(nn.Module):
             self.vid_out_ada = TailModulation(config.dim)
         self.vid_out = PatchOut(config.vid_out_channels, config.patch_size, config.dim)
 
-    def set_gradient_checkpointing(self, enable: bool) -> None:
-        """Keep only the inputs of blocks in training and compute the rest again in the backward pass."""
-        self.gradient_checkpoint = enable
+    def set_gradient_checkpointing(self, share: float) -> None:
+        """In training, keep only the inputs of this share of the blocks; the backward pass computes the rest again.
+
+        Args:
+            share: 1 (or True): all blocks, 0 (or False): none; between, spread evenly over the depth.
+        """
+        if not 0 <= share <= 1:
+            raise ValueError(f"dit.gradient_checkpoint is a share of the blocks in [0, 1], got {share}")
+        blocks = len(self.blocks)
+        self.recomputed = frozenset(n for n in range(blocks) if int((n + 1) * share) > int(n * share))
 
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
         """Compute everything that is not a parameter again, on `device`: after a build on the meta device."""
@@ -117,7 +124,7 @@ class NaDiT(nn.Module):
         for number, (block, windows) in enumerate(zip(self.blocks, layout.blocks, strict=True)):
             video = exchange.move(video, layout.blocks[max(number - 1, 0)].cut, windows.cut)
             streams = video, text, embedding, windows, windows.sample_of_video, layout.sample_of_text
-            if self.gradient_checkpoint and torch.is_grad_enabled():
+            if number in self.recomputed and torch.is_grad_enabled():
                 video, text = checkpoint(block, *streams, use_reentrant=False)
             else:
                 video, text = block(*streams)

@@ -7,7 +7,7 @@ import torch
 from rotary_embedding_torch import RotaryEmbedding
 from torch import Tensor, nn
 
-from common.kernels.sent import sent
+from common.kernels.transfer import to_device
 from models.nadit.config import RopeConfig
 
 Tables = tuple[Tensor, Tensor]  # cos, sin, each [tokens, 3 * axis_frequencies] float32
@@ -21,7 +21,7 @@ def frequencies(rope: RopeConfig, device: torch.device | str = "cpu") -> Tensor:
     with torch.device("cpu"):  # a model built on the meta device still needs real numbers here
         kind = "lang" if rope.kind == "text_and_video" else "pixel"
         table = RotaryEmbedding(rope.axis_features, freqs_for=kind, theta=THETA, max_freq=MAX_FREQUENCY)
-    return sent(table.freqs.detach().float(), device)
+    return to_device(table.freqs.detach().float(), device)
 
 
 class RopeFrequencies(nn.Module):

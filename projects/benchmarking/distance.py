@@ -43,7 +43,7 @@ def results_of(pipeline: Pipeline) -> Results:
 
 
 def distances(
-    results: Results, preset: Preset, request: Request, parallel: Parallel, clip: NoiseClip, random_weights: bool
+    results: Results, preset: Preset, request: Request, parallel: Parallel, clip: NoiseClip
 ) -> dict[str, dict[str, float]]:
     """Distances by name: of `results` to one rank's and to float32, and of the reference path in the same dtype to it.
 
@@ -52,7 +52,7 @@ def distances(
     alone = Parallel(parallel.process, 1)
 
     def reference(of: Request, fold: bool) -> Results:
-        settings = resolve(preset, replace(of, shard_weights=False), parallel.process.device, random_weights)
+        settings = resolve(preset, replace(of, shard_weights=False), parallel.process.device)
         size = settings.geometry.network_size(clip.info.height, clip.info.width)
         plan = unplanned(settings, *size, clip.info.kind == "image")
         restorer = load(settings, alone, [plan], fold)

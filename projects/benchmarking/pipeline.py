@@ -14,7 +14,7 @@ from data.media import Frame, MediaInfo, MediaReader
 from projects.benchmarking.timing import peak_gib, timed
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.progress import Progress
-from projects.video_diffusion_sr.restore import decode_and_finish, encode, prepare, restore_frames, sample
+from projects.video_diffusion_sr.restore import Finished, decode_and_finish, encode, prepare, restore_frames, sample
 from projects.video_diffusion_sr.restorer import Restorer
 
 STAGES = ("encode", "transformer", "decode", "whole")
@@ -33,7 +33,7 @@ class NoiseClip(MediaReader):
 
     def _frames(self) -> Generator[Frame]:
         for number, pixels in enumerate(self._pixels):
-            yield Frame(pixels, Fraction(number, RATE))
+            yield Frame.of_rgb(pixels, Fraction(number, RATE))
 
 
 class Pipeline:
@@ -47,6 +47,7 @@ class Pipeline:
     def __init__(self, restorer: Restorer, clip: NoiseClip, plan: MemoryPlan, keep_result: bool = False) -> None:
         self.restorer, self.clip, self.plan, self.keep_result = restorer, clip, plan, keep_result
         self.progress = Progress("", None, show=False)
+        self.times: list[Fraction] = []
         self.latents: list[Tensor] = []
         self.restored: list[Tensor] = []
         self.result: Tensor | None = None
@@ -55,8 +56,10 @@ class Pipeline:
     def encode(self) -> None:
         """Resizing included."""
         self.latents = self.restored = []
+        self.restorer.infer.guard.begin()
+        self.times = []
         rows, latent_size = self.restorer.rows(self.clip.info), self.restorer.latent_size(self.clip.info)
-        frames = prepare(self.clip, self.restorer, rows, [])
+        frames = prepare(iter(self.clip), self.restorer, rows, self.times)
         self.latents = list(encode(frames, latent_size, self.restorer, rows, self.progress))
 
     def transformer(self) -> None:
@@ -67,15 +70,23 @@ class Pipeline:
         """Resizing for the colour fix, the fix and the rounding included."""
         info, rows = self.clip.info, self.restorer.rows(self.clip.info)
         size = self.restorer.geometry.output_size(info.height, info.width)
-        self._take(decode_and_finish(iter(self.restored), iter(self.clip), size, self.restorer, rows))
+        inputs, restored = iter(self.clip), iter(self.restored)
+        self._take(decode_and_finish(restored, inputs, self.times, size, self.restorer, rows))
 
     def whole(self) -> None:
         """All stages in one go, as a file goes."""
         self.latents = self.restored = []
-        self._take(restore_frames(self.clip, self.clip, self.restorer, self.progress, []))
+        frames, inputs = iter(self.clip), iter(self.clip)
+        self._take(restore_frames(self.clip.info, frames, inputs, self.restorer, self.progress))
 
-    def _take(self, finished: Iterator[tuple[Tensor, Tensor]]) -> None:
-        results = [result if self.keep_result else None for _, result in finished]
+    def _take(self, finished: Iterator[Finished]) -> None:
+        """The results on the host, a slice behind the device as a writer takes them."""
+        results = []
+        for part in finished:
+            results.append(part)
+            if len(results) > 1 and not self.keep_result:
+                results.pop(0).arrive()
+        results = [part.arrive()[0][0] for part in results]
         if self.keep_result and results:
             self.result = torch.cat(results)
 

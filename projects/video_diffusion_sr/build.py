@@ -6,24 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from common.checkpoint import load_into, read_state_dict
+from common.checkpoint import load_into
 from common.distributed.parallel import Parallel
-from common.distributed.sharded_inference import load_sharded
+from common.logger import get_logger
+from common.weights.read import read_weights
 from models.video_vae_v3.modules.fold import prepare_inference
 from models.video_vae_v3.modules.schedule import F43
 from projects.video_diffusion_sr.infer import Prompts, VideoDiffusionInfer
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
 from projects.video_diffusion_sr.memory.stages import Stages
 from projects.video_diffusion_sr.presets import Preset
-from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts
+from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts, read_prompt_pair
 from projects.video_diffusion_sr.request import DTYPES, ROOT, Request
 from projects.video_diffusion_sr.restorer import Restorer
-from projects.video_diffusion_sr.settings import RunSettings, network_without_weights, resolve
+from projects.video_diffusion_sr.settings import RunSettings, how_to_get, network_without_weights, resolve
 
 __all__ = ["DTYPES", "ROOT", "Request", "build", "build_network", "build_vae", "load", "seeded_prompts"]
+
+logger = get_logger(__name__)
 
 SEEDED_TEXT_TOKENS, RELEASED_TEXT_TOKENS = 4, POSITIVE.shape[0]
 
@@ -45,9 +47,15 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         ValueError: a checkpoint does not fit.
     """
     request, config, device = settings.request, settings.config, settings.device
+    if request.random_weights:
+        logger.warning(
+            "%s runs on SEEDED RANDOM WEIGHTS, as asked. The program does all its steps, but the result is not a "
+            "restoration.",
+            settings.preset.name,
+        )
     dit_path, vae_path = settings.checkpoints
     home = torch.device("cpu") if any(plan.offload != "none" for plan in plans) else device
-    load_network(settings.vae, vae_path, torch.device("cpu"), torch.float32)
+    load_network(settings.vae, vae_path, device, torch.float32)  # folded where it is fast, in float32, then rounded
     if fold:
         prepare_inference(settings.vae, winograd=winograds_of(plans, device))
     vae = settings.vae.to(home, settings.dtype)
@@ -63,7 +71,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         infer=VideoDiffusionInfer(
             vae=vae,
             dit=settings.dit,
-            prompts=build_prompts(settings),
+            prompts=on_device(build_prompts(settings), device, settings.dtype),
             sampling=settings.sampling,
             scaling_factor=config.vae.scaling_factor,
             team=parallel.team,
@@ -77,6 +85,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         use_sample=config.vae.use_sample,
         finish=request.finish,
         deinterlace=request.deinterlace,
+        overlap=request.overlap,
     )
 
 
@@ -105,11 +114,12 @@ def load_network(network: nn.Module, checkpoint: Path | None, device: torch.devi
     if checkpoint is None:
         seed_weights(network, device, dtype)
     else:
-        load_into(network, read_state_dict(checkpoint), dtype=dtype, device=device, source=checkpoint)
+        load_into(
+            network, read_weights(checkpoint, network.state_dict()), dtype=dtype, device=device, source=checkpoint
+        )
     network.requires_grad_(False)
 
 
-@torch.inference_mode(False)
 @torch.no_grad()
 def seed_weights(network: nn.Module, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
     """Random weights that keep activations near one, for a network on the meta device: the same in every dtype."""
@@ -127,11 +137,13 @@ def seed_weights(network: nn.Module, device: torch.device, dtype: torch.dtype, s
 
 def load_in_parts(settings: RunSettings, parallel: Parallel) -> None:
     """The transformer of `settings`, each rank of a group with its part of the weights."""
+    from common.distributed.sharded_inference import load_sharded  # FSDP takes two seconds to import
+
     path = settings.checkpoints[0]
     if path is None:
         state = build_network(settings.config.dit.model, None, settings.device, settings.dtype).state_dict()
     else:
-        state = read_state_dict(path)  # memory-mapped: no rank reads more than its part
+        state = read_weights(path, settings.dit.state_dict())  # memory-mapped: no rank reads more than its part
     blocks = settings.dit.blocks
     load_sharded(settings.dit, blocks, state, parallel.group, dtype=settings.dtype, source=path or "seeded weights")
 
@@ -147,18 +159,26 @@ def build_vae(
     return vae
 
 
+def on_device(prompts: Prompts, device: torch.device, dtype: torch.dtype) -> Prompts:
+    """Prompts where the transformer computes, so that no window waits for them."""
+    return Prompts(*(text.to(device, dtype) for text in (prompts.positive, prompts.negative)))
+
+
 def build_prompts(settings: RunSettings) -> Prompts:
-    """The two text embeddings: the released files, the tiny model's own, or seeded ones beside seeded weights."""
-    width, folder = settings.dit.config.txt_in_dim, settings.request.ckpt_dir
-    if settings.preset.download is not None:
-        if settings.checkpoints[0] is None:
-            return Prompts(*seeded_prompts(width, RELEASED_TEXT_TOKENS))
+    """The two text embeddings: the released files, or the tiny model's own; seeded ones beside seeded weights.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, damaged, or made for another width.
+    """
+    preset, width, folder = settings.preset, settings.dit.config.txt_in_dim, settings.request.ckpt_dir
+    if settings.request.random_weights:
+        return Prompts(*seeded_prompts(width, SEEDED_TEXT_TOKENS if preset.download is None else RELEASED_TEXT_TOKENS))
+    if preset.download is not None:
         return Prompts(*load_prompts(folder))
     path = folder / "tiny" / "prompts.safetensors"
-    if path.is_file():
-        stored = load_file(path)
-        return Prompts(stored["pos"], stored["neg"])
-    return Prompts(*seeded_prompts(width))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: {how_to_get(preset)}")
+    return Prompts(*read_prompt_pair(path, width))
 
 
 def seeded_prompts(width: int, tokens: int = SEEDED_TEXT_TOKENS) -> tuple[Tensor, Tensor]:

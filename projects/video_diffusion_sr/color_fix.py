@@ -8,19 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from projects.video_diffusion_sr.lab_color import lab_to_rgb, match_distribution, rgb_to_lab
+
 WAVELET_LEVELS = 5  # blurs with reach 1, 2, 4, 8, 16: below about 32 pixels is detail, above it colour
+KINDS = ("wavelet", "lab", "adain", "none")
 ADAIN_EPS = 1e-5  # added to the variance
 
 
 def fix_colour(kind: str, content: Tensor, style: Tensor) -> Tensor:
-    """`content` with the colours of `style`, by the method named `kind`: "wavelet", "adain" or "none"."""
+    """`content` with the colours of `style`, by the method named `kind`, one of `KINDS`."""
     if kind == "wavelet":
         return wavelet_reconstruction(content, style)
+    if kind == "lab":
+        return lab_transfer(content, style)
     if kind == "adain":
         return adain(content, style)
     if kind == "none":
         return content
-    raise ValueError(f"unknown colour fix {kind!r}; choose one of wavelet, adain, none")
+    raise ValueError(f"unknown colour fix {kind!r}; choose one of {', '.join(KINDS)}")
 
 
 def wavelet_reconstruction(content: Tensor, style: Tensor) -> Tensor:
@@ -37,6 +42,30 @@ def wavelet_reconstruction(content: Tensor, style: Tensor) -> Tensor:
     # The bands x_i - x_{i+1} sum to x_0 - x_5, and the blur is linear, so only the pictures' difference needs it:
     # (content - blur(content)) + blur(style) = content + blur(style - content), half of the work and of the memory.
     return content + low_frequencies(style.float() - content)
+
+
+def lab_transfer(content: Tensor, style: Tensor) -> Tensor:
+    """Lightness as `wavelet_reconstruction`; of a* and b*, the low frequencies get the distribution of `style`'s.
+
+    A colour stays where the network put it, while casts and saturation become the input's. Chroma noise and blocks of
+    the input, which "wavelet" takes over where they are large, only count as part of a distribution. Both halves are
+    made one picture at a time, so that memory does not grow with their number.
+
+    Args:
+        content, style: [B, 3, H, W] sRGB about [-1, 1], any float dtype, any size.
+
+    Returns:
+        float32 [B, 3, H, W], not clamped.
+    """
+    check_same_size(content, style)
+    fixed = torch.empty(content.shape, dtype=torch.float32, device=content.device)
+    for i in range(len(content)):
+        lab, wanted = rgb_to_lab(content[i : i + 1].float()), rgb_to_lab(style[i : i + 1].float())
+        low, target = low_frequencies(lab), low_frequencies(wanted)
+        change = target - low  # of lightness: the wavelet fix
+        change[:, 1:] = match_distribution(low[:, 1:], target[:, 1:]) - low[:, 1:]
+        fixed[i : i + 1] = lab_to_rgb(lab + change)
+    return fixed
 
 
 def low_frequencies(x: Tensor) -> Tensor:

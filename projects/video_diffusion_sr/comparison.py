@@ -1,44 +1,66 @@
 """For people who would rather look than read: input beside result, in a folder `compare` beside the results."""
 
+import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from torch import Tensor
 
+from common.logger import get_logger
 from data.media import MediaInfo
 from data.media.preview import SideBySide, contact_sheet
+from projects.video_diffusion_sr.file_errors import sentence
+
+logger = get_logger(__name__)
 
 FOLDER = "compare"
 STILLS = 6  # rows of a contact sheet
+SPARE_BYTES = 1 << 20  # besides what the result will still need
 
 
 class Comparison:
     """Side-by-side clip (or picture) of one file, and for clips a contact sheet of stills over its whole length.
 
-    A context manager that takes frames as they are made. Nothing is written unless `wanted`, or after an error.
+    Takes frames as they are made. It never costs the result: whatever goes wrong with it is a warning.
 
     Args:
         output: the result that it stands beside. info, size: as for the result's writer.
+        wanted: nothing is written otherwise.
     """
 
     def __init__(
         self, output: Path, info: MediaInfo, size: tuple[int, int], wanted: bool, frame_rate: Fraction | None = None
     ) -> None:
-        folder = output.parent / FOLDER
-        self.clip = SideBySide(folder / output.name, info, size, frame_rate=frame_rate) if wanted else None
-        self.sheet = folder / f"{output.stem}.png" if wanted and info.kind != "image" else None
+        self.folder = output.parent / FOLDER
+        self.name, self.expected = output.name, info.frame_count_hint
+        self.sheet = self.folder / f"{output.stem}.png" if wanted and info.kind != "image" else None
         self.stills: list[tuple[str, Tensor, Tensor]] = []
         self.seen, self.every = 0, 1
+        self.clip: SideBySide | None = None
+        if wanted:
+            try:
+                self.clip = SideBySide(self.folder / output.name, info, size, frame_rate=frame_rate)
+            except Exception as error:
+                self._give_up(error)
 
-    def write(self, inputs: Tensor, outputs: Tensor, times: Sequence[Fraction]) -> None:
-        """Append frames, u8 [T, 3, h, w] each: the resized input and the result."""
+    def write(
+        self, inputs: Tensor, outputs: Tensor, times: Sequence[Fraction], result: Path | None = None, written: int = 0
+    ) -> None:
+        """Append frames, u8 [T, 3, h, w] each: the resized input and the result.
+
+        Args:
+            result: the result so far, which must not lack the space that the comparison takes. written: its frames.
+        """
         if self.clip is None:
             return
-        self.clip.write(inputs, outputs, times)
+        try:
+            if result is not None:
+                self._leave_space(result, written)
+            self.clip.write(inputs, outputs, times)
+        except Exception as error:
+            self._give_up(error)
+            return
         for before, after, time in zip(inputs, outputs, times, strict=True):
             if self.seen % self.every == 0:
                 self.stills.append((f"bicubic, {float(time):.2f} s", before, after))
@@ -46,15 +68,38 @@ class Comparison:
             if len(self.stills) == 2 * STILLS:  # the length is unknown until the end: keep every second so far
                 self.stills, self.every = self.stills[::2], 2 * self.every
 
-    def __enter__(self) -> Self:
-        (self.clip or nullcontext()).__enter__()
-        return self
+    def complete(self) -> None:
+        """Give the clip and the sheet their names."""
+        clip, self.clip = self.clip, None
+        if clip is None:
+            return
+        try:
+            clip.__exit__(None, None, None)
+            if self.sheet is not None:
+                count = min(STILLS, len(self.stills))
+                contact_sheet([self.stills[i * len(self.stills) // count] for i in range(count)], self.sheet)
+        except Exception as error:
+            self._say(error)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        (self.clip or nullcontext()).__exit__(kind, error, trace)
-        if kind is None and self.sheet is not None:
-            count = min(STILLS, len(self.stills))
-            chosen = [self.stills[i * len(self.stills) // count] for i in range(count)]
-            contact_sheet(chosen, self.sheet)
+    def abandon(self) -> None:
+        """Leave nothing of it behind."""
+        clip, self.clip = self.clip, None
+        if clip is not None:
+            stopped = ValueError("abandoned")
+            clip.__exit__(ValueError, stopped, None)
+
+    def _leave_space(self, result: Path, written: int) -> None:
+        """OSError where the comparison would take the last space of the disk, which the result needs."""
+        size = result.stat().st_size
+        left = max((self.expected or 2 * written) - written, 0)
+        needed = 2 * size * left // max(written, 1) + SPARE_BYTES
+        if shutil.disk_usage(result.parent).free < needed:
+            raise OSError(f"the disk is nearly full, and the result still needs about {needed / 2**20:.0f} MiB")
+
+    def _give_up(self, error: Exception) -> None:
+        self._say(error)
+        self.abandon()
+
+    def _say(self, error: Exception) -> None:
+        logger.warning("%s", sentence(error, self.folder / self.name, "compared"))
+        logger.debug("where it happened:", exc_info=error)

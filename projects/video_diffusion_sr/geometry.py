@@ -1,15 +1,15 @@
 """From the size of the file to the size of the result, and to the size that the networks accept."""
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from data.image.transforms.divisible_crop import DivisibleCrop
-from data.image.transforms.na_resize import NaResize
+from data.image.transforms.na_resize import resize_8_bit
 from data.video.framing import pad_to_multiple
+from projects.video_diffusion_sr.output_size import OutputSize
 
 Fit = Literal["pad", "crop"]
 
@@ -18,25 +18,28 @@ Fit = Literal["pad", "crop"]
 class Geometry:
     """How one file's frames become the networks' and back.
 
-    The area res_h * res_w is what the user asks for; the aspect ratio stays the file's.
+    The area res_h * res_w is what the user asks for, the aspect ratio stays the file's; or any other `OutputSize`.
 
     Args:
-        res: asked (height, width) in pixels.
+        res: asked (height, width) in pixels, an area.
         multiple: what the networks can divide, spatial compression times patch.
         fit: "pad" mirrors the border and cuts the result back, so it has exactly the resized size; "crop" takes the
             centre, as the reference does, and loses up to `multiple - 1` rows and columns.
+        size: another way of asking for a size than `res`, which it replaces.
     """
 
     res: tuple[int, int]
     multiple: int
     fit: Fit = "pad"
+    size: OutputSize | None = None
 
-    def resize(self) -> NaResize:
-        return NaResize(sqrt(self.res[0] * self.res[1]), mode="area")
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of frames of this size after resizing, before any crop."""
+        return (self.size or OutputSize(area=self.res)).of(height, width)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the result for frames of this size."""
-        h, w = self.resize().output_size(height, width)
+        h, w = self.resized(height, width)
         if self.fit == "crop":
             h, w = h - h % self.multiple, w - w % self.multiple
         if min(h, w) < 1:
@@ -49,7 +52,8 @@ class Geometry:
 
     def to_output(self, pixels: Tensor, device: torch.device | str) -> Tensor:
         """One frame u8 [3, H, W] -> float32 [3, h, w] in [-1, 1], resized: what the result is compared with."""
-        frame = self.resize().from_8_bit(pixels.to(device)).clamp(0, 1)
+        size = self.resized(*pixels.shape[-2:])
+        frame = resize_8_bit(pixels.to(device), size).clamp(0, 1)
         if self.fit == "crop":
             frame = DivisibleCrop(self.multiple)(frame)
         return frame * 2 - 1

@@ -16,6 +16,7 @@ from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from models.video_vae_v3.modules.rows import RowExchange
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories
+from projects.video_diffusion_sr.finite_guard import FiniteGuard
 from projects.video_diffusion_sr.memory.stages import SAMPLE, Stages
 from projects.video_diffusion_sr.sampling import Sampling
 
@@ -53,6 +54,7 @@ class VideoDiffusionInfer:
         self.vae, self.dit, self.prompts, self.sampling = vae, dit, prompts, sampling
         self.scaling_factor, self.team = scaling_factor, team
         self.stages = stages or Stages(vae, dit, next(vae.parameters()).device)
+        self.guard = FiniteGuard()
         self.schedule = LinearInterpolation(sampling.T)
         self.sampler = EulerSampler(
             self.schedule, uniform_trailing(sampling.steps, sampling.T, sampling.shift), sampling.prediction_type
@@ -76,7 +78,7 @@ class VideoDiffusionInfer:
         """
         posterior = DiagonalGaussian(self.stages.encode(frames[None], memory).float())
         latents = posterior.mode() if noise is None else posterior.sample(noise.permute(3, 0, 1, 2)[None])
-        return latents[0].permute(1, 2, 3, 0) * self.scaling_factor
+        return self.guard.watch("the VAE's encoder", latents[0].permute(1, 2, 3, 0) * self.scaling_factor)
 
     @torch.inference_mode()
     def condition(self, latents: Tensor, noise: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ class VideoDiffusionInfer:
                 lambda: positive(x, t), lambda: negative(x, t), step, self.sampler.steps, sample_dim=None
             )
 
-        return self.sampler.sample(noise, predict)
+        return self.guard.watch("the transformer", self.sampler.sample(noise, predict))
 
     def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor):
         """The network as a function of (x_t, t), with everything that stays the same over the steps done once."""
@@ -134,4 +136,4 @@ class VideoDiffusionInfer:
         In the VAE's dtype on the device; in tiles float32 on the host.
         """
         z = (latents / self.scaling_factor).permute(3, 0, 1, 2)[None]
-        return self.stages.decode(z, memory)[0]
+        return self.guard.watch("the VAE's decoder", self.stages.decode(z, memory)[0])

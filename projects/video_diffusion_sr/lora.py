@@ -5,6 +5,7 @@ under the names of the layers they belong to, `blocks.0.attn.proj_qkv.vid.lora_A
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from common.checkpoint import save_safetensors
+from common.checkpoint import read_state_dict, save_safetensors
+from common.extras import need
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -23,6 +25,7 @@ FACTORS = ("lora_A", "lora_B")
 ADAPTER = "default"  # peft's name for the only adapter of a model
 BASE = "base_layer"  # where peft keeps the layer that it wrapped
 HEADER = "lora"
+ADVICE = "train one with projects/train.py ... --lora rank=16, or leave --lora out"
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,15 @@ def add_lora(dit: nn.Module, settings: LoraSettings) -> None:
 
     Works on the meta device as well. State-dict names of adapted layers change, see `with_base_names`.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    config = LoraConfig(
+    peft = need("peft", "train", "training a LoRA")
+    config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.strength * settings.rank,
         lora_dropout=0.0,
         bias="none",
         target_modules=ADAPTED,
     )
-    inject_adapter_in_model(config, dit, adapter_name=ADAPTER)
+    peft.inject_adapter_in_model(config, dit, adapter_name=ADAPTER)
     for name, parameter in dit.named_parameters():
         parameter.requires_grad_(is_factor(name))
 
@@ -111,14 +113,41 @@ def read_lora(path: str | Path) -> tuple[dict[str, Tensor], LoraSettings]:
     """Factors and settings out of a file of `save_lora`.
 
     Raises:
-        ValueError: the file holds no LoRA.
+        FileNotFoundError, ValueError: no such file, a damaged one, or one that holds no LoRA.
     """
+    factors = read_state_dict(path)
     with safe_open(path, framework="pt") as file:
         header = (file.metadata() or {}).get(HEADER)
-        factors = {name: file.get_tensor(name) for name in file.keys()}
     if header is None or not factors or not all(is_factor(name) for name in factors):
-        raise ValueError(f"{path} is no LoRA of this project: train one with projects/train.py ... --lora rank=16")
-    return factors, LoraSettings(**json.loads(header))
+        raise ValueError(f"{path} is no LoRA of this project: {ADVICE}")
+    settings = read_header(header, path)
+    for name, tensor in factors.items():
+        layer, _, rest = name.rpartition(".lora_")
+        side = {"A.weight": 0, "B.weight": 1}.get(rest)
+        if not layer or side is None:
+            raise ValueError(f"{path}: {name} is not the name of a factor, LAYER.lora_A.weight; {ADVICE}")
+        if tensor.ndim != 2 or not tensor.is_floating_point() or tensor.shape[side] != settings.rank:
+            raise ValueError(
+                f"{path}: {name} is {tensor.dtype} {list(tensor.shape)}, not floats of rank {settings.rank}; {ADVICE}"
+            )
+        if not bool(tensor.float().isfinite().all()):
+            raise ValueError(f"{path}: {name} holds values that are not finite; {ADVICE}")
+    return factors, settings
+
+
+def read_header(text: str, path: str | Path) -> LoraSettings:
+    """The settings that a file says about its factors; ValueError unless they make sense."""
+    try:
+        said = json.loads(text)
+        rank, alpha = said["rank"], said.get("alpha")
+        whole = isinstance(rank, int) and not isinstance(rank, bool)
+        if set(said) - {"rank", "alpha"} or not whole or not (alpha is None or math.isfinite(alpha)):
+            raise ValueError("rank must be a whole number and alpha a finite one")
+        return LoraSettings(rank, None if alpha is None else float(alpha))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: its header says {text[:80]!r}, which is no rank and alpha ({error}); {ADVICE}"
+        ) from error
 
 
 @torch.no_grad()
@@ -130,8 +159,10 @@ def load_lora(model: nn.Module, path: str | Path, scale: float = 1.0) -> None:
         scale: 1 as it was trained, 0 not at all.
 
     Raises:
-        ValueError: the file is none, or belongs to a model with other layers.
+        ValueError: the file is none, or belongs to a model with other layers, or `scale` is not finite.
     """
+    if not math.isfinite(scale):
+        raise ValueError(f"--lora_scale {scale} must be a finite number; 1 is as it was trained")
     factors, settings = read_lora(path)
     layers = dict(model.named_modules())
     names = sorted({name.rsplit(".", 2)[0] for name in factors})

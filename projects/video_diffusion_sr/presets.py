@@ -37,6 +37,7 @@ class Preset:
 
 SEEDVR2_3B = Preset("SeedVR2-3B", "configs_3b/main.yaml", "seedvr2_ema_3b.pth", "seedvr2_3b")
 SEEDVR2_7B = Preset("SeedVR2-7B", "configs_7b/main.yaml", "seedvr2_ema_7b.pth", "seedvr2_7b")
+SEEDVR2_7B_SHARP = Preset("SeedVR2-7B-sharp", "configs_7b/main.yaml", "seedvr2_ema_7b_sharp.pth", "seedvr2_7b_sharp")
 MULTI_STEP = {"steps": 50, "cfg_scale": 6.5, "condition_noise": 0.1, "channels_read_as_width": True}
 SEEDVR_3B = Preset("SeedVR-3B", "configs_3b/main.yaml", "seedvr_ema_3b.pth", "seedvr_3b", **MULTI_STEP)
 SEEDVR_7B = Preset("SeedVR-7B", "configs_7b/main.yaml", "seedvr_ema_7b.pth", "seedvr_7b", **MULTI_STEP)
@@ -47,6 +48,7 @@ SEEDVR2_TINY = Preset(
 PRESETS = {
     "seedvr2_3b": SEEDVR2_3B,
     "seedvr2_7b": SEEDVR2_7B,
+    "seedvr2_7b_sharp": SEEDVR2_7B_SHARP,
     "seedvr_3b": SEEDVR_3B,
     "seedvr_7b": SEEDVR_7B,
     "seedvr2_tiny": SEEDVR2_TINY,

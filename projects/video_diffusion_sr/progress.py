@@ -1,9 +1,12 @@
 """A bar that knows how long a file still takes."""
 
+import contextlib
 from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
+
+from common.logger import printable
 
 # Rough shares of the time that a frame spends in each stage, so that the time left is about right from the start.
 WEIGHTS = {"encode": 2, "sample": 2, "decode": 4}
@@ -19,15 +22,20 @@ class Progress:
     """
 
     def __init__(self, name: str, frames: int | None, show: bool = True) -> None:
-        self.name = name
+        self.name = printable(name)
         total = None if frames is None else frames * sum(WEIGHTS.values())
         shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed} (left {remaining})" if total else "{desc} {elapsed}"
-        self.bar = tqdm(total=total, desc=name, bar_format=shape, disable=not show, leave=False, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=total, desc=self.name, bar_format=shape, disable=not show, leave=False, dynamic_ncols=True
+        )
 
     def advance(self, stage: str, frames: int) -> None:
         """So many frames are through a stage ("encode", "sample" or "decode")."""
-        self.bar.set_description_str(f"{self.name} {stage}", refresh=False)
-        self.bar.update(frames * WEIGHTS[stage])
+        try:
+            self.bar.set_description_str(f"{self.name} {stage}", refresh=False)
+            self.bar.update(frames * WEIGHTS[stage])
+        except OSError:  # the terminal is gone; the work is not
+            self.bar.disable = True
 
     def expect(self, frames: int) -> None:
         """The true number of frames is known now."""
@@ -39,4 +47,5 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.close()
+        with contextlib.suppress(OSError):
+            self.bar.close()

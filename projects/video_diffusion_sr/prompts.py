@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from common.checkpoint import load_tensors_only
+from common.checkpoint import load_tensors_only, read_state_dict
 from common.hub import sha256_of
 from common.logger import get_logger
 
@@ -51,3 +51,20 @@ def load_prompt(directory: Path, prompt: Prompt) -> Tensor:
     if sha256_of(path) != prompt.sha256:
         logger.warning("%s is not the released embedding (its SHA-256 differs); results will differ, too", path)
     return tensor.detach()
+
+
+def read_prompt_pair(path: Path, width: int) -> tuple[Tensor, Tensor]:
+    """(positive, negative), [tokens, width] each, out of one `.safetensors` file with `pos` and `neg`.
+
+    Raises:
+        ValueError: damaged, without one of them, or of another shape.
+    """
+    stored = read_state_dict(path)
+    for name in ("pos", "neg"):
+        tensor = stored.get(name)
+        if tensor is None or tensor.ndim != 2 or tensor.shape[1] != width or not tensor.is_floating_point():
+            found = "nothing" if tensor is None else f"{list(tensor.shape)} {tensor.dtype}"
+            raise ValueError(f"{path}: `{name}` must be an embedding of [tokens, {width}] floats, found {found}")
+        if not bool(tensor.float().isfinite().all()):
+            raise ValueError(f"{path}: `{name}` holds values that are not finite; get the file again")
+    return stored["pos"], stored["neg"]

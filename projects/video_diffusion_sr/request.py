@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from projects.video_diffusion_sr.output_size import OutputSize
+
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -14,7 +16,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 class Finish:
     """What a user may ask of the result.
 
-    color_fix: "wavelet", "adain" or "none". strength: 1 is the restored clip, 0 the resized input.
+    color_fix: one of `color_fix.KINDS`. strength: 1 is the restored clip, 0 the resized input.
     frame_rate: play the same frames at this rate; None keeps the file's own times. crf: H.264 quality, lower is better.
     compare: also write a side-by-side clip and a contact sheet.
     """
@@ -30,11 +32,15 @@ class Finish:
 class Request:
     """None: what the preset or its YAML says.
 
-    res: output (height, width), an area; the aspect ratio stays the file's. fit: see `Geometry`.
+    res: output (height, width), an area; the aspect ratio stays the file's. size: another way of asking, see
+    `OutputSize`. fit: see `Geometry`.
     dtype: of both networks. window_frames: 0 for whole clips whatever their length.
     shard_weights: the transformer's weights are spread over the ranks that share a clip.
     vram: GiB of GPU memory to stay within. weights_8_bit: the transformer's weights are kept as 8-bit floats.
-    ckpt_dir: where weights and prompt embeddings lie. overrides: `key=value` for the YAML.
+    random_weights: seeded random weights and prompts in place of trained ones; `ckpt_dir` is not read.
+    overlap: reading and writing happen in threads beside the one that computes.
+    ckpt_dir: where weights and prompt embeddings lie; checkpoint, vae_checkpoint: files of weights that lie elsewhere.
+    overrides: `key=value` for the YAML.
     """
 
     res: tuple[int, int]
@@ -46,6 +52,9 @@ class Request:
     cfg_scale: float | None = None
     window_frames: int | None = None
     ckpt_dir: Path = ROOT / "ckpts"
+    checkpoint: Path | None = None
+    vae_checkpoint: Path | None = None
+    size: OutputSize | None = None
     config: str | None = None
     overrides: tuple[str, ...] = ()
     lora: Path | None = None
@@ -53,5 +62,7 @@ class Request:
     shard_weights: bool = False
     vram: float | None = None
     weights_8_bit: bool = False
+    random_weights: bool = False
     deinterlace: str = "auto"
+    overlap: bool = True
     finish: Finish = field(default_factory=Finish)

@@ -1,13 +1,11 @@
 """One file, from its name to the name of its result: read, prepare, encode, condition, sample, decode, finish, write.
 
 Everything streams: a slice of frames is read, resized and encoded, a slice of latents is decoded, finished and written.
-What is held is one window of latents. The colours of the input are needed again when the result is finished, for which
-the file is read a second time: a clip of any length needs no more memory than a short one.
+What is held is one window of latents. Reading and writing happen in threads of their own (`clip_run.py`), and nothing
+in here waits for the device.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -17,94 +15,148 @@ import torch
 from torch import Tensor
 
 from common.distributed.row_parallel import Rows
-from common.logger import get_logger
+from common.kernels.transfer import HostCopy, Pace, to_device
 from common.seed import frame_noise
-from data.media import Frame, MediaError, MediaInfo, MediaReader, open_media, open_writer, output_path
+from data.media import Frame, MediaInfo, rgb_of
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories
+from projects.video_diffusion_sr.clip_run import ClipRun
 from projects.video_diffusion_sr.color_fix import fix_colour
-from projects.video_diffusion_sr.comparison import Comparison
+from projects.video_diffusion_sr.file_errors import InputError, NotFiniteError, OutputError, rebuild
 from projects.video_diffusion_sr.geometry import to_8_bit
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.memory.predict import FINISH_FRAMES
 from projects.video_diffusion_sr.progress import Progress
-from projects.video_diffusion_sr.report import Report, peak, reset_peak
+from projects.video_diffusion_sr.report import Report, reset_peak
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.result import Existing
 
-logger = get_logger(__name__)
-
-
-class InputError(MediaError):
-    """The input cannot be read: all ranks that share it find the same, so the run can go on with the next file."""
+Stored = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def restore_clip(
-    source: Path, output_dir: Path, restorer: Restorer, show_progress: bool = False, plan: MemoryPlan | None = None
+    source: Path,
+    output_dir: Path,
+    restorer: Restorer,
+    show_progress: bool = False,
+    plan: MemoryPlan | None = None,
+    existing: Existing = "replace",
+    new_progress: Callable[[str, int | None, bool], Progress] = Progress,
 ) -> Report | None:
     """Restore one file.
 
     Args:
         plan: how to run it; None: `Restorer.default_plan`.
+        existing: what to do with a result that is there, or that another run makes now.
+        new_progress: (name, frames, whether to show it) -> what is told of the progress.
     Returns:
         What was done; None on ranks that only help. The result appears under its name only when it is complete.
     Raises:
         InputError: the file cannot be opened or read to its end; nothing is left behind.
-        MediaError: the result cannot be written; nothing is left behind.
+        OutputError, MediaError: the result cannot be written; nothing is left behind.
+        NotFiniteError: a network returned values that are not numbers.
+        SkippedError: see `existing`.
+        These four come on all ranks that share the clip, and only these: after any other error the ranks may wait for
+        each other.
     """
-    started = time.perf_counter()
+    with ClipRun(source, output_dir, restorer, existing) as run:
+        compute(run, restorer, plan, show_progress, new_progress)
+        return run.complete()
+
+
+def compute(
+    run: ClipRun,
+    restorer: Restorer,
+    plan: MemoryPlan | None,
+    show_progress: bool = False,
+    new_progress: Callable[[str, int | None, bool], Progress] = Progress,
+) -> None:
+    """Everything that the device does for one file; its frames are handed to the run's writer as they are made."""
     reset_peak(restorer.device)
-    leads = restorer.parallel.leads
-    with ExitStack() as stack:
-        reader, again = (stack.enter_context(_open(source, restorer)) for _ in range(2))
-        info, output = reader.info, output_path(source, output_dir, reader.info)
-        size = restorer.geometry.output_size(info.height, info.width)
-        plan = restorer.follow(info, plan)
-        progress = stack.enter_context(Progress(source.name, info.frame_count_hint, show_progress and leads))
-        times: list[Fraction] = []
-        finished = restore_frames(reader, again, restorer, progress, times)  # u8 [T, 3, h, w] pairs
-        written = 0
-        if leads:
-            written = write(finished, times, output, info, size, restorer.finish, progress)
-        else:
-            for _ in finished:
-                pass
-    if not leads:
-        return None
-    seconds = time.perf_counter() - started
-    memory = peak(restorer.device, plan)
-    return Report(source, output, written, size, seconds, damage=reader.damage, **memory)
+    run.begin(restorer.follow(run.info, plan))
+    shared = restorer.parallel.size > 1
+    with (
+        restorer.parallel.verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild),
+        new_progress(run.source.name, run.info.frame_count_hint, show_progress and run.leads) as progress,
+    ):
+        for finished in restore_frames(run.info, run.frames, run.inputs, restorer, progress, run.stored):
+            run.write(finished)
+            progress.advance("decode", finished.count)
+        if shared:  # every rank checks what it computed itself
+            restorer.infer.guard.check(run.source.name)
+        run.end()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A slice of finished frames on their way to the host, on the rank that writes them.
+
+    times: T, seconds. stages: which of them the marks stand for, see `FiniteGuard.marks`.
+    compared: the frames come with what a comparison shows.
+    """
+
+    copy: HostCopy
+    times: list[Fraction]
+    stages: tuple[str, ...]
+    compared: bool
+
+    def arrive(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None, Tensor]:
+        """(the frames as stored, [T, ...] each; resized input and result, u8 [T, 3, h, w]; marks), on the host.
+
+        Waits until they are there.
+        """
+        *stored, marks = self.copy.arrive()
+        return (tuple(stored[:-2]), tuple(stored[-2:]), marks) if self.compared else (tuple(stored), None, marks)
+
+    @property
+    def count(self) -> int:
+        return len(self.times)
+
+    @property
+    def nbytes(self) -> int:
+        return self.copy.nbytes
+
+
+def as_rgb(frames: Tensor) -> tuple[Tensor, ...]:
+    """Frames stored as they are."""
+    return (frames,)
 
 
 def restore_frames(
-    reader: MediaReader, again: MediaReader, restorer: Restorer, progress: Progress, times: list[Fraction]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(resized input, result), u8 [T, 3, h, w] on the CPU, slice by slice, of a clip that `restorer` follows.
+    info: MediaInfo,
+    frames: Iterator[Frame],
+    inputs: Iterator[Frame],
+    restorer: Restorer,
+    progress: Progress,
+    stored: Stored = as_rgb,
+) -> Iterator[Finished]:
+    """The finished frames, slice by slice, of a clip that `restorer` follows; on the leader of a group only.
 
     Args:
-        reader, again: the same file twice. times: of the frames, appended as they are read.
+        frames, inputs: the frames of the file twice: for the networks, and for the colours of the result.
+        stored: makes of frames, u8 [T, 3, h, w] on their device, what a file stores, see `MediaWriter.planes_for`.
     """
-    info = reader.info
+    restorer.infer.guard.begin()
+    times: list[Fraction] = []
     size, latent_size = restorer.geometry.output_size(info.height, info.width), restorer.latent_size(info)
     rows = restorer.rows(info)
-    frames = prepare(reader, restorer, rows, times)  # [3, own rows, w'] each
-    latents = encode(frames, latent_size, restorer, rows, progress)  # [t, h, w, c] pieces
+    prepared = prepare(frames, restorer, rows, times)  # [3, own rows, w'] each
+    latents = encode(prepared, latent_size, restorer, rows, progress)  # [t, h, w, c] pieces
     restored = sample(latents, restorer, progress)  # [t, h, w, c] pieces
-    return decode_and_finish(restored, iter(again), size, restorer, rows)
+    return decode_and_finish(restored, inputs, times, size, restorer, rows, stored)
 
 
-def prepare(reader: MediaReader, restorer: Restorer, rows: Rows, times: list[Fraction]) -> Iterator[Tensor]:
+def prepare(frames: Iterator[Frame], restorer: Restorer, rows: Rows, times: list[Fraction]) -> Iterator[Tensor]:
     """This rank's rows of resized, padded frames, [3, rows, w'] float32 in [-1, 1]; times are appended to `times`."""
-    scale = restorer.infer.vae.spatial_factor
-    try:
-        for frame in reader:
-            times.append(frame.time)
-            pixels = restorer.geometry.to_network(restorer.geometry.to_output(frame.pixels, restorer.device))
+    scale, geometry = restorer.infer.vae.spatial_factor, restorer.geometry
+    while group := list(islice(frames, FINISH_FRAMES)):
+        times.extend(frame.time for frame in group)
+        for rgb in rgb_of(group, restorer.device):
+            pixels = geometry.to_network(geometry.to_output(rgb, restorer.device))
             # A copy of these rows: a view of them would hold the whole frame.
             yield rows.own(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
-    except MediaError as error:
-        raise InputError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -126,11 +178,12 @@ def encode(
     Args:
         frames: this rank's rows of the padded frames, [3, rows, w'] each. latent_size: (h, w) of whole pictures.
     """
-    infer, seen = restorer.infer, 0
+    infer, seen, pace = restorer.infer, 0, Pace(restorer.device)
     memory = infer.new_memory(rows.exchange)
     for piece in slices(frames, restorer.slice_frames, infer.vae.temporal_factor):
         restorer.parallel.process.alive(f"latent frame {piece.first} of a clip")
         yield rows.whole(encode_rows(piece, latent_size, restorer, rows, memory))
+        pace.step()
         seen += piece.real
         progress.advance("encode", piece.real)
     progress.expect(seen)
@@ -147,7 +200,8 @@ def encode_rows(
         return torch.empty(shape[0], 0, *shape[2:], device=restorer.device)
     noise = None
     if restorer.use_sample:
-        noise = rows.own(frame_noise(restorer.seed, "posterior", piece.first, *shape), 1).to(restorer.device)
+        noise = frame_noise(restorer.seed, "posterior", piece.first, *shape)
+        noise = to_device(rows.own(noise, 1), restorer.device)
     return infer.encode_slice(piece.clip, memory, noise)
 
 
@@ -170,7 +224,7 @@ def sample(latents: Iterator[Tensor], restorer: Restorer, progress: Progress) ->
 
     def restore_window(window: Tensor, first: int) -> Tensor:
         noises = {
-            kind: frame_noise(restorer.seed, kind, first, *window.shape).to(window.device)
+            kind: to_device(frame_noise(restorer.seed, kind, first, *window.shape), window.device)
             for kind in ("start", "condition")
         }
         condition = infer.condition(window, noises["condition"])  # t h w c+1
@@ -182,28 +236,38 @@ def sample(latents: Iterator[Tensor], restorer: Restorer, progress: Progress) ->
 
 
 def decode_and_finish(
-    restored: Iterator[Tensor], inputs: Iterator[Frame], size: tuple[int, int], restorer: Restorer, rows: Rows
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(resized input, result), u8 [T, 3, h, w] on the CPU, slice by slice; on the leader of a group only.
+    restored: Iterator[Tensor],
+    inputs: Iterator[Frame],
+    times: list[Fraction],
+    size: tuple[int, int],
+    restorer: Restorer,
+    rows: Rows,
+    stored: Stored = as_rgb,
+) -> Iterator[Finished]:
+    """Finished frames, slice by slice; on the leader of a group only.
 
     Every rank decodes its rows of a slice and finishes its share of the slice's frames. What lies beyond the end of the
     input was only repeated to fill the last latent frame, and is dropped.
     """
-    infer, factor, starts = restorer.infer, restorer.infer.vae.temporal_factor, True
+    infer, factor, done, pace = restorer.infer, restorer.infer.vae.temporal_factor, 0, Pace(restorer.device)
     memory = infer.new_memory(rows.exchange)
     step = None if restorer.slice_frames is None else restorer.slice_frames // factor
     for window in restored:
         for piece in window.split(step or len(window)):
             restorer.parallel.process.alive("a slice of a clip")
-            frames = factor * len(piece) - starts * (factor - 1)  # a clip's first latent is one frame
-            starts = False
+            frames = factor * len(piece) - (done == 0) * (factor - 1)  # a clip's first latent is one frame
             clip = rows.to_frames(decode_rows(piece, frames, restorer, rows, memory), infer.vae.spatial_factor)
             degraded = list(islice(inputs, frames))
-            span = rows.frame_span(frames)
-            pairs = finish_frames(clip, degraded[span], size, restorer)
-            whole = [rows.to_leader(part, frames) for part in pairs]
+            parts = finish_frames(clip, degraded[rows.frame_span(frames)], size, restorer)
+            whole = [rows.to_leader(part, frames) for part in parts]
             if restorer.parallel.leads:
-                yield tuple(part[: len(degraded)].cpu() for part in whole)
+                whole = [part[: len(degraded)] for part in whole]
+                (stages, marks), compared = infer.guard.marks(), restorer.finish.compare
+                copy = HostCopy(*stored(whole[-1]), *(whole if compared else ()), marks)
+                yield Finished(copy, times[: len(degraded)], stages, compared)
+            del times[: len(degraded)]  # a stream has no end of them
+            done += len(degraded)
+            pace.step()
 
 
 def decode_rows(
@@ -217,68 +281,32 @@ def decode_rows(
     return torch.empty(3, frames, 0, width, dtype=infer.stages.vae_dtype, device=restorer.device)
 
 
-def finish_frames(
-    clip: Tensor, degraded: list[Frame], size: tuple[int, int], restorer: Restorer
-) -> tuple[Tensor, Tensor]:
-    """(resized input, result), u8 [T, 3, h, w], of decoded frames [3, T, h', w'] and the input's, a few at a time.
+def finish_frames(clip: Tensor, degraded: list[Frame], size: tuple[int, int], restorer: Restorer) -> tuple[Tensor, ...]:
+    """Results, u8 [T, 3, h, w], of decoded frames [3, T, h', w'] and the input's, a few at a time.
 
-    Frames beyond the end of the input are zeros.
+    With a comparison to be written the resized input comes before them. Frames beyond the end of the input are zeros.
     """
-    pairs = [torch.zeros(clip.shape[1], 3, *size, dtype=torch.uint8, device=restorer.device) for _ in range(2)]
+    count = 2 if restorer.finish.compare else 1
+    parts = [torch.zeros(clip.shape[1], 3, *size, dtype=torch.uint8, device=restorer.device) for _ in range(count)]
     for start in range(0, len(degraded), FINISH_FRAMES):
         given = degraded[start : start + FINISH_FRAMES]
-        resized = torch.stack([restorer.geometry.to_output(frame.pixels, restorer.device) for frame in given])
+        rgb = rgb_of(given, restorer.device)
+        resized = torch.stack([restorer.geometry.to_output(frame, restorer.device) for frame in rgb])
         part = clip[:, start : start + len(given)].to(restorer.device)
-        for target, result in zip(pairs, finish(part, resized, restorer.finish), strict=True):
+        results = [to_8_bit(resized)] if restorer.finish.compare else []
+        results.append(to_8_bit(finish(part, resized, restorer.finish)))
+        for target, result in zip(parts, results, strict=True):
             target[start : start + len(given)] = result
-    return tuple(pairs)
+    return tuple(parts)
 
 
-def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> tuple[Tensor, Tensor]:
-    """The padding cut off, the colours of the input given back, rounded.
+def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> Tensor:
+    """The padding cut off, and the colours of the input given back: [T, 3, h, w] float32 about [-1, 1].
 
     Args:
         clip: [3, T', h', w'] decoded. degraded: [T, 3, h, w] the resized input, T <= T'.
-    Returns:
-        (resized input, result), u8 [T, 3, h, w].
     """
     frames, _, height, width = degraded.shape
     content = clip[:, :frames, :height, :width].transpose(0, 1).float()
     result = fix_colour(wishes.color_fix, content, degraded)
-    if wishes.strength != 1.0:
-        result = torch.lerp(degraded, result, wishes.strength)
-    return to_8_bit(degraded), to_8_bit(result)
-
-
-def write(
-    finished: Iterator[tuple[Tensor, Tensor]],
-    times: list[Fraction],
-    output: Path,
-    info: MediaInfo,
-    size: tuple[int, int],
-    wishes: Finish,
-    progress: Progress,
-) -> int:
-    """Write the result, and the comparison where it is wished; returns the number of frames."""
-    quality = {} if wishes.crf is None else {"crf": wishes.crf}
-    written = 0
-    with (
-        open_writer(output, info, size, frame_rate=wishes.frame_rate, **quality) as writer,
-        Comparison(output, info, size, wishes.compare, wishes.frame_rate) as comparison,
-    ):
-        for inputs, outputs in finished:
-            shown = times[written : written + len(outputs)]
-            writer.write(outputs, shown)
-            comparison.write(inputs, outputs, shown)
-            written += len(outputs)
-            progress.advance("decode", len(outputs))
-        if written != len(times):
-            raise MediaError(f"{info.path}: {len(times)} frames were read, but {written} when reading it once more")
-    return written
-
-
-def _open(source: Path, restorer: Restorer) -> MediaReader:
-    try:
-        return open_media(source, deinterlace=restorer.deinterlace)
-    except MediaError as error:
-        raise InputError(str(error)) from error
+    return result if wishes.strength == 1.0 else torch.lerp(degraded, result, wishes.strength)

@@ -27,6 +27,7 @@ class Restorer:
     use_sample: bool = True  # encode to a sample of the posterior, not its mean
     finish: Finish = field(default_factory=Finish)
     deinterlace: str = "auto"
+    overlap: bool = True  # reading and writing happen in threads beside the one that computes
 
     @property
     def device(self) -> torch.device:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from common.config import create_object, load_config
-from common.logger import get_logger
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.geometry import Geometry
@@ -17,8 +16,7 @@ from projects.video_diffusion_sr.long_clips import check_window
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import DTYPES, ROOT, Request
 from projects.video_diffusion_sr.sampling import Sampling, read_sampling
-
-logger = get_logger(__name__)
+from projects.video_diffusion_sr.weight_files import find_weights, with_named_weights
 
 
 @dataclass(frozen=True)
@@ -55,17 +53,16 @@ class RunSettings:
         return 1 if self.sampling.guidance.scale == 1.0 else 2
 
 
-def resolve(preset: Preset, request: Request, device: torch.device, random_weights: bool = False) -> RunSettings:
+def resolve(preset: Preset, request: Request, device: torch.device) -> RunSettings:
     """The settings of a run; no weights are read.
 
-    Args:
-        random_weights: seeded random weights, whatever the checkpoint folder holds.
     Raises:
         FileNotFoundError: weights are missing; says how to get them.
         ValueError: settings that make no sense or exclude each other.
     """
     refuse_contradictions(request)
     config = load_config(request.config or ROOT / preset.config, request.overrides)
+    named, config = with_named_weights(preset, config, request.checkpoint, request.vae_checkpoint)
     vae, dit = network_without_weights(config.vae.model), network_without_weights(config.dit.model)
     slicing, limits = config.vae.slicing, config.vae.memory_limit
     vae.set_causal_slicing(slicing.split_size, slicing.memory_device)
@@ -79,8 +76,8 @@ def resolve(preset: Preset, request: Request, device: torch.device, random_weigh
         dtype=choose_dtype(request.dtype, device, config.vae.dtype),
         vae=vae,
         dit=dit,
-        checkpoints=(None, None) if random_weights else checkpoint_paths(preset, request.ckpt_dir, config),
-        geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit),
+        checkpoints=checkpoints_for(named, request, config),
+        geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit, request.size),
         sampling=read_sampling(config.diffusion, preset, request),
         window=latent_window(preset, request, vae.temporal_factor),
         slice_frames=slicing.split_size,
@@ -92,8 +89,12 @@ def refuse_contradictions(request: Request) -> None:
     """ValueError or FileNotFoundError, in a sentence, for options that cannot be followed together or at all."""
     if request.lora is not None and not request.lora.is_file():
         raise FileNotFoundError(f"--lora {request.lora}: there is no such file")
+    if request.lora is not None and request.lora.suffix != ".safetensors":
+        raise ValueError(f"--lora {request.lora}: a LoRA is a .safetensors file")
     if request.lora is not None and request.shard_weights:
         raise ValueError("--lora is merged into whole weights: leave --shard_weights out, or use a merged checkpoint")
+    if request.random_weights and (request.checkpoint or request.vae_checkpoint):
+        raise ValueError("--random_weights takes the place of --checkpoint and --vae_checkpoint: leave one of them out")
     if request.weights_8_bit and request.shard_weights:
         raise ValueError("--weights_8_bit and --shard_weights exclude each other: leave one of them out")
 
@@ -113,25 +114,33 @@ def choose_dtype(name: str | None, device: torch.device, configured: str) -> tor
     return DTYPES[name]
 
 
-def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
-    """Where the transformer's and the VAE's weights lie; None for both where seeded weights stand in for them."""
+def checkpoints_for(preset: Preset, request: Request, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
+    """`checkpoint_paths`, or None for both where random weights are asked for."""
+    return (None, None) if request.random_weights else checkpoint_paths(preset, request.ckpt_dir, config)
+
+
+def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Where the transformer's and the VAE's weights lie.
+
+    Raises:
+        FileNotFoundError: one of them is missing; says which, and how to get it.
+    """
     vae = Path(config.vae.checkpoint)
     if vae.parts[:1] == ("ckpts",):  # as the YAML names it; --ckpt_dir moves the whole folder
         vae = ckpt_dir / Path(*vae.parts[1:])
-    paths = ckpt_dir / preset.checkpoint, vae
-    missing = [path for path in paths if not path.is_file() and not path.with_suffix(".safetensors").is_file()]
+    paths = find_weights(ckpt_dir / preset.checkpoint), find_weights(vae)
+    missing = [path for path in paths if not path.is_file()]
     if not missing:
-        return tuple(path if path.is_file() else path.with_suffix(".safetensors") for path in paths)
+        return paths
+    raise FileNotFoundError(f"{' and '.join(map(str, missing))} not found: {how_to_get(preset)}")
+
+
+def how_to_get(preset: Preset) -> str:
+    """What to do when weights are missing."""
     if preset.download is None:
-        logger.warning(
-            "%s has no trained weights here: it runs on SEEDED RANDOM WEIGHTS. The program does all its steps, but the "
-            "result is not a restoration.",
-            preset.name,
-        )
-        return None, None
-    raise FileNotFoundError(
-        f"{' and '.join(map(str, missing))} not found: run `python projects/download.py {preset.download}`, "
-        f"or point --ckpt_dir at the folder that has the weights"
+        return "they are part of the repository, in ckpts/; point --ckpt_dir there, or ask for --random_weights"
+    return (
+        f"run `python projects/download.py {preset.download}`, or point --ckpt_dir at the folder that has the weights"
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from common.checkpoint import read_state_dict, refuse_misfit
@@ -23,6 +24,7 @@ from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.build import DTYPES, build_vae
 from projects.video_diffusion_sr.lora import LoraSettings, add_lora, with_base_names
 from projects.video_diffusion_sr.training.conditioning import Conditioner, ConditionSettings
+from projects.video_diffusion_sr.training.latent_statistics import SCALING_FACTOR
 from projects.video_diffusion_sr.training.latents import LatentEncoder
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class VideoDiffusionTrainer:
         self.condition = ConditionSettings.read(config.condition)
         self.ema_decay = float(config.ema.decay)
         self.strategy = str(config.dit.fsdp.sharding_strategy)
-        self.gradient_checkpoint = bool(config.dit.gradient_checkpoint)
+        self.gradient_checkpoint = float(config.dit.gradient_checkpoint)
         self.compile = bool(config.dit.compile)
         self.compile_vae = bool(config.vae.compile)
         with torch.device("meta"):
@@ -117,6 +119,7 @@ class VideoDiffusionTrainer:
 
         Raises:
             FileNotFoundError: no file at `vae.checkpoint`, beside the working directory or in the repository.
+            ValueError: the file says another `vae.scaling_factor` than the YAML.
         """
         vae = self.config.vae
         path = Path(vae.checkpoint)
@@ -126,6 +129,7 @@ class VideoDiffusionTrainer:
                 f"there is no trained VAE at {vae.checkpoint}: `python projects/download.py seedvr2_3b` fetches the "
                 "released one; for your own, give vae.checkpoint=runs/NAME/export/vae.safetensors behind the stage"
             )
+        refuse_other_scale(path, float(vae.scaling_factor))
         dtype = DTYPES[vae.dtype] if torch.cuda.is_available() else torch.float32
         return build_vae(vae, path, torch.device("cpu"), dtype)
 
@@ -148,3 +152,16 @@ class VideoDiffusionTrainer:
         settings = self.condition if noise_scale is None else replace(self.condition, noise_scale=noise_scale)
         factors = (self.temporal_factor, self.spatial_factor)
         return Conditioner(settings, self.diffusion.schedule, *factors, self.diffusion.transform)
+
+
+def refuse_other_scale(path: Path, configured: float) -> None:
+    """ValueError where a VAE's file states the scale of its latents (`latent_statistics`) and the YAML another."""
+    if path.suffix != ".safetensors":
+        return
+    with safe_open(path, framework="pt") as file:
+        stated = (file.metadata() or {}).get(SCALING_FACTOR)
+    if stated is not None and abs(configured / float(stated) - 1) > 0.01:
+        raise ValueError(
+            f"{path}: the latents of this VAE are scaled by {float(stated):g}, the model's YAML says {configured:g}; "
+            f"add vae.scaling_factor={float(stated):g} behind the stage"
+        )

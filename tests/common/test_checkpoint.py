@@ -216,3 +216,10 @@ def test_saving_is_complete_or_not_at_all_and_separates_shared_memory(tmp_path):
     with pytest.raises(Exception):  # noqa: B017 - whatever the writer says about a tensor without values
         save_safetensors({"w": torch.ones(2, device="meta")}, path)
     assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(state, value):
+    next(iter(state.values())).view(-1)[0] = value
+    with pytest.raises(ValueError, match=rf"a\.pth holds values that are not finite in {next(iter(state))}"):
+        load_into(on_meta(), state, dtype=torch.float32, source="a.pth")

@@ -1,4 +1,4 @@
-"""Who may import whom: projects -> models, data, common; models -> common.kernels, common.logger; nothing upward."""
+"""Who may import whom: seedvr -> projects -> models, data, common; models -> kernels and logger only; not upward."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PACKAGES = ("projects", "models", "common", "data")
+PACKAGES = ("seedvr", "projects", "models", "common", "data")
 
 
 def imports_of(source: str, package: str) -> list[tuple[int, str]]:
@@ -47,6 +47,8 @@ def breach(path: str, name: str) -> str | None:
         return "common stands below everything"
     if layer == "data" and within(name, "models", "projects", "common.distributed"):
         return "data stands below models, projects and ranks"
+    if layer != "seedvr" and within(name, "seedvr"):
+        return "the package seedvr stands above the programs"
     if within(name, "tests"):
         return "the program does not need its tests"
     return None
@@ -92,6 +94,9 @@ def test_imports_go_downward_only():
         ("data/a.py", "import models", False),
         ("projects/a.py", "import models, data, common, omegaconf", True),
         ("projects/a.py", "import torch.distributed", False),
+        ("projects/a.py", "import seedvr", False),
+        ("seedvr/a.py", "from projects.video_diffusion_sr import build", True),
+        ("seedvr/a.py", "import torch.distributed", False),
         ("projects/a.py", "from tests.conftest import seeded", False),
     ],
 )
@@ -110,3 +115,44 @@ def test_nothing_prints_in_the_libraries():
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                     found.append(f"{file.relative_to(ROOT)}:{node.lineno}")
     assert not found, f"use the logger instead of print: {found}"
+
+
+def imports_at_the_top(file: Path, package: str) -> set[str]:
+    """Modules of this repository that a file imports when it is itself imported."""
+    top = ast.Module([node for node in ast.parse(file.read_text()).body if not isinstance(node, ast.If)], [])
+    names = set()
+    for node in top.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {name for _, name in imports_of(ast.unparse(node), package)}
+    return names
+
+
+def cycles(root: Path) -> list[str]:
+    """Modules that import themselves by way of others."""
+    files = {".".join(file.relative_to(root).with_suffix("").parts): file for layer in PACKAGES
+             for file in (root / layer).rglob("*.py")}  # fmt: skip
+    graph = {}
+    for name, file in files.items():
+        imported = imports_at_the_top(file, name.rpartition(".")[0])
+        graph[name] = {module for found in imported for module in (found, found.rpartition(".")[0]) if module in files}
+    reached, found = {}, []
+    for start in graph:
+        waiting, seen = list(graph[start]), set()
+        while waiting:
+            module = waiting.pop()
+            if module not in seen:
+                seen.add(module)
+                waiting += graph[module]
+        reached[start] = seen
+    for name, seen in reached.items():
+        if name in seen:
+            found.append(name)
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others(tmp_path):
+    assert not cycles(ROOT)
+    (tmp_path / "projects").mkdir()
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a"), ("d", "a")):
+        (tmp_path / "projects" / f"{name}.py").write_text(f"from projects.{other} import x\n")
+    assert sorted(cycles(tmp_path)) == ["projects.a", "projects.b", "projects.c"]

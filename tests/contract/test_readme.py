@@ -11,6 +11,7 @@ import pytest
 from projects import demo, download
 from projects.video_diffusion_sr import cli
 from projects.video_diffusion_sr.presets import PRESETS
+from seedvr.command import chosen_model
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -38,6 +39,18 @@ def test_commands_are_understood(command):
         assert cli.parser(preset).parse_args(words[script + 1 :])
     elif words[script].endswith("download.py"):
         assert download.parse(words[script + 1 :])
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("seedvr ")])
+def test_console_commands_are_understood(command):
+    _, name, *rest = shlex.split(command)
+    if name == "download":
+        assert download.parse(rest)
+        return
+    places = {"restore": ["--video_path", "--output_dir"], "plan": ["--video_path"]}[name]
+    preset, arguments = chosen_model(name, rest, places)
+    output = [] if name == "restore" else ["--output_dir", "."]
+    assert cli.parser(preset).parse_args([*arguments, *output])
 
 
 @pytest.mark.parametrize("flag", re.findall(r"^\| `(--[^`]+)`", README, flags=re.M))

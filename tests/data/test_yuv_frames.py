@@ -8,14 +8,14 @@ import pytest
 import torch
 from av.filter import Graph
 
-from data.media.colour import from_rgb as swscale_from_rgb
-from data.media.colour import to_rgb as swscale_to_rgb
 from data.pixel_formats import EXACT
 from data.yuv.frames import chroma_location, format_of, frame_from, planes_of, scaled_to, stacked
 from data.yuv.from_rgb import from_rgb
 from data.yuv.layout import YuvLayout
 from data.yuv.to_rgb import to_rgb
 from tests.data.media_samples import smooth_clip
+from tests.data.swscale import from_rgb as swscale_from_rgb
+from tests.data.swscale import to_rgb as swscale_to_rgb
 from tests.data.yuv_formula import NEAREST, noise, real_rgb, real_yuv
 
 

@@ -46,9 +46,9 @@ def train(folder, graphs: bool) -> list[dict[str, float]]:
         for _ in range(STEPS):
             record, _ = trainer.train_step([next(stream)])
             records.append({name: value.item() for name, value in record.scalars.items()})
-        assert (trainer.graphed is not None) == graphs
+        assert (trainer.turns.graphed is not None) == graphs
         if graphs:
-            assert len(trainer.graphed.captured) == len(SIZES)
+            assert len(trainer.turns.graphed.captured) == len(SIZES)
         trainer.watch.check()
     return records
 

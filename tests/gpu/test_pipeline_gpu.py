@@ -40,11 +40,11 @@ def results(pipeline: Pipeline, inputs: dict | None = None) -> dict[str, torch.T
 def test_distances(winograd, record_property):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     clip = NoiseClip(FRAMES, *SIZE)
-    request = Request(res=SIZE, finish=Finish(color_fix="none"))
+    request = Request(res=SIZE, finish=Finish(color_fix="none"), random_weights=True)
 
     def run(dtype: str, fold: bool, inputs: dict | None = None) -> dict[str, torch.Tensor]:
         with process_group("cuda") as process, kernels(Kernels.AUTO if fold else Kernels.PLAIN):
-            settings = resolve(SEEDVR2_3B, replace(request, dtype=dtype), process.device, random_weights=True)
+            settings = resolve(SEEDVR2_3B, replace(request, dtype=dtype), process.device)
             frames = filled_slice(settings.vae.levels, *SIZE, winograd)
             schedule = default_schedule(settings.vae.levels, *SIZE, frames, winograd)
             plan = replace(unplanned(settings, *SIZE, False), schedule=schedule)

@@ -74,15 +74,19 @@ def test_gradient_checkpointing_changes_no_gradient(small):
     name, model = small
     inputs = case_inputs(name, "image")
     gradients = []
-    for enable in (False, True):
-        model.set_gradient_checkpointing(enable)
+    for share in (False, True, 0.5):
+        model.set_gradient_checkpointing(share)
+        assert len(model.recomputed) == int(share * len(model.blocks))
         model.zero_grad()
         model(**inputs).vid_sample.square().mean().backward()
         gradients.append({k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None})
     model.set_gradient_checkpointing(False)
     model.zero_grad()
-    assert gradients[0].keys() == gradients[1].keys()
-    assert all(torch.equal(gradients[0][k], gradients[1][k]) for k in gradients[0])
+    for others in gradients[1:]:
+        assert gradients[0].keys() == others.keys()
+        assert all(torch.equal(gradients[0][k], others[k]) for k in others)
+    with pytest.raises(ValueError, match=r"share of the blocks in \[0, 1\], got 2"):
+        model.set_gradient_checkpointing(2)
 
 
 def test_a_training_block_is_one_graph(small):

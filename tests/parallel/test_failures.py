@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.distributed import process
+from common.distributed.failures import RefusedRequest, report_failure
 from common.distributed.process import Process, process_group, read_launcher
 from tests.parallel.job import FAILS_AT, FILES, TIMEOUT_S
 
@@ -96,3 +97,13 @@ def test_alone_nothing_is_started(monkeypatch):
     with process_group("cpu") as alone:
         assert (alone.rank, alone.world, alone.backend, alone.leads) == (0, 1, None, True)
         assert not torch.distributed.is_initialized()
+
+
+def test_a_refusal_is_said_once_and_an_interrupt_not_at_all(caplog):
+    store = torch.distributed.HashStore()
+    for rank in range(3):
+        report_failure(RefusedRequest("no such flag"), Process(rank, 3, 0, torch.device("cpu"), "gloo", 0, 9.0, store))
+        report_failure(KeyboardInterrupt(), Process(rank, 3, 0, torch.device("cpu"), "gloo", 0, 9.0, store))
+    assert [record.getMessage() for record in caplog.records] == ["no such flag"]
+    report_failure(RefusedRequest("here it lacks"), Process(2, 3, 0, torch.device("cpu"), "gloo", 0, 9.0, store))
+    assert caplog.records[-1].getMessage() == "here it lacks", "a refusal of one rank alone is not lost"

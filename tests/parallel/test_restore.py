@@ -6,7 +6,9 @@ from PIL import Image
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
+from models.video_vae_v3.modules.schedule import LevelSchedule, Schedule
 from projects.video_diffusion_sr.build import build
+from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.request import Finish, Request
 from projects.video_diffusion_sr.restore import restore_clip
@@ -26,7 +28,7 @@ def test_any_number_of_ranks_writes_the_same_files(tmp_path):
     def restore_all(process: Process, sp_size: int, shard: bool, folder: str) -> list:
         request = Request(
             res=RES,
-            ckpt_dir=tmp_path,
+            random_weights=True,
             overrides=tuple(SMALL),
             window_frames=WINDOW_FRAMES,
             shard_weights=shard,
@@ -54,7 +56,7 @@ def test_any_number_of_ranks_writes_the_same_files(tmp_path):
 
 def test_groups_take_different_files(tmp_path):
     sources = [write_clip(tmp_path / f"{name}.mp4", 2, start=i) for i, name in enumerate("abcd")]
-    request = Request(res=RES, ckpt_dir=tmp_path, overrides=tuple(SMALL))
+    request = Request(res=RES, random_weights=True, overrides=tuple(SMALL))
 
     def work(process: Process) -> None:
         parallel = Parallel(process, 1)
@@ -66,3 +68,22 @@ def test_groups_take_different_files(tmp_path):
     shares = [torch.load(tmp_path / f"done{rank}") for rank in range(2)]
     assert sorted(shares[0] + shares[1]) == [path.name for path in sources]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [path.name for path in sources]
+
+
+def test_tiles_are_of_whole_pictures_on_any_number_of_ranks(tmp_path):
+    """A plan in tiles does not share rows: each rank computes all tiles, so no seam lies between blocks of rows."""
+    clip = write_clip(tmp_path / "clip.mp4", 5)
+    direct = LevelSchedule()
+    plan = MemoryPlan(Schedule(4, (direct,) * 3, tile=18))
+    request = Request(res=(96, 96), window_frames=0, finish=Finish(crf=0))
+
+    def work(process: Process) -> None:
+        parallel = Parallel(process, process.world)
+        restorer = build(SEEDVR2_TINY, request, parallel, [plan])
+        restore_clip(clip, tmp_path / f"on_{process.world}", restorer, plan=plan)
+
+    with process_group("cpu") as alone:
+        work(alone)
+    run_ranks(2, work)
+    one, two = (read(tmp_path / folder / "clip.mp4").int() for folder in ("on_1", "on_2"))
+    assert (one - two).abs().max() <= 4

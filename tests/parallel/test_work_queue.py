@@ -29,7 +29,7 @@ def test_every_file_once_and_the_longest_first(tmp_path):
     assert sorted(first + second) == sorted(COSTS)
     with_long, other = (first, second) if "long" in first else (second, first)
     assert with_long == ["long"] and other == sorted(other, key=COSTS.get, reverse=True)
-    assert not (tmp_path / "results" / ".queue").exists()
+    assert list((tmp_path / "results").iterdir()) == [], "no journal and no lock is left"
 
 
 def test_ranks_that_see_different_files_are_refused():

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import seedvr
 from projects import download
 from projects.video_diffusion_sr import prompts
 from tests.conftest import ROOT
@@ -177,3 +178,19 @@ def test_prompts_of_another_shape_or_kind_are_refused_and_other_values_only_warn
     (tmp_path / "neg_emb.pt").write_bytes(b"text")
     with pytest.raises(ValueError, match="damaged"):
         prompts.load_prompts(tmp_path)
+
+
+def test_from_pretrained_fetches_what_is_missing(hub, embeddings, tmp_path, monkeypatch):
+    """Also by the repository's name; what arrived here is no checkpoint, which loading then says."""
+    folder = tmp_path / "ckpts"
+    folder.mkdir()
+    for file in embeddings.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    for name in (REPOSITORY, "seedvr2_3b"):
+        with pytest.raises(seedvr.WeightsError, match=r"seedvr2_ema_3b\.pth|ema_vae\.pth"):
+            seedvr.from_pretrained(name, endpoint=hub.address, ckpt_dir=folder, device="cpu")
+        assert (folder / "seedvr2_ema_3b.pth").read_bytes() == WEIGHTS
+    del hub.files[f"{REPOSITORY}/ema_vae.pth"]
+    (folder / "ema_vae.pth").unlink()
+    with pytest.raises(seedvr.WeightsError, match=r"the hub has no ema_vae\.pth"):
+        seedvr.from_pretrained(REPOSITORY, endpoint=hub.address, ckpt_dir=folder, device="cpu")

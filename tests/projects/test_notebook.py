@@ -17,4 +17,4 @@ def test_quickstart(monkeypatch):
     client.km.kernel_spec.argv[0] = sys.executable  # this environment, whatever kernels the machine knows
     client.execute()
     pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "text/html" in o.get("data", {})]
-    assert len(pictures) == 3, "two rows of stills and the comparison clip"
+    assert len(pictures) == 2, "the clip before and after"

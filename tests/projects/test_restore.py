@@ -29,9 +29,8 @@ RES = (48, 64)
 
 
 @pytest.fixture(scope="module")
-def restorer(tmp_path_factory) -> Iterator[Restorer]:
-    nothing = tmp_path_factory.mktemp("no_weights")
-    request = Request(res=RES, ckpt_dir=nothing, overrides=tuple(SMALL), window_frames=0)
+def restorer() -> Iterator[Restorer]:
+    request = Request(res=RES, random_weights=True, overrides=tuple(SMALL), window_frames=0)
     with process_group("cpu") as process:
         yield build(SEEDVR2_TINY, request, Parallel(process))
 
@@ -71,8 +70,8 @@ def frames_before_the_codec(restorer: Restorer, path: Path, plan: MemoryPlan | N
     """What `restore_clip` would write."""
     with open_media(path) as reader, open_media(path) as again, Progress("", None, show=False) as progress:
         restorer.follow(reader.info, plan)
-        pairs = restore.restore_frames(reader, again, restorer, progress, [])
-        return torch.cat([result for _, result in pairs])
+        finished = restore.restore_frames(reader.info, iter(reader), iter(again), restorer, progress)
+        return torch.cat([part.arrive()[0][0] for part in finished])
 
 
 @pytest.mark.parametrize("frames", [2, 4, 6])
@@ -146,7 +145,7 @@ def test_a_failure_in_the_middle_leaves_nothing(restorer, tmp_path, monkeypatch)
 
 
 def run(tmp_path: Path, *flags: str) -> int:
-    small = ["--device", "cpu", "--res_h", "32", "--res_w", "48", "--ckpt_dir", str(tmp_path / "none"), "--set", *SMALL]
+    small = ["--device", "cpu", "--res_h", "32", "--res_w", "48", "--random_weights", "--set", *SMALL]
     return main(
         SEEDVR2_TINY, ["--video_path", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out"), *flags, *small]
     )

@@ -136,10 +136,12 @@ def _spatial_taps(taps: Tensor, subs: Tensor) -> list[list[Tensor]]:
 def _bias_table(up: Upsample, frames: list[list[int]]) -> Tensor:
     """[len(frames), 4, 4, C]: the constant part; `frames` names the sub-frame that each time tap meets."""
     taps, bias = up.conv.weight.double(), up.upscale_conv.bias.double().unflatten(0, (2, 2, up.time_factor, -1))
-    table = taps.new_zeros(len(frames), 4, 4, taps.shape[0])
+    added = torch.einsum("oiahw,xysi->ahwxyso", taps, bias)  # by tap and by the sub-position that it meets
+    meets = torch.zeros(len(frames), 4, 4, *added.shape[:-1], dtype=torch.float64)
     for (z, met), (i, rows), (j, columns) in product(
         enumerate(frames), enumerate(_BORDER_TAPS), enumerate(_BORDER_TAPS)
     ):
         for (a, s), (ah, sh), (aw, sw) in product(enumerate(met), rows, columns):
-            table[z, i, j] += taps[:, :, a, ah, aw] @ bias[sh, sw, s]
+            meets[z, i, j, a, ah, aw, sh, sw, s] += 1
+    table = meets.flatten(3).to(taps.device) @ added.flatten(0, 5)
     return table + up.conv.bias.double()

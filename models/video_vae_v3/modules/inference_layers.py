@@ -155,20 +155,29 @@ class InferenceLayers:
             return (y.take() + y.bias).permute(0, 4, 1, 2, 3)
         scale, shift = norm_coefficients(x, norm_of(norm), group.bias, group.statistics, self.gather)
         scale, shift = (part.unflatten(0, x.shape[:2]) for part in (scale, shift))  # b t c
-        outs = [self._from_taps(conv, x[:, n : n + 1], scale[:, n], shift[:, n]) for n in range(x.shape[1])]
+        above, below = self.memory.rows.neighbours(x)
+        outs = []
+        for n in range(x.shape[1]):
+            rows = [None if part is None else part[:, n : n + 1] for part in (above, x, below)]
+            outs.append(self._from_taps(conv, rows, scale[:, n].contiguous(), shift[:, n].contiguous()))
         return outs[0] if len(outs) == 1 else torch.cat(outs, 2)
 
-    def _from_taps(self, conv: CausalConv3d, frame: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """One frame of `conv_out` by projections onto its taps; what they add to the next frames is carried."""
-        (batch, _, height, width, _), halo = frame.shape, int(self.memory.rows.shared)
-        taps = frame.new_empty(batch, 27 * conv.out_channels, 1, height + 2 * halo, width, dtype=taps_dtype(frame))
-        own = taps[:, :, :, halo : height + halo]
-        project_onto_taps(own, frame, scale.contiguous(), shift.contiguous(), conv.weight)
-        if halo:
-            above, below = self.memory.rows.neighbours(own.permute(0, 2, 3, 4, 1))
-            for place, row in ((0, above), (-1, below)):
-                target = taps[:, :, :, place]
-                target.zero_() if row is None else target.copy_(row[:, :, 0].permute(0, 3, 1, 2))
+    def _from_taps(self, conv: CausalConv3d, rows: list[Tensor | None], scale: Tensor, shift: Tensor) -> Tensor:
+        """One frame of `conv_out` by projections onto its taps; what they add to the next frames is carried.
+
+        Args:
+            rows: [B, 1, 1, W, C] the neighbour's row above where there is one, this block's frame, the row below.
+        """
+        frame, halo = rows[1], int(self.memory.rows.shared)
+        batch, _, height, width, _ = frame.shape
+        shape = (batch, 27 * conv.out_channels, 1, height + 2 * halo, width)
+        taps = frame.new_empty(shape, dtype=taps_dtype(frame))
+        places = slice(0, halo), slice(halo, height + halo), slice(height + halo, None)
+        for part, place in zip(rows, places, strict=True):
+            if part is not None:
+                project_onto_taps(taps[:, :, :, place], part, scale, shift, conv.weight)
+            else:
+                taps[:, :, :, place] = 0
         first = not self.memory.holds(conv)
         sums = new_tap_sums(taps) if first else self.memory.take(conv, taps.device)
         out = sum_taps(taps, conv.bias, sums, first)

@@ -11,7 +11,7 @@ import torch
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.media import MediaInfo
+from data.media import MediaInfo, Probe
 from data.video.framing import causal_length
 from projects.video_diffusion_sr.communication import token_share
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, candidates
@@ -38,8 +38,8 @@ class Clip:
     still: bool = False
 
 
-def clip_of(info: MediaInfo) -> Clip:
-    """What planning needs of a file that was opened."""
+def clip_of(info: MediaInfo | Probe) -> Clip:
+    """What planning needs of a file that was opened, or looked into."""
     return Clip(info.height, info.width, info.frame_count_hint, info.kind == "image")
 
 

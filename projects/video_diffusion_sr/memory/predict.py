@@ -1,7 +1,6 @@
 """How much device memory a plan takes: tensors counted from the networks' shapes and the plan's schedule, in GiB.
 
-A schedule is the one that the network follows, so nothing is decided here. docs/performance.md compares predictions
-with measurements.
+A schedule is the one that the network follows, so nothing is decided here.
 """
 
 from math import ceil
@@ -9,10 +8,9 @@ from math import ceil
 from torch import nn
 
 from common.kernels.frame_norm import query_rows, scores_bytes
-from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.winograd import BLOCK_BYTES
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, tile_size
-from projects.video_diffusion_sr.memory.workload import GIB, Workload
+from projects.video_diffusion_sr.memory.workload import GIB, Workload, blocks_of
 
 FLOAT = 4  # bytes: pixels are float32 outside the networks
 PAST = 2  # frames that a convolution of three taps carries
@@ -109,17 +107,15 @@ def carried_gib(plan: MemoryPlan, work: Workload, stage: str) -> float:
     """The frames that the convolutions of the encoder or the decoder keep for the next slice."""
     if plan.schedule.single_frame:
         return 0.0
-    network = work.vae.encoder if stage == "encode" else work.vae.decoder
-    carried, last = 0.0, len(work.vae.levels) - 1
-    for level, block in (*enumerate(_blocks(work, stage)), (last, network.mid_block)):
-        convs = [m for m in block.modules() if isinstance(m, CausalConv3d) and m.kernel_size[0] == 3]
-        carried += sum(PAST * _pixels(plan, work, level) * conv.in_channels for conv in convs)
+    carried = sum(
+        PAST * _pixels(plan, work, level) * channels for level, channels in enumerate(work.carried_channels[stage])
+    )
     return carried * work.itemsize / GIB
 
 
 def working_gib(plan: MemoryPlan, work: Workload, stage: str) -> float:
     """The largest working set of a level of the encoder or the decoder."""
-    blocks, chosen = _blocks(work, stage), plan.schedule.levels
+    blocks, chosen = blocks_of(work.vae, stage), plan.schedule.levels
     working = waiting = 0.0
     for level in reversed(range(len(blocks))):
         block, frames = blocks[level], _level_frames(plan, work, level)
@@ -182,11 +178,6 @@ def _attention_gib(plan: MemoryPlan, work: Workload) -> float:
     of_scores = rows * height * width * (FLOAT + work.itemsize)
     gathered = 0 if work.ranks == 1 else 2 * frames * height * width * channels
     return (of_scores + (6 * frames * own * channels + gathered) * work.itemsize) / GIB
-
-
-def _blocks(work: Workload, stage: str) -> list[nn.Module]:
-    """Blocks from the widest picture to the smallest."""
-    return list(work.vae.encoder.down_blocks if stage == "encode" else reversed(work.vae.decoder.up_blocks))
 
 
 def _pixels(plan: MemoryPlan, work: Workload, level: int) -> int:

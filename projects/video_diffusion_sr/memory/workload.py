@@ -9,6 +9,7 @@ from torch import nn
 
 from models.nadit.config import NaDiTConfig
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.fold import prepare_inference
 from models.video_vae_v3.modules.schedule import F23, F43
 from models.video_vae_v3.modules.winograd import WinogradWeights
@@ -23,6 +24,7 @@ class Workload:
     vae: asked for shapes only. dit: of the transformer.
     dit_bytes: of its weights in the dtype they compute in. vae_bytes: of the VAE's with what inference derives from
         them; winograd_bytes: what each Winograd transform adds.
+    carried_channels: by stage and level, of all inputs of which a slice carries frames to the next one.
     frames, height, width: padded, pixels; of a long clip the longest window.
     still: a picture: nothing follows its one frame.
     itemsize: bytes of a number.
@@ -41,6 +43,7 @@ class Workload:
     dit_bytes: int
     vae_bytes: int
     winograd_bytes: dict[int, int]
+    carried_channels: dict[str, tuple[int, ...]]
     frames: int = 1
     height: int = 0
     width: int = 0
@@ -85,7 +88,28 @@ def workload_of(vae: VideoAutoencoderKL, dit: nn.Module, dtype: torch.dtype, **c
     itemsize = torch.empty((), dtype=dtype).element_size()
     dit_bytes = sum(tensor.numel() for tensor in (*dit.parameters(), *dit.buffers())) * itemsize
     vae_bytes = weight_bytes(copy) - sum(added.values())
-    return Workload(vae, dit.config, dit_bytes, vae_bytes, added, itemsize=itemsize, **clip)
+    carried = {stage: carried_channels(vae, stage) for stage in ("encode", "decode")}
+    return Workload(vae, dit.config, dit_bytes, vae_bytes, added, carried, itemsize=itemsize, **clip)
+
+
+def blocks_of(vae: VideoAutoencoderKL, stage: str) -> list[nn.Module]:
+    """The encoder's or the decoder's levels, from the largest picture to the smallest."""
+    return list(vae.encoder.down_blocks if stage == "encode" else reversed(vae.decoder.up_blocks))
+
+
+def carried_channels(vae: VideoAutoencoderKL, stage: str) -> tuple[int, ...]:
+    """Channels of the inputs of all convolutions in time, by level; the middle block's count to the smallest one."""
+    blocks = [[block] for block in blocks_of(vae, stage)]
+    blocks[-1].append((vae.encoder if stage == "encode" else vae.decoder).mid_block)
+    return tuple(
+        sum(
+            module.in_channels
+            for block in level
+            for module in block.modules()
+            if isinstance(module, CausalConv3d) and module.kernel_size[0] == 3
+        )
+        for level in blocks
+    )
 
 
 def weight_bytes(network: nn.Module) -> int:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from common.diffusion.adversarial import (
     approximated_penalty,
     feature_matching,
+    non_saturating_discriminator_loss,
+    non_saturating_generator_loss,
+    penalty_share,
     relativistic_discriminator_loss,
     relativistic_generator_loss,
     shifted_uniform_times,
@@ -17,8 +20,8 @@ from common.diffusion.adversarial import (
 from models.nadit.discriminator import DiscriminatorOutput
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.training.conditioning import Prompts, Texts
-from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared
-from projects.video_diffusion_sr.training.settings import OptimizerSettings
+from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared, refuse_other_latents
+from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
 from projects.video_diffusion_sr.training.stage import Player
 
 if TYPE_CHECKING:
@@ -40,8 +43,15 @@ class LossWeights:
 class AdversarialSettings:
     """The section `adversarial` of a training YAML.
 
+    loss: "rpgan" (SeedVR2: each generated sample against the real one of its condition) or "ns" (APT: non-saturating;
+        APT has no penalty on generated samples, r2: 0).
     taps: blocks, from 1, after which the discriminator has heads; null puts them as in the paper, in proportion.
-    sigma: of the noise of both penalties.
+    discriminator_init: its backbone starts from the "diffusion" weights before distillation (the papers), from the
+        "distilled" ones of the generator, or from "random" ones.
+    sigma, image_sigma: of the noise of both penalties, for clips and for single frames.
+    penalty_values: latent values (t h w c) of a sample at which r1 and r2 count in full; a smaller sample has them in
+        proportion (`common.diffusion.adversarial.penalty_share`). null: in full whatever the size, as the papers say
+        of samples of 720p.
     image_shift, video_shift: of the times at which the discriminator looks.
     generator_every, discriminator_every: each plays in every so manieth step.
     together: run the discriminator's four batches as one; it is faster and needs more memory.
@@ -51,8 +61,12 @@ class AdversarialSettings:
     generator: OptimizerSettings = field(default_factory=OptimizerSettings)
     discriminator: OptimizerSettings = field(default_factory=OptimizerSettings)
     weights: LossWeights = field(default_factory=LossWeights)
+    loss: str = "rpgan"
     taps: tuple[int, ...] | None = None
+    discriminator_init: str = "diffusion"
     sigma: float = 0.1
+    image_sigma: float = 0.01
+    penalty_values: float | None = None
     image_shift: float = 1.0
     video_shift: float = 12.0
     generator_every: int = 1
@@ -61,13 +75,21 @@ class AdversarialSettings:
     noise_scale: float | None = None
     ema_decay: float | None = 0.995
 
+    def __post_init__(self) -> None:
+        one_of("adversarial.loss", self.loss, ("rpgan", "ns"))
+        one_of("adversarial.discriminator_init", self.discriminator_init, ("diffusion", "distilled", "random"))
+        if self.penalty_values is not None and not self.penalty_values > 0:
+            raise ValueError(f"adversarial.penalty_values must be positive, or null, got {self.penalty_values}")
+
 
 class AdversarialStage(LatentStage):
     """Generator x^ = noise - v(noise, condition, T) against a discriminator on the same backbone.
 
     Args:
         weights: of the distilled model, where the generator starts.
-        discriminator_weights: of the diffusion model before distillation, where the discriminator's backbone starts.
+        discriminator_weights: of the diffusion model before distillation, where the discriminator's backbone starts if
+            `discriminator_init` says so.
+        discriminator_recipe: another model's, where the discriminator is larger than the generator.
     """
 
     name = "adversarial"
@@ -81,13 +103,17 @@ class AdversarialStage(LatentStage):
         discriminator_weights: "Weights",
         with_vae: bool = True,
         lora: LoraSettings | None = None,
+        discriminator_recipe: "VideoDiffusionTrainer | None" = None,
     ) -> None:
         super().__init__(recipe, prompts, settings.noise_scale, 0.0, with_vae)
         if recipe.diffusion.loss != "v_lerp":
             raise ValueError(f"a step from T is noise - v; diffusion.loss.type {recipe.diffusion.loss} is no such v")
         self.settings = settings
         self.modules["dit"], state = recipe.build_dit(weights, lora)
-        self.modules["discriminator"], other = recipe.build_discriminator(discriminator_weights, settings.taps)
+        judge = discriminator_recipe or recipe
+        refuse_other_latents(recipe, judge, "discriminator")
+        start = {"diffusion": discriminator_weights, "distilled": weights, "random": None}[settings.discriminator_init]
+        self.modules["discriminator"], other = judge.build_discriminator(start, settings.taps)
         for name, values in (("dit", state), ("discriminator", other)):
             if values is not None:
                 self.weights[name] = values
@@ -99,9 +125,11 @@ class AdversarialStage(LatentStage):
             Player("discriminator", ("discriminator",), settings.discriminator, every=settings.discriminator_every),
             Player("generator", ("dit",), settings.generator, every=settings.generator_every),
         )
-        # Discriminator: one pass to generate, then four forward and backward. Generator: one forward and backward of
-        # its own, and of the discriminator two forward and one backward, which is counted for its inputs only.
-        self.passes = (1 + 4 * 3) / settings.discriminator_every + (3 + 3) / settings.generator_every
+        # Discriminator's turn: one pass to generate, then so many versions forward and backward. Generator's: one
+        # forward and backward of its own, and of the discriminator two forward and one backward, for its inputs only.
+        versions = 2 + (settings.weights.r1 > 0) + (settings.weights.r2 > 0)
+        once, other_once = 1 / settings.generator_every, 1 / settings.discriminator_every
+        self.forward_passes = {"dit": other_once + 3 * once, "discriminator": 3 * versions * other_once + 3 * once}
 
     def units(self, name: str) -> Sequence[nn.Module]:
         if name == "discriminator":
@@ -125,18 +153,27 @@ class AdversarialStage(LatentStage):
         return shifted_uniform_times(frames, settings.image_shift, settings.video_shift, self.schedule.T, draws)
 
     def _discriminator_losses(self, at: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
-        weights, sigma = self.settings.weights, self.settings.sigma
+        weights, table = self.settings.weights, at.shapes.size_table
         with torch.no_grad():
             fake = self.generate(at, draws)
-        near_real = at.hq + sigma * self.normal(fake, draws)
-        near_fake = fake + sigma * self.normal(fake, draws)
-        real, generated, real_near, generated_near = self._logits([at.hq, fake, near_real, near_fake], at, draws)
-        losses = {
-            "gan": relativistic_discriminator_loss(real, generated),
-            "r1": approximated_penalty(real, real_near),
-            "r2": approximated_penalty(generated, generated_near),
-        }
-        total = losses["gan"] + weights.r1 * losses["r1"] + weights.r2 * losses["r2"]
+        sigma = torch.where(table[:, 0] > 1, self.settings.sigma, self.settings.image_sigma).float()
+        sigma = at.shapes.per_row(sigma)[:, None]  # L0 1
+        versions = {"real": at.hq, "fake": fake}
+        if weights.r1 > 0:
+            versions["r1"] = at.hq + sigma * self.normal(fake, draws)
+        if weights.r2 > 0:
+            versions["r2"] = fake + sigma * self.normal(fake, draws)
+        logits = dict(zip(versions, self._logits(list(versions.values()), at, draws), strict=True))
+        real, generated = logits["real"], logits["fake"]
+        of_pair = (
+            relativistic_discriminator_loss if self.settings.loss == "rpgan" else non_saturating_discriminator_loss
+        )
+        losses = {"gan": of_pair(real, generated)}
+        share = penalty_share(table.prod(1) * fake.shape[1], self.settings.penalty_values)
+        for name, clean in (("r1", real), ("r2", generated)):
+            if name in logits:
+                losses[name] = approximated_penalty(clean, logits[name], share)
+        total = losses["gan"] + sum(getattr(weights, name) * losses[name] for name in ("r1", "r2") if name in losses)
         return losses | {"total": total, "real": real.mean(), "fake": generated.mean()}
 
     def _generator_losses(self, at: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
@@ -147,8 +184,11 @@ class AdversarialStage(LatentStage):
             real = self._judge([at.hq], at, t)
         generated = self._judge([fake], at, t)
         share = self._token_share(at)
+        relativistic = self.settings.loss == "rpgan"
         losses = {
-            "gan": relativistic_generator_loss(real.logits, generated.logits),
+            "gan": relativistic_generator_loss(real.logits, generated.logits)
+            if relativistic
+            else non_saturating_generator_loss(generated.logits),
             "l1": at.shapes.mean((fake - at.hq).abs()),
             "features": feature_matching(real.features, generated.features, share),
         }
@@ -173,13 +213,10 @@ class AdversarialStage(LatentStage):
         return discriminator(packed, texts.tokens, sizes, [[n] for n in lengths], t.repeat(count), layout=layout)
 
     def _token_share(self, at: Prepared) -> Tensor:
-        """[L] what each video token counts, as `Shapes.row_share` for latent positions."""
-        patch = self.modules["dit"].config.patch_size
+        """[L] what each of the discriminator's video tokens counts, as `Shapes.row_share` for latent positions."""
+        patch = self.modules["discriminator"].backbone.config.patch_size
         grids = [tuple(n // p for n, p in zip(size, patch, strict=True)) for size in at.shapes.sizes]
         return self.cache.shapes(grids).row_share
 
-    def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
-        if "vae" not in self.frozen:
-            return {}
-        at = self.first(prepared)
-        return self.triptych(at, self.generate(at, draws))
+    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
+        return self.generate(prepared, draws)

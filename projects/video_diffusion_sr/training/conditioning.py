@@ -1,6 +1,6 @@
 """What the transformer is told about a clip: the condition latents with their mask, and the text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,20 +98,45 @@ class Texts:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The two fixed embeddings [tokens, width] on the device."""
+    """The text embeddings that are not of one clip, [tokens, width] each, on one device.
+
+    positive: of every clip that has no text of its own.
+    negative: what the other side of guidance reads where a model was released with such a text.
+    null: stands for no text at all, in prompt dropout and where guidance is against no text. By default one token of
+        zeros, which no text encoder makes.
+    """
 
     positive: Tensor
     negative: Tensor
+    null: Tensor | None = None
 
-    def of(self, negative: list[bool]) -> Texts:
-        """One embedding for every sample."""
-        chosen = [self.negative if n else self.positive for n in negative]
-        return Texts(torch.cat(chosen), tuple(len(c) for c in chosen))
+    def __post_init__(self) -> None:
+        if self.null is None:
+            object.__setattr__(self, "null", torch.zeros_like(self.positive[:1]))
 
-    def drawn(self, samples: int, dropout: float, draws: torch.Generator) -> Texts:
-        """The positive one, replaced by the negative one with chance `dropout`.
+    @property
+    def width(self) -> int:
+        return self.positive.shape[1]
+
+    def to(self, device: torch.device | str) -> "Prompts":
+        """The same on another device."""
+        return Prompts(self.positive.to(device), self.negative.to(device), self.null.to(device))
+
+    def other_side(self, kind: str, samples: int) -> Texts:
+        """What guidance is against, for every sample: the "negative" text or the "null_text"."""
+        return joined([{"negative": self.negative, "null_text": self.null}[kind]] * samples)
+
+    def drawn(self, own: Sequence[Tensor | None], dropout: float, draws: torch.Generator) -> Texts:
+        """Each sample's own text, or the positive one where it has none; the null text with chance `dropout`.
 
         The choice is made on the CPU from the generator's seed: it decides shapes, and a device would have to be asked.
         """
         dice = torch.Generator().manual_seed(draws.initial_seed())
-        return self.of((torch.rand(samples, generator=dice) < dropout).tolist())
+        dropped = (torch.rand(len(own), generator=dice) < dropout).tolist()
+        texts = [self.positive if text is None else text for text in own]
+        return joined([self.null if drop else text for drop, text in zip(dropped, texts, strict=True)])
+
+
+def joined(texts: Sequence[Tensor]) -> Texts:
+    """One embedding for every sample, packed."""
+    return Texts(torch.cat(list(texts)), tuple(len(text) for text in texts))

@@ -17,20 +17,25 @@ if TYPE_CHECKING:
     from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
 
 
+FROM_SCRATCH_DROPOUT = 0.1  # ours: the papers drop prompts as SD3 does, at a rate that they do not state
+
+
 @dataclass(frozen=True)
 class DiffusionStageSettings:
     """The section `diffusion` of a training YAML.
 
-    prompt_dropout: how often the negative (null) prompt stands in for the positive one, so that guidance has both.
+    prompt_dropout: how often the null text stands in for a clip's, so that guidance has both; null takes 0 where
+        trained weights are fine-tuned and 0.1 where training starts from random ones. The released models are guided by
+        a negative text, which dropout would train towards good pictures if it took its place.
     noise_scale, ema_decay: null takes the model's YAML.
     log_floor: null takes the mean squared error; a number f the mean over clips of log(squared error + f), which is
         their mean PSNR up to a factor, with errors far below f counting no more. For one step alone: a clip then
         counts by the share of its error that goes, where otherwise the hopeless ones drown the rest.
-    image_steps: Euler steps of the pictures in TensorBoard.
+    image_steps: Euler steps of the pictures in TensorBoard and of validation.
     """
 
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    prompt_dropout: float = 0.1
+    prompt_dropout: float | None = None
     noise_scale: float | None = None
     ema_decay: float | None = None
     log_floor: float | None = None
@@ -56,7 +61,10 @@ class DiffusionStage(LatentStage):
         lora: LoraSettings | None = None,
         metric: PixelMetric | None = None,
     ) -> None:
-        super().__init__(recipe, prompts, settings.noise_scale, settings.prompt_dropout, with_vae)
+        dropout = settings.prompt_dropout
+        if dropout is None:
+            dropout = FROM_SCRATCH_DROPOUT if weights is None else 0.0
+        super().__init__(recipe, prompts, settings.noise_scale, dropout, with_vae)
         self.settings, self.metric = settings, metric
         self.modules["dit"], state = recipe.build_dit(weights, lora)
         if state is not None:
@@ -89,9 +97,6 @@ class DiffusionStage(LatentStage):
             "squared": shapes.mean(squared.detach()),
         }
 
-    def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
-        if "vae" not in self.frozen:
-            return {}
-        at = self.first(prepared)
+    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
         steps, guidance = self.settings.image_steps, self.recipe.diffusion.guidance
-        return self.triptych(at, self.sample(self.modules["dit"], at, steps, guidance, draws))
+        return self.sample(self.modules["dit"], prepared, steps, guidance, draws)

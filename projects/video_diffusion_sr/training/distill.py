@@ -12,9 +12,9 @@ from torch import Tensor
 
 from common.diffusion import Guidance, LinearInterpolation, uniform_trailing
 from projects.video_diffusion_sr.training.conditioning import Prompts
-from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared, share_state
+from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared, refuse_other_latents
 from projects.video_diffusion_sr.training.packed import Shapes
-from projects.video_diffusion_sr.training.settings import OptimizerSettings
+from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
 from projects.video_diffusion_sr.training.stage import Player
 
 if TYPE_CHECKING:
@@ -27,16 +27,19 @@ class DistillSettings:
 
     rounds: the student's steps in each round, halving; the first teacher takes twice as many as the first.
     guidance: of the first round's teacher; null takes the scale in the model's YAML.
+    guidance_against: "negative", as the released models are guided, or "null_text", for training with prompt dropout.
     noise_scale, ema_decay: null takes the model's YAML.
     """
 
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     rounds: tuple[int, ...] = (32, 16, 8, 4, 2, 1)
     guidance: float | None = None
+    guidance_against: str = "negative"
     noise_scale: float | None = None
     ema_decay: float | None = None
 
     def __post_init__(self) -> None:
+        one_of("distill.guidance_against", self.guidance_against, ("negative", "null_text"))
         halving = all(a == 2 * b for a, b in zip(self.rounds, self.rounds[1:], strict=False))
         if not self.rounds or self.rounds[-1] < 1 or not halving:
             raise ValueError(f"distill.rounds must halve from one to the next, got {list(self.rounds)}")
@@ -49,10 +52,10 @@ class DistillStage(LatentStage):
         steps: of the student; the teacher takes twice as many.
         guided: whether this round's teacher is guided.
         weights: of the teacher, and of the student at the start.
+        teacher: another model's recipe and weights, where the teacher is larger than the student.
     """
 
     name = "distill"
-    passes = 5.0  # two of the teacher, three of the student
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class DistillStage(LatentStage):
         steps: int,
         guided: bool,
         with_vae: bool = True,
+        teacher: "tuple[VideoDiffusionTrainer, Weights] | None" = None,
     ) -> None:
         super().__init__(recipe, prompts, settings.noise_scale, 0.0, with_vae)
         if recipe.diffusion.loss != "v_lerp":
@@ -70,15 +74,19 @@ class DistillStage(LatentStage):
         self.name = f"distill_{steps}"
         self.steps = steps
         self.modules["dit"], state = recipe.build_dit(weights)
-        self.frozen["teacher"], _ = recipe.build_dit(weights)
-        self.weights |= share_state(state, ["dit", "teacher"])
+        teachers_recipe, teachers_weights = (recipe, weights) if teacher is None else teacher
+        refuse_other_latents(recipe, teachers_recipe, "teacher")
+        self.frozen["teacher"], teachers_state = teachers_recipe.build_dit(teachers_weights)
+        self.half = ("teacher",)
+        self.weights |= {n: s for n, s in (("dit", state), ("teacher", teachers_state)) if s is not None}
         self.ema_of = ("dit",)
         self.ema_decay = recipe.ema_decay if settings.ema_decay is None else settings.ema_decay
         self.players = (Player("dit", ("dit",), settings.optimizer),)
         configured = recipe.diffusion.guidance
         scale = configured.scale if settings.guidance is None else settings.guidance
         self.guidance = Guidance(scale if guided else 1.0, configured.rescale)
-        self.passes = 7.0 if self.guidance.scale != 1 else 5.0
+        self.other_text = settings.guidance_against
+        self.forward_passes = {"dit": 3.0, "teacher": 4.0 if self.guidance.scale != 1 else 2.0}
         # T first, 0 last; the student walks over every second of them
         times = uniform_trailing(2 * steps, self.schedule.T, recipe.diffusion.shift)
         self.times = torch.cat([times, torch.zeros(1)])
@@ -106,11 +114,8 @@ class DistillStage(LatentStage):
             lambda: self.predict(dit, x, at, t), lambda: self.predict(dit, x, at, t, negative), 0, 1, None
         )
 
-    def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
-        if "vae" not in self.frozen:
-            return {}
-        at = self.first(prepared)
-        return self.triptych(at, self.sample(self.modules["dit"], at, self.steps, Guidance(), draws))
+    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
+        return self.sample(self.modules["dit"], prepared, self.steps, Guidance(), draws)
 
 
 def two_step_velocity(

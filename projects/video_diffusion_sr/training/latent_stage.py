@@ -1,6 +1,7 @@
 """What the three stages on latents share: encoding, condition, text, a call of the transformer, pictures, work."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,13 +9,14 @@ import torch
 from torch import Tensor
 
 from common.diffusion import EulerSampler, Guidance, LinearInterpolation, uniform_trailing
+from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
 from projects.video_diffusion_sr.lora import HEADER, LoraSettings, factors_of
-from projects.video_diffusion_sr.training.conditioning import Conditioner, Prompts, Texts
+from projects.video_diffusion_sr.training.conditioning import Conditioner, Prompts, Texts, joined
 from projects.video_diffusion_sr.training.flops import forward_flops
-from projects.video_diffusion_sr.training.latents import LatentEncoder, Pairs
+from projects.video_diffusion_sr.training.latents import LatentEncoder, Pairs, pixels_of
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, unpack
-from projects.video_diffusion_sr.training.stage import Stage, Work
+from projects.video_diffusion_sr.training.stage import Stage, Work, names_of
 
 if TYPE_CHECKING:
     from projects.video_diffusion_sr.train import VideoDiffusionTrainer
@@ -59,11 +61,13 @@ class LatentStage(Stage):
         recipe: of the model's YAML.
         prompts: the fixed text embeddings, on the CPU.
         noise_scale: of the condition; None takes the YAML's.
-        prompt_dropout: how often the negative embedding stands in for the positive one.
+        prompt_dropout: how often the null text stands in for a sample's.
         with_vae: load the VAE, to encode pixels and to show pictures.
-    """
 
-    passes = 3.0  # work of a step in forward passes of the transformer; a backward pass is two
+    Attributes:
+        other_text: what guidance is against, "negative" or "null_text".
+        forward_passes: work of a step in forward passes of each transformer, by name; a backward pass is two.
+    """
 
     def __init__(
         self,
@@ -75,6 +79,8 @@ class LatentStage(Stage):
     ) -> None:
         super().__init__()
         self.recipe, self.prompts, self.prompt_dropout = recipe, prompts, prompt_dropout
+        self.other_text = "null_text" if prompt_dropout > 0 else "negative"
+        self.forward_passes: dict[str, float] = {"dit": 3.0}
         self.schedule: LinearInterpolation = recipe.diffusion.schedule
         self.conditioner: Conditioner = recipe.conditioner(noise_scale)
         if with_vae:
@@ -85,15 +91,21 @@ class LatentStage(Stage):
     def set_device(self, device: torch.device) -> None:
         super().set_device(device)
         self.cache = ShapeCache(device)
-        self.prompts = Prompts(self.prompts.positive.to(device), self.prompts.negative.to(device))
+        self.prompts = self.prompts.to(device)
 
     def entry_points(self, name: str) -> tuple[str, ...]:
         return ("encode_moments", "decode_latents") if name == "vae" else ()
 
     def prepare(self, batch: Any, draws: torch.Generator) -> Prepared:
         pairs: Pairs = self.encoder(batch, self.cache, draws)
+        for name, text in zip(names_of(batch), pairs.texts, strict=True):
+            if text is not None and text.shape[1] != self.prompts.width:
+                raise ValueError(
+                    f"{name}: its text embedding is {text.shape[1]} wide, the model reads {self.prompts.width}; "
+                    "make it with the text encoder of this model, or remove it"
+                )
         given = self.conditioner(pairs.hq, pairs.lq, pairs.shapes, draws)
-        texts = self.prompts.drawn(len(pairs.shapes.sizes), self.prompt_dropout, draws)
+        texts = self.prompts.drawn(pairs.texts, self.prompt_dropout, draws)
         return Prepared(pairs.hq, pairs.lq, given, pairs.shapes, texts)
 
     def predict(self, dit: NaDiT, x: Tensor, at: Prepared, t: Tensor, texts: Texts | None = None) -> Tensor:
@@ -109,8 +121,12 @@ class LatentStage(Stage):
         return torch.randn(like.shape, generator=draws, device=like.device)
 
     def unguided(self, samples: int) -> Texts:
-        """The negative text for every sample."""
-        return self.prompts.of([True] * samples)
+        """What guidance is against, for every sample."""
+        return self.prompts.other_side(self.other_text, samples)
+
+    @abstractmethod
+    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
+        """Restored latents [L0, c] as the trained transformer makes them at inference."""
 
     @torch.no_grad()
     def sample(self, dit: NaDiT, at: Prepared, steps: int, guidance: Guidance, draws: torch.Generator) -> Tensor:
@@ -128,27 +144,49 @@ class LatentStage(Stage):
 
         return sampler.sample(self.normal(at.hq, draws), predict)
 
+    def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+        if "vae" not in self.frozen:
+            return {}
+        at = self.first(prepared)
+        return self.triptych(at, self.restore(at, draws))
+
+    @torch.no_grad()
+    def decoded(self, rows: Tensor, shapes: Shapes) -> list[Tensor]:
+        """Clips [3, T, H, W] in about [-1, 1], float32, of packed latents [L0, c]; ValueError without a VAE."""
+        if "vae" not in self.frozen:
+            raise ValueError("validation decodes clips and there is no VAE; give vae.checkpoint behind the stage")
+        vae = self.frozen["vae"]
+        with torch.autocast(self.device.type, enabled=False):
+            latents = [latent / self.encoder.scaling_factor for latent in unpack(rows, shapes.sizes)]
+            return [vae.decode_latents(z[None].to(next(vae.parameters())))[0].float() for z in latents]
+
+    def validate(self, batch: Any, draws: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        prepared = self.prepare(batch, draws)
+        outputs = self.decoded(self.restore(prepared, draws), prepared.shapes)
+        truths = [pixels_of(sample, self.device)[0] for sample in batch]
+        return list(zip(outputs, truths, strict=True))
+
     def triptych(self, at: Prepared, output: Tensor) -> dict[str, Tensor]:
         """Low quality | output | ground truth: the middle frame of the first sample, all decoded by the VAE."""
-        vae = self.frozen["vae"]
-        decoded = []
-        for rows in (at.lq, output, at.hq):
-            latent = unpack(rows, at.shapes.sizes)[0] / self.encoder.scaling_factor
-            with torch.autocast(self.device.type, enabled=False):
-                clip = vae.decode_latents(latent[None].to(next(vae.parameters())))[0].float()  # 3 T H W
-            decoded.append(clip[:, clip.shape[1] // 2])
-        return {"lq_output_gt": (torch.cat(decoded, dim=2) + 1) / 2}
+        clips = [self.decoded(rows, at.shapes)[0] for rows in (at.lq, output, at.hq)]
+        middle = [clip[:, clip.shape[1] // 2] for clip in clips]  # 3 H W each
+        return {"lq_output_gt": (torch.cat(middle, dim=2) + 1) / 2}
 
     def first(self, at: Prepared) -> Prepared:
         """The first sample alone, for pictures."""
         rows = at.shapes.counts[0]
-        shapes = self.cache.shapes(at.shapes.sizes[:1])
-        return Prepared(at.hq[:rows], at.lq[:rows], at.given[:rows], shapes, self.prompts.of([False]))
+        shapes, text = self.cache.shapes(at.shapes.sizes[:1]), joined([at.texts.tokens[: at.texts.lengths[0]]])
+        return Prepared(at.hq[:rows], at.lq[:rows], at.given[:rows], shapes, text)
 
     def work(self, prepared: Prepared) -> Work:
-        dit = self.modules["dit"]
-        flops = forward_flops(dit.config, prepared.shapes.sizes, prepared.texts.lengths)
-        return Work(len(prepared.shapes.sizes), self.passes * flops)
+        sizes, lengths = prepared.shapes.sizes, prepared.texts.lengths
+        networks = {**self.modules, **self.frozen}
+        flops = 0.0
+        for name, passes in self.forward_passes.items():
+            network = networks[name]
+            config = network.backbone.config if isinstance(network, Discriminator) else network.config
+            flops += passes * forward_flops(config, sizes, lengths)
+        return Work(len(sizes), flops)
 
     def use_lora(self, settings: LoraSettings) -> None:
         """From now on this stage trains, saves and exports low-rank factors of its transformer; the rest is frozen."""
@@ -161,6 +199,13 @@ class LatentStage(Stage):
         return {"dit.safetensors": dict(weights["dit"])}
 
 
-def share_state(state: Mapping[str, Tensor] | None, names: Sequence[str]) -> dict[str, Mapping[str, Tensor]]:
-    """One state for several modules that were built on the meta device."""
-    return {} if state is None else {name: state for name in names}
+def refuse_other_latents(own: "VideoDiffusionTrainer", other: "VideoDiffusionTrainer", role: str) -> None:
+    """ValueError unless a network of another model can read this one's latents and texts, and means the same times."""
+    for key in ("vid_in_channels", "vid_out_channels", "txt_in_dim"):
+        ours, theirs = own.config.dit.model[key], other.config.dit.model[key]
+        if ours != theirs:
+            raise ValueError(f"the {role}'s dit.model.{key} is {theirs}, the trained model's {ours}; they must agree")
+    for what in ("schedule", "prediction_type"):
+        ours, theirs = getattr(own.diffusion, what), getattr(other.diffusion, what)
+        if ours != theirs:
+            raise ValueError(f"the {role}'s diffusion {what} is {theirs}, the trained model's {ours}; they must agree")

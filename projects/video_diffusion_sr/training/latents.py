@@ -21,6 +21,7 @@ class MomentBatch:
     """Posterior moments of a batch on the device already, as a resident source yields them.
 
     hq_mean, hq_logvar, lq_mean, lq_logvar: [L0, c]. sizes: latent (t, h, w) of every sample. names: of the samples.
+    texts: each sample's own text embedding [tokens, width] or None; empty where no sample has one.
     """
 
     hq_mean: Tensor
@@ -29,15 +30,20 @@ class MomentBatch:
     lq_logvar: Tensor
     sizes: tuple[Size3, ...]
     names: tuple[str, ...]
+    texts: tuple[Tensor | None, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Packed latents as the transformer sees them (scaled), [L0, c] float32: ground truth and low quality."""
+    """Packed latents as the transformer sees them (scaled), [L0, c] float32: ground truth and low quality.
+
+    texts: each sample's own text embedding, float32 [tokens, width], or None.
+    """
 
     hq: Tensor
     lq: Tensor
     shapes: Shapes
+    texts: tuple[Tensor | None, ...]
 
 
 @dataclass
@@ -66,7 +72,7 @@ class LatentEncoder:
         moments = batch if isinstance(batch, MomentBatch) else self._moments(batch, cache.device)
         hq = self._draw(moments.hq_mean, moments.hq_logvar, draws)
         lq = self._draw(moments.lq_mean, moments.lq_logvar, draws)
-        return Pairs(hq, lq, cache.shapes(moments.sizes))
+        return Pairs(hq, lq, cache.shapes(moments.sizes), moments.texts or (None,) * len(moments.sizes))
 
     def _draw(self, mean: Tensor, logvar: Tensor, draws: torch.Generator) -> Tensor:
         mean = mean.float()
@@ -77,16 +83,17 @@ class LatentEncoder:
 
     def _moments(self, samples: list[dict], device: torch.device | str) -> MomentBatch:
         names = tuple(sample["identity"] for sample in samples)
+        texts = tuple(s["text"].to(device, torch.float32) if "text" in s else None for s in samples)
         if "hq_mean" in samples[0]:
             packed = [pack([s[name].to(device, non_blocking=True) for s in samples]) for name in MOMENTS]
-            return MomentBatch(*(rows for rows, _ in packed), tuple(packed[0][1]), names)
+            return MomentBatch(*(rows for rows, _ in packed), tuple(packed[0][1]), names, texts)
         if self.vae is None:
             raise ValueError(f"{names[0]} is a clip of pixels and there is no VAE to encode it; precompute latents")
         pairs = [pixels_of(sample, device) for sample in samples]
         hq = self._encode([hq for hq, _ in pairs])
         lq = self._encode([lq for _, lq in pairs])
         rows = [pack(part) for part in (*hq, *lq)]
-        return MomentBatch(*(r for r, _ in rows), tuple(rows[0][1]), names)
+        return MomentBatch(*(r for r, _ in rows), tuple(rows[0][1]), names, texts)
 
     def _encode(self, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Mean and logvar [c, t, h, w] of each clip [3, T, H, W]."""

@@ -1,41 +1,37 @@
 """The training loop: it drives any `Stage`, and everything it draws follows from (seed, step, part, rank, purpose)."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.checkpoint import save_safetensors
 from common.distributed import fsdp
+from common.distributed.async_checkpoint import AsyncCheckpoints
 from common.distributed.checkpoint import checkpoints, read_meta, save_checkpoint
+from common.distributed.metadata import DamagedCheckpoint
 from common.distributed.process import Process
 from common.logger import get_logger
 from projects.video_diffusion_sr.training.average import AveragedWeights
-from projects.video_diffusion_sr.training.finite import FiniteWatch
-from projects.video_diffusion_sr.training.graphed import GraphedTurns
+from projects.video_diffusion_sr.training.bad_steps import BadSteps
+from projects.video_diffusion_sr.training.finite import FiniteWatch, NonFiniteLoss
 from projects.video_diffusion_sr.training.interrupt import StopRequest, stop_on_signals
-from projects.video_diffusion_sr.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from projects.video_diffusion_sr.training.placement import described, place_networks
+from projects.video_diffusion_sr.training.profiling import profiled
 from projects.video_diffusion_sr.training.reports import Reports
 from projects.video_diffusion_sr.training.run_state import RunState, refuse_other_run
 from projects.video_diffusion_sr.training.settings import LoopSettings
-from projects.video_diffusion_sr.training.stage import Batch, Player, Stage, StepRecord, Work, names_of
+from projects.video_diffusion_sr.training.stage import Batch, Source, Stage, StepRecord, Work, names_of
+from projects.video_diffusion_sr.training.turns import Turns
+from projects.video_diffusion_sr.training.validation import Validation
 
 logger = get_logger(__name__)
 
-VARIANTS = 128  # of one compiled block
 MOST_STEPS_BETWEEN = 10  # two questions to all ranks whether anybody was asked to stop
-
-
-class Source(Protocol):
-    """Where batches come from."""
-
-    def batches(self, start: int) -> Iterator[Batch]:
-        """This rank's batches number start, start + 1, ...; number n is the same whatever the start."""
 
 
 class Trainer:
@@ -48,6 +44,7 @@ class Trainer:
         folder: of the run: `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `export/`.
         process: this rank and its device.
         strategy: `dit.fsdp.sharding_strategy`.
+        validation: what is measured on held-out clips; None: nothing.
     """
 
     def __init__(
@@ -58,66 +55,24 @@ class Trainer:
         folder: str | Path,
         process: Process,
         strategy: str = "NO_SHARD",
+        validation: Validation | None = None,
     ) -> None:
-        self.stage, self.source, self.settings = stage, source, settings
+        self.stage, self.source, self.settings, self.validation = stage, source, settings, validation
         self.folder, self.process = Path(folder), process
         self.device = process.device
         stage.set_device(process.device)
-        self.bf16 = settings.precision == "bf16"
-        self._place(strategy)
-        self.parameters = {p.name: self._named_parameters(p) for p in stage.players}
-        self.optimizers = {
-            p.name: make_optimizer((w for _, w in self.parameters[p.name]), p.optimizer, settings.graphs)
-            for p in stage.players
-        }
-        self.graphed = self._graphed_turns() if settings.graphs else None
+        bf16 = settings.precision == "bf16"
+        place_networks(stage, strategy, process.device, bf16=bf16, compiled=settings.compile)
+        self.turns = Turns(stage, settings, process)
         self.averages = {
             name: AveragedWeights(stage.modules[name], stage.ema_decay, settings.ema_warmup) for name in stage.ema_of
         }
-        self.watch = FiniteWatch(self.device)
+        self.watch = FiniteWatch(self.device, settings.bad_steps.most_norm)
+        self.bad_steps = BadSteps(self.folder, settings.bad_steps.most, process.leads)
+        saving = settings.checkpoint
+        self.writer = AsyncCheckpoints(self.folder / "checkpoints", saving.keep) if saving.asynchronous else None
         self.step = 0
         self.agree_every = 1
-
-    def _place(self, strategy: str) -> None:
-        stage, mesh = self.stage, fsdp.training_mesh(strategy, self.device.type)
-        for name, module in {**stage.modules, **stage.frozen}.items():
-            trained = name in stage.modules
-            module.train(trained)
-            if not trained:
-                module.requires_grad_(False)
-            units = stage.units(name)
-            # A frozen network without blocks (the VAE) is small next to what is trained: it stays whole.
-            if trained or units:
-                fsdp.shard(module, units, strategy, mesh, bf16=self.bf16, entry_points=stage.entry_points(name))
-            fsdp.place(module, self.device, stage.weights.pop(name, None))
-            if mesh is None:
-                fsdp.same_on_all_ranks(module)
-            if self.settings.compile:
-                compile_units(units)
-
-    def _named_parameters(self, player: Player) -> list[tuple[str, nn.Parameter]]:
-        named = [
-            (f"{name}.{key}", parameter)
-            for name in player.modules
-            for key, parameter in self.stage.modules[name].named_parameters()
-            if parameter.requires_grad
-        ]
-        if not named:
-            raise ValueError(f"player {player.name} of stage {self.stage.name} has nothing to train")
-        return named
-
-    def _graphed_turns(self) -> GraphedTurns:
-        players, world = self.stage.players, self.process.world
-        if self.device.type != "cuda" or world > 1 or len(players) > 1:
-            raise ValueError(
-                f"graphs: stage {self.stage.name} with {len(players)} players on {world} x {self.device.type}; a "
-                "captured step is for one player on one GPU"
-            )
-        return GraphedTurns(
-            lambda prepared, draws: self._update(players[0], [prepared], [draws]),
-            [parameter for _, parameter in self.parameters[players[0].name]],
-            self.device,
-        )
 
     def run(self, resume: bool = True, plan: Callable[[int], int] | None = None) -> bool:
         """Train until the last step, or until asked to stop.
@@ -135,52 +90,121 @@ class Trainer:
         """
         if resume:
             self.resume()
-        steps, log = self.settings.steps, self.settings.log
-        reports = Reports(self.folder, self.process.leads, self.step, steps, self.process.world, self.device)
-        stream = self.source.batches(self.step * self.settings.accumulation)
-        saved = self.step
+        if self.bad_steps.most and not checkpoints(self.folder / "checkpoints"):
+            self.save(wait=True)  # somewhere to go back to
+        self._introduce()
+        while True:
+            try:
+                return self._run(plan)
+            except NonFiniteLoss as bad:
+                self.bad_steps.note(bad)
+                self._go_back()
+
+    def _introduce(self) -> None:
+        """Say what is about to run, before the first step, which may take long."""
+        process, settings = self.process, self.settings
+        if process.leads:
+            kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+            logger.info(
+                "stage %s on %d x %s, %s: %s",
+                self.stage.name,
+                process.world,
+                kind,
+                settings.precision,
+                described(self.stage),
+            )
+            logger.info("steps %d to %d into %s", self.step + 1, settings.steps, self.folder)
+
+    def _run(self, plan: Callable[[int], int] | None) -> bool:
+        """From the present step on; see `run`."""
+        settings, first = self.settings, self.step
         with ExitStack() as stack:
+            reports = Reports(
+                self.folder,
+                self.process.leads,
+                self.step,
+                settings.steps,
+                self.process.world,
+                self.device,
+                settings.wandb,
+            )
             stack.callback(reports.close)
+            profiler = stack.enter_context(profiled(settings.profile, self.folder, self.process.rank))
             request = stack.enter_context(stop_on_signals())
-            while self.step < steps:
+            stream = self.source.batches(self.step * settings.accumulation)
+            while self.step < self.settings.steps:
                 self.process.alive(f"training step {self.step}")
-                batches = [next(stream) for _ in range(self.settings.accumulation)]
-                last = self.step + 1 == steps
+                with reports.waiting():
+                    batches = [next(stream) for _ in range(settings.accumulation)]
+                last = self.step + 1 == self.settings.steps
                 record, prepared = self.train_step(batches)
-                reports.step(record.work)
-                if (log.every and self.step % log.every == 0) or last:
-                    self.watch.check()
-                    self._pace(reports.scalars(record.step, self._mean_scalars(record)))
-                    if plan is not None and not last:
-                        steps = max(self.step + 1, plan(self.step))
-                        self.settings = replace(self.settings, steps=steps)
-                        reports.plan(steps)
-                if log.images and (record.step % log.images == 0 or last):
-                    reports.images(record.step, self.images(prepared))
+                reports.step(record.work, self.source.fill(record.step * settings.accumulation))
+                self._report(reports, record, prepared, plan, first, last)
+                if profiler is not None:
+                    profiler.step()
                 stopping = self._asked_to_stop(request)
                 if self._checkpoint_due() or last or stopping:
-                    self.save()
-                    saved = self.step
+                    self.save(wait=last or stopping)
                 if stopping and not last:
-                    logger.info("stopped after step %d of %d; the same command with --resume goes on", saved, steps)
+                    logger.info("stopped after step %d of %d; the same command goes on", self.step, self.settings.steps)
                     return False
         self.export()
         return True
+
+    def _report(
+        self,
+        reports: Reports,
+        record: StepRecord,
+        prepared: Any,
+        plan: Callable[[int], int] | None,
+        first: int,
+        last: bool,
+    ) -> None:
+        """Scalars, validation and pictures after a step, where they are due."""
+        log, step = self.settings.log, record.step
+        regular = bool(log.every) and self.step % log.every == 0
+        if regular or last or (log.every and step == first):
+            self.watch.check()
+            if self.writer is not None:
+                self.writer.poll(self.device)
+            self._pace(reports.scalars(step, self._mean_scalars(record)))
+            if plan is not None and regular and not last:
+                steps = max(self.step + 1, plan(self.step))
+                self.settings = replace(self.settings, steps=steps)
+                reports.plan(steps)
+        if self.validation is not None and self.validation.due(step, last):
+            self.process.alive(f"validation after step {step}")
+            values, pictures = self._averaged(lambda draws: self.validation.measure(self.stage, draws), "validation")
+            reports.validation(step, values)
+            reports.images(step, pictures)
+        if log.images and (step % log.images == 0 or last):
+            reports.images(step, self.images(prepared))
+
+    def _go_back(self) -> None:
+        """To the newest checkpoint, as if nothing had been computed since."""
+        if self.writer is not None:
+            self.writer.finish()
+        self.watch.clear()
+        self.turns.clear()
+        self.resume()
 
     def train_step(self, batches: list[Batch]) -> tuple[StepRecord, Any]:
         """One step of every player whose turn it is; the record, and the first batch as the stage prepared it."""
         step = self.step
         prepared = []
         for part, batch in enumerate(batches):
-            with torch.no_grad(), self._autocast():
-                prepared.append(self.stage.prepare(batch, self.draws(step, part, "prepare")))
+            with torch.no_grad(), self.turns.autocast():
+                prepared.append(self.stage.prepare(batch, self.turns.draws(step, part, "prepare")))
         record = StepRecord(step, tuple(name for batch in batches for name in names_of(batch)))
-        for player in self.stage.players:
-            if player.plays(step):
-                self._turn(player, prepared, record)
-        for average in self.averages.values():
-            average.update(step)
-        self.watch.record(step, record.names, list(record.scalars.values()))
+        players = [] if step in self.bad_steps.steps else [p for p in self.stage.players if p.plays(step)]
+        for player in players:
+            scalars, rate = self.turns.play(player, step, self.settings.steps, prepared)
+            record.scalars |= {f"{player.name}/{name}": value for name, value in scalars.items()}
+            record.rates[f"{player.name}/lr"] = rate
+            for name in player.modules:  # an average counts the steps in which its network moved
+                if name in self.averages:
+                    self.averages[name].update((step - player.start) // player.every)
+        self.watch.record(step, record.names, record.scalars)
         if self.device.type == "cpu":
             self.watch.check()
         work = [self.stage.work(item) for item in prepared]
@@ -188,89 +212,27 @@ class Trainer:
         self.step += 1
         return record, prepared[0]
 
-    def _turn(self, player: Player, prepared: list[Any], record: StepRecord) -> None:
-        """One player's gradients and step, and what is to be known of them."""
-        rate = learning_rate(player.optimizer, record.step, self.settings.steps)
-        set_learning_rate(self.optimizers[player.name], rate)
-        if self.graphed is not None:
-            scalars = self.graphed(prepared[0], self._seed(record.step, 0, player.name))
-        else:
-            self._pass_through_others(player)
-            parts = [self.draws(record.step, part, player.name) for part in range(len(prepared))]
-            scalars = self._update(player, prepared, parts)
-            for module in self.stage.modules.values():  # of all players: gradients that only passed through go, too
-                module.zero_grad(set_to_none=True)
-        record.scalars |= {f"{player.name}/{name}": value for name, value in scalars.items()}
-        record.rates[f"{player.name}/lr"] = rate
-
-    def _update(self, player: Player, prepared: list[Any], draws: list[torch.Generator]) -> dict[str, Tensor]:
-        """Gradients of one player over all parts of the step, then its optimiser; the mean losses and the norm."""
-        scalars: dict[str, Tensor] = {}
-        for item, own_draws in zip(prepared, draws, strict=True):
-            with self._autocast():
-                losses = self.stage.losses(player.name, item, own_draws)
-            (losses["total"] / len(prepared)).backward()
-            for name, value in losses.items():
-                value = value.detach()
-                mean = value if len(prepared) == 1 else value / len(prepared)  # every launch counts in a small model
-                scalars[name] = scalars[name] + mean if name in scalars else mean
-        for module in self.stage.modules.values():
-            fsdp.reshard(module)
-        parameters = [parameter for _, parameter in self.parameters[player.name]]
-        fsdp.average_gradients(parameters)
-        scalars["gradient_norm"] = self._clip(player, parameters)
-        self.optimizers[player.name].step()
-        return scalars
-
-    def _pass_through_others(self, player: Player) -> None:
-        """No gradients are kept for the networks of other players.
-
-        FSDP fixes the choice when it first gathers a network, so sharded ones compute them and they are dropped.
-        """
-        for other in self.stage.players if len(self.stage.players) > 1 else ():
-            if not any(fsdp.is_sharded(self.stage.modules[name]) for name in other.modules):
-                for _, parameter in self.parameters[other.name]:
-                    parameter.requires_grad_(other.name == player.name)
-
-    @staticmethod
-    def _clip(player: Player, parameters: list[nn.Parameter]) -> Tensor:
-        """The norm of all gradients together, which are scaled down to the player's limit."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients:
-            raise ValueError(f"no gradient reached player {player.name}: its loss does not depend on its networks")
-        norm = fsdp.whole(torch.nn.utils.get_total_norm(gradients))
-        if player.optimizer.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, player.optimizer.clip, norm)
-        return norm
-
-    def _autocast(self):
-        if not self.bf16:
-            return nullcontext()
-        # A captured step may not keep casts of weights from one time to the next.
-        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self.graphed is None)
-
-    def draws(self, step: int, part: int, purpose: str) -> torch.Generator:
-        """The generator of one purpose in one part of one step on this rank, on the device."""
-        return torch.Generator(self.device).manual_seed(self._seed(step, part, purpose))
-
-    def _seed(self, step: int, part: int, purpose: str) -> int:
-        words = f"{self.settings.seed}/{step}/{part}/{self.process.rank}/{purpose}"
-        return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1
-
     def _mean_scalars(self, record: StepRecord) -> dict[str, float]:
         names = sorted(record.scalars)
+        if not names:  # a step that is left out
+            return {}
         values = torch.stack([record.scalars[n].detach().float().reshape(()).to(self.device) for n in names])
         return dict(zip(names, fsdp.mean_over_ranks(values).tolist(), strict=True)) | record.rates
 
-    @torch.no_grad()
     def images(self, prepared: Any) -> dict[str, Tensor]:
         """The stage's pictures of a prepared batch, on averaged weights."""
+        return self._averaged(lambda draws: self.stage.images(prepared, draws), "images")
+
+    @torch.no_grad()
+    def _averaged(self, compute: Callable[[torch.Generator], Any], purpose: str) -> Any:
+        """What `compute` returns with averaged weights in place."""
         with ExitStack() as stack:
             for name, average in self.averages.items():
                 stack.enter_context(average.in_place())
                 stack.callback(fsdp.reshard, self.stage.modules[name])
-            stack.enter_context(self._autocast())
-            return self.stage.images(prepared, self.draws(self.step, 0, "images"))
+            stack.enter_context(self.turns.autocast())
+            # Validation draws the same noise every time: what changes from one to the next is the network.
+            return compute(self.turns.draws(0 if purpose == "validation" else self.step, 0, purpose))
 
     def _checkpoint_due(self) -> bool:
         every = self.settings.checkpoint.every
@@ -287,26 +249,47 @@ class Trainer:
         mean = fsdp.mean_over_ranks(torch.tensor(steps_per_s, device=self.device)).item()
         self.agree_every = max(1, min(MOST_STEPS_BETWEEN, int(mean)))
 
-    def save(self) -> Path:
-        """A checkpoint of the present step, unless a loss was not finite."""
+    def save(self, wait: bool = False) -> None:
+        """A checkpoint of the present step, unless a loss was not finite.
+
+        Args:
+            wait: until it is written, also where checkpoints are asynchronous.
+        """
         self.watch.check()
         self.process.alive("writing a checkpoint")
         meta = {"stage": self.stage.name, "seed": self.settings.seed, "header": self.stage.export_header}
-        folder = self.folder / "checkpoints"
-        return save_checkpoint(folder, self.step, self._state().tensors(), meta, self.settings.checkpoint.keep)
+        tensors = self._state().tensors()
+        if self.writer is None:
+            save_checkpoint(self.folder / "checkpoints", self.step, tensors, meta, self.settings.checkpoint.keep)
+            return
+        self.writer.start(self.step, tensors, meta)
+        if wait:
+            self.writer.finish()
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint of the folder; nothing happens where there is none."""
+        """Go on from the newest checkpoint of the folder that can be read; nothing happens where there is none.
+
+        Raises:
+            DamagedCheckpoint: there are checkpoints, and none can be read.
+        """
+        self.bad_steps.load()
         found = checkpoints(self.folder / "checkpoints")
-        if found:
-            meta = read_meta(found[-1])
-            refuse_other_run(found[-1], meta, self.stage.name, self.settings.seed)
-            self._state().load(found[-1])
+        for number, checkpoint in enumerate(reversed(found), start=1):
+            try:
+                meta = read_meta(checkpoint)
+                refuse_other_run(checkpoint, meta, self.stage.name, self.settings.seed)
+                self._state().load(checkpoint)
+            except DamagedCheckpoint as error:
+                if number == len(found):
+                    raise
+                logger.warning("%s; going on from the one before it", error)
+                continue
             self.step = int(meta["step"])
-            logger.info("resumed from %s", found[-1])
+            logger.info("resumed from %s", checkpoint)
+            return
 
     def _state(self) -> RunState:
-        everything = (self.stage.modules, self.averages, self.optimizers, self.parameters)
+        everything = (self.stage.modules, self.averages, self.turns.optimizers, self.turns.parameters)
         return RunState(*everything, self.stage.save_frozen)
 
     def export(self) -> list[Path]:
@@ -321,15 +304,3 @@ class Trainer:
             save_safetensors(state, paths[-1], header)
             logger.info("wrote %s", paths[-1])
         return paths
-
-
-def compile_units(units: Sequence[nn.Module]) -> None:
-    """torch.compile each unit for the very shapes it meets; blocks of one kind share what is compiled."""
-    # Every size of batch, kind of block and way to cut windows is a variant of the same code; past the limit PyTorch
-    # would go back to eager without a word.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
-    torch._dynamo.config.accumulated_recompile_limit = max(
-        torch._dynamo.config.accumulated_recompile_limit, 4 * VARIANTS
-    )
-    for unit in units:
-        unit.compile(dynamic=False)

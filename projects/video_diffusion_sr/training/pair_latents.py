@@ -15,6 +15,7 @@ from data.training.sampling import slot_generator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.training.latents import MomentBatch
 from projects.video_diffusion_sr.training.packed import Size3
+from projects.video_diffusion_sr.training.stage import Source
 
 logger = get_logger(__name__)
 
@@ -47,7 +48,7 @@ class Milder:
         return np.where(kind < self.clean, 1.0, np.where(kind < self.clean + self.mixed, share, 0.0))
 
 
-class PairLatents:
+class PairLatents(Source):
     """Batches of one size each, of about `budget` latent positions; batch n follows from (seed, n) and the sets read.
 
     One size a batch keeps the transformer's layouts few, which are compiled one by one; hence only square pairs are

@@ -1,14 +1,17 @@
 """What a run says: a progress bar, a line and TensorBoard scalars every few steps, pictures, a metrics file."""
 
 import json
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.extras import need
 from common.logger import get_logger
 from projects.video_diffusion_sr.training.stage import Work
 
@@ -33,15 +36,27 @@ class Reports:
         leads: whether this rank speaks.
         start, steps: the first step of this process and the last of the run.
         ranks: how many ranks work alike.
+        wandb: name of a Weights & Biases project that gets the scalars as well; None: none.
     """
 
-    def __init__(self, folder: Path, leads: bool, start: int, steps: int, ranks: int, device: torch.device) -> None:
-        self.leads, self.ranks, self.steps = leads, ranks, steps
+    def __init__(
+        self,
+        folder: Path,
+        leads: bool,
+        start: int,
+        steps: int,
+        ranks: int,
+        device: torch.device,
+        wandb: str | None = None,
+    ) -> None:
+        self.leads, self.ranks, self.steps, self.device = leads, ranks, steps, device
         self.peak = peak_flops(device)
         self._work = Work()
         self._since, self._from_step = time.perf_counter(), start
-        self._board = self._file = self._bar = None
+        self._waited, self._fills = 0.0, []
+        self._board = self._file = self._bar = self._wandb = None
         if leads:
+            need("tensorboard", "train", "training")
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +64,7 @@ class Reports:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
             self._file = (folder / "metrics.jsonl").open("a")
             self._bar = tqdm(total=steps, initial=start, disable=None, dynamic_ncols=True, unit="step")
+            self._wandb = None if wandb is None else start_wandb(wandb, folder)
 
     def plan(self, steps: int) -> None:
         """The run is to have so many steps now."""
@@ -56,8 +72,17 @@ class Reports:
         if self._bar is not None:
             self._bar.total = steps
 
-    def step(self, work: Work) -> None:
-        """One more step is on its way."""
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for a batch."""
+        started = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - started
+
+    def step(self, work: Work, fill: float | None = None) -> None:
+        """One more step is on its way; `fill`: how much of the budget its batch takes."""
+        if fill is not None:
+            self._fills.append(fill)
         self._work = Work(self._work.samples + work.samples, self._work.flops + work.flops)
         if self._bar is not None:
             self._bar.update()
@@ -73,14 +98,33 @@ class Reports:
             now["tflops_per_device"] = self._work.flops / elapsed / 1e12
         if self._work.flops and self.peak:
             now["mfu"] = self._work.flops / elapsed / self.peak
+        now["data_wait"] = self._waited / elapsed
+        if self._fills:
+            now["batch_fill"] = sum(self._fills) / len(self._fills)
+        now["memory_gib"] = peak_memory(self.device) / 2**30
         self._since, self._from_step, self._work = time.perf_counter(), step + 1, Work()
+        self._waited, self._fills = 0.0, []
         if self.leads:
-            for name, value in now.items():
-                self._board.add_scalar(name, value, step)
-            self._file.write(json.dumps({"step": step, **now}) + "\n")
-            self._file.flush()
+            self._write(step, now)
             self._say(step, now)
         return now["steps_per_s"]
+
+    def validation(self, step: int, values: Mapping[str, float]) -> None:
+        """Write measures of held-out clips after step `step`; the time that they took is no training time."""
+        if self.leads and values:
+            self._write(step, values)
+            words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            logger.info("step %d: %s", step + 1, words)
+        self._since, self._from_step = time.perf_counter(), step + 1
+        self._work, self._waited, self._fills = Work(), 0.0, []
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
 
     def _say(self, step: int, now: Mapping[str, float]) -> None:
         left = (self.steps - step - 1) / max(now["steps_per_s"], 1e-9)
@@ -102,6 +146,29 @@ class Reports:
             self._bar.close()
             self._board.close()
             self._file.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most bytes that this process has held so far, on its GPU or, on a CPU, in all; 0 where that is unknown."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1.0 if sys.platform == "darwin" else 1024.0  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def start_wandb(project: str, folder: Path):
+    """A Weights & Biases run of the same name as the folder; ValueError where the package is missing."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError("train.wandb names a project and the package wandb is missing: pip install wandb") from error
+    return wandb.init(project=project, name=folder.name, dir=str(folder), id=folder.name, resume="allow")
 
 
 def drop_lines_from(path: Path, step: int) -> None:

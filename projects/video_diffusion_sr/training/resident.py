@@ -16,6 +16,7 @@ from data.training.decode import decode
 from data.training.index import Index
 from data.training.motion import MotionConfig, camera_path
 from data.training.sampling import ClipShape, slot_generator
+from projects.video_diffusion_sr.training.stage import Source
 from projects.video_diffusion_sr.training.vae import ClipBatch
 
 logger = get_logger(__name__)
@@ -45,7 +46,7 @@ class ResidentConfig:
     motion: MotionConfig = field(default_factory=MotionConfig)
 
 
-class ResidentClips:
+class ResidentClips(Source):
     """Clips for `VaeStage`, made on the device where the pictures are.
 
     Args:

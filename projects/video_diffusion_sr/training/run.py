@@ -1,32 +1,39 @@
 """From a recipe and a training YAML to a run: which stage with which weights, in how many legs."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
-from common.checkpoint import read_state_dict
+from common.checkpoint import load_tensors_only, read_state_dict, save_safetensors
 from common.distributed.process import Process
 from common.logger import get_logger
 from projects.video_diffusion_sr.build import seeded_prompts
 from projects.video_diffusion_sr.lora import LoraSettings
-from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts
+from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts, read_prompt_pair
 from projects.video_diffusion_sr.train import ROOT, VideoDiffusionTrainer, Weights
+from projects.video_diffusion_sr.training import vae as vae_stage
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
 from projects.video_diffusion_sr.training.conditioning import Prompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.latent_statistics import fold, measure
 from projects.video_diffusion_sr.training.loop import Trainer
+from projects.video_diffusion_sr.training.run_record import record_start
 from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from
-from projects.video_diffusion_sr.training.sources import DataSettings, make_source
-from projects.video_diffusion_sr.training.stage import Stage
+from projects.video_diffusion_sr.training.sources import DataSettings, held_out_source, make_source
+from projects.video_diffusion_sr.training.stage import Batch, Source, Stage
+from projects.video_diffusion_sr.training.validation import Validation
 
 logger = get_logger(__name__)
 
 STAGES = ("vae", "diffusion", "distill", "adversarial")
+STATISTICS_BATCHES = 32  # of the VAE's training, on which the spread of its latents is measured
+LARGE_MEAN = 0.5  # of a latent channel, in spreads, that is worth a warning
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,9 @@ class RunOptions:
         `training_prompts`.
     lora: train low-rank factors instead of all weights.
     resume: go on from the newest checkpoint in `output`, if there is one.
+    validation: folders of held-out clips.
+    teacher: another model's recipe and weights, of the first round of distillation.
+    discriminator: another model's recipe, of the adversarial stage's discriminator.
     """
 
     stage: str
@@ -49,6 +59,16 @@ class RunOptions:
     prompts: Path | None = None
     lora: LoraSettings | None = None
     resume: bool = True
+    validation: tuple[str, ...] = ()
+    teacher: tuple[VideoDiffusionTrainer, Weights] | None = None
+    discriminator: VideoDiffusionTrainer | None = None
+
+    def described(self) -> dict[str, Any]:
+        """What the run's folder keeps of it."""
+        words = {name: getattr(self, name) for name in ("stage", "init_from", "init_discriminator", "prompts", "lora")}
+        words = {name: None if value is None else str(value) for name, value in words.items()}
+        words |= {"data": list(self.data), "validation": list(self.validation)}
+        return words | {"teacher": None if self.teacher is None else str(self.teacher[1])}
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,9 @@ def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: 
     loop = replace(loop, compile=loop.compile or asked)
     refuse_used_folder(options)
     torch.manual_seed(loop.seed)
+    if process.leads:
+        model = OmegaConf.to_container(recipe.config, resolve=True)
+        record_start(options.output, model, train, {**options.described(), "ranks": process.world})
     if loop.precision == "bf16":
         torch.set_float32_matmul_precision("high")  # what autocast leaves in float32 may use TF32
     legs = list(make_legs(recipe, section, options))
@@ -77,10 +100,13 @@ def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: 
         if len(legs) > 1 and (leg.folder / "export").is_dir() and options.resume:
             logger.info("%s is done", leg.folder.name)
             continue
-        source = make_source(options.stage, options.data, data, loop, process)
-        trainer = Trainer(leg.build(), source, loop, leg.folder, process, recipe.strategy)
+        source = make_source(options.stage, options.data, data, loop, process, options.output / "index.json")
+        validation = make_validation(recipe, options, data, loop, process)
+        trainer = Trainer(leg.build(), source, loop, leg.folder, process, recipe.strategy, validation)
         if not trainer.run(options.resume):
             return False
+        if options.stage == "vae" and process.leads:
+            normalize_exported_vae(recipe, source, loop, leg.folder / "export" / "vae.safetensors", process)
         process.barrier()
     if process.leads and legs[-1].folder != options.output:
         shutil.copytree(legs[-1].folder / "export", options.output / "export", dirs_exist_ok=True)
@@ -90,10 +116,48 @@ def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: 
 def split_settings(train: Mapping[str, Any], stage: str) -> tuple[LoopSettings, DataSettings, dict[str, Any]]:
     """The three parts of a training YAML: the loop's, the data's, and the section named like the stage."""
     others = [name for name in STAGES if name in train and name != stage]
-    if others:
+    if others and stage not in train:
         raise ValueError(f"the training config has a section `{others[0]}`, but the stage is {stage}; use its config")
-    loop = {key: value for key, value in train.items() if key not in ("data", stage)}
-    return settings_from(LoopSettings, loop), settings_from(DataSettings, train.get("data"), "data."), train.get(stage)
+    loop = {key: value for key, value in train.items() if key not in ("data", *STAGES)}
+    settings = settings_from(DataSettings, train.get("data"), "train.data.")
+    return settings_from(LoopSettings, loop, "train."), settings, train.get(stage)
+
+
+def make_validation(
+    recipe: VideoDiffusionTrainer, options: RunOptions, data: DataSettings, loop: LoopSettings, process: Process
+) -> Validation | None:
+    """What is measured on held-out clips, if there are some."""
+    if not options.validation or loop.validation.every < 1:
+        return None
+    if options.stage != "vae" and not wants_vae(recipe, options):
+        raise ValueError("--validation decodes clips and there is no VAE; give vae.checkpoint=FILE behind the stage")
+    cache, batches = options.output / "validation_index.json", loop.validation.batches
+    source = held_out_source(options.stage, options.validation, data, batches, process, cache)
+    return Validation(source, loop.validation)
+
+
+def normalize_exported_vae(
+    recipe: VideoDiffusionTrainer, source: Source, loop: LoopSettings, path: Path, process: Process
+) -> None:
+    """Make every latent channel's spread one in a VAE that was just exported."""
+    vae = recipe.build_untrained_vae(path).to(process.device).eval()
+    vae.set_causal_slicing(None)
+    last = loop.steps * loop.accumulation
+    stream = source.batches(max(0, last - STATISTICS_BATCHES))
+    write_normalized_vae(vae, (next(stream) for _ in range(min(last, STATISTICS_BATCHES))), path)
+
+
+def write_normalized_vae(vae: torch.nn.Module, batches: Iterable[Batch], path: Path) -> None:
+    """Measure the latents of batches of the VAE's stage, fold their spread into the VAE, and write it."""
+    device = next(vae.parameters()).device
+    clips = (vae_stage.in_model_range(clip.to(device)) for batch in batches for clip in batch.clips)
+    before = measure(vae, clips)
+    after = fold(vae, before)
+    save_safetensors(vae.state_dict(), path, {"stage": "vae", **after.header(1.0)})
+    spreads = f"{float(before.std.min()):.3g} to {float(before.std.max()):.3g}"
+    logger.info("%s: latent channels had spreads of %s, now 1; use it with vae.scaling_factor=1", path, spreads)
+    if float(after.mean.abs().max()) > LARGE_MEAN:
+        logger.warning("%s: a latent channel's mean is %.2g spreads from zero", path, float(after.mean.abs().max()))
 
 
 def refuse_used_folder(options: RunOptions) -> None:
@@ -114,15 +178,21 @@ def make_legs(recipe: VideoDiffusionTrainer, section: Mapping[str, Any] | None, 
     common = {"recipe": recipe, "prompts": prompts, "with_vae": wants_vae(recipe, options)}
     lora = {"lora": options.lora}
     if stage == "diffusion":
-        settings = settings_from(DiffusionStageSettings, section, "diffusion.")
+        settings = settings_from(DiffusionStageSettings, section, "train.diffusion.")
         yield Leg(output, lambda: DiffusionStage(settings=settings, weights=options.init_from, **common, **lora))
     elif stage == "adversarial":
-        settings = settings_from(AdversarialSettings, section, "adversarial.")
+        settings = settings_from(AdversarialSettings, section, "train.adversarial.")
         weights = {"weights": options.init_from, "discriminator_weights": options.init_discriminator}
-        need("adversarial", **weights)
-        yield Leg(output, lambda: AdversarialStage(settings=settings, **weights, **common, **lora))
+        wanted = weights if settings.discriminator_init == "diffusion" else {"weights": options.init_from}
+        need("adversarial", **wanted)
+        judge = {"discriminator_recipe": options.discriminator}
+        if options.discriminator is not None and settings.discriminator_init == "distilled":
+            raise ValueError(
+                "discriminator_init: distilled takes the generator's weights; --discriminator_config cannot"
+            )
+        yield Leg(output, lambda: AdversarialStage(settings=settings, **weights, **common, **lora, **judge))
     else:
-        settings = settings_from(DistillSettings, section, "distill.")
+        settings = settings_from(DistillSettings, section, "train.distill.")
         need("distill", weights=options.init_from)
         yield from distillation_legs(settings, options, common)
 
@@ -133,15 +203,14 @@ def distillation_legs(settings: DistillSettings, options: RunOptions, common: di
     for number, steps in enumerate(settings.rounds):
         folder = options.output / f"round_{steps:03d}"
         arguments = {"settings": settings, "weights": weights, "steps": steps, "guided": number == 0}
+        arguments["teacher"] = options.teacher if number == 0 else None
         yield Leg(folder, lambda arguments=arguments: DistillStage(**arguments, **common))
         weights = folder / "export" / "dit.safetensors"
 
 
 def build_vae_stage(recipe: VideoDiffusionTrainer, section: Mapping[str, Any] | None, options: RunOptions) -> Stage:
     """The VAE's stage, with its settings from the section."""
-    from projects.video_diffusion_sr.training import vae
-
-    return vae.build_vae_stage(recipe.build_untrained_vae(options.init_from), section, recipe.ema_decay)
+    return vae_stage.build_vae_stage(recipe.build_untrained_vae(options.init_from), section, recipe.ema_decay)
 
 
 def need(stage: str, **weights: Weights) -> None:
@@ -165,15 +234,23 @@ def wants_vae(recipe: VideoDiffusionTrainer, options: RunOptions) -> bool:
 def training_prompts(path: Path | None, width: int) -> Prompts:
     """The text embeddings that stand for every clip, float32 on the CPU.
 
-    Without a path: the released ones in ckpts/ for a model of their width, fixed random ones for any other.
+    Without a path: the released ones in ckpts/ for a model of their width, fixed random ones for any other. The null
+    text is `null` of the file or `null_emb.pt` of the folder; without it, one token of zeros.
     """
+    null = None
     if path is not None and path.suffix == ".safetensors":
-        stored = read_state_dict(path)
-        pair: Sequence[torch.Tensor] = (stored["pos"], stored["neg"])
+        pair: Sequence[torch.Tensor] = read_prompt_pair(path, width)
+        null, what = read_state_dict(path).get("null"), str(path)
     elif path is not None or width == POSITIVE.shape[1]:
-        pair = load_prompts(ROOT / "ckpts" if path is None else path)
+        folder = ROOT / "ckpts" if path is None else path
+        pair, what = load_prompts(folder), str(folder)
+        if (folder / "null_emb.pt").is_file():
+            null = load_tensors_only(folder / "null_emb.pt")
     else:
-        pair = seeded_prompts(width)
-    if any(p.shape[1] != width for p in pair):
-        raise ValueError(f"the prompts are {pair[0].shape[1]} wide, the model reads {width}; give others by --prompts")
-    return Prompts(*(p.float() for p in pair))
+        pair, what = seeded_prompts(width), "fixed random ones"
+    texts = [*pair] if null is None else [*pair, null]
+    wrong = next((t for t in texts if t.ndim != 2 or t.shape[1] != width), None)
+    if wrong is not None:
+        raise ValueError(f"{what}: a text of shape {tuple(wrong.shape)}, the model reads {width}; see --prompts")
+    logger.info("text: %s; null text: %s", what, "zeros" if null is None else "given")
+    return Prompts(*(t.float() for t in texts))

@@ -14,6 +14,7 @@ from common.distributed.checkpoint import (
     optimizer_tensors,
     saved_shapes,
 )
+from common.distributed.metadata import DamagedCheckpoint
 from projects.video_diffusion_sr.training.average import AveragedWeights
 
 
@@ -57,6 +58,8 @@ class RunState:
 
 def refuse_other_run(checkpoint: Path, meta: Mapping[str, Any], stage: str, seed: int) -> None:
     """ValueError unless the checkpoint's run is of this stage and seed."""
+    if "stage" not in meta or "seed" not in meta:
+        raise DamagedCheckpoint(f"{checkpoint} does not say of which stage and seed it is")
     if meta["stage"] != stage:
         raise ValueError(f"{checkpoint} is of stage {meta['stage']}, not {stage}; use another --output")
     if meta["seed"] != seed:

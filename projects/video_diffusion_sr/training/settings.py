@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from common.config import suggestion
+
 S = TypeVar("S")
 
 
@@ -43,10 +45,12 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """every: steps between checkpoints. keep: how many of the last are kept."""
+    """every: steps between checkpoints. keep: how many of the last are kept.
+    asynchronous: training goes on while a checkpoint is written; it takes memory for a second copy on the host."""
 
     every: int = 1000
     keep: int = 3
+    asynchronous: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,41 @@ class LogSettings:
 
 
 @dataclass(frozen=True)
+class BadStepSettings:
+    """What to do about a step whose loss or gradient is no number.
+
+    most: so many steps may be left out, each after going back to the newest checkpoint; 0 ends the run at the first.
+    most_norm: a gradient norm above this counts as bad, too; null: only what is not finite.
+    """
+
+    most: int = 0
+    most_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """Held-out clips (--validation) measured on averaged weights.
+
+    every: steps between measurements; also after the last step. 0: never.
+    batches: of data.budget_pixels on each rank, always the same crops and degradations.
+    lpips_weights, dists_weights: safetensors files, see `projects/perceptual_weights.py`; null leaves the measure out.
+    """
+
+    every: int = 1000
+    batches: int = 2
+    lpips_weights: str | None = None
+    dists_weights: str | None = None
+
+
+@dataclass(frozen=True)
+class ProfileSettings:
+    """A trace of `steps` steps from step `start` on (counted from where this process starts), into `profile/`."""
+
+    start: int = 10
+    steps: int = 0
+
+
+@dataclass(frozen=True)
 class LoopSettings:
     """What the loop itself needs to know; the rest of a training YAML belongs to the data or to the stage.
 
@@ -68,7 +107,8 @@ class LoopSettings:
         accumulation: batches a rank adds up before one step.
         precision: "bf16" (float32 masters, bfloat16 compute) or "float32".
         ema_warmup: the average's decay starts low and reaches the model's `ema.decay` over the first steps.
-        compile: torch.compile each block; the model's YAML may ask for it as well.
+        compile: torch.compile each block, on a GPU; the model's YAML may ask for it as well.
+        wandb: name of a Weights & Biases project that gets the scalars as well (`pip install wandb`); null: none.
         graphs: replay steps as CUDA graphs (`training.graphed`): for small networks on one GPU, stages of one player,
             few shapes of batches.
     """
@@ -82,6 +122,10 @@ class LoopSettings:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     log: LogSettings = field(default_factory=LogSettings)
     graphs: bool = False
+    bad_steps: BadStepSettings = field(default_factory=BadStepSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    profile: ProfileSettings = field(default_factory=ProfileSettings)
+    wandb: str | None = None
 
     def __post_init__(self) -> None:
         if self.graphs and self.accumulation > 1:
@@ -101,6 +145,9 @@ def one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
 def settings_from(cls: type[S], mapping: Mapping[str, Any] | None, where: str = "") -> S:
     """A frozen dataclass out of a YAML mapping, nested ones included.
 
+    Args:
+        where: what stands before a key in messages, as the command line spells it.
+
     Raises:
         ValueError: a key that the dataclass does not have, or a value of another kind than its annotation.
     """
@@ -108,9 +155,10 @@ def settings_from(cls: type[S], mapping: Mapping[str, Any] | None, where: str = 
     if not isinstance(mapping, Mapping):
         raise ValueError(f"{where or cls.__name__} must be a mapping of keys to values, got {mapping!r}")
     kinds = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(set(map(str, mapping)) - known):
-        raise ValueError(f"unknown key {where}{unknown[0]} in the training config; known: {', '.join(sorted(known))}")
+    known = sorted(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+    if unknown := sorted(set(map(str, mapping)) - set(known)):
+        hint = suggestion(unknown[0], known)
+        raise ValueError(f"unknown key {where}{unknown[0]} in the training config{hint}")
     return cls(**{key: converted(kinds[key], value, f"{where}{key}") for key, value in mapping.items()})
 
 

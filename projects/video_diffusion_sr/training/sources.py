@@ -1,7 +1,8 @@
 """Where batches come from: folders of clips, shards of latents on disk, or shards that live on the device."""
 
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,20 @@ from torch import Tensor
 
 from common.config import load_config
 from common.distributed.process import Process
+from common.logger import get_logger
 from data.training.clip_dataset import ClipDataset, make_loader
-from data.training.index import build_index
-from data.training.latent_shards import INDEX, ShardDataset, ShardReader
+from data.training.index import Index, build_index, cached_index
+from data.training.latent_shards import INDEX, TEXT, TEXT_TOKENS, ShardDataset, ShardReader
+from data.training.packing import BatchPlanner
 from data.training.pair_sampler import SamplerConfig
-from data.training.sampling import ClipShape, plan_slots, slot_generator
+from data.training.sampling import ClipShape, slot_generator
 from projects.video_diffusion_sr.training.latents import MOMENTS, MomentBatch
 from projects.video_diffusion_sr.training.settings import LoopSettings
+from projects.video_diffusion_sr.training.stage import Source
+
+logger = get_logger(__name__)
+
+HELD_OUT_SEED = 0  # of the crops and degradations of --validation: the same for every run, so that runs compare
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,11 @@ class DataSettings:
 
     Attributes:
         shapes: clip sizes to mix, in pixels; frames are 4n + 1 (for the release's VAE). Not for latents, which have
-            their sizes.
+            their sizes. With start and end, steps of the run, they follow one another; with aspects, one entry is a
+            group of buckets.
         budget_pixels: the most frames x height x width that one rank's batch of clips holds.
         budget_latents: the most latent positions (t x h x w) that one rank's batch of stored latents holds.
-        workers: processes that decode and degrade.
+        workers: processes that decode and degrade; no more than there are cores.
         resident: keep stored latents (or, for the VAE, the pictures) on the device.
         degradation_video, degradation_image: recipes, see docs/degradation.md.
         sampler: how clips are cut.
@@ -42,21 +51,23 @@ class DataSettings:
     resident: bool = False
     degradation_video: str = "configs_degradation/video.yaml"
     degradation_image: str = "configs_degradation/image.yaml"
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(image_share=0.0))
 
 
-class LoadedSource:
+class LoadedSource(Source):
     """Batches of a dataset through a loader; number n is `dataset[n]`."""
 
     def __init__(self, dataset: Any, last: int, workers: int) -> None:
         self.dataset, self.last, self.workers = dataset, last, workers
 
     def batches(self, start: int) -> Iterator[list[dict]]:
-        """See `loop.Source`."""
         return iter(make_loader(self.dataset, start, self.last, self.workers))
 
+    def fill(self, number: int) -> float | None:
+        return self.dataset.fill(number)
 
-class ResidentLatents:
+
+class ResidentLatents(Source):
     """Stored latents that stay on the device: a batch is a handful of gathers, with nothing to decode or copy.
 
     Batches hold what `ShardDataset` with the same arguments would yield, draw for draw.
@@ -70,7 +81,7 @@ class ResidentLatents:
         self, folder: str | Path, budget: int, seed: int, rank: int, world: int, device: torch.device | str
     ) -> None:
         reader = ShardReader(folder)
-        self.budget, self.seed, self.rank, self.world = budget, seed, rank, world
+        self.seed, self.rank, self.world = seed, rank, world
         self.device = torch.device(device)
         stacked: dict[int, list[dict[str, Tensor]]] = {}
         self.names: dict[int, list[str]] = {}
@@ -87,21 +98,26 @@ class ResidentLatents:
             size: {name: torch.cat([rows_of(p[name].to(self.device)) for p in parts]) for name in MOMENTS}
             for size, parts in stacked.items()
         }  # N positions c
+        self.texts = {size: [text for part in parts for text in texts_of(part)] for size, parts in stacked.items()}
+        self.planner = BatchPlanner(list(self.sizes), [len(self.names[size]) for size in self.sizes], budget, seed)
+        self.planner.warn_if_loose()
 
     def batches(self, start: int) -> Iterator[MomentBatch]:
-        """See `loop.Source`."""
         number = start
         while True:
             yield self.batch(number)
             number += 1
 
+    def fill(self, number: int) -> float | None:
+        return self.planner.fill(number)
+
     def batch(self, number: int) -> MomentBatch:
         """Batch `number`."""
         kinds = list(self.sizes)
         counts = [len(self.names[size]) for size in kinds]
-        slots = plan_slots(kinds, counts, self.budget, self.seed, number, self.rank, self.world)
+        slots = self.planner.plan(number, self.rank, self.world)
         rows = [int(slot_generator(self.seed, number, s.number).integers(counts[s.choice])) for s in slots]
-        parts, names = {name: [] for name in MOMENTS}, []
+        parts, names, texts = {name: [] for name in MOMENTS}, [], []
         for size in kinds:  # samples of one size are gathered together and follow one another
             chosen = [row for row, slot in zip(rows, slots, strict=True) if kinds[slot.choice] == size]
             if chosen:
@@ -109,8 +125,18 @@ class ResidentLatents:
                 for name in MOMENTS:
                     parts[name].append(self.moments[size][name].index_select(0, index).flatten(0, 1))
                 names += [(self.sizes[size], f"{self.names[size][row]} batch={number}") for row in chosen]
+                texts += [None if (text := self.texts[size][row]) is None else text.to(self.device) for row in chosen]
         packed = {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in parts.items()}
-        return MomentBatch(**packed, sizes=tuple(s for s, _ in names), names=tuple(n for _, n in names))
+        return MomentBatch(
+            **packed, sizes=tuple(s for s, _ in names), names=tuple(n for _, n in names), texts=tuple(texts)
+        )
+
+
+def texts_of(shard: dict[str, Tensor]) -> list[Tensor | None]:
+    """The text embedding of every sample of a shard, float32 without padding, or None for all."""
+    if TEXT not in shard:
+        return [None] * len(shard["hq_mean"])
+    return [text[:tokens].float() for text, tokens in zip(shard[TEXT], shard[TEXT_TOKENS].tolist(), strict=True)]
 
 
 def rows_of(stacked: Tensor) -> Tensor:
@@ -119,36 +145,89 @@ def rows_of(stacked: Tensor) -> Tensor:
 
 
 def make_source(
-    stage: str, folders: Sequence[str | Path], data: DataSettings, loop: LoopSettings, process: Process
-) -> Any:
+    stage: str,
+    folders: Sequence[str | Path],
+    data: DataSettings,
+    loop: LoopSettings,
+    process: Process,
+    cache: Path | None = None,
+) -> Source:
     """The source that the settings describe.
 
     Args:
         stage: the VAE's stage wants clips alone, the others pairs.
         folders: videos and images, or one folder of stored latents.
         loop: its seed, and how many batches the whole run takes.
+        cache: the file that keeps the index of the folders; None: it is built anew.
 
     Raises:
         ValueError: settings that do not go together, with what to change.
     """
-    rank, world, seed = process.rank, process.world, loop.seed
     last = loop.steps * loop.accumulation
     if any((Path(folder) / INDEX).is_file() for folder in folders):
-        return latent_source(stage, folders, data, last, seed, process)
+        return latent_source(stage, folders, data, last, loop.seed, process)
     if not data.shapes or data.budget_pixels < 1:
         raise ValueError("clips are cut to data.shapes and packed up to data.budget_pixels; set both in --train")
+    index = shared_index(folders, cache, process)
     if stage == "vae" and data.resident:
-        return resident_clips(folders, data, seed, process)
-    recipes = [OmegaConf.to_container(load_config(path)) for path in (data.degradation_video, data.degradation_image)]
-    dataset = ClipDataset(
-        folders, data.shapes, data.budget_pixels, *recipes, seed, rank, world, data.sampler, as_uint8=True
-    )
-    return LoadedSource(VaeClips(dataset, loop.accumulation) if stage == "vae" else dataset, last, data.workers)
+        return resident_clips(index, data, loop.seed, process)
+    # A step of the loop takes so many batches, and shapes are scheduled over steps.
+    shapes = [in_batches(shape, loop.accumulation) for shape in data.shapes]
+    dataset = clip_dataset(index, shapes, data, loop.seed, process, degraded=stage != "vae")
+    workers = fitting_workers(data.workers, process)
+    return LoadedSource(VaeClips(dataset, loop.accumulation) if stage == "vae" else dataset, last, workers)
+
+
+def held_out_source(
+    stage: str, folders: Sequence[str | Path], data: DataSettings, batches: int, process: Process, cache: Path
+) -> "KeptBatches":
+    """Batches of clips that are not trained on, in the shapes with which the run ends."""
+    if not data.shapes or data.budget_pixels < 1:
+        raise ValueError("--validation cuts clips to data.shapes up to data.budget_pixels; set both in --train")
+    shapes = [replace(shape, start=0) for shape in data.shapes if shape.end is None]
+    index = shared_index(folders, cache, process)
+    dataset = clip_dataset(index, shapes, data, HELD_OUT_SEED, process, degraded=stage != "vae")
+    return KeptBatches(VaeClips(dataset, 1) if stage == "vae" else dataset, batches)
+
+
+def clip_dataset(
+    index: Index, shapes: Sequence[ClipShape], data: DataSettings, seed: int, process: Process, degraded: bool
+) -> ClipDataset:
+    """Pairs as the settings cut and degrade them, for this rank; clips alone where they are not degraded."""
+    paths = (data.degradation_video, data.degradation_image)
+    recipes = [OmegaConf.to_container(load_config(path)) if degraded else None for path in paths]
+    where = (seed, process.rank, process.world, data.sampler)
+    return ClipDataset(index, shapes, data.budget_pixels, *recipes, *where, as_uint8=True)
+
+
+def in_batches(shape: ClipShape, accumulation: int) -> ClipShape:
+    """A shape with its first and last steps counted in batches."""
+    end = None if shape.end is None else shape.end * accumulation
+    return replace(shape, start=shape.start * accumulation, end=end)
+
+
+def shared_index(folders: Sequence[str | Path], cache: Path | None, process: Process) -> Index:
+    """The index of the folders, probed by one rank and read by the others from the file that it keeps."""
+    if cache is None:
+        return build_index(folders)
+    if process.leads:
+        index = cached_index(folders, cache)
+    process.barrier()
+    return index if process.leads else Index.load(cache)
+
+
+def fitting_workers(wanted: int, process: Process) -> int:
+    """As many worker processes as asked for, but no more than this machine has cores for each of its ranks."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = max(1, cores // process.local_world)
+    if wanted > most:
+        logger.info("data.workers: %d instead of %d, as there are %d cores for each rank", most, wanted, most)
+    return min(wanted, most)
 
 
 def latent_source(
     stage: str, folders: Sequence[str | Path], data: DataSettings, last: int, seed: int, process: Process
-) -> Any:
+) -> Source:
     """A source of stored latents."""
     if stage == "vae":
         raise ValueError("the VAE is trained on clips, not on latents; give --data folders of videos and images")
@@ -157,10 +236,10 @@ def latent_source(
     arguments = (folders[0], data.budget_latents, seed, process.rank, process.world)
     if data.resident:
         return ResidentLatents(*arguments, process.device)
-    return LoadedSource(ShardDataset(*arguments), last, data.workers)
+    return LoadedSource(ShardDataset(*arguments), last, fitting_workers(data.workers, process))
 
 
-def resident_clips(folders: Sequence[str | Path], data: DataSettings, seed: int, process: Process) -> Any:
+def resident_clips(index: Index, data: DataSettings, seed: int, process: Process) -> Source:
     """The VAE's clips, cut on the device from pictures that stay there."""
     from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
 
@@ -168,7 +247,20 @@ def resident_clips(folders: Sequence[str | Path], data: DataSettings, seed: int,
         raise ValueError("data.resident for the VAE takes one entry in data.shapes")
     shape = data.shapes[0]
     config = ResidentConfig(shape, data.budget_pixels // shape.pixels, motion=data.sampler.motion)
-    return ResidentClips(build_index(folders), config, seed * process.world + process.rank, process.device)
+    return ResidentClips(index, config, seed * process.world + process.rank, process.device)
+
+
+class KeptBatches(Source):
+    """The first batches of a dataset, made once and kept."""
+
+    def __init__(self, dataset: Any, count: int) -> None:
+        self.dataset, self.count = dataset, count
+        self._kept: list[Any] = []
+
+    def batches(self, start: int) -> Iterator[Any]:
+        if not self._kept:
+            self._kept = [self.dataset[number] for number in range(self.count)]
+        return iter(self._kept[start:])
 
 
 class VaeClips(torch.utils.data.Dataset):
@@ -187,3 +279,7 @@ class VaeClips(torch.utils.data.Dataset):
         clips = tuple(torch.stack([s["hq"] for s in group]).movedim(-1, 1) for group in groups.values())
         names = [sample["identity"] for group in groups.values() for sample in group]
         return ClipBatch(names, number // self.accumulation, clips)
+
+    def fill(self, number: int) -> float:
+        """How much of the budget batch `number` takes, in (0, 1]."""
+        return self.dataset.fill(number)

@@ -5,7 +5,7 @@ for losses, and does the rest: backward, accumulation, clipping, optimisers, ave
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,6 +30,18 @@ Batch = list[dict[str, Any]] | NamedBatch  # samples with an `identity` each, as
 def names_of(batch: Batch) -> tuple[str, ...]:
     """The identity of every sample."""
     return tuple(sample["identity"] for sample in batch) if isinstance(batch, list) else tuple(batch.names)
+
+
+class Source:
+    """Where batches come from."""
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """This rank's batches number start, start + 1, ...; number n is the same whatever the start."""
+        raise NotImplementedError
+
+    def fill(self, number: int) -> float | None:
+        """How much of its budget batch `number` takes, in (0, 1]; None where there is no such notion."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,7 @@ class Stage(ABC):
         name: for logs and folders.
         modules: networks with something to train, float32. Only parameters with `requires_grad` are.
         frozen: networks that are only used (a teacher, the VAE); the loop moves them to the device in their own dtype.
+        half: names in `frozen` that are kept in bfloat16 where the run computes in it: nothing adds to their weights.
         weights: the state of each module, trained or frozen, that was built on the meta device, by name; read after
             sharding, so that a rank never holds more than its part.
         ema_of: names in `modules` of which an exponential moving average is kept; with its weights in place `images` is
@@ -131,6 +144,14 @@ class Stage(ABC):
     def images(self, prepared: Any, draws: torch.Generator) -> dict[str, Tensor]:
         """Pictures for TensorBoard by name, [3, H, W] in [0, 1]; called without gradients, on averaged weights."""
         return {}
+
+    def validate(self, batch: Batch, draws: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        """Outputs and ground truths of held-out clips, [3, T, H, W] float32 in about [-1, 1]; as `images` is called.
+
+        Raises:
+            NotImplementedError: the stage has no such outputs.
+        """
+        raise NotImplementedError(f"stage {self.name} has no validation; remove --validation")
 
     def work(self, prepared: Any) -> Work:
         """For samples/s and model FLOPs utilisation."""

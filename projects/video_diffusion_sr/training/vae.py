@@ -15,12 +15,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.checkpoint import read_state_dict
+from common.logger import get_logger
 from models.perceptual import PerceptualDistance
 from models.vae_discriminator import VideoPatchDiscriminator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of, settings_from
 from projects.video_diffusion_sr.training.stage import Player, Stage, Work
+
+logger = get_logger(__name__)
 
 TRAINING_OPERATIONS = 3  # a forward pass, and a backward pass of twice its work
 MAX_LOGGED_WIDTH = 512  # pixels of a picture for TensorBoard
@@ -116,6 +119,11 @@ class VaeStage(Stage):
         if settings.weights.perceptual > 0 and settings.perceptual_weights:
             path = Path(settings.perceptual_weights)
             self.frozen["perceptual"] = PerceptualDistance.from_state(read_state_dict(path))
+        elif settings.weights.perceptual > 0:
+            logger.warning(
+                "no perceptual loss, which the paper has: vae.perceptual_weights names no file; "
+                "projects/perceptual_weights.py makes one"
+            )
         self._shapes_only = copy.deepcopy(vae).to("meta")  # to count operations with, before anything is compiled
         self._flops: dict[tuple[int, ...], float] = {}
 
@@ -124,8 +132,7 @@ class VaeStage(Stage):
         return [module.encoder, module.decoder] if isinstance(module, VideoAutoencoderKL) else []
 
     def prepare(self, batch: ClipBatch, draws: torch.Generator) -> Prepared:
-        clips = [clip.to(self.device, non_blocking=True) for clip in batch.clips]
-        return Prepared(batch.step, [c.float() / 127.5 - 1 if c.dtype == torch.uint8 else c.float() for c in clips])
+        return Prepared(batch.step, [in_model_range(c.to(self.device, non_blocking=True)) for c in batch.clips])
 
     def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
         if player == "discriminator":
@@ -139,8 +146,10 @@ class VaeStage(Stage):
                 parts.setdefault(name, []).append(value)
         shares = shares_of_pixels(prepared.clips)
         losses = {name: (torch.stack(values) * shares).sum() for name, values in parts.items()}
+        psnr = -10 * (losses.pop("mse") / 4).log10()  # of values in [-1, 1]
         weights = self.settings.weights
-        return losses | {"total": sum(getattr(weights, name) * value for name, value in losses.items())}
+        total = sum(getattr(weights, name) * value for name, value in losses.items())
+        return losses | {"total": total, "psnr": psnr}
 
     def _reconstruct(self, clip: Tensor, draws: torch.Generator) -> tuple[Tensor, DiagonalGaussian]:
         vae = self.modules["vae"]
@@ -151,7 +160,9 @@ class VaeStage(Stage):
         return vae(clip, noise)
 
     def _vae_losses(self, clip: Tensor, made: Tensor, posterior: DiagonalGaussian, step: int) -> dict[str, Tensor]:
-        losses = {"l1": (made.float() - clip).abs().mean(), "kl": kl_divergence(posterior)}
+        error = made.float() - clip
+        losses = {"l1": error.abs().mean(), "kl": kl_divergence(posterior)}
+        losses["mse"] = error.detach().square().mean()
         if "perceptual" in self.frozen:
             frames = [x.transpose(1, 2).flatten(0, 1) for x in (made, clip)]  # (B T) 3 H W
             losses["perceptual"] = self.frozen["perceptual"](*frames).mean()
@@ -176,6 +187,11 @@ class VaeStage(Stage):
         pair = torch.cat([clip[0, :, -1], made[0, :, -1].float()], dim=-1)  # 3 H 2W
         return {"input and reconstruction": ((pair + 1) / 2)[..., :MAX_LOGGED_WIDTH]}
 
+    def validate(self, batch: ClipBatch, draws: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        clips = self.prepare(batch, draws).clips
+        made = [self._reconstruct(clip, draws)[0].float() for clip in clips]
+        return [(a, b) for group, truth in zip(made, clips, strict=True) for a, b in zip(group, truth, strict=True)]
+
     def work(self, prepared: Prepared) -> Work:
         shapes = [tuple(clip.shape) for clip in prepared.clips]
         return Work(sum(s[0] for s in shapes), sum(TRAINING_OPERATIONS * s[0] * self._forward_flops(s) for s in shapes))
@@ -185,6 +201,11 @@ class VaeStage(Stage):
         if shape[2:] not in self._flops:
             self._flops[shape[2:]] = forward_flops(self._shapes_only, shape[2:])
         return self._flops[shape[2:]]
+
+
+def in_model_range(clip: Tensor) -> Tensor:
+    """uint8, or float in [-1, 1] already, of any shape -> float32 in [-1, 1]."""
+    return clip.float() / 127.5 - 1 if clip.dtype == torch.uint8 else clip.float()
 
 
 @torch.no_grad()
@@ -225,4 +246,4 @@ def shares_of_pixels(clips: Sequence[Tensor]) -> Tensor:
 
 def build_vae_stage(vae: VideoAutoencoderKL, section: Mapping[str, Any] | None, ema_decay: float) -> VaeStage:
     """The stage out of the section `vae` of a training YAML."""
-    return VaeStage(vae, settings_from(VaeSettings, section, "vae."), ema_decay)
+    return VaeStage(vae, settings_from(VaeSettings, section, "train.vae."), ema_decay)

@@ -1,17 +1,23 @@
 """The dataset of pairs: right frames and form, one sample for one (seed, step, slot), broken files survived."""
 
+import av
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
-from data.training.clip_dataset import ClipDataset, make_loader
+from data.training import index as index_module
+from data.training.buckets import expand, fits
+from data.training.clip_dataset import ClipDataset, make_loader, read_text
 from data.training.decode import DecodeError, FrameReader, decode
-from data.training.index import Index, Source, build_index
+from data.training.index import Index, Source, build_index, cached_index
 from data.training.make_pairs import make_pairs
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.pair_sampler import SamplerConfig
 from data.training.sampling import ClipShape
+from data.training.scene_cuts import has_cut
 from tests.data.training.conftest import LEVEL_STEP, recipe
 
 SHAPES = (ClipShape(5, 32, 48), ClipShape(1, 64, 64), ClipShape(9, 32, 32, weight=0.5))
@@ -73,7 +79,7 @@ def test_a_file_shorter_than_its_header_is_an_error(material):
 
 def test_samples_have_the_promised_form(material):
     data, seen = dataset(material), set()
-    for step in range(4):
+    for step in range(12):
         batch = data[step]
         assert sum(s["hq"][0].numel() for s in batch) <= BUDGET
         for sample in batch:
@@ -136,7 +142,7 @@ def test_pixel_range():
 def test_shapes_that_cannot_be_served_are_refused(material):
     with pytest.raises(ValueError, match="large enough"):
         dataset(material, shapes=[ClipShape(5, 512, 512)], budget_pixels=10**7)
-    with pytest.raises(ValueError, match="large enough"):
+    with pytest.raises(ValueError, match=r"long enough.* has 30 frames"):
         dataset(material, shapes=[ClipShape(33, 32, 32)], budget_pixels=10**6, sampler=SamplerConfig(motion=None))
     with pytest.raises(ValueError, match="smaller"):
         dataset(material, shapes=[ClipShape(1, 34, 32)])
@@ -150,3 +156,93 @@ def test_pairs_do_not_depend_on_the_number_of_processes(material):
     np.testing.assert_array_equal(alone.hq, together.hq)
     np.testing.assert_array_equal(alone.lq, together.lq)
     assert alone.identities == together.identities
+
+
+def test_an_index_is_kept_until_a_file_changes(broken_material, tmp_path, monkeypatch):
+    cache = tmp_path / "cache" / "index.json"
+    first = cached_index([broken_material], cache)
+    monkeypatch.setattr(index_module, "probe", lambda path: pytest.fail(f"{path} was probed again"))
+    assert cached_index([broken_material], cache) == first
+    monkeypatch.undo()
+    (broken_material / "photo0.safetensors").touch()  # a text embedding came
+    again = cached_index([broken_material], cache)
+    assert [s.path for s in again.sources if s.text] == [str(broken_material / "photo0.png")]
+    cache.write_text("no index")
+    assert cached_index([broken_material], cache) == again
+
+
+def test_a_text_beside_a_clip_comes_with_its_samples(broken_material):
+    text = torch.rand(4, 6)
+    save_file({"text": text}, broken_material / "a.safetensors")
+    data = dataset(broken_material, shapes=[ClipShape(9, 32, 32)], sampler=SamplerConfig(image_share=0.0))
+    samples = [sample for step in range(4) for sample in data[step]]
+    for sample in samples:
+        assert ("text" in sample) == ("a.mp4" in sample["identity"])
+    assert any("text" in sample and torch.equal(sample["text"], text) for sample in samples)
+    save_file({"a": text, "b": text + 1}, broken_material / "a.safetensors")
+    with pytest.raises(ValueError, match=r"a\.safetensors holds a \(4, 6\), b"):
+        read_text(broken_material / "a.safetensors")
+
+
+def source(height: int, width: int, frames: int = 1) -> Source:
+    return Source(f"{height}x{width}", frames > 1, frames, height, width)
+
+
+def test_buckets_take_the_sources_of_their_aspect():
+    sources = [source(1080, 1920, 50)] * 3 + [source(1920, 1080, 50)] + [source(800, 800, 50), source(300, 300, 50)]
+    group = ClipShape(9, 720, 720, weight=2.0, aspects=(1.78, 1.0, 0.56))
+    buckets = expand([group, ClipShape(1, 64, 64)], sources)
+    sizes = {(b.height, b.width): b.weight for b in buckets[:-1]}
+    assert sizes == {(544, 944): 1.2, (720, 720): 0.4, (944, 544): 0.4} and buckets[-1] == ClipShape(1, 64, 64)
+    assert all(b.pixels <= group.pixels and b.height % 16 == b.width % 16 == 0 for b in buckets[:-1])
+    for s in sources[:-1]:  # each of those that are large enough goes into exactly one
+        assert sum(fits(b, s) for b in buckets[:-1]) == 1
+    assert not any(fits(b, sources[-1]) for b in buckets[:-1])
+    small = source(720, 900)  # too small for the nearest bucket, 544x944: it takes the next
+    assert [fits(b, small) for b in buckets[:-1]] == [False, True, False]
+    with pytest.raises(ValueError, match="no source is large enough for 9 frames of about 720x720"):
+        expand([group], [source(64, 64, 50)])
+
+
+def test_cuts_are_found_and_motion_is_not_one():
+    rng = np.random.default_rng(0)
+    scenes = [cv2.resize(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8), (160, 160)) for _ in range(2)]
+    pan = [[np.roll(scene, 3 * i, axis=1)[:96, :128] for i in range(6)] for scene in scenes]
+    fade = [(np.full((96, 128, 3), 40 * i)).astype(np.uint8) for i in range(6)]
+    assert has_cut(np.stack(pan[0][:3] + pan[1][3:])) and has_cut(np.stack([pan[0][0], pan[1][0]]))
+    assert not has_cut(np.stack(pan[0])) and not has_cut(np.stack(fade)) and not has_cut(np.stack(pan[0][:1]))
+
+
+def test_clips_across_a_cut_are_drawn_again(tmp_path):
+    """A video of two scenes: no clip holds frames of both, unless it is told to take what comes."""
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "4"})
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        for i in range(20):
+            pixels = np.full((64, 64, 3), 30 if i < 10 else 220, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+
+    def spans(reject: bool) -> int:
+        data = dataset(tmp_path, shapes=[ClipShape(5, 32, 32)], sampler=SamplerConfig(reject_cuts=reject))
+        clips = [sample["hq"] for step in range(6) for sample in data[step]]
+        return sum(bool(clip.amax() - clip.amin() > 1) for clip in clips)
+
+    assert spans(True) == 0 and spans(False) > 0
+
+
+def test_a_dataset_cuts_its_buckets(material):
+    """Clips go to the wide bucket, photographs to the square one, and the tall one has no source."""
+    data = dataset(material, shapes=[ClipShape(5, 64, 64, aspects=(1.67, 1.0, 0.6))], budget_pixels=45_000)
+    shapes = {tuple(sample["hq"].shape) for step in range(3) for sample in data[step]}
+    assert shapes <= {(3, 5, 48, 80), (3, 5, 64, 64)} and (3, 5, 48, 80) in shapes
+    with pytest.raises(ValueError, match="positive"):
+        dataset(material, shapes=[ClipShape(5, 64, 64, aspects=(0.0,))])
+
+
+def test_clips_alone_are_those_of_the_pairs(material):
+    """What the VAE's stage reads: the same crops, without the work of degrading them."""
+    pairs = dataset(material, as_uint8=True)
+    alone = ClipDataset([material], SHAPES, BUDGET, None, None, seed=1, as_uint8=True)
+    for a, b in zip(pairs[3], alone[3], strict=True):
+        assert torch.equal(a["hq"], b["hq"]) and a["identity"] == b["identity"] and "lq" not in b

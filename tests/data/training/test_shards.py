@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 
+from data.training import latent_shards
 from data.training.latent_shards import ShardDataset, ShardReader, ShardWriter, write_latents
 from data.training.make_pairs import make_pairs
 from data.training.sampling import ClipShape
@@ -34,7 +35,7 @@ def test_every_sample_comes_back(shards):
     assert seen == {f"sample {i}": i for i in range(10)}
 
 
-def test_batches_keep_the_budget_and_the_dice(shards):
+def test_batches_keep_the_budget_and_the_draws(shards):
     ranks = [ShardDataset(shards, budget=24, seed=5, rank=r, world=2) for r in range(2)]
     ranks.append(pickle.loads(pickle.dumps(ranks[0])))
     for step in range(10):
@@ -68,14 +69,58 @@ def test_pairs_saved_are_read_back(material, tmp_path):
     assert sample["lq"].shape == (3, 8, 8, 3)
 
 
-def test_latents_are_encoded_once(tmp_path):
-    batch = [{"hq": torch.rand(3, 5, 16, 16), "lq": torch.rand(3, 5, 16, 16), "identity": "clip"}]
+def encode(x):
+    """Stands in for a VAE: mean and log-variance."""
+    return x[:, ::4, ::8, ::8], -x[:, ::4, ::8, ::8]
 
-    def encode(x):
-        return x[:, ::4, ::8, ::8], -x[:, ::4, ::8, ::8]
 
-    write_latents([batch, batch], encode, tmp_path / "latents")
+def clip(number: int, tokens: int = 0) -> dict:
+    """A sample of the dataset; `tokens`: with a text embedding of so many."""
+    draws = torch.Generator().manual_seed(number)
+    sample = {name: torch.rand(3, 5, 16, 16, generator=draws) for name in ("hq", "lq")} | {"identity": f"clip {number}"}
+    return sample | ({"text": torch.rand(tokens, 6, generator=draws)} if tokens else {})
+
+
+def test_latents_are_encoded_once_and_stored_in_16_bits(tmp_path):
+    batch = [clip(0)]
+    write_latents(lambda start: [batch, batch][start:], encode, tmp_path / "latents")
     (first, *_) = ShardDataset(tmp_path / "latents", budget=2 * 2 * 2)[0]
-    assert torch.equal(first["hq_mean"], batch[0]["hq"][:, ::4, ::8, ::8])
-    assert torch.equal(first["lq_logvar"], -batch[0]["lq"][:, ::4, ::8, ::8])
+    assert torch.equal(first["hq_mean"], batch[0]["hq"][:, ::4, ::8, ::8].half())
+    assert torch.equal(first["lq_logvar"], -batch[0]["lq"][:, ::4, ::8, ::8].half())
     assert ShardReader(tmp_path / "latents").shards[0]["size"] == 2 * 2 * 2
+
+
+def test_texts_of_any_length_are_stored_with_their_clips(tmp_path):
+    samples = [clip(i, tokens) for i, tokens in enumerate((3, 64, 70, 5))]
+    write_latents(lambda start: [samples][start:], encode, tmp_path / "latents")
+    reader = ShardReader(tmp_path / "latents")
+    assert len(reader.shards) == 2  # padded to 64 and to 128 tokens
+    for number, shard in enumerate(reader.shards):
+        for row, identity in enumerate(shard["identities"]):
+            text = reader.read(number, row)["text"]
+            assert torch.equal(text, samples[int(identity.split()[1])]["text"])
+
+
+def test_an_interrupted_job_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Killed in the middle, the second attempt encodes what is left, and every sample is there once."""
+    monkeypatch.setattr(latent_shards, "BATCHES_BETWEEN", 2)
+    asked = []
+
+    def batches(start, last=7):
+        for number in range(start, last):
+            asked.append(number)
+            yield [clip(number)]
+            if last < 7 and number == last - 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_latents(lambda start: batches(start, 5), encode, tmp_path / "l", "job")
+    with pytest.raises(FileNotFoundError):
+        ShardReader(tmp_path / "l")
+    with pytest.raises(ValueError, match="begun with other settings"):
+        write_latents(batches, encode, tmp_path / "l", "another")
+    write_latents(batches, encode, tmp_path / "l", "job")
+    assert asked == [0, 1, 2, 3, 4, 4, 5, 6]  # the fifth was not on disk yet
+    names = [identity for shard in ShardReader(tmp_path / "l").shards for identity in shard["identities"]]
+    assert sorted(names) == [f"clip {i}" for i in range(7)]
+    assert sorted(p.name for p in (tmp_path / "l").iterdir() if p.suffix == ".json") == ["index.json"]

@@ -30,7 +30,7 @@ from tests.projects.training.toy import Toy, ToySource, ToyStage
 SETTINGS = LoopSettings(
     steps=6, accumulation=2, precision="float32", checkpoint=CheckpointSettings(2, 2), log=LogSettings(1, 3)
 )
-TIMES = {"samples_per_s", "steps_per_s", "tflops_per_device", "mfu"}
+TIMES = {"samples_per_s", "steps_per_s", "tflops_per_device", "mfu", "data_wait", "memory_gib"}
 
 
 class StoppedSource(ToySource):
@@ -140,6 +140,28 @@ def test_another_seed_or_stage_does_not_resume(tmp_path):
         ToyStage.name = "toy"
 
 
+@pytest.mark.parametrize("damage", ["cut", "lost", "metadata", "meta.json"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, damage):
+    caplog.set_level("INFO")
+    trainer, _ = train(tmp_path)
+    newest = checkpoints(tmp_path / "checkpoints")[-1]
+    data = next(newest.glob("*.distcp"))
+    if damage == "cut":
+        data.write_bytes(data.read_bytes()[:-200])
+    elif damage == "lost":
+        data.unlink()
+    else:
+        (newest / {"metadata": ".metadata"}.get(damage, damage)).write_bytes(b"\x80\x04K")
+    again, complete = train(tmp_path)
+    assert complete and f"resumed from {newest.with_name('step_00000004')}" in caplog.text
+    for one, other in zip(trainer.averages.values(), again.averages.values(), strict=True):
+        assert all(torch.equal(one.average[name], other.average[name]) for name in one.average)
+    for checkpoint in checkpoints(tmp_path / "checkpoints"):
+        (checkpoint / ".metadata").write_bytes(b"")
+    with pytest.raises(ValueError, match="metadata is damaged"):
+        train(tmp_path)
+
+
 def test_accumulated_gradients_are_those_of_one_large_batch(tmp_path):
     class Halves(ToySource):
         def batches(self, start):
@@ -186,7 +208,7 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
     ("mapping", "message"),
     [
         ({"sead": 1}, "unknown key sead"),
-        ({"log": {"evry": 1}}, r"unknown key log\.evry"),
+        ({"log": {"evry": 1}}, r"unknown key log\.evry.*did you mean every\?"),
         ({"steps": "many"}, "steps must be int"),
         ({"steps": True}, "steps must be int"),
         ({"precision": "fp8"}, "choose from bf16, float32"),

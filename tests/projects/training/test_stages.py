@@ -2,15 +2,21 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
 
+from common.checkpoint import save_safetensors
 from common.diffusion import resolution_shift
+from common.diffusion.adversarial import penalty_share
 from data.training.latent_shards import ShardDataset, ShardWriter
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
+from models.nadit.discriminator import DiscriminatorOutput
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, LossWeights
 from projects.video_diffusion_sr.training.conditioning import Prompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage, two_step_velocity
 from projects.video_diffusion_sr.training.flops import forward_flops
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, pack, unpack
+from projects.video_diffusion_sr.training.placement import place_networks
 from projects.video_diffusion_sr.training.sources import ResidentLatents
 from tests.conftest import seed_weights
 from tests.projects.training.tiny import make_recipe, moments
@@ -138,10 +144,37 @@ def test_other_tasks_are_given_clean_first_frames_by_their_chance(folder):
 
 
 def test_prompts_are_dropped_at_their_rate_and_by_the_seed_alone():
-    texts = prompts().drawn(2000, 0.3, draws(5))
-    assert texts.lengths.count(5) / 2000 == pytest.approx(0.3, abs=0.04)
-    assert prompts().drawn(2000, 0.3, draws(5)).lengths == texts.lengths
-    assert set(prompts().drawn(50, 0.0, draws(5)).lengths) == {3}
+    """For the null text, which is neither of the two that were given."""
+    none = [None] * 2000
+    texts = prompts().drawn(none, 0.3, draws(5))
+    assert texts.lengths.count(1) / 2000 == pytest.approx(0.3, abs=0.04) and set(texts.lengths) == {1, 3}
+    assert prompts().drawn(none, 0.3, draws(5)).lengths == texts.lengths
+    assert set(prompts().drawn(none[:50], 0.0, draws(5)).lengths) == {3}
+
+
+def test_a_clip_reads_its_own_text_where_it_has_one(folder):
+    stage = DiffusionStage(make_recipe(folder), DiffusionStageSettings(prompt_dropout=0.0), prompts(), None)
+    samples, own = moments(SIZES), torch.randn(7, 24, generator=draws(8))
+    samples[1]["text"] = own.half()
+    texts = stage.prepare(samples, draws()).texts
+    assert texts.lengths == (3, 7) and torch.equal(texts.tokens[3:], own.half().float())
+    assert torch.equal(texts.tokens[:3], prompts().positive)
+    samples[0]["text"] = torch.randn(7, 25)
+    with pytest.raises(ValueError, match="clip 0: its text embedding is 25 wide, the model reads 24"):
+        stage.prepare(samples, draws())
+
+
+def test_weights_that_are_fine_tuned_meet_no_dropped_prompts(folder):
+    """Guidance is against the negative text then, and against the null text where it was trained."""
+    recipe = make_recipe(folder)
+    dit, _ = recipe.build_dit()
+    save_safetensors(dit.state_dict(), folder / "released.safetensors")
+    rates = [
+        (stage.prompt_dropout, stage.unguided(2).lengths)
+        for settings, weights in ((None, folder / "released.safetensors"), (None, None), (0.3, None), (0.0, None))
+        for stage in [DiffusionStage(recipe, DiffusionStageSettings(prompt_dropout=settings), prompts(), weights)]
+    ]
+    assert rates == [(0.0, (5, 5)), (0.1, (1, 1)), (0.3, (1, 1)), (0.0, (5, 5))]
 
 
 def test_two_euler_steps_of_the_teacher_are_one_of_the_target(folder):
@@ -187,8 +220,126 @@ def test_guidance_is_the_first_rounds_alone_and_rounds_must_halve(folder):
         DistillSettings(rounds=(8, 2))
 
 
-def adversarial(folder, together: bool = True) -> AdversarialStage:
-    return AdversarialStage(make_recipe(folder), AdversarialSettings(together=together), prompts(), None, None)
+def test_a_student_can_have_a_teacher_of_another_size(folder):
+    """Its own weights at the start, the teacher's answers; texts and latents must be the same."""
+    recipe, larger = make_recipe(folder), make_recipe(folder, "dit.model.num_layers=6")
+    save_safetensors(larger.build_dit()[0].state_dict(), folder / "teacher.safetensors")
+    teacher = (larger, folder / "teacher.safetensors")
+    settings = DistillSettings(guidance=3.0, guidance_against="null_text")
+    stage = DistillStage(recipe, settings, prompts(), None, 2, guided=True, teacher=teacher)
+    assert len(stage.modules["dit"].blocks) == 4 and len(stage.frozen["teacher"].blocks) == 6
+    assert stage.weights.keys() == {"teacher"} and stage.unguided(1).lengths == (1,)
+    prepared = stage.prepare(moments(SIZES), draws())
+    once = [forward_flops(net.config, SIZES, [3, 3]) for net in (stage.modules["dit"], stage.frozen["teacher"])]
+    assert stage.work(prepared).flops == pytest.approx(3 * once[0] + 4 * once[1])
+    other = make_recipe(folder, "dit.model.txt_in_dim=32")
+    with pytest.raises(ValueError, match=r"the teacher's dit\.model\.txt_in_dim is 32"):
+        DistillStage(recipe, settings, prompts(), None, 2, True, teacher=(other, None))
+
+
+def test_a_teacher_is_kept_in_16_bits_where_the_run_computes_in_them(folder):
+    for bf16 in (False, True):
+        stage = DistillStage(make_recipe(folder), DistillSettings(), prompts(), None, 2, guided=False)
+        place_networks(stage, "NO_SHARD", torch.device("cpu"), bf16=bf16, compiled=False)
+        kept = torch.bfloat16 if bf16 else torch.float32
+        assert {p.dtype for p in stage.frozen["teacher"].parameters()} == {kept}
+        assert {p.dtype for p in stage.modules["dit"].parameters()} == {torch.float32}
+        tables = dict(stage.frozen["teacher"].named_buffers())
+        assert tables and all(table.dtype == torch.float32 for table in tables.values())
+
+
+def adversarial(folder, together: bool = True, **settings) -> AdversarialStage:
+    settings = AdversarialSettings(together=together, **settings)
+    return AdversarialStage(make_recipe(folder), settings, prompts(), None, None)
+
+
+class Recorder(torch.nn.Module):
+    """Stands in for a discriminator: keeps what it is shown, and says the mean of each sample."""
+
+    def __init__(self, backbone) -> None:
+        super().__init__()
+        self.backbone, self.shown = backbone, None
+
+    def forward(self, vid, txt, sizes, lengths, t, *, layout):
+        self.shown = vid
+        parts = vid[:, :16].split([h * w * f for f, h, w in sizes])
+        return DiscriminatorOutput(torch.stack([part.mean() for part in parts]), ())
+
+
+def test_penalties_have_the_noise_of_their_kind_and_count_by_size(folder):
+    """One image, one clip: sigma 0.01 and 0.1, and a share by the number of latent values, at most all."""
+    stage = adversarial(folder, penalty_values=1000.0)
+    prepared = ready(stage)
+    stage.modules["discriminator"] = Recorder(stage.modules["dit"])
+    losses = stage.losses("discriminator", prepared, draws(6))
+    real, fake, near_real, near_fake = stage.modules["discriminator"].shown[:, :16].chunk(4)
+    for clean, near in ((real, near_real), (fake, near_fake)):
+        image, clip = (near - clean).split(prepared.shapes.counts)
+        assert image.std().item() == pytest.approx(0.01, rel=0.15) and clip.std().item() == pytest.approx(0.1, rel=0.1)
+    moved = torch.stack([(a - b).mean() for a, b in zip(real.split([24, 48]), near_real.split([24, 48]), strict=True)])
+    expected = (torch.tensor([24 * 16 / 1000, 48 * 16 / 1000]) * moved.square()).mean()
+    torch.testing.assert_close(losses["r1"], expected)
+    assert penalty_share(torch.tensor([500, 4000]), 1000.0).tolist() == [0.5, 1.0]
+    assert penalty_share(torch.tensor([500]), None) == 1.0
+
+
+def test_without_a_penalty_its_versions_are_not_judged(folder):
+    stage = adversarial(folder, weights=LossWeights(r1=100.0, r2=0.0), loss="ns")
+    prepared = ready(stage)
+    stage.modules["discriminator"] = Recorder(stage.modules["dit"])
+    losses = stage.losses("discriminator", prepared, draws(6))
+    assert len(stage.modules["discriminator"].shown) == 3 * len(prepared.hq) and "r2" not in losses
+    real, fake = (
+        torch.stack([p.mean() for p in x[:, :16].split([24, 48])])
+        for x in stage.modules["discriminator"].shown.chunk(3)[:2]
+    )
+    expected = F.softplus(-real).mean() + F.softplus(fake).mean()
+    torch.testing.assert_close(losses["gan"], expected)
+    torch.testing.assert_close(losses["total"], expected + 100 * losses["r1"])
+
+
+def test_the_generators_non_saturating_loss(folder):
+    stage = adversarial(folder, loss="ns")
+    prepared = ready(stage)
+    losses = stage.losses("generator", prepared, draws(6))
+    logits = stage._judge([stage.generate(prepared, draws(6))], prepared, times_after(stage, prepared))[0]
+    torch.testing.assert_close(losses["gan"], F.softplus(-logits).mean(), rtol=1e-4, atol=1e-5)
+
+
+def times_after(stage, prepared):
+    """The discriminator's times of a generator's turn, which are drawn after its noise."""
+    again = draws(6)
+    torch.randn(prepared.hq.shape, generator=again)
+    return stage._times(prepared, again)
+
+
+def test_the_discriminator_starts_where_it_is_told_and_may_be_larger(folder):
+    recipe, larger = make_recipe(folder), make_recipe(folder, "dit.model.num_layers=6")
+    paths = {name: folder / f"{name}.safetensors" for name in ("diffusion", "distilled", "large")}
+    for name, path in paths.items():
+        save_safetensors((larger if name == "large" else recipe).build_dit()[0].state_dict(), path)
+
+    def start(kind: str, judge=None, weights=paths["diffusion"]):
+        settings = AdversarialSettings(discriminator_init=kind)
+        stage = AdversarialStage(recipe, settings, prompts(), paths["distilled"], weights, discriminator_recipe=judge)
+        state = stage.weights.get("discriminator") or stage.modules["discriminator"].state_dict()
+        return stage, state["backbone.vid_in.proj.weight"]
+
+    for kind in ("diffusion", "distilled"):
+        assert torch.equal(start(kind)[1], load_file(paths[kind])["vid_in.proj.weight"])
+    random = start("random", weights=None)[1]
+    assert not any(torch.equal(random, load_file(path)["vid_in.proj.weight"]) for path in paths.values())
+    stage, weight = start("diffusion", larger, paths["large"])
+    assert torch.equal(weight, load_file(paths["large"])["vid_in.proj.weight"])
+    assert len(stage.modules["discriminator"].backbone.blocks) == 6
+    prepared = ready(place(stage))
+    assert torch.isfinite(stage.losses("generator", prepared, draws(1))["features"])
+
+
+def place(stage):
+    """Networks that were built on the meta device get their weights."""
+    place_networks(stage, "NO_SHARD", torch.device("cpu"), bf16=False, compiled=False)
+    return stage
 
 
 def test_the_generator_is_one_step_from_noise(folder):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from common.checkpoint import save_safetensors
 from common.config import create_object, load_config
@@ -83,9 +85,37 @@ def test_all_stages_from_clips_to_a_one_step_model(clips, tmp_path, monkeypatch)
     for name in ("vae", "diffusion", "distill/round_002", "distill/round_001", "adversarial"):
         assert [line["step"] for line in metrics(tmp_path / name)] == [0, 1]
         assert list((tmp_path / name / "tensorboard").iterdir())
+    with pytest.raises(FileNotFoundError, match="its parts do: round_001, round_002"):
+        export([str(tmp_path / "distill"), "--output", str(tmp_path / "model.safetensors")])
     assert export([str(tmp_path / "adversarial"), "--output", str(tmp_path / "model.safetensors")]) == 0
     again = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(again[key], value) for key, value in exported.items())
+
+
+def test_a_vae_is_exported_with_its_scale_and_another_is_refused(clips, tmp_path):
+    assert train(command("vae", clips, tmp_path / "vae", *vae_overrides())) == 0
+    exported = tmp_path / "vae/export/vae.safetensors"
+    with safe_open(exported, framework="pt") as file:
+        header = file.metadata()
+    assert header["scaling_factor"] == "1.0000" and set(json.loads(header["latent_std"])) == {1.0}
+    wrong = [f"vae.checkpoint={exported}", "vae.scaling_factor=0.9152"]
+    with pytest.raises(ValueError, match=r"vae\.safetensors: .* add vae\.scaling_factor=1 behind the stage"):
+        train([*command("diffusion", clips, tmp_path / "diffusion"), *wrong])
+
+
+def test_held_out_clips_texts_and_records(clips, tmp_path, capsys):
+    """One run with --validation and a clip that has a text of its own; its folder says how it was started."""
+    folder = tmp_path / "clips"
+    shutil.copytree(clips, folder)
+    save_file({"text": torch.randn(6, 24)}, folder / "c.safetensors")
+    flags = [f"vae.checkpoint={seeded_vae(tmp_path)}", "--validation", str(clips)]
+    assert train([*command("diffusion", folder, tmp_path / "run"), *flags]) == 0
+    values = [line for line in metrics(tmp_path / "run") if "validation/psnr" in line]
+    assert [line["step"] for line in values] == [1] and 5 < values[0]["validation/psnr"] < 60
+    assert json.loads((tmp_path / "run/index.json").read_text())["sources"][2]["text"].endswith("c.safetensors")
+    assert train([*command("diffusion", folder, tmp_path / "run"), *flags, "train.steps=3"]) == 0
+    assert "changed since the last start of this run: train.steps: 2 -> 3" in capsys.readouterr().err
+    assert len(list((tmp_path / "run/starts").iterdir())) == 2
 
 
 def vae_overrides() -> list[str]:
@@ -124,6 +154,11 @@ def test_latents_are_stored_once_and_trained_on_from_memory(clips, tmp_path):
     flags = ["--config", str(ROOT / "configs_tiny/main.yaml"), "--device", "cpu"]
     stored = [*MODEL, *CLIPS, vae, *flags, "--data", str(clips), "--output", str(folder), "--batches", "3"]
     assert precompute(stored) == 0
+    index = (folder / "index.json").read_text()
+    first = next((folder / "part_000").glob("*.safetensors"))
+    assert {value.dtype for value in load_file(first).values()} == {torch.float16}
+    (folder / "index.json").unlink()  # as if the job had been killed before the last thing it does
+    assert precompute(stored) == 0 and (folder / "index.json").read_text() == index
     resident = ["train.data.resident=True", "train.data.budget_latents=300", vae]
     assert train([*command("diffusion", folder, tmp_path / "run"), *resident]) == 0
     assert len(metrics(tmp_path / "run")) == 2
@@ -155,10 +190,14 @@ def test_a_lora_is_trained_stopped_resumed_and_merged(clips, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["train.sreps=3"], "unknown config key sreps"),
+        (["train.sreps=3"], r"unknown config key train\.sreps: .*did you mean steps\?"),
+        (["steps=10"], r"write train\.steps=10"),
         (["dit.model.num_layer=3"], "unknown config key dit.model.num_layer"),
         (["--resume", "never"], "holds a run already"),
         (["train.data.shapes=[]"], "data.shapes"),
+        (["--discriminator_config", "configs_7b/main.yaml"], "for the stage adversarial"),
+        (["--teacher", "teacher.safetensors"], "go together, in the stage distill"),
+        (["train.diffusion.optimizer.lr=0"], "lr > 0"),
     ],
 )
 def test_mistakes_are_said_in_a_sentence(clips, tmp_path, change, message):

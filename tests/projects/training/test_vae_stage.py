@@ -8,6 +8,7 @@ import torch
 from models.vae_discriminator import VideoPatchDiscriminator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
+from projects.video_diffusion_sr.training.latent_statistics import LatentStatistics, fold, measure
 from projects.video_diffusion_sr.training.linear_start import blocks, components, start_linear
 from projects.video_diffusion_sr.training.vae import (
     ClipBatch,
@@ -139,3 +140,51 @@ def test_a_linear_start_reconstructs_like_principal_components() -> None:
 def test_a_linear_start_needs_one_group() -> None:
     with pytest.raises(ValueError, match="one norm group"):
         start_linear(small_vae(), torch.zeros(1, 3, 3, 8, 8))
+
+
+@torch.no_grad()
+def test_a_normalised_vae_has_channels_of_spread_one_and_the_same_pixels():
+    """Latents are those of before, each channel divided by its spread; decoded they are the same clip."""
+    torch.manual_seed(3)
+    vae = small_vae().eval()
+    vae.set_causal_slicing(None)
+    vae.encoder.conv_out.weight[:4] *= torch.tensor([0.1, 1.0, 5.0, 30.0])[:, None, None, None, None]
+    clips = [torch.rand(2, 3, 5, 16, 24) * 2 - 1, torch.rand(1, 3, 1, 32, 32) * 2 - 1]
+    before = [DiagonalGaussian(vae.encode_moments(clip)) for clip in clips]
+    latents = torch.cat([p.mean.movedim(1, 0).flatten(1) for p in before], 1)
+    variance = torch.cat([p.logvar.exp().movedim(1, 0).flatten(1) for p in before], 1).mean(1)
+    pixels = [vae.decode_latents(p.mean) for p in before]
+
+    statistics = measure(vae, clips)
+    torch.testing.assert_close(statistics.mean.float(), latents.mean(1), rtol=1e-4, atol=1e-5)
+    spread = (latents.var(1, correction=0) + variance).sqrt()
+    torch.testing.assert_close(statistics.std.float(), spread, rtol=1e-4, atol=1e-5)
+    folded = fold(vae, statistics)
+    again = measure(vae, clips)
+    torch.testing.assert_close(again.std, torch.ones(4, dtype=torch.float64), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(again.mean, folded.mean, rtol=1e-3, atol=1e-3)
+    for clip, old, picture in zip(clips, before, pixels, strict=True):
+        new = DiagonalGaussian(vae.encode_moments(clip))
+        scale = spread[None, :, None, None, None]
+        torch.testing.assert_close(new.mean * scale, old.mean, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(new.logvar + 2 * scale.log(), old.logvar, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(vae.decode_latents(new.mean), picture, rtol=1e-3, atol=1e-4)
+    one = LatentStatistics(torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 3.0], dtype=torch.float64))
+    assert one.scaling_factor == pytest.approx(5**-0.5) and one.header(1.0)["scaling_factor"] == "1.0000"
+    with pytest.raises(ValueError, match="there are none"):
+        measure(vae, [])
+
+
+def test_a_missing_perceptual_loss_is_said(caplog):
+    stage_with({"perceptual": 1.0})
+    assert "no perceptual loss" in caplog.text
+    caplog.clear()
+    stage_with({"perceptual": 0.0})
+    assert caplog.text == ""
+
+
+def test_the_vae_is_validated_on_its_reconstructions():
+    stage = stage_with({"gan": 0.0})
+    pairs = stage.validate(batch(), draws())
+    assert [truth.shape for _, truth in pairs] == [clip.shape for group in batch().clips for clip in group]
+    assert all(output.shape == truth.shape and truth.abs().max() <= 1 for output, truth in pairs)

@@ -1,0 +1,52 @@
+"""A file appears under its name complete, or not at all; whatever happens, and whoever else writes it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.claim import Claim
+
+
+@contextmanager
+def atomic_write(target: str | Path) -> Iterator[Path]:
+    """The path of an empty file to write to; it becomes `target` when the block ends without an error.
+
+    Raises:
+        BeingMadeError: another process is writing this file.
+        OSError: the folder cannot be written to, or `target` is a folder.
+    """
+    target = Path(target)
+    refuse_folder(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    claim = Claim(target)
+    part = None
+    try:
+        part = claim.new_part(target.suffix)
+        mode = part.stat().st_mode
+        yield part
+        publish(part, target, mode)
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+        claim.release()
+
+
+def publish(part: Path, target: Path, mode: int) -> None:
+    """Give a complete file its name.
+
+    Args:
+        mode: permissions of the result; some libraries replace the file that they are given by a private one.
+    """
+    refuse_folder(target)
+    if os.name == "posix":
+        os.chmod(part, mode & 0o777)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())  # a name must not survive a power cut that its content did not
+    os.replace(part, target)
+
+
+def refuse_folder(target: Path) -> None:
+    """IsADirectoryError where a folder has the name of the file to be."""
+    if target.is_dir():
+        raise IsADirectoryError(f"{target.name}: {target} is a folder; rename it, or choose another place")

@@ -1,0 +1,204 @@
+"""One owner for a file in the making: two runs never make the same file, and a dead one does not block it.
+
+A claim is a lock file beside the target with an advisory lock (flock) on it, which the kernel releases when the owner
+dies, however it dies. Network file systems may keep such locks to one machine, or refuse them. The lock file therefore
+also names its owner, and the owner touches it every few seconds: another machine sees by that whether it is alive.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.owner import Owner, read_owner, this_process
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+PREFIX = ".seedvr-"
+LOCK, PART = ".lock", ".part"
+PATIENCE_S = 3.0  # a run that was just killed may need a moment to go
+TOUCH_S = 2.0  # how often an owner shows that it is alive
+SILENCE_S = 20.0  # without a touch the owner, on a machine that cannot be asked, is dead
+POLL_S = 0.1
+OLD_S = 3600.0
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
+
+
+class BeingMadeError(OSError):
+    """Another live process makes this file now."""
+
+    def __init__(self, target: Path, owner: Owner | None) -> None:
+        super().__init__(f"{target.name}: {target} is being made by {owner or 'another process'} now")
+        self.target, self.owner = target, owner
+
+
+class Claim:
+    """The right to make one file. Released by `release`, at the latest when the object or the process goes.
+
+    Args:
+        target: the file to be; its folder exists.
+        patience_s: how long to wait for another owner to finish or die.
+
+    Raises:
+        BeingMadeError: another process has it.
+        OSError: the folder cannot be written to.
+    """
+
+    def __init__(self, target: Path, patience_s: float = PATIENCE_S) -> None:
+        self.target = target
+        self.stem = target.with_name(PREFIX + name_digest(target.name))
+        self.lock = self.stem.with_name(self.stem.name + LOCK)
+        self._descriptor = _acquire(self.lock, target, time.monotonic() + patience_s)
+        self._stop = threading.Event()
+        self.release = weakref.finalize(self, _release, self.lock, self._descriptor, self._stop)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its record
+            os.pwrite(self._descriptor, this_process().to_json(), 0)
+        threading.Thread(target=_keep_touching, args=(self._descriptor, self._stop), daemon=True).start()
+        for leftover in parts(self.stem):  # of an owner that is dead, as the claim is ours
+            leftover.unlink(missing_ok=True)
+
+    def new_part(self, suffix: str = "") -> Path:
+        """A new empty file beside the target, with the permissions of the target to be, for this process alone.
+
+        Its name is short, as the target's may be as long as names can be.
+        """
+        part = self.stem.with_name(f"{self.stem.name}-{os.urandom(4).hex()}{PART}{suffix[:8]}")
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        return part
+
+
+def name_digest(name: str) -> str:
+    """16 hexadecimal digits for a file name of any length and any bytes."""
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+
+
+def parts(stem: Path) -> list[Path]:
+    """The unfinished files of one target."""
+    return sorted(stem.parent.glob(f"{stem.name}-*{PART}*"))
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove what dead owners left unfinished in a folder; returns the number of files. Live owners keep theirs."""
+    stems = {entry.name[: len(PREFIX) + 16] for entry in folder.glob(f"{PREFIX}*")} if folder.is_dir() else set()
+    removed = 0
+    for stem in sorted(stems):
+        lock = folder / (stem + LOCK)
+        try:
+            if _is_recent_elsewhere(lock):
+                continue
+            descriptor = _acquire(lock, folder / stem, deadline=0.0)
+        except OSError:  # alive, or not ours to remove
+            continue
+        for leftover in parts(folder / stem):
+            leftover.unlink(missing_ok=True)
+            removed += 1
+        _release(lock, descriptor, None)
+    return removed
+
+
+def _is_recent_elsewhere(lock: Path) -> bool:
+    """Whether another machine made this lock within the hour: only a longer look could tell whether it is alive."""
+    if not lock.exists():
+        return False
+    owner = read_owner(lock.read_bytes())
+    return owner is not None and not owner.is_local and time.time() - lock.stat().st_mtime < OLD_S
+
+
+def _acquire(lock: Path, target: Path, deadline: float) -> int:
+    """A descriptor of the lock file, locked by this process."""
+    for owner in _attempts(lock):
+        if isinstance(owner, int):
+            return owner
+        if time.monotonic() >= deadline:
+            raise BeingMadeError(target, owner)
+        time.sleep(POLL_S)
+    raise AssertionError("attempts do not end")
+
+
+def _attempts(lock: Path) -> Iterator[int | Owner | None]:
+    """Try again and again: the locked descriptor, or who has it (None where the record does not say)."""
+    while True:
+        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+        owner, ours = None, False
+        try:
+            locked = _flock(descriptor)
+            owner = read_owner(os.pread(descriptor, 4096, 0))
+            if locked is not False and _is_named(descriptor, lock):
+                # A lock that only this machine sees, or none at all, says nothing about owners elsewhere.
+                ours = not _lives(owner, descriptor, has_lock=locked is True)
+                if ours and locked is None:
+                    ours = _take_without_lock(descriptor, lock)
+        finally:
+            if not ours:
+                os.close(descriptor)
+        yield descriptor if ours else owner
+
+
+def _flock(descriptor: int) -> bool | None:
+    """Whether the lock could be had; None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return None
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _is_named(descriptor: int, lock: Path) -> bool:
+    """Whether the name still means this file: the last owner removes it when it is done."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(lock))
+    except FileNotFoundError:
+        return False
+
+
+def _lives(owner: Owner | None, descriptor: int, has_lock: bool) -> bool:
+    """Whether the recorded owner is alive, asked in the way that can be."""
+    if owner is None or owner == this_process():
+        return False
+    if owner.is_local and (has_lock or owner.started):
+        return not has_lock and owner.alive
+    before = os.fstat(descriptor).st_mtime_ns
+    until = time.monotonic() + SILENCE_S  # the clocks of two machines differ: what counts is whether the time moves
+    while time.monotonic() < until:
+        time.sleep(TOUCH_S / 4)
+        if os.fstat(descriptor).st_mtime_ns != before:
+            return True
+    return False
+
+
+def _take_without_lock(descriptor: int, lock: Path) -> bool:
+    """Write the record and look whether it stays: of several that do so at once the last one has it."""
+    os.pwrite(descriptor, this_process().to_json().ljust(1024), 0)
+    time.sleep(4 * POLL_S)
+    return _is_named(descriptor, lock) and read_owner(os.pread(descriptor, 4096, 0)) == this_process()
+
+
+def _keep_touching(descriptor: int, stop: threading.Event) -> None:
+    while not stop.wait(TOUCH_S):
+        try:
+            os.utime(descriptor)
+        except (OSError, NotImplementedError, TypeError):
+            return
+
+
+def _release(lock: Path, descriptor: int, stop: threading.Event | None) -> None:
+    """Remove the lock file and let go of the lock, in this order: nobody locks a file that has lost its name."""
+    if stop is not None:
+        stop.set()
+    for step in (lock.unlink, lambda: os.close(descriptor), *([lock.unlink] if fcntl is None else [])):
+        with contextlib.suppress(OSError):  # Windows removes closed files only
+            step()

@@ -1,0 +1,101 @@
+"""The metadata of a training checkpoint, read so that nothing in it can run.
+
+torch.distributed.checkpoint keeps it as a pickle and opens that with the full unpickler, which calls whatever the file
+names. Here the names that such metadata consists of are listed; every other one is refused.
+"""
+
+import io
+import math
+import pickle
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import FileSystemReader, filesystem, metadata
+from torch.distributed.checkpoint.metadata import Metadata
+
+FILE = ".metadata"
+MOST_BYTES = 1 << 30
+CLASSES = {
+    ("torch.distributed.checkpoint.metadata", name): getattr(metadata, name)
+    for name in (
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    )
+    if hasattr(metadata, name)
+}  # fmt: skip
+CLASSES |= {
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): filesystem._StorageInfo,
+    ("torch", "Size"): torch.Size,
+    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
+    ("collections", "OrderedDict"): dict,
+    # Where the checkpoint once lay. Nothing reads it, and a path of another system could not be made here.
+    **{("pathlib", name): PurePosixPath for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")},
+    **{("pathlib._local", name): PurePosixPath for name in ("PosixPath", "WindowsPath")},
+}
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that cannot be read: incomplete, changed, or made to do harm. An older one may do."""
+
+
+class SafeReader(FileSystemReader):
+    """Torch's reader of checkpoints with `read_metadata` in place of its own."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        found = read_metadata(Path(self.path))
+        if getattr(found, "storage_meta", None) is None:
+            found.storage_meta = metadata.StorageMeta()
+        found.storage_meta.load_id = self.load_id
+        return found
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in CLASSES:
+            return CLASSES[module, name]
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no metadata needs")
+
+
+def read_metadata(checkpoint: str | Path) -> Metadata:
+    """What a checkpoint holds, by name, and in which files.
+
+    Raises:
+        DamagedCheckpoint: no metadata of a checkpoint, or one that names anything else than tensors and files in it.
+    """
+    path = Path(checkpoint) / FILE
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise pickle.UnpicklingError(f"it has {path.stat().st_size} bytes")
+        found = _Unpickler(io.BytesIO(path.read_bytes())).load()
+        refuse_odd_metadata(found)
+        refuse_more_than_there_is(found, Path(checkpoint))
+    except Exception as error:  # damaged bytes can make anything of a constructor
+        raise DamagedCheckpoint(f"{checkpoint}: its metadata is damaged or not a checkpoint's: {error}") from error
+    return found
+
+
+def refuse_odd_metadata(found: object) -> None:
+    """ValueError unless this is metadata all of whose files lie in the checkpoint's own folder."""
+    if not isinstance(found, Metadata) or not isinstance(found.state_dict_metadata, dict):
+        raise ValueError(f"it holds a {type(found).__name__}")
+    for index, info in (found.storage_data or {}).items():
+        if not isinstance(index, metadata.MetadataIndex) or not isinstance(info, filesystem._StorageInfo):
+            raise ValueError(f"it describes a {type(info).__name__}")
+        if Path(info.relative_path).name != info.relative_path:
+            raise ValueError(f"it refers to a file outside of the checkpoint, {info.relative_path}")
+
+
+def refuse_more_than_there_is(found: Metadata, checkpoint: Path) -> None:
+    """ValueError where tensors are said to be larger than all files together: memory would be asked for first."""
+    there = sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file())
+    said = 0
+    for name, entry in found.state_dict_metadata.items():
+        if isinstance(entry, metadata.TensorStorageMetadata):
+            if not isinstance(entry.size, torch.Size) or not isinstance(entry.properties.dtype, torch.dtype):
+                raise ValueError(f"{name} has no shape or no dtype")
+            said += math.prod(entry.size) * entry.properties.dtype.itemsize
+    if said > there:
+        raise ValueError(f"it describes {said} bytes of tensors, and there are {there}")

@@ -1,0 +1,65 @@
+"""One decision for ranks that share a clip: what fails on one of them fails on all, at the same place.
+
+Ranks tell each other through the job's store, not through collective calls: it also works where one of them has
+failed in the middle of its work.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from common.distributed.collectives import Group
+
+
+class Verdicts:
+    """Exchanges outcomes within one group. Every rank of it exchanges equally often."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.count = 0
+
+    def exchange(self, outcome: str) -> list[str]:
+        """The outcomes of all ranks, in their order; waits until each has one."""
+        group, process = self.group, self.group.process
+        if group.size == 1:
+            return [outcome]
+        keys = [self._key(self.count, number) for number in range(group.size)]
+        process.store.set(keys[group.own], outcome)
+        with process.waiting("what the other ranks of this clip say"):
+            process.store.wait(keys, timedelta(seconds=process.timeout_s))
+        outcomes = [process.store.get(key).decode() for key in keys]
+        if self.count:  # all have answered this time, so all have read the last one
+            process.store.delete_key(self._key(self.count - 1, group.own))
+        self.count += 1
+        return outcomes
+
+    @contextmanager
+    def same_for_all(self, *expected: type[Exception], rebuild: Callable[[str, str], Exception]) -> Iterator[None]:
+        """Around work after which all ranks of the group meet: an error of one is raised on all.
+
+        Args:
+            expected: errors after which this rank is where the others are. Others pass at once and end the job.
+            rebuild: (name of the error's class, message) -> what is raised, on ranks that had no error as well.
+
+        A group of one raises its own errors as they are.
+        """
+        own = None
+        try:
+            yield
+        except expected as error:
+            if self.group.size == 1:
+                raise
+            own = error
+        if self.group.size == 1:
+            return
+        outcome = None if own is None else [type(own).__name__, str(own)]
+        failures = [found for found in map(json.loads, self.exchange(json.dumps(outcome))) if found]
+        if own is not None:
+            raise rebuild(*outcome) from own
+        if failures:
+            raise rebuild(*failures[0])
+
+    def _key(self, count: int, number: int) -> str:
+        group = self.group
+        return f"verdict/{group.process.rank - group.own}/{count}/{number}"

@@ -1,0 +1,50 @@
+"""SIGTERM and SIGHUP end a program as Ctrl-C does: files are tidied up, a word is said, the exit code tells."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+REPEAT_S = 3.0  # a second signal within this time is the same wish, and must not break the tidying up
+NAMES = ("SIGTERM", "SIGHUP", "SIGINT")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """128 and the signal's number, as shells say it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    return 128 + getattr(error, "number", signal.SIGINT)
+
+
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Raise `Interrupted` in the block. A signal that is ignored (nohup) stays so; only in the main thread."""
+    first = None
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        now = time.monotonic()
+        if first is None or now - first > REPEAT_S:
+            first = now
+            raise Interrupted(number)
+
+    previous = {}
+    try:
+        for name in NAMES:
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, handle)
+    except ValueError:  # not the main thread
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

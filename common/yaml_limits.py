@@ -1,0 +1,125 @@
+"""Limits for configuration files: a few lines of YAML can name each other and grow to any size.
+
+Names of YAML (`&a`, `*a`) are counted before anything is built. Interpolations (`${key}`) are replaced one after the
+other, each after those that it names, and the size is looked at every time.
+"""
+
+import re
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+MOST_BYTES = 1 << 20  # of a file
+MOST_VALUES = 20_000  # in a configuration, keys and containers counted
+MOST_INTERPOLATED = 4_000  # values that interpolations put in, together
+MOST_LETTERS = 100_000  # of one value
+MOST_DEPTH = 60
+RESOLVER = "eval"
+REFERENCE = re.compile(r"\$\{\s*([^${}:]+?)\s*\}")
+OTHER_RESOLVER = re.compile(r"\$\{\s*(?!eval\s*:)[^${}]*[:$]")
+
+
+def refuse_large_text(text: str) -> None:
+    """ValueError where YAML would become larger than a configuration is, or nested deeper. Builds nothing.
+
+    Raises:
+        yaml.YAMLError: no YAML.
+    """
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"it has {len(text)} characters, a configuration may have {MOST_BYTES}")
+    sizes: dict[str, int] = {}
+    open_nodes: list[list] = [[None, 0]]  # name, values so far
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            open_nodes.append([event.anchor, 1])
+            if len(open_nodes) > MOST_DEPTH:
+                raise ValueError(f"it is nested deeper than {MOST_DEPTH} levels")
+            continue
+        if isinstance(event, yaml.ScalarEvent):
+            name, size = event.anchor, 1
+        elif isinstance(event, yaml.AliasEvent):
+            name, size = None, sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            name, size = open_nodes.pop()
+        else:
+            continue
+        if name is not None:
+            sizes[name] = size
+        open_nodes[-1][1] += size
+        if open_nodes[-1][1] > MOST_VALUES:
+            raise ValueError(f"it would grow to more than {MOST_VALUES} values")
+
+
+def values(node: Any) -> int:
+    """Values in a tree of dictionaries and lists, containers counted."""
+    if isinstance(node, dict):
+        return 1 + sum(values(item) for item in node.values())
+    return 1 + sum(values(item) for item in node) if isinstance(node, list) else 1
+
+
+class Resolver:
+    """Replaces every interpolation of a config by its value, in place.
+
+    Raises:
+        ValueError: a circle, a name that is computed, a resolver other than `eval`, or too large a result.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.under_way: list[str] = []
+        self.budget = MOST_INTERPOLATED
+
+    def resolve(self) -> None:
+        self._resolve_all(self.config)
+
+    def _resolve_all(self, node: DictConfig | ListConfig) -> None:
+        for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
+            self._resolve(node, key)
+
+    def _resolve(self, parent: DictConfig | ListConfig, key: Any) -> None:
+        child = parent._get_node(key)
+        if isinstance(child, DictConfig | ListConfig) and not child._is_interpolation():
+            self._resolve_all(child)
+            return
+        text = child._value() if child is not None else None
+        if not isinstance(text, str) or "${" not in text:
+            return
+        name = parent._get_full_key(key)
+        if name in self.under_way:
+            raise ValueError(f"{name} refers to itself: {' -> '.join([*self.under_way, name])}")
+        if OTHER_RESOLVER.search(text):
+            raise ValueError(f"{name}: only ${{key}} and ${{{RESOLVER}:...}} are known, not {text[:80]}")
+        self.under_way.append(name)
+        for reference in REFERENCE.findall(text):
+            self._resolve_reference(parent, reference)
+        self._replace(parent, key, name)
+        self.under_way.pop()
+
+    def _resolve_reference(self, parent: DictConfig | ListConfig, reference: str) -> None:
+        """Resolve what a reference names before it is used; a name that does not exist is OmegaConf's to refuse."""
+        start, path = self.config, reference
+        if reference.startswith("."):
+            start = parent
+            for _ in range(len(reference) - len(reference.lstrip(".")) - 1):
+                start = start._get_parent() if start is not None else None
+            path = reference.lstrip(".")
+        keys = [key for key in re.split(r"[.\[\]]+", path) if key]
+        for key in keys:
+            if isinstance(start, ListConfig):
+                key = int(key) if key.isdigit() and int(key) < len(start) else None
+            if not isinstance(start, DictConfig | ListConfig) or key is None or start._get_node(key) is None:
+                return
+            self._resolve(start, key)
+            start = start._get_node(key)
+
+    def _replace(self, parent: DictConfig | ListConfig, key: Any, name: str) -> None:
+        value = parent[key]
+        if isinstance(value, DictConfig | ListConfig):
+            value = OmegaConf.to_container(value, resolve=False)
+        self.budget -= values(value)
+        if self.budget < 0:
+            raise ValueError(f"{name}: interpolations would put in more than {MOST_INTERPOLATED} values")
+        if isinstance(value, str) and len(value) > MOST_LETTERS:
+            raise ValueError(f"{name}: a value may have {MOST_LETTERS} characters")
+        parent[key] = value

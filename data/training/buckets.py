@@ -1,0 +1,78 @@
+"""Aspect-ratio buckets: one entry of `data.shapes` as several shapes of about one area, by what sources there are.
+
+The adaptive windows of SeedVR2 see varied window sizes only if the clips' aspects vary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import log, sqrt
+
+from data.training.index import Source
+from data.training.sampling import ClipShape
+
+MULTIPLE = 16  # pixels: the VAE's compression in space times the transformer's patch
+
+
+@dataclass(frozen=True)
+class Bucket(ClipShape):
+    """A shape for those sources alone whose aspect is nearer to its own than to its siblings'.
+
+    siblings: (height, width) of every bucket of the group, this one included.
+    """
+
+    siblings: tuple[tuple[int, int], ...] = ()
+
+    def takes(self, source: Source) -> bool:
+        """Whether this is the nearest of those siblings that the source can be cut to."""
+        fitting = [size for size in self.siblings if source.height >= size[0] and source.width >= size[1]]
+        aspect = source.width / source.height
+        return bool(fitting) and (self.height, self.width) == min(
+            fitting, key=lambda size: (abs(log(size[1] / size[0] / aspect)), size)
+        )
+
+
+def fits(shape: ClipShape, source: Source) -> bool:
+    """Whether a source is large enough for a shape, and of its bucket; frames are not looked at."""
+    large = source.height >= shape.height and source.width >= shape.width
+    return large and (not isinstance(shape, Bucket) or shape.takes(source))
+
+
+def expand(shapes: Sequence[ClipShape], sources: Sequence[Source]) -> tuple[ClipShape, ...]:
+    """The shapes with each group replaced by those of its buckets that have sources, weighted by how many they have.
+
+    Raises:
+        ValueError: an aspect that is not positive, or a group of which no bucket has a source.
+    """
+    expanded: list[ClipShape] = []
+    for shape in shapes:
+        if not shape.aspects:
+            expanded.append(shape)
+            continue
+        sizes = tuple(dict.fromkeys(size_of(shape, aspect) for aspect in shape.aspects))
+        common = {"frames": shape.frames, "start": shape.start, "end": shape.end, "siblings": sizes}
+        buckets = [Bucket(height=h, width=w, **common) for h, w in sizes]
+        long_enough = [s for s in sources if s.frames >= shape.frames or not s.is_video]
+        counts = [sum(bucket.takes(source) for source in long_enough) for bucket in buckets]
+        if not sum(counts):
+            raise ValueError(
+                f"no source is large enough for {shape.frames} frames of about {shape.height}x{shape.width} in any of "
+                f"the aspects {list(shape.aspects)}; use smaller shapes or larger material."
+            )
+        total = sum(counts)
+        expanded += [replace(b, weight=shape.weight * n / total) for b, n in zip(buckets, counts, strict=True) if n]
+    return tuple(expanded)
+
+
+def size_of(shape: ClipShape, aspect: float) -> tuple[int, int]:
+    """(height, width) in multiples of 16 with an aspect near the given one and at most the shape's area."""
+    if not aspect > 0:
+        raise ValueError(f"data.shapes: an aspect is width / height and positive, got {aspect}")
+    area = shape.height * shape.width
+    height = max(1, round(sqrt(area / aspect) / MULTIPLE)) * MULTIPLE
+    width = max(1, round(sqrt(area * aspect) / MULTIPLE)) * MULTIPLE
+    while height * width > area and max(height, width) > MULTIPLE:
+        if height >= width:
+            height -= MULTIPLE
+        else:
+            width -= MULTIPLE
+    return height, width

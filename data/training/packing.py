@@ -1,0 +1,171 @@
+"""Which sizes each step's packed batch holds: full batches, shares as asked for, and a pure function of (seed, step).
+
+Batches are planned a window of steps at a time. A window takes the samples that the weights ask for, packs them into as
+many batches as it has steps, and shuffles these. Nothing is remembered between windows, so a run is resumed by its step
+alone.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.logger import get_logger
+from data.training.sampling import SHAPE_STREAM, Slot
+
+logger = get_logger(__name__)
+
+WINDOW = 64  # steps that are planned together
+FULL = 0.97  # a batch that is as full as this is not improved further
+MOST_TRIES = 2000  # ways to fill one batch that are looked at
+LOW_FILL = 0.9  # a mean fill below this is worth a warning
+
+Counts = tuple[int, ...]  # how many samples of each choice
+
+
+class BatchPlanner:
+    """Packed batches of a mix of sizes.
+
+    Every rank gets the same sizes in the same order and slots of its own, so that all ranks carry the same load in
+    every step and no two of them see the same sample. Within a batch equal sizes stand together, in the order of the
+    choices: a composition is one layout for the transformer, not one for each order.
+
+    Args:
+        sizes: the cost of each choice, in the budget's unit (pixels of a clip, or latent positions).
+        weights: each choice's share among all samples, up to a factor.
+        budget: the most that one rank's batch may cost.
+        seed: of the whole run.
+        phase: tells the plans of several planners of one run apart.
+
+    Raises:
+        ValueError: nothing to choose from, a weight that is negative, or a choice that alone is over the budget.
+    """
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], budget: int, seed: int, phase: int = 0) -> None:
+        if not sizes or len(sizes) != len(weights) or min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(f"a batch needs sizes with weights of which one is positive, got {list(weights)}")
+        if max(sizes) > budget:
+            raise ValueError(f"a sample of size {max(sizes)} does not fit into the budget of {budget} for one batch.")
+        self.sizes, self.budget = tuple(sizes), budget
+        self.shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+        self.seed, self.phase = seed, phase
+        self._planned: tuple[int, list[Counts]] | None = None
+
+    def plan(self, step: int, rank: int = 0, world: int = 1) -> list[Slot]:
+        """The slots of one rank's batch in a step, counted from 0.
+
+        Raises:
+            ValueError: the rank is not in the world.
+        """
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not one of {world} ranks.")
+        choices = [choice for choice, count in enumerate(self._counts(step)) for _ in range(count)]
+        return [Slot(place * world + rank, choice) for place, choice in enumerate(choices)]
+
+    def fill(self, step: int) -> float:
+        """How much of the budget a step's batch takes, in (0, 1]."""
+        return cost(self._counts(step), self.sizes) / self.budget
+
+    def warn_if_loose(self) -> float:
+        """The mean fill of the first window, with a warning where much of the budget stays empty."""
+        mean = float(np.mean([self.fill(step) for step in range(WINDOW)]))
+        if mean < LOW_FILL:
+            logger.warning(
+                "batches fill %.0f %% of the budget of %d: no mix of the sizes %s comes closer; another budget would "
+                "waste less",
+                100 * mean,
+                self.budget,
+                list(self.sizes),
+            )
+        return mean
+
+    def _counts(self, step: int) -> Counts:
+        number, place = divmod(step, WINDOW)
+        if self._planned is None or self._planned[0] != number:
+            self._planned = number, self._window(number)
+        return self._planned[1][place]
+
+    def _window(self, number: int) -> list[Counts]:
+        """The batches of one window, shuffled."""
+        rng = np.random.default_rng([self.seed, SHAPE_STREAM, self.phase, number])
+        offset = rng.random()
+        # The most samples that still fit into the window's batches, by bisection.
+        fits, too_many = 1, int(WINDOW * self.budget / min(self.sizes)) + 2
+        packed = self._packed(fits, offset)
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            candidate = self._packed(middle, offset)
+            if len(candidate) <= WINDOW:
+                fits, packed = middle, candidate
+            else:
+                too_many = middle
+        while len(packed) < WINDOW:
+            packed = divided(packed)
+        return [packed[i] for i in rng.permutation(WINDOW)]
+
+    def _packed(self, samples: int, offset: float) -> list[Counts]:
+        """So many samples, shared out exactly up to rounding, in as few batches as a greedy search finds."""
+        # Systematic rounding: each choice gets the floor or the ceiling of its share, and exactly it on average.
+        edges = np.floor(np.cumsum(self.shares) * samples + offset).astype(int)
+        edges[-1] = samples
+        left = np.diff(edges, prepend=0)
+        order = sorted(range(len(self.sizes)), key=lambda choice: -self.sizes[choice])
+        batches: list[Counts] = []
+        while left.any():
+            batch = best_batch(self.sizes, left, order, self.budget)
+            # The same batch again while there is enough for it: few compositions, and planned quickly.
+            again = min(int(left[c]) // n for c, n in enumerate(batch) if n)
+            batches += [batch] * again
+            left -= again * np.asarray(batch)
+        return batches
+
+
+def best_batch(sizes: Sequence[int], left: np.ndarray, order: Sequence[int], budget: int) -> Counts:
+    """The fullest batch that holds the largest sample left: how many of each choice.
+
+    Args:
+        left: samples of each choice that are still to be placed.
+        order: the choices, largest first.
+    """
+    order = [choice for choice in order if left[choice]]
+    best, best_cost, tries = [0] * len(sizes), 0, 0
+    chosen = [0] * len(sizes)
+
+    def search(place: int, used: int) -> bool:
+        """Try counts for the choices from `place` on, larger counts first; True ends the search."""
+        nonlocal best, best_cost, tries
+        tries += 1
+        if used > best_cost:
+            best, best_cost = list(chosen), used
+        if best_cost >= FULL * budget or tries > MOST_TRIES:
+            return True
+        if place == len(order):
+            return False
+        choice = order[place]
+        most, least = min(int(left[choice]), (budget - used) // sizes[choice]), 1 if place == 0 else 0
+        for count in range(most, least - 1, -1):
+            chosen[choice] = count
+            if search(place + 1, used + count * sizes[choice]):
+                return True
+        chosen[choice] = 0
+        return False
+
+    search(0, 0)
+    return tuple(best)
+
+
+def divided(batches: list[Counts]) -> list[Counts]:
+    """One batch more: that with the most samples is cut in two. A single sample is doubled instead."""
+    largest = max(range(len(batches)), key=lambda i: sum(batches[i]))
+    batch = batches[largest]
+    if sum(batch) == 1:
+        return [*batches, batch]
+    half, rest = [0] * len(batch), list(batch)
+    for choice, count in enumerate(batch):
+        take = min(count, sum(batch) // 2 - sum(half))
+        half[choice], rest[choice] = take, count - take
+    return [*batches[:largest], tuple(half), tuple(rest), *batches[largest + 1 :]]
+
+
+def cost(counts: Counts, sizes: Sequence[int]) -> int:
+    """What a batch of so many samples of each size costs."""
+    return sum(count * size for count, size in zip(counts, sizes, strict=True))

@@ -1,0 +1,77 @@
+"""DISTS (arXiv 2004.07728): how alike two pictures are in structure and texture, for those who have its weights."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# VGG-16 up to its last convolution; "L2" where the original has a max pool. Features are taken before every pool and at
+# the end, and the picture itself is the first of them.
+VGG16 = (64, 64, "L2", 128, 128, "L2", 256, 256, 256, "L2", 512, 512, 512, "L2", 512, 512, 512)
+TAP_WIDTHS = (3, 64, 128, 256, 512, 512)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pictures in [0, 1], as VGG-16 was trained
+STABLE = 1e-6
+
+
+class L2Pool(nn.Module):
+    """Halves a picture without aliasing: the root of squares under a Hann window of three taps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        taps = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)  # numpy's hanning(5) without its zeros
+        window = (taps[:, None] * taps).expand(x.shape[1], 1, 3, 3)
+        return (F.conv2d(x.square(), window, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
+
+
+class StructureTextureDistance(nn.Module):
+    """Frozen. Names are those of torchvision's VGG-16 (`features.N.*`); `alpha`, `beta` [1, 1475, 1, 1] as theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers, before = [], 3
+        for width in VGG16:
+            if width == "L2":
+                layers.append(L2Pool())
+            else:
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+                before = width
+        self.features = nn.Sequential(*layers)
+        self.alpha, self.beta = (nn.Parameter(torch.full((1, sum(TAP_WIDTHS), 1, 1), 0.1)) for _ in range(2))
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "StructureTextureDistance":
+        """Built with weights; ValueError where one is missing. The classifier's weights of a VGG file are ignored."""
+        distance = cls()
+        wanted = distance.state_dict()
+        missing = sorted(set(wanted) - set(state))
+        if missing:
+            raise ValueError(f"the DISTS weights lack {missing[0]} and {len(missing) - 1} more of {len(wanted)}")
+        distance.load_state_dict({name: state[name] for name in wanted})
+        return distance.eval()
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Pictures [N, 3, H, W] in [-1, 1], 16 pixels or more a side -> float32 [N], 0 where they are equal."""
+        total = self.alpha.sum() + self.beta.sum()
+        likeness = a.new_zeros(len(a), dtype=torch.float32)
+        taps = zip(self._taps((a + 1) / 2), self._taps((b + 1) / 2), strict=True)
+        weights = zip(self.alpha.flatten().split(TAP_WIDTHS), self.beta.flatten().split(TAP_WIDTHS), strict=True)
+        for (x, y), (alpha, beta) in zip(taps, weights, strict=True):
+            x, y = x.float().flatten(2), y.float().flatten(2)  # N C positions
+            mean_x, mean_y = x.mean(2), y.mean(2)
+            texture = (2 * mean_x * mean_y + STABLE) / (mean_x.square() + mean_y.square() + STABLE)
+            var_x, var_y = x.var(2, correction=0), y.var(2, correction=0)
+            covariance = (x * y).mean(2) - mean_x * mean_y
+            structure = (2 * covariance + STABLE) / (var_x + var_y + STABLE)
+            likeness = likeness + (alpha * texture + beta * structure).sum(1) / total
+        return 1 - likeness
+
+    def _taps(self, x: Tensor) -> list[Tensor]:
+        taps, x = [x], (x - self.mean) / self.std
+        for layer in self.features:
+            if isinstance(layer, L2Pool):
+                taps.append(x)
+            x = layer(x)
+        return [*taps, x]

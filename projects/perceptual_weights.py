@@ -1,0 +1,58 @@
+"""Make the weight files of the perceptual measures out of what their authors publish.
+
+    python projects/perceptual_weights.py lpips --vgg16 vgg16-397923af.pth --measure lpips/weights/v0.1/vgg.pth \
+        --output lpips.safetensors
+    python projects/perceptual_weights.py dists --vgg16 vgg16-397923af.pth --measure DISTS_pytorch/weights.pt \
+        --output dists.safetensors
+
+--vgg16 is torchvision's classifier (ImageNet weights), --measure the small file in the Python packages `lpips` (0.1)
+and `dists-pytorch`. The result is read by `projects/evaluate.py`, by validation while training, and, for LPIPS, by the
+VAE's stage as `vae.perceptual_weights`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.checkpoint import read_state_dict, save_safetensors
+from common.logger import get_logger, set_up_logging
+from models.dists import StructureTextureDistance
+from models.perceptual import PerceptualDistance
+
+logger = get_logger(__name__)
+
+KINDS = {"lpips": PerceptualDistance, "dists": StructureTextureDistance}
+
+
+def renumbered(vgg16: dict, network: PerceptualDistance | StructureTextureDistance) -> dict:
+    """VGG-16's convolutions under the names of the measure: pools stand in the same places, so numbers agree."""
+    return {name: vgg16[name] for name in network.state_dict() if name.startswith("features.") and name in vgg16}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Join the files; 0 when the result is written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--vgg16", type=Path, required=True, help="torchvision's VGG-16, .pth or .safetensors")
+    parser.add_argument("--measure", type=Path, required=True, help="the measure's own weights")
+    parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+    flags = parser.parse_args(arguments)
+    set_up_logging()
+    kind = KINDS[flags.kind]
+    joined = renumbered(dict(read_state_dict(flags.vgg16)), kind()) | dict(read_state_dict(flags.measure))
+    network = kind.from_state(joined)
+    save_safetensors(network.state_dict(), flags.output)
+    logger.info("%s: %d tensors in %s", flags.kind, len(network.state_dict()), flags.output)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        logger.error("%s", error)
+        sys.exit(1)

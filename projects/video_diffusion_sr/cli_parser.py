@@ -1,0 +1,137 @@
+"""The flags of the inference scripts. Nothing here imports PyTorch, so `--help` and a wrong flag answer at once."""
+
+import argparse
+from fractions import Fraction
+from pathlib import Path
+
+from common.distributed.timeout import TIMEOUT_S
+from projects.video_diffusion_sr.presets import Preset
+
+ROOT = Path(__file__).resolve().parents[2]
+DTYPE_NAMES = ("bfloat16", "float16", "float32")  # of request.DTYPES
+COLOR_FIXES = ("wavelet", "lab", "adain", "none")  # color_fix.KINDS
+
+
+def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParser:
+    """The flags of the reference, with their meaning, and what users expect beside them.
+
+    command: what the user types to get here; None: the preset's script.
+    """
+    script = command or f"projects/inference_{preset.name.lower().replace('-', '_')}.py"
+    start = script if command else f"python {script}"
+    p = argparse.ArgumentParser(
+        prog=script,
+        description=f"Restore videos and pictures with {preset.name}.",
+        epilog=f"example: {start} --video_path clips --output_dir restored --res_h {preset.res[0]} "
+        f"--res_w {preset.res[1]}\nOn several GPUs put torchrun --nproc-per-node=N in front instead of python.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    files = p.add_argument_group("files (paths are relative to where you stand)")
+    files.add_argument("--video_path", type=Path, required=True, help="a video or picture, or a folder of them")
+    files.add_argument("--output_dir", type=Path, required=True, help="folder for the results; made if missing")
+    exists = files.add_mutually_exclusive_group()
+    exists.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    exists.add_argument(
+        "--skip_existing", action="store_true", help="leave results that exist and go on; resumes a run"
+    )
+    files.add_argument(
+        "--ckpt_dir", type=Path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
+    )
+    files.add_argument("--checkpoint", type=Path, metavar="FILE", help="the transformer's weights, wherever they lie")
+    files.add_argument("--vae_checkpoint", type=Path, metavar="FILE", help="the VAE's weights, wherever they lie")
+
+    result = p.add_argument_group("result")
+    result.add_argument("--res_h", type=int, default=preset.res[0], help="height of the wanted area (%(default)s)")
+    result.add_argument(
+        "--res_w", type=int, default=preset.res[1], help="its width (%(default)s); the aspect ratio stays the file's"
+    )
+    one = result.add_mutually_exclusive_group()
+    one.add_argument("--scale", type=float, metavar="FACTOR", help="instead: so many times the size of the file")
+    one.add_argument("--short_side", type=int, metavar="PIXELS", help="instead: the shorter side of the result")
+    one.add_argument("--size", type=_exact_size, metavar="WxH", help="instead: exactly this width and height")
+    result.add_argument("--seed", type=int, default=666, help="same seed, same file: same result (%(default)s)")
+    result.add_argument(
+        "--color_fix",
+        choices=COLOR_FIXES,
+        default="wavelet",
+        help="colours of the input (%(default)s)",
+    )
+    result.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        help="1: the restored clip; less mixes in the input against over-sharpening",
+    )
+    result.add_argument(
+        "--out_fps", type=_rate, help="play at this rate, such as 24 or 30000/1001; default: as the file"
+    )
+    result.add_argument(
+        "--crf", type=float, help="H.264 quality, lower is better and larger; default: visually lossless"
+    )
+    result.add_argument("--fit", choices=["pad", "crop"], default="pad", help="pad: exact size; crop: as the reference")
+    result.add_argument(
+        "--deinterlace", choices=["auto", "always", "never"], default="auto", help="old tape; auto: where it is marked"
+    )
+    result.add_argument("--compare", action="store_true", help="also write a side-by-side clip and a contact sheet")
+
+    run = p.add_argument_group("how it runs")
+    run.add_argument("--device", default="auto", help="auto, cuda, cuda:1 or cpu (%(default)s)")
+    run.add_argument("--dtype", choices=DTYPE_NAMES, help="of the networks; default: bfloat16 on CUDA, float32 on CPU")
+    run.add_argument("--sp_size", type=int, default=1, help="GPUs that share one clip (%(default)s)")
+    run.add_argument(
+        "--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS",
+        help="a process of a job that is silent for so long ends it (%(default)s)",
+    )  # fmt: skip
+    run.add_argument(
+        "--shard_weights", action="store_true", help="spread the transformer's weights over the GPUs of --sp_size"
+    )
+    run.add_argument(
+        "--window", type=int, metavar="FRAMES",
+        help=f"longer clips go through the transformer in overlapping windows of this many frames; 0: never "
+        f"({preset.window_frames})",
+    )  # fmt: skip
+    run.add_argument(
+        "--vram", type=float, metavar="GIB",
+        help="GPU memory to stay within: what PyTorch's allocator takes, to which the driver adds some 0.5 GiB. "
+        "Slices, tiles, chunks and offload are chosen to fit, and printed with the predicted peak; too little is "
+        "refused with what would do. default: what is free, and all stays on the GPU if it fits. No effect on a CPU",
+    )  # fmt: skip
+    run.add_argument(
+        "--weights_8_bit", action="store_true",
+        help="keep the transformer's weights as 8-bit floats: half of their memory, a slightly different result",
+    )  # fmt: skip
+    if preset.multi_step:
+        run.add_argument("--cfg_scale", type=float, default=preset.cfg_scale, help="guidance, 1 is none (%(default)s)")
+        run.add_argument("--sample_steps", type=int, default=preset.steps, help="network calls (%(default)s)")
+    run.add_argument(
+        "--random_weights", action="store_true",
+        help="seeded random weights in place of trained ones: every step is done, nothing is restored; for tests",
+    )  # fmt: skip
+    run.add_argument("--lora", type=Path, help="LoRA weights (.safetensors) to merge into the transformer")
+    run.add_argument("--lora_scale", type=float, default=1.0, help="how strongly (%(default)s)")
+    run.add_argument("--config", help=f"another YAML than {preset.config}")
+    run.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change YAML keys, for ablations")
+    run.add_argument(
+        "--no_overlap", action="store_true",
+        help="read, compute and write one after the other: the same files, slower; to find out where time goes",
+    )  # fmt: skip
+    run.add_argument("--verbose", action="store_true", help="say which backends are used, and where errors come from")
+    return p
+
+
+def _exact_size(text: str) -> tuple[int, int]:
+    """(height, width) from WIDTHxHEIGHT."""
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1920x1080")
+    return int(height), int(width)
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a frame rate such as 25 or 30000/1001") from error
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError(f"a frame rate of {text} is not possible")
+    return rate

@@ -1,0 +1,190 @@
+"""The file side of one clip: frames read ahead, results written behind, and what becomes of both in the end.
+
+Two threads stand beside the one that computes: one decodes the input, one waits for finished frames, encodes and writes
+them. Between them wait a bounded number of bytes, so memory does not depend on the length of a clip.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import tee
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from torch import Tensor
+
+from common.background import ReadAhead, ReadInPlace, WriteBehind, WriteInPlace
+from data.media import Frame, MediaInfo, MediaReader, output_path
+from projects.video_diffusion_sr.file_errors import InputError, OutputError, rebuild
+from projects.video_diffusion_sr.finite_guard import check_marks
+from projects.video_diffusion_sr.input_file import frames_of, open_input
+from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.output_size import say_size
+from projects.video_diffusion_sr.report import Report, peak
+from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.result import Existing, Result
+
+READ_AHEAD = 64 * 2**20  # bytes of frames that wait for the networks
+WRITE_BEHIND = 128 * 2**20  # bytes of finished frames that wait for the encoder
+PIXEL_BYTES = 3 / 2  # of a frame of 4:2:0 as decoders give it, about
+KEPT = 512 * 2**20  # bytes of frames that wait for the colour fix; a file with more is read a second time
+
+
+class Slice(Protocol):
+    """Finished frames, see `restore.Finished`."""
+
+    times: list
+    stages: tuple[str, ...]
+    nbytes: int
+
+    def arrive(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None, Tensor]: ...
+
+
+class ClipRun:
+    """One file on its way. A context manager: leaving it without `complete` leaves nothing behind.
+
+    Opening it opens the input, claims the result and begins to read. `write` hands finished frames to the writer, `end`
+    says that none follow, `complete` waits for the writer and gives the result its name.
+
+    Attributes:
+        info: of the input. frames, inputs: its frames, for the networks and once more for the colour fix.
+    """
+
+    def __init__(self, source: Path, output_dir: Path, restorer: Restorer, existing: Existing = "replace") -> None:
+        self.source = source
+        self.leads, self._restorer = restorer.parallel.leads, restorer
+        self._failure, self._written, self._stopped = None, 0, False
+        self._stack = ExitStack()
+        with self._stack:
+            with restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
+                self._open(output_dir, existing)
+            self._opened = self._stack.pop_all()  # only now: another rank's failure must close what is open here
+
+    def _open(self, output_dir: Path, existing: Existing) -> None:
+        restorer, enter = self._restorer, self._stack.enter_context
+        self.reader = enter(open_input(self.source, restorer.deinterlace))
+        self.info: MediaInfo = self.reader.info
+        self.output = output_path(self.source, output_dir, self.info)
+        self.size = restorer.geometry.output_size(self.info.height, self.info.width)
+        self.result = None
+        if self.leads:
+            wishes = restorer.finish
+            self.result = enter(
+                Result(
+                    self.output, self.info, self.size, existing=existing, compare=wishes.compare,
+                    frame_rate=wishes.frame_rate, crf=wishes.crf,
+                )
+            )  # fmt: skip
+            say_size(self.source, (self.info.height, self.info.width), self.size)
+        self.writer = enter(
+            WriteBehind(self._write, lambda part: part.nbytes, WRITE_BEHIND)
+            if restorer.overlap
+            else WriteInPlace(self._write)
+        )
+        self.frames, self.inputs = self._read(), None
+        if fits(self.info, restorer.window, restorer.infer.vae.temporal_factor):
+            self.frames, self.inputs = tee(self._count(self.frames))
+        else:
+            again = enter(self.reader.again())
+            self.frames, self.inputs = self._count(self.frames), self._read(again)
+
+    def _read(self, reader: MediaReader | None = None) -> Iterator[Frame]:
+        frames = frames_of(reader or self.reader)
+        if not self._restorer.overlap:
+            return self._stack.enter_context(ReadInPlace(frames))
+        return self._stack.enter_context(ReadAhead(frames, bytes_of, READ_AHEAD))
+
+    def _count(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        self._frames_read = 0
+        for frame in frames:
+            self._frames_read += 1
+            yield frame
+
+    def begin(self, plan: MemoryPlan) -> None:
+        """The clip is computed from now, by this plan."""
+        self._started, self._plan = time.perf_counter(), plan
+
+    def stored(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """What the result's file stores of frames u8 [T, 3, h, w], on their device; on the leader alone."""
+        return self.result.writer.planes_for(frames)
+
+    def write(self, finished: Slice) -> None:
+        """Hand finished frames over; an error of the writer is raised here, or in `end`.
+
+        Where ranks share the clip nobody stops half way, as the others would wait: an error is raised at the end.
+        """
+        if self._failure is None:
+            try:
+                self.writer.put(finished)
+            except Exception as error:
+                if self._restorer.parallel.size == 1:
+                    raise
+                self._failure = error
+
+    def _write(self, finished: Slice) -> None:
+        """In the writer's thread: wait for the pixels, check them and write them."""
+        stored, compared, marks = finished.arrive()
+        check_marks(self.source.name, finished.stages, marks)
+        self.result.write(stored, finished.times, compared)
+        self._written += len(finished.times)
+
+    def end(self) -> None:
+        """No frame follows. Where ranks share the clip this waits for the writer, so that they decide together."""
+        if self._failure is not None:
+            raise self._failure
+        self._memory = peak(self._restorer.device, self._plan)
+        if self._restorer.parallel.size > 1:
+            self._finish_writing()
+
+    def _finish_writing(self) -> None:
+        self.writer.finish()
+        if self._stopped:
+            raise OutputError(f"{self.source.name}: stopped before it was written")
+        if self.leads and self._written != self._frames_read:
+            counts = f"{self._frames_read} frames were read, but {self._written} when reading it once more"
+            raise InputError(f"{self.source.name}: {counts}")
+
+    def complete(self) -> Report | None:
+        """Everything is computed: wait for the writer, and give the result its name. May run in another thread."""
+        restorer = self._restorer
+        with restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
+            if restorer.parallel.size == 1:
+                self._finish_writing()
+            if self.leads:
+                self.result.complete()
+        if not self.leads:
+            return None
+        seconds, damage = time.perf_counter() - self._started, self.reader.damage
+        return Report(self.source, self.output, self._written, self.size, seconds, damage=damage, **self._memory)
+
+    def stop(self) -> None:
+        """End the writer soon, from another thread: `complete` fails then, and nothing is left."""
+        self._stopped = True
+        self.writer.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.__exit__(kind, error, trace)
+
+
+def bytes_of(frame: Frame) -> int:
+    """Host memory that a decoded frame takes."""
+    return frame.nbytes
+
+
+def fits(info: MediaInfo, window: int | None, temporal_factor: int) -> bool:
+    """Do the frames that wait between the encoder and the colour fix fit into `KEPT` bytes?
+
+    Args:
+        window: latent frames that the transformer takes at once; None: all.
+    """
+    frames = info.frame_count_hint
+    if window is not None:
+        longest = (window + 1) * temporal_factor
+        frames = longest if frames is None else min(frames, longest)
+    return frames is not None and frames * PIXEL_BYTES * info.height * info.width <= KEPT

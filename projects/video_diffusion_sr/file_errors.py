@@ -1,0 +1,56 @@
+"""What can go wrong with one file, and the line that says so: the file first, then what is wrong and what to do."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from common.logger import printable
+from data.media import MediaError
+
+
+class InputError(MediaError):
+    """The input cannot be read: all ranks that share it find the same."""
+
+
+class OutputError(MediaError):
+    """The result cannot be written."""
+
+
+class NotFiniteError(MediaError):
+    """A network returned values that are not numbers."""
+
+
+class SkippedError(MediaError):
+    """Nothing to do: the result is there, or another run makes it."""
+
+
+KINDS = {kind.__name__: kind for kind in (InputError, OutputError, NotFiniteError, SkippedError)}
+
+
+def rebuild(kind: str, message: str) -> MediaError:
+    """The error of one rank, the same on all that share the clip; what is none of these kinds is an `OutputError`."""
+    return KINDS.get(kind, OutputError)(message)
+
+
+def sentence(error: BaseException, path: Path, doing: str = "restored") -> str:
+    """One line about a failed file that starts with its name, whatever was raised.
+
+    Args:
+        doing: what the file could not be: "read", "planned", "restored".
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{path.name}: out of device memory; try a smaller --vram, --res_h and --res_w, or --window"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is PyTorch's on a CPU
+        return f"{path.name}: out of memory; try smaller --res_h and --res_w, or --window"
+    message, names = str(error).strip(), (path.name, str(path))
+    if isinstance(error, MediaError | ValueError) and message.startswith((*names, *map(printable, names))):
+        return message
+    message = re.sub(r"\s+", " ", message)
+    if isinstance(error, MediaError):
+        return f"{path.name}: {message}"
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename and Path(str(error.filename)) != path else ""
+        return f"{path.name}: cannot be {doing}: {error.strerror}{where}"
+    kind = type(error).__name__
+    return f"{path.name}: cannot be {doing} ({kind}{': ' if message else ''}{message[:300]}); --verbose shows where"

@@ -1,0 +1,105 @@
+"""The result of one file in the making, and the comparison beside it."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from torch import Tensor
+
+from data.media import BusyError, MediaError, MediaInfo, open_writer
+from projects.video_diffusion_sr.comparison import Comparison
+from projects.video_diffusion_sr.file_errors import OutputError, SkippedError, sentence
+
+Existing = Literal["replace", "skip", "refuse"]
+
+
+class Result:
+    """A context manager that takes frames as they are made. Unless `complete` is called nothing is left.
+
+    Args:
+        output: the file to be. info: the input. size: (height, width) of the frames.
+        existing: what to do with a result that is there, or that another run makes now.
+        compare, frame_rate, crf: see `restore.Finish`.
+
+    Raises:
+        SkippedError: there is one already, or there will be, and `existing` is "skip".
+        MediaError: the file cannot be made here.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        info: MediaInfo,
+        size: tuple[int, int],
+        *,
+        existing: Existing = "replace",
+        compare: bool = False,
+        frame_rate: Fraction | None = None,
+        crf: float | None = None,
+    ) -> None:
+        quality = {} if crf is None else {"crf": crf}
+        self.output, self.frames, self._open = output, 0, True
+        try:
+            self.writer = open_writer(output, info, size, frame_rate=frame_rate, **quality)
+        except BusyError as error:
+            if existing == "skip":
+                raise SkippedError(f"{error}; skipped") from error
+            raise MediaError(f"{error}; wait until it is done, or use --skip_existing to leave it") from error
+        # Only who has the claim can say that there is none: another run may have finished it a moment ago.
+        if existing != "replace" and output.exists():
+            self._abandon()
+            if existing == "skip":
+                raise SkippedError(f"{info.path.name}: skipped, {output} exists")
+            raise MediaError(
+                f"{info.path.name}: {output} exists by now; --overwrite replaces it, --skip_existing leaves it"
+            )
+        self.comparison = Comparison(output, info, size, compare, frame_rate)
+
+    def write(
+        self,
+        stored: Sequence[Tensor],
+        times: Sequence[Fraction],
+        compared: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Append frames.
+
+        Args:
+            stored: T frames as `writer.planes_for` gives them. times: T, seconds.
+            compared: the resized input and the result, u8 [T, 3, h, w] each, where a comparison is written.
+        """
+        try:
+            self.writer.write_planes(stored, times)
+        except Exception as error:
+            raise OutputError(sentence(error, self.output, "written")) from error
+        self.frames += len(times)
+        if compared is not None:
+            self.comparison.write(*compared, times, self.writer.temporary, self.frames)
+
+    def complete(self) -> None:
+        """Give the result its name, then the comparison, which must not cost it."""
+        self._open = False
+        try:
+            self.writer.__exit__(None, None, None)
+        except Exception as error:
+            self.comparison.abandon()
+            raise OutputError(sentence(error, self.output, "written")) from error
+        self.comparison.complete()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open:
+            try:
+                self._abandon()
+            finally:
+                self.comparison.abandon()
+
+    def _abandon(self) -> None:
+        self._open = False
+        stopped = OutputError("abandoned")
+        self.writer.__exit__(OutputError, stopped, None)

@@ -1,0 +1,183 @@
+"""The files of a run: which of them are worth starting, how each is run, and one after the other.
+
+Whatever happens with one file becomes a line that starts with its name; the others go on.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
+from functools import partial
+from pathlib import Path
+
+from common.claim import remove_leftovers
+from common.distributed.parallel import Parallel
+from common.distributed.process import Process
+from common.logger import get_logger
+from data.media import MediaError, Probe, find_media, output_path, probe_all
+from projects.video_diffusion_sr.comparison import FOLDER as COMPARE
+from projects.video_diffusion_sr.file_errors import (
+    SkippedError,
+    sentence,
+)
+from projects.video_diffusion_sr.memory.budget import Clip, clip_of, read_budget
+from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
+from projects.video_diffusion_sr.result import Existing
+from projects.video_diffusion_sr.settings import RunSettings
+
+logger = get_logger(__name__)
+
+SKIP = "exists"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a first look at the files found, the same on every rank.
+
+    total: files. clips: those to restore. sizes: their bytes. failed: files that cannot be restored.
+    refusal: why nothing can be done at all.
+    """
+
+    total: int
+    clips: dict[Path, Clip]
+    sizes: dict[Path, int]
+    failed: int
+    refusal: str | None = None
+
+
+def survey(args: argparse.Namespace, process: Process) -> Survey:
+    """Look at every file once, on the rank that leads, which says what it finds; the others are told.
+
+    Decoders run in a process of their own there (`probe_all`): one that dies or hangs costs its file, not the job, and
+    no two ranks can come to different findings.
+    """
+    found = process.told_by_leader(lambda: _look(args, process))
+    if isinstance(found, str):
+        return Survey(0, {}, {}, 0, found)
+    total, failed, rows = found
+    clips = {Path(path): Clip(*clip) for path, _, clip in rows}
+    return Survey(total, clips, {Path(path): size for path, size, _ in rows}, failed)
+
+
+def _look(args: argparse.Namespace, process: Process) -> list | str:
+    """[number of files, failed ones, [path, bytes, fields of its `Clip`] of the others]; a sentence of refusal."""
+    try:
+        files, skipped = find_media(args.video_path)
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        return sentence(error, args.video_path, "read") if not isinstance(error, ValueError) else str(error)
+    for path, reason in skipped:
+        logger.info("%s: skipped, %s", path, reason)
+    for folder in (args.output_dir, args.output_dir / COMPARE):
+        if removed := remove_leftovers(folder):
+            logger.info("%s: removed %d unfinished files of runs that were killed", folder, removed)
+    rows, failed = [], 0
+    process.alive("a first look at the files")
+    for path, found in probe_all(files):
+        process.alive(f"a first look at the files, done with {path.name}")
+        try:
+            clip = judge(path, found, args, process.attempt)
+            rows.append([str(path), path.stat().st_size, astuple(clip)])
+        except SkippedError as reason:
+            logger.info("%s", reason)
+        except Exception as error:
+            report_error(error, path, "", "read")
+            failed += 1
+    return [len(files), failed, rows]
+
+
+def judge(path: Path, found: Probe | MediaError, args: argparse.Namespace, attempt: int = 0) -> Clip:
+    """What planning needs of a file that can be restored.
+
+    Args:
+        found: what `probe_all` says of it.
+    Raises:
+        SkippedError: its result is there, and that is all right.
+        ValueError: it cannot be.
+    """
+    if isinstance(found, MediaError):
+        raise found
+    output = output_path(path, args.output_dir, found)
+    refusal = refuse_output(path, output, args, attempt)
+    if refusal == SKIP:
+        raise SkippedError(f"{path.name}: skipped, {output} exists")
+    if refusal is not None:
+        raise ValueError(refusal)
+    return clip_of(found)
+
+
+def refuse_output(path: Path, output: Path, args: argparse.Namespace, attempt: int = 0) -> str | None:
+    """Why a file cannot be restored to this place; `SKIP` when it was already; None when it can.
+
+    attempt: after a restart of this job, what it has already written is no obstacle.
+    """
+    if output.resolve() == path.resolve():
+        return f"{path.name}: the result would replace the input {path}; choose another --output_dir"
+    if output.is_dir():
+        return f"{path.name}: {output} is a folder; rename it, or choose another --output_dir"
+    if not output.exists():
+        return None
+    choice = existing_results(args, attempt)
+    if choice == "refuse":
+        return f"{path.name}: {output} exists; use --overwrite to replace it or --skip_existing to leave it"
+    return SKIP if choice == "skip" else None
+
+
+def existing_results(args: argparse.Namespace, attempt: int) -> Existing:
+    """What happens to results that are there."""
+    if args.overwrite:
+        return "replace"
+    return "skip" if args.skip_existing or attempt > 0 else "refuse"
+
+
+def plan_files(
+    settings: RunSettings, parallel: Parallel, clips: Mapping[Path, Clip]
+) -> tuple[dict[Path, MemoryPlan], int]:
+    """(how each file is run, how many cannot be), before weights are loaded."""
+    budget = read_budget(settings, parallel)
+    plan_all = partial(_unplanned_all, settings) if budget is None else budget.plan_all
+    plans, refused = _plan_possible(clips, plan_all)
+    for line in refused.values():
+        say(parallel.process, logging.ERROR, line)
+    for plan in dict.fromkeys(plans.values()) if budget is not None else ():
+        names = [path.name for path in plans if plans[path] == plan]
+        line = f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {plan.describe()}"
+        say(parallel.process, logging.INFO if budget.firm or plan.saves_memory else logging.DEBUG, line)
+    return plans, len(refused)
+
+
+Plans = tuple[dict[Path, MemoryPlan], dict[Path, str]]  # the plan of each file, a sentence for those without
+
+
+def _unplanned_all(settings: RunSettings, clips: Mapping[Path, Clip]) -> Plans:
+    sizes = {path: settings.geometry.network_size(clip.height, clip.width) for path, clip in clips.items()}
+    return {path: unplanned(settings, *sizes[path], clip.still) for path, clip in clips.items()}, {}
+
+
+def _plan_possible(clips: Mapping[Path, Clip], plan_all: Callable[[Mapping[Path, Clip]], Plans]) -> Plans:
+    """`plan_all`, where it fails without the files that it fails on."""
+    try:
+        return plan_all(clips)
+    except Exception as error:
+        logger.debug("planning failed; each file is planned by itself to find which", exc_info=error)
+    good, bad = {}, {}
+    for path, clip in clips.items():
+        try:
+            plan_all({path: clip})
+            good[path] = clip
+        except Exception as error:
+            bad[path] = sentence(error, path, "planned")
+    plans, refused = plan_all(good)
+    return plans, bad | refused
+
+
+def report_error(error: Exception, path: Path, prefix: str = "", doing: str = "restored") -> None:
+    """The file's line, and for --verbose where it comes from."""
+    logger.error("%s%s", prefix, sentence(error, path, doing))
+    logger.debug("where it happened:", exc_info=error)
+
+
+def say(speaker: Process | Parallel, level: int, message: str) -> None:
+    """One line from one rank, not the same from all."""
+    if speaker.leads:
+        logger.log(level, "%s", message)

@@ -1,0 +1,55 @@
+"""What happens before anything is imported: flags, signals, the launcher. Then the program itself.
+
+Importing PyTorch takes seconds. `--help` and wrong flags must not wait for it, Ctrl-C must not end in a traceback
+meanwhile, and a process whose launcher dies meanwhile must not stay.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from common.distributed.job import has_ended, is_speaker
+from common.parent import end_with_parent, launched_by_torchrun
+from common.signals import exit_code, interrupted_by_signals
+from projects.video_diffusion_sr.cli_parser import parser
+from projects.video_diffusion_sr.presets import PRESETS, Preset
+
+
+def start(name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run the program with a preset of `presets.PRESETS`; returns the exit code, see `cli.main`."""
+    return start_preset(PRESETS[name], arguments)
+
+
+def start_preset(preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None) -> int:
+    """See `start`. command: what the user typed to get here; None: the preset's script."""
+    open_standard_streams()
+    if launched_by_torchrun():
+        end_with_parent()
+    # All processes of a job have the same flags: one of them says what is wrong with them.
+    with contextlib.nullcontext() if is_speaker() else contextlib.redirect_stderr(io.StringIO()):
+        args = parser(preset, command).parse_args(arguments)
+    if has_ended(args.output_dir):  # with failures, which no restart would mend
+        return 1
+    try:
+        with interrupted_by_signals():
+            from projects.video_diffusion_sr.cli import main
+
+            return main(preset, arguments, command)
+    except KeyboardInterrupt as error:
+        if is_speaker():
+            print(f"{str(error) or 'interrupted'} before anything was begun", file=sys.stderr)
+        return exit_code(error)
+
+
+def open_standard_streams() -> None:
+    """Give streams that were closed (`2>&-`) the null device: a result must not be opened in their place."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w", errors="backslashreplace", closefd=False))

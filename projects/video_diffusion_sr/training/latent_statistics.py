@@ -1,0 +1,75 @@
+"""The spread of each latent channel of a VAE, and a VAE whose channels all have a spread of one.
+
+The transformer's losses, and the noise of the adversarial penalties, treat all channels alike; a VAE does not. One
+factor for all (`vae.scaling_factor`) leaves channels that are many times wider than others. Here every channel is
+divided by its own spread within the VAE: the encoder's last layer divides, the decoder's first multiplies, pixels stay
+what they were, and inference needs to know nothing but `vae.scaling_factor=1`.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.posterior import DiagonalGaussian
+
+SCALING_FACTOR = "scaling_factor"  # in the header of a file of weights
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """mean, std: [c] float64 of each channel, over positions and clips, of latents drawn from the posterior."""
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def scaling_factor(self) -> float:
+        """One over the spread of all channels together: what `vae.scaling_factor` is to be, unless they are folded."""
+        within, between = self.std.square().mean(), self.mean.var(correction=0)
+        return float((within + between) ** -0.5)
+
+    def header(self, scaling_factor: float) -> dict[str, str]:
+        """For the file of weights that has these statistics."""
+        mean, std = ([round(x, 5) for x in values.tolist()] for values in (self.mean, self.std))
+        return {
+            SCALING_FACTOR: f"{scaling_factor:.4f}",
+            "latent_mean": json.dumps(mean),
+            "latent_std": json.dumps(std),
+        }
+
+
+@torch.no_grad()
+def measure(vae: VideoAutoencoderKL, clips: Iterable[Tensor]) -> LatentStatistics:
+    """Statistics over clips [B, 3, T, H, W] in [-1, 1], on the VAE's device; ValueError where there are none."""
+    count, total, squares = 0, 0.0, 0.0
+    for clip in clips:
+        posterior = DiagonalGaussian(vae.encode_moments(clip.to(next(vae.parameters()))))
+        mean = posterior.mean.double().movedim(1, 0).flatten(1)  # c positions
+        variance = posterior.logvar.double().exp().movedim(1, 0).flatten(1)
+        count += mean.shape[1]
+        total = total + mean.sum(1)
+        squares = squares + (mean.square() + variance).sum(1)
+    if not count:
+        raise ValueError("the spread of latents is measured on clips, and there are none; give --data")
+    mean = total / count
+    return LatentStatistics(mean.cpu(), (squares / count - mean.square()).clamp(min=1e-12).sqrt().cpu())
+
+
+@torch.no_grad()
+def fold(vae: VideoAutoencoderKL, statistics: LatentStatistics) -> LatentStatistics:
+    """Divide every channel by its spread, in place; the statistics of the VAE as it is now.
+
+    Means stay: a decoder that pads with zeros would not take them back exactly at the borders.
+    """
+    last, first = vae.encoder.conv_out, vae.decoder.conv_in
+    std = statistics.std.to(last.weight)
+    channels = len(std)
+    last.weight[:channels] /= std[:, None, None, None, None]
+    last.bias[:channels] /= std
+    last.bias[channels:] -= 2 * std.log()  # the log-variances
+    first.weight *= std[None, :, None, None, None]
+    return LatentStatistics(statistics.mean / statistics.std, torch.ones_like(statistics.std))

@@ -1,0 +1,33 @@
+"""The two YAML files of a training program with the changes of its command line: `KEY=VALUE` and `train.KEY=VALUE`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from common.config import load_config
+
+TRAIN = "train."
+
+
+def load_run(config: str | Path, train: str | Path, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+    """The model's configuration and the run's, see `common.config.load_config`.
+
+    Raises:
+        ValueError: a key that is unknown, spelled as on the command line, with the nearest one that exists; a key of
+            the run without its `train.`.
+    """
+    own = [override.removeprefix(TRAIN) for override in overrides if override.startswith(TRAIN)]
+    try:
+        run = load_config(train, own)
+    except ValueError as error:
+        raise ValueError(str(error).replace("config key ", f"config key {TRAIN}")) from error
+    others = [override for override in overrides if not override.startswith(TRAIN)]
+    try:
+        return load_config(config, others), run
+    except ValueError as error:
+        for override in others:
+            key = override.partition("=")[0]
+            if key.split(".")[0] in run and f"key {key}" in str(error):
+                raise ValueError(f"{key} is a key of the run, not of the model; write {TRAIN}{override}") from error
+        raise

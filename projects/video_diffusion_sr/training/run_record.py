@@ -1,0 +1,81 @@
+"""What a run was started with, kept in its folder: settings, command, revision; and what a later start changes."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+ROOT = Path(__file__).resolve().parents[3]
+STARTS = "starts"
+
+
+def record_start(
+    folder: Path, model: Mapping[str, Any], train: Mapping[str, Any], more: Mapping[str, Any]
+) -> list[str]:
+    """Write `starts/NNN.yaml` with everything that decides this run, and say what differs from the start before.
+
+    Args:
+        folder: of the run.
+        model, train: both configurations, resolved.
+        more: stage, data, weights and the like, from the command line.
+
+    Returns:
+        the changed settings in words.
+    """
+    starts = folder / STARTS
+    starts.mkdir(parents=True, exist_ok=True)
+    earlier = sorted(starts.glob("*.yaml"))
+    settings = {"options": dict(more), "model": dict(model), "train": dict(train)}
+    changes = []
+    if earlier:
+        before = OmegaConf.to_container(OmegaConf.load(earlier[-1]))
+        changes = differences({key: before.get(key) for key in settings}, settings)
+        for change in changes:
+            logger.warning("changed since the last start of this run: %s", change)
+    about = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([sys.executable, *sys.argv]),
+        "revision": revision(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+    OmegaConf.save(OmegaConf.create({**about, **settings}), starts / f"{len(earlier):03d}.yaml")
+    return changes
+
+
+def revision() -> str:
+    """The commit that the program is, `+` where files were changed since; "unknown" outside of a repository."""
+    try:
+        commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit + ("+" if changed else "")
+
+
+def git(*words: str) -> str:
+    """What git prints about this repository; subprocess.SubprocessError where it is none."""
+    command = ["git", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """`key: old -> new` for every value that differs, keys in full and in order."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys([*before, *now])
+        return [
+            change
+            for key in keys
+            for change in differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+        ]
+    return [] if before == now else [f"{name}: {before} -> {now}"]

@@ -1,0 +1,133 @@
+"""One player's turn within a step: losses, gradients over all parts of the batch, clipping, the optimiser's step."""
+
+import hashlib
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.distributed import fsdp
+from common.distributed.process import Process
+from projects.video_diffusion_sr.training.graphed import GraphedTurns
+from projects.video_diffusion_sr.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from projects.video_diffusion_sr.training.placement import named_parameters
+from projects.video_diffusion_sr.training.settings import LoopSettings
+from projects.video_diffusion_sr.training.stage import Player, Stage
+
+
+class Turns:
+    """The optimisers of a stage's players and what they need to move.
+
+    Args:
+        stage: its networks are placed already.
+        settings: of the loop.
+        process: this rank.
+    """
+
+    def __init__(self, stage: Stage, settings: LoopSettings, process: Process) -> None:
+        self.stage, self.process, self.device = stage, process, process.device
+        self.seed, self.bf16 = settings.seed, settings.precision == "bf16"
+        self.parameters = named_parameters(stage)
+        self.optimizers = {
+            p.name: make_optimizer((w for _, w in self.parameters[p.name]), p.optimizer, settings.graphs)
+            for p in stage.players
+        }
+        self.graphed = self._graphed_turns() if settings.graphs else None
+
+    def clear(self) -> None:
+        """Before a checkpoint is loaded in the middle of a run: no moments, no captured steps on their tensors."""
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()
+        if self.graphed is not None:
+            self.graphed = self._graphed_turns()
+
+    def _graphed_turns(self) -> GraphedTurns:
+        players, world = self.stage.players, self.process.world
+        if self.device.type != "cuda" or world > 1 or len(players) > 1:
+            raise ValueError(
+                f"graphs: stage {self.stage.name} with {len(players)} players on {world} x {self.device.type}; a "
+                "captured step is for one player on one GPU"
+            )
+        return GraphedTurns(
+            lambda prepared, draws: self._update(players[0], [prepared], [draws]),
+            [parameter for _, parameter in self.parameters[players[0].name]],
+            self.device,
+        )
+
+    def play(self, player: Player, step: int, steps: int, prepared: list[Any]) -> tuple[dict[str, Tensor], float]:
+        """One player's gradients and optimiser step.
+
+        Args:
+            step, steps: this step, from 0, and how many the run has.
+            prepared: all parts of the step's batch.
+
+        Returns:
+            mean losses and the gradients' norm, on the device; the learning rate.
+        """
+        rate = learning_rate(player.optimizer, step, steps)
+        set_learning_rate(self.optimizers[player.name], rate)
+        if self.graphed is not None:
+            scalars = self.graphed(prepared[0], self._seed(step, 0, player.name))
+        else:
+            self._pass_through_others(player)
+            parts = [self.draws(step, part, player.name) for part in range(len(prepared))]
+            scalars = self._update(player, prepared, parts)
+            for module in self.stage.modules.values():  # of all players: gradients that only passed through go, too
+                module.zero_grad(set_to_none=True)
+        return scalars, rate
+
+    def _update(self, player: Player, prepared: list[Any], draws: list[torch.Generator]) -> dict[str, Tensor]:
+        """Gradients of one player over all parts of the step, then its optimiser; the mean losses and the norm."""
+        scalars: dict[str, Tensor] = {}
+        for item, own_draws in zip(prepared, draws, strict=True):
+            with self.autocast():
+                losses = self.stage.losses(player.name, item, own_draws)
+            (losses["total"] / len(prepared)).backward()
+            for name, value in losses.items():
+                value = value.detach()
+                mean = value if len(prepared) == 1 else value / len(prepared)  # every launch counts in a small model
+                scalars[name] = scalars[name] + mean if name in scalars else mean
+        for module in self.stage.modules.values():
+            fsdp.reshard(module)
+        parameters = [parameter for _, parameter in self.parameters[player.name]]
+        fsdp.average_gradients(parameters)
+        scalars["gradient_norm"] = self._clip(player, parameters)
+        self.optimizers[player.name].step()
+        return scalars
+
+    def _pass_through_others(self, player: Player) -> None:
+        """No gradients are kept for the networks of other players.
+
+        FSDP fixes the choice when it first gathers a network, so sharded ones compute them and they are dropped.
+        """
+        for other in self.stage.players if len(self.stage.players) > 1 else ():
+            if not any(fsdp.is_sharded(self.stage.modules[name]) for name in other.modules):
+                for _, parameter in self.parameters[other.name]:
+                    parameter.requires_grad_(other.name == player.name)
+
+    @staticmethod
+    def _clip(player: Player, parameters: list[nn.Parameter]) -> Tensor:
+        """The norm of all gradients together, which are scaled down to the player's limit."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:
+            raise ValueError(f"no gradient reached player {player.name}: its loss does not depend on its networks")
+        norm = fsdp.whole(torch.nn.utils.get_total_norm(gradients))
+        if player.optimizer.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, player.optimizer.clip, norm)
+        return norm
+
+    def autocast(self):
+        """The precision that losses are computed in."""
+        if not self.bf16:
+            return nullcontext()
+        # A captured step may not keep casts of weights from one time to the next.
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self.graphed is None)
+
+    def draws(self, step: int, part: int, purpose: str) -> torch.Generator:
+        """The generator of one purpose in one part of one step on this rank, on the device."""
+        return torch.Generator(self.device).manual_seed(self._seed(step, part, purpose))
+
+    def _seed(self, step: int, part: int, purpose: str) -> int:
+        words = f"{self.seed}/{step}/{part}/{self.process.rank}/{purpose}"
+        return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1

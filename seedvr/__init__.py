@@ -1,0 +1,58 @@
+"""Video restoration with the SeedVR family: `seedvr.load("seedvr2_3b")` gives a restorer for arrays, files and streams.
+
+Importing this package loads nothing heavy: PyTorch comes with the first call that needs it. See docs/python.md.
+"""
+
+from typing import TYPE_CHECKING
+
+from seedvr.errors import (
+    Cancelled,
+    InputError,
+    MemoryPlanError,
+    NotFiniteError,
+    OutputError,
+    SeedVRError,
+    WeightsError,
+)
+
+if TYPE_CHECKING:
+    from seedvr.live import Live
+    from seedvr.loading import from_pretrained, load, presets
+    from seedvr.restorer import Restorer
+
+__version__ = "0.1.0"
+__all__ = [
+    "Cancelled",
+    "InputError",
+    "Live",
+    "MemoryPlanError",
+    "NotFiniteError",
+    "OutputError",
+    "Restorer",
+    "SeedVRError",
+    "WeightsError",
+    "from_pretrained",
+    "load",
+    "presets",
+]
+
+LAZY = {
+    "from_pretrained": "seedvr.loading",
+    "load": "seedvr.loading",
+    "presets": "seedvr.loading",
+    "Restorer": "seedvr.restorer",
+    "Live": "seedvr.live",
+}
+
+
+def __getattr__(name: str):
+    """The heavier names, imported when they are asked for."""
+    if name not in LAZY:
+        raise AttributeError(f"module 'seedvr' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *LAZY])

@@ -1,0 +1,149 @@
+"""The console command: seedvr restore | download | plan | evaluate | train, each with the flags of its program."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from seedvr import __version__
+
+USAGE = """seedvr COMMAND ...
+
+commands:
+  restore --model MODEL INPUT OUTPUT_DIR [flags]   restore videos and pictures
+  download MODEL [flags]                           fetch released weights
+  plan --model MODEL INPUT [flags]                 sizes, windows and memory of a run, without running it
+  evaluate [flags]                                 PSNR and SSIM of results against ground truth
+  train STAGE [flags]                              train a VAE or a transformer
+`seedvr COMMAND --help` explains a command's flags. `seedvr --version --verbose` also lists libraries and devices.
+"""
+DEFAULT_MODEL = "seedvr2_3b"
+BAD_REQUEST = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "restore": restore,
+        "download": download,
+        "plan": plan,
+        "evaluate": evaluate,
+        "train": train,
+    }
+    if arguments and arguments[0] in commands:
+        try:
+            return commands[arguments[0]](arguments[1:])
+        except ImportError as error:
+            if not isinstance(error, RuntimeError):  # common.extras.MissingExtra is both: a sentence for the user
+                raise
+            return say(str(error), BAD_REQUEST)
+    parser = argparse.ArgumentParser(prog="seedvr", usage=USAGE, add_help=False)
+    parser.add_argument("--version", action="store_true")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("-h", "--help", action="store_true")
+    known, rest = parser.parse_known_args(arguments)
+    if rest:
+        return say(f"seedvr: there is no command {rest[0]!r}\n\n{USAGE}", BAD_REQUEST)
+    if known.version:
+        return version(known.verbose)
+    sys.stdout.write(USAGE)
+    return 0 if known.help else BAD_REQUEST
+
+
+def restore(arguments: list[str]) -> int:
+    """`projects/inference_*.py`: INPUT and OUTPUT_DIR by place, or as --video_path and --output_dir."""
+    from projects.video_diffusion_sr.start import start_preset
+
+    preset, arguments = chosen_model("restore", arguments, ["--video_path", "--output_dir"])
+    return start_preset(preset, arguments, "seedvr restore")
+
+
+def plan(arguments: list[str]) -> int:
+    """What `restore` would do with the same flags."""
+    from seedvr.plan import main as show_plan
+
+    return show_plan(*chosen_model("plan", arguments, ["--video_path"]))
+
+
+def download(arguments: list[str]) -> int:
+    """`projects/download.py`, into the folder where `restore` looks."""
+    from projects import download as program
+    from seedvr.folders import weights_folder
+
+    return program.main([*with_default(arguments, "--dir", str(weights_folder()))])
+
+
+def evaluate(arguments: list[str]) -> int:
+    """`projects/evaluate.py`."""
+    from projects import evaluate as program
+
+    return program.main(arguments)
+
+
+def train(arguments: list[str]) -> int:
+    """`projects/train.py`."""
+    from projects import train as program
+
+    try:
+        return program.main(arguments)
+    except (ValueError, FileNotFoundError) as error:
+        return say(str(error), 1)
+
+
+def chosen_model(command: str, arguments: list[str], places: list[str]):
+    """(the preset that --model names, the program's arguments with what was given by place under its flag)"""
+    from projects.video_diffusion_sr.presets import PRESETS
+    from seedvr.folders import weights_folder
+
+    parser = argparse.ArgumentParser(prog=f"seedvr {command}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", choices=list(PRESETS), default=DEFAULT_MODEL)
+    known, rest = parser.parse_known_args(arguments)
+    given = [flag for flag in places if any(word == flag or word.startswith(f"{flag}=") for word in rest)]
+    named = []
+    for flag in (flag for flag in places if flag not in given):
+        if rest and not rest[0].startswith("-"):
+            named += [flag, rest.pop(0)]
+    preset = PRESETS[known.model]
+    folder = str(weights_folder(bundled=preset.download is None))
+    return preset, with_default([*named, *rest], "--ckpt_dir", folder)
+
+
+def with_default(arguments: list[str], flag: str, value: str) -> list[str]:
+    """The arguments, with the flag where it is not among them."""
+    named = any(word == flag or word.startswith(f"{flag}=") for word in arguments)
+    return arguments if named else [*arguments, flag, value]
+
+
+def version(verbose: bool) -> int:
+    """The package's version; verbose: also of what it runs on."""
+    sys.stdout.write(f"seedvr {__version__}\n")
+    if verbose:
+        import platform
+        from importlib import metadata
+
+        import torch
+
+        lines = [f"python {platform.python_version()} on {platform.platform()}"]
+        for library in ("torch", "numpy", "diffusers", "safetensors", "av", "pillow", "opencv-python-headless"):
+            lines.append(f"{library} {metadata.version(library)}")
+        for number in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(number)
+            lines.append(
+                f"cuda:{number} {about.name}, {about.total_memory / 2**30:.1f} GiB, sm_{about.major}{about.minor}"
+            )
+        lines += [] if torch.cuda.is_available() else ["no CUDA device"]
+        from seedvr.folders import weights_folder
+
+        lines.append(f"weights in {weights_folder()}")
+        sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def say(message: str, code: int) -> int:
+    """The message on standard error, and the exit code."""
+    sys.stderr.write(message.rstrip("\n") + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

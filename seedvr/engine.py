@@ -1,0 +1,232 @@
+"""The one module in which this package meets the pipeline of `projects/video_diffusion_sr`.
+
+Everything that an `Engine` does is in the pipeline's own functions, in the pipeline's order, so a result has the
+numbers of the command line. Where the pipeline changes, this is the file that changes with it.
+"""
+
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.config import load_config
+from common.distributed.parallel import Parallel
+from common.distributed.process import Process, choose_device
+from common.distributed.timeout import TIMEOUT_S
+from common.extras import MissingExtra
+from data.media import Frame, MediaError, MediaInfo, MediaReader
+from projects.video_diffusion_sr import file_errors, restore, restorer
+from projects.video_diffusion_sr.build import load
+from projects.video_diffusion_sr.color_fix import KINDS
+from projects.video_diffusion_sr.finite_guard import check_marks
+from projects.video_diffusion_sr.geometry import Geometry
+from projects.video_diffusion_sr.infer import VideoDiffusionInfer
+from projects.video_diffusion_sr.input_file import frames_of, open_input
+from projects.video_diffusion_sr.memory.budget import clip_of, read_budget
+from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
+from projects.video_diffusion_sr.memory.stages import lasting
+from projects.video_diffusion_sr.output_size import OutputSize
+from projects.video_diffusion_sr.presets import Preset
+from projects.video_diffusion_sr.request import ROOT, Finish, Request
+from projects.video_diffusion_sr.settings import resolve
+from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError
+from seedvr.progress import Report
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a caller asks of one clip. None: what the preset says.
+
+    strength, color_fix: as on the command line. steps: network calls. guidance: 1 is none.
+    """
+
+    size: OutputSize
+    seed: int = 666
+    strength: float = 1.0
+    color_fix: str = "wavelet"
+    steps: int | None = None
+    guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise InputError(f"strength {self.strength} must lie between 0 (the input) and 1 (the restored clip)")
+        if self.color_fix not in KINDS:
+            raise InputError(f"unknown colour fix {self.color_fix!r}; choose one of {', '.join(KINDS)}")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"steps {self.steps} must be at least 1")
+
+
+class Engine:
+    """Networks of one preset on one device.
+
+    Args:
+        preset, request: what to build; the request's size is not used, every clip has its own.
+    Raises:
+        InputError: a setting that makes no sense. WeightsError: weights are missing or do not fit.
+    """
+
+    def __init__(self, preset: Preset, request: Request) -> None:
+        self.preset, self.request = preset, request
+        with errors_as(InputError, ValueError, RuntimeError):
+            device = choose_device(request.device, 0)
+        self.parallel = Parallel(Process(0, 1, 0, device, None, 0, TIMEOUT_S))
+        self._restorer: restorer.Restorer | None = None
+        self._placed: MemoryPlan | None = None
+        self._settle()
+        if self.budget is None:  # elsewhere the plan, and so where weights wait, depends on the clip
+            self._place(unplanned(self.settings, *self.settings.geometry.network_size(*preset.res), False))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        return self.parallel.process.device
+
+    @property
+    def windowed(self) -> bool:
+        """Whether clips longer than a window are restored in windows, so in bounded memory."""
+        return self.settings.window is not None
+
+    def prepare(self, wishes: Wishes, info: MediaInfo) -> tuple[restorer.Restorer, MemoryPlan]:
+        """(the pipeline's restorer for one clip, the plan for it), networks placed so that it can follow the plan.
+
+        Raises:
+            MemoryPlanError: the clip does not fit. WeightsError, InputError: as for the engine.
+        """
+        with errors_as(InputError, ValueError):
+            geometry = replace(self.settings.geometry, size=wishes.size)
+            geometry.output_size(info.height, info.width)
+        plan = self._plan(geometry, info)
+        if self._restorer is None or not may_follow(self._placed, plan):
+            if self._restorer is not None:
+                self._settle()
+            self._place(plan)
+        with errors_as(InputError, ValueError):
+            infer = with_sampling(self._restorer.infer, wishes)
+        finish = Finish(wishes.color_fix, wishes.strength)
+        return replace(self._restorer, infer=infer, geometry=geometry, seed=wishes.seed, finish=finish), plan
+
+    def frames(
+        self, source: Iterable[Frame], again: Iterable[Frame], info: MediaInfo, wishes: Wishes, report: Report
+    ) -> Iterator[Tensor]:
+        """Restored frames, u8 [T, 3, h, w] on the CPU, piece by piece, as many in all as the source has.
+
+        Args:
+            source: the clip, from a file or from a caller. again: the same frames once more, asked for when their
+                results are finished.
+            info: size and length of the clip; its path is only a name.
+        """
+        made, plan = self.prepare(wishes, info)
+        made.follow(info, plan)
+        frames, inputs = (frames_of(part) if isinstance(part, MediaReader) else iter(part) for part in (source, again))
+        with running():
+            for finished in restore.restore_frames(info, frames, inputs, made, report):
+                (result,), _, marks = finished.arrive()
+                check_marks(info.path.name, finished.stages, marks)
+                report.advance("decode", len(result))
+                if len(result):
+                    yield result
+
+    def file(self, source: Path, folder: Path, wishes: Wishes, report: Report) -> Path:
+        """Restore a file into a folder, under the name that the command line gives it; the result's path."""
+        made, plan = self.prepare(wishes, info_of(source))
+        with running():
+            done = restore.restore_clip(
+                source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
+            )
+        return done.output
+
+    def _plan(self, geometry: Geometry, info: MediaInfo) -> MemoryPlan:
+        if self.budget is None:
+            size = geometry.network_size(info.height, info.width)
+            return unplanned(self.settings, *size, info.kind == "image")
+        placed = self._placed
+        blocks = placed is not None and placed.offload == "blocks"
+        derived = frozenset() if placed is None else frozenset(placed.schedule.winograds)
+        with errors_as(MemoryPlanError, ValueError):
+            budget = replace(self.budget, settings=replace(self.settings, geometry=geometry))
+            return budget.plan(clip_of(info), blocks, derived)
+
+    def _settle(self) -> None:
+        """Everything that the request means, with networks that have no weights; earlier networks are dropped."""
+        self._restorer = self._placed = self.settings = self.budget = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        with errors_as(InputError, FileNotFoundError):
+            load_config(self.request.config or ROOT / self.preset.config)
+        with errors_as(WeightsError, FileNotFoundError), errors_as(InputError, ValueError):
+            self.settings = resolve(self.preset, self.request, self.device)
+            self.budget = read_budget(self.settings, self.parallel)
+
+    def _place(self, plan: MemoryPlan) -> None:
+        """Give the networks their weights, where a plan needs them."""
+        with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra):
+            self._restorer, self._placed = load(self.settings, self.parallel, [plan]), plan
+
+
+def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:
+    """Whether networks that were placed for one plan can run by another."""
+    return (
+        lasting(placed) == lasting(plan)
+        and (plan.offload == "none" or placed.offload != "none")
+        and set(plan.schedule.winograds) <= set(placed.schedule.winograds)
+    )
+
+
+def with_sampling(infer: VideoDiffusionInfer, wishes: Wishes) -> VideoDiffusionInfer:
+    """The same networks with the caller's steps and guidance."""
+    sampling = infer.sampling
+    if wishes.steps is not None:
+        sampling = replace(sampling, steps=wishes.steps)
+    if wishes.guidance is not None:
+        sampling = replace(sampling, guidance=replace(sampling.guidance, scale=wishes.guidance))
+    if sampling == infer.sampling:
+        return infer
+    return VideoDiffusionInfer(
+        infer.vae, infer.dit, infer.prompts, sampling, infer.scaling_factor, infer.team, infer.stages
+    )
+
+
+def open_clip(path: Path, deinterlace: str) -> MediaReader:
+    """A reader of a file; InputError when there is none, or it is no clip."""
+    with errors_as(InputError, ValueError):
+        return open_input(path, deinterlace)
+
+
+def info_of(path: Path) -> MediaInfo:
+    """Facts of a file, as it says them."""
+    with open_clip(path, "never") as reader:
+        return reader.info
+
+
+def facts(pixels: Tensor, frames: int | None) -> MediaInfo:
+    """Facts of a clip that is in no file, from its frames [..., 3, H, W]. One frame counts as a picture."""
+    height, width = pixels.shape[-2:]
+    return MediaInfo(Path("frames"), "image" if frames == 1 else "video", width, height, frame_count_hint=frames)
+
+
+@contextmanager
+def errors_as(kind: type[Exception], *caught: type[Exception]) -> Iterator[None]:
+    """The engine's errors as one of this package's, with the same sentence."""
+    try:
+        yield
+    except caught as error:
+        raise kind(str(error)) from error
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Errors of a run. Only the pipeline's own are changed: what a callback or an iterator raises is its caller's."""
+    try:
+        yield
+    except MediaError as error:
+        kinds = {file_errors.NotFiniteError: NotFiniteError, file_errors.OutputError: OutputError}
+        raise kinds.get(type(error), InputError)(str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise MemoryPlanError(
+            "out of device memory; give load() a smaller vram or window, or ask for a smaller size"
+        ) from error

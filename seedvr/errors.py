@@ -1,0 +1,29 @@
+"""What can go wrong, by kind. The messages are the sentences of the command line."""
+
+
+class SeedVRError(Exception):
+    """Any error of this package that its user can do something about."""
+
+
+class InputError(SeedVRError, ValueError):
+    """The frames, the file or a setting cannot be used; says which and what would do."""
+
+
+class WeightsError(SeedVRError, FileNotFoundError, ValueError):
+    """Weights are missing, damaged, of another model, or in a layout that is not read."""
+
+
+class MemoryPlanError(SeedVRError, ValueError):
+    """The clip does not fit the memory that it may take; says what the smallest plan needs."""
+
+
+class NotFiniteError(SeedVRError):
+    """A network returned values that are not numbers; says which, and what may help."""
+
+
+class OutputError(SeedVRError, OSError):
+    """The result cannot be written."""
+
+
+class Cancelled(SeedVRError):
+    """The caller asked to stop. Nothing unfinished is left behind."""

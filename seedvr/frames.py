@@ -1,0 +1,118 @@
+"""Frames in the forms that callers have them, and back: arrays, tensors, pictures, lists of these."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from seedvr.errors import InputError
+
+CHANNELS = 3
+FORMS = (
+    "arrays or tensors [T, H, W, 3] or [T, 3, H, W] (one frame without T), u8 in 0..255 or floats in 0..1, "
+    "or PIL pictures"
+)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a caller's frames look, so that results look the same.
+
+    kind: "numpy", "torch" or "pil". last: the channels are the last dimension. real: floats in [0, 1], else u8.
+    single: one frame without a dimension for time. dtype: of floats; device: of tensors.
+    """
+
+    kind: str
+    last: bool = True
+    real: bool = False
+    single: bool = False
+    dtype: Any = None
+    device: Any = "cpu"
+
+    def give(self, frames: Tensor) -> Any:
+        """u8 [T, 3, h, w] -> frames in this form; for pictures a list, and without T the frame itself."""
+        if self.kind == "pil":
+            pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).contiguous().numpy()]
+            return pictures[0] if self.single else pictures
+        if self.last:
+            frames = frames.permute(0, 2, 3, 1).contiguous()
+        if self.real:
+            frames = frames.float() / 255
+        result = frames.numpy() if self.kind == "numpy" else frames.to(self.device)
+        if self.real:
+            result = result.astype(self.dtype) if self.kind == "numpy" else result.to(self.dtype)
+        return result[0] if self.single else result
+
+
+def take(frames: Any) -> tuple[Tensor, Form]:
+    """(frames [T, 3, H, W] in 0..255, u8 or float32, on the CPU; their form)
+
+    Floats keep their precision: they are multiplied by 255 and not rounded.
+
+    Raises:
+        InputError: none of the known forms, no frames, or values outside their range.
+    """
+    if isinstance(frames, Image.Image):
+        pixels, form = from_pictures([frames]), Form("pil", single=True)
+    elif isinstance(frames, (list, tuple)) and frames and all(isinstance(frame, Image.Image) for frame in frames):
+        pixels, form = from_pictures(frames), Form("pil")
+    elif isinstance(frames, (list, tuple)) and frames and isinstance(frames[0], (np.ndarray, Tensor)):
+        return take(together(frames))
+    elif isinstance(frames, np.ndarray):
+        pixels, form = from_dense(frames, "numpy", lambda: torch.from_numpy(np.ascontiguousarray(frames)))
+    elif isinstance(frames, Tensor):
+        pixels, form = from_dense(frames, "torch", lambda: frames.detach().cpu())
+    else:
+        raise InputError(f"frames of type {type(frames).__name__} are not known; give {FORMS}, or the path of a file")
+    if pixels.shape[0] == 0 or min(pixels.shape[-2:]) == 0:
+        raise InputError(f"there are no frames in {tuple(pixels.shape)}; at least one frame of one pixel is needed")
+    return pixels, form
+
+
+def together(frames: Iterable[Any]) -> Any:
+    """A list of single frames as one array or tensor."""
+    frames = list(frames)
+    try:
+        return torch.stack(frames) if isinstance(frames[0], Tensor) else np.stack(frames)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"the frames of a list must have one type and one size: {error}") from error
+
+
+def from_pictures(pictures: Iterable[Image.Image]) -> Tensor:
+    """PIL pictures of one size -> u8 [T, 3, H, W]; grey and palettes become RGB, transparency is dropped."""
+    pictures = list(pictures)
+    if len({picture.size for picture in pictures}) > 1:
+        raise InputError("the pictures of one clip must have one size; restore pictures of different sizes one by one")
+    dense = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    return torch.from_numpy(dense).permute(0, 3, 1, 2)
+
+
+def from_dense(frames: Any, kind: str, read: Callable[[], Tensor]) -> tuple[Tensor, Form]:
+    """An array or tensor as (pixels, form)."""
+    shape, single = tuple(frames.shape), frames.ndim == CHANNELS
+    if frames.ndim not in (3, 4) or CHANNELS not in (shape[-1], shape[-3]):
+        raise InputError(f"frames of shape {shape} are not known; give {FORMS}")
+    last = shape[-1] == CHANNELS  # [T, 3, H, 3] reads as channels last
+    pixels = read()
+    if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
+        raise InputError(f"frames of {frames.dtype} are not known; give u8 in 0..255 or floats in 0..1")
+    real = pixels.is_floating_point()
+    if real:
+        pixels = in_range(pixels.float()) * 255
+    pixels = pixels if pixels.ndim == 4 else pixels[None]
+    pixels = pixels.permute(0, 3, 1, 2) if last else pixels
+    return pixels, Form(kind, last, real, single, frames.dtype if real else None, getattr(frames, "device", "cpu"))
+
+
+def in_range(pixels: Tensor) -> Tensor:
+    """Floats that lie in [0, 1], or a little outside as filters leave them; InputError for anything else."""
+    if pixels.numel() == 0:
+        return pixels
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= -0.5 and high <= 1.5):  # also for NaN
+        raise InputError(f"floats must lie in 0..1, and these lie in {low:g}..{high:g}; divide 0..255 by 255")
+    return pixels.clamp(0, 1)

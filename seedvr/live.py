@@ -1,0 +1,103 @@
+"""A stream turned round: frames are pushed in, and what is ready comes back."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from seedvr.errors import InputError
+
+MORE, END = object(), object()  # the stream wants a frame; there are no more
+
+
+class Live:
+    """Pushes frames into a stream that runs in a thread of its own. Made by `Restorer.live`.
+
+    The thread computes only while `push` or `flush` waits for it, so no more is held than in a stream, and what a push
+    gives back depends on nothing but the frames before it.
+
+    Args:
+        run: an iterator of frames -> an iterator of restored frames.
+    """
+
+    def __init__(self, run: Callable[[Iterator[Any]], Iterable[Any]]) -> None:
+        self._in: queue.SimpleQueue = queue.SimpleQueue()
+        self._out: queue.SimpleQueue = queue.SimpleQueue()
+        self._run = run
+        self._thread: threading.Thread | None = None
+        self._ended = False
+
+    def push(self, frames: Any) -> list[Any]:
+        """Take frames (one, or a piece of the clip) and give back the restored frames that are ready, often none.
+
+        Raises:
+            What the stream raises. After an error or `flush`, pushing is an InputError.
+        """
+        if self._ended:
+            raise InputError("this stream has ended: start another with live()")
+        ready = []
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True, name="seedvr-live")
+            self._thread.start()
+            ready += self._until_idle()
+        if self._ended:
+            return ready
+        self._in.put(frames)
+        return ready + self._until_idle()
+
+    def flush(self) -> list[Any]:
+        """The clip ends here: the frames that are left, and nothing can be pushed any more."""
+        if self._ended or self._thread is None:
+            self._ended = True
+            return []
+        self._in.put(END)
+        return self._until_idle()
+
+    def close(self) -> None:
+        """End without waiting for results; the restorer is free for another clip then."""
+        if self._thread is not None and not self._ended:
+            self._ended = True
+            self._in.put(GeneratorExit())
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _until_idle(self) -> list[Any]:
+        """Results until the stream wants a frame or ends; raises what it raised."""
+        ready = []
+        while (said := self._out.get()) is not MORE:
+            if said is END:
+                self._ended = True
+                break
+            kind, value = said
+            if kind == "error":
+                self._ended = True
+                raise value
+            ready.append(value)
+        return ready
+
+    def _feed(self) -> Iterator[Any]:
+        while True:
+            self._out.put(MORE)
+            given = self._in.get()
+            if given is END:
+                return
+            if isinstance(given, GeneratorExit):
+                raise given
+            yield given
+
+    def _work(self) -> None:
+        try:
+            for frame in self._run(self._feed()):
+                self._out.put(("frame", frame))
+        except BaseException as error:  # handed to the thread that waits
+            self._out.put(("error", error))
+        self._out.put(END)

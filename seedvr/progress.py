@@ -1,0 +1,62 @@
+"""What a caller hears of a run, and how it stops one."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from seedvr.errors import Cancelled
+
+Callback = Callable[[str, int, int | None], None]
+
+
+class Flag(Protocol):
+    """What says that a run is to stop, such as a threading.Event."""
+
+    def is_set(self) -> bool: ...
+
+
+class Report:
+    """Progress of one clip, in the form that the pipeline reports it.
+
+    Args:
+        callback: called with the stage ("encode", "sample" or "decode"), frames that are through it, and frames in all,
+            None while that is not known.
+        cancel: looked at between pieces of work; once it is set, the run ends with `Cancelled`.
+        total: frames in all, if known.
+    """
+
+    def __init__(self, callback: Callback | None = None, cancel: Flag | None = None, total: int | None = None) -> None:
+        self.callback, self.cancel, self.total = callback, cancel, total
+        self.done: dict[str, int] = {}
+
+    def advance(self, stage: str, frames: int) -> None:
+        """So many more frames are through a stage."""
+        self.done[stage] = self.done.get(stage, 0) + frames
+        if self.callback is not None:
+            done = (
+                self.done[stage] if self.total is None else min(self.done[stage], self.total)
+            )  # latents are rounded up
+            self.callback(stage, done, self.total)
+        self.check()
+
+    def expect(self, frames: int) -> None:
+        """The true number of frames is known now."""
+        self.total = frames
+
+    def expecting(self, frames: int | None) -> Self:
+        """Itself, told of how many frames a file says it has."""
+        self.total = frames
+        return self
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the caller has asked for it."""
+        if self.cancel is not None and self.cancel.is_set():
+            raise Cancelled("cancelled: nothing unfinished was left behind")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is open."""

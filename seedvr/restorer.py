@@ -1,0 +1,244 @@
+"""Frames, files and streams through one engine."""
+
+import os
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seedvr.engine import Engine, Frame, OutputSize, Wishes, facts, open_clip
+from seedvr.errors import InputError
+from seedvr.frames import Form, take
+from seedvr.live import Live
+from seedvr.progress import Callback, Flag, Report
+
+
+class Restorer:
+    """Restores clips with the networks of one preset; made by `seedvr.load`. One clip at a time.
+
+    Every call takes the same settings, all optional:
+        height, width: pixels of an area, the aspect ratio stays the input's (the preset's default); or one of
+        scale: times the input's size; short_side: pixels of the shorter side; size: exactly (width, height).
+        seed: same seed, same frames: same result. strength: 1 the restored clip, less mixes in the input.
+        color_fix: "wavelet", "lab", "adain" or "none". steps: network calls. guidance: 1 is none.
+        progress: called with (stage, frames done, frames in all or None). cancel: once `cancel.is_set()` (such as a
+            threading.Event), the call ends with `seedvr.Cancelled`. An exception in `progress` ends it, too.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._busy = threading.Lock()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        return self._engine.device
+
+    @property
+    def preset(self) -> str:
+        """The model's name."""
+        return self._engine.preset.name
+
+    def __call__(
+        self, frames: Any, *, progress: Callback | None = None, cancel: Flag | None = None, **settings: Any
+    ) -> Any:
+        """Restore a clip that fits into memory.
+
+        Args:
+            frames: an array or tensor [T, H, W, 3] or [T, 3, H, W], u8 in 0..255 or floats in 0..1; one frame [H, W, 3]
+                or [3, H, W]; a PIL picture or a list of them; or the path of a video or picture.
+            settings: see the class.
+        Returns:
+            Frames in the form in which they came, as many; for a path a u8 array [T, H, W, 3]. Floats come in steps of
+            1/255, which is what the pipeline works out.
+        Raises:
+            InputError, WeightsError, MemoryPlanError, Cancelled.
+        """
+        wishes = self._wishes(settings)
+        if isinstance(frames, (str, PathLike)):
+            return self._from_file(Path(frames), wishes, Report(progress, cancel))
+        pixels, form = take(frames)
+        report = Report(progress, cancel, len(pixels))
+        with self._alone():
+            pieces = self._engine.frames(timed(pixels), timed(pixels), facts(pixels, len(pixels)), wishes, report)
+            return form.give(torch.cat(list(pieces)))
+
+    def restore_file(
+        self,
+        source: str | PathLike,
+        target: str | PathLike,
+        *,
+        progress: Callback | None = None,
+        cancel: Flag | None = None,
+        **settings: Any,
+    ) -> Path:
+        """Restore a file of any length into a file, as the command line does: sound, times and rotation are kept.
+
+        Args:
+            target: the result's path, replaced if it exists; or a folder (existing, or named with a slash at its end),
+                in which the result gets the input's name.
+        Returns:
+            The result's path. It appears when it is complete, or not at all.
+        Raises:
+            InputError: the input cannot be read, or the target's suffix is not that of the result.
+        """
+        wishes, source = self._wishes(settings), Path(source)
+        into_folder = os.fspath(target).endswith(("/", os.sep)) or Path(target).is_dir()
+        folder = Path(target) if into_folder else Path(target).parent
+        if not source.is_file():
+            raise InputError(f"{source}: there is no such file")
+        folder.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the result gets its name in one step.
+        with self._alone(), tempfile.TemporaryDirectory(dir=folder, prefix=".seedvr-") as unfinished:
+            made = self._engine.file(source, Path(unfinished), wishes, Report(progress, cancel))
+            final = folder / made.name if into_folder else Path(target)
+            if made.suffix.lower() != final.suffix.lower():
+                raise InputError(
+                    f"{final}: the result of {source.name} is a {made.suffix} file; give the target that suffix"
+                )
+            if final.exists() and final.samefile(source):
+                raise InputError(f"{final}: the result would replace the input; choose another target")
+            os.replace(made, final)
+        return final
+
+    def stream(
+        self, frames: Iterable[Any], *, progress: Callback | None = None, cancel: Flag | None = None, **settings: Any
+    ) -> Iterator[Any]:
+        """Restored frames one by one, as they are ready, for a clip of any length in bounded memory.
+
+        At most a window of frames is held (see `load`), and the first results come when a window is full or the clip
+        ends. Closing the iterator ends the run.
+
+        Args:
+            frames: yields single frames or pieces of a clip, in any form that a call takes.
+        Yields:
+            One frame after the other in the form of the first one: [H, W, 3], [3, H, W] or a PIL picture.
+        """
+        if not self._engine.windowed:
+            raise InputError("a stream needs a window, and this restorer takes whole clips: load it with window=121")
+        return self._stream(iter(frames), self._wishes(settings), Report(progress, cancel))
+
+    def live(self, **settings: Any) -> Live:
+        """For frames that come by and by: `push(frames)` gives back what is ready, `flush()` the rest."""
+        return Live(lambda frames: self.stream(frames, **settings))
+
+    def _stream(self, frames: Iterator[Any], wishes: Wishes, report: Report) -> Iterator[Any]:
+        feed = Feed(frames, report)
+        try:
+            first = feed.start()
+        except StopIteration:
+            return
+        info = facts(first, None)
+        with self._alone(), closing(self._engine.frames(feed, feed.again(), info, wishes, report)) as pieces:
+            for piece in pieces:
+                yield from (feed.form.give(frame[None]) for frame in piece)
+
+    def _from_file(self, path: Path, wishes: Wishes, report: Report) -> Any:
+        deinterlace = self._engine.request.deinterlace
+        with self._alone(), open_clip(path, deinterlace) as reader, reader.again() as again:
+            report.total = reader.info.frame_count_hint
+            pieces = list(self._engine.frames(reader, again, reader.info, wishes, report))
+        return Form("numpy").give(torch.cat(pieces))
+
+    def _wishes(self, settings: dict[str, Any]) -> Wishes:
+        """The settings of a call, checked; InputError for one that nothing knows."""
+        settings = dict(settings)
+        sizes = {name: settings.pop(name, None) for name in ("height", "width", "scale", "short_side", "size")}
+        if (sizes["height"] is None) != (sizes["width"] is None):
+            raise InputError("height and width are given together: they are an area; for one side there is short_side")
+        area = None if sizes["height"] is None else (sizes["height"], sizes["width"])
+        exact = None if sizes["size"] is None else (sizes["size"][1], sizes["size"][0])
+        asked = {"area": area, "scale": sizes["scale"], "short_side": sizes["short_side"], "exact": exact}
+        if all(value is None for value in asked.values()):
+            asked["area"] = self._engine.preset.res
+        known = set(Wishes.__dataclass_fields__) - {"size"}
+        if unknown := [name for name in settings if name not in known]:
+            raise InputError(f"there is no setting {unknown[0]!r}; known are {', '.join(sorted({*known, *sizes}))}")
+        try:
+            return Wishes(OutputSize(**asked), **settings)
+        except (ValueError, TypeError) as error:
+            raise InputError(str(error)) from error
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise InputError("this restorer is in the middle of another clip: finish or close that stream first")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+
+def timed(pixels: Tensor) -> Iterator[Frame]:
+    """Frames of [T, 3, H, W], numbered: the pipeline wants times, and no one reads these."""
+    return (Frame(frame, Fraction(number)) for number, frame in enumerate(pixels))
+
+
+class Feed:
+    """Frames of a stream on their way into the pipeline, held until their results are finished.
+
+    form: of the first frame, one by one.
+    """
+
+    def __init__(self, frames: Iterator[Any], report: Report) -> None:
+        self._source, self._report = self._singles(frames), report
+        self._held: deque[Frame] = deque()
+        self._first: Frame | None = None
+        self.form = Form("numpy")
+
+    def start(self) -> Tensor:
+        """The first frame [3, H, W]; StopIteration where there is none."""
+        self._first = next(self._source)
+        return self._first.pixels
+
+    def _singles(self, frames: Iterator[Any]) -> Iterator[Frame]:
+        shape, number = None, 0
+        for given in frames:
+            pixels, form = take(given)
+            if shape is None:
+                shape = pixels.shape[1:]
+                self.form = Form(form.kind, form.last, form.real, True, form.dtype, form.device)
+            if pixels.shape[1:] != shape:
+                now, was = (f"{s[2]}x{s[1]}" for s in (pixels.shape[1:], shape))
+                raise InputError(f"frame {number} of the stream has {now} pixels, and those before have {was}")
+            for frame in pixels:
+                yield Frame(frame, Fraction(number))
+                number += 1
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Every frame once; each is held for `again`."""
+        first, self._first = self._first, None
+        for frame in [first] if first is not None else []:
+            self._held.append(frame)
+            yield frame
+        for frame in self._source:
+            self._report.check()
+            self._held.append(frame)
+            yield frame
+
+    def again(self) -> Iterator[Frame]:
+        """The held frames, first in, first out; it goes on after it was empty."""
+        return Again(self._held)
+
+
+class Again:
+    """An iterator over a queue that is filled while it is read."""
+
+    def __init__(self, held: deque[Frame]) -> None:
+        self._held = held
+
+    def __iter__(self) -> "Again":
+        return self
+
+    def __next__(self) -> Frame:
+        if not self._held:
+            raise StopIteration
+        return self._held.popleft()

@@ -1,0 +1,34 @@
+"""The flags know by heart what other modules define, because nothing that they import may load PyTorch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from projects.video_diffusion_sr.cli_parser import COLOR_FIXES, DTYPE_NAMES, parser
+from projects.video_diffusion_sr.color_fix import KINDS
+from projects.video_diffusion_sr.presets import SEEDVR2_3B
+from projects.video_diffusion_sr.request import DTYPES
+from tests.conftest import ROOT
+
+
+def test_the_choices_are_those_that_exist():
+    assert COLOR_FIXES == KINDS and set(DTYPE_NAMES) == set(DTYPES)
+
+
+def test_the_example_names_what_the_user_typed():
+    assert "example: python projects/inference_seedvr2_3b.py --video" in parser(SEEDVR2_3B).format_help()
+    assert "example: seedvr restore --video" in parser(SEEDVR2_3B, "seedvr restore").format_help()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from projects.video_diffusion_sr.start import start; start('seedvr2_3b', ['--help'])",
+        "from seedvr.command import main; main(['restore', '--model', 'seedvr2_tiny', '--help'])",
+    ],
+)
+def test_help_loads_no_torch(program):
+    code = f"import sys\ntry:\n    {program}\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)\nsys.exit(2)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 0 and "--short_side" in said.stdout, said.stderr

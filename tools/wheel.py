@@ -1,0 +1,116 @@
+"""How the wheel is made: the programs' packages go below `seedvr/_engine`, with their imports made to find each other.
+
+In the repository `models`, `common`, `data` and `projects` are top-level packages, which research code imports. In
+site-packages such names belong to others, so an installed engine is `seedvr._engine.models` and so on. Only imports
+change (and what messages say about commands); docs/decisions/0008-packaging.md weighs this against other ways.
+"""
+
+import ast
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("models", "common", "data", "projects")
+INSIDE = "seedvr._engine"
+FOLDER = INSIDE.replace(".", "/")
+DATA = ("configs_*/*.yaml", "models/**/*.yaml", "ckpts/tiny/*")
+
+# Commands as messages and help texts say them, in a checkout and where the package is installed.
+COMMANDS = (
+    (r"python projects/(download|train|evaluate)\.py", r"seedvr \1"),
+    (r"projects/(download|train|evaluate)\.py", r"seedvr \1"),
+)
+
+
+class BuildEngine(build_py):
+    """setuptools' build_py, with the engine."""
+
+    def run(self) -> None:
+        """Build `seedvr`, then the engine in it; what an earlier build left is removed."""
+        target = Path(self.build_lib)
+        if not self.editable_mode:
+            shutil.rmtree(target / "seedvr", ignore_errors=True)
+        super().run()
+        if not self.editable_mode:  # an editable install runs from the checkout, as it is
+            rewrite(target / "seedvr", (target / "seedvr").rglob("*.py"))
+            copy_engine(ROOT, target / FOLDER)
+
+    def get_source_files(self) -> list[str]:
+        """Also what a source distribution needs for building this."""
+        own = [path for path in engine_files(ROOT)] + [Path(__file__)]
+        return [*super().get_source_files(), *(str(path.relative_to(ROOT)) for path in own)]
+
+
+def engine_files(root: Path) -> Iterator[Path]:
+    """Everything of the repository that the installed engine has."""
+    for package in PACKAGES:
+        yield from sorted((root / package).rglob("*.py"))
+    for pattern in DATA:
+        yield from sorted(root.glob(pattern))
+
+
+def copy_engine(root: Path, target: Path) -> None:
+    """The engine of the repository `root` as the package in the folder `target`."""
+    for source in engine_files(root):
+        copy = target / source.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+    (target / "__init__.py").write_text(
+        '"""The packages of the repository, as `seedvr` uses them: not an interface."""\n'
+    )
+    rewrite(target, target.rglob("*.py"))
+
+
+def rewrite(folder: Path, files: Iterator[Path]) -> None:
+    """Let the files import the engine from where it will be."""
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        file.write_text(installed_source(text, str(file.relative_to(folder))), encoding="utf-8")
+
+
+def installed_source(text: str, name: str) -> str:
+    """The source of a module as it is installed.
+
+    Raises:
+        ValueError: an import that would bind the name of a package of ours (`import common.seed`): write `from common
+            import seed`, which can be redirected.
+    """
+    lines = text.splitlines(keepends=True)
+    for node in sorted(ast.walk(ast.parse(text)), key=lambda node: getattr(node, "lineno", 0), reverse=True):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and is_ours(node.module):
+            replace(lines, node.lineno, rf"from\s+{re.escape(node.module)}\b", f"from {INSIDE}.{node.module}")
+        elif isinstance(node, ast.Import):
+            for alias in (alias for alias in node.names if is_ours(alias.name)):
+                if alias.asname is None:
+                    raise ValueError(
+                        f"{name}:{node.lineno} `import {alias.name}` cannot be installed; use from ... import"
+                    )
+                replace(lines, alias.lineno, rf"\b{re.escape(alias.name)}\s+as\b", f"{INSIDE}.{alias.name} as")
+        elif is_path_change(node):
+            lines[node.lineno - 1] = f"{' ' * node.col_offset}pass  # nothing of this package is looked for by path\n"
+            lines[node.lineno : node.end_lineno] = [""] * (node.end_lineno - node.lineno)
+    text = "".join(lines)
+    for pattern, command in COMMANDS:
+        text = re.sub(pattern, command, text)
+    return text
+
+
+def is_ours(module: str | None) -> bool:
+    """Whether a dotted name lies in one of the packages that move."""
+    return module is not None and module.split(".")[0] in PACKAGES
+
+
+def is_path_change(node: ast.AST) -> bool:
+    """Whether a statement puts the repository on the module path, as scripts do."""
+    return isinstance(node, ast.Expr) and ast.unparse(node).startswith("sys.path.insert(")
+
+
+def replace(lines: list[str], number: int, pattern: str, words: str) -> None:
+    """Change one place in a line, which must be there."""
+    changed, count = re.subn(pattern, words, lines[number - 1], count=1)
+    assert count == 1, (number, lines[number - 1])
+    lines[number - 1] = changed
