@@ -73,7 +73,7 @@ def carried(tags: Mapping[str, str], suffix: str, rate: Fraction, keys: bool) ->
     file = io.BytesIO()
     try:
         with av.open(file, "w", format=WRITABLE_VIDEOS[suffix], options=keys_option(keys)) as trial:
-            stream = trial.add_stream("mpeg4", rate=rate)
+            stream = trial.add_stream("libx264", rate=rate, options={"preset": "ultrafast"})
             stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
             trial.metadata.update(tags)
             trial.mux(stream.encode(av.VideoFrame(16, 16, "yuv420p")))
@@ -81,6 +81,7 @@ def carried(tags: Mapping[str, str], suffix: str, rate: Fraction, keys: bool) ->
         file.seek(0)
         with av.open(file, metadata_errors="replace") as result:
             held = {name.lower() for name in result.metadata}
+            held |= {"timecode" for stream in result.streams if "timecode" in stream.metadata}
     except (av.FFmpegError, ValueError, UnicodeError):
         return {}
     return {name: value for name, value in tags.items() if name.lower() in held}

@@ -192,7 +192,8 @@ def test_what_phones_write_goes_over(tmp_path):
 def test_a_timecode_goes_over_and_a_wrong_one_costs_itself_alone(tmp_path, suffix, caplog):
     source = clip_with(tmp_path / "in.mkv", tags={"title": "T", "timecode": "10:00:00:05"}, tracks=TRACKS[:1])
     with av.open(str(through(source, tmp_path / "out", suffix))) as result:
-        assert lowered(result.metadata)["timecode"] == "10:00:00:05"
+        said = [tags.get("timecode") for tags in (lowered(result.metadata), *(s.metadata for s in result.streams))]
+        assert "10:00:00:05" in said
     wrong = clip_with(tmp_path / "wrong.mkv", tags={"title": "T", "timecode": "noon"}, tracks=TRACKS[:1])
     with av.open(str(through(wrong, tmp_path / "out", suffix))) as result:
         assert result.metadata["title"] == "T" and len(result.streams.audio) == 1
@@ -275,4 +276,5 @@ def test_what_describes_the_old_file_stays_behind(tmp_path):
         assert set(global_tags(container)) == {"title"}
         assert stream_tags(container.streams.audio[1], ".mkv") == {"language": "fra", "title": "Commentaire"}
     assert carried({"title": "T", "made_up": "x"}, ".mp4", Fraction(25), keys=False) == {"title": "T"}
-    assert len(carried({"title": "T", "made_up": "x"}, ".mp4", Fraction(25), keys=True)) == 2
+    for rate in (Fraction(25), Fraction(118125, 5638), Fraction(90_000), Fraction(1, 60)):
+        assert len(carried({"title": "T", "made_up": "x"}, ".mov", rate, keys=True)) == 2
