@@ -120,7 +120,7 @@ def plan_extras(info: MediaInfo, suffix: str, rate: Fraction, metadata: bool, ti
             subtitles, chapters = (), ()
         if lost := _lost_dispositions(container, suffix):
             notes.append(f"marks of tracks left out, {suffix[1:]} has no place for them: {', '.join(lost)}")
-        data = [s for s in container.streams.data if not _belongs_to_quicktime(s)]
+        data = [s for s in container.streams.data if not _belongs_to_quicktime(s, len(chapters))]
         if data:
             notes.append(f"{_count(len(data), 'data track')} (measurements, commands) left out")
         if not metadata:
@@ -217,10 +217,12 @@ def _tags(tags: dict, suffix: str, rate: Fraction, covers: bool) -> tuple[dict, 
     return kept, keys, sorted(set(tags) - set(kept))
 
 
-def _belongs_to_quicktime(stream) -> bool:
+def _belongs_to_quicktime(stream, chapters: int) -> bool:
     """Whether a data track holds the timecode, or the titles of chapters, which go over as such."""
     names = {name.lower(): value for name, value in stream.metadata.items()}
-    return "timecode" in names or names.get("handler_name") in ("SubtitleHandler", "TimeCodeHandler")
+    handler = names.get("handler_name")
+    titles = chapters and (stream.frames == chapters or handler == "SubtitleHandler")  # FFmpeg's name for texts
+    return bool(titles) or "timecode" in names or handler == "TimeCodeHandler"
 
 
 def _count(number: int, what: str) -> str:

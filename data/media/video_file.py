@@ -137,6 +137,14 @@ def describe(path: Path, container, tracks: Tracks, first: av.VideoFrame, transp
     )
 
 
+def has_captions(frame: av.VideoFrame) -> bool:
+    """Whether closed captions (CEA-608 or -708) are hidden in a frame, as broadcasts do."""
+    try:
+        return frame.side_data.get("A53_CC") is not None
+    except ValueError:  # some other side data of this frame is of a kind that PyAV cannot name
+        return False
+
+
 def frame_count_hint(container, stream) -> int | None:
     """About how many frames the header promises."""
     if stream.frames:

@@ -26,7 +26,15 @@ from data.media.errors import decoding, shown
 from data.media.frame import Frame
 from data.media.info import MediaError, MediaReader
 from data.media.orientation import orientation_of
-from data.media.video_file import Tracks, choose_tracks, describe, first_frame, frame_count_hint, open_container
+from data.media.video_file import (
+    Tracks,
+    choose_tracks,
+    describe,
+    first_frame,
+    frame_count_hint,
+    has_captions,
+    open_container,
+)
 from data.yuv.frames import planes_of, scaled_to
 from data.yuv.layout import ChromaLocation
 
@@ -56,6 +64,8 @@ class VideoReader(MediaReader):
             self.info = describe(path, container, tracks, first, self._orientation.transpose)
             hdr = f"{shown(path)}: HDR picture; its values are used as they are, without tone mapping"
             self.notes = tracks.notes + (hdr,) * (first.color_trc in HDR_CURVES)
+            if has_captions(first):
+                self.notes += (f"{shown(path)}: closed captions inside the picture are left out",)
             self._told_transparent = laid_over_white(first, tracks.video) is not None
             if self._told_transparent:
                 self.notes += (f"{shown(path)}: {TRANSPARENT}",)
@@ -110,10 +120,11 @@ class VideoReader(MediaReader):
 
     def _decode(self, container, tracks: Tracks) -> Iterator[av.VideoFrame]:
         """Every frame that decodes, in display order; MediaError where the file goes on but cannot be decoded."""
-        stream, packet, decode = tracks.video, None, decoder_of(tracks.video)
+        stream, decode = tracks.video, decoder_of(tracks.video)
         seen, times, jumps = _Tally(), DecodeTimes(stream), ClockJumps(stream)
         packets = container.demux(stream, *tracks.audio)
         while True:
+            packet = None
             try:
                 packet = next(packets, None)
                 if packet is None:

@@ -278,3 +278,39 @@ def test_what_describes_the_old_file_stays_behind(tmp_path):
     assert carried({"title": "T", "made_up": "x"}, ".mp4", Fraction(25), keys=False) == {"title": "T"}
     for rate in (Fraction(25), Fraction(118125, 5638), Fraction(90_000), Fraction(1, 60)):
         assert len(carried({"title": "T", "made_up": "x"}, ".mov", rate, keys=True)) == 2
+
+
+def test_captions_inside_the_picture_are_told(tmp_path, caplog):
+    path = tmp_path / "a.h264"
+    with av.open(str(path), "w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for picture in CLIP[:3]:
+            frame = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    open_media(path).close()
+    assert not caplog.text
+    captions = bytes.fromhex("b50031474139340341fffc942cff")  # ATSC A/53: one pair of bytes of CEA-608
+    message = b"\0\0\0\1\6\4" + bytes([len(captions)]) + captions + b"\x80"
+    data = path.read_bytes()
+    place = data.index(b"\0\0\1\x65")  # the first picture
+    path.write_bytes(data[:place] + message + data[place:])
+    open_media(path).close()
+    assert caplog.text.count("a.h264: closed captions inside the picture are left out") == 1
+
+
+def test_a_track_of_measurements_is_told_and_titles_of_chapters_are_not(tmp_path, caplog):
+    chapters = [(0, 400, "One"), (400, 900, "Two")]
+    source = clip_with(tmp_path / "in.mp4", tracks=TRACKS[:1], chapters=chapters)
+    with av.open(str(source)) as container:
+        assert len(container.streams.data) == 1  # the titles
+    source.write_bytes(source.read_bytes().replace(b"SubtitleHandler", b"Some other name"))
+    through(source, tmp_path / "out")
+    assert not caplog.text
+    source = clip_with(tmp_path / "plain.mp4", tracks=TRACKS[:1], subtitles=[("mov_text", {}, 0)])
+    source.write_bytes(source.read_bytes().replace(b"sbtl", b"meta").replace(b"tx3g", b"gpmd"))
+    with av.open(str(source)) as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio", "data"]
+    through(source, tmp_path / "out")
+    assert caplog.text.count("plain.mp4: 1 data track (measurements, commands) left out") == 1
