@@ -1,93 +1,14 @@
 """What stands beside picture and sound is carried where the container takes it, and a line tells what is left out."""
 
-import io
 from fractions import Fraction
 
 import av
 import pytest
-from PIL import Image
 
-from data.media import open_media, open_writer, output_path
-from data.media.probe import probe
+from data.media import open_media, open_writer
 from data.media.tags import carried, global_tags, stream_tags
-from tests.data.media_samples import even_times, smooth_clip, write_clip
-
-CLIP, TIMES = smooth_clip(25, 32, 48), even_times(25)
-DISPOSITION = av.stream.Disposition
-LINES = [(0, 300, b"first <i>slanted</i> line"), (400, 300, "zweite Zeile, äöü".encode())]
-EMPTY_PGS = b"\x16\0\x0b\0\x30\0\x20\x10\0\0\x80\0\0\0\0" + b"\x80\0\0"  # a composition and its end
-
-
-def cover(picture_format="JPEG"):
-    file = io.BytesIO()
-    Image.new("RGB", (20, 20), (200, 30, 60)).save(file, picture_format)
-    return file.getvalue()
-
-
-def clip_with(path, *, tags=(), tracks=(), subtitles=(), chapters=(), files=(), start_s=0):
-    """A clip of one second with what is asked for.
-
-    tracks: (tags, disposition) of sound; subtitles: (codec, tags, disposition); files: (name, type, data).
-    """
-    source = write_clip(path.with_name("source.mkv"), CLIP, TIMES, audio="aac")
-    with av.open(str(source)) as original, av.open(str(path), "w") as container:
-        video, sound = original.streams.video[0], original.streams.audio[0]
-        container.metadata.update(dict(tags))
-        targets = {video.index: [container.add_stream_from_template(video, opaque=True)], sound.index: []}
-        for own, disposition in tracks:
-            stream = container.add_stream_from_template(sound)
-            stream.metadata.update(own)
-            stream.disposition = disposition
-            targets[sound.index].append(stream)
-        texts = []
-        for codec, own, disposition in subtitles:
-            stream = container.add_mux_stream(codec, time_base=Fraction(1, 1000))
-            stream.metadata.update(own)
-            stream.disposition = disposition
-            texts.append((codec, stream))
-        for name, mimetype, data in files:
-            container.add_attachment(name, mimetype, data)
-        base = Fraction(1, 1000)
-        container.set_chapters(
-            [
-                {"id": n, "start": a, "end": b, "time_base": base, "metadata": {"title": t}}
-                for n, (a, b, t) in enumerate(chapters, start=1)
-            ]
-        )
-        for codec, stream in texts:
-            for start, duration, text in LINES:
-                text = {"ass": b"0,0,Default,,0,0,0,," + text, "hdmv_pgs_subtitle": EMPTY_PGS}.get(codec, text)
-                packet = av.Packet(text)
-                packet.pts = packet.dts = start + 1000 * start_s
-                packet.duration, packet.time_base, packet.stream = duration, base, stream
-                container.mux(packet)
-        for packet in original.demux():
-            if not packet.size:
-                continue
-            late = round(start_s / packet.time_base)
-            packet.pts, packet.dts = packet.pts + late, packet.dts + late
-            for stream in targets[packet.stream_index]:
-                packet.stream = stream
-                container.mux(packet)
-    return path
-
-
-def through(source, folder, suffix=None, **options):
-    """(path of the result, open result) of a clip that goes through reader and writer."""
-    with open_media(source) as reader:
-        target = output_path(source, folder, reader.info)
-        target = target.with_suffix(suffix) if suffix else target
-        with open_writer(target, reader.info, (32, 48), **options) as writer:
-            for frame in reader:
-                writer.write(frame.pixels[None], [frame.time])
-    return target
-
-
-def lowered(tags):
-    return {name.lower(): value for name, value in tags.items()}
-
-
-TRACKS = [({"language": "eng"}, 0), ({"language": "fra", "title": "Commentaire"}, DISPOSITION.default)]
+from tests.data.extras_samples import CLIP, DISPOSITION, TIMES, TRACKS, clip_with, cover, lowered, through
+from tests.data.media_samples import write_clip
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
@@ -102,44 +23,12 @@ def test_all_sound_tracks_keep_language_title_and_default(tmp_path, suffix):
         assert suffix == ".mov" or sounds[2].disposition & DISPOSITION.comment
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_subtitles_keep_text_times_and_language(tmp_path, suffix, caplog):
-    german = ("subrip", {"language": "deu", "title": "Deutsch"}, DISPOSITION.default)
-    source = clip_with(
-        tmp_path / "in.mkv", tracks=TRACKS[:1], subtitles=[german, ("subrip", {"language": "fra"}, 0)], start_s=3
-    )
-    with av.open(str(through(source, tmp_path / "out", suffix))) as result:
-        first, second = result.streams.subtitles
-        assert (first.language, second.language) == ("ger" if suffix == ".mov" else "deu", "fra")
-        assert first.disposition & DISPOSITION.default
-        said = []
-        for packet in result.demux(first):
-            if packet.size > 2:
-                rects = packet.decode()
-                said.append((round(float(packet.pts * packet.time_base), 2), rects[0].dialogue.decode()))
-    assert [time for time, _ in said] == [0, 0.4]
-    assert "slanted" in said[0][1] and said[1][1] == LINES[1][2].decode()
-    assert caplog.text.count("subtitles become plain text") == (suffix != ".mkv")
-
-
 def test_marks_that_a_container_lacks_are_told(tmp_path, caplog):
     source = clip_with(tmp_path / "in.mkv", tracks=[*TRACKS, ({}, DISPOSITION.comment)])
     through(source, tmp_path / "out", ".mp4")
     assert not caplog.text
     through(source, tmp_path / "out", ".mov")
     assert caplog.text.count("marks of tracks left out, mov has no place for them: comment") == 1
-
-
-@pytest.mark.parametrize("codec", ["ass", "dvb_subtitle", "hdmv_pgs_subtitle"])
-def test_subtitles_that_only_matroska_carries_make_it_matroska(tmp_path, codec, caplog):
-    source = clip_with(tmp_path / "in.mkv", tracks=TRACKS[:1], subtitles=[(codec, {"language": "eng"}, 0)])
-    assert output_path(source, tmp_path, probe(source)).suffix == ".mkv"
-    with av.open(str(through(source, tmp_path / "out"))) as result, av.open(str(source)) as original:
-        kept, given = ([bytes(p) for p in c.demux(c.streams.subtitles[0]) if p.size] for c in (result, original))
-        assert kept == given and len(kept) == 2
-    assert not caplog.text
-    through(source, tmp_path / "asked", ".mp4")
-    assert caplog.text.count("subtitles become plain text" if codec == "ass" else "subtitles left out, mp4") == 1
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
@@ -214,19 +103,6 @@ def test_a_cover_goes_over_and_is_told_where_it_cannot(tmp_path, picture_format,
     assert caplog.text.count("1 cover picture left out") == 1
 
 
-def test_attached_files_stay_in_matroska_and_are_told_elsewhere(tmp_path, caplog):
-    font = ("font.ttf", "application/x-truetype-font", b"font" * 9)
-    source = clip_with(tmp_path / "in.mkv", tracks=TRACKS[:1], files=[font], subtitles=[("ass", {}, 0)])
-    with av.open(str(through(source, tmp_path / "out"))) as result:
-        (file,) = (s for s in result.streams if s.type == "attachment")
-        assert (file.metadata.get("filename") or file.metadata["FILENAME"]) == "font.ttf" and bytes(file.data) == font[
-            2
-        ]
-    assert not caplog.text
-    through(source, tmp_path / "asked", ".mp4")
-    assert caplog.text.count("1 attached file left out") == 1
-
-
 def test_without_metadata_only_sound_text_and_their_languages_go_over(tmp_path):
     source = clip_with(
         tmp_path / "in.mkv",
@@ -278,26 +154,6 @@ def test_what_describes_the_old_file_stays_behind(tmp_path):
     assert carried({"title": "T", "made_up": "x"}, ".mp4", Fraction(25), keys=False) == {"title": "T"}
     for rate in (Fraction(25), Fraction(118125, 5638), Fraction(90_000), Fraction(1, 60)):
         assert len(carried({"title": "T", "made_up": "x"}, ".mov", rate, keys=True)) == 2
-
-
-def test_captions_inside_the_picture_are_told(tmp_path, caplog):
-    path = tmp_path / "a.h264"
-    with av.open(str(path), "w", format="h264") as container:
-        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-        for picture in CLIP[:3]:
-            frame = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    open_media(path).close()
-    assert not caplog.text
-    captions = bytes.fromhex("b50031474139340341fffc942cff")  # ATSC A/53: one pair of bytes of CEA-608
-    message = b"\0\0\0\1\6\4" + bytes([len(captions)]) + captions + b"\x80"
-    data = path.read_bytes()
-    place = data.index(b"\0\0\1\x65")  # the first picture
-    path.write_bytes(data[:place] + message + data[place:])
-    open_media(path).close()
-    assert caplog.text.count("a.h264: closed captions inside the picture are left out") == 1
 
 
 def test_a_track_of_measurements_is_told_and_titles_of_chapters_are_not(tmp_path, caplog):
