@@ -161,7 +161,8 @@ class ClipRun:
     def stop(self) -> None:
         """End the writer soon, from another thread: `complete` fails then, and nothing is left."""
         self._stopped = True
-        self.writer.stop()
+        if (writer := self.writer) is not None:
+            writer.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -170,6 +171,9 @@ class ClipRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opened.__exit__(kind, error, trace)
+        # The writer's thread works for a method of this object. Without that circle decoder, encoder and the frames that
+        # still wait are free now, and not when the garbage collector comes by.
+        self.writer = self.frames = self.inputs = self.result = self.reader = None
 
 
 def bytes_of(frame: Frame) -> int:

@@ -72,7 +72,7 @@ def test_whatever_a_decoder_raises_is_a_sentence_about_the_file(tmp_path, monkey
         open_media(tmp_path / "a.png")
     assert caught.value.__cause__ is error
     with open_media(tmp_path / "a.mp4") as reader, pytest.raises(MediaError, match=r"^a\.mp4: ") as caught:
-        monkeypatch.setattr("data.media.video_reader.to_rgb", fail)
+        monkeypatch.setattr("data.media.video_reader.planes_of", fail)
         list(reader)
     assert caught.value.__cause__ is error
 
