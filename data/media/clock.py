@@ -18,9 +18,11 @@ def nominal_rate(stream: av.VideoStream) -> tuple[Fraction, bool]:
     """(frames per second, whether the container suggests a variable rate).
 
     The average counts a last frame of odd length and rounded durations, so the base rate is taken where the two agree
-    within 1%.
+    within 1%. The base rate is the slowest that has a place for every frame: an average far above it is wrong (raw DV).
     """
     average, base = stream.average_rate, stream.base_rate
+    if average and base and average > 2 * base:
+        return base, False
     if not average:
         return stream.guessed_rate or base or USUAL_RATE, False
     if base and abs(base - average) < average / 100:

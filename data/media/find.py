@@ -12,14 +12,17 @@ VIDEO_SUFFIXES = frozenset(
 )
 IMAGE_SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .webp .tif .tiff .bmp .dib .gif .avif .avifs .heic .heif "
-    ".hif .jp2 .j2k .jpf .jpx .j2c .jpc .ppm .pgm .pnm".split()
+    ".hif .jxl .jp2 .j2k .jpf .jpx .j2c .jpc .ppm .pgm .pbm .pnm .tga .icb .vda .vst .ico".split()
 )
 
 # What lies beside clips and pictures, in words. Their first bytes can look like media (a DNG is a TIFF).
 OTHER_KINDS = {
     "a subtitle file": ".srt .ass .ssa .vtt .sub .idx .sup .smi .ttml .lrc",
     "a sound file": ".mp3 .m4a .m4b .aac .wav .flac .ogg .oga .opus .wma .mka .ac3 .eac3 .dts .aif .aiff .amr .caf",
-    "a camera RAW file": ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .x3f .raw .3fr .iiq",
+    "a camera RAW file": ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .x3f .raw .3fr .iiq "
+    ".kdc .dcr .erf .mef .mos .mrw .rwl .fff",
+    "a picture of a format that is not read, which has to become PNG or TIFF first": ".pam .pfm .exr .hdr .jxr .wdp "
+    ".hdp .dds .qoi .flif .bpg .fits .pcx .sgi .ras .xpm",
     "a text file": ".txt .md .log .csv .tsv .json .yaml .yml .xml .html .htm .nfo .ini .cfg .toml .rtf",
     "a document": ".pdf .doc .docx .xls .xlsx .ppt .pptx .odt .ods .odp .epub",
     "an archive": ".zip .7z .rar .tar .gz .xz .bz2 .zst .iso",
@@ -29,6 +32,7 @@ OTHER_KINDS = {
     "a side file of a camera or program": ".xmp .thm .lrv .aae .db .part .crdownload .tmp .bup .ifo .url .lnk .torrent",
 }
 KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in OTHER_KINDS.items() for suffix in suffixes.split()}
+RAW_SUFFIXES = frozenset(suffix for suffix, kind in KIND_OF_SUFFIX.items() if kind == "a camera RAW file")
 
 PICTURE_STARTS = (
     b"\x89PNG\r\n",
@@ -39,8 +43,6 @@ PICTURE_STARTS = (
     b"MM\0*",
     b"II+\0",
     b"MM\0+",
-    b"P5",
-    b"P6",
     b"\0\0\0\x0cjP  ",
     b"\xff\x4f\xff\x51",
 )
@@ -87,7 +89,10 @@ def starts_like_picture(head: bytes) -> bool:
     """Whether the first 32 bytes or more are those of a picture format that is read."""
     boxed = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     avif = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis")
-    return head.startswith(PICTURE_STARTS) or boxed or avif
+    netpbm = head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#")
+    grey_floats = head[:2] == b"Pf" and head[2:3] in (b" ", b"\n")
+    icon = head[:4] == b"\0\0\1\0" and 0 < int.from_bytes(head[4:6], "little") < 256 and head[9:10] == b"\0"
+    return head.startswith(PICTURE_STARTS) or boxed or avif or netpbm or grey_floats or icon
 
 
 def starts_like_clip(head: bytes) -> bool:

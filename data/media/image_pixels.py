@@ -6,6 +6,7 @@ turned upright. What is held beside the Pillow image is the result and one strip
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from data.media.errors import reason
+from data.media.png_colour import png_colour
 
 STRIP_PIXELS = 1 << 20
 
@@ -23,13 +25,15 @@ class SrgbConverter:
 
     Args:
         image: decoded; its mode, palette and ICC profile are those of every piece.
+        path: its file; the gAMA of a PNG counts where nothing else in it says what the colours are.
 
     Attributes:
         complaint: why the embedded profile is ignored; None when it is not.
     """
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: Image.Image, path: Path | None = None) -> None:
         self.complaint: str | None = None
+        self.png_colour = png_colour(image, path)
         self.float_scale = _float_scale(image) if image.mode == "F" else 1
         self.transform = None
         if profile := image.info.get("icc_profile"):
@@ -40,12 +44,23 @@ class SrgbConverter:
             except Exception as error:  # a broken profile says nothing about the pixels
                 self.complaint = f"colour profile ignored ({reason(error)})"
 
-    def __call__(self, strip: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-        """(u8 [rows, W, 3] sRGB, u8 [rows, W] alpha or None)."""
+    def __call__(self, strip: Image.Image, rounded: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """(u8 [rows, W, 3] sRGB, u8 [rows, W] alpha or None); rounded: the strip comes from `eight_bit`."""
         image, alpha = self._plain(strip)
+        if self.png_colour is not None and not rounded and not strip.mode.startswith("I"):
+            return self.png_colour.eight_bit(np.asarray(image.convert("RGB")), 255), alpha
         if self.transform is not None:
             image = ImageCms.applyTransform(image, self.transform)
         return np.asarray(image.convert("RGB")), alpha
+
+    def eight_bit(self, deep: np.ndarray) -> np.ndarray:
+        """16-bit values [rows, W] or [rows, W, 3 or 4] as 8-bit ones; a fourth channel is alpha."""
+        if self.png_colour is None:
+            return _rounded(deep)
+        colours = self.png_colour.eight_bit(deep[..., :3] if deep.ndim == 3 else deep, 65535)
+        if deep.ndim == 2 or deep.shape[2] == 3:
+            return colours
+        return np.concatenate([colours, _rounded(deep[..., 3:])], axis=2)
 
     def _plain(self, image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
         """The image in mode L, RGB or CMYK (or LAB and the like, for a profile), and its alpha."""
@@ -55,7 +70,7 @@ class SrgbConverter:
             alpha = np.asarray(image.getchannel("A"))
             image = image.convert(image.mode[:-1])
         if image.mode.startswith("I"):  # 16-bit gray, in 16- or 32-bit storage
-            image = Image.fromarray(_rounded(np.asarray(image).astype(np.int64).clip(0, 65535)))
+            image = Image.fromarray(self.eight_bit(np.asarray(image).astype(np.int64).clip(0, 65535)))
         elif image.mode == "F":
             values = np.nan_to_num(np.asarray(image)) * self.float_scale
             image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
@@ -85,8 +100,8 @@ def to_srgb(
         strip = image.crop(box)
         if low is not None:
             deep = np.asarray(strip).astype(np.uint32) * 256 + np.asarray(low.crop(box))
-            strip = _like(_rounded(deep), strip)
-        colours, opaque = convert(strip)
+            strip = _like(convert.eight_bit(deep), strip)
+        colours, opaque = convert(strip, rounded=low is not None)
         as_stored(pixels, orientation)[:, top:bottom] = colours.transpose(2, 0, 1)
         if opaque is not None:
             alpha = np.full((1, *shape), 255, np.uint8) if alpha is None else alpha
@@ -109,10 +124,16 @@ def over_white(pixels: Tensor, alpha: Tensor) -> Tensor:
     """u8 [3, H, W] and u8 [1, H, W] -> u8 [3, H, W] laid over white, rounded."""
     result = torch.empty_like(pixels)
     for top, bottom in strips_of(*pixels.shape[-2:]):
-        opaque = alpha[:, top:bottom].int()
-        sum_255 = pixels[:, top:bottom].int() * opaque + 255 * (255 - opaque)
-        result[:, top:bottom] = ((2 * sum_255 + 255) // 510).to(torch.uint8)
+        laid = over_white_pixels(pixels[:, top:bottom].numpy(), alpha[:, top:bottom].numpy())
+        result[:, top:bottom] = torch.from_numpy(laid)
     return result
+
+
+def over_white_pixels(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """u8 colours and u8 alpha, of shapes that fit together, -> u8 laid over white, rounded."""
+    opaque = alpha.astype(np.int32)
+    sum_255 = pixels * opaque + 255 * (255 - opaque)
+    return ((2 * sum_255 + 255) // 510).astype(np.uint8)
 
 
 def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:

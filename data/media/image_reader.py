@@ -16,7 +16,8 @@ from data.media.errors import MediaError, decoding, reason, shown
 from data.media.frame import Frame
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
 from data.media.info import MediaInfo, MediaReader
-from data.media.picture_file import decode, exif_orientation, notes_of, open_picture, quiet_pillow
+from data.media.picture_file import decode, exif_orientation, first_shown, notes_of, open_picture, quiet_pillow
+from data.media.picture_tags import read_tags
 
 # The byte that Pillow cuts off is decoded by pretending the other order of bytes.
 OTHER_BYTE = {
@@ -39,15 +40,19 @@ class ImageReader(MediaReader):
             low = _low_bytes(image, path)
             decode(image)
             orientation = exif_orientation(image)  # a PNG can have it behind its pixels
-            convert = SrgbConverter(image)
+            convert = SrgbConverter(image, path)
             self._pixels, alpha = to_srgb(image, convert, orientation, low)
+            tags, changed = read_tags(image)
+            if low is not None or image.mode.startswith("I"):
+                changed.append("has 16 bits a sample, the result has 8")
+            self.notes += tuple(f"{shown(path)}: {what}" for what in changed)
         if convert.complaint:
             self.notes += (f"{shown(path)}: {convert.complaint}",)
         if alpha is not None:
             with decoding(path):
                 self._pixels = fill_hidden(self._pixels, alpha)
         _, height, width = self._pixels.shape
-        self.info = MediaInfo(path, "image", width, height, alpha=alpha, frame_count_hint=1)
+        self.info = MediaInfo(path, "image", width, height, alpha=alpha, tags=tags, frame_count_hint=1)
 
     def _frames(self) -> Generator[Frame]:
         yield Frame.of_rgb(self._pixels, Fraction(0))
@@ -56,18 +61,21 @@ class ImageReader(MediaReader):
 class AnimationReader(MediaReader):
     """The composed frames of an animation over white; every frame keeps its own duration.
 
-    Opening decodes the first frame only.
+    Opening decodes the first frame only. A PNG can hold a picture for programs that know no animations, in front of
+    the frames; it is left out.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with open_picture(path) as image, quiet_pillow():
-            count, (width, height) = image.n_frames, image.size
-            complaint = SrgbConverter(_seek(image, 0, path)).complaint
+            self._first = first_shown(image)
+            count, (width, height) = image.n_frames - self._first, image.size
+            complaint = SrgbConverter(_seek(image, self._first, path)).complaint
             self.notes = (f"{shown(path)}: {complaint}",) if complaint else ()
             delays = delays_of(path, image.format)
             known = len(delays) == count
-            delays = delays if known else [shown_for(image.info.get("duration"))] * count
+            self._delays = delays if known else []
+            delays = delays if known else [shown_for(image.info.get("duration"), image.format)] * count
         self.info = MediaInfo(
             path,
             "animation",
@@ -83,10 +91,13 @@ class AnimationReader(MediaReader):
     def _frames(self) -> Generator[Frame]:
         time = Fraction(0)
         with open_picture(self.path) as image:
-            for index in range(image.n_frames):
+            for index in range(self._first, image.n_frames):
                 frame = _seek(image, index, self.path)
-                delay = shown_for(frame.info.get("duration"))
-                pixels, alpha = to_srgb(frame, SrgbConverter(frame))
+                if self._delays:
+                    delay = self._delays[index - self._first]
+                else:
+                    delay = shown_for(frame.info.get("duration"), image.format)
+                pixels, alpha = to_srgb(frame, SrgbConverter(frame, self.path))
                 yield Frame.of_rgb(pixels if alpha is None else over_white(pixels, alpha), time)
                 time += delay
 

@@ -1,9 +1,12 @@
-"""A picture in the format of its suffix, with its transparency where the format has one."""
+"""A picture in the format of its suffix, with its transparency and what its file said, where the format has a place."""
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
 from PIL import Image
+from PIL.ExifTags import IFD
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from common.logger import get_logger
@@ -11,6 +14,7 @@ from data.image.transforms.na_resize import resize_8_bit
 from data.media.errors import shown
 from data.media.info import MediaInfo
 from data.media.names import WRITABLE_IMAGES
+from data.media.picture_tags import EXIF_START, IPTC_OF_PHOTOSHOP, IPTC_OF_TIFF, PictureTags, for_size
 from data.media.whole import MediaWriter
 
 logger = get_logger(__name__)
@@ -23,6 +27,9 @@ OPTIONS = {
     "BMP": {},
 }
 WITH_ALPHA = ("PNG", "WEBP", "TIFF")
+WITHOUT_GRAY = ("WEBP",)
+XMP_OF_PNG, XMP_OF_TIFF = "XML:com.adobe.xmp", 700
+MOST_IN_JPEG = 65_500  # bytes of one segment
 
 
 class ImageWriter(MediaWriter):
@@ -30,15 +37,21 @@ class ImageWriter(MediaWriter):
 
     Args:
         path: the suffix names the format.
-        info: its `alpha`, u8 [1, H, W], is enlarged to the size of the frame.
+        info: its `alpha`, u8 [1, H, W], is enlarged to the size of the frame; its `tags` go over.
+        metadata: False leaves out all tags but the colour profile.
+        quiet: tell nothing of what is left out.
     """
 
-    def __init__(self, path: Path, info: MediaInfo) -> None:
+    def __init__(self, path: Path, info: MediaInfo, *, metadata: bool = True, quiet: bool = False) -> None:
         super().__init__(path)
         self.format = WRITABLE_IMAGES[path.suffix.lower()]
         self.alpha = info.alpha
+        tags = info.tags or PictureTags()
+        self.tags = tags if metadata else PictureTags(profile=tags.profile, gray=tags.gray)
+        self.quiet = quiet
         if self.alpha is not None and self.format not in WITH_ALPHA:
-            logger.warning("%s: %s has no transparency; it is left out", shown(path), self.format)
+            if not quiet:
+                logger.warning("%s: %s has no transparency; it is left out", shown(path), self.format)
             self.alpha = None
 
     def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -49,16 +62,102 @@ class ImageWriter(MediaWriter):
             raise ValueError(f"{shown(self.path)}: a picture holds one frame; write clips to .mp4")
         (picture,) = planes
         image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+        if self.tags.gray and self.format not in WITHOUT_GRAY:
+            image = image.convert("L")
         if self.alpha is not None:
             alpha = resize_alpha(self.alpha, tuple(picture.shape[-2:]))
             image.putalpha(Image.fromarray(alpha[0].numpy()))
-        image.save(self.temporary, format=self.format, **OPTIONS[self.format])
+        options, left_out = saving(self.tags, self.format, image.size)
+        if left_out and not self.quiet:
+            names = ", ".join(left_out)
+            logger.warning("%s: left out, %s has no place for them: %s", shown(self.path), self.format, names)
+        image.save(self.temporary, format=self.format, **OPTIONS[self.format] | options)
 
     def _finish(self) -> None:
         """The one frame is the file."""
 
     def _release(self) -> None:
         """Nothing stays open."""
+
+
+def saving(tags: PictureTags, picture_format: str, size: tuple[int, int]) -> tuple[dict, list[str]]:
+    """(options for Pillow's `save`, names of what the format has no place for); size is (width, height)."""
+    exif = for_size(tags.exif, *size) if tags.exif else None
+    given = {
+        "exif": exif,
+        "xmp": tags.xmp,
+        "iptc": tags.iptc,
+        "profile": tags.profile,
+        "dpi": tags.dpi,
+        "texts": dict(tags.texts),
+    }
+    options = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp, "TIFF": _tiff, "BMP": _bmp}[picture_format](given)
+    names = {"exif": "EXIF", "xmp": "XMP", "iptc": "IPTC", "profile": "colour profile", "dpi": "dpi", "texts": "texts"}
+    left_out = [names[key] for key, value in given.items() if value]
+    if tags.exif and exif is None:
+        left_out.insert(0, "damaged EXIF")
+    return options, left_out
+
+
+# Each of these takes out of `given` what its format has a place for.
+
+
+def _png(given: dict) -> dict:
+    info = PngInfo()
+    for name, text in given.pop("texts").items():
+        info.add_itxt(name, text) if not text.isascii() else info.add_text(name, text)
+    if xmp := given.pop("xmp"):
+        info.add_itxt(XMP_OF_PNG, xmp.decode("utf-8", "replace"))
+    options = {"pnginfo": info, "exif": given.pop("exif"), "icc_profile": given.pop("profile"), "dpi": given.pop("dpi")}
+    return _present(options)
+
+
+def _jpeg(given: dict) -> dict:
+    options = {"icc_profile": given.pop("profile"), "dpi": given.pop("dpi")}
+    if given["exif"] and len(given["exif"]) < MOST_IN_JPEG:
+        options["exif"] = EXIF_START + given.pop("exif")
+    if given["xmp"] and len(given["xmp"]) < MOST_IN_JPEG:
+        options["xmp"] = given.pop("xmp")
+    if given["iptc"] and len(given["iptc"]) < MOST_IN_JPEG:
+        options["extra"] = _photoshop_segment(given.pop("iptc"))
+    comment = given["texts"].get("Comment", "").encode()
+    if comment and len(comment) < MOST_IN_JPEG:
+        options["comment"] = comment
+        del given["texts"]["Comment"]
+    return _present(options)
+
+
+def _webp(given: dict) -> dict:
+    return _present({"exif": given.pop("exif"), "xmp": given.pop("xmp"), "icc_profile": given.pop("profile")})
+
+
+def _tiff(given: dict) -> dict:
+    exif = Image.Exif()
+    if block := given.pop("exif"):
+        exif.load(EXIF_START + block)
+    if xmp := given.pop("xmp"):
+        exif[XMP_OF_TIFF] = xmp
+    if iptc := given.pop("iptc"):
+        exif[IPTC_OF_TIFF] = iptc
+    options = {"exif": exif, "icc_profile": given.pop("profile"), "dpi": given.pop("dpi")}
+    if {IFD.Exif, IFD.GPSInfo} & set(exif):  # libtiff, by which Pillow compresses, writes none of these directories
+        options["compression"] = "raw"
+    return _present(options)
+
+
+def _bmp(given: dict) -> dict:
+    return _present({"dpi": given.pop("dpi")})
+
+
+def _present(options: dict) -> dict:
+    return {name: value for name, value in options.items() if value}
+
+
+def _photoshop_segment(iptc: bytes) -> bytes:
+    """The JPEG segment (APP13) that IPTC records live in."""
+    resource = b"8BIM" + struct.pack(">HHI", IPTC_OF_PHOTOSHOP, 0, len(iptc)) + iptc + b"\0" * (len(iptc) % 2)
+    content = b"Photoshop 3.0\0" + resource
+    return b"\xff\xed" + struct.pack(">H", len(content) + 2) + content
 
 
 def resize_alpha(alpha: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from data.media.frame import Frame
+    from data.media.picture_tags import PictureTags
 
 __all__ = ["Kind", "MediaError", "MediaInfo", "MediaReader"]
 
@@ -37,11 +38,14 @@ class MediaInfo:
         has_audio: at least one audio stream that can be read.
         sample_aspect_ratio: width : height of one displayed pixel.
         alpha: transparency of a picture, u8 [1, H, W], 255 opaque; None when it has none.
+        tags: what the file of a picture says about it; None for clips, whose file is read again when the result is
+            written.
         duration: seconds from time zero to the end of the last frame, as the container says; None when it does not.
         frame_count_hint: the container's word, often wrong; good for progress bars only.
         time_base: seconds per tick of the container's clock.
         time_origin: container time, in seconds, that frames and audio call zero.
         audio_codecs: codec names of the audio streams that can be read, in order.
+        subtitle_codecs: codec names of the subtitles, in order.
     """
 
     path: Path
@@ -53,11 +57,13 @@ class MediaInfo:
     has_audio: bool = False
     sample_aspect_ratio: Fraction = Fraction(1)
     alpha: Tensor | None = field(default=None, compare=False, repr=False)
+    tags: PictureTags | None = field(default=None, compare=False, repr=False)
     duration: Fraction | None = None
     frame_count_hint: int | None = None
     time_base: Fraction | None = None
     time_origin: Fraction = Fraction(0)
     audio_codecs: tuple[str, ...] = ()
+    subtitle_codecs: tuple[str, ...] = ()
 
 
 class MediaReader(ABC):

@@ -5,17 +5,19 @@ import errno
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT, errno.EACCES)
 
 
-def muxer_options(form: str, ticks: int, complete: bool = True) -> dict[str, str]:
+def muxer_options(form: str, ticks: int, complete: bool = True, keys: bool = False) -> dict[str, str]:
     """Options of FFmpeg's muxer `form`.
 
     Args:
         ticks: of the clock, per second.
         complete: write the index in front, so that a player can start while the file loads.
+        keys: write tags as QuickTime keys.
     """
     if form == "matroska":
         return {}
     clocks = {"video_track_timescale": str(ticks), "movie_timescale": str(ticks)}
-    return {"movflags": "+faststart", **clocks} if complete else clocks
+    flags = "+faststart" * complete + "+use_metadata_tags" * keys
+    return {"movflags": flags, **clocks} if flags else clocks
 
 
 def is_disk_error(error: BaseException) -> bool:

@@ -26,12 +26,20 @@ WRITABLE_VIDEOS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 MP4_AUDIO = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "opus", "alac", "flac"})
 MOV_AUDIO = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "alac", "amr_nb", "amr_wb"})
 
+# Subtitles that are text can become text of another codec. Pictures cannot, and the look of ASS is lost; Matroska
+# carries both.
+TEXT_SUBTITLES = frozenset(
+    "subrip ass ssa webvtt text mov_text microdvd subviewer jacosub mpl2 sami realtext vplayer stl pjs".split()
+)
+NEED_MATROSKA = frozenset({"hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle", "ass", "ssa"})
+
 
 class Described(Protocol):
     """What a name depends on: `MediaInfo` and `Probe` have it."""
 
     kind: str
     audio_codecs: tuple[str, ...]
+    subtitle_codecs: tuple[str, ...]
 
 
 def carries(suffix: str, codec: str) -> bool:
@@ -56,8 +64,11 @@ def muxer_takes(suffix: str, codec: str) -> bool:
 def video_suffix(info: Described) -> str:
     """The first of .mp4, .mov and .mkv that takes every audio stream without re-encoding.
 
-    A codec that none of them takes (WMA, ADPCM, ...) becomes AAC in any of them, so it has no say.
+    A codec that none of them takes (WMA, ADPCM, ...) becomes AAC in any of them, so it has no say. Subtitles that only
+    Matroska carries as they are make it .mkv.
     """
+    if NEED_MATROSKA & set(info.subtitle_codecs):
+        return ".mkv"
     wanted = [codec for codec in info.audio_codecs if any(carries(suffix, codec) for suffix in WRITABLE_VIDEOS)]
     for suffix in (".mp4", ".mov"):
         if all(carries(suffix, codec) for codec in wanted):
@@ -69,9 +80,10 @@ def output_path(input_path: str | PathLike, output_dir: str | PathLike, info: De
     """Where the result of a file goes: the same stem, the suffix by what it is.
 
     Pictures keep their suffix where the format can be written and become PNG elsewhere. Videos and animations become
-    MP4, or MOV or Matroska when only those take the audio as it is. When media of the same stem lie beside the input
-    (`a.mov`, `a.mp4`), the one whose suffix changes carries its old suffix in its name (`a_mov.mp4`), so that no
-    result overwrites another. Other files (subtitles, texts) have no result and take no name.
+    MP4, or MOV or Matroska when only those take the audio or the subtitles as they are. When media of the same stem
+    lie beside the input (`a.mov`, `a.mp4`), the one whose suffix changes carries its old suffix in its name
+    (`a_mov.mp4`), so that no result overwrites another. Other files (subtitles, texts) have no result and take no
+    name.
     """
     source = Path(input_path)
     suffix = source.suffix

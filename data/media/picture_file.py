@@ -8,27 +8,29 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
-from PIL.ExifTags import Base
+from PIL.ExifTags import IFD, Base
 from PIL.JpegImagePlugin import JpegImageFile
 
+from common.logger import get_logger
 from data.media.errors import MediaError, decoding, printable, shown
-from data.media.find import starts_like_picture
+from data.media.picture_formats import formats_of, holds_picture_format
+from data.media.tiff_tags import BITS, described
 
-FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
+logger = get_logger(__name__)
+
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 
 # What Pillow itself refuses. Decoding takes at most 12 bytes a pixel, 2.1 GB: Pillow's 4 (8 for 16-bit colour), the
 # result's 3 or 4, and what filling hidden colours takes. Animations are composed in several copies of a frame.
 MOST_PIXELS = 178_956_970
 MOST_ANIMATION_PIXELS = MOST_PIXELS // 4
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 
 
 def holds_picture(path: Path) -> bool:
     """Whether the first bytes are those of a picture or an animation, and not of a clip.
 
     Raises:
-        MediaError: there is no such file, it is a folder, or a picture that is known and cannot be read (HEIC).
+        MediaError: there is no such file, it is a folder, or a picture of a kind that is known and cannot be read.
     """
     if not path.exists():
         raise MediaError(f"{printable(str(path))}: there is no such file")
@@ -36,12 +38,7 @@ def holds_picture(path: Path) -> bool:
         raise MediaError(f"{printable(str(path))}: is a folder; find_media() lists the files in it")
     if not path.is_file():
         raise MediaError(f"{printable(str(path))}: is not a regular file")
-    with path.open("rb") as file:
-        head = file.read(32)
-    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
-        # FFmpeg would open a phone's HEIC picture as a clip and show one of its tiles.
-        raise MediaError(f"{shown(path)}: HEIC pictures cannot be read; convert it to JPEG or PNG first")
-    return starts_like_picture(head)
+    return holds_picture_format(path)
 
 
 @contextmanager
@@ -54,6 +51,8 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
     with decoding(path, "the picture is damaged"), _open(path) as image:
         if image.format == "TIFF":
             image.load_end = lambda: _keep_as_stored(image)
+        if image.format == "TIFF" and image.mode == "I" and image.tag_v2.get(BITS) == (32,):
+            raise MediaError(f"{shown(path)}: a TIFF of 32-bit whole numbers, which is not read; convert it to 16 bits")
         animated = is_animation(image)
         if image.format in ("JPEG", "MPO") and MOST_PIXELS < _pixels(image) <= 2 * MOST_PIXELS:
             image.draft(None, (image.size[0] // 2, image.size[1] // 2))
@@ -95,6 +94,11 @@ def decode(image: Image.Image) -> None:
 def is_animation(image: Image.Image) -> bool:
     """Several frames shown one after the other; the pages of a TIFF and the views of a phone's MPO are not."""
     return image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
+
+
+def first_shown(image: Image.Image) -> int:
+    """The index of the first frame of an animation: 1 where a PNG has a picture in front of it for old programs."""
+    return int(bool(image.info.get("default_image") or getattr(image, "default_image", False)))
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -150,8 +154,14 @@ def notes_of(image: Image.Image, path: Path) -> tuple[str, ...]:
 def _open(path: Path) -> Image.Image:
     try:
         with quiet_pillow():
-            return Image.open(path, formats=FORMATS)
+            return Image.open(path, formats=formats_of(path))
     except UnidentifiedImageError as error:
+        tiff = described(path)
+        if tiff:
+            raise MediaError(
+                f"{shown(path)}: this kind of TIFF is not read ({tiff}), or it is damaged; convert it to a TIFF or PNG "
+                "of 8 or 16 bits"
+            ) from error
         raise MediaError(f"{shown(path)}: not a picture that can be read, or its header is damaged") from error
     except Image.DecompressionBombError as error:
         with path.open("rb") as file:
@@ -176,6 +186,12 @@ def _too_large(path: Path, animated: bool = False) -> MediaError:
 def _keep_as_stored(image: Image.Image) -> None:
     """Takes the place of Pillow's turning of a TIFF, which copies the picture and fails on an untidy EXIF.
 
-    Until then Pillow gives the size of the turned picture.
+    Until then Pillow gives the size of the turned picture. The EXIF is read here, while the file is open.
     """
     image._size = image.im.size
+    try:
+        exif = image.getexif()
+        for directory in (IFD.Exif, IFD.GPSInfo):
+            exif.get_ifd(directory)
+    except Exception as error:  # an untidy EXIF says nothing about the pixels
+        logger.debug("EXIF: %s", error)

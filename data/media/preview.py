@@ -69,7 +69,8 @@ class SideBySide:
         frame_rate: Fraction | None = None,
     ) -> None:
         wide = (size[0], 2 * size[1])
-        self.writer = open_writer(path, replace(info, alpha=None), wide, crf=crf, frame_rate=frame_rate, quiet=True)
+        plain = replace(info, alpha=None)
+        self.writer = open_writer(path, plain, wide, crf=crf, frame_rate=frame_rate, quiet=True, metadata=False)
         self.path = self.writer.path
 
     def write(self, before: Tensor, after: Tensor, times: Sequence[Fraction]) -> None:

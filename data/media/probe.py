@@ -11,7 +11,14 @@ from pathlib import Path
 from data.media.errors import MediaError, decoding, shown
 from data.media.info import Kind
 from data.media.orientation import orientation_of
-from data.media.picture_file import displayed_size, holds_picture, is_animation, open_picture, quiet_pillow
+from data.media.picture_file import (
+    displayed_size,
+    first_shown,
+    holds_picture,
+    is_animation,
+    open_picture,
+    quiet_pillow,
+)
 from data.media.video_file import choose_tracks, describe, first_frame, open_container
 
 
@@ -23,7 +30,7 @@ class Probe:
         kind: "video", "image" or "animation".
         height, width: pixels as displayed.
         frame_count_hint: about how many frames there are; None when the file does not say.
-        audio_codecs: of the sound tracks that can be read; `output_path` depends on them.
+        audio_codecs, subtitle_codecs: of the tracks that can be read; `output_path` depends on them.
     """
 
     kind: Kind
@@ -31,6 +38,7 @@ class Probe:
     width: int
     frame_count_hint: int | None
     audio_codecs: tuple[str, ...] = ()
+    subtitle_codecs: tuple[str, ...] = ()
 
 
 def probe(path: str | PathLike) -> Probe:
@@ -50,11 +58,12 @@ def probe(path: str | PathLike) -> Probe:
             info = describe(path, container, tracks, first, orientation_of(first).transpose)
     if min(info.height, info.width) < 1:
         raise MediaError(f"{shown(path)}: its frames have no pixels")
-    return Probe("video", info.height, info.width, info.frame_count_hint, info.audio_codecs)
+    codecs = info.audio_codecs, info.subtitle_codecs
+    return Probe("video", info.height, info.width, info.frame_count_hint, *codecs)
 
 
 def _probe_picture(path: Path) -> Probe:
     with open_picture(path) as image, quiet_pillow():
         if is_animation(image):
-            return Probe("animation", image.size[1], image.size[0], image.n_frames)
+            return Probe("animation", image.size[1], image.size[0], image.n_frames - first_shown(image))
         return Probe("image", *displayed_size(image), 1)

@@ -78,8 +78,8 @@ class ProbeProcess:
             )
         if "error" in answer:
             return MediaError(answer["error"])
-        fields = answer["probe"]
-        return Probe(**{**fields, "audio_codecs": tuple(fields["audio_codecs"])})
+        fields = answer["probe"].items()
+        return Probe(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields})
 
     @property
     def alive(self) -> bool:

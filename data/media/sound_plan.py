@@ -2,8 +2,8 @@
 
 import io
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,8 @@ from common.logger import get_logger
 from data.media.errors import reason, shown
 from data.media.info import MediaInfo
 from data.media.names import WRITABLE_VIDEOS, carries
+from data.media.tags import stream_tags
+from data.media.unreadable import is_encrypted_packet
 from data.media.video_file import choose_tracks, open_container
 
 logger = get_logger(__name__)
@@ -29,14 +31,17 @@ class SoundTrack:
         index: of the stream in the input.
         name: "sound track 2 (wmav2)", for messages.
         how: "copy" packet by packet, or "aac": decode and encode anew.
+        tags, disposition: what the output says about the track: its language, its title, whether it is the default.
     """
 
     index: int
     name: str
     how: Literal["copy", "aac"]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    disposition: int = 0
 
 
-def plan_sound(info: MediaInfo, suffix: str) -> tuple[tuple[SoundTrack, ...], tuple[str, ...]]:
+def plan_sound(info: MediaInfo, suffix: str, metadata: bool = True) -> tuple[tuple[SoundTrack, ...], tuple[str, ...]]:
     """(the tracks that go over, sentences about those that change or stay behind).
 
     A track that the container carries is copied, one that it does not carry is encoded as AAC, and one that can
@@ -45,17 +50,22 @@ def plan_sound(info: MediaInfo, suffix: str) -> tuple[tuple[SoundTrack, ...], tu
     Args:
         info: the input.
         suffix: of the output: .mp4, .mov or .mkv.
+        metadata: False leaves out all tags but the language.
     """
     tracks, notes = [], []
     for stream, packets in _first_packets(info.path):
         codec = stream.codec_context.codec.canonical_name
         number = [s.index for s in stream.container.streams.audio].index(stream.index) + 1
         name = f"sound track {number} ({codec})"
+        if any(is_encrypted_packet(packet) for packet in packets):
+            notes.append(f"{shown(info.path)}: {name} is left out, it is encrypted")
+            continue
+        said = stream_tags(stream, suffix, metadata), int(stream.disposition)
         why_not = _why_not_copied(stream, packets, suffix, codec)
         if why_not is None:
-            tracks.append(SoundTrack(stream.index, name, "copy"))
+            tracks.append(SoundTrack(stream.index, name, "copy", *said))
         elif _decodes(stream, packets):
-            tracks.append(SoundTrack(stream.index, name, "aac"))
+            tracks.append(SoundTrack(stream.index, name, "aac", *said))
             notes.append(f"{shown(info.path)}: {name} does not fit into {suffix[1:]}; re-encoded as AAC")
         else:
             notes.append(f"{shown(info.path)}: {name} is left out, it can neither be copied nor decoded ({why_not})")
@@ -124,10 +134,10 @@ def _decodes(stream, packets: list[av.Packet]) -> bool:
     return not packets
 
 
-def told_plan(info: MediaInfo, suffix: str, quiet: bool = False) -> tuple[SoundTrack, ...]:
+def told_plan(info: MediaInfo, suffix: str, quiet: bool = False, metadata: bool = True) -> tuple[SoundTrack, ...]:
     """The plan, with its sentences told unless `quiet`; no tracks where even looking for them fails."""
     try:
-        tracks, notes = plan_sound(info, suffix)
+        tracks, notes = plan_sound(info, suffix, metadata)
     except Exception as error:  # no fault of sound costs the picture
         tracks, notes = (), (f"{shown(info.path)}: the sound is left out, it cannot be read ({reason(error)})",)
     for note in notes:

@@ -9,6 +9,7 @@ from fractions import Fraction
 import av
 
 SPLICE_S = Fraction(1, 2)  # a jump back, or a step, of more than this is no jitter
+MOST_PACKET_S = 10  # a packet that claims to last longer does not (Ogg files whose last page ends before it begins)
 TOLERANCE_S = Fraction(1, 10)  # how far a packet may be moved before sound and picture come apart
 
 
@@ -45,6 +46,8 @@ class RisingTimes:
     def _place(self, packet: av.Packet, following: av.Packet | None) -> bool:
         ticks, payload = _ticks(packet), bytes(packet)
         lead = packet.pts - ticks if packet.pts is not None and ticks is not None else 0
+        if (packet.duration or 0) * self.time_base > MOST_PACKET_S:
+            packet.duration = self.step
         step = packet.duration or self.step
         if self.next is None:
             time = 0 if ticks is None else ticks + self.shift

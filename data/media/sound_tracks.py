@@ -25,7 +25,7 @@ class TrackWriter(ABC):
     """Moves one track over.
 
     Args:
-        track: how.
+        track: how, and what the output says about it.
         stream: of the input.
         output: a container that has not started.
         origin: container time in seconds that becomes zero.
@@ -34,6 +34,8 @@ class TrackWriter(ABC):
     Attributes:
         refused: packets that could not be decoded, or that the muxer did not take.
     """
+
+    clock: type = RisingTimes
 
     def __init__(
         self,
@@ -44,13 +46,18 @@ class TrackWriter(ABC):
         picture_s: Fraction = Fraction(0),
     ) -> None:
         self.track, self.output, self.picture_s = track, output, picture_s
-        self.times = RisingTimes(stream.time_base, origin)
+        self.times = self.clock(stream.time_base, origin)
         self.refused = 0
         self.complaint = ""
 
     @abstractmethod
     def write(self, packet: av.Packet) -> None:
         """Move one packet over; its times are set."""
+
+    def describe(self, stream: av.stream.Stream) -> None:
+        """Write tags and disposition on a stream of the output."""
+        stream.metadata.update(self.track.tags)
+        stream.disposition = self.track.disposition
 
     def finish(self) -> None:  # noqa: B027 (a copied track holds nothing back)
         """Move over what is held back."""
@@ -86,6 +93,7 @@ class CopiedTrack(TrackWriter):
     def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
         super().__init__(track, stream, output, *clock)
         self.stream = output.add_stream_from_template(stream)
+        self.describe(self.stream)
         self.trial = av.open(_Nowhere(), "w", format=output.format.name)
         self.trial_stream = self.trial.add_stream_from_template(stream)
 
@@ -118,6 +126,7 @@ class EncodedTrack(TrackWriter):
         self.decoder = source
         self.stream = output.add_stream("aac", rate=self.rate, layout=self.layout)
         self.stream.bit_rate = min(AAC_BITS_PER_SECOND, 128_000 * max(source.layout.nb_channels, 1))
+        self.describe(self.stream)
         self.fifo = av.AudioFifo()
         self.resampler = self._new_resampler()
         self.position = self.encoded = 0  # samples decoded, samples encoded

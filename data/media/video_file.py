@@ -6,10 +6,12 @@ from pathlib import Path
 
 import av
 
+from data.media.clip_decoder import decoder_of
 from data.media.clock import nominal_rate
 from data.media.completeness import top_level_boxes
-from data.media.errors import MACHINE_ERRORS, MediaError, decoding, shown
+from data.media.errors import MACHINE_ERRORS, MediaError, decoding, printable, shown
 from data.media.info import MediaInfo
+from data.media.unreadable import ADVICE, is_encrypted, is_encrypted_packet, video_codec_name
 
 # FFmpeg would also open text (as terminal art), playlists that point elsewhere, and pictures; none of them is a clip.
 CONTAINERS = (
@@ -59,7 +61,7 @@ def choose_tracks(container, path: Path) -> Tracks:
         (covers if stream.disposition & av.stream.Disposition.attached_pic else moving).append(stream)
     known = [stream for stream in moving if stream.codec_context is not None]
     if not known:
-        raise MediaError(f"{shown(path)}: {_why_no_video(container, moving, covers)}")
+        raise MediaError(f"{shown(path)}: {_why_no_video(path, container, moving, covers)}")
     default = [stream for stream in known if stream.disposition & av.stream.Disposition.default]
     video = max(default or known, key=_pixels)  # max takes the first of equals
     if _pixels(video) > MOST_PIXELS:
@@ -80,21 +82,24 @@ def choose_tracks(container, path: Path) -> Tracks:
 
 def first_frame(container, stream: av.VideoStream, path: Path) -> av.VideoFrame:
     """The first frame that decodes; MediaError when none does."""
-    packets, refused = container.demux(stream), 0
+    packets, refused, decode = container.demux(stream), 0, decoder_of(stream)
     while refused < MOST_REFUSED:
         try:
             packet = next(packets, None)
             if packet is None:
                 break
-            for frame in packet.decode():
+            if is_encrypted_packet(packet):
+                raise MediaError(f"{shown(path)}: its video is encrypted; {ADVICE}")
+            for frame in decode(packet):
                 return frame
         except av.FFmpegError:
             refused += 1
+    if is_encrypted(path):
+        raise MediaError(f"{shown(path)}: its video is encrypted; {ADVICE}")
     if refused:
         promised = frame_count_hint(container, stream) or "an unknown number of"
         raise MediaError(
-            f"{shown(path)}: only 0 of {promised} frames could be decoded, the file is damaged or encrypted; get a "
-            "complete copy"
+            f"{shown(path)}: only 0 of {promised} frames could be decoded, the file is damaged; get a complete copy"
         )
     raise MediaError(f"{shown(path)}: the video stream holds no frame that can be decoded")
 
@@ -126,6 +131,9 @@ def describe(path: Path, container, tracks: Tracks, first: av.VideoFrame, transp
         time_base=stream.time_base,
         time_origin=origin,
         audio_codecs=tuple(s.codec_context.codec.canonical_name for s in tracks.audio),
+        subtitle_codecs=tuple(
+            s.codec_context.codec.canonical_name for s in container.streams.subtitles if s.codec_context is not None
+        ),
     )
 
 
@@ -143,9 +151,15 @@ def _pixels(stream) -> int:
     return (stream.codec_context.width or 0) * (stream.codec_context.height or 0)
 
 
-def _why_no_video(container, moving: list, covers: list) -> str:
+def _why_no_video(path: Path, container, moving: list, covers: list) -> str:
+    if is_encrypted(path):
+        return f"its video is encrypted; {ADVICE}"
     if moving:
-        return "the codec of its video is not known; convert it to H.264 with the program that made it"
+        name = video_codec_name(path)
+        codec = f"the codec of its video ({printable(name)})" if name else "the codec of its video"
+        return f"{codec} is not known; convert it to H.264 with the program that made it"
+    if covers and container.streams.audio:
+        return "holds sound and only a cover picture, no video"
     held = sorted({s.type for s in container.streams if s not in covers}) + ["a cover picture"] * bool(covers)
     return f"there is no video stream in this file (it holds {', '.join(held) or 'nothing'})"
 
@@ -155,6 +169,8 @@ def _why_unreadable(path: Path) -> str:
     if path.stat().st_size == 0:
         return "the file is empty"
     with path.open("rb") as file:
+        if is_encrypted(path):
+            return f"its video is encrypted; {ADVICE}"
         if file.read(12)[4:8] not in (b"ftyp", b"mdat", b"free", b"wide"):
             return "not a video or picture that can be read, or its header is damaged"
     if b"moov" in top_level_boxes(path):

@@ -14,20 +14,25 @@ from typing import Literal, Self
 import av
 
 from common.logger import get_logger
+from data.media.clip_alpha import laid_over_white
+from data.media.clip_decoder import decoder_of
 from data.media.clock import Clock, nominal_rate
+from data.media.clock_jumps import ClockJumps
 from data.media.colour import HDR_CURVES
 from data.media.completeness import index_reaches_past_the_end, shortfall
+from data.media.decode_times import DecodeTimes
 from data.media.deinterlace import Deinterlacer
 from data.media.errors import decoding, shown
 from data.media.frame import Frame
 from data.media.info import MediaError, MediaReader
 from data.media.orientation import orientation_of
-from data.media.video_file import choose_tracks, describe, first_frame, frame_count_hint, open_container
+from data.media.video_file import Tracks, choose_tracks, describe, first_frame, frame_count_hint, open_container
 from data.yuv.frames import planes_of, scaled_to
 from data.yuv.layout import ChromaLocation
 
 logger = get_logger(__name__)
 
+TRANSPARENT = "has transparency, which is laid over white"
 Deinterlace = Literal["auto", "always", "never"]
 
 
@@ -51,16 +56,21 @@ class VideoReader(MediaReader):
             self.info = describe(path, container, tracks, first, self._orientation.transpose)
             hdr = f"{shown(path)}: HDR picture; its values are used as they are, without tone mapping"
             self.notes = tracks.notes + (hdr,) * (first.color_trc in HDR_CURVES)
+            self._told_transparent = laid_over_white(first, tracks.video) is not None
+            if self._told_transparent:
+                self.notes += (f"{shown(path)}: {TRANSPARENT}",)
 
     def _frames(self) -> Generator[Frame]:
         container = open_container(self.path)
         self._running.append(container)
-        self.damage = None
+        self.damage, self._transparent = None, False
         try:
-            stream = choose_tracks(container, self.path).video
+            tracks = choose_tracks(container, self.path)
             locations: dict[tuple, ChromaLocation] = {}
-            for frame, time in self._progressive(container, stream):
-                yield self._as_planes(frame, time, locations)
+            for frame, time in self._progressive(container, tracks):
+                laid = laid_over_white(frame, tracks.video)
+                self._transparent = self._transparent or laid is not None
+                yield self._as_planes(frame if laid is None else laid, time, locations)
         finally:
             self._running.remove(container)
             container.close()
@@ -85,11 +95,12 @@ class VideoReader(MediaReader):
         for container in self._running:
             container.close()
 
-    def _progressive(self, container, stream) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+    def _progressive(self, container, tracks: Tracks) -> Iterator[tuple[av.VideoFrame, Fraction]]:
         """Decoded frames with their times, through the deinterlacer from the first interlaced frame on."""
+        stream = tracks.video
         clock = Clock(self.info.frame_rate, stream.time_base, self.info.time_origin)
         filtered = Deinterlacer(stream, only_flagged=False) if self.deinterlace == "always" else None
-        for frame in self._decode(container, stream):
+        for frame in self._decode(container, tracks):
             time = clock.time_of(frame.pts)
             if filtered is None and frame.interlaced_frame and self.deinterlace == "auto":
                 filtered = Deinterlacer(stream, only_flagged=True)
@@ -97,26 +108,36 @@ class VideoReader(MediaReader):
         if filtered:
             yield from filtered.flush()
 
-    def _decode(self, container, stream) -> Iterator[av.VideoFrame]:
+    def _decode(self, container, tracks: Tracks) -> Iterator[av.VideoFrame]:
         """Every frame that decodes, in display order; MediaError where the file goes on but cannot be decoded."""
-        packets, seen = container.demux(stream), _Tally()
+        stream, packet, decode = tracks.video, None, decoder_of(tracks.video)
+        seen, times, jumps = _Tally(), DecodeTimes(stream), ClockJumps(stream)
+        packets = container.demux(stream, *tracks.audio)
         while True:
             try:
                 packet = next(packets, None)
                 if packet is None:
                     break
-                frames = packet.decode()
+                jumps.push(packet)
+                if packet.stream_index != stream.index:
+                    continue
+                times.push(packet)
+                frames = decode(packet)
                 seen.decodes = seen.decodes or packet.size > 0
             except av.FFmpegError as error:
                 seen.refused, seen.decodes = seen.refused + 1, False
                 logger.debug("%s: damaged data after frame %d (%s)", shown(self.path), seen.frames, error)
+                if packet is not None:
+                    times.refuse(packet)
                 continue  # the demuxer moves on, or says that this is the end
             for frame in frames:
+                frame = times.place(frame)
+                frame.pts = jumps.closed_ticks(frame.pts, stream.time_base)
                 seen.add(frame, stream)
                 yield frame
-        self.damage = self._judge(container, stream, seen)
+        self.damage = self._judge(container, stream, seen, jumps.told(self.info.time_origin))
 
-    def _judge(self, container, stream, seen: "_Tally") -> str | None:
+    def _judge(self, container, stream, seen: "_Tally", jumped: str | None) -> str | None:
         """What was lost, as a sentence; MediaError where the file was cut and frames are missing."""
         if not seen.decodes or index_reaches_past_the_end(stream, self.path):
             promised = frame_count_hint(container, stream)
@@ -126,7 +147,9 @@ class VideoReader(MediaReader):
         missing = shortfall(self.path, container, stream, seen.frames, end, step)
         if missing and missing.cut and missing.frames_missing:
             raise self._cut(seen.frames, missing.promised)
-        lost = []
+        lost = [jumped] if jumped else []
+        if self._transparent and not self._told_transparent:
+            lost.append(TRANSPARENT)
         if seen.refused:
             lost.append(f"damaged data was skipped in {seen.refused} {'place' if seen.refused == 1 else 'places'}")
         if seen.concealed:

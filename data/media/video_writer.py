@@ -12,10 +12,11 @@ from common.logger import get_logger
 from data.media.clock import USUAL_RATE
 from data.media.colour import tag_bt709
 from data.media.errors import shown
+from data.media.extras import told_extras
 from data.media.info import MediaInfo
+from data.media.mux import complete
 from data.media.muxer import muxer_options
 from data.media.names import WRITABLE_VIDEOS
-from data.media.sound_mux import complete_with_sound
 from data.media.sound_plan import SoundTrack, told_plan
 from data.media.whole import MediaWriter
 from data.yuv.frames import format_of, frame_from
@@ -35,8 +36,8 @@ FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
 class VideoWriter(MediaWriter):
     """Encodes frames as they come; see `open_writer` for the arguments.
 
-    The picture is written by itself, and the sound is added when the last frame is: whatever is wrong with the sound,
-    the picture is complete by then. Which tracks go over is decided here, before the first frame.
+    The picture is written by itself, and sound, subtitles and tags are added when the last frame is: whatever is wrong
+    with them, the picture is complete by then. What goes over is decided here, before the first frame.
     """
 
     layout = YuvLayout()  # 8-bit 4:2:0, BT.709 limited; chroma on the left, where H.264 that does not say has it
@@ -50,6 +51,7 @@ class VideoWriter(MediaWriter):
         crf: float,
         frame_rate: Fraction | None,
         quiet: bool = False,
+        metadata: bool = True,
     ) -> None:
         super().__init__(path)
         self.info = info
@@ -62,10 +64,14 @@ class VideoWriter(MediaWriter):
         self.ticks = ticks_per_second(self.rate, None if self.retimed else info)
         self.steps: dict[int, int] = {}  # pts -> duration, of frames inside the encoder
         self.pending: tuple[av.VideoFrame, int] | None = None  # waits until the next one says how long it lasts
+        self.metadata = metadata
         self.sound = self._choose_sound()
-        # MP4 keeps exact times, so the picture waits for its sound in one, whatever the result will be.
-        form = "mp4" if self.sound else WRITABLE_VIDEOS[path.suffix.lower()]
-        options = muxer_options(form, self.ticks, complete=not self.sound)
+        timed, suffix = self.retimed in (None, info.frame_rate), path.suffix.lower()
+        self.extras = told_extras(info, suffix, self.rate, metadata=metadata, timed=timed, quiet=quiet)
+        # MP4 keeps exact times, so the picture waits in one for what stands beside it, whatever the result will be.
+        self.waits = bool(self.sound or self.extras)
+        form = "mp4" if self.waits else WRITABLE_VIDEOS[suffix]
+        options = muxer_options(form, self.ticks, complete=not self.waits)
         self.container = av.open(str(self.temporary.absolute()), "w", format=form, options=options)
         try:
             self._add_stream(crf)
@@ -84,7 +90,7 @@ class VideoWriter(MediaWriter):
                     "%s: the sound is left out, %s frames per second change the duration", shown(self.path), rate
                 )
             return ()
-        return told_plan(self.info, self.path.suffix.lower(), self.quiet)
+        return told_plan(self.info, self.path.suffix.lower(), self.quiet, self.metadata)
 
     def _add_stream(self, crf: float) -> None:
         height, width = self.size
@@ -136,8 +142,8 @@ class VideoWriter(MediaWriter):
         self._encode(frame, pts, self._last_duration(pts))
         self._mux(self.stream.encode(None))
         self.container.close()
-        if self.sound:
-            complete_with_sound(self.temporary, self.path, self.info, self.sound, self.ticks, self.quiet)
+        if self.waits:
+            complete(self.temporary, self.path, self.info, self.sound, self.extras, self.ticks, self.quiet)
 
     def _last_duration(self, pts: int) -> int:
         """Ticks of the last frame: one step of a constant rate, else up to the end of the input if that is near."""

@@ -23,17 +23,20 @@ def open_writer(
     frame_rate: Fraction | None = None,
     overwrite: bool = True,
     quiet: bool = False,
+    metadata: bool = True,
 ) -> MediaWriter:
     """A writer for the result of one input; the format follows the suffix of `path`.
 
     Args:
         path: .mp4, .mov or .mkv for clips (H.264 8-bit 4:2:0, BT.709 limited range, tagged); .png, .jpg, .webp, .tiff
             or .bmp for pictures. `output_path` picks one. Folders are created.
-        info: the input: its frame rate, pixel shape, sound and transparency go over.
+        info: the input: its frame rate, pixel shape, sound and transparency go over, and what else its file holds:
+            subtitles, chapters, covers, tags.
         size: (height, width) of the frames in pixels. Clips of odd size get one row or column more (docs/decisions).
         crf: H.264 quality, 0 (lossless) to 51; 16 cannot be told from the source by eye.
         frame_rate: play the same frames at this constant rate; the sound is left out when that changes the duration.
         overwrite: replace an existing file; otherwise it is an error.
+        metadata: False leaves out tags, dates, places, covers and attached files, of pictures EXIF, XMP and texts.
         quiet: tell nothing of what is left out or changed, where a writer of the same input has told it already.
 
     Raises:
@@ -48,8 +51,8 @@ def open_writer(
         raise MediaError(f"{printable(str(path))}: is the input itself; choose another output folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() in WRITABLE_VIDEOS:
-        return VideoWriter(path, info, size, crf=crf, frame_rate=frame_rate, quiet=quiet)
+        return VideoWriter(path, info, size, crf=crf, frame_rate=frame_rate, quiet=quiet, metadata=metadata)
     if path.suffix.lower() in WRITABLE_IMAGES:
-        return ImageWriter(path, info)
+        return ImageWriter(path, info, metadata=metadata, quiet=quiet)
     known = ", ".join([*WRITABLE_VIDEOS, *WRITABLE_IMAGES])
     raise MediaError(f"{shown(path)}: cannot write {path.suffix or 'a file without a suffix'}; use one of {known}")

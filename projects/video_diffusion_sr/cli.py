@@ -129,5 +129,5 @@ def read_request(args: argparse.Namespace) -> Request:
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
         overlap=not args.no_overlap,
-        finish=Finish(args.color_fix, args.strength, args.out_fps, args.crf, args.compare),
+        finish=Finish(args.color_fix, args.strength, args.out_fps, args.crf, args.compare, not args.no_metadata),
     )

@@ -73,6 +73,10 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--deinterlace", choices=["auto", "always", "never"], default="auto", help="old tape; auto: where it is marked"
     )
     result.add_argument("--compare", action="store_true", help="also write a side-by-side clip and a contact sheet")
+    result.add_argument(
+        "--no_metadata", action="store_true",
+        help="leave out tags, dates, places, covers, EXIF and XMP; sound, subtitles and chapters stay",
+    )  # fmt: skip
 
     run = p.add_argument_group("how it runs")
     run.add_argument("--device", default="auto", help="auto, cuda, cuda:1 or cpu (%(default)s)")

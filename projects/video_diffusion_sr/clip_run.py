@@ -73,7 +73,7 @@ class ClipRun:
             self.result = enter(
                 Result(
                     self.output, self.info, self.size, existing=existing, compare=wishes.compare,
-                    frame_rate=wishes.frame_rate, crf=wishes.crf,
+                    frame_rate=wishes.frame_rate, crf=wishes.crf, metadata=wishes.metadata,
                 )
             )  # fmt: skip
             say_size(self.source, (self.info.height, self.info.width), self.size)

@@ -18,7 +18,7 @@ class Finish:
 
     color_fix: one of `color_fix.KINDS`. strength: 1 is the restored clip, 0 the resized input.
     frame_rate: play the same frames at this rate; None keeps the file's own times. crf: H.264 quality, lower is better.
-    compare: also write a side-by-side clip and a contact sheet.
+    compare: also write a side-by-side clip and a contact sheet. metadata: False leaves out tags, dates, places, covers.
     """
 
     color_fix: str = "wavelet"
@@ -26,6 +26,7 @@ class Finish:
     frame_rate: Fraction | None = None
     crf: float | None = None
     compare: bool = False
+    metadata: bool = True
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,12 @@ class Result:
         compare: bool = False,
         frame_rate: Fraction | None = None,
         crf: float | None = None,
+        metadata: bool = True,
     ) -> None:
         quality = {} if crf is None else {"crf": crf}
         self.output, self.frames, self._open = output, 0, True
         try:
-            self.writer = open_writer(output, info, size, frame_rate=frame_rate, **quality)
+            self.writer = open_writer(output, info, size, frame_rate=frame_rate, metadata=metadata, **quality)
         except BusyError as error:
             if existing == "skip":
                 raise SkippedError(f"{error}; skipped") from error

@@ -165,7 +165,7 @@ def test_frames_that_cannot_be_completed_are_kept_and_the_message_says_where(tmp
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("data.media.sound_mux._mux", full)
+    monkeypatch.setattr("data.media.mux._mux", full)
     with pytest.raises(MediaError, match=r"^in\.mp4: .*No space left.* in in\.without_sound\.mp4"):
         through(source, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["in.without_sound.mp4"]

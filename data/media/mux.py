@@ -1,9 +1,10 @@
-"""How do a finished picture and the sound of the input become one file? By copying both into a new one.
+"""How do a finished picture and what stood beside it in the input become one file? By copying both into a new one.
 
-No fault of sound costs the picture: a track that keeps the file from being completed is left out, and when nothing can
-be completed, the picture is kept beside the result.
+No fault of sound, subtitles or tags costs the picture: what keeps the file from being completed is left out, and when
+nothing can be completed, the picture is kept beside the result.
 """
 
+import io
 import logging
 import math
 import os
@@ -15,12 +16,15 @@ from pathlib import Path
 import av
 
 from common.logger import get_logger
+from data.media.clock_jumps import find_jumps
 from data.media.errors import MediaError, reason, shown
+from data.media.extras import NOTHING, Extras, SubtitleTrack
 from data.media.info import MediaInfo
 from data.media.muxer import is_disk_error, muxer_options
 from data.media.names import WRITABLE_VIDEOS
 from data.media.sound_plan import SoundTrack
 from data.media.sound_tracks import CopiedTrack, EncodedTrack, TrackWriter
+from data.media.subtitle_tracks import ConvertedSubtitles, CopiedSubtitles
 from data.media.video_file import open_container
 
 logger = get_logger(__name__)
@@ -30,18 +34,25 @@ MOST_READ_ERRORS = 100  # of the input, before the rest of its sound is given up
 LONGEST_STEM = 200  # bytes; with what is added it stays below the 255 of file systems
 
 
-def complete_with_sound(
-    picture: Path, result: Path, info: MediaInfo, tracks: Sequence[SoundTrack], ticks: int, quiet: bool = False
+def complete(
+    picture: Path,
+    result: Path,
+    info: MediaInfo,
+    tracks: Sequence[SoundTrack],
+    extras: Extras,
+    ticks: int,
+    quiet: bool = False,
 ) -> None:
-    """Put the sound of the input beside a picture; the file with both takes the picture's place.
+    """Put sound, subtitles, tags and the like beside a picture; the file with all takes the picture's place.
 
     Args:
         picture: a complete MP4 of the picture alone.
         result: the file to be; its suffix names the container.
         info: the input.
-        tracks: what goes over.
+        tracks: the sound that goes over.
+        extras: what else goes over.
         ticks: of the picture's clock, per second.
-        quiet: do not tell the faults of the sound.
+        quiet: do not tell the faults of what goes over.
 
     Raises:
         MediaError: not even the picture can be brought into the container (a full disk, for instance); it is kept as
@@ -49,7 +60,7 @@ def complete_with_sound(
     """
     together = picture.with_name(f"{picture.stem}.s{result.suffix}")
     try:
-        kept, faults = _first_that_completes(picture, together, result, info, tracks, ticks)
+        kept, kept_extras, faults = _first_that_completes(picture, together, result, info, tracks, extras, ticks)
         os.replace(together, picture)
     except Exception as error:
         saved = _saved(picture, result)
@@ -59,60 +70,114 @@ def complete_with_sound(
     finally:
         together.unlink(missing_ok=True)
     left_out = [f"{t.name} is left out, the file cannot be completed with it" for t in tracks if t not in kept]
+    if kept_extras is not extras:
+        left_out.append("tags, chapters, cover and subtitles are left out, the file cannot be completed with them")
     for fault in (*faults, *left_out):
         logger.log(logging.DEBUG if quiet else logging.WARNING, "%s: %s", shown(info.path), fault)
 
 
 def _first_that_completes(
-    picture: Path, together: Path, result: Path, info: MediaInfo, tracks: Sequence[SoundTrack], ticks: int
-) -> tuple[Sequence[SoundTrack], list[str]]:
-    """(the tracks in the file, what was wrong with them): as many tracks as the muxer completes a file with."""
-    for kept in _choices(tracks):
+    picture: Path,
+    together: Path,
+    result: Path,
+    info: MediaInfo,
+    tracks: Sequence[SoundTrack],
+    extras: Extras,
+    ticks: int,
+) -> tuple[Sequence[SoundTrack], Extras, list[str]]:
+    """(the tracks and extras in the file, what was wrong with them): as much as the muxer completes a file with."""
+    for kept, kept_extras in _choices(tracks, extras):
         try:
-            return kept, _mux(picture, together, WRITABLE_VIDEOS[result.suffix.lower()], info, kept, ticks)
+            faults = _mux(picture, together, WRITABLE_VIDEOS[result.suffix.lower()], info, kept, kept_extras, ticks)
+            return kept, kept_extras, faults
         except Exception as error:  # whatever the sound makes the decoder or the muxer raise
-            if not kept or is_disk_error(error):
+            if not (kept or kept_extras) or is_disk_error(error):
                 raise
             logger.debug("%s: with %s: %s", shown(result), [t.name for t in kept], reason(error), exc_info=error)
     raise AssertionError("the last choice is no track at all")
 
 
-def _choices(tracks: Sequence[SoundTrack]) -> Iterator[Sequence[SoundTrack]]:
-    """All tracks, all but one, one alone, none."""
-    yield tracks
+def _choices(tracks: Sequence[SoundTrack], extras: Extras) -> Iterator[tuple[Sequence[SoundTrack], Extras]]:
+    """All; then all tracks, all but one, one alone, none, without anything else."""
+    yield tracks, extras
+    if extras and tracks:
+        yield tracks, NOTHING
     if len(tracks) > 2:
-        yield from ([t for t in tracks if t is not left_out] for left_out in tracks)
+        yield from (([t for t in tracks if t is not left_out], NOTHING) for left_out in tracks)
     if len(tracks) > 1:
-        yield from ([track] for track in tracks)
-    yield ()
+        yield from (([track], NOTHING) for track in tracks)
+    yield (), NOTHING
 
 
 def _mux(
-    picture: Path, together: Path, form: str, info: MediaInfo, tracks: Sequence[SoundTrack], ticks: int
+    picture: Path,
+    together: Path,
+    form: str,
+    info: MediaInfo,
+    tracks: Sequence[SoundTrack],
+    extras: Extras,
+    ticks: int,
 ) -> list[str]:
     """Write the file; returns the faults of the tracks."""
     with ExitStack() as stack:
         source = stack.enter_context(av.open(str(picture.absolute())))
-        output = av.open(str(together.absolute()), "w", format=form, options=muxer_options(form, ticks))
+        options = muxer_options(form, ticks, keys=extras.keys)
+        output = av.open(str(together.absolute()), "w", format=form, options=options)
         try:
             shown_stream = source.streams.video[0]
             target = output.add_stream_from_template(shown_stream, opaque=True)
             target.codec_context.framerate = shown_stream.average_rate
+            target.metadata.update(extras.video_tags)
+            target.disposition = av.stream.Disposition.default
             length = (shown_stream.duration or 0) * shown_stream.time_base
-            sound = _Sound(info, tracks, output, length, stack)
+            beside = _Beside(info, (*tracks, *extras.subtitles), output, length, stack)
+            covers = _attach(output, extras, stack)
             output.start_encoding()
+            output.mux(covers)
             for packet in source.demux(shown_stream):
                 if packet.size:
-                    sound.copy_until(packet.dts * packet.time_base)
+                    beside.copy_until(packet.dts * packet.time_base)
                     packet.stream = target
                     output.mux(packet)
-            sound.copy_until(math.inf)
+            beside.copy_until(math.inf)
         finally:
             output.close()
-    return [fault for writer in sound.writers.values() if (fault := writer.faults())]
+    return [fault for writer in beside.writers.values() if (fault := writer.faults())]
 
 
-class _Sound:
+def _attach(output: av.container.OutputContainer, extras: Extras, stack: ExitStack) -> list[av.Packet]:
+    """Give a container that has not started tags, chapters and files; returns the covers that are packets of it."""
+    output.metadata.update(extras.tags)
+    if extras.chapters:
+        output.set_chapters(list(extras.chapters))
+    packets = []
+    for cover in extras.covers:
+        if output.format.name == "matroska":
+            output.add_attachment(cover.name, cover.mimetype, cover.data)
+            continue
+        still = stack.enter_context(
+            av.open(io.BytesIO(cover.data), format=f"{cover.codec}_pipe".replace("mjpeg", "jpeg"))
+        )
+        stream = output.add_stream_from_template(still.streams.video[0], opaque=True)
+        stream.disposition = av.stream.Disposition.attached_pic
+        packet = av.Packet(cover.data)
+        packet.pts = packet.dts = 0
+        packet.time_base, packet.stream = stream.time_base, stream
+        packets.append(packet)
+    for file in extras.attachments:
+        output.add_attachment(file.name, file.mimetype, file.data)
+    return packets
+
+
+WRITERS = {
+    (SoundTrack, "copy"): CopiedTrack,
+    (SoundTrack, "aac"): EncodedTrack,
+    (SubtitleTrack, "copy"): CopiedSubtitles,
+    (SubtitleTrack, "convert"): ConvertedSubtitles,
+}
+
+
+class _Beside:
     """The tracks of the input on their way into the output, in the order of time.
 
     Args:
@@ -124,16 +189,17 @@ class _Sound:
     def __init__(
         self,
         info: MediaInfo,
-        tracks: Sequence[SoundTrack],
+        tracks: Sequence[SoundTrack | SubtitleTrack],
         output: av.container.OutputContainer,
         picture_s: Fraction,
         stack: ExitStack,
     ) -> None:
         self.info = info
         self.writers: dict[int, TrackWriter] = {}
+        self.jumps = find_jumps(info.path) if tracks else None
         self.input = stack.enter_context(open_container(info.path)) if tracks else None
         for track in tracks:
-            kind = CopiedTrack if track.how == "copy" else EncodedTrack
+            kind = WRITERS[type(track), track.how]
             stream = self.input.streams[track.index]
             self.writers[track.index] = kind(track, stream, output, info.time_origin, picture_s)
         self.placed = self._placed()
@@ -166,10 +232,12 @@ class _Sound:
             try:
                 for packet in self.input.demux(streams):
                     if packet.size:  # 0: the end of a stream
+                        packet.pts = self.jumps.closed_ticks(packet.pts, packet.time_base)
+                        packet.dts = self.jumps.closed_ticks(packet.dts, packet.time_base)
                         yield packet
                 return
             except av.FFmpegError as error:
-                logger.debug("%s: damaged sound (%s)", shown(self.info.path), reason(error))
+                logger.debug("%s: damaged data beside the picture (%s)", shown(self.info.path), reason(error))
 
 
 def _saved(picture: Path, result: Path) -> str:

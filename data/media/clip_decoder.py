@@ -1,0 +1,26 @@
+"""What decodes a clip? FFmpeg's own decoder, except where another one gives more. Without torch."""
+
+from collections.abc import Callable
+
+import av
+
+# FFmpeg's own decoders of VP8 and VP9 do not look at the second picture, which holds the transparency.
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+def decoder_of(stream: av.VideoStream) -> Callable[[av.Packet], list[av.VideoFrame]]:
+    """What decodes packets of a stream with their transparency; an empty packet ends the stream."""
+    name = WITH_ALPHA.get(stream.codec_context.name)
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    if name is None or tags.get("alpha_mode") != "1" or name not in av.codecs_available:
+        return av.Packet.decode
+    context = av.CodecContext.create(name, "r")
+    context.extradata = stream.codec_context.extradata
+
+    def decode(packet: av.Packet) -> list[av.VideoFrame]:
+        try:
+            return context.decode(packet if packet.size else None)
+        except av.EOFError:  # the demuxer says several times that this is the end
+            return []
+
+    return decode

@@ -1,0 +1,117 @@
+"""Where does the clock of a clip jump, though nothing was recorded in between?
+
+Recordings that were glued together go on with another clock: the picture would stand still for the difference. Sound
+tells a jump from a picture that really stands still (a slide show, a camera that waits): there, sound goes on; at a
+jump, it stops with the picture and goes on with it. Such a gap is closed to one step.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from data.media.clock import nominal_rate
+from data.media.video_file import choose_tracks, open_container
+
+SHORTEST_JUMP_S = 2
+SKEW_S = 2  # how far apart sound and picture of one moment stand in a file
+
+
+@dataclass(frozen=True)
+class Jump:
+    """One jump of the clock; seconds of the file's own clock.
+
+    after: the end of the last picture before it. seconds: how much too late everything behind it is.
+    """
+
+    after: Fraction
+    seconds: Fraction
+
+    @property
+    def middle(self) -> Fraction:
+        return self.after + self.seconds / 2
+
+
+class ClockJumps:
+    """Finds the jumps while the packets of picture and sound go by, in the order of the file.
+
+    Args:
+        video: the stream of the picture; its jumps count.
+
+    Attributes:
+        found: the jumps so far.
+    """
+
+    def __init__(self, video: av.VideoStream) -> None:
+        self.video = video.index
+        self.step = 1 / nominal_rate(video)[0]
+        self.end: Fraction | None = None  # of the last picture
+        self.heard: dict[int, list[list[Fraction]]] = {}  # by track: (start, end) of its last two unbroken stretches
+        self.found: list[Jump] = []
+
+    def push(self, packet: av.Packet) -> None:
+        """The next packet of the file."""
+        ticks = packet.dts if packet.dts is not None else packet.pts
+        if ticks is None or not packet.size:
+            return
+        start = ticks * packet.time_base
+        if packet.stream_index != self.video:
+            self._hear(packet.stream_index, start, start + (packet.duration or 0) * packet.time_base)
+            return
+        if self.end is not None and start - self.end > SHORTEST_JUMP_S:
+            jump = Jump(self.end, start - self.end)
+            if any(self._jumps_too(track, jump) for track in self.heard.values()) and not any(
+                self._goes_on(track, jump) for track in self.heard.values()
+            ):
+                self.found.append(jump)
+        self.end = start + self.step
+
+    def closed(self, seconds: Fraction) -> Fraction:
+        """A time of the file's clock without the jumps before it."""
+        return seconds - sum(jump.seconds for jump in self.found if seconds > jump.middle)
+
+    def closed_ticks(self, ticks: int | None, time_base: Fraction) -> int | None:
+        """The same for a time in ticks."""
+        if ticks is None or not self.found:
+            return ticks
+        return round(self.closed(ticks * time_base) / time_base)
+
+    def told(self, origin: Fraction) -> str | None:
+        """The jumps in words; None where there is none. origin: of the clip, on the file's clock."""
+        if not self.found:
+            return None
+        first, total = self.found[0], float(sum(jump.seconds for jump in self.found))
+        if len(self.found) == 1:
+            return f"the clock jumps by {total:.2f} s at {float(first.after - origin):.2f} s, which was closed"
+        return f"the clock jumps {len(self.found)} times, by {total:.2f} s in all, which was closed"
+
+    def _hear(self, track: int, start: Fraction, end: Fraction) -> None:
+        stretches = self.heard.setdefault(track, [])
+        if stretches and -SKEW_S < start - stretches[-1][1] < SHORTEST_JUMP_S / 2:
+            stretches[-1][1] = max(end, stretches[-1][1])
+        else:
+            self.heard[track] = [*stretches[-1:], [start, end]]
+
+    def _jumps_too(self, stretches: list[list[Fraction]], jump: Jump) -> bool:
+        after = jump.after + jump.seconds
+        return any(abs(end - jump.after) < SKEW_S or abs(start - after) < SKEW_S for start, end in stretches)
+
+    def _goes_on(self, stretches: list[list[Fraction]], jump: Jump) -> bool:
+        return any(start < jump.middle < end for start, end in stretches)
+
+
+def find_jumps(path: Path) -> ClockJumps:
+    """All jumps of a clip, which is read through, not decoded."""
+    with open_container(path) as container:
+        tracks = choose_tracks(container, path)
+        jumps = ClockJumps(tracks.video)
+        packets = container.demux(tracks.video, *tracks.audio)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:  # the demuxer moves on, or says that this is the end
+                continue
+            if packet is None:
+                return jumps
+            jumps.push(packet)

@@ -1,0 +1,227 @@
+"""What of a clip stands beside picture and sound, and what of it does the output's container take?
+
+Decided before the first frame is written, so that a line can say what is left out.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal
+
+import av
+
+from common.logger import get_logger
+from data.media.errors import printable, reason, shown
+from data.media.info import MediaInfo
+from data.media.names import TEXT_SUBTITLES, muxer_takes
+from data.media.tags import QUICKTIME, carried, global_tags, stream_tags, with_apple_place
+from data.media.video_file import choose_tracks, open_container
+
+logger = get_logger(__name__)
+
+COVERS_OF_MP4 = ("mjpeg", "png", "bmp")
+_D = av.stream.Disposition
+DISPOSITIONS = {  # of sound and subtitles, that FFmpeg writes and reads again
+    ".mp4": _D.default | _D.dub | _D.comment | _D.forced | _D.hearing_impaired | _D.visual_impaired | _D.captions
+    | _D.descriptions,
+    ".mov": _D.default,
+    ".mkv": _D.default | _D.dub | _D.original | _D.comment | _D.forced | _D.hearing_impaired | _D.visual_impaired,
+}  # fmt: skip
+MIMETYPES = {"mjpeg": "image/jpeg", "png": "image/png", "bmp": "image/bmp", "gif": "image/gif", "webp": "image/webp"}
+KEPT_BY_MATROSKA = "Matroska (.mkv) would take"
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A cover picture or another file inside a clip. data: its bytes. codec: of a cover, else empty."""
+
+    name: str
+    mimetype: str
+    data: bytes = field(repr=False)
+    codec: str = ""
+
+
+@dataclass(frozen=True)
+class SubtitleTrack:
+    """One track of subtitles that goes over.
+
+    Attributes:
+        index: of the stream in the input.
+        name: "subtitle track 2 (ass)", for messages.
+        how: "copy" packet by packet, or "convert" the text to what the container takes.
+        tags, disposition: what the output says about the track.
+    """
+
+    index: int
+    name: str
+    how: Literal["copy", "convert"]
+    tags: Mapping[str, str]
+    disposition: int
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What goes over.
+
+    Attributes:
+        tags, video_tags: of the clip and of its picture.
+        keys: write the tags as QuickTime keys.
+        chapters: as PyAV gives them; zero is the first frame.
+    """
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    video_tags: Mapping[str, str] = field(default_factory=dict)
+    keys: bool = False
+    chapters: tuple[dict, ...] = ()
+    covers: tuple[Attached, ...] = ()
+    attachments: tuple[Attached, ...] = ()
+    subtitles: tuple[SubtitleTrack, ...] = ()
+
+    def __bool__(self) -> bool:
+        return any((self.tags, self.video_tags, self.chapters, self.covers, self.attachments, self.subtitles))
+
+
+NOTHING = Extras()
+
+
+def told_extras(
+    info: MediaInfo, suffix: str, rate: Fraction, *, metadata: bool = True, timed: bool = True, quiet: bool = False
+) -> Extras:
+    """The plan, with a line for each kind that is left out unless `quiet`; nothing where even looking for it fails.
+
+    Args:
+        info: the input.
+        suffix: of the output: .mp4, .mov or .mkv.
+        rate: frames per second of the output.
+        metadata: False leaves out tags, covers and attached files.
+        timed: False leaves out subtitles and chapters, whose times would be wrong.
+    """
+    if info.kind != "video" or not info.path.is_file():
+        return NOTHING
+    try:
+        extras, notes = plan_extras(info, suffix, rate, metadata, timed)
+    except Exception as error:  # nothing beside the picture ever costs the picture
+        extras, notes = NOTHING, [f"tags, chapters and subtitles are left out, they cannot be read ({reason(error)})"]
+    for note in notes:
+        logger.log(logging.DEBUG if quiet else logging.WARNING, "%s: %s", shown(info.path), note)
+    return extras
+
+
+def plan_extras(info: MediaInfo, suffix: str, rate: Fraction, metadata: bool, timed: bool) -> tuple[Extras, list[str]]:
+    """(what goes over, sentences about what stays behind or changes), see `told_extras`."""
+    with open_container(info.path) as container:
+        video = choose_tracks(container, info.path).video
+        subtitles, notes = _subtitles(container, suffix, metadata)
+        chapters = tuple(_chapters(container, info.time_origin, metadata))
+        if not timed:
+            if subtitles or chapters:
+                notes.append("subtitles and chapters are left out, their times would be wrong")
+            subtitles, chapters = (), ()
+        if lost := _lost_dispositions(container, suffix):
+            notes.append(f"marks of tracks left out, {suffix[1:]} has no place for them: {', '.join(lost)}")
+        data = [s for s in container.streams.data if not _belongs_to_quicktime(s)]
+        if data:
+            notes.append(f"{_count(len(data), 'data track')} (measurements, commands) left out")
+        if not metadata:
+            return Extras(chapters=chapters, subtitles=subtitles), notes
+        covers, attachments = _covers(container), _attachments(container)
+        tags, video_tags = global_tags(container), stream_tags(video, suffix)
+    if suffix in QUICKTIME:
+        kept = tuple(cover for cover in covers if suffix == ".mp4" and cover.codec in COVERS_OF_MP4)
+        if covers != kept:
+            notes.append(f"{_count(len(covers) - len(kept), 'cover picture')} left out; {KEPT_BY_MATROSKA} it")
+        if attachments:
+            notes.append(f"{_count(len(attachments), 'attached file')} left out; {KEPT_BY_MATROSKA} it")
+        covers, attachments = kept, ()
+    tags, keys, lost = _tags(tags, suffix, rate, bool(covers))
+    if lost:
+        notes.append(f"tags left out, {suffix[1:]} has no place for them: {printable(', '.join(lost))}")
+    return Extras(tags, video_tags, keys, chapters, covers, attachments, subtitles), notes
+
+
+def _subtitles(container, suffix: str, metadata: bool) -> tuple[tuple[SubtitleTrack, ...], list[str]]:
+    tracks, left_out, converted = [], [], []
+    for number, stream in enumerate(container.streams.subtitles, start=1):
+        codec = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown codec"
+        if stream.codec_context is None:
+            how = None
+        elif codec == "mov_text" if suffix in QUICKTIME else muxer_takes(suffix, codec):
+            how = "copy"
+        else:
+            how = "convert" if codec in TEXT_SUBTITLES else None
+        name = f"subtitle track {number} ({codec})"
+        (left_out if how is None else converted if how == "convert" else []).append(f"{number} ({codec})")
+        if how is not None:
+            tags = stream_tags(stream, suffix, metadata)
+            tracks.append(SubtitleTrack(stream.index, name, how, tags, int(stream.disposition)))
+    notes = []
+    if converted:
+        notes.append(f"subtitles become plain text in {suffix[1:]}: {', '.join(converted)}")
+    if left_out:
+        notes.append(f"subtitles left out, {suffix[1:]} does not carry them: {', '.join(left_out)}")
+    return tuple(tracks), notes
+
+
+def _lost_dispositions(container, suffix: str) -> list[str]:
+    tracks = [*container.streams.audio, *container.streams.subtitles]
+    lost = {flag.name for stream in tracks for flag in _D(stream.disposition & ~DISPOSITIONS[suffix])}
+    return sorted(lost)
+
+
+def _chapters(container, origin: Fraction, metadata: bool) -> Iterable[dict]:
+    for chapter in container.chapters():
+        shift = round(origin / chapter["time_base"])
+        start, end = max(chapter["start"] - shift, 0), chapter["end"] - shift
+        if end >= start:
+            title = {name: text for name, text in chapter["metadata"].items() if metadata or name == "title"}
+            yield {**chapter, "start": start, "end": end, "metadata": title}
+
+
+def _covers(container) -> tuple[Attached, ...]:
+    covers = []
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic or stream.codec_context is None:
+            continue
+        codec = stream.codec_context.codec.canonical_name
+        packet = next((packet for packet in container.demux(stream) if packet.size), None)
+        if packet is not None:
+            ending = MIMETYPES.get(codec, "/bin").split("/")[1].replace("jpeg", "jpg")
+            name = stream.metadata.get("filename") or stream.metadata.get("FILENAME") or f"cover.{ending}"
+            covers.append(Attached(name, MIMETYPES.get(codec, "application/octet-stream"), bytes(packet), codec))
+    return tuple(covers)
+
+
+def _attachments(container) -> tuple[Attached, ...]:
+    files = []
+    for number, stream in enumerate((s for s in container.streams if s.type == "attachment"), start=1):
+        names = {name.lower(): value for name, value in stream.metadata.items()}
+        mimetype = stream.mimetype or "application/octet-stream"
+        files.append(Attached(names.get("filename", f"attachment {number}"), mimetype, bytes(stream.data)))
+    return tuple(files)
+
+
+def _tags(tags: dict, suffix: str, rate: Fraction, covers: bool) -> tuple[dict, bool, list[str]]:
+    """(tags that go over, whether as QuickTime keys, names of those that do not).
+
+    Keys may have any name, but FFmpeg writes no cover beside them, and fewer players show them: they are taken where
+    the usual way loses a tag and there is no cover.
+    """
+    kept, keys = carried(tags, suffix, rate, False), False
+    if len(kept) < len(tags) and suffix in QUICKTIME and not covers:
+        named = carried(with_apple_place(tags), suffix, rate, True)
+        if len(named) > len(kept):
+            kept, keys = named, True
+    if not kept and tags.get("timecode"):  # one that is none, or not of this rate, refuses the whole file
+        kept, keys, _ = _tags({name: tags[name] for name in tags if name != "timecode"}, suffix, rate, covers)
+    return kept, keys, sorted(set(tags) - set(kept))
+
+
+def _belongs_to_quicktime(stream) -> bool:
+    """Whether a data track holds the timecode, or the titles of chapters, which go over as such."""
+    names = {name.lower(): value for name, value in stream.metadata.items()}
+    return "timecode" in names or names.get("handler_name") in ("SubtitleHandler", "TimeCodeHandler")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,191 @@
+"""What does a picture file say about its picture: EXIF, XMP, IPTC, texts, resolution, colour profile?
+
+Read so that it is true of the result: upright, in sRGB, of another size, without the old thumbnail.
+"""
+
+import io
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from PIL import Image, ImageCms
+from PIL.ExifTags import IFD, Base
+
+EXIF_START = b"Exif\0\0"
+ORIENTATION, COLOUR_SPACE, SRGB = Base.Orientation, Base.ColorSpace, 1
+WIDTHS, HEIGHTS = (Base.ImageWidth, Base.ExifImageWidth), (Base.ImageLength, Base.ExifImageHeight)
+# Of a TIFF, whose directory also says how its pixels are stored.
+DESCRIPTIVE = (
+    Base.DocumentName, Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist,
+    Base.HostComputer, Base.Copyright, Base.Rating, Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords,
+    Base.XPSubject,
+)  # fmt: skip
+IPTC_OF_TIFF, IPTC_OF_PHOTOSHOP = 33723, 0x0404
+GRAY_MODES = ("1", "L", "LA", "La", "I", "F")
+ENTRY = 12  # bytes
+
+
+@dataclass(frozen=True)
+class PictureTags:
+    """What goes over to the result.
+
+    Attributes:
+        exif: a TIFF block, as after "Exif\\0\\0".
+        xmp: a packet of XML.
+        iptc: IIM records.
+        profile: an ICC profile of sRGB; None where the input had none.
+        dpi: pixels per inch, across and down.
+        texts: keyword to text, as PNG and JPEG hold them.
+        gray: the picture has no colour.
+    """
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    profile: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    gray: bool = False
+
+
+def read_tags(image: Image.Image) -> tuple[PictureTags, list[str]]:
+    """(the tags of a decoded image, sentences about what is left out or changed)."""
+    notes = []
+    exif = _attempt(_exif_of, image, notes, "EXIF")
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    gray = image.mode.split(";")[0] in GRAY_MODES
+    profile = None if gray else _profile_of(image, notes)
+    tags = PictureTags(
+        exif=exif,
+        xmp=_upright_xmp(xmp) if isinstance(xmp, bytes) else None,
+        iptc=_attempt(_iptc_of, image, notes, "IPTC"),
+        profile=profile,
+        dpi=_dpi_of(image),
+        texts=_texts_of(image),
+        gray=gray,
+    )
+    return tags, notes
+
+
+def for_size(exif: bytes, width: int, height: int) -> bytes | None:
+    """EXIF that is true of an upright sRGB picture of this size; None where its directories cannot be walked.
+
+    Bytes are changed in their places, since the notes of cameras point to each other by these.
+    """
+    block = bytearray(exif)
+    order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]))
+    try:
+        (start,) = struct.unpack_from(f"{order}I", block, 4)
+        after = _set(
+            block, order, start, {ORIENTATION: 1} | dict.fromkeys(WIDTHS, width) | dict.fromkeys(HEIGHTS, height)
+        )
+        struct.pack_into(f"{order}I", block, after, 0)  # the directory of the thumbnail
+        for place in _values(block, order, start, IFD.Exif):
+            sizes = dict.fromkeys(WIDTHS, width) | dict.fromkeys(HEIGHTS, height)
+            _set(block, order, place, sizes | {COLOUR_SPACE: SRGB})
+    except struct.error:
+        return None
+    return bytes(block)
+
+
+def _set(block: bytearray, order: str, start: int, wanted: Mapping[int, int]) -> int:
+    """Write numbers into the entries of a directory; returns where the place of the next directory stands."""
+    (count,) = struct.unpack_from(f"{order}H", block, start)
+    for number in range(count):
+        at = start + 2 + ENTRY * number
+        tag, kind, values = struct.unpack_from(f"{order}HHI", block, at)
+        if tag in wanted and values == 1 and kind in (3, 4):
+            form = "H" if kind == 3 else "I"
+            struct.pack_into(f"{order}{form}", block, at + 8, min(wanted[tag], 65535 if kind == 3 else 2**32 - 1))
+    end = start + 2 + ENTRY * count
+    struct.unpack_from(f"{order}I", block, end)
+    return end
+
+
+def _values(block: bytes, order: str, start: int, wanted: int) -> Iterator[int]:
+    (count,) = struct.unpack_from(f"{order}H", block, start)
+    for number in range(count):
+        tag, kind, values, value = struct.unpack_from(f"{order}HHII", block, start + 2 + ENTRY * number)
+        if tag == wanted and kind in (4, 13) and values == 1:
+            yield value
+
+
+def _exif_of(image: Image.Image) -> bytes | None:
+    if image.format == "TIFF":
+        return _exif_of_tiff(image)
+    raw = image.info.get("exif")
+    if not raw and "Raw profile type exif" in image.info:
+        raw = image.getexif().tobytes()
+    return raw.removeprefix(EXIF_START) if raw and len(raw) > 14 else None
+
+
+def _exif_of_tiff(image: Image.Image) -> bytes | None:
+    found, own = image.getexif(), Image.Exif()
+    for tag in DESCRIPTIVE:
+        if tag in found:
+            own[tag] = found[tag]
+    for directory in (IFD.Exif, IFD.GPSInfo):
+        if directory in found and (values := found.get_ifd(directory)):
+            own.get_ifd(directory).update(values)
+    return own.tobytes().removeprefix(EXIF_START) if len(own) or own._ifds else None
+
+
+def _iptc_of(image: Image.Image) -> bytes | None:
+    if image.format == "TIFF":
+        # The bytes of the file: many programs call them numbers, of which Pillow would give the first.
+        return image.tag_v2._tagdata.get(IPTC_OF_TIFF) or None
+    return image.info.get("photoshop", {}).get(IPTC_OF_PHOTOSHOP)
+
+
+def _profile_of(image: Image.Image, notes: list[str]) -> bytes | None:
+    """A profile of sRGB, if the image has a profile that can be read."""
+    given = image.info.get("icc_profile")
+    if not given:
+        return None
+    try:
+        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(given))).strip()
+    except Exception:  # the converter tells why it is ignored
+        return None
+    if "srgb" in name.lower() and image.mode in ("RGB", "RGBA", "P", "PA"):
+        return given
+    notes.append(f"colours converted from {name!r} to sRGB")
+    return srgb_profile()
+
+
+def srgb_profile() -> bytes:
+    """LittleCMS's profile of sRGB, without the moment at which it was made: the same picture has the same bytes."""
+    made = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    made[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
+    return bytes(made)
+
+
+def _dpi_of(image: Image.Image) -> tuple[float, float] | None:
+    try:
+        across, down = (float(value) for value in image.info.get("dpi", ()))
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (across, down) if 0 < across < 1e5 and 0 < down < 1e5 else None
+
+
+def _texts_of(image: Image.Image) -> dict[str, str]:
+    if image.format == "PNG":
+        own = {name: str(text) for name, text in image.text.items()}
+        return {name: text for name, text in own.items() if name != "XML:com.adobe.xmp" and "Raw profile" not in name}
+    comment = image.info.get("comment")
+    return {"Comment": comment.decode("utf-8", "replace")} if isinstance(comment, bytes) and comment else {}
+
+
+def _upright_xmp(xmp: bytes) -> bytes:
+    """XMP whose own word on the orientation is 1, in the same number of bytes."""
+    xmp = re.sub(rb"(tiff:Orientation\s*=\s*[\"'])[1-8]([\"'])", rb"\g<1>1\g<2>", xmp)
+    return re.sub(rb"(<tiff:Orientation>\s*)[1-8](\s*</)", rb"\g<1>1\g<2>", xmp)
+
+
+def _attempt(read, image: Image.Image, notes: list[str], what: str) -> bytes | None:
+    try:
+        return read(image)
+    except Exception:  # untidy tags say nothing about the picture
+        notes.append(f"{what} left out, it is damaged")
+        return None

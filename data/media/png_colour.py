@@ -1,0 +1,97 @@
+"""What do the gAMA and cHRM chunks of a PNG mean for its pixels? Values of that curve and those primaries become sRGB.
+
+cICP, iCCP and sRGB chunks say more and win (PNG specification, 4.3). As in libpng, a curve within 5% of 1/2.2 is taken
+as that of sRGB, for which it stands in millions of files.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SRGB_GAMMA, NEAR = 1 / 2.2, 0.05
+SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # white, red, green, blue: x, y
+SAME_PLACE = 0.01
+BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+
+
+class PngColour:
+    """Turns values of a gamma and of primaries into 8-bit sRGB.
+
+    Args:
+        gamma: stored value = light ** gamma.
+        primaries: (x, y) of white, red, green and blue; None: those of sRGB.
+    """
+
+    def __init__(self, gamma: float, primaries: tuple[float, ...] | None = None) -> None:
+        self.exponent = 1 / gamma
+        self.matrix = None
+        if primaries is not None:
+            to_srgb = np.linalg.inv(_to_xyz(SRGB_PRIMARIES)) @ _adapted(primaries[:2]) @ _to_xyz(primaries)
+            self.matrix = to_srgb.astype(np.float32)
+
+    def eight_bit(self, values: np.ndarray, most: int) -> np.ndarray:
+        """Whole numbers 0 to `most`, [H, W] gray or [H, W, 3] colour -> u8 of the same shape, sRGB."""
+        light = np.linspace(0, 1, most + 1, dtype=np.float64) ** self.exponent
+        if self.matrix is None or values.ndim == 2:
+            return _encoded(light)[values]
+        mixed = light.astype(np.float32)[values] @ self.matrix.T
+        return _encoded(mixed)
+
+
+def png_colour(image: Image.Image, path: Path | None) -> PngColour | None:
+    """The conversion that a PNG asks for; None where its values are sRGB, or something else says what they are.
+
+    Args:
+        image: opened.
+        path: its file, in which another chunk may win.
+    """
+    gamma = image.info.get("gamma")
+    if image.format != "PNG" or not gamma or {"icc_profile", "srgb"} & image.info.keys():
+        return None
+    if path is not None and _has_chunk(path, b"cICP"):
+        return None
+    primaries = image.info.get("chromaticity")
+    if primaries is not None and (len(primaries) != 8 or not all(y > 0 for y in primaries[1::2])):
+        primaries = None
+    if primaries is not None and max(abs(a - b) for a, b in zip(primaries, SRGB_PRIMARIES, strict=True)) < SAME_PLACE:
+        primaries = None
+    if abs(gamma / SRGB_GAMMA - 1) < NEAR and primaries is None:
+        return None
+    try:
+        return PngColour(gamma, primaries)
+    except np.linalg.LinAlgError:  # primaries on one line
+        return PngColour(gamma)
+
+
+def _encoded(light: np.ndarray) -> np.ndarray:
+    """Light 0 to 1 as 8-bit sRGB (IEC 61966-2-1)."""
+    light = light.clip(0, 1)
+    values = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return (255 * values).round().astype(np.uint8)
+
+
+def _to_xyz(primaries: tuple[float, ...]) -> np.ndarray:
+    """The matrix from linear RGB of these primaries to XYZ."""
+    white, *corners = (np.array([x / y, 1, (1 - x - y) / y]) for x, y in zip(*[iter(primaries)] * 2, strict=True))
+    columns = np.stack(corners, axis=1)
+    return columns * np.linalg.solve(columns, white)
+
+
+def _adapted(white: tuple[float, ...]) -> np.ndarray:
+    """The matrix that turns XYZ seen under one white into XYZ seen under that of sRGB (Bradford)."""
+    seen, wanted = (BRADFORD @ np.array([x / y, 1, (1 - x - y) / y]) for x, y in (tuple(white), SRGB_PRIMARIES[:2]))
+    return np.linalg.inv(BRADFORD) @ np.diag(wanted / seen) @ BRADFORD
+
+
+def _has_chunk(path: Path, wanted: bytes) -> bool:
+    """Whether a chunk stands before the pixels."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(header := file.read(8)) == 8:
+            size, name = struct.unpack(">I4s", header)
+            if name in (wanted, b"IDAT"):
+                return name == wanted
+            file.seek(size + 4, 1)
+    return False

@@ -1,0 +1,85 @@
+"""How does one track of subtitles get into the output? Packet by packet as it is, or as text of another codec."""
+
+from fractions import Fraction
+
+import av
+
+from data.media.extras import SubtitleTrack
+from data.media.sound_tracks import CopiedTrack, TrackWriter
+from data.media.tags import QUICKTIME
+
+TICK = Fraction(1, 1000)
+# FFmpeg's encoders of text look a style up, and write whatever lies in memory where they find none.
+PLAIN_STYLE = b"""[Script Info]
+ScriptType: v4.00+
+PlayResX: 384
+PlayResY: 288
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, Italic, Underline, \
+StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, MarginV, Encoding
+Style: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,1
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
+
+
+class SubtitleTimes:
+    """Times from zero on that rise; long pauses are the rule. See `RisingTimes` for the arguments and attributes."""
+
+    def __init__(self, time_base: Fraction, origin: Fraction) -> None:
+        self.shift = -round(origin / time_base)
+        self.last = -1
+        self.moved = self.skipped = self.joined = 0
+
+    def push(self, packet: av.Packet | None) -> av.Packet | None:
+        """The packet with its times set; None where it has none, is over before zero, or goes back."""
+        if packet is None or packet.pts is None:
+            return None
+        start, duration = packet.pts + self.shift, packet.duration or 0
+        if start < 0:
+            start, duration = 0, duration + start
+        if start < self.last or (packet.pts + self.shift < 0 and duration <= 0):
+            self.skipped += 1
+            return None
+        self.last = max(start, self.last + 1)  # two lines of one moment
+        packet.pts = packet.dts = self.last
+        packet.duration = duration
+        return packet
+
+
+class CopiedSubtitles(CopiedTrack):
+    """Packets as they are."""
+
+    clock = SubtitleTimes
+
+
+class ConvertedSubtitles(TrackWriter):
+    """Decoded to text and encoded as what the container takes; italics and the like stay, places and fonts do not."""
+
+    clock = SubtitleTimes
+
+    def __init__(self, track: SubtitleTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
+        super().__init__(track, stream, output, *clock)
+        self.source = stream
+        codec = "mov_text" if f".{output.format.name}" in QUICKTIME else "subrip"
+        self.stream = output.add_stream(codec)
+        self.stream.codec_context.subtitle_header = PLAIN_STYLE
+        self.stream.codec_context.time_base = self.stream.time_base = TICK
+        self.describe(self.stream)
+
+    def write(self, packet: av.Packet) -> None:
+        try:
+            text = self.source.decode2(packet)
+            if text is None or not text.rects:
+                return
+            encoded = self.stream.codec_context.encode_subtitle(text)
+        except Exception as error:  # whatever a decoder raises; the next line may be whole
+            self.refuse(error)
+            return
+        encoded.time_base = TICK
+        encoded.pts = encoded.dts = round(packet.pts * packet.time_base / TICK)
+        encoded.duration = round((packet.duration or 0) * packet.time_base / TICK)
+        encoded.stream = self.stream
+        self.output.mux(encoded)

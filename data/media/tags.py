@@ -1,0 +1,103 @@
+"""Which tags of a clip go over, under which names? Those of people and cameras, not those about the old file."""
+
+import io
+from collections.abc import Mapping
+from fractions import Fraction
+
+import av
+
+from data.media.names import WRITABLE_VIDEOS
+
+# They describe the container, the encoder or the streams of the input, which the output has not.
+OF_THE_OLD_FILE = frozenset(
+    "major_brand minor_version compatible_brands encoder encoder_options encoded_by duration bps number_of_frames "
+    "number_of_bytes source_id handler_name vendor_id rotate filename mimetype hw_encoder "
+    "_statistics_tags _statistics_writing_app _statistics_writing_date_utc".split()
+)
+PROGRAMS = ("Lavf", "Lavc")
+OF_THE_STREAM = ("language", "name", "creation_time", "timecode")  # treated apart
+APPLE_PLACE, PLACE = "com.apple.quicktime.location.ISO6709", "location"
+QUICKTIME = (".mp4", ".mov")
+# MOV knows languages by the older one of two codes of ISO 639-2.
+LANGUAGES_OF_MOV = dict(
+    pair.split("=")
+    for pair in "deu=ger nld=dut ell=gre isl=ice zho=chi fas=per ces=cze slk=slo ron=rum mkd=mac mya=bur cym=wel "
+    "swe=sve eus=baq hye=arm kat=geo msa=may sqi=alb bod=tib".split()
+)
+
+
+def global_tags(container) -> dict[str, str]:
+    """The tags of a clip as a whole, with its place under its plain name, and its timecode."""
+    tags = _own(container.metadata)
+    names = {name.lower(): name for name in tags}
+    if APPLE_PLACE.lower() in names:
+        tags[APPLE_PLACE] = tags.pop(names[APPLE_PLACE.lower()])
+        tags.setdefault(PLACE, tags[APPLE_PLACE])
+    timecode = next((s.metadata["timecode"] for s in container.streams if "timecode" in s.metadata), None)
+    if timecode and "timecode" not in names:
+        tags["timecode"] = timecode
+    return tags
+
+
+def with_apple_place(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags that are written as QuickTime keys, with the place under the key that programs look for."""
+    return {APPLE_PLACE: tags[PLACE], **tags} if PLACE in tags else dict(tags)
+
+
+def stream_tags(stream, suffix: str, metadata: bool = True) -> dict[str, str]:
+    """The tags of one track for a container; without `metadata`, its language alone."""
+    language = stream.metadata.get("language", "und")
+    if suffix == ".mov":
+        language = LANGUAGES_OF_MOV.get(language, language)
+    tags = {} if language == "und" else {"language": language}
+    if not metadata:
+        return tags
+    names = {name.lower(): value for name, value in stream.metadata.items()}
+    own = _own(stream.metadata)
+    tags.update({name: own[name] for name in own if name.lower() not in OF_THE_STREAM})
+    title = names.get("title") or names.get("name")
+    if title:
+        tags["title"] = title
+    if suffix in QUICKTIME and (title or names.get("handler_name")):
+        tags["handler_name"] = title or names["handler_name"]
+    return tags
+
+
+def carried(tags: Mapping[str, str], suffix: str, rate: Fraction, keys: bool) -> dict[str, str]:
+    """The tags that a file of this suffix holds when it is read again; none where it cannot be made with them.
+
+    Args:
+        rate: frames per second, on which a timecode depends.
+        keys: write the tags of an MP4 or MOV as QuickTime keys, which may have any name.
+    """
+    file = io.BytesIO()
+    try:
+        with av.open(file, "w", format=WRITABLE_VIDEOS[suffix], options=keys_option(keys)) as trial:
+            stream = trial.add_stream("mpeg4", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+            trial.metadata.update(tags)
+            trial.mux(stream.encode(av.VideoFrame(16, 16, "yuv420p")))
+            trial.mux(stream.encode(None))
+        file.seek(0)
+        with av.open(file, metadata_errors="replace") as result:
+            held = {name.lower() for name in result.metadata}
+    except (av.FFmpegError, ValueError, UnicodeError):
+        return {}
+    return {name: value for name, value in tags.items() if name.lower() in held}
+
+
+def keys_option(keys: bool) -> dict[str, str]:
+    """The option of FFmpeg's muxer of MP4 and MOV."""
+    return {"movflags": "+use_metadata_tags"} if keys else {}
+
+
+def _own(tags: Mapping[str, str]) -> dict[str, str]:
+    own = {}
+    for name, value in tags.items():
+        plain = name.lower()
+        base, _, language = plain.rpartition("-")
+        translated = len(language) == 3 and base in tags  # FFmpeg gives the same tag with and without its language
+        if plain in OF_THE_OLD_FILE or base in OF_THE_OLD_FILE or translated or value.startswith(PROGRAMS) or not value:
+            continue
+        own[plain if name.isupper() else name] = value  # Matroska writes all of its names in capitals
+    return own
