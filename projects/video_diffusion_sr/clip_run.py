@@ -171,8 +171,8 @@ class ClipRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opened.__exit__(kind, error, trace)
-        # The writer's thread works for a method of this object. Without that circle decoder, encoder and the frames that
-        # still wait are free now, and not when the garbage collector comes by.
+        # The writer's thread calls a method of this object. Without that cycle the decoder, the encoder and the frames
+        # that still wait are free now, and not when the garbage collector runs.
         self.writer = self.frames = self.inputs = self.result = self.reader = None
 
 
