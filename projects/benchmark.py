@@ -3,11 +3,17 @@
 python projects/benchmark.py --preset seedvr2_tiny --res_h 128 --res_w 192 --frames 9 --random_weights
 python projects/benchmark.py --preset seedvr2_3b --res_h 720 --res_w 1280 --frames 97 --random_weights --json run.json
 torchrun --nproc-per-node=2 projects/benchmark.py --preset seedvr2_3b --frames 97 --random_weights --sp_size 2
+python projects/benchmark.py --preset seedvr2_3b --input 360 640 --frames 97 --random_weights --end_to_end --files 4
 """
+
+import time
+
+STARTED = time.perf_counter()  # before PyTorch is imported, which a user waits for too
 
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,6 +27,7 @@ from common.kernels.triton_support import Kernels, kernels
 from common.logger import set_up_logging
 from models.video_vae_v3.modules.schedule import DIRECT, F23, F43, default_schedule, filled_slice
 from projects.benchmarking.counting import dit_flops, vae_flops
+from projects.benchmarking.end_to_end import end_to_end, end_to_end_table
 from projects.benchmarking.pipeline import STAGES, NoiseClip, Pipeline, time_stages
 from projects.benchmarking.profiling import profile
 from projects.benchmarking.timing import known_operations
@@ -73,14 +80,38 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     what.add_argument(
         "--count_traffic", type=int, nargs="+", metavar="RANKS", help="only count what so many ranks would send"
     )
-    return parser.parse_args(arguments)
+    add_end_to_end(parser)
+    args = parser.parse_args(arguments)
+    if args.end_to_end and (args.slice_frames is not None or args.winograd is not None or args.reference_path):
+        parser.error("--end_to_end runs what the inference scripts run: leave --slice_frames, --winograd and "
+                     "--reference_path out")  # fmt: skip
+    if args.files < 1:
+        parser.error(f"--files {args.files}: a folder needs at least one")
+    return args
+
+
+def add_end_to_end(parser: argparse.ArgumentParser) -> None:
+    """The flags of the run from files to files."""
+    files = parser.add_argument_group("files in, files out")
+    files.add_argument(
+        "--end_to_end", action="store_true",
+        help="also what a user waits for: a folder of made-up footage (pictures with --frames 1) through what the "
+        "inference scripts run, cold (the first run of this process) and warm; one process",
+    )  # fmt: skip
+    files.add_argument("--files", type=int, default=3, help="in the folder (%(default)s)")
+    files.add_argument("--no_overlap", action="store_true", help="read, compute and write one after the other")
+    files.add_argument(
+        "--strength", type=float,
+        help="as in the inference scripts; default: 1, but 0 with --random_weights, whose output is noise that does "
+        "not compress like footage: with 0 everything is computed, and the resized input is written",
+    )  # fmt: skip
 
 
 def read_request(args: argparse.Namespace) -> Request:
     return Request(
         res=(args.res_h, args.res_w),
         dtype=args.dtype,
-        window_frames=0,  # the whole clip at once, whatever its length
+        window_frames=None if args.end_to_end else 0,  # 0: the whole clip at once, whatever its length
         ckpt_dir=args.ckpt_dir,
         shard_weights=args.shard_weights,
         vram=args.vram,
@@ -171,10 +202,15 @@ def table(result: dict) -> str:
     for name, distance in result.get("distances", {}).items():
         lines.append(f"{name}: " + ", ".join(f"{key} {value:.5f}" for key, value in distance.items()))
     known = ", ".join(f"{name} {value:.3g}" for name, value in result["known"].items())
-    return "\n".join([*lines, f"plan: {result['plan']}", f"known operations in this run: {known}"])
+    lines += [f"plan: {result['plan']}", f"known operations in this run: {known}"]
+    if "end_to_end" in result:
+        lines.append(end_to_end_table(result["end_to_end"], sum(row["seconds"] for row in parts)))
+    return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, started: float | None = None) -> int:
+    """started: of `time.perf_counter`, where the imports belong to what is measured."""
+    imports = None if started is None else time.perf_counter() - started
     args = parse(arguments)
     set_up_logging(False)
     if args.count_traffic:
@@ -183,7 +219,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     chosen = Kernels.PLAIN if args.reference_path else Kernels(args.kernels)
     with process_group(args.device) as process, kernels(chosen):
-        result = measure(args, Parallel(process, args.sp_size))
+        files = {}
+        if args.end_to_end:  # first, while this process is cold
+            with tempfile.TemporaryDirectory() as folder:
+                files = {"end_to_end": {**end_to_end(args, process, Path(folder)), "imports": imports}}
+        result = {**measure(args, Parallel(process, args.sp_size)), **files}
         if process.leads:
             print(table(result))
             time_operations(args, process.device, result)
@@ -207,4 +247,4 @@ def time_operations(args: argparse.Namespace, device: torch.device, result: dict
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(started=STARTED))

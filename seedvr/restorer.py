@@ -179,7 +179,7 @@ class Restorer:
 
 def timed(pixels: Tensor) -> Iterator[Frame]:
     """Frames of [T, 3, H, W], numbered: the pipeline wants times, and no one reads these."""
-    return (Frame(frame, Fraction(number)) for number, frame in enumerate(pixels))
+    return (Frame.of_rgb(frame, Fraction(number)) for number, frame in enumerate(pixels))
 
 
 class Feed:
@@ -210,7 +210,7 @@ class Feed:
                 now, was = (f"{s[2]}x{s[1]}" for s in (pixels.shape[1:], shape))
                 raise InputError(f"frame {number} of the stream has {now} pixels, and those before have {was}")
             for frame in pixels:
-                yield Frame(frame, Fraction(number))
+                yield Frame.of_rgb(frame, Fraction(number))
                 number += 1
 
     def __iter__(self) -> Iterator[Frame]:

@@ -9,6 +9,8 @@ from pathlib import Path
 # embedding is worth 1e-5 of the transformer's output at t = 1000. The recorded numbers are of this code path, which
 # MKL takes by itself on CPUs that are not Intel's.
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads than that would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

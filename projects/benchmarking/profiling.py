@@ -45,9 +45,25 @@ def profile(stages: dict[str, Callable[[], None]], device: torch.device) -> str:
         table = trace.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=90)
         tables.append(f"== {name}\n{table}")
         if on_gpu:
-            spans = (Span(e.time_range.start, e.time_range.end, e.name) for e in trace.events() if on_device(e))
-            tables.append(idle_table(idle_times(spans)))
+            tables.append(idle_table(idle_times(spans_of(trace))))
     return "\n".join(tables)
+
+
+def busy_share(run: Callable[[], object], device: torch.device) -> float:
+    """Share of the time between the first and the last operation of a GPU in which it worked, in one call.
+
+    The device alone is traced: tracing the host as well would slow down the thread that queues the work.
+    """
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as trace:
+        run()
+        synchronise(device)
+    times = idle_times(spans_of(trace))
+    return times.busy / max(times.busy + times.idle, 1e-9)
+
+
+def spans_of(trace: torch.profiler.profile) -> Iterable[Span]:
+    """What the device did."""
+    return (Span(e.time_range.start, e.time_range.end, e.name) for e in trace.events() if on_device(e))
 
 
 def on_device(event: torch.autograd.profiler_util.FunctionEvent) -> bool:

@@ -1,7 +1,8 @@
 """The program behind the inference scripts: a request, the networks, the files one after the other."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from common.distributed.failures import RefusedRequest
 from common.distributed.job import is_speaker, mark_ended, restarts_left
@@ -71,23 +72,37 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
 
 def run_files(preset: Preset, request: Request, args: argparse.Namespace, process: Process) -> tuple[int, int]:
     """(failed files, files)."""
+    failed, total, work = prepare(preset, request, args, process)
+    if work is not None:
+        failed += sum(not restored for restored in restore_all(*work))
+    return failed, total
+
+
+def prepare(
+    preset: Preset, request: Request, args: argparse.Namespace, process: Process
+) -> tuple[int, int, tuple[Iterable[Path], Job, bool] | None]:
+    """Everything before the first file is restored.
+
+    Returns:
+        Files that have failed already; all files; what `restore_all` takes for the others, None where none is left.
+    """
     parallel = Parallel(process, args.sp_size)
     seen = survey(args, process)
     if seen.refusal is not None:
         raise RefusedRequest(seen.refusal)
     if not seen.clips:
-        return seen.failed, seen.total
+        return seen.failed, seen.total, None
     settings = resolve(preset, request, process.device)
     plans, refused = plan_files(settings, parallel, seen.clips)
     failed, todo = seen.failed + refused, list(plans)
-    if todo:
-        restorer = load(settings, parallel, list(plans.values()))
-        existing = existing_results(args, process.attempt)
-        journal = args.output_dir if restarts_left() or process.attempt else None
-        paths = parallel.files(todo, cost=seen.sizes.__getitem__, journal=journal)
-        job = Job(args.output_dir, restorer, plans, existing)
-        failed += sum(not restored for restored in restore_all(paths, job, several_in_flight=journal is None))
-    return failed, seen.total
+    if not todo:
+        return failed, seen.total, None
+    restorer = load(settings, parallel, list(plans.values()))
+    existing = existing_results(args, process.attempt)
+    journal = args.output_dir if restarts_left() or process.attempt else None
+    paths = parallel.files(todo, cost=seen.sizes.__getitem__, journal=journal)
+    job = Job(args.output_dir, restorer, plans, existing)
+    return failed, seen.total, (paths, job, journal is None)
 
 
 def read_request(args: argparse.Namespace) -> Request:

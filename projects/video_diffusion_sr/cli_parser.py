@@ -119,7 +119,11 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--no_overlap", action="store_true",
         help="read, compute and write one after the other: the same files, slower; to find out where time goes",
     )  # fmt: skip
-    run.add_argument("--verbose", action="store_true", help="say which backends are used, and where errors come from")
+    run.add_argument(
+        "--verbose",
+        action="store_true",
+        help="say which backends are used, which thread waited, and where errors come from",
+    )
     return p
 
 

@@ -21,12 +21,13 @@ from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.input_file import frames_of, open_input
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.output_size import say_size
-from projects.video_diffusion_sr.report import Report, peak
+from projects.video_diffusion_sr.report import Report, Waits, peak
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing, Result
 
 READ_AHEAD = 64 * 2**20  # bytes of frames that wait for the networks
 WRITE_BEHIND = 128 * 2**20  # bytes of finished frames that wait for the encoder
+RGB_BYTES = 3  # of a pixel of a finished picture
 PIXEL_BYTES = 3 / 2  # of a frame of 4:2:0 as decoders give it, about
 KEPT = 512 * 2**20  # bytes of frames that wait for the colour fix; a file with more is read a second time
 
@@ -55,6 +56,7 @@ class ClipRun:
         self.source = source
         self.leads, self._restorer = restorer.parallel.leads, restorer
         self._failure, self._written, self._stopped = None, 0, False
+        self._readers: list[ReadAhead[Frame] | ReadInPlace[Frame]] = []
         self._stack = ExitStack()
         with self._stack:
             with restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
@@ -91,9 +93,9 @@ class ClipRun:
 
     def _read(self, reader: MediaReader | None = None) -> Iterator[Frame]:
         frames = frames_of(reader or self.reader)
-        if not self._restorer.overlap:
-            return self._stack.enter_context(ReadInPlace(frames))
-        return self._stack.enter_context(ReadAhead(frames, bytes_of, READ_AHEAD))
+        ahead = ReadAhead(frames, bytes_of, READ_AHEAD) if self._restorer.overlap else ReadInPlace(frames)
+        self._readers.append(self._stack.enter_context(ahead))
+        return ahead
 
     def _count(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         self._frames_read = 0
@@ -104,6 +106,13 @@ class ClipRun:
     def begin(self, plan: MemoryPlan) -> None:
         """The clip is computed from now, by this plan."""
         self._started, self._plan = time.perf_counter(), plan
+        self._writer_idle, self._writer_free = 0.0, self._started  # the writer's own from here on
+
+    @property
+    def behind(self) -> int:
+        """Bytes of finished frames that may wait for the writer, about."""
+        height, width = self.size
+        return min(WRITE_BEHIND, RGB_BYTES * height * width) if self.info.kind == "image" else WRITE_BEHIND
 
     def stored(self, frames: Tensor) -> tuple[Tensor, ...]:
         """What the result's file stores of frames u8 [T, 3, h, w], on their device; on the leader alone."""
@@ -125,15 +134,18 @@ class ClipRun:
     def _write(self, finished: Slice) -> None:
         """In the writer's thread: wait for the pixels, check them and write them."""
         stored, compared, marks = finished.arrive()
+        self._writer_idle += time.perf_counter() - self._writer_free
         check_marks(self.source.name, finished.stages, marks)
         self.result.write(stored, finished.times, compared)
         self._written += len(finished.times)
+        self._writer_free = time.perf_counter()
 
     def end(self) -> None:
         """No frame follows. Where ranks share the clip this waits for the writer, so that they decide together."""
         if self._failure is not None:
             raise self._failure
         self._memory = peak(self._restorer.device, self._plan)
+        self._computed, self._blocked = time.perf_counter(), self.writer.waited  # `finish` waits for other reasons
         if self._restorer.parallel.size > 1:
             self._finish_writing()
 
@@ -155,13 +167,18 @@ class ClipRun:
                 self.result.complete()
         if not self.leads:
             return None
-        seconds, damage = time.perf_counter() - self._started, self.reader.damage
-        return Report(self.source, self.output, self._written, self.size, seconds, damage=damage, **self._memory)
+        ended = time.perf_counter()
+        reading = sum(reader.waited for reader in self._readers)
+        return Report(
+            self.source, self.output, self._written, self.size, ended - self._started, damage=self.reader.damage,
+            waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended, **self._memory,
+        )  # fmt: skip
 
     def stop(self) -> None:
         """End the writer soon, from another thread: `complete` fails then, and nothing is left."""
         self._stopped = True
-        self.writer.stop()
+        if (writer := self.writer) is not None:
+            writer.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -170,6 +187,9 @@ class ClipRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opened.__exit__(kind, error, trace)
+        # The writer's thread calls a method of this object. Without that cycle the decoder, the encoder and the frames
+        # that still wait are free now, and not when the garbage collector runs.
+        self.writer = self.frames = self.inputs = self.result = self.reader = None
 
 
 def bytes_of(frame: Frame) -> int:

@@ -11,6 +11,27 @@ from projects.video_diffusion_sr.memory.workload import GIB
 
 
 @dataclass(frozen=True)
+class Waits:
+    """Seconds that the threads of one file waited for each other; without overlap, that the other's work took.
+
+    reader: the computing thread, for frames of the input. writer: the computing thread, for room behind it.
+    frames: the writer, for finished frames, the device's work included.
+    end: from the last frame computed until the result has its name; the next file computes meanwhile, if there is one.
+    """
+
+    reader: float
+    writer: float
+    frames: float
+    end: float
+
+    def line(self) -> str:
+        return (
+            f"computing waited {self.reader:.2f} s for the reader and {self.writer:.2f} s for the writer, which waited "
+            f"{self.frames:.2f} s for frames and was done {self.end:.2f} s after the last one was computed"
+        )
+
+
+@dataclass(frozen=True)
 class Report:
     """What was done with one file.
 
@@ -18,6 +39,7 @@ class Report:
     reserved: bytes that the CUDA allocator held for them at most, gaps and cache included; 0 elsewhere.
     predicted_gib: the plan's prediction of `peak_memory`; None without a prediction.
     damage: frames of the input that were lost before we saw them.
+    waits: where its seconds went. ended: of `time.perf_counter`, when the result had its name.
     """
 
     source: Path
@@ -29,6 +51,8 @@ class Report:
     damage: str | None = None
     reserved: int = 0
     predicted_gib: float | None = None
+    waits: Waits | None = None
+    ended: float = 0.0
 
     def line(self) -> str:
         speed = self.frames / max(self.seconds, 1e-9)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
+from math import gcd
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing
 
+PREPARE_FRAMES = 4  # cross to the device and are converted together, at most
 Stored = Callable[[Tensor], tuple[Tensor, ...]]
 
 
@@ -151,7 +153,10 @@ def restore_frames(
 def prepare(frames: Iterator[Frame], restorer: Restorer, rows: Rows, times: list[Fraction]) -> Iterator[Tensor]:
     """This rank's rows of resized, padded frames, [3, rows, w'] float32 in [-1, 1]; times are appended to `times`."""
     scale, geometry = restorer.infer.vae.spatial_factor, restorer.geometry
-    while group := list(islice(frames, FINISH_FRAMES)):
+    # Together as many as divide a slice, which begins after the first frame: nobody waits for frames of the next slice.
+    together, count = gcd(PREPARE_FRAMES, restorer.slice_frames or PREPARE_FRAMES), 1
+    while group := list(islice(frames, count)):
+        count = together
         times.extend(frame.time for frame in group)
         for rgb in rgb_of(group, restorer.device):
             pixels = geometry.to_network(geometry.to_output(rgb, restorer.device))

@@ -4,10 +4,11 @@ Whatever happens with one file becomes a line that starts with its name; the oth
 """
 
 import logging
+import os
 import sys
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 
 from common.logger import get_logger
-from projects.video_diffusion_sr.clip_run import ClipRun
+from projects.video_diffusion_sr.clip_run import WRITE_BEHIND, ClipRun
 from projects.video_diffusion_sr.file_errors import InputError, NotFiniteError, OutputError, SkippedError
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.report import Report
@@ -26,7 +27,8 @@ from projects.video_diffusion_sr.run_files import report_error, say
 
 logger = get_logger(__name__)
 
-WRITING = 3  # files that are still written while the next one computes
+WRITING = 3 * WRITE_BEHIND  # bytes of files that are still written while the next one computes: three clips
+MOST_WRITING = 8  # files; compressing a picture takes one core
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Job:
     """What all files of a run share.
 
     plans: of the files, in the order of their numbers; None: the default one. existing: see `restore_clip`.
+    on_report: is given the report of every restored file, in their order.
     """
 
     output_dir: Path
     restorer: Restorer
     plans: Mapping[Path, MemoryPlan | None]
     existing: Existing
+    on_report: Callable[[Report], None] | None = None
 
     def prefix(self, path: Path) -> str:
         """What stands before the file's line."""
@@ -54,7 +58,7 @@ def restore_all(paths: Iterable[Path], job: Job, several_in_flight: bool = True)
     """Restore files and say a line for each, in their order; False for a file that failed.
 
     Where nobody shares a clip and reading and writing have threads, the next file is opened and read while one
-    computes, and up to `WRITING` files before it are still written.
+    computes, and files before it are still written: as many as `too_many` allows.
 
     Args:
         several_in_flight: False: a file is complete before the next one is asked for, as a journal needs it.
@@ -87,41 +91,78 @@ def restore_one(path: Path, job: Job) -> bool:
 def _in_flight(paths: Iterator[Path], job: Job) -> Iterator[bool]:
     """`restore_all` with one file opened ahead of the one that computes, and some written behind it."""
     opened: list[ClipRun] = []  # whose frames are not all computed
-    writing: list[ClipRun] = []
-    told: deque[tuple[Path, Future[Report]]] = deque()
+    computed: deque[Computed] = deque()  # not told yet
+    most = files_written_at_once(os.cpu_count() or 1)
 
     def open_clip(path: Path) -> ClipRun:
         run = ClipRun(path, job.output_dir, job.restorer, job.existing)
         opened.append(run)
         return run
 
-    def complete(run: ClipRun) -> Report:
-        with run:
-            return run.complete()
+    def tell_first() -> bool:
+        first = computed[0]
+        outcome = first.outcome.exception() or first.outcome.result()
+        return _tell(computed.popleft().path, outcome, job)  # only now: until it is written it may have to be stopped
 
-    with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(WRITING, "finisher") as finisher:
+    with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(most, "finisher") as finisher:
         try:
             following = _submit(opener, open_clip, paths)
             while following is not None:
                 (path, future), following = following, _submit(opener, open_clip, paths)
                 outcome = _computed(path, future, job, opened)
                 if isinstance(outcome, ClipRun):
-                    writing.append(outcome)
-                    told.append((path, finisher.submit(complete, outcome)))
+                    computed.append(Computed(path, finisher.submit(_complete, outcome), outcome))
                 else:
-                    told.append((path, _failed(outcome)))
-                while told and (told[0][1].done() or len(told) > WRITING):
-                    path, future = told.popleft()
-                    yield _tell(path, future.exception() or future.result(), job)
-            for path, future in told:
-                yield _tell(path, future.exception() or future.result(), job)
+                    computed.append(Computed(path, _failed(outcome)))
+                while computed and (computed[0].outcome.done() or too_many([file.behind for file in computed], most)):
+                    yield tell_first()
+            while computed:
+                yield tell_first()
         except BaseException as error:  # Ctrl-C, a signal: nothing unfinished may be left
             opener.shutdown(cancel_futures=True)
-            for run in writing:
-                run.stop()
+            for file in computed:
+                file.stop()
             for run in opened:
                 run.__exit__(type(error), error, error.__traceback__)
             raise
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A file whose frames are all computed. run: where they are still written; None where it has failed."""
+
+    path: Path
+    outcome: Future[Report]
+    run: ClipRun | None = None
+
+    @property
+    def behind(self) -> int:
+        """Bytes that may wait for its writer; 0 when it is done."""
+        return 0 if self.run is None or self.outcome.done() else self.run.behind
+
+    def stop(self) -> None:
+        if self.run is not None:
+            self.run.stop()
+
+
+def files_written_at_once(cores: int) -> int:
+    """Half of the cores encode, as the networks' thread and the readers need some too."""
+    return min(MOST_WRITING, max(cores // 2, 2))
+
+
+def too_many(behind: Sequence[int], most: int) -> bool:
+    """Must the next file wait until another one is written?
+
+    Args:
+        behind: bytes that may wait for the writer of each computed file; 0 for those that are done.
+        most: files that may be written at once.
+    """
+    return sum(size > 0 for size in behind) > most or sum(behind) > WRITING
+
+
+def _complete(run: ClipRun) -> Report:
+    with run:
+        return run.complete()
 
 
 def _submit(opener: ThreadPoolExecutor, open_clip, paths: Iterator[Path]) -> tuple[Path, Future[ClipRun]] | None:
@@ -166,6 +207,10 @@ def _tell(path: Path, outcome: Report | Exception | None, job: Job) -> bool:
         return False
     if outcome is not None:
         logger.info("%s%s", prefix, outcome.line())
+        if outcome.waits is not None:
+            logger.debug("%s%s: %s", prefix, outcome.source.name, outcome.waits.line())
         if outcome.damage:
             logger.warning("%s%s", prefix, outcome.damage)
+        if job.on_report is not None:
+            job.on_report(outcome)
     return True

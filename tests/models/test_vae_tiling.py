@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
+from models.video_vae_v3.modules.schedule import direct_schedule
 from models.video_vae_v3.modules.tiling import TileMemories, decode_tiled, encode_tiled, ramp, tile_spans
 from tests.conftest import seed_weights
 
@@ -63,7 +64,7 @@ def test_what_does_not_depend_on_the_tile_has_no_seam(vae, monkeypatch):
 def test_a_clip_in_pieces_is_the_clip_whole(vae):
     x, z = torch.randn(1, 3, 9, 12, 16), torch.randn(1, 4, 5, 6, 8)
     for run, clip, sizes in ((encode_tiled, x, [5, 4]), (decode_tiled, z, [2, 1, 2])):
-        memories = TileMemories(vae)
+        memories = TileMemories(vae, direct_schedule(vae.split_size, 2))
         pieces = [run(vae, piece, 5, 2, memories=memories) for piece in clip.split(sizes, dim=2)]
         assert torch.allclose(torch.cat(pieces, 2), run(vae, clip, 5, 2), atol=1e-5)
 

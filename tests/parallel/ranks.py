@@ -1,5 +1,6 @@
 """Runs a function in several processes that form one job, the way torchrun would start them, but cheaply."""
 
+import gc
 import os
 import socket
 import traceback
@@ -24,6 +25,7 @@ def run_ranks(world: int, work: Callable[[Process], None], fresh: bool = False) 
     method = "forkserver" if fresh else "fork"
     if fresh:
         torch.multiprocessing.get_context(method).set_forkserver_preload(["torch", "torch.distributed.fsdp"])
+    gc.collect()  # a decoder that a forked process frees would wait for threads that it does not have
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -8,14 +8,18 @@ import torch
 from common.config import load_config
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
+from data.media import open_media
 from projects import benchmark
 from projects.benchmarking import convolutions
 from projects.benchmarking.convolutions import convolution_table, measure_convolutions
 from projects.benchmarking.counting import dit_flops, vae_flops
+from projects.benchmarking.end_to_end import end_to_end, end_to_end_table
+from projects.benchmarking.footage import write_inputs
 from projects.benchmarking.kernels import kernel_table, measure_kernels
 from projects.benchmarking.pipeline import NoiseClip, Pipeline
 from projects.benchmarking.profiling import Span, idle_table, idle_times
 from projects.video_diffusion_sr.build import build
+from projects.video_diffusion_sr.cli import main as command
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.request import Request
 from tests.parallel.ranks import run_ranks
@@ -84,6 +88,44 @@ def test_stages_by_themselves_make_what_they_make_in_one_go(tiny_restorer):
         stage()
     assert whole.shape == (6, 3, *tiny_restorer.geometry.output_size(24, 40))
     assert torch.equal(pipeline.result, whole)
+
+
+def test_end_to_end_runs_the_command_and_its_numbers_add_up(tmp_path):
+    flags = [*SMALL, "--input", "16", "24", "--end_to_end", "--files", "2", "--strength", "0.5"]
+    with process_group("cpu") as process:
+        result = end_to_end(benchmark.parse(flags), process, tmp_path)
+    typed = ["--video_path", tmp_path / "inputs", "--output_dir", tmp_path / "own", "--res_h", 32, "--res_w", 48]
+    assert command(SEEDVR2_TINY, [*map(str, typed), "--strength", "0.5", "--random_weights", "--device", "cpu"]) == 0
+    for name in ("000.mp4", "001.mp4"):
+        own = (tmp_path / "own" / name).read_bytes()
+        assert (tmp_path / "cold" / name).read_bytes() == own == (tmp_path / "warm" / name).read_bytes()
+    for run in (result["cold"], result["warm"]):
+        assert [file["name"] for file in run["files"]] == ["000.mp4", "001.mp4"]
+        assert 0 < run["loading"] < run["first_result"] < run["seconds"] and run["peak_gib"] > 0
+        assert run["between_results"] == pytest.approx(run["seconds"] - run["first_result"])
+        for file in run["files"]:
+            waits = {name: file[name] for name in ("reader", "writer", "frames", "end")}
+            assert all(0 <= seconds <= file["seconds"] for seconds in waits.values()) and waits["frames"] > 0
+            assert waits["reader"] + waits["writer"] + waits["end"] <= file["seconds"]
+    assert result["device_busy"] is None, "a CPU is not profiled"
+    lines = end_to_end_table({**result, "imports": None}, networks=result["warm"]["between_results"] / 2).splitlines()
+    assert [line.split()[0] for line in lines[3:5]] == ["cold", "warm"] and lines[5].endswith("2.00 times as long")
+
+
+@pytest.mark.parametrize("wrong", [["--winograd", "4"], ["--reference_path"], ["--files", "0"]])
+def test_end_to_end_refuses_what_the_command_cannot_do(wrong, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.parse([*SMALL, "--end_to_end", *wrong])
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_made_up_footage_has_the_asked_size_and_moves(tmp_path):
+    clip, other = write_inputs(tmp_path, 2, 3, (32, 48))
+    with open_media(clip) as reader, open_media(other) as second:
+        frames, others = [frame.pixels.float() for frame in reader], [frame.pixels.float() for frame in second]
+    assert len(frames) == 3 and frames[0].shape == (3, 32, 48)
+    assert (frames[0] - frames[1]).abs().mean() > 0.5 and (frames[0] - others[0]).abs().mean() > 10
+    assert [path.suffix for path in write_inputs(tmp_path, 1, 1, (32, 48))] == [".png"]
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Reading, computing and writing beside each other: the same files as one after the other, no trace of faults."""
 
+import logging
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from data.media import MediaReader
 from projects.video_diffusion_sr import clip_run, run_order
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.result import Result
-from projects.video_diffusion_sr.run_order import Job, restore_all
+from projects.video_diffusion_sr.run_order import Job, files_written_at_once, restore_all, too_many
 from tests.projects.test_restore import read, restorer, write_clip  # noqa: F401 (a fixture)
 
 
@@ -91,3 +93,46 @@ def test_ctrl_c_leaves_nothing_unfinished(restorer, tmp_path, monkeypatch):  # n
     assert set(left) <= {"a.mp4", "b.png"}
     for name in left:
         assert len(read(tmp_path / "out" / name)) in (1, 9)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("slow", ["reader", "writer"])
+def test_a_report_says_which_thread_waited(restorer, tmp_path, monkeypatch, caplog, overlap, slow):  # noqa: F811
+    """A slow reader is waited for, a slow writer too once its queue is full; the other one is not."""
+    frames, write = MediaReader.__iter__, Result.write
+
+    def read_slowly(reader):
+        for frame in frames(reader):
+            time.sleep(0.1)
+            yield frame
+
+    def write_slowly(result, *parts):
+        time.sleep(0.3)
+        write(result, *parts)
+
+    monkeypatch.setattr(clip_run, "WRITE_BEHIND", 1)
+    if slow == "reader":
+        monkeypatch.setattr(MediaReader, "__iter__", read_slowly)
+    else:
+        monkeypatch.setattr(Result, "write", write_slowly)
+    reports, clip = [], write_clip(tmp_path / "a.mp4", 9)
+    job = Job(tmp_path / "out", replace(restorer, overlap=overlap), {clip: None}, "replace", reports.append)
+    caplog.set_level(logging.DEBUG, run_order.__name__)
+    assert list(restore_all([clip], job)) == [True]
+    (report,) = reports
+    waits = report.waits
+    if slow == "reader":
+        assert waits.reader > 0.5 and waits.frames > 0.5 and waits.writer + waits.end < 0.5
+    else:
+        assert waits.writer + waits.end > 0.6 and waits.reader < 0.5
+    assert max(waits.reader + waits.writer + waits.end, waits.frames) <= report.seconds
+    assert f"a.mp4: computing waited {waits.reader:.2f} s for the reader" in caplog.text
+
+
+def test_more_pictures_than_clips_are_written_at_once():
+    clip, picture = clip_run.WRITE_BEHIND, 3 * 720 * 1280
+    assert [files_written_at_once(cores) for cores in (1, 2, 8, 16, 64)] == [2, 2, 4, 8, 8]
+    assert not too_many([clip] * 3, most=8) and too_many([clip] * 4, most=8)
+    assert not too_many([picture] * 8, most=8) and too_many([picture] * 9, most=8)
+    assert not too_many([0] * 20 + [clip], most=2), "files that are done wait for their line alone"
+    assert too_many([clip] * 3 + [picture], most=8)

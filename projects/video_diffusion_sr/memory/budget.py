@@ -138,8 +138,8 @@ def choose_plan(vram_gib: float, work: Workload, blocks: bool = False) -> Memory
             continue
         candidate = priced(candidate, work)
         if candidate.predicted_peak_gib * SAFETY <= vram_gib:
-            together = dict(candidate.predicted)["encode"] + work.dit_bytes / GIB
-            return replace(candidate, prefetch=candidate.offload == "models" and together * SAFETY <= vram_gib)
+            early = priced(replace(candidate, prefetch=candidate.offload == "models"), work)
+            return early if early.predicted_peak_gib * SAFETY <= vram_gib else candidate
     least = smallest(work)
     needed = ceil(least.predicted_peak_gib * SAFETY * 10) / 10
     raise ValueError(

@@ -8,7 +8,9 @@ from math import ceil
 from torch import nn
 
 from common.kernels.frame_norm import query_rows, scores_bytes
+from models.nadit.windows import cut_windows
 from models.video_vae_v3.modules.winograd import BLOCK_BYTES
+from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, tile_size
 from projects.video_diffusion_sr.memory.workload import GIB, Workload, blocks_of
 
@@ -18,7 +20,9 @@ FINISH_FRAMES = 5  # a slice is finished so many frames at a time
 
 # Fitted to measurements (tests/projects/test_memory_predict.py).
 LIBRARIES = 0.15  # GiB beside the networks' tensors, whatever the size
-WORKSPACE = 0.5  # GiB beside them for clips: of 3-D convolutions and of upsamplers, which pictures do not need
+# GiB beside them for clips: of 3-D convolutions and of upsamplers, which one frame does not need. It grows with the
+# picture, from the least to the most, which it is from so many pixels on.
+LEAST_WORKSPACE, WORKSPACE, WORKSPACE_PIXELS = 0.2, 0.5, 480 * 854
 RESIZING, RESIZED = 3, 2  # copies in float32 of an input frame on its way through the resize, and of its result
 FINISHING = 8  # pictures in float32 that a colour fix and the rounding hold at once
 EIGHT_BIT = 0.55  # of the transformer's weights: norms, embeddings and the layer at work stay as they are
@@ -26,23 +30,32 @@ EIGHT_BIT = 0.55  # of the transformer's weights: norms, embeddings and the laye
 
 def predict(plan: MemoryPlan, work: Workload) -> dict[str, float]:
     """Peak by stage on the busiest rank, GiB."""
-    vae_gib, dit_gib, transformer = _vae_gib(plan, work), _dit_gib(plan, work), transformer_gib(plan, work)
+    vae_gib, dit_gib = _vae_gib(plan, work), _dit_gib(plan, work)
+    transformer = transformer_gib(plan, work) + _latents_gib(work)
     work = work if plan.schedule.tile is None else work.alone  # ranks do not share tiles
     resident = plan.offload == "none"
     carried = {stage: carried_gib(plan, work, stage) for stage in ("encode", "decode")}
     # Of the half of the VAE that does not run now. What tiles carry waits on the host anyway.
     stays = work.long and not plan.offload_carried and plan.schedule.tile is None
     kept = carried if stays else dict.fromkeys(carried, 0.0)
-    workspace = 0.0 if plan.schedule.single_frame else WORKSPACE
-    beside = LIBRARIES + workspace + vae_gib + (dit_gib if resident else 0)
+    beside = LIBRARIES + _workspace_gib(plan, work) + vae_gib + (dit_gib if resident else 0)
+    early = dit_gib if plan.prefetch and not resident else 0  # weights that come while the VAE still encodes
     before, after = _pixels_gib(plan, work)
     encode, decode = (carried[stage] + working_gib(plan, work, stage) for stage in carried)
     decode = max(decode, carried["decode"] + _finishing_gib(plan, work))  # the decoder's working set is gone by then
     return {
-        "encode": beside + encode + before + kept["decode"],
+        "encode": beside + early + encode + before + kept["decode"],
         "transformer": LIBRARIES + dit_gib + (vae_gib if resident else 0) + transformer + sum(kept.values()),
         "decode": beside + decode + after + kept["encode"],
     }
+
+
+def _workspace_gib(plan: MemoryPlan, work: Workload) -> float:
+    """What the libraries' convolutions take for themselves."""
+    height, width = _picture(plan, work)
+    if plan.schedule.single_frame:
+        return 0.0
+    return min(max(WORKSPACE * height * width / WORKSPACE_PIXELS, LEAST_WORKSPACE), WORKSPACE)
 
 
 def _vae_gib(plan: MemoryPlan, work: Workload) -> float:
@@ -68,8 +81,10 @@ def _pixels_gib(plan: MemoryPlan, work: Workload) -> tuple[float, float]:
         return source, source
     frames = _slice_frames(plan, work) + (0 if work.frames == 1 else 1)
     plane = 3 * work.rows * work.width / GIB
+    # Results of two slices wait on the leader, in 8 bits, for their way to the host.
+    results = 2 * frames * 3 * work.pixels / GIB
     # Waiting frames and their stack, in the networks' dtype when they go in; twice when they come out.
-    return frames * plane * (2 * FLOAT + work.itemsize) + source, frames * plane * 2 * work.itemsize + source
+    return frames * plane * (2 * FLOAT + work.itemsize) + source, frames * plane * 2 * work.itemsize + source + results
 
 
 def _finishing_gib(plan: MemoryPlan, work: Workload) -> float:
@@ -87,20 +102,39 @@ def _slice_frames(plan: MemoryPlan, work: Workload) -> int:
 
 
 def transformer_gib(plan: MemoryPlan, work: Workload) -> float:
-    """Activations of one block: stream, normed copy, projections, windows and attention's output; or the MLP's."""
+    """Activations of one block on the busiest rank: attention's or the MLP's."""
     pt, ph, pw = work.dit.patch_size
     latent = (work.frames - 1) // work.vae.temporal_factor + 1
-    grid = [work.height // work.vae.spatial_factor // ph, work.width // work.vae.spatial_factor // pw]
-    tokens = ceil(latent // pt * grid[0] * grid[1] * work.token_share)
-    width, inner = work.dit.dim, work.dit.heads * work.dit.head_dim
-    # What attention made is there three times at the end: by window size, all together, and in the tokens' order.
-    attention = tokens * (2 * width + 3 * inner + 3.3 * inner + 3.26 * inner)
-    hidden = 2 * 256 * ceil(int(2 * width * work.dit.expand_ratio / 3) / 256)
-    hidden = hidden if work.dit.mlp == "swiglu" else 2 * width * work.dit.expand_ratio
+    height, width = (n // work.vae.spatial_factor for n in (work.height, work.width))
+    grid = latent // pt, height // ph, width // pw
+    tokens = ceil(grid[0] * grid[1] * grid[2] * work.token_share)
+    of_stream, inner = work.dit.dim, work.dit.heads * work.dit.head_dim
+    # The stream and its normed copy; projections, and what attention made in the tokens' order, before and after the
+    # last projection. In windows: queries, keys, values, and what attention made.
+    attention = tokens * (3 * of_stream + 4 * inner) + _window_rows(work, grid, tokens) * 4 * inner
+    hidden = 2 * 256 * ceil(int(2 * of_stream * work.dit.expand_ratio / 3) / 256)
+    hidden = hidden if work.dit.mlp == "swiglu" else 2 * of_stream * work.dit.expand_ratio
     chunk = tokens if plan.token_chunk is None else min(tokens, plan.token_chunk)
-    feed_forward = tokens * 3 * width + chunk * (hidden + width)
+    feed_forward = tokens * 3 * of_stream + chunk * (hidden + of_stream)
     tables = tokens * (2 * 2 * 64 * 4 + 2 * 16)  # cosines, sines and indices of both ways to cut windows
     return (max(attention, feed_forward) * work.itemsize + work.texts * tables) / GIB
+
+
+def _latents_gib(work: Workload) -> float:
+    """Of the clip, which every rank has whole.
+
+    In float32 slices of latents, the window of them, two noises and the condition; in both dtypes the network's input.
+    """
+    positions = ((work.frames - 1) // work.vae.temporal_factor + 1) * work.pixels // work.vae.spatial_factor**2
+    channels = work.vae.latent_channels
+    return positions * (5 * channels * FLOAT + (2 * channels + 1) * (FLOAT + work.itemsize)) / GIB
+
+
+def _window_rows(work: Workload, grid: tuple[int, int, int], tokens: int) -> int:
+    """Rows of a rank's attention sequences: its tokens, and the text once more for each of its windows."""
+    kinds = set(zip(work.dit.windows, work.dit.shifted, strict=True))
+    windows = max(len(cut_windows(grid, counts, shifted)) for counts, shifted in kinds)
+    return tokens + ceil(windows * work.token_share) * TEXT_TOKENS
 
 
 def carried_gib(plan: MemoryPlan, work: Workload, stage: str) -> float:
@@ -147,16 +181,17 @@ def _direct_level(plan: MemoryPlan, work: Workload, level: int, block: nn.Module
 def _filtered_level(plan: MemoryPlan, work: Workload, level: int, block: nn.Module, stage: str, beside: float) -> float:
     """Numbers: the input, in whose place the result comes where it fits, the first result, and one row block."""
     pixels, frames = _pixels(plan, work, level), plan.schedule.levels[level].group
-    widest = max(max(r.conv1.in_channels, r.conv1.out_channels) for r in block.resnets)
-    row_block = min(BLOCK_BYTES / work.itemsize, (frames + PAST) * pixels * 5 * widest)
     if stage == "encode" and len(block.downsamplers):  # the halving convolution's input fills as the last resnet goes
         down = block.downsamplers[0].conv
         beside += pixels * (frames + down.kernel_size[0] - down.stride[0]) * down.in_channels
     largest = 0.0
     for resnet in block.resnets:
         inner, outer = resnet.conv1.in_channels, resnet.conv1.out_channels
-        largest = max(largest, frames * (inner + outer) + (frames * outer if outer > inner else 0))
-    return pixels * largest + beside + row_block
+        held = pixels * frames * (inner + outer + (outer if outer > inner else 0))
+        # Transformed frames and their products; of a small picture one block has all rows.
+        row_block = min(BLOCK_BYTES / work.itemsize, (frames + PAST) * pixels * (inner + outer))
+        largest = max(largest, held + row_block)
+    return largest + beside
 
 
 def _level_frames(plan: MemoryPlan, work: Workload, level: int) -> int:

@@ -1,0 +1,59 @@
+"""Files that compress about as footage does: a camera moves over a picture of shapes and texture, with some grain."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.media import MediaInfo, open_writer
+from data.training.motion import MotionConfig, animate
+
+RATE = Fraction(25)
+CAMERA = MotionConfig(pan=2.0, turn=0.1, zoom=0.002, scale=(1.0, 1.0), shake=0.8, still=0.0)
+MARGIN = 1.25  # of the picture's sides over the clip's, for the camera to move in
+SHAPES = 40
+GRAIN = 1.5  # standard deviation in levels of 8 bits
+CRF = 18  # of the clips: a good original
+
+
+def write_inputs(folder: Path, files: int, frames: int, size: tuple[int, int]) -> list[Path]:
+    """`files` clips of `frames` frames, or pictures where that is 1, of size (height, width); each another scene."""
+    suffix, kind = (".png", "image") if frames == 1 else (".mp4", "video")
+    paths = [folder / f"{number:03d}{suffix}" for number in range(files)]
+    for number, path in enumerate(paths):
+        info = MediaInfo(Path("a scene"), kind, size[1], size[0], frame_rate=RATE)
+        clip = torch.from_numpy(film(frames, size, seed=number)).permute(0, 3, 1, 2)
+        with open_writer(path, info, size, crf=CRF) as writer:
+            writer.write(clip, [n / RATE for n in range(frames)])
+    return paths
+
+
+def film(frames: int, size: tuple[int, int], seed: int) -> np.ndarray:
+    """u8 [frames, height, width, 3]; size is (height, width)."""
+    rng = np.random.default_rng(seed)
+    scene = draw_scene(tuple(round(side * MARGIN) for side in size), rng)
+    clip = animate(scene, frames, *size, rng, CAMERA)
+    for frame in clip:
+        noisy = frame + rng.normal(0, GRAIN, frame.shape).astype(np.float32)
+        frame[:] = noisy.round().clip(0, 255).astype(np.uint8)
+    return clip
+
+
+def draw_scene(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """u8 [height, width, 3]: texture whose power falls with frequency as that of photographs, and shapes with edges."""
+    height, width = size
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1 / max(size)
+    scene = np.empty((height, width, 3), np.float32)
+    for channel in range(3):
+        spectrum = np.fft.rfft2(rng.standard_normal(size)) / frequency
+        texture = np.fft.irfft2(spectrum, size)
+        scene[..., channel] = 128 + 40 * texture / texture.std()
+    y, x = np.ogrid[:height, :width]
+    for _ in range(SHAPES):
+        top, left = rng.uniform(0, height), rng.uniform(0, width)
+        radius = min(size) * rng.uniform(0.02, 0.15)
+        inside = ((y - top) / rng.uniform(0.5, 2)) ** 2 + (x - left) ** 2 < radius**2
+        scene[inside] = 0.5 * scene[inside] + 0.5 * rng.uniform(0, 255, 3).astype(np.float32)
+    return scene.round().clip(0, 255).astype(np.uint8)
