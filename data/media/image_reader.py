@@ -45,6 +45,8 @@ class ImageReader(MediaReader):
             tags, changed = read_tags(image)
             if low is not None or image.mode.startswith("I"):
                 changed.append("has 16 bits a sample, the result has 8")
+            elif image.mode == "F":
+                changed.append("has floats as samples, the result has 8 bits")
             self.notes += tuple(f"{shown(path)}: {what}" for what in changed)
         if convert.complaint:
             self.notes += (f"{shown(path)}: {convert.complaint}",)
