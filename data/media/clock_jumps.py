@@ -5,6 +5,7 @@ tells a jump from a picture that really stands still (a slide show, a camera tha
 jump, it stops with the picture and goes on with it. Such a gap is closed to one step.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -38,13 +39,19 @@ class ClockJumps:
 
     Args:
         video: the stream of the picture; its jumps count.
+        sounds: the streams of the sound. Behind its last packet, a track says nothing about the clock.
 
     Attributes:
         found: the jumps so far.
     """
 
-    def __init__(self, video: av.VideoStream) -> None:
+    def __init__(self, video: av.VideoStream, sounds: Sequence[av.AudioStream] = ()) -> None:
         self.video = video.index
+        self.promised = {
+            sound.index: ((sound.start_time or 0) + sound.duration) * sound.time_base
+            for sound in sounds
+            if sound.duration
+        }
         self.step = 1 / nominal_rate(video)[0]
         self.end: Fraction | None = None  # of the last picture
         self.heard: dict[int, list[list[Fraction]]] = {}  # by track: (start, end) of its last two unbroken stretches
@@ -61,8 +68,8 @@ class ClockJumps:
             return
         if self.end is not None and start - self.end > SHORTEST_JUMP_S:
             jump = Jump(self.end, start - self.end)
-            if any(self._jumps_too(track, jump) for track in self.heard.values()) and not any(
-                self._goes_on(track, jump) for track in self.heard.values()
+            if any(self._jumps_too(index, jump) for index in self.heard) and not any(
+                self._goes_on(index, jump) for index in self.heard
             ):
                 self.found.append(jump)
         self.end = start + self.step
@@ -93,19 +100,23 @@ class ClockJumps:
         else:
             self.heard[track] = [*stretches[-1:], [start, end]]
 
-    def _jumps_too(self, stretches: list[list[Fraction]], jump: Jump) -> bool:
-        after = jump.after + jump.seconds
-        return any(abs(end - jump.after) < SKEW_S or abs(start - after) < SKEW_S for start, end in stretches)
+    def _jumps_too(self, index: int, jump: Jump) -> bool:
+        """Whether a track of sound stops before the jump, and goes on behind it or is said to."""
+        after, stretches = jump.after + jump.seconds, self.heard[index]
+        stops = any(abs(end - jump.after) < SKEW_S for _, end in stretches)
+        goes_on = any(abs(start - after) < SKEW_S for start, _ in stretches)
+        return stops and (goes_on or self.promised.get(index, jump.after) > after - SKEW_S)
 
-    def _goes_on(self, stretches: list[list[Fraction]], jump: Jump) -> bool:
-        return any(start < jump.middle < end for start, end in stretches)
+    def _goes_on(self, index: int, jump: Jump) -> bool:
+        """Whether a track of sound is heard in the middle of the jump."""
+        return any(start < jump.middle < end for start, end in self.heard[index])
 
 
 def find_jumps(path: Path) -> ClockJumps:
     """All jumps of a clip, which is read through, not decoded."""
     with open_container(path) as container:
         tracks = choose_tracks(container, path)
-        jumps = ClockJumps(tracks.video)
+        jumps = ClockJumps(tracks.video, tracks.audio)
         packets = container.demux(tracks.video, *tracks.audio)
         while True:
             try:

@@ -111,6 +111,14 @@ def test_a_picture_that_really_stands_still_stays(tmp_path):
             jumps.push(packet(0, second, 0.04))
         jumps.push(packet(1, second, 1))
     assert jumps.found == []
+    for heard in (range(3), range(12, 15)):  # a song of three seconds, at its beginning or at its end
+        jumps = ClockJumps(video)
+        for second in range(20):
+            if second in (0, 3, 12, 19):
+                jumps.push(packet(0, second, 0.04))
+            if second in heard:
+                jumps.push(packet(1, second, 1))
+        assert jumps.found == []
 
 
 class Stream:
