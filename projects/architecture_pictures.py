@@ -110,7 +110,7 @@ def schedule_picture(size: tuple[int, int]) -> str:
     """Frames against levels for a slice of the default schedule on a GPU, the order of the work numbered."""
     slice_frames = filled_slice(RELEASED, *size, F43)
     schedule = default_schedule(RELEASED, *size, slice_frames, F43)
-    left, cell, row = 230, 62, 34
+    left, cell, row = 260, 62, 34
     panel = 70 + row * len(RELEASED)
     svg = Svg(left + cell * (1 + slice_frames) + 30, 2 * panel + 60)
     for number, decoder in enumerate((False, True)):
@@ -130,7 +130,7 @@ def schedule_picture(size: tuple[int, int]) -> str:
             svg.box(x, top + 48 + row * step.level, width, row - 6, COLOURS[kind], str(count))
     y = 2 * panel + 20
     for x, (kind, text) in zip(
-        (10, 250, 500),
+        (10, 290, 530),
         (
             ("first", "the clip's first frame, alone, before"),
             ("winograd", "a group by Winograd F(4, 3)"),
