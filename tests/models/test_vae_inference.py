@@ -58,15 +58,16 @@ def pixels_and_latents(vae, frames, height, width, batch=1):
     return torch.randn(batch, 3, frames, height, width).double(), torch.randn(batch, 4, *latent).double()
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("batch", "every"), [(1, 1), (2, 3)])
 @torch.no_grad()
-def test_every_schedule_equals_the_plain_network(vae, batch):
+def test_every_schedule_equals_the_plain_network(vae, batch, every):
+    """Of two clips at once every third schedule."""
     clip, latents = pixels_and_latents(vae, 13, 8, 12, batch)
     release_inference(vae)
     vae.set_causal_slicing(None)
     moments, frames = vae.encode_moments(clip), vae.decode_latents(latents)
     prepare_inference(vae, (F23, F43))
-    for levels in filter(lambda levels: fits(vae, levels), LEVELS):
+    for levels in filter(lambda levels: fits(vae, levels), LEVELS[::every]):
         for size in (None, 4, 8):
             schedule = Schedule(size, levels)
             assert (in_slices(vae, clip, schedule, "encode_slice") - moments).abs().max() < 1e-12
