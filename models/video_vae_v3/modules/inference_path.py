@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.video_vae_v3.modules.activation import Activation, joined, regroup
+from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.conv_input import conv_input
 from models.video_vae_v3.modules.decoder import Decoder3D, UpDecoderBlock3D
 from models.video_vae_v3.modules.encoder import DownEncoderBlock3D, Encoder3D
@@ -30,7 +31,7 @@ def encode(encoder: Encoder3D, x: Tensor, memory: ClipMemory) -> Tensor:
         layers = InferenceLayers(memory, of_level.winograd)
         groups = regroup(groups, of_level.group)
         if level == 0:
-            groups = _map(layers.conv_in, encoder.conv_in, groups)
+            groups = _convolved(InferenceLayers(memory), encoder.conv_in, groups)
         groups = _down_level(layers, block, groups)
     layers = InferenceLayers(memory)
     return layers.conv_out(encoder.conv_norm_out, encoder.conv_out, layers.mid(encoder.mid_block, joined(groups)))
@@ -50,9 +51,10 @@ def decode(decoder: Decoder3D, z: Tensor, memory: ClipMemory) -> Tensor:
     return frames[0] if len(frames) == 1 else torch.cat(frames, 2)
 
 
-def _map(layer, module, groups: Iterator[Activation]) -> Iterator[Activation]:
+def _convolved(layers: InferenceLayers, conv: CausalConv3d, groups: Iterator[Activation]) -> Iterator[Activation]:
+    """The first convolution of the encoder, a group at a time."""
     for group in groups:
-        yield layer(module, group)
+        yield layers.conv_in(conv, group)
 
 
 def _down_level(

@@ -72,7 +72,9 @@ def table_of_rows(table: Tensor, rows: RowExchange) -> Tensor:
     if rows.first and rows.last:
         return table
     first, odd, even, last = range(4)
-    return table[:, [first if rows.first else even, odd, even, last if rows.last else odd]]
+    classes = first if rows.first else even, odd, even, last if rows.last else odd
+    # Cut and joined: a list as an index would travel to the device, and the host would wait for it.
+    return torch.cat([table[:, n : n + 1] for n in classes], 1)
 
 
 class _Enlarge:
