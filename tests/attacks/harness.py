@@ -21,6 +21,9 @@ SMALL += ["--set", "dit.model.num_layers=2", "vae.model.block_out_channels=[8,8,
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
+KEPT = ".without_sound.mp4"  # what is left of a clip whose last step fails, see docs/reliability.md
+
+
 @dataclass
 class Folder:
     """A folder of clips to restore. frames: name -> how many frames its result must have."""
@@ -52,10 +55,10 @@ class Folder:
         )
 
     def damaged(self) -> list[str]:
-        """Results under final names that are not whole."""
+        """Results under final names, and pictures kept without their sound, that are not whole."""
         return [
             path.name for path in self.output.glob("*.mp4")
-            if not path.name.startswith(".") and decoded(path) != self.frames[path.name]
+            if not path.name.startswith(".") and decoded(path) != self.frames[path.name.replace(KEPT, ".mp4")]
         ]  # fmt: skip
 
     def missing(self) -> list[str]:
