@@ -18,7 +18,7 @@ from common.create import create_object
 from common.safe_eval import safe_eval
 from common.yaml_limits import MOST_VALUES, Resolver, refuse_large_text, values
 
-__all__ = ["create_object", "load_config"]
+__all__ = ["create_object", "load_config", "override_names"]
 
 ROOT = Path(__file__).resolve().parents[1]
 INHERIT = "__inherit__"
@@ -117,8 +117,21 @@ def merged(base: Any, change: Any) -> Any:
     return {**base, **{key: merged(base.get(key), value) for key, value in change.items()}}
 
 
+class UnknownKey(ValueError):
+    """An override of a key that its group does not have."""
+
+
 def with_override(tree: Any, override: str) -> Any:
     """The tree after one `key=value`."""
+    key, value = parse_override(override)
+    try:
+        return replaced(tree, key.split("."), value, key)
+    except UnknownKey as error:
+        raise ValueError(f"{error}{nearest(key, tree)}") from error
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """(full name of the key, plain value) of one `key=value`."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ValueError(f"override `{override}` must have the form key.of.a.value=value")
@@ -127,7 +140,13 @@ def with_override(tree: Any, override: str) -> Any:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"override `{override[:100]}`: the value is not YAML: {error}") from error
-    return replaced(tree, key.strip().split("."), value, key.strip())
+    return key.strip(), value
+
+
+def override_names(override: str) -> list[str]:
+    """Full names of the values that one `key=value` sets: several where the value is a mapping."""
+    key, value = parse_override(override)
+    return list(leaves(value, key))
 
 
 def replaced(node: Any, keys: list[str], value: Any, name: str) -> Any:
@@ -144,7 +163,7 @@ def replaced(node: Any, keys: list[str], value: Any, name: str) -> Any:
             f"unknown config key {name}: there is a single value where {key} is looked for; set it as a whole"
         )
     if key not in node:
-        raise ValueError(f"unknown config key {name}: there is no {key}{suggestion(key, list(node))}")
+        raise UnknownKey(f"unknown config key {name}: there is no {key}{suggestion(key, list(node))}")
     return {**node, key: replaced(node[key], rest, value, name)}
 
 
@@ -152,7 +171,7 @@ def replaced_whole(node: Any, value: Any, name: str) -> Any:
     """The value in place of the node; into a group of keys only a mapping of some of them fits."""
     if not isinstance(node, dict):
         return value
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not value:
         raise ValueError(f"config key {name} is a group; set one of its keys: {', '.join(map(str, node))}")
     for key, item in value.items():
         node = replaced(node, [str(key)], item, f"{name}.{key}")
@@ -163,3 +182,24 @@ def suggestion(key: str, known: list[str]) -> str:
     """The end of a sentence about an unknown key: the closest known one, or all of them."""
     close = difflib.get_close_matches(key, [str(k) for k in known], n=1)
     return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(map(str, known))}"
+
+
+def nearest(name: str, tree: Any) -> str:
+    """The end of a sentence about an unknown full name: the most similar name in the tree, if there is one.
+
+    Names that end as the unknown one does come first: who asks for `steps` means one of them.
+    """
+    known = list(leaves(tree))
+    alike = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    close = difflib.get_close_matches(name, alike, n=1, cutoff=0.0) or difflib.get_close_matches(
+        name, known, n=1, cutoff=0.5
+    )
+    return f" (the nearest key: {close[0]})" if close else ""
+
+
+def leaves(node: Any, name: str = "") -> dict[str, Any]:
+    """Full names of all values that are no mappings, in plain containers."""
+    if not isinstance(node, dict):
+        return {name: node}
+    below = [leaves(value, f"{name}.{key}" if name else str(key)) for key, value in node.items()]
+    return {key: value for part in below for key, value in part.items()}

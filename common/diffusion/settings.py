@@ -9,6 +9,7 @@ from common.diffusion.guidance import Guidance
 from common.diffusion.schedule import LinearInterpolation
 from common.diffusion.timesteps import LogitNormal, uniform_trailing
 from common.diffusion.types import PredictionType, as_prediction_type
+from common.typed_values import number, positive, switch, whole
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,18 @@ def read_diffusion_settings(config: Mapping[str, Any]) -> DiffusionSettings:
     training = typed(times["training"], "diffusion.timesteps.training", "logitnormal", "loc", "scale")
     sampling = typed(times["sampling"], "diffusion.timesteps.sampling", "uniform_trailing", "steps", shift=1.0)
     cfg = only(top["cfg"], "diffusion.cfg", "scale", "rescale", partial=1.0)
-    T = float(schedule["T"])
+    T = positive(schedule["T"], "diffusion.schedule.T")
     return DiffusionSettings(
         schedule=LinearInterpolation(T),
         prediction_type=as_prediction_type(sampler["prediction_type"]),
         loss=as_prediction_type(only(top["loss"], "diffusion.loss", "type")["type"]),
-        training=LogitNormal(T, float(training["loc"]), float(training["scale"])),
-        steps=int(sampling["steps"]),
-        shift=float(sampling["shift"]),
-        transform=bool(times["transform"]),
-        guidance=Guidance(float(cfg["scale"]), float(cfg["rescale"]), float(cfg["partial"])),
+        training=LogitNormal(
+            T, *(number(training[key], f"diffusion.timesteps.training.{key}") for key in ("loc", "scale"))
+        ),
+        steps=whole(sampling["steps"], "diffusion.timesteps.sampling.steps"),
+        shift=positive(sampling["shift"], "diffusion.timesteps.sampling.shift"),
+        transform=switch(times["transform"], "diffusion.timesteps.transform"),
+        guidance=Guidance(*(number(cfg[key], f"diffusion.cfg.{key}") for key in ("scale", "rescale", "partial"))),
     )
 
 

@@ -14,6 +14,7 @@ from common.logger import get_logger
 from common.weights.read import read_weights
 from models.video_vae_v3.modules.fold import prepare_inference
 from models.video_vae_v3.modules.schedule import F43
+from projects.video_diffusion_sr.bare_network import network_without_weights
 from projects.video_diffusion_sr.infer import Prompts, VideoDiffusionInfer
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
 from projects.video_diffusion_sr.memory.stages import Stages
@@ -21,7 +22,7 @@ from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts, read_prompt_pair
 from projects.video_diffusion_sr.request import DTYPES, ROOT, Request
 from projects.video_diffusion_sr.restorer import Restorer
-from projects.video_diffusion_sr.settings import RunSettings, how_to_get, network_without_weights, resolve
+from projects.video_diffusion_sr.settings import RunSettings, how_to_get, resolve
 
 __all__ = ["DTYPES", "ROOT", "Request", "build", "build_network", "build_vae", "load", "seeded_prompts"]
 

@@ -104,9 +104,8 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--weights_8_bit", action="store_true",
         help="keep the transformer's weights as 8-bit floats: half of their memory, a slightly different result",
     )  # fmt: skip
-    if preset.multi_step:
-        run.add_argument("--cfg_scale", type=float, default=preset.cfg_scale, help="guidance, 1 is none (%(default)s)")
-        run.add_argument("--sample_steps", type=int, default=preset.steps, help="network calls (%(default)s)")
+    run.add_argument("--sample_steps", type=int, metavar="N", help=f"network calls ({preset.steps})")
+    run.add_argument("--cfg_scale", type=float, metavar="X", help=f"guidance, 1 is none ({preset.cfg_scale:g})")
     run.add_argument(
         "--random_weights", action="store_true",
         help="seeded random weights in place of trained ones: every step is done, nothing is restored; for tests",
@@ -114,7 +113,10 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     run.add_argument("--lora", type=Path, help="LoRA weights (.safetensors) to merge into the transformer")
     run.add_argument("--lora_scale", type=float, default=1.0, help="how strongly (%(default)s)")
     run.add_argument("--config", help=f"another YAML than {preset.config}")
-    run.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change YAML keys, for ablations")
+    run.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE",
+        help="change YAML keys, for ablations; one that would change nothing is refused",
+    )  # fmt: skip
     run.add_argument(
         "--no_overlap", action="store_true",
         help="read, compute and write one after the other: the same files, slower; to find out where time goes",

@@ -10,7 +10,8 @@ class Preset:
     config: YAML of its networks and diffusion, relative to the repository.
     checkpoint: file name of the transformer's weights in the checkpoint folder.
     download: name for `projects/download.py`; None when the weights are part of the repository.
-    steps, cfg_scale, cfg_rescale: how it was made to be sampled; they win over the YAML, which holds training's values.
+    steps, cfg_scale, cfg_rescale: how it was made to be sampled; they win over the released YAML, which
+        holds training's values, and give way to what the user changes in it.
     condition_noise: share of the schedule that the condition is noised by.
     channels_read_as_width: the multi-step models were released with a program that computes the condition noise from
         the last three entries of (t, h, w, c); see `common.diffusion.timesteps.condition_timestep`.
@@ -29,10 +30,6 @@ class Preset:
     channels_read_as_width: bool = False
     window_frames: int = 121
     res: tuple[int, int] = (720, 1280)
-
-    @property
-    def multi_step(self) -> bool:
-        return self.steps > 1
 
 
 SEEDVR2_3B = Preset("SeedVR2-3B", "configs_3b/main.yaml", "seedvr2_ema_3b.pth", "seedvr2_3b")

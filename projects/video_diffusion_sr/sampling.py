@@ -1,7 +1,8 @@
-"""How a preset is sampled: from the preset, the YAML and the request to one value."""
+"""How a run samples: from the preset, the YAML and the request to one value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from common.diffusion import Guidance, read_diffusion_settings
@@ -28,13 +29,32 @@ class Sampling:
     shift: float = 1.0
 
 
-def read_sampling(config: Mapping[str, Any], preset: Preset, request: Request) -> Sampling:
-    """The preset's way of sampling with the request's changes, on the schedule of the YAML."""
+def read_sampling(
+    config: Mapping[str, Any], preset: Preset, request: Request, changed: Set[str] = frozenset()
+) -> Sampling:
+    """The request's way of sampling, else what the user changed in the YAML, else the preset's; on the YAML's schedule.
+
+    Args:
+        config: the YAML's `diffusion` section. Its released values of what presets say are those of training.
+        changed: full names of the keys that the user changed in it.
+    Raises:
+        ValueError: a value that makes no sense.
+    """
     settings = read_diffusion_settings(config)
-    scale = preset.cfg_scale if request.cfg_scale is None else request.cfg_scale
+
+    def chosen(key: str, flag: Any, of_preset: Any, of_yaml: Any) -> Any:
+        return flag if flag is not None else of_yaml if f"diffusion.{key}" in changed else of_preset
+
+    steps = chosen("timesteps.sampling.steps", request.steps, preset.steps, settings.steps)
+    scale = chosen("cfg.scale", request.cfg_scale, preset.cfg_scale, settings.guidance.scale)
+    rescale = chosen("cfg.rescale", None, preset.cfg_rescale, settings.guidance.rescale)
+    if steps < 1:
+        raise ValueError(f"{steps} sampling steps: there must be at least one (--sample_steps)")
+    if not isfinite(scale):
+        raise ValueError(f"a guidance scale of {scale} is not possible (--cfg_scale); 1 is no guidance")
     return Sampling(
-        steps=preset.steps if request.steps is None else request.steps,
-        guidance=Guidance(scale, preset.cfg_rescale, settings.guidance.partial),
+        steps=steps,
+        guidance=Guidance(scale, rescale, settings.guidance.partial),
         condition_noise=preset.condition_noise,
         channels_read_as_width=preset.channels_read_as_width,
         resolution_shift=settings.transform,

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from common.config import create_object, load_config
+from common.typed_values import positive, switch, whole
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from projects.video_diffusion_sr.bare_network import network_without_weights
 from projects.video_diffusion_sr.geometry import Geometry
+from projects.video_diffusion_sr.idle_keys import refuse_idle_memory_keys, refuse_idle_sampling_keys
 from projects.video_diffusion_sr.long_clips import check_window
 from projects.video_diffusion_sr.presets import Preset
-from projects.video_diffusion_sr.request import DTYPES, ROOT, Request
+from projects.video_diffusion_sr.request import DTYPES, Request
 from projects.video_diffusion_sr.sampling import Sampling, read_sampling
+from projects.video_diffusion_sr.user_config import read_user_config
 from projects.video_diffusion_sr.weight_files import find_weights, with_named_weights
 
 
@@ -30,6 +32,7 @@ class RunSettings:
     geometry: from files' sizes to results' sizes.
     sampling: how the transformer is asked. window: latent frames that it takes at once; None: all.
     slice_frames: frames that go through the VAE at once, after the first, where no plan says otherwise.
+    fixed_slices: the user chose them, so that plans without tiles keep to them.
     most_bytes: of a direct convolution's input, where no plan chose the schedule; None: any number.
     """
 
@@ -45,6 +48,7 @@ class RunSettings:
     sampling: Sampling
     window: int | None
     slice_frames: int | None
+    fixed_slices: bool
     most_bytes: int | None
 
     @property
@@ -61,26 +65,29 @@ def resolve(preset: Preset, request: Request, device: torch.device) -> RunSettin
         ValueError: settings that make no sense or exclude each other.
     """
     refuse_contradictions(request)
-    config = load_config(request.config or ROOT / preset.config, request.overrides)
-    named, config = with_named_weights(preset, config, request.checkpoint, request.vae_checkpoint)
+    user = read_user_config(preset, request)
+    named, config = with_named_weights(preset, user.config, request.checkpoint, request.vae_checkpoint)
     vae, dit = network_without_weights(config.vae.model), network_without_weights(config.dit.model)
-    slicing, limits = config.vae.slicing, config.vae.memory_limit
-    vae.set_causal_slicing(slicing.split_size, slicing.memory_device)
-    # Norms write into the input of the convolution that follows, so the tighter of the two bounds holds for both.
-    limit = min((gib for gib in (limits.conv_max_mem, limits.norm_max_mem) if gib is not None), default=None)
+    check_vae(config.vae)
+    refuse_idle_memory_keys(config.vae, user.changed, device)
+    vae.set_causal_slicing(config.vae.slicing.split_size, config.vae.slicing.memory_device)
+    limit = memory_limit(config.vae)
+    sampling = read_sampling(config.diffusion, preset, request, user.changed)
+    refuse_idle_sampling_keys(sampling, user.changed, preset)
     return RunSettings(
         preset=preset,
         request=request,
         config=config,
         device=device,
-        dtype=choose_dtype(request.dtype, device, config.vae.dtype),
+        dtype=choose_dtype(request.dtype, device, config.vae.dtype, "vae.dtype" in user.changed),
         vae=vae,
         dit=dit,
         checkpoints=checkpoints_for(named, request, config),
         geometry=Geometry(request.res, vae.spatial_factor * dit.config.patch_size[-1], request.fit, request.size),
-        sampling=read_sampling(config.diffusion, preset, request),
+        sampling=sampling,
         window=latent_window(preset, request, vae.temporal_factor),
-        slice_frames=slicing.split_size,
+        slice_frames=config.vae.slicing.split_size,
+        fixed_slices="vae.slicing.split_size" in user.changed,
         most_bytes=None if limit is None else int(limit * 2**30),
     )
 
@@ -99,16 +106,36 @@ def refuse_contradictions(request: Request) -> None:
         raise ValueError("--weights_8_bit and --shard_weights exclude each other: leave one of them out")
 
 
-def network_without_weights(config: Mapping[str, Any]) -> nn.Module:
-    """The network that a config's `__object__` names, on the meta device, in evaluation mode, without gradients."""
-    with torch.device("meta"):
-        return create_object(config).eval().requires_grad_(False)
+def check_vae(config: Mapping[str, Any]) -> None:
+    """ValueError, by its key, for a value of the `vae` section that has the wrong type or size."""
+    positive(config.scaling_factor, "vae.scaling_factor")
+    switch(config.use_sample, "vae.use_sample")
+    if not isinstance(config.checkpoint, str):
+        raise ValueError(f"config key vae.checkpoint must be a path, not {config.checkpoint!r}")
+    if config.slicing.split_size is not None:
+        whole(config.slicing.split_size, "vae.slicing.split_size")
+    for name, gib in config.memory_limit.items():
+        if gib is not None:
+            positive(gib, f"vae.memory_limit.{name}")
 
 
-def choose_dtype(name: str | None, device: torch.device, configured: str) -> torch.dtype:
-    """The asked dtype; else the config's on CUDA, and float32 on a CPU, where half precision is slower."""
+def memory_limit(config: Mapping[str, Any]) -> float | None:
+    """GiB of a convolution's input, from the `vae` section; None for no bound.
+
+    Norms write into the input of the convolution that follows, so the tighter of the two bounds holds for both.
+    """
+    limits = config.memory_limit
+    return min((gib for gib in (limits.conv_max_mem, limits.norm_max_mem) if gib is not None), default=None)
+
+
+def choose_dtype(name: str | None, device: torch.device, configured: str, asked: bool = False) -> torch.dtype:
+    """The asked dtype; else the config's on CUDA, and float32 on a CPU, where half precision is slower.
+
+    Args:
+        asked: the user put `configured` into the config, so it holds on a CPU as well.
+    """
     if name is None:
-        name = "float32" if device.type == "cpu" else configured
+        name = "float32" if device.type == "cpu" and not asked else configured
     if name not in DTYPES:
         raise ValueError(f"dtype {name!r} is unknown; choose from {', '.join(DTYPES)}")
     return DTYPES[name]

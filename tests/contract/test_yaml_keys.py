@@ -1,4 +1,7 @@
-"""No key of a model's YAML is dead: training or inference reads it, or hands it to a constructor, which takes it."""
+"""No key of a model's YAML is dead: training or inference reads it, or hands it to a constructor, which takes it.
+
+That a key which inference reads also changes a run is held by `tests/projects/test_user_config.py`, which has them all.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -187,6 +187,7 @@ def make_budget(settings: RunSettings, parallel: Parallel, gib: float) -> Budget
         settings.dit,
         settings.dtype,
         slice_frames=settings.slice_frames,
+        fixed_slices=settings.fixed_slices,
         texts=settings.texts,
         ranks=parallel.size,
         sharded=request.shard_weights,

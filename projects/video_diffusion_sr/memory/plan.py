@@ -119,7 +119,7 @@ def schedules(work: Workload) -> Iterator[Schedule]:
         return
     for winograd in (F43, F23):
         usual, filled = work.slice_frames, filled_slice(*size, winograd)
-        if usual is not None and usual < filled < work.frames:
+        if not work.fixed_slices and usual is not None and usual < filled < work.frames:
             yield default_schedule(*size, filled, winograd)
         yield default_schedule(*size, usual, winograd)
 

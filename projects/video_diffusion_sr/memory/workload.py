@@ -29,6 +29,7 @@ class Workload:
     still: a picture: nothing follows its one frame.
     itemsize: bytes of a number.
     slice_frames: frames of a slice after the first, as the YAML says; None: the whole clip.
+    fixed_slices: keep to them where frames of a longer slice would be faster.
     long: more windows follow the first, so what both halves of the VAE carry is kept meanwhile.
     source: pixels of a frame before it is resized.
     texts: embeddings with a layout each; two with guidance.
@@ -50,6 +51,7 @@ class Workload:
     still: bool = False
     itemsize: int = 2
     slice_frames: int | None = None
+    fixed_slices: bool = False
     long: bool = False
     source: int = 0
     texts: int = 1
