@@ -114,7 +114,9 @@ def _free_name(source: Path, stem: str, mark: str, suffix: str) -> str:
     """`stem` + `suffix`, marked where other media beside the input have this stem."""
     name = stem + suffix
     beside = list(source.parent.iterdir()) if source.parent.is_dir() else []
-    if any(entry.stem == stem and _competes(entry, source) for entry in beside):
+    # A folder beside a clip may hold pictures, whose results go into a folder of the same name (`--recursive`).
+    folder = not suffix and any(e.name == stem != source.name and e.is_dir() for e in beside)
+    if folder or any(entry.stem == stem and _competes(entry, source) for entry in beside):
         name = f"{stem}_{mark}{suffix}"
         # A result that is a folder has the stem of a file for its name; a folder may be a clip and have a result too.
         taken = {entry.name if suffix else entry.stem for entry in beside if _competes(entry, source)}

@@ -109,7 +109,8 @@ def _search(folder: Path, wishes: Wishes, is_top: bool = False) -> Found:
             raise MediaError(f"{printable(str(folder))}: the folder cannot be read ({reason(error)})") from error
         return [], [(folder, f"cannot be read ({reason(error)})")]
     if wishes.frames_as_clip and _why_not_numbered(folder) is None:
-        media, taken = [folder], frozenset(numbered(folder).files)
+        named = folder if folder.name not in ("", "..") else folder.resolve()
+        media, taken = [named], frozenset(numbered(folder).files)
     for entry in entries:
         if entry in taken:
             continue

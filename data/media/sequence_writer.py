@@ -53,7 +53,9 @@ class SequenceWriter(MediaWriter):
         image.save(self.temporary / (FRAME % (self.frames + 1)), format="PNG", **OPTIONS["PNG"])
 
     def _finish(self) -> None:
-        """The folder is complete with its last frame."""
+        """The folder is complete with its last frame. What came to lie at its place meanwhile must not go with it."""
+        if why := why_not_replaced(self.path):
+            raise MediaError(why)
 
     def _release(self) -> None:
         """Nothing stays open."""

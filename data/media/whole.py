@@ -139,5 +139,7 @@ class MediaWriter(ABC):
 
 def _discard(temporary: Path, claim: Claim) -> None:
     """Remove what is unfinished, then let others make the file."""
-    remove(temporary)
-    claim.release()
+    try:
+        remove(temporary)
+    finally:
+        claim.release()

@@ -117,7 +117,7 @@ def test_no_folder_of_independent_pictures_becomes_a_clip_unasked(tmp_path):
     assert all(text in reasons[name] for name, text in said.items()), reasons
 
 
-def test_frames_as_clip_takes_what_can_be_numbered(tmp_path):
+def test_frames_as_clip_takes_what_can_be_numbered(tmp_path, monkeypatch):
     photographs(tmp_path)
     media, _ = find_media(tmp_path, frames_as_clip=True)
     assert [path.name for path in media] == ["camera", "gap", "sizes", "text"]
@@ -125,6 +125,8 @@ def test_frames_as_clip_takes_what_can_be_numbered(tmp_path):
         find_media(tmp_path / "stems", frames_as_clip=True)
     frames_in(tmp_path, [1, 2])
     assert find_media(tmp_path, frames_as_clip=True)[0][0] == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert find_media(".", frames_as_clip=True)[0][0].name == tmp_path.name  # a line about it needs a name
 
 
 def test_recursive_takes_pictures_one_by_one_and_keeps_folders(tmp_path):
@@ -153,6 +155,8 @@ def test_results_of_folders_and_files_have_names_of_their_own(tmp_path):
         results = [output_path(path, "out", Probe("video", 12, 16, 2), frames_out=frames_out).name for path in media]
         assert len(set(results)) == len(media) == 4, results
     assert sorted(results) == ["one", "walk.v2_frames", "walk.v2_mov", "walk.v2_mp4"]
+    (tmp_path / "one").mkdir()
+    assert output_path(tmp_path / "one.mkv", "out", Probe("video", 12, 16, 2), frames_out="png").name == "one_mkv"
     assert (
         output_path(tmp_path / "walk.v2" / "frame_%05d.png", "out", Probe("sequence", 12, 16, 2)).stem
         == "walk.v2_frames"
@@ -178,13 +182,18 @@ def test_frames_are_written_exactly_and_appear_together(tmp_path):
 
 def test_an_error_leaves_the_old_frames_and_nothing_else(tmp_path):
     info = MediaInfo(tmp_path / "in.mp4", "video", 17, 13, frame_rate=Fraction(25))
+    given = tmp_path / "clip", info, (13, 17)
     write_frames(tmp_path / "clip", 2, info)
-    with pytest.raises(RuntimeError), open_writer(tmp_path / "clip", info, (13, 17), frames_out="png") as writer:
+    with pytest.raises(RuntimeError), open_writer(*given, frames_out="png") as writer:
         writer.write(torch.zeros(1, 3, 13, 17, dtype=torch.uint8), [Fraction(0)])
         with pytest.raises(MediaError, match="is being made by"):
-            open_writer(tmp_path / "clip", info, (13, 17), frames_out="png")
+            open_writer(*given, frames_out="png")
         raise RuntimeError("stopped")
     assert grays(tmp_path / "clip") == [10, 11] and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(MediaError, match=r"holds note\.txt"), open_writer(*given, frames_out="png") as writer:
+        writer.write(torch.zeros(1, 3, 13, 17, dtype=torch.uint8), [Fraction(0)])
+        (tmp_path / "clip" / "note.txt").write_text("put here while the run went on")
+    assert len(list((tmp_path / "clip").iterdir())) == 3 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_frames_never_replace_anything_but_frames(tmp_path):
