@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.claim import Claim
+from common.claim import Claim, remove
 
 
 @contextmanager
@@ -44,6 +44,31 @@ def publish(part: Path, target: Path, mode: int) -> None:
     with part.open("rb+") as file:
         os.fsync(file.fileno())  # a name must not survive a power cut that its content did not
     os.replace(part, target)
+
+
+def publish_folder(part: Path, target: Path, claim: Claim) -> None:
+    """Give a complete folder of files its name; one that has the name already goes.
+
+    No system call replaces a folder that holds files, so for the moment between two renamings neither is there. After
+    an error the old one is back.
+
+    Args:
+        claim: of `target`.
+    """
+    for entry in part.iterdir():
+        with entry.open("rb+") as file:
+            os.fsync(file.fileno())
+    if not target.exists():
+        os.rename(part, target)
+        return
+    old = claim.part_name()
+    os.rename(target, old)
+    try:
+        os.rename(part, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+    remove(old)
 
 
 def refuse_folder(target: Path) -> None:

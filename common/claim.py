@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import threading
 import time
 import weakref
@@ -63,16 +64,26 @@ class Claim:
             os.pwrite(self._descriptor, this_process().to_json(), 0)
         threading.Thread(target=_keep_touching, args=(self._descriptor, self._stop), daemon=True).start()
         for leftover in parts(self.stem):  # of an owner that is dead, as the claim is ours
-            leftover.unlink(missing_ok=True)
+            remove(leftover)
 
     def new_part(self, suffix: str = "") -> Path:
         """A new empty file beside the target, with the permissions of the target to be, for this process alone.
 
         Its name is short, as the target's may be as long as names can be.
         """
-        part = self.stem.with_name(f"{self.stem.name}-{os.urandom(4).hex()}{PART}{suffix[:8]}")
+        part = self.part_name(suffix)
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         return part
+
+    def new_folder(self) -> Path:
+        """As `new_part`, a new empty folder."""
+        part = self.part_name()
+        part.mkdir()
+        return part
+
+    def part_name(self, suffix: str = "") -> Path:
+        """A new name beside the target that nobody has yet; what has it is removed with the claim's leftovers."""
+        return self.stem.with_name(f"{self.stem.name}-{os.urandom(4).hex()}{PART}{suffix[:8]}")
 
 
 def name_digest(name: str) -> str:
@@ -81,8 +92,16 @@ def name_digest(name: str) -> str:
 
 
 def parts(stem: Path) -> list[Path]:
-    """The unfinished files of one target."""
+    """The unfinished files and folders of one target."""
     return sorted(stem.parent.glob(f"{stem.name}-*{PART}*"))
+
+
+def remove(part: Path) -> None:
+    """Remove an unfinished file, or a folder with all that is in it, where it is there."""
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part)
+    else:
+        part.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> int:
@@ -98,7 +117,7 @@ def remove_leftovers(folder: Path) -> int:
         except OSError:  # alive, or not ours to remove
             continue
         for leftover in parts(folder / stem):
-            leftover.unlink(missing_ok=True)
+            remove(leftover)
             removed += 1
         _release(lock, descriptor, None)
     return removed

@@ -3,8 +3,8 @@
     python projects/degrade.py --input DIR --output DIR --seed S [--config configs_degradation/video.yaml]
         [--ground_truth DIR] [--clips_as png|mkv]
 
-A clip becomes a folder of PNG frames (or one FFV1 file with `--clips_as mkv`, which the restorer reads as it is), a
-picture a PNG. What a file gets depends on the seed and its name without folder, so a part of a set is degraded as the
+A clip becomes a folder of PNG frames (or one FFV1 file with `--clips_as mkv`), a picture a PNG; the restorer reads both
+as they are. What a file gets depends on the seed and its name without folder, so a part of a set is degraded as the
 whole set would be. Sides that are not divisible by four are cropped at the right and at the bottom; `--ground_truth`
 writes the cropped originals, with which the results are to be compared.
 """
@@ -30,6 +30,7 @@ from common.config import load_config
 from common.logger import get_logger, set_up_logging
 from data.degradation.pipeline import Degradation, build_degradation
 from data.media import find_media, open_media
+from data.media.sequence import clip_name, is_sequence
 
 logger = get_logger(__name__)
 
@@ -87,18 +88,19 @@ def degrade_folder(
     Raises:
         ValueError: two files would get one name, or nothing is there.
     """
-    files, skipped = find_media(source)
+    files, skipped = find_media(source, leave_out=output)
     for path, reason in skipped:
         logger.info("skipping %s: %s", path.name, reason)
-    if len({file.stem for file in files}) < len(files):
+    names = [clip_name(file) if is_sequence(file) else file.stem for file in files]
+    if len(set(names)) < len(files):
         raise ValueError(f"{source} holds files that differ in their suffix alone; their results would share a name.")
     written = []
-    for file in tqdm(files, desc="degrade", unit="file"):
+    for file, name in tqdm(list(zip(files, names, strict=True)), desc="degrade", unit="file"):
         clip, rate = read_clip(file, degrade.config.scale)
         low = degrade(clip, generator_for(seed, file.name))
-        written.append(write_clip(low, output, file.stem, rate, clips_as))
+        written.append(write_clip(low, output, name, rate, clips_as))
         if ground_truth:
-            write_clip(clip, ground_truth, file.stem, rate, clips_as)
+            write_clip(clip, ground_truth, name, rate, clips_as)
     return written
 
 

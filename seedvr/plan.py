@@ -10,9 +10,10 @@ import torch
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from common.logger import get_logger, set_up_logging
-from data.media import MediaError, find_media, open_media
+from data.media import MediaError, open_media
 from projects.video_diffusion_sr import cli
 from projects.video_diffusion_sr.cli_parser import parser
+from projects.video_diffusion_sr.find_inputs import find_inputs
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS
 from projects.video_diffusion_sr.memory.budget import FREE_SHARE, Budget, clip_of, make_budget
 from projects.video_diffusion_sr.memory.workload import GIB
@@ -30,7 +31,7 @@ def main(preset: Preset, arguments: Sequence[str]) -> int:
     set_up_logging(args.verbose)
     try:
         request = cli.read_request(args)
-        files, _ = find_media(args.video_path)
+        files = find_inputs(args)
         bound = memory_bound(request)
         # A plan is for a GPU, also where there is none: its networks would be in the config's dtype.
         planned = replace(

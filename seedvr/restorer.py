@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.media.sequence import is_sequence
 from seedvr.engine import Engine, Frame, OutputSize, Wishes, facts, open_clip
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
@@ -83,6 +84,7 @@ class Restorer:
         """Restore a file of any length into a file, as the command line does: sound, times and rotation are kept.
 
         Args:
+            source: a file; of numbered pictures their folder, or a pattern such as `walk/frame_%05d.png`.
             target: the result's path, replaced if it exists; or a folder (existing, or named with a slash at its end),
                 in which the result gets the input's name.
         Returns:
@@ -93,7 +95,7 @@ class Restorer:
         wishes, source = self._wishes(settings), Path(source)
         into_folder = os.fspath(target).endswith(("/", os.sep)) or Path(target).is_dir()
         folder = Path(target) if into_folder else Path(target).parent
-        if not source.is_file():
+        if not source.is_file() and not is_sequence(source):
             raise InputError(f"{source}: there is no such file")
         folder.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the result gets its name in one step.
@@ -104,7 +106,7 @@ class Restorer:
                 raise InputError(
                     f"{final}: the result of {source.name} is a {made.suffix} file; give the target that suffix"
                 )
-            if final.exists() and final.samefile(source):
+            if final.exists() and source.exists() and final.samefile(source):
                 raise InputError(f"{final}: the result would replace the input; choose another target")
             os.replace(made, final)
         return final

@@ -14,11 +14,12 @@ _HOME = {
     "MediaReader": "info",
     "MediaWriter": "whole",
     "Probe": "probe",
-    "find_media": "find",
+    "find_media": "search",
     "is_probably_media": "find",
     "open_media": "reader",
     "open_writer": "writer",
     "output_path": "names",
+    "place_of": "search",
     "probe_all": "probe_process",
     "rgb_of": "frame",
 }
@@ -36,6 +37,7 @@ __all__ = [
     "open_media",
     "open_writer",
     "output_path",
+    "place_of",
     "probe_all",
     "rgb_of",
 ]

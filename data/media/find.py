@@ -1,9 +1,7 @@
-"""Which files of a folder are worth opening, and what are the others?"""
+"""Is a file worth opening, and if not, what is it? By its name and its first bytes."""
 
 from os import PathLike
 from pathlib import Path
-
-from data.media.errors import MediaError, printable
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .mov .qt .m4v .mkv .webm .avi .divx .wmv .asf .flv .f4v .ts .m2ts .mts .m2t .tod .trp .tp .mpg .mpeg .mpe "
@@ -102,47 +100,3 @@ def starts_like_clip(head: bytes) -> bool:
     ogg = head[:4] == b"OggS" and any(mark in head for mark in (b"theora", b"fishead", b"video", b"BBCD"))
     packets = b"GGG" in (head[::188], head[4::192])  # MPEG-TS, M2TS: a sync byte before every packet
     return head.startswith(CLIP_STARTS) or boxed or riff or ogg or packets
-
-
-def find_media(path: str | PathLike) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """(media files by name, (other entry, why it is skipped)) of a folder, not of the folders inside it.
-
-    A file given by itself is taken as media whatever its name.
-
-    Raises:
-        MediaError: the path does not exist, or nothing in the folder is media.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise MediaError(f"{printable(str(path))}: there is no such file or folder")
-    if path.is_file():
-        return [path], []
-    media, skipped = [], []
-    try:
-        entries = sorted(path.iterdir())
-    except OSError as error:
-        raise MediaError(f"{printable(str(path))}: the folder cannot be read ({error.strerror})") from error
-    for entry in entries:
-        reason = _why_skipped(entry)
-        if reason:
-            skipped.append((entry, reason))
-        else:
-            media.append(entry)
-    if not media:
-        held = "it is empty" if not skipped else f"{printable(skipped[0][0].name)}: {skipped[0][1]}"
-        more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        raise MediaError(f"{printable(str(path))}: no video or picture in this folder ({held}{more})")
-    return media, skipped
-
-
-def _why_skipped(entry: Path) -> str | None:
-    if entry.name.startswith("."):
-        return "a hidden file"
-    try:
-        if entry.is_dir():
-            return "a folder; folders inside a folder are not searched"
-        if not entry.is_file():
-            return "not a regular file" if entry.exists() else "a link to a file that does not exist"
-        return why_not_media(entry)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Kind", "MediaError", "MediaInfo", "MediaReader"]
 
-Kind = Literal["video", "image", "animation"]
+Kind = Literal["video", "image", "animation", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class MediaInfo:
     """Facts of one file.
 
     Attributes:
-        path: the file.
-        kind: "video"; "image" (one picture); "animation" (GIF, animated WebP or PNG).
+        path: the file; of a sequence its folder or its pattern.
+        kind: "video"; "image" (one picture); "animation" (GIF, animated WebP or PNG); "sequence" (numbered pictures).
         width, height: pixels as displayed, after rotation and EXIF orientation.
         frame_rate: frames per second, exact; the average where the rate varies; None for pictures.
         variable_frame_rate: the container suggests that frames are not evenly spaced. A hint: trust the times of the

@@ -8,6 +8,7 @@ from typing import Protocol
 import av
 
 from data.media.find import is_probably_media
+from data.media.sequence import clip_name, folder_of, is_sequence
 
 WRITABLE_IMAGES = {
     ".png": "PNG",
@@ -76,30 +77,53 @@ def video_suffix(info: Described) -> str:
     return ".mkv"
 
 
-def output_path(input_path: str | PathLike, output_dir: str | PathLike, info: Described) -> Path:
+def output_path(
+    input_path: str | PathLike, output_dir: str | PathLike, info: Described, *, frames_out: str | None = None
+) -> Path:
     """Where the result of a file goes: the same stem, the suffix by what it is.
 
     Pictures keep their suffix where the format can be written and become PNG elsewhere. Videos and animations become
     MP4, or MOV or Matroska when only those take the audio or the subtitles as they are. When media of the same stem
     lie beside the input (`a.mov`, `a.mp4`), the one whose suffix changes carries its old suffix in its name
     (`a_mov.mp4`), so that no result overwrites another. Other files (subtitles, texts) have no result and take no
-    name.
+    name. A clip of numbered pictures is called as their folder (`walk.mp4`; `walk_frames.mp4` beside other media of
+    that stem).
+
+    Args:
+        frames_out: the result of a clip is a folder of pictures: the stem alone, with the old suffix (`a_mov`) where
+            other media have that stem.
     """
     source = Path(input_path)
+    if is_sequence(source):
+        return Path(output_dir) / _free_name(
+            folder_of(source), clip_name(source), "frames", "" if frames_out else ".mp4"
+        )
     suffix = source.suffix
     if info.kind == "image":
         suffix = suffix if suffix.lower() in WRITABLE_IMAGES else ".png"
+    elif frames_out:
+        suffix = ""
     elif suffix.lower() != video_suffix(info):
         suffix = video_suffix(info)
-    name = source.stem + suffix
-    if suffix != source.suffix:
-        beside = list(source.parent.iterdir()) if source.parent.is_dir() else []
-        if any(entry.stem == source.stem and _competes(entry, source) for entry in beside):
-            name = f"{source.stem}_{source.suffix[1:]}{suffix}"
-            entries = {entry.name: entry for entry in beside}
-            while name in entries and _competes(entries[name], source):
-                name = f"{Path(name).stem}_{suffix}"
-    return Path(output_dir) / name
+    if suffix == source.suffix and not (frames_out and info.kind != "image"):
+        return Path(output_dir) / (source.stem + suffix)
+    return Path(output_dir) / _free_name(source, source.stem, source.suffix[1:], suffix)
+
+
+def _free_name(source: Path, stem: str, mark: str, suffix: str) -> str:
+    """`stem` + `suffix`, marked where other media beside the input have this stem."""
+    name = stem + suffix
+    beside = list(source.parent.iterdir()) if source.parent.is_dir() else []
+    # A folder beside a clip may hold pictures, whose results go into a folder of the same name (`--recursive`).
+    folder = not suffix and any(e.name == stem != source.name and e.is_dir() for e in beside)
+    if folder or any(entry.stem == stem and _competes(entry, source) for entry in beside):
+        name = f"{stem}_{mark}{suffix}"
+        # A result that is a folder has the stem of a file for its name; a folder may be a clip and have a result too.
+        taken = {entry.name if suffix else entry.stem for entry in beside if _competes(entry, source)}
+        taken |= {entry.name + suffix for entry in beside if entry.name != source.name and entry.is_dir()}
+        while name in taken:
+            name = f"{name.removesuffix(suffix)}_{suffix}"
+    return name
 
 
 def _competes(entry: Path, source: Path) -> bool:

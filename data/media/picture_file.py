@@ -30,12 +30,10 @@ def holds_picture(path: Path) -> bool:
     """Whether the first bytes are those of a picture or an animation, and not of a clip.
 
     Raises:
-        MediaError: there is no such file, it is a folder, or a picture of a kind that is known and cannot be read.
+        MediaError: there is no such file, or a picture of a kind that is known and cannot be read.
     """
     if not path.exists():
         raise MediaError(f"{printable(str(path))}: there is no such file")
-    if path.is_dir():
-        raise MediaError(f"{printable(str(path))}: is a folder; find_media() lists the files in it")
     if not path.is_file():
         raise MediaError(f"{printable(str(path))}: is not a regular file")
     return holds_picture_format(path)

@@ -19,6 +19,7 @@ from data.media.picture_file import (
     open_picture,
     quiet_pillow,
 )
+from data.media.sequence import is_sequence, numbered
 from data.media.video_file import choose_tracks, describe, first_frame, open_container
 
 
@@ -27,7 +28,7 @@ class Probe:
     """What a run has to know of a file before it begins.
 
     Attributes:
-        kind: "video", "image" or "animation".
+        kind: "video", "image", "animation" or "sequence".
         height, width: pixels as displayed.
         frame_count_hint: about how many frames there are; None when the file does not say.
         audio_codecs, subtitle_codecs: of the tracks that can be read; `output_path` depends on them.
@@ -49,6 +50,8 @@ def probe(path: str | PathLike) -> Probe:
     """
     path = Path(path)
     with decoding(path):
+        if is_sequence(path):
+            return _probe_sequence(path)
         if holds_picture(path):
             return _probe_picture(path)
         with open_container(path) as container:
@@ -60,6 +63,12 @@ def probe(path: str | PathLike) -> Probe:
         raise MediaError(f"{shown(path)}: its frames have no pixels")
     codecs = info.audio_codecs, info.subtitle_codecs
     return Probe("video", info.height, info.width, info.frame_count_hint, *codecs)
+
+
+def _probe_sequence(path: Path) -> Probe:
+    pictures = numbered(path).files
+    first = _probe_picture(pictures[0])
+    return Probe("sequence", first.height, first.width, len(pictures))
 
 
 def _probe_picture(path: Path) -> Probe:

@@ -8,18 +8,20 @@ from data.media.errors import decoding
 from data.media.image_reader import AnimationReader, ImageReader
 from data.media.info import MediaReader
 from data.media.picture_file import holds_picture, is_animation, open_picture
+from data.media.sequence import is_sequence
+from data.media.sequence_reader import SequenceReader
 from data.media.video_reader import Deinterlace, VideoReader
 
 logger = get_logger(__name__)
 
 
 def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto") -> MediaReader:
-    """Open a video, a picture or an animation, by what it holds and not by its name.
+    """Open a video, a picture, an animation or a clip of numbered pictures, by what it holds and not by its name.
 
     What was chosen or left out (`MediaReader.notes`) is told, a line each.
 
     Args:
-        path: a file.
+        path: a file; of numbered pictures their folder, or a printf pattern such as `walk/frame_%05d.png`.
         deinterlace: for videos; "auto" treats frames that are marked as interlaced, "always" all, "never" none.
 
     Raises:
@@ -30,7 +32,9 @@ def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto") -> Me
     if deinterlace not in ("auto", "always", "never"):
         raise ValueError(f"deinterlace is 'auto', 'always' or 'never', not {deinterlace!r}")
     with decoding(path):
-        if holds_picture(path):
+        if is_sequence(path):
+            reader = SequenceReader(path)
+        elif holds_picture(path):
             with open_picture(path) as image:
                 animated = is_animation(image)
             reader = AnimationReader(path) if animated else ImageReader(path)

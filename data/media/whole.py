@@ -15,8 +15,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from common.atomic import publish, refuse_folder
-from common.claim import BeingMadeError, Claim
+from common.atomic import publish, publish_folder, refuse_folder
+from common.claim import BeingMadeError, Claim, remove
 from data.media.errors import MediaError
 from data.yuv.layout import YuvLayout
 
@@ -33,6 +33,7 @@ class MediaWriter(ABC):
         path: the file to be.
         frames: how many were written so far.
         temporary: where it grows; exists, empty, from the start.
+        is_folder: the result is a folder of files.
         layout: of the planes that the file stores; None where it stores RGB.
 
     Raises:
@@ -42,13 +43,14 @@ class MediaWriter(ABC):
 
     layout: YuvLayout | None = None
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, is_folder: bool = False) -> None:
+        self.path, self.is_folder = path, is_folder
         self.frames = 0
         try:
-            refuse_folder(path)
+            if not is_folder:
+                refuse_folder(path)
             self.claim = Claim(path)
-            self.temporary = self.claim.new_part(path.suffix)
+            self.temporary = self.claim.new_folder() if is_folder else self.claim.new_part(path.suffix)
         except BeingMadeError as error:
             raise BusyError(str(error)) from error
         except OSError as error:
@@ -127,7 +129,9 @@ class MediaWriter(ABC):
         finally:
             try:
                 self._release()
-                if complete:
+                if complete and self.is_folder:
+                    publish_folder(self.temporary, self.path, self.claim)
+                elif complete:
                     publish(self.temporary, self.path, self._mode)
             finally:
                 self._discard()
@@ -135,5 +139,7 @@ class MediaWriter(ABC):
 
 def _discard(temporary: Path, claim: Claim) -> None:
     """Remove what is unfinished, then let others make the file."""
-    temporary.unlink(missing_ok=True)
-    claim.release()
+    try:
+        remove(temporary)
+    finally:
+        claim.release()

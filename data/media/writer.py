@@ -8,6 +8,8 @@ from data.media.errors import MediaError, printable, shown
 from data.media.image_writer import ImageWriter
 from data.media.info import MediaInfo
 from data.media.names import WRITABLE_IMAGES, WRITABLE_VIDEOS
+from data.media.sequence import folder_of
+from data.media.sequence_writer import FRAMES_OUT, SequenceWriter
 from data.media.video_writer import VideoWriter
 from data.media.whole import MediaWriter
 
@@ -24,6 +26,7 @@ def open_writer(
     overwrite: bool = True,
     quiet: bool = False,
     metadata: bool = True,
+    frames_out: str | None = None,
 ) -> MediaWriter:
     """A writer for the result of one input; the format follows the suffix of `path`.
 
@@ -37,6 +40,7 @@ def open_writer(
         frame_rate: play the same frames at this constant rate; the sound is left out when that changes the duration.
         overwrite: replace an existing file; otherwise it is an error.
         metadata: False leaves out tags, dates, places, covers and attached files, of pictures EXIF, XMP and texts.
+        frames_out: "png": `path` is a folder to be, whatever its suffix, which gets frame_00001.png, frame_00002.png...
         quiet: tell nothing of what is left out or changed, where a writer of the same input has told it already.
 
     Raises:
@@ -47,9 +51,14 @@ def open_writer(
         raise ValueError(f"crf goes from 0 (lossless) to 51 (coarse), got {crf}")
     if path.exists() and not overwrite:
         raise MediaError(f"{printable(str(path))}: exists already; delete it or allow overwriting")
-    if path.exists() and info.path.exists() and path.samefile(info.path):
+    source = folder_of(info.path)
+    if path.exists() and source.exists() and path.samefile(source):
         raise MediaError(f"{printable(str(path))}: is the input itself; choose another output folder")
+    if frames_out not in (None, *FRAMES_OUT):
+        raise ValueError(f"frames_out is None or one of {', '.join(FRAMES_OUT)}, not {frames_out!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if frames_out:
+        return SequenceWriter(path, info, frame_rate=frame_rate, quiet=quiet)
     if path.suffix.lower() in WRITABLE_VIDEOS:
         return VideoWriter(path, info, size, crf=crf, frame_rate=frame_rate, quiet=quiet, metadata=metadata)
     if path.suffix.lower() in WRITABLE_IMAGES:

@@ -101,7 +101,7 @@ def prepare(
     existing = existing_results(args, process.attempt)
     journal = args.output_dir if restarts_left() or process.attempt else None
     paths = parallel.files(todo, cost=seen.sizes.__getitem__, journal=journal)
-    job = Job(args.output_dir, restorer, plans, existing)
+    job = Job(args.output_dir, restorer, plans, existing, root=args.video_path)
     return failed, seen.total, (paths, job, journal is None)
 
 
@@ -144,5 +144,7 @@ def read_request(args: argparse.Namespace) -> Request:
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
         overlap=not args.no_overlap,
-        finish=Finish(args.color_fix, args.strength, args.out_fps, args.crf, args.compare, not args.no_metadata),
+        finish=Finish(
+            args.color_fix, args.strength, args.out_fps, args.crf, args.compare, not args.no_metadata, args.frames_out
+        ),
     )

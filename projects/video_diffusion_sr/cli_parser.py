@@ -9,6 +9,7 @@ from projects.video_diffusion_sr.presets import Preset
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPE_NAMES = ("bfloat16", "float16", "float32")  # of request.DTYPES
+FRAMES_OUT = ("png",)  # sequence_writer.FRAMES_OUT
 COLOR_FIXES = ("wavelet", "lab", "adain", "none")  # color_fix.KINDS
 
 
@@ -27,8 +28,21 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     files = p.add_argument_group("files (paths are relative to where you stand)")
-    files.add_argument("--video_path", type=Path, required=True, help="a video or picture, or a folder of them")
+    files.add_argument(
+        "--video_path",
+        type=Path,
+        required=True,
+        help="a video or picture, or a folder of them; numbered pictures as frame_%%05d.png",
+    )
     files.add_argument("--output_dir", type=Path, required=True, help="folder for the results; made if missing")
+    files.add_argument(
+        "--recursive", action="store_true", help="search folders in the folder too; results keep the structure"
+    )
+    files.add_argument(
+        "--frames_as_clip", action="store_true",
+        help="a folder of numbered pictures is one clip; without this, only folders in the folder are, if all in them "
+        "looks like frames",
+    )  # fmt: skip
     exists = files.add_mutually_exclusive_group()
     exists.add_argument("--overwrite", action="store_true", help="replace results that exist")
     exists.add_argument(
@@ -63,10 +77,15 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         help="1: the restored clip; less mixes in the input against over-sharpening",
     )
     result.add_argument(
-        "--out_fps", type=_rate, help="play at this rate, such as 24 or 30000/1001; default: as the file"
+        "--out_fps",
+        type=_rate,
+        help="play at this rate, such as 24 or 30000/1001; default: as the file; numbered pictures: 24",
     )
     result.add_argument(
         "--crf", type=float, help="H.264 quality, lower is better and larger; default: visually lossless"
+    )
+    result.add_argument(
+        "--frames_out", choices=FRAMES_OUT, help="of clips, folders of pictures (NAME/frame_00001.png, ...), 8 bit"
     )
     result.add_argument("--fit", choices=["pad", "crop"], default="pad", help="pad: exact size; crop: as the reference")
     result.add_argument(

@@ -67,7 +67,8 @@ class ClipRun:
         restorer, enter = self._restorer, self._stack.enter_context
         self.reader = enter(open_input(self.source, restorer.deinterlace))
         self.info: MediaInfo = self.reader.info
-        self.output = output_path(self.source, output_dir, self.info)
+        frames_out = None if self.info.kind == "image" else restorer.finish.frames_out
+        self.output = output_path(self.source, output_dir, self.info, frames_out=frames_out)
         self.size = restorer.geometry.output_size(self.info.height, self.info.width)
         self.result = None
         if self.leads:
@@ -75,7 +76,7 @@ class ClipRun:
             self.result = enter(
                 Result(
                     self.output, self.info, self.size, existing=existing, compare=wishes.compare,
-                    frame_rate=wishes.frame_rate, crf=wishes.crf, metadata=wishes.metadata,
+                    frame_rate=wishes.frame_rate, crf=wishes.crf, metadata=wishes.metadata, frames_out=frames_out,
                 )
             )  # fmt: skip
             say_size(self.source, (self.info.height, self.info.width), self.size)

@@ -19,6 +19,7 @@ class Finish:
     color_fix: one of `color_fix.KINDS`. strength: 1 is the restored clip, 0 the resized input.
     frame_rate: play the same frames at this rate; None keeps the file's own times. crf: H.264 quality, lower is better.
     compare: also write a side-by-side clip and a contact sheet. metadata: False leaves out tags, dates, places, covers.
+    frames_out: "png": the result of a clip is a folder of pictures.
     """
 
     color_fix: str = "wavelet"
@@ -27,6 +28,7 @@ class Finish:
     crf: float | None = None
     compare: bool = False
     metadata: bool = True
+    frames_out: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class Result:
     Args:
         output: the file to be. info: the input. size: (height, width) of the frames.
         existing: what to do with a result that is there, or that another run makes now.
-        compare, frame_rate, crf: see `restore.Finish`.
+        compare, frame_rate, crf, metadata, frames_out: see `restore.Finish`.
 
     Raises:
         SkippedError: there is one already, or there will be, and `existing` is "skip".
@@ -39,11 +39,14 @@ class Result:
         frame_rate: Fraction | None = None,
         crf: float | None = None,
         metadata: bool = True,
+        frames_out: str | None = None,
     ) -> None:
         quality = {} if crf is None else {"crf": crf}
         self.output, self.frames, self._open = output, 0, True
         try:
-            self.writer = open_writer(output, info, size, frame_rate=frame_rate, metadata=metadata, **quality)
+            self.writer = open_writer(
+                output, info, size, frame_rate=frame_rate, metadata=metadata, frames_out=frames_out, **quality
+            )
         except BusyError as error:
             if existing == "skip":
                 raise SkippedError(f"{error}; skipped") from error
@@ -56,7 +59,8 @@ class Result:
             raise MediaError(
                 f"{info.path.name}: {output} exists by now; --overwrite replaces it, --skip_existing leaves it"
             )
-        self.comparison = Comparison(output, info, size, compare, frame_rate)
+        beside = output.with_name(f"{output.name}.mp4") if frames_out else output
+        self.comparison = Comparison(beside, info, size, compare, frame_rate)
 
     def write(
         self,

@@ -14,12 +14,15 @@ from common.claim import remove_leftovers
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.media import MediaError, Probe, find_media, output_path, probe_all
+from data.media import MediaError, Probe, output_path, place_of, probe_all
+from data.media.sequence import folder_of, size_in_bytes
+from data.media.sequence_writer import why_not_replaced
 from projects.video_diffusion_sr.comparison import FOLDER as COMPARE
 from projects.video_diffusion_sr.file_errors import (
     SkippedError,
     sentence,
 )
+from projects.video_diffusion_sr.find_inputs import find_inputs
 from projects.video_diffusion_sr.memory.budget import Clip, clip_of, read_budget
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
 from projects.video_diffusion_sr.result import Existing
@@ -62,22 +65,23 @@ def survey(args: argparse.Namespace, process: Process) -> Survey:
 def _look(args: argparse.Namespace, process: Process) -> list | str:
     """[number of files, failed ones, [path, bytes, fields of its `Clip`] of the others]; a sentence of refusal."""
     try:
-        files, skipped = find_media(args.video_path)
+        files = find_inputs(args)
         args.output_dir.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         return sentence(error, args.video_path, "read") if not isinstance(error, ValueError) else str(error)
-    for path, reason in skipped:
-        logger.info("%s: skipped, %s", path, reason)
-    for folder in (args.output_dir, args.output_dir / COMPARE):
-        if removed := remove_leftovers(folder):
-            logger.info("%s: removed %d unfinished files of runs that were killed", folder, removed)
+    for place in dict.fromkeys(
+        [args.output_dir, *(place_of(path, args.video_path, args.output_dir) for path in files)]
+    ):
+        for folder in (place, place / COMPARE):
+            if removed := remove_leftovers(folder):
+                logger.info("%s: removed %d unfinished files of runs that were killed", folder, removed)
     rows, failed = [], 0
     process.alive("a first look at the files")
     for path, found in probe_all(files):
         process.alive(f"a first look at the files, done with {path.name}")
         try:
             clip = judge(path, found, args, process.attempt)
-            rows.append([str(path), path.stat().st_size, astuple(clip)])
+            rows.append([str(path), size_in_bytes(path), astuple(clip)])
         except SkippedError as reason:
             logger.info("%s", reason)
         except Exception as error:
@@ -97,8 +101,10 @@ def judge(path: Path, found: Probe | MediaError, args: argparse.Namespace, attem
     """
     if isinstance(found, MediaError):
         raise found
-    output = output_path(path, args.output_dir, found)
-    refusal = refuse_output(path, output, args, attempt)
+    frames_out = None if found.kind == "image" else args.frames_out
+    place = place_of(path, args.video_path, args.output_dir)
+    output = output_path(path, place, found, frames_out=frames_out)
+    refusal = refuse_output(path, output, args, attempt, is_folder=frames_out is not None)
     if refusal == SKIP:
         raise SkippedError(f"{path.name}: skipped, {output} exists")
     if refusal is not None:
@@ -106,14 +112,19 @@ def judge(path: Path, found: Probe | MediaError, args: argparse.Namespace, attem
     return clip_of(found)
 
 
-def refuse_output(path: Path, output: Path, args: argparse.Namespace, attempt: int = 0) -> str | None:
+def refuse_output(
+    path: Path, output: Path, args: argparse.Namespace, attempt: int = 0, is_folder: bool = False
+) -> str | None:
     """Why a file cannot be restored to this place; `SKIP` when it was already; None when it can.
 
     attempt: after a restart of this job, what it has already written is no obstacle.
+    is_folder: the result is a folder of frames.
     """
-    if output.resolve() == path.resolve():
+    if output.resolve() == folder_of(path).resolve():
         return f"{path.name}: the result would replace the input {path}; choose another --output_dir"
-    if output.is_dir():
+    if is_folder and (why := why_not_replaced(output)):
+        return f"{path.name}: {why}"
+    if output.is_dir() and not is_folder:
         return f"{path.name}: {output} is a folder; rename it, or choose another --output_dir"
     if not output.exists():
         return None

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from common.logger import get_logger
+from data.media import place_of
 from projects.video_diffusion_sr.clip_run import WRITE_BEHIND, ClipRun
 from projects.video_diffusion_sr.file_errors import InputError, NotFiniteError, OutputError, SkippedError
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
@@ -36,6 +37,7 @@ class Job:
     """What all files of a run share.
 
     plans: of the files, in the order of their numbers; None: the default one. existing: see `restore_clip`.
+    root: the folder that was searched; the folders below it are kept in `output_dir`. None: none are.
     on_report: is given the report of every restored file, in their order.
     """
 
@@ -44,6 +46,11 @@ class Job:
     plans: Mapping[Path, MemoryPlan | None]
     existing: Existing
     on_report: Callable[[Report], None] | None = None
+    root: Path | None = None
+
+    def folder(self, path: Path) -> Path:
+        """Where the file's result goes."""
+        return self.output_dir if self.root is None else place_of(path, self.root, self.output_dir)
 
     def prefix(self, path: Path) -> str:
         """What stands before the file's line."""
@@ -78,7 +85,7 @@ def restore_one(path: Path, job: Job) -> bool:
     """
     outcome: Report | Exception | None
     try:
-        outcome = restore_clip(path, job.output_dir, job.restorer, job.shows_progress, job.plans[path], job.existing)
+        outcome = restore_clip(path, job.folder(path), job.restorer, job.shows_progress, job.plans[path], job.existing)
     except (SkippedError, InputError, OutputError, NotFiniteError) as error:
         outcome = error
     except Exception as error:
@@ -95,7 +102,7 @@ def _in_flight(paths: Iterator[Path], job: Job) -> Iterator[bool]:
     most = files_written_at_once(os.cpu_count() or 1)
 
     def open_clip(path: Path) -> ClipRun:
-        run = ClipRun(path, job.output_dir, job.restorer, job.existing)
+        run = ClipRun(path, job.folder(path), job.restorer, job.existing)
         opened.append(run)
         return run
 

@@ -289,3 +289,13 @@ def test_a_folder_of_weights_is_a_model(restorer, weights, tmp_path):
         seedvr.from_pretrained(tmp_path)
     with pytest.raises(seedvr.InputError, match="ByteDance-Seed/SeedVR2-7B"):
         seedvr.from_pretrained("somebody/else")
+
+
+def test_numbered_pictures_are_a_clip_as_for_the_command_line(restorer, tmp_path):
+    (tmp_path / "walk").mkdir()
+    for k in range(3):
+        Image.new("RGB", (32, 24), (60 * k, 90, 60)).save(tmp_path / "walk" / f"{k:03d}.png")
+    for source in (tmp_path / "walk", tmp_path / "walk" / "%03d.png"):
+        made = restorer.restore_file(source, f"{tmp_path}/made/", **SIZE)
+        with open_media(made) as reader:
+            assert made.name == "walk.mp4" and len(list(reader)) == 3 and reader.info.frame_rate == 24

@@ -1,0 +1,166 @@
+"""Which files of a folder, and which folders of numbered pictures in it, are to be restored?"""
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from data.media.errors import MediaError, printable, reason
+from data.media.find import why_not_media
+from data.media.probe_process import probe_all
+from data.media.sequence import is_pattern, numbered
+
+# Cameras number their photographs too, all of one size, in formats that lose something. Frames are stored without loss.
+FRAME_SUFFIXES = frozenset(".png .tif .tiff .bmp .dib .ppm .pgm .tga".split())
+
+Found = tuple[list[Path], list[tuple[Path, str]]]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """See `find_media`."""
+
+    recursive: bool
+    frames_as_clip: bool
+    leave_out: Path | None
+
+
+def find_media(
+    path: str | PathLike,
+    *,
+    recursive: bool = False,
+    frames_as_clip: bool = False,
+    leave_out: str | PathLike | None = None,
+) -> Found:
+    """(media by name, (other entry, why it is skipped)) of a folder; hidden entries are never media.
+
+    Media are files; folders of numbered pictures that are one clip; a printf pattern, if one is given. A file given by
+    itself is taken as media whatever its name. Pictures that lie in the folder itself stay pictures. Of the folders in
+    it, those are clips that hold nothing but frames, see `why_no_clip`.
+
+    Args:
+        path: a file, a folder, or a pattern such as `walk/frame_%05d.png`.
+        recursive: search the folders in it, to any depth, and take what lies there one by one. Links to folders are not
+            followed.
+        frames_as_clip: take numbered pictures as one clip in the folder itself and wherever else is searched, with
+            missing numbers and in any format.
+        leave_out: a folder that is not searched: where the results go.
+
+    Raises:
+        MediaError: the path does not exist, nothing is media, or nothing is what `frames_as_clip` asks for.
+    """
+    path, wishes = Path(path), Wishes(recursive, frames_as_clip, None if leave_out is None else Path(leave_out))
+    if is_pattern(path):
+        numbered(path)
+        return [path], []
+    if not path.exists():
+        raise MediaError(f"{printable(str(path))}: there is no such file or folder")
+    if path.is_file():
+        if frames_as_clip:
+            raise MediaError(f"{printable(str(path))}: is a file, and no folder of numbered pictures")
+        return [path], []
+    media, skipped = _search(path, wishes, is_top=True)
+    if frames_as_clip and not any(entry.is_dir() for entry in media):
+        raise MediaError(f"{printable(str(path))}: no numbered pictures that make a clip ({_why_not_numbered(path)})")
+    if not media:
+        held = "it is empty" if not skipped else f"{printable(skipped[0][0].name)}: {skipped[0][1]}"
+        more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        raise MediaError(f"{printable(str(path))}: no video or picture in this folder ({held}{more})")
+    return media, skipped
+
+
+def place_of(path: Path, root: Path, output_dir: Path) -> Path:
+    """The folder of the result of something that `find_media(root)` found: folders below `root` are kept."""
+    return output_dir / path.parent.relative_to(root) if root in path.parents else output_dir
+
+
+def why_no_clip(folder: Path) -> str | None:
+    """Why a folder is no clip without being asked to; None if it is one.
+
+    A folder of independent pictures must never become a clip by accident. So all that is in it must be pictures that
+    differ in one number alone, without a gap, stored without loss, and of one size.
+    """
+    if why := _why_not_numbered(folder):
+        return why
+    pictures = numbered(folder)
+    if pictures.files[0].suffix.lower() not in FRAME_SUFFIXES:
+        return f"its {len(pictures.files)} pictures are {pictures.files[0].suffix}, as photographs are"
+    if pictures.missing:
+        return pictures.missing
+    other = set(folder.iterdir()) - set(pictures.files)
+    if other := sorted(entry for entry in other if not entry.name.startswith(".")):
+        return f"it holds {printable(other[0].name)} beside its pictures"
+    sizes = set()
+    for file, found in probe_all(pictures.files):
+        if isinstance(found, MediaError):
+            return str(found)
+        sizes.add((found.kind, found.height, found.width))
+        if len(sizes) > 1:
+            return f"its pictures have several sizes, as {printable(file.name)}"
+    return None
+
+
+def _search(folder: Path, wishes: Wishes, is_top: bool = False) -> Found:
+    """`find_media` of one folder, and of those in it where that is asked for."""
+    media, skipped, taken = [], [], frozenset()
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        if is_top:
+            raise MediaError(f"{printable(str(folder))}: the folder cannot be read ({reason(error)})") from error
+        return [], [(folder, f"cannot be read ({reason(error)})")]
+    if wishes.frames_as_clip and _why_not_numbered(folder) is None:
+        named = folder if folder.name not in ("", "..") else folder.resolve()
+        media, taken = [named], frozenset(numbered(folder).files)
+    for entry in entries:
+        if entry in taken:
+            continue
+        if _is_open_folder(entry):
+            below, reasons = _folder(entry, wishes)
+            media += below
+            skipped += reasons
+        elif why := _why_skipped(entry):
+            skipped.append((entry, why))
+        else:
+            media.append(entry)
+    return media, skipped
+
+
+def _folder(entry: Path, wishes: Wishes) -> Found:
+    """What a folder inside a folder gives."""
+    if wishes.leave_out is not None and entry.resolve() == wishes.leave_out.resolve():
+        return [], [(entry, "the folder of the results")]
+    if wishes.recursive:
+        if entry.is_symlink():
+            return [], [(entry, "a link to a folder, which is not followed")]
+        found = _search(entry, wishes)
+        return found if any(found) else ([], [(entry, "an empty folder")])
+    why = _why_not_numbered(entry) if wishes.frames_as_clip else why_no_clip(entry)
+    return ([entry], []) if why is None else ([], [(entry, f"a folder that is not searched, and no clip ({why})")])
+
+
+def _why_not_numbered(folder: Path) -> str | None:
+    """What keeps pictures from being one clip, also where that is asked for; None where nothing does."""
+    try:
+        numbered(folder)
+    except MediaError as error:
+        return str(error).removeprefix(f"{printable(folder.name)}: ")
+    return None
+
+
+def _is_open_folder(entry: Path) -> bool:
+    try:
+        return entry.is_dir() and not entry.name.startswith(".")
+    except OSError:
+        return False
+
+
+def _why_skipped(entry: Path) -> str | None:
+    """Why an entry that is no folder is not media; None if it is."""
+    if entry.name.startswith("."):
+        return "a hidden file"
+    try:
+        if not entry.is_file():
+            return "not a regular file" if entry.exists() else "a link to a file that does not exist"
+        return why_not_media(entry)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"

@@ -1,0 +1,73 @@
+"""A clip as a folder of numbered pictures, which appears complete or not at all."""
+
+import re
+from fractions import Fraction
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from common.logger import get_logger
+from data.media.clock import USUAL_RATE
+from data.media.errors import MediaError, shown
+from data.media.image_writer import OPTIONS
+from data.media.info import MediaInfo
+from data.media.whole import MediaWriter
+
+logger = get_logger(__name__)
+
+FRAMES_OUT = ("png",)
+FRAME = "frame_%05d.png"  # from 1
+OURS = re.compile(r"frame_\d{5,}\.png")
+
+
+class SequenceWriter(MediaWriter):
+    """Writes frame_00001.png, frame_00002.png, ... into a folder. Pictures have neither times nor sound: both are left
+    out, and a line says so.
+
+    Args:
+        path: the folder to be. An existing one is replaced if it holds such frames and nothing else.
+        info: the input. frame_rate: told instead of the input's.
+        quiet: tell nothing of what is left out.
+
+    Raises:
+        MediaError: a file or a folder with anything else has the name.
+    """
+
+    def __init__(self, path: Path, info: MediaInfo, *, frame_rate: Fraction | None = None, quiet: bool = False) -> None:
+        if why := why_not_replaced(path):
+            raise MediaError(why)
+        super().__init__(path, is_folder=True)
+        if not quiet:
+            left_out = ["sound"] * info.has_audio + ["the uneven times of its frames"] * info.variable_frame_rate
+            rate = frame_rate or info.frame_rate or USUAL_RATE
+            also = f"; {' and '.join(left_out)} left out, pictures have none" if left_out else ""
+            logger.info("%s: pictures of a clip of %s frames per second%s", shown(path), rate, also)
+
+    def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        return (pixels,)
+
+    def _write_one(self, planes: tuple[Tensor, ...], time: Fraction) -> None:
+        (picture,) = planes
+        image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+        image.save(self.temporary / (FRAME % (self.frames + 1)), format="PNG", **OPTIONS["PNG"])
+
+    def _finish(self) -> None:
+        """The folder is complete with its last frame. What came to lie at its place meanwhile must not go with it."""
+        if why := why_not_replaced(self.path):
+            raise MediaError(why)
+
+    def _release(self) -> None:
+        """Nothing stays open."""
+
+
+def why_not_replaced(folder: Path) -> str | None:
+    """Why frames cannot be written in place of what is there; None where nothing is, or frames of an earlier run."""
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        return f"{shown(folder)}: {folder} is a file; rename it, or choose another place"
+    other = next((entry for entry in sorted(folder.iterdir()) if not OURS.fullmatch(entry.name)), None)
+    if other is None:
+        return None
+    return f"{shown(folder)}: {folder} holds {shown(other)}, no frame of a result; rename it, or choose another place"
