@@ -139,6 +139,10 @@ class Engine:
             )
         return done.output
 
+    def release(self) -> None:
+        """Drop the networks' weights; `prepare` loads them again."""
+        self._settle()
+
     def _plan(self, geometry: Geometry, info: MediaInfo) -> MemoryPlan:
         if self.budget is None:
             size = geometry.network_size(info.height, info.width)
