@@ -1,4 +1,4 @@
-"""Who may import whom: integrations, seedvr, projects; then models, data, common; models use kernels and logger only."""
+"""Who may import whom: integrations, seedvr, projects, then models, data, common; models use kernels and logger."""
 
 import ast
 from pathlib import Path
