@@ -18,6 +18,7 @@ from seedvr.errors import (
 if TYPE_CHECKING:
     from seedvr.live import Live
     from seedvr.loading import from_pretrained, load, presets
+    from seedvr.pipeline import SeedVRPipeline
     from seedvr.restorer import Restorer
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "OutputError",
     "Restorer",
     "SeedVRError",
+    "SeedVRPipeline",
     "WeightsError",
     "from_pretrained",
     "load",
@@ -42,6 +44,7 @@ LAZY = {
     "presets": "seedvr.loading",
     "Restorer": "seedvr.restorer",
     "Live": "seedvr.live",
+    "SeedVRPipeline": "seedvr.pipeline",
 }
 
 

@@ -27,7 +27,7 @@ from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.input_file import frames_of, open_input
 from projects.video_diffusion_sr.memory.budget import clip_of, read_budget
-from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
+from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, unplanned
 from projects.video_diffusion_sr.memory.stages import lasting
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import Preset
@@ -76,6 +76,7 @@ class Engine:
         self.parallel = Parallel(Process(0, 1, 0, device, None, 0, TIMEOUT_S))
         self._restorer: restorer.Restorer | None = None
         self._placed: MemoryPlan | None = None
+        self.demands = Demands()  # of plans, where there are any
         self._settle()
         if self.budget is None:  # elsewhere the plan, and so where weights wait, depends on the clip
             self._place(unplanned(self.settings, *self.settings.geometry.network_size(*preset.res), False))
@@ -139,6 +140,10 @@ class Engine:
             )
         return done.output
 
+    def release(self) -> None:
+        """Drop the networks' weights; `prepare` loads them again."""
+        self._settle()
+
     def _plan(self, geometry: Geometry, info: MediaInfo) -> MemoryPlan:
         if self.budget is None:
             size = geometry.network_size(info.height, info.width)
@@ -147,7 +152,7 @@ class Engine:
         blocks = placed is not None and placed.offload == "blocks"
         derived = frozenset() if placed is None else frozenset(placed.schedule.winograds)
         with errors_as(MemoryPlanError, ValueError):
-            budget = replace(self.budget, settings=replace(self.settings, geometry=geometry))
+            budget = replace(self.budget, settings=replace(self.settings, geometry=geometry), demands=self.demands)
             return budget.plan(clip_of(info), blocks, derived)
 
     def _settle(self) -> None:

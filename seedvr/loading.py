@@ -42,8 +42,8 @@ def load(
 
     Args:
         preset: one of `presets()`.
-        device: "auto", "cuda", "cuda:1", "cpu". dtype: "bfloat16", "float16", "float32"; None: bfloat16 on a GPU,
-            float32 on a CPU.
+        device: "auto", "cuda", "cuda:1", "cpu", "mps", "xpu".
+        dtype: "bfloat16", "float16", "float32"; None: bfloat16 on a GPU, float32 on a CPU.
         vram: GiB of GPU memory to stay within; None: what is free.
         checkpoint, vae_checkpoint: files of weights in any layout of docs/checkpoints.md, not those in
             `ckpt_dir`.

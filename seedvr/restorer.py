@@ -48,6 +48,11 @@ class Restorer:
         """The model's name."""
         return self._engine.preset.name
 
+    def release(self) -> None:
+        """Give the networks' memory back; the next clip loads them again. InputError in the middle of a clip."""
+        with self._alone():
+            self._engine.release()
+
     def __call__(
         self, frames: Any, *, progress: Callback | None = None, cancel: Flag | None = None, **settings: Any
     ) -> Any:

@@ -28,6 +28,14 @@ ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 TOLD = "told by the leader"
 POLL_S = 0.2
 
+# How many devices of a kind there are, and what to do where there are none.
+VISIBLE: dict[str, tuple[Callable[[], int], str]] = {
+    "cuda": (lambda: torch.cuda.device_count() if torch.cuda.is_available() else 0, "check nvidia-smi"),
+    "mps": (lambda: int(torch.backends.mps.is_available()), "install PyTorch's build for Macs with Apple silicon"),
+    "xpu": (lambda: torch.xpu.device_count() if torch.xpu.is_available() else 0, "install PyTorch's build for XPU"),
+}
+NAMES = {"cuda": "CUDA", "mps": "Apple MPS", "xpu": "Intel XPU"}
+
 
 @dataclass(frozen=True)
 class Process:
@@ -103,7 +111,7 @@ def process_group(
     """Join the job that torchrun launched, and leave it at the end; a world of one when nothing was launched.
 
     Args:
-        device: "auto" (a GPU when there is one), "cuda" (the GPU of this process' local rank), or any device's name.
+        device: as for `choose_device`.
         timeout_s: how long a process may be silent, and how long others wait for it, before the job fails.
         backend: "gloo" or "nccl"; None chooses nccl where every process has a GPU of its own, else gloo.
     Raises:
@@ -164,15 +172,32 @@ def read_launcher() -> tuple[int, int, int, int] | None:
 
 
 def choose_device(device: str | torch.device, local_rank: int) -> torch.device:
-    """The device of one process; those on one machine share its GPUs out, and share GPUs when they are more."""
+    """The device of one process; those on one machine share its GPUs out, and share GPUs when they are more.
+
+    Args:
+        device: "auto" (a CUDA or ROCm GPU when there is one, else the CPU), "cpu", "cuda", "xpu" (Intel) or "mps"
+            (Apple). A GPU's number may follow, as in "cuda:1".
+    Raises:
+        RuntimeError: a name of no device, or a device that PyTorch does not see here; says what to do.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
-        if not torch.cuda.is_available():
-            raise RuntimeError("no CUDA device is visible to PyTorch; use --device cpu, or check nvidia-smi")
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    return device
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", *VISIBLE):
+        raise RuntimeError("a device is auto, cpu, cuda, mps or xpu, or one of several GPUs, such as cuda:1")
+    if device.type == "cpu":
+        return device
+    count, remedy = VISIBLE[device.type]
+    if not (seen := count()):
+        raise RuntimeError(f"no {NAMES[device.type]} device is visible to PyTorch; use --device cpu, or {remedy}")
+    if (device.index or 0) >= seen:
+        raise RuntimeError(f"there is no device {device}: PyTorch sees {seen} of its kind, counted from 0")
+    if device.type != "cuda":
+        logger.info("on %s everything is computed by plain PyTorch: own kernels and memory plans are for CUDA", device)
+    return torch.device(device.type, local_rank % seen) if device.index is None else device
 
 
 def choose_backend(device: torch.device, local_world: int) -> str:

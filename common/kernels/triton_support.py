@@ -40,10 +40,26 @@ def kernels(choice: Kernels) -> Iterator[None]:
 
 @decided_once
 def triton_available() -> bool:
-    """Is Triton importable, and not switched off by SEEDVR_KERNELS=plain? Decided once and said once."""
-    found = importlib.util.find_spec("triton") is not None and os.environ.get("SEEDVR_KERNELS") != "plain"
-    logger.debug("own kernels: %s", "Triton on CUDA" if found else "plain torch")
-    return found
+    """Do the own kernels run here? Not without Triton, on ROCm, or with SEEDVR_KERNELS=plain. Decided and said once."""
+    why = why_plain()
+    if why is None:
+        logger.debug("own kernels: Triton on CUDA")
+    else:
+        # On a machine without a GPU plain PyTorch is what is expected.
+        say = logger.info if torch.cuda.is_available() else logger.debug
+        say("own kernels: plain PyTorch in their place, which is slower: %s", why)
+    return why is None
+
+
+def why_plain() -> str | None:
+    """Why no Triton kernel is taken; None where they are."""
+    if os.environ.get("SEEDVR_KERNELS") == "plain":
+        return "SEEDVR_KERNELS=plain"
+    if torch.version.hip is not None:
+        return "they are made for NVIDIA's GPUs, and this PyTorch is for AMD's"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (on Windows: pip install triton-windows)"
+    return None
 
 
 def use_triton(*tensors: Tensor) -> bool:

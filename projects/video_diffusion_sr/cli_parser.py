@@ -98,8 +98,8 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     )  # fmt: skip
 
     run = p.add_argument_group("how it runs")
-    run.add_argument("--device", default="auto", help="auto, cuda, cuda:1 or cpu (%(default)s)")
-    run.add_argument("--dtype", choices=DTYPE_NAMES, help="of the networks; default: bfloat16 on CUDA, float32 on CPU")
+    run.add_argument("--device", default="auto", help="auto, cuda, cuda:1, cpu, mps or xpu (%(default)s)")
+    run.add_argument("--dtype", choices=DTYPE_NAMES, help="of the networks; default: bfloat16 on GPUs, float32 on CPU")
     run.add_argument("--sp_size", type=int, default=1, help="GPUs that share one clip (%(default)s)")
     run.add_argument(
         "--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS",

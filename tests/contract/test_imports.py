@@ -1,4 +1,4 @@
-"""Who may import whom: seedvr -> projects -> models, data, common; models -> kernels and logger only; not upward."""
+"""Who may import whom: integrations, seedvr, projects, then models, data, common; models use kernels and logger."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PACKAGES = ("seedvr", "projects", "models", "common", "data")
+PACKAGES = ("integrations", "seedvr", "projects", "models", "common", "data")
 
 
 def imports_of(source: str, package: str) -> list[tuple[int, str]]:
@@ -47,7 +47,9 @@ def breach(path: str, name: str) -> str | None:
         return "common stands below everything"
     if layer == "data" and within(name, "models", "projects", "common.distributed"):
         return "data stands below models, projects and ranks"
-    if layer != "seedvr" and within(name, "seedvr"):
+    if layer == "integrations" and within(name, "models", "data", "projects", "common"):
+        return "integrations run where only the package seedvr is installed"
+    if layer not in ("seedvr", "integrations") and within(name, "seedvr"):
         return "the package seedvr stands above the programs"
     if within(name, "tests"):
         return "the program does not need its tests"
@@ -98,6 +100,8 @@ def test_imports_go_downward_only():
         ("seedvr/a.py", "from projects.video_diffusion_sr import build", True),
         ("seedvr/a.py", "import torch.distributed", False),
         ("projects/a.py", "from tests.conftest import seeded", False),
+        ("integrations/a.py", "import seedvr", True),
+        ("integrations/a.py", "from common.logger import get_logger", False),
     ],
 )
 def test_the_rules_themselves(tmp_path, path, line, allowed):

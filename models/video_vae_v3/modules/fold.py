@@ -65,7 +65,7 @@ def is_prepared(vae: nn.Module) -> bool:
 def prepare_conv(conv: CausalConv3d) -> None:
     """Give a convolution its weights for the clip's first frame, and its own in channels-last order."""
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
-    first = conv.weight.double().sum(2).to(conv.weight.dtype).contiguous(memory_format=torch.channels_last)
+    first = wide(conv.weight).sum(2).to(conv.weight).contiguous(memory_format=torch.channels_last)
     conv.register_buffer("derived_first", first, persistent=False)
 
 
@@ -94,30 +94,35 @@ def fold_upsample(up: Upsample) -> None:
     frame after the clip's first one (where time doubles); `derived_alone` [C, C, 4, 4] for the first frame; tables
     `derived_table`, `derived_table_after` [z, 4, 4, C] and `derived_table_alone` [1, 4, 4, C].
     """
-    dtype, z = up.conv.weight.dtype, up.time_factor
-    taps = up.conv.weight.double()  # o c 3 3 3
-    subs = up.upscale_conv.weight.double().flatten(1).unflatten(0, (2, 2, z, -1))  # x y z c i
+    z = up.time_factor
+    taps = wide(up.conv.weight)  # o c 3 3 3
+    subs = wide(up.upscale_conv.weight).flatten(1).unflatten(0, (2, 2, z, -1))  # x y z c i
     steps = _spatial_taps(taps, subs)  # [time tap][sub-frame] -> i o 4 4
     channels = taps.shape[0]
     folded = taps.new_zeros(channels, channels, z + 2, 4, 4)
     for a, s in product(range(3), range(z)):
         folded[:, :, s - a + 2] += steps[a][s]
-    _store(up, "folded", folded, dtype, torch.channels_last_3d)
+    _store(up, "folded", folded, torch.channels_last_3d)
     alone = steps[0][0] + steps[1][0] + steps[2][0]
-    _store(up, "alone", alone, dtype, torch.channels_last)
+    _store(up, "alone", alone, torch.channels_last)
     if z == 2:
         after = folded.clone()
         after[:, :, 2] = steps[0][0] + steps[1][0]  # output frame 1 sees the only sub-frame twice
         after[:, :, 3] = steps[0][0]
-        _store(up, "after", after, dtype, torch.channels_last_3d)
+        _store(up, "after", after, torch.channels_last_3d)
     rows = [[(frame + a) % z for a in range(3)] for frame in range(z)]
     tables = {"table": rows, "table_alone": [[0, 0, 0]]} | ({"table_after": [[0, 0, 0], [0, 0, 1]]} if z == 2 else {})
     for name, frames in tables.items():
-        up.register_buffer(f"derived_{name}", _bias_table(up, frames).to(dtype), persistent=False)
+        up.register_buffer(f"derived_{name}", _bias_table(up, frames).to(up.conv.weight), persistent=False)
 
 
-def _store(up: Upsample, name: str, value: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> None:
-    up.register_buffer(f"derived_{name}", value.to(dtype).contiguous(memory_format=layout), persistent=False)
+def _store(up: Upsample, name: str, value: Tensor, layout: torch.memory_format) -> None:
+    up.register_buffer(f"derived_{name}", value.to(up.conv.weight).contiguous(memory_format=layout), persistent=False)
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float64; on the host where its device has no float64, which is so on Apple's."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def _spatial_taps(taps: Tensor, subs: Tensor) -> list[list[Tensor]]:
@@ -135,7 +140,7 @@ def _spatial_taps(taps: Tensor, subs: Tensor) -> list[list[Tensor]]:
 
 def _bias_table(up: Upsample, frames: list[list[int]]) -> Tensor:
     """[len(frames), 4, 4, C]: the constant part; `frames` names the sub-frame that each time tap meets."""
-    taps, bias = up.conv.weight.double(), up.upscale_conv.bias.double().unflatten(0, (2, 2, up.time_factor, -1))
+    taps, bias = wide(up.conv.weight), wide(up.upscale_conv.bias).unflatten(0, (2, 2, up.time_factor, -1))
     added = torch.einsum("oiahw,xysi->ahwxyso", taps, bias)  # by tap and by the sub-position that it meets
     meets = torch.zeros(len(frames), 4, 4, *added.shape[:-1], dtype=torch.float64)
     for (z, met), (i, rows), (j, columns) in product(
@@ -144,4 +149,4 @@ def _bias_table(up: Upsample, frames: list[list[int]]) -> Tensor:
         for (a, s), (ah, sh), (aw, sw) in product(enumerate(met), rows, columns):
             meets[z, i, j, a, ah, aw, sh, sw, s] += 1
     table = meets.flatten(3).to(taps.device) @ added.flatten(0, 5)
-    return table + up.conv.bias.double()
+    return table + wide(up.conv.bias)

@@ -14,7 +14,7 @@ from common.logger import get_logger
 from data.media import MediaInfo, Probe
 from data.video.framing import causal_length
 from projects.video_diffusion_sr.communication import token_share
-from projects.video_diffusion_sr.memory.plan import MemoryPlan, candidates
+from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, candidates
 from projects.video_diffusion_sr.memory.predict import predict
 from projects.video_diffusion_sr.memory.workload import GIB, Workload, workload_of
 from projects.video_diffusion_sr.settings import RunSettings
@@ -23,6 +23,7 @@ logger = get_logger(__name__)
 
 FREE_SHARE = 0.95  # of the free memory, that a run without a bound plans with
 SAFETY = 1.03  # for what differs from the runs that predictions were fitted to, none of which took more than predicted
+NO_DEMANDS = Demands()
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,14 @@ class Budget:
     """What a run may take, and what its networks need.
 
     gib: of device memory for this process. firm: the user's bound; otherwise what was free.
-    networks: a workload whose clip is to be filled in.
+    networks: a workload whose clip is to be filled in. demands: what every plan must do.
     """
 
     gib: float
     firm: bool
     networks: Workload
     settings: RunSettings
+    demands: Demands = NO_DEMANDS
 
     def work(self, clip: Clip) -> Workload:
         """The workload of a file.
@@ -92,11 +94,11 @@ class Budget:
         """
         work = replace(self.work(clip), derived=derived)
         try:
-            return choose_plan(self.gib, work, blocks)
+            return choose_plan(self.gib, work, blocks, self.demands)
         except ValueError:
             if self.firm:
                 raise
-            plan = smallest(work)
+            plan = smallest(work, self.demands)
             logger.warning(
                 "%.1f GiB of device memory are free, and the smallest plan is predicted to need %.1f: this "
                 "may fail; a smaller --res_h and --res_w or --window needs less", self.gib, plan.predicted_peak_gib,
@@ -125,22 +127,22 @@ class Budget:
             blocks, derived = travel, needed
 
 
-def choose_plan(vram_gib: float, work: Workload, blocks: bool = False) -> MemoryPlan:
+def choose_plan(vram_gib: float, work: Workload, blocks: bool = False, demands: Demands = NO_DEMANDS) -> MemoryPlan:
     """The fastest plan predicted to stay within `vram_gib`.
 
     Args:
-        blocks: only plans in which the transformer's blocks travel.
+        blocks: only plans in which the transformer's blocks travel. demands: only plans that do this.
     Raises:
         ValueError: nothing fits; says what the smallest plan needs.
     """
-    for candidate in candidates(work):
+    for candidate in demands.select(candidates(work)):
         if blocks and candidate.offload != "blocks":
             continue
         candidate = priced(candidate, work)
         if candidate.predicted_peak_gib * SAFETY <= vram_gib:
             early = priced(replace(candidate, prefetch=candidate.offload == "models"), work)
             return early if early.predicted_peak_gib * SAFETY <= vram_gib else candidate
-    least = smallest(work)
+    least = smallest(work, demands)
     needed = ceil(least.predicted_peak_gib * SAFETY * 10) / 10
     raise ValueError(
         f"{work.frames} frames of {work.width}x{work.height} do not fit into {vram_gib:g} GiB: the smallest plan needs "
@@ -148,9 +150,10 @@ def choose_plan(vram_gib: float, work: Workload, blocks: bool = False) -> Memory
     )
 
 
-def smallest(work: Workload) -> MemoryPlan:
+def smallest(work: Workload, demands: Demands = NO_DEMANDS) -> MemoryPlan:
     """The plan predicted to take least."""
-    return min((priced(plan, work) for plan in candidates(work)), key=lambda plan: plan.predicted_peak_gib)
+    plans = (priced(plan, work) for plan in demands.select(candidates(work)))
+    return min(plans, key=lambda plan: plan.predicted_peak_gib)
 
 
 def priced(plan: MemoryPlan, work: Workload) -> MemoryPlan:

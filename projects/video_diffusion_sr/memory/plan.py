@@ -3,7 +3,7 @@
 Whatever changes the result (tiles) comes last; 8-bit weights are never chosen here but asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -78,6 +78,28 @@ class MemoryPlan:
             peaks = ", ".join(f"{stage} {gib:.1f}" for stage, gib in self.predicted)
             parts += [f"predicted peak {self.predicted_peak_gib:.1f} GiB ({peaks})"]
         return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What the plans of a run must do, whatever memory there is.
+
+    offload: at least so much of `OFFLOADS`. tiles: the VAE takes a picture in tiles if it is larger than the smallest.
+    """
+
+    offload: str = "none"
+    tiles: bool = False
+
+    def select(self, plans: Iterable[MemoryPlan]) -> list[MemoryPlan]:
+        """Those of a clip's candidates that do it, in their order."""
+        plans = list(plans)
+        tiles = self.tiles and any(plan.schedule.tile is not None for plan in plans)
+        least = OFFLOADS.index(self.offload)
+        return [
+            plan
+            for plan in plans
+            if OFFLOADS.index(plan.offload) >= least and (plan.schedule.tile is not None or not tiles)
+        ]
 
 
 def unplanned(settings: RunSettings, height: int, width: int, still: bool) -> MemoryPlan:

@@ -1,0 +1,99 @@
+"""A pipeline's folder: weights as `.safetensors` under diffusers' names, the configuration, the text embeddings."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from common.atomic import atomic_write
+from common.checkpoint import save_safetensors
+from projects.video_diffusion_sr.build import load_network
+from projects.video_diffusion_sr.presets import PRESETS, Preset
+from projects.video_diffusion_sr.prompts import NEGATIVE, POSITIVE
+from projects.video_diffusion_sr.settings import RunSettings, network_without_weights
+from seedvr import __version__
+from seedvr.errors import WeightsError
+
+INDEX = "model_index.json"
+CONFIG = "config.yaml"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+TRANSFORMER, VAE, PROMPTS = "transformer", "vae", "text_embeddings"
+CLASS = "SeedVRPipeline"
+
+
+def save(folder: Path, settings: RunSettings) -> None:
+    """Write everything that `read` needs; the index last, so that a folder without one is unfinished.
+
+    The transformer is in the dtype that it computes in, LoRA merged; the VAE in float32, from which its fast path is
+    derived. Both are read from their files again, one after the other, into the machine's memory.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that the run was made from is gone, or another one now.
+    """
+    request, config = settings.request, settings.config
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)
+    models = {TRANSFORMER: (config.dit.model, settings.dtype), VAE: (config.vae.model, torch.float32)}
+    for (name, (model, dtype)), file in zip(models.items(), settings.checkpoints, strict=True):
+        network = network_without_weights(model)
+        load_network(network, file, torch.device("cpu"), dtype)
+        if name == TRANSFORMER and request.lora is not None:
+            from projects.video_diffusion_sr.lora import load_lora
+
+            load_lora(network, request.lora, request.lora_scale)
+        (folder / name).mkdir(exist_ok=True)
+        save_safetensors(network.state_dict(), folder / name / WEIGHTS, {"format": "pt"})
+    for file in prompt_files(settings.preset):
+        target = folder / PROMPTS / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not (target.exists() and target.samefile(request.ckpt_dir / file)):
+            shutil.copyfile(request.ckpt_dir / file, target)
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(portable(config)), encoding="utf-8")
+    index = {
+        "_class_name": CLASS,
+        "_seedvr_version": __version__,
+        "preset": next(name for name, preset in PRESETS.items() if preset.name == settings.preset.name),
+        "dtype": str(settings.dtype).removeprefix("torch."),
+        TRANSFORMER: ["seedvr", "NaDiT"],
+        VAE: ["seedvr", "VideoAutoencoderKL"],
+    }
+    with atomic_write(folder / INDEX) as part:
+        Path(part).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Arguments for `seedvr.load` that load what `save` wrote.
+
+    Raises:
+        WeightsError: another pipeline's folder, or an index that cannot be read.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        made_by, preset = index["_class_name"], index.get("preset")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{folder / INDEX} is no index of a pipeline ({error}); save the pipeline again") from error
+    if made_by != CLASS or preset not in PRESETS:
+        raise WeightsError(f"{folder} holds a {made_by} (preset {preset}), and this reads a {CLASS} of a known preset")
+    return {
+        "preset": preset,
+        "config": folder / CONFIG,
+        "checkpoint": folder / TRANSFORMER / WEIGHTS,
+        "vae_checkpoint": folder / VAE / WEIGHTS,
+        "ckpt_dir": folder / PROMPTS,
+    }
+
+
+def prompt_files(preset: Preset) -> tuple[str, ...]:
+    """Files of text embeddings in a folder of weights."""
+    return ("tiny/prompts.safetensors",) if preset.download is None else (POSITIVE.file, NEGATIVE.file)
+
+
+def portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration in plain types, without the place of this machine's weights."""
+    plain = json.loads(json.dumps(OmegaConf.to_container(config, resolve=True)))
+    plain["vae"]["checkpoint"] = f"{VAE}/{WEIGHTS}"
+    return plain
