@@ -98,6 +98,11 @@ def _precision(x: Tensor) -> str:
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
+def _pixels(x: Tensor) -> int:
+    """Of a program: in float32 half as many, which fits the 99 KiB of shared memory that sm_86, 89 and 120 have."""
+    return PIXELS // 2 if x.dtype == torch.float32 else PIXELS
+
+
 def conv_from_few(x: Tensor, weight: Tensor) -> Tensor:
     """See `common.kernels.few_channels.conv_from_few`."""
     (batch, frames, height, width, channels), (outer, _, kernel, _, _) = x.shape, weight.shape
@@ -105,9 +110,9 @@ def conv_from_few(x: Tensor, weight: Tensor) -> Tensor:
     frames = frames - kernel + 1
     taps = weight.permute(2, 3, 4, 1, 0).reshape(-1, outer).contiguous()
     out = x.new_empty(batch, frames, height, width, outer)
-    _from_few_kernel[(triton.cdiv(height * width, PIXELS), batch * frames)](
+    _from_few_kernel[(triton.cdiv(height * width, _pixels(x)), batch * frames)](
         out, x, taps, frames, height, width, channels, outer, len(taps), x.stride(0), x.stride(1),
-        PRECISION=_precision(x), PIXELS=PIXELS, TAPS=max(16, triton.next_power_of_2(len(taps))),
+        PRECISION=_precision(x), PIXELS=_pixels(x), TAPS=max(16, triton.next_power_of_2(len(taps))),
         OUT=max(16, triton.next_power_of_2(outer)), num_warps=8,
     )  # fmt: skip
     return out
@@ -118,10 +123,10 @@ def project_onto_taps(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weig
     batch, frames, height, width, channels = x.shape
     planes = weight.permute(1, 2, 3, 4, 0).reshape(channels, -1).to(x.dtype).contiguous()  # C (27 O)
     assert out.stride(3) == width and out.stride(4) == 1, "pixels must be packed"
-    _project_kernel[(triton.cdiv(height * width, PIXELS), batch * frames)](
+    _project_kernel[(triton.cdiv(height * width, _pixels(x)), batch * frames)](
         out, x, scale, shift, planes, frames, height * width, channels, planes.shape[1],
         out.stride(0), out.stride(1), out.stride(2), x.stride(0), x.stride(1), PRECISION=_precision(x),
-        PIXELS=PIXELS, CHANNELS=max(16, triton.next_power_of_2(channels)),
+        PIXELS=_pixels(x), CHANNELS=max(16, triton.next_power_of_2(channels)),
         PLANES=max(16, triton.next_power_of_2(planes.shape[1])), num_warps=8,
     )  # fmt: skip
 
