@@ -89,6 +89,7 @@ def test_gradient_checkpointing_changes_no_gradient(small):
         model.set_gradient_checkpointing(2)
 
 
+@pytest.mark.parametrize("small", ["v2_small", pytest.param("v1_small", marks=pytest.mark.slow)], indirect=True)
 def test_a_training_block_is_one_graph(small):
     """torch.compile meets nothing in a block that breaks its graph, and what it traced gives the eager gradients."""
     name, model = small

@@ -121,7 +121,7 @@ MANY = pytest.mark.slow  # eight processes on two cores
 @pytest.mark.parametrize(
     ("levels", "ranks"),
     [
-        ("winograd", SIZES), ("direct", (2, 3)), ("short", (2, 3)),
+        ("winograd", SIZES), ("direct", (2, 3)),
         pytest.param("direct", SIZES, marks=MANY), pytest.param("short", SIZES, marks=MANY),
     ],
 )  # fmt: skip

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.parallel
 WINDOW_FRAMES = 17  # the longer clip needs two windows
 
 
-def test_any_number_of_ranks_writes_the_same_files(tmp_path):
+@pytest.mark.parametrize("worlds", [(3,), pytest.param((2, 4), marks=pytest.mark.slow)])
+def test_any_number_of_ranks_writes_the_same_files(tmp_path, worlds):
     sources = [write_clip(tmp_path / "long.mp4", 21), write_clip(tmp_path / "short.mp4", 2, start=9)]
     sources.append(tmp_path / "still.png")
     Image.effect_noise((32, 24), 90).convert("RGB").save(sources[-1])
@@ -45,7 +46,7 @@ def test_any_number_of_ranks_writes_the_same_files(tmp_path):
 
     with process_group("cpu") as alone:
         restore_all(alone, 1, shard=False, folder="alone")
-    for world in (2, 3):
+    for world in worlds:
         run_ranks(world, work)
         assert sorted(p.name for p in (tmp_path / f"on_{world}").iterdir()) == sorted(p.name for p in sources)
         for source in sources:

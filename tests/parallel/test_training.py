@@ -45,7 +45,14 @@ def samples_loss(dit: NaDiT, chosen: list[int]) -> Tensor:
     return torch.stack([part.square().mean() for part in out.split([t * h * w for t, h, w in sizes])]).mean()
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+QUICK = ("FULL_SHARD", "_HYBRID_SHARD_ZERO2")  # the others start as many processes and are marked slow
+
+
+def strategies(*names: str) -> list:
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("strategy", strategies(*STRATEGIES))
 def test_gradients_of_a_sharded_step_equal_whole_ones(strategy):
     config = json.loads((GOLDEN / "meta.json").read_text())["dit/v2_small"]["config"]
     whole = seed_weights(NaDiT(**config))
@@ -89,7 +96,7 @@ def norms(folder: Path) -> list[float]:
     return [json.loads(line)["generator/gradient_norm"] for line in lines]
 
 
-@pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2"])
+@pytest.mark.parametrize("strategy", strategies("NO_SHARD", "SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2"))
 def test_a_run_is_the_same_on_any_number_of_ranks_also_when_it_changes(tmp_path, strategy):
     with process_group("cpu") as alone:
         train(tmp_path / "alone", "NO_SHARD", SETTINGS, alone)
