@@ -62,10 +62,6 @@ class TrackWriter(ABC):
     def finish(self) -> None:  # noqa: B027 (a copied track holds nothing back)
         """Move over what is held back."""
 
-    def completes(self) -> bool:
-        """Whether a file that holds this track alone could be completed."""
-        return True
-
     def faults(self) -> str | None:
         """What was wrong with the track, in words; None when nothing was."""
         counts = (
@@ -106,13 +102,6 @@ class CopiedTrack(TrackWriter):
         else:
             packet.stream = self.stream
             self.output.mux(packet)
-
-    def completes(self) -> bool:
-        try:
-            self.trial.close()
-        except (av.FFmpegError, ValueError):
-            return False
-        return True
 
 
 class EncodedTrack(TrackWriter):

@@ -42,7 +42,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
     Args:
         plans: of the files to come; where one of them moves networks, weights wait on the host. Empty: every file runs
             by the plan of `memory.plan.unplanned`.
-        fold: derive the weights of the VAE's fast path; False: the reference path, which needs none.
+        fold: derive the weights of the VAE's inference path; False: the reference path, which needs none.
     Raises:
         FileNotFoundError: embeddings are missing; says how to get them.
         ValueError: a checkpoint does not fit.
