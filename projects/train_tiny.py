@@ -28,6 +28,7 @@ from common.config import load_config
 from common.create import create_object
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
+from common.signals import exit_code, interrupted_by_signals
 from data.degradation.pipeline import build_degradation
 from data.training.index import build_index
 from data.training.latent_shards import INDEX, ShardReader
@@ -70,16 +71,18 @@ def make_pairs(recipe: dict, data: Sequence[str], output: Path) -> None:
         for name in ("degradation_video", "degradation_image")
     ]
     sampler = PairSampler(build_index(data), list(dict.fromkeys(s.shape for s in sets)), *degrade)
-    for number, pairs in enumerate(make_sets(sampler, sets[begun:], section["workers"]), begun):
-        pairs.save(folder / f"set_{number:03d}")
-        logger.info("set %d of %d: %d pairs", number + 1, len(sets), len(pairs.hq))
+    with interrupted_by_signals():  # so that its processes end with it
+        for number, pairs in enumerate(make_sets(sampler, sets[begun:], section["workers"]), begun):
+            pairs.save(folder / f"set_{number:03d}")
+            logger.info("set %d of %d: %d pairs", number + 1, len(sets), len(pairs.hq))
 
 
 def train_vae(recipe: dict, data: Sequence[str], output: Path) -> None:
     """The VAE, from pictures that stay on the device; `output/vae/export/vae.safetensors`, its latents' spread 1."""
     section = recipe["vae"]
     torch.manual_seed(recipe["seed"])
-    vae = create_object(load_config(recipe["config"]).vae.model)
+    model = create_object(load_config(recipe["config"]))
+    vae = model.build_untrained_vae()
     vae = vae.to(memory_format=torch.channels_last_3d)  # the layout in which cuDNN's 3-D convolutions are quick
     clips = ResidentConfig(**section["data"] | {"shape": ClipShape(*section["data"]["shape"])})
     with process_group() as process:
@@ -88,7 +91,8 @@ def train_vae(recipe: dict, data: Sequence[str], output: Path) -> None:
         stage = build_vae_stage(vae, section["losses"], section["ema_decay"])
         train(recipe, section["loop"], stage, source, output / "vae", process)
         exported = output / "vae/export/vae.safetensors"
-        trained = build_vae(load_config(recipe["config"]).vae, exported, process.device, torch.float32)
+        trained = model.build_untrained_vae(exported).to(process.device).eval()
+        trained.set_causal_slicing(None)
         write_normalized_vae(trained, islice(source.batches(0), STATISTICS_BATCHES), exported)
 
 
@@ -184,7 +188,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_up_logging()
     recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
     more = (args.vae,) if args.command == "fit" else ()
-    COMMANDS[args.command](recipe, args.data, args.output, *more)
+    try:
+        COMMANDS[args.command](recipe, args.data, args.output, *more)
+    except KeyboardInterrupt as stopped:
+        sys.exit(exit_code(stopped))
 
 
 if __name__ == "__main__":
