@@ -1,9 +1,12 @@
 """Measures of a set of results: zero or blind where nothing differs, and of the right sign where it does."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 
+from projects import evaluate
 from projects.evaluation import distribution
 from projects.evaluation.distribution import (
     area_under_curve,
@@ -74,3 +77,17 @@ def test_too_little_is_a_sentence():
         distribution_measures(pictures(2, 0), pictures(2, 0))
     with pytest.raises(ValueError, match="64 pixels"):
         distribution_measures([x[:40] for x in pictures(4, 0)], pictures(4, 0))
+
+
+def test_evaluate_measures_the_set_where_it_is_asked_to(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distribution, "UPDATES", 2)
+    monkeypatch.setattr(distribution, "CHANNELS", (8,))
+    for folder, change in (("truth", lambda x: x), ("soft", blurred)):
+        (tmp_path / folder).mkdir()
+        for number, picture in enumerate(pictures(4, 5)):
+            cv2.imwrite(str(tmp_path / folder / f"{number}.png"), change(picture))
+    flags = ["--results", tmp_path / "soft", "--ground_truth", tmp_path / "truth", "--workers", "1", "--distribution"]
+    assert evaluate.main([*map(str, flags), "--json", str(tmp_path / "out.json")]) == 0
+    (values,) = json.loads((tmp_path / "out.json").read_text())["distribution"].values()
+    assert tuple(values) == distribution.NAMES and values["finest"] < -3
+    assert "two_sample" in capsys.readouterr().out
