@@ -14,6 +14,7 @@ from common.distributed import fsdp
 from common.distributed.async_checkpoint import AsyncCheckpoints
 from common.distributed.checkpoint import checkpoints, read_meta, save_checkpoint
 from common.distributed.metadata import DamagedCheckpoint
+from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
 from projects.video_diffusion_sr.training.average import AveragedWeights
@@ -60,6 +61,9 @@ class Trainer:
         self.stage, self.source, self.settings, self.validation = stage, source, settings, validation
         self.folder, self.process = Path(folder), process
         self.device = process.device
+        parallel = Parallel(process, settings.sp_size)
+        if parallel.size > 1:
+            stage.share_clips(parallel)
         stage.set_device(process.device)
         bf16 = settings.precision == "bf16"
         place_networks(stage, strategy, process.device, bf16=bf16, compiled=settings.compile)
@@ -113,6 +117,8 @@ class Trainer:
                 settings.precision,
                 described(self.stage),
             )
+            if settings.sp_size > 1:
+                logger.info("%d ranks share every clip", settings.sp_size)
             logger.info("steps %d to %d into %s", self.step + 1, settings.steps, self.folder)
 
     def _run(self, plan: Callable[[int], int] | None) -> bool:
@@ -124,7 +130,7 @@ class Trainer:
                 self.process.leads,
                 self.step,
                 settings.steps,
-                self.process.world,
+                self.process.group(settings.sp_size)[1],
                 self.device,
                 settings.wandb,
             )
@@ -208,7 +214,7 @@ class Trainer:
         if self.device.type == "cpu":
             self.watch.check()
         work = [self.stage.work(item) for item in prepared]
-        record.work = Work(sum(w.samples for w in work), sum(w.flops for w in work))
+        record.work = Work(sum(w.samples for w in work), sum(w.flops for w in work) / self.settings.sp_size)
         self.step += 1
         return record, prepared[0]
 

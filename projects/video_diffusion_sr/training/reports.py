@@ -35,7 +35,7 @@ class Reports:
         folder: of the run; gets `metrics.jsonl` and TensorBoard's files.
         leads: whether this rank speaks.
         start, steps: the first step of this process and the last of the run.
-        ranks: how many ranks work alike.
+        ranks: how many ranks, or groups that share clips, work on batches of their own.
         wandb: name of a Weights & Biases project that gets the scalars as well; None: none.
     """
 

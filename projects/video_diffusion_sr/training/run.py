@@ -131,8 +131,8 @@ def make_validation(
         return None
     if options.stage != "vae" and not wants_vae(recipe, options):
         raise ValueError("--validation decodes clips and there is no VAE; give vae.checkpoint=FILE behind the stage")
-    cache, batches = options.output / "validation_index.json", loop.validation.batches
-    source = held_out_source(options.stage, options.validation, data, batches, process, cache)
+    cache = options.output / "validation_index.json"
+    source = held_out_source(options.stage, options.validation, data, loop, process, cache)
     return Validation(source, loop.validation)
 
 

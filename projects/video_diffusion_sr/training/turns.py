@@ -27,7 +27,7 @@ class Turns:
 
     def __init__(self, stage: Stage, settings: LoopSettings, process: Process) -> None:
         self.stage, self.process, self.device = stage, process, process.device
-        self.seed, self.bf16 = settings.seed, settings.precision == "bf16"
+        self.seed, self.bf16, self.sp_size = settings.seed, settings.precision == "bf16", settings.sp_size
         self.parameters = named_parameters(stage)
         self.optimizers = {
             p.name: make_optimizer((w for _, w in self.parameters[p.name]), p.optimizer, settings.graphs)
@@ -129,5 +129,6 @@ class Turns:
         return torch.Generator(self.device).manual_seed(self._seed(step, part, purpose))
 
     def _seed(self, step: int, part: int, purpose: str) -> int:
-        words = f"{self.seed}/{step}/{part}/{self.process.rank}/{purpose}"
+        group, _ = self.process.group(self.sp_size)  # ranks that share a clip draw alike
+        words = f"{self.seed}/{step}/{part}/{group}/{purpose}"
         return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1

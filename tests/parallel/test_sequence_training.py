@@ -1,0 +1,94 @@
+"""Ranks that share clips in training: losses and gradients of every stage are those of one rank."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.distributed import fsdp
+from common.distributed.parallel import Parallel
+from common.distributed.process import Process, process_group
+from projects.video_diffusion_sr.training.stage import Stage
+from tests.parallel.ranks import run_ranks
+from tests.parallel.stages import SETTINGS, build, check_same, save_weights, train
+from tests.projects.training.tiny import moments
+
+pytestmark = pytest.mark.parallel
+
+# Latents: a clip of a dozen windows, and a picture of one, of which all ranks but one have nothing.
+SIZES = [(3, 16, 12), (1, 4, 6)]
+KINDS = ("diffusion", "distill", "adversarial")
+TOLERANCE = 1e-5
+
+Outcome = tuple[dict[str, float], dict[str, Tensor]]
+
+
+def outcome(kind: str, weights: Path, process: Process, sp_size: int, sizes: list) -> dict[str, Outcome]:
+    """Losses and gradients of every player, averaged over ranks as the loop does."""
+    stage = build(kind, weights)
+    parallel = Parallel(process, sp_size)
+    if sp_size > 1:
+        stage.share_clips(parallel)
+    stage.set_device(process.device)
+    for name, module in {**stage.modules, **stage.frozen}.items():
+        fsdp.place(module, process.device, stage.weights.pop(name))
+    prepared = stage.prepare(moments(sizes), torch.Generator().manual_seed(1))
+    return {player.name: gradients(stage, player, prepared) for player in stage.players}
+
+
+def gradients(stage: Stage, player, prepared) -> Outcome:
+    for name, module in stage.modules.items():
+        module.requires_grad_(name in player.modules)
+    losses = stage.losses(player.name, prepared, torch.Generator().manual_seed(2))
+    losses["total"].backward()
+    named = {f"{n}.{key}": p for n in player.modules for key, p in stage.modules[n].named_parameters()}
+    fsdp.average_gradients(named.values())
+    found = {key: p.grad for key, p in named.items() if p.grad is not None}
+    for parameter in named.values():
+        parameter.grad = None
+    return {name: loss.item() for name, loss in losses.items()}, found
+
+
+def check(expected: Path, weights: Path, ranks: int, sizes: list, process: Process) -> None:
+    with torch.enable_grad():
+        for kind, players in torch.load(expected).items():
+            got = outcome(kind, weights, process, ranks, sizes)
+            for player, (losses, grads) in players.items():
+                for name, value in losses.items():
+                    assert got[player][0][name] == pytest.approx(value, rel=TOLERANCE, abs=TOLERANCE), (kind, name)
+                largest = max(float(g.abs().max()) for g in grads.values())
+                assert grads.keys() == got[player][1].keys()
+                for key, gradient in grads.items():
+                    worst = float((got[player][1][key] - gradient).abs().max())
+                    scale = float(gradient.abs().max()) + 0.1 * largest  # what is next to zero is rounding alone
+                    assert worst <= TOLERANCE * scale, f"{kind}, {player}, {key}: {worst} of {scale}"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return save_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "sizes"),
+    [(2, SIZES), *(pytest.param(n, s, marks=pytest.mark.slow) for n in (3, 4) for s in (SIZES, SIZES[:1], SIZES[1:]))],
+)
+def test_losses_and_gradients_are_those_of_one_rank(ranks, sizes, weights, tmp_path):
+    with process_group("cpu") as alone:
+        torch.save({kind: outcome(kind, weights, alone, 1, sizes) for kind in KINDS}, tmp_path / "expected")
+    run_ranks(ranks, partial(check, tmp_path / "expected", weights, ranks, sizes), fresh=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD", "_HYBRID_SHARD_ZERO2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_two_groups_of_two_is_that_of_two_ranks(kind, strategy, weights, tmp_path):
+    """The batch of each group, sharded weights, clipping, averages and checkpoints with groups of two."""
+    run_ranks(2, partial(train, kind, weights, tmp_path / "apart", "NO_SHARD", SETTINGS), fresh=True)
+    shared = replace(SETTINGS, sp_size=2)
+    run_ranks(4, partial(train, kind, weights, tmp_path / "shared", strategy, replace(shared, steps=2)), fresh=True)
+    run_ranks(2, partial(train, kind, weights, tmp_path / "shared", strategy, SETTINGS), fresh=True)  # goes on
+    check_same(tmp_path / "apart", tmp_path / "shared")
