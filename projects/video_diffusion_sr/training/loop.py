@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,7 +28,9 @@ from projects.video_diffusion_sr.training.run_state import RunState, refuse_othe
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import Batch, Source, Stage, StepRecord, Work, names_of
 from projects.video_diffusion_sr.training.turns import Turns
-from projects.video_diffusion_sr.training.validation import Validation
+
+if TYPE_CHECKING:  # its measures bring libraries that a loop without it can do without
+    from projects.video_diffusion_sr.training.validation import Validation
 
 logger = get_logger(__name__)
 
@@ -56,7 +58,7 @@ class Trainer:
         folder: str | Path,
         process: Process,
         strategy: str = "NO_SHARD",
-        validation: Validation | None = None,
+        validation: "Validation | None" = None,
     ) -> None:
         self.stage, self.source, self.settings, self.validation = stage, source, settings, validation
         self.folder, self.process = Path(folder), process

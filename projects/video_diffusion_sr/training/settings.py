@@ -11,6 +11,8 @@ from common.config import suggestion
 
 S = TypeVar("S")
 
+STAGES = ("vae", "diffusion", "distill", "adversarial")
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -137,6 +139,15 @@ class LoopSettings:
         for name in ("steps", "accumulation", "sp_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def split_settings(train: Mapping[str, Any], stage: str) -> tuple[LoopSettings, Mapping[str, Any], Mapping[str, Any]]:
+    """The three parts of a training YAML: the loop's, and the sections `data` and of the stage as they stand there."""
+    others = [name for name in STAGES if name in train and name != stage]
+    if others and stage not in train:
+        raise ValueError(f"the training config has a section `{others[0]}`, but the stage is {stage}; use its config")
+    loop = {key: value for key, value in train.items() if key not in ("data", *STAGES)}
+    return settings_from(LoopSettings, loop, "train."), train.get("data"), train.get(stage)
 
 
 def one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
