@@ -1,6 +1,7 @@
 """Small stages on seeded weights, and their runs, for tests that compare numbers of ranks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,14 @@ class Same(Source):
         while True:
             yield moments(SIZES, seed=start)
             start += 1
+
+
+class SameDraws(Trainer):
+    """Draws that do not depend on the rank: the mean over ranks is then what one rank computes."""
+
+    def __init__(self, *arguments, **keywords) -> None:
+        super().__init__(*arguments, **keywords)
+        self.turns.process = replace(self.turns.process, rank=0)
 
 
 def save_weights(folder: Path) -> Path:

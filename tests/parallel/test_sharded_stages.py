@@ -5,26 +5,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from common.distributed import fsdp
 from common.distributed.process import Process, process_group
 from projects.video_diffusion_sr.training import sources
-from projects.video_diffusion_sr.training.loop import Trainer
-from projects.video_diffusion_sr.training.settings import (
-    CheckpointSettings,
-)
+from projects.video_diffusion_sr.training.settings import CheckpointSettings
 from tests.parallel.ranks import run_ranks
-from tests.parallel.stages import SETTINGS, check_same, save_weights, train
+from tests.parallel.stages import SETTINGS, Same, SameDraws, build, check_same, save_weights, train
 
 pytestmark = [pytest.mark.parallel, pytest.mark.slow]
-
-
-class SameDraws(Trainer):
-    """Draws that do not depend on the rank: the mean over ranks is then what one rank computes."""
-
-    def __init__(self, *arguments, **keywords) -> None:
-        super().__init__(*arguments, **keywords)
-        self.turns.process = replace(self.turns.process, rank=0)
 
 
 train_alike = partial(train, trainer=SameDraws)
@@ -51,6 +42,25 @@ def alone(weights, tmp_path_factory) -> dict[str, Path]:
 def test_two_ranks_compute_what_one_does(kind, strategy, weights, alone, tmp_path):
     run_ranks(2, partial(train_alike, kind, weights, tmp_path, strategy, SETTINGS), fresh=True)
     check_same(alone[kind], tmp_path)
+
+
+def generators_turn(weights: Path, folder: Path, strategy: str, process: Process) -> None:
+    """After a step of both, the generator's losses go backward through the discriminator and leave nothing there."""
+    with torch.enable_grad():
+        trainer = SameDraws(build("adversarial", weights), Same(), SETTINGS, folder, process, strategy)
+        batch = next(trainer.source.batches(0))
+        _, prepared = trainer.train_step([batch])
+        generator = next(player for player in trainer.stage.players if player.name == "generator")
+        trainer.turns._pass_through_others(generator)
+        trainer.stage.losses("generator", prepared, trainer.turns.draws(0, 0, "test"))["total"].backward()
+        for name, module in trainer.stage.modules.items():
+            fsdp.reshard(module)
+            assert all((p.grad is None) == (name == "discriminator") for p in module.parameters()), name
+
+
+@pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD", "_HYBRID_SHARD_ZERO2"])
+def test_the_discriminator_keeps_no_gradients_in_the_generators_turn(strategy, weights, tmp_path):
+    run_ranks(2, partial(generators_turn, weights, tmp_path, strategy), fresh=True)
 
 
 def index_of_one(folder: Path, process: Process) -> None:

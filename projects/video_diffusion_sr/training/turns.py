@@ -97,14 +97,10 @@ class Turns:
         return scalars
 
     def _pass_through_others(self, player: Player) -> None:
-        """No gradients are kept for the networks of other players.
-
-        FSDP fixes the choice when it first gathers a network, so sharded ones compute them and they are dropped.
-        """
+        """No gradients are computed for the weights of other players; a sharded network learns of it when gathered."""
         for other in self.stage.players if len(self.stage.players) > 1 else ():
-            if not any(fsdp.is_sharded(self.stage.modules[name]) for name in other.modules):
-                for _, parameter in self.parameters[other.name]:
-                    parameter.requires_grad_(other.name == player.name)
+            for _, parameter in self.parameters[other.name]:
+                parameter.requires_grad_(other.name == player.name)
 
     @staticmethod
     def _clip(player: Player, parameters: list[nn.Parameter]) -> Tensor:
