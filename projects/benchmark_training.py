@@ -110,8 +110,9 @@ def make_step(trainer: Trainer, sizes: Sequence[Size3]) -> Callable[[], float]:
 
 def measure(trainer: Trainer, step: Callable[[], float], steps: int, warm_up: int) -> dict[str, float]:
     """Seconds and operations of a step, and bytes on the fullest GPU."""
-    device, found = trainer.device, {}
-    flops = [step() for _ in range(warm_up)][0]
+    device, found, flops = trainer.device, {}, 0.0
+    for _ in range(warm_up):
+        flops = step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         found["state"] = float(torch.cuda.memory_allocated(device))  # what is there between steps
