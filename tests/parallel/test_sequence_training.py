@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from common.config import create_object, load_config
 from common.distributed import fsdp
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
+from projects.video_diffusion_sr.training.packed import ShapeCache
 from projects.video_diffusion_sr.training.stage import Stage
+from tests.conftest import ROOT
 from tests.parallel.ranks import run_ranks
 from tests.parallel.stages import SETTINGS, build, check_same, save_weights, train
-from tests.projects.training.tiny import moments
+from tests.projects.training.tiny import MODEL, moments
 
 pytestmark = pytest.mark.parallel
 
@@ -52,9 +55,24 @@ def gradients(stage: Stage, player, prepared) -> Outcome:
     return {name: loss.item() for name, loss in losses.items()}, found
 
 
+def encoded(weights: Path, process: Process, sp_size: int) -> Tensor:
+    """Latents of clips of pixels, of which the last has fewer latent rows than there are ranks."""
+    changes = [*MODEL, f"vae.checkpoint={weights / 'vae.safetensors'}", "vae.use_sample=False"]
+    recipe = create_object(load_config(ROOT / "configs_tiny/main.yaml", changes))
+    encoder = recipe.encoder(recipe.build_vae())
+    encoder.parallel = Parallel(process, sp_size)
+    draws = torch.Generator().manual_seed(3)
+    clips = [torch.rand(2, 3, *size, generator=draws) * 2 - 1 for size in [(5, 24, 16), (1, 4, 12)]]
+    samples = [{"hq": hq, "lq": lq, "identity": "clip"} for hq, lq in clips]
+    pairs = encoder(samples, ShapeCache("cpu"), torch.Generator())
+    return torch.cat([pairs.hq, pairs.lq])
+
+
 def check(expected: Path, weights: Path, ranks: int, sizes: list, process: Process) -> None:
     with torch.enable_grad():
-        for kind, players in torch.load(expected).items():
+        latents, stages = torch.load(expected)
+        assert (encoded(weights, process, ranks) - latents).abs().max() <= TOLERANCE
+        for kind, players in stages.items():
             got = outcome(kind, weights, process, ranks, sizes)
             for player, (losses, grads) in players.items():
                 for name, value in losses.items():
@@ -78,7 +96,8 @@ def weights(tmp_path_factory) -> Path:
 )
 def test_losses_and_gradients_are_those_of_one_rank(ranks, sizes, weights, tmp_path):
     with process_group("cpu") as alone:
-        torch.save({kind: outcome(kind, weights, alone, 1, sizes) for kind in KINDS}, tmp_path / "expected")
+        stages = {kind: outcome(kind, weights, alone, 1, sizes) for kind in KINDS}
+        torch.save((encoded(weights, alone, 1), stages), tmp_path / "expected")
     run_ranks(ranks, partial(check, tmp_path / "expected", weights, ranks, sizes), fresh=True)
 
 

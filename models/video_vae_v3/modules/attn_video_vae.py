@@ -166,31 +166,37 @@ class VideoAutoencoderKL(nn.Module):
         memory.advance()
         return y
 
-    def _schedule(self, x: Tensor) -> Schedule:
-        """For a clip [B, any, any, H, W] of pixels or latents that comes without one."""
+    def _schedule(self, x: Tensor, height: int | None = None) -> Schedule:
+        """For a clip [B, any, any, H, W] of pixels or latents that comes without one; `height` of the whole picture."""
         scale = self.spatial_factor if x.shape[1] == self.latent_channels else 1
-        size = x.shape[3] * scale, x.shape[4] * scale
+        size = (height or x.shape[3]) * scale, x.shape[4] * scale
         most = None if self._conv_bytes is None else self._conv_bytes // (x.shape[0] * x.element_size())
         winograd = F43 if x.is_cuda and most is None else DIRECT
         return default_schedule(
             self.levels, *size, self.split_size, winograd, most_numbers=most, scores_bytes=self._conv_bytes
         )
 
-    def encode_moments(self, x: Tensor) -> Tensor:
-        """A whole clip [B, 3, T, H, W] -> moments, in slices of 1 + s, s, s, ... frames."""
-        return self._in_slices(self.encode_slice, x, self.split_size, (x.shape[2] - 1) // self.temporal_factor + 1)
+    def encode_moments(self, x: Tensor, rows: RowExchange | None = None, height: int | None = None) -> Tensor:
+        """A whole clip [B, 3, T, H, W] -> moments, in slices of 1 + s, s, s, ... frames.
+
+        Args:
+            rows, height: where x has some rows of a picture of this height: how it gets at the others.
+        """
+        slices = split_after_first(x, self.split_size)
+        memory = self.new_memory(self._schedule(x, height), rows, keep=len(slices) > 1)
+        return self._in_slices(self.encode_slice, slices, memory, (x.shape[2] - 1) // self.temporal_factor + 1)
 
     def decode_latents(self, z: Tensor) -> Tensor:
         """A whole clip of latents [B, latent_channels, t, h, w] -> [B, 3, T, H, W]."""
-        size = self.split_size and self.split_size // self.temporal_factor
-        return self._in_slices(self.decode_slice, z, size, (z.shape[2] - 1) * self.temporal_factor + 1)
+        slices = split_after_first(z, self.split_size and self.split_size // self.temporal_factor)
+        memory = self.new_memory(self._schedule(z), keep=len(slices) > 1)
+        return self._in_slices(self.decode_slice, slices, memory, (z.shape[2] - 1) * self.temporal_factor + 1)
 
+    @staticmethod
     def _in_slices(
-        self, run: Callable[[Tensor, ClipMemory], Tensor], x: Tensor, size: int | None, frames: int
+        run: Callable[[Tensor, ClipMemory], Tensor], slices: Sequence[Tensor], memory: ClipMemory, frames: int
     ) -> Tensor:
-        """A clip through `run`, `size` frames at a time, of which `frames` come out."""
-        slices = split_after_first(x, size)
-        memory = self.new_memory(self._schedule(x), keep=len(slices) > 1)
+        """A clip through `run` slice by slice; `frames` come out."""
         if len(slices) == 1 or torch.is_grad_enabled():
             return torch.cat([run(part, memory) for part in slices], dim=2)
         whole, start = None, 0

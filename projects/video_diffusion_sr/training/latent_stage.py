@@ -91,7 +91,7 @@ class LatentStage(Stage):
         self.cache = ShapeCache("cpu")
 
     def share_clips(self, parallel: Parallel) -> None:
-        self.parallel = parallel
+        self.parallel = self.encoder.parallel = parallel
 
     def set_device(self, device: torch.device) -> None:
         super().set_device(device)
