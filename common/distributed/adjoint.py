@@ -10,6 +10,7 @@ in which they were made, so this holds where all ranks make the same calls; a ra
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,16 @@ from torch.autograd import Function
 from common.distributed.collectives import Group
 
 BACKWARD = ", backward"
+
+
+class RowExchange(Protocol):
+    """What `common.distributed.row_parallel.RowParallel` has, without gradients where none are asked for."""
+
+    def neighbours(self, x: Tensor, above: bool, below: bool) -> tuple[Tensor | None, Tensor | None]:
+        """The rows next to this block."""
+
+    def gather(self, own: Tensor) -> Tensor:
+        """[...] of every block -> [blocks, ...]."""
 
 
 class _Exchange(Function):
@@ -59,6 +70,36 @@ class _GatherRows(Function):
         return summed.to(gradient.dtype), None, None, None
 
 
+class _Neighbours(Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, rows: RowExchange, above: bool, below: bool) -> tuple[Tensor, Tensor]:
+        ctx.rows, ctx.wanted, ctx.shape = rows, (above, below), x.shape
+        # Zeros for a row that there is not: a block that gets none has sent one, whose gradient it must fetch.
+        return tuple(torch.zeros_like(x[:, :, :1]) if row is None else row for row in rows.neighbours(x, above, below))
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        # The gradient of a row goes back to the block that it came from: of the row above to that block's last row.
+        above, below = ctx.wanted
+        found = ctx.rows.neighbours(torch.cat(gradients, dim=2).contiguous(), above=below, below=above)
+        gradient = gradients[0].new_zeros(ctx.shape)
+        for place, row in zip((0, -1), found, strict=True):
+            if row is not None:
+                gradient[:, :, place] += row[:, :, 0]
+        return gradient, None, None, None
+
+
+class _GatherBlocks(Function):
+    @staticmethod
+    def forward(ctx, own: Tensor, rows: RowExchange, number: int) -> Tensor:
+        ctx.rows, ctx.number = rows, number
+        return rows.gather(own)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return ctx.rows.gather(gradient)[:, ctx.number].sum(0), None, None  # they are small
+
+
 @torch.compiler.disable
 def exchange(group: Group, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
     """`Group.exchange`; backward the rows' gradients take the same way back."""
@@ -75,3 +116,15 @@ def total(group: Group, tensor: Tensor, purpose: str) -> Tensor:
 def gather_rows(group: Group, rows: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
     """`Group.gather_rows`; backward every rank sums up the gradients of its rows over the group."""
     return _GatherRows.apply(rows, group, counts, purpose)
+
+
+@torch.compiler.disable
+def neighbours(rows: RowExchange, x: Tensor, above: bool, below: bool) -> tuple[Tensor, Tensor]:
+    """`RowExchange.neighbours`, with zeros for rows that are not wanted or lie outside the picture."""
+    return _Neighbours.apply(x, rows, above, below)
+
+
+@torch.compiler.disable
+def gather_blocks(rows: RowExchange, own: Tensor, number: int) -> Tensor:
+    """`RowExchange.gather`, on block `number`."""
+    return _GatherBlocks.apply(own, rows, number)

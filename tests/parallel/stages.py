@@ -23,6 +23,7 @@ from projects.video_diffusion_sr.training.settings import (
     OptimizerSettings,
 )
 from projects.video_diffusion_sr.training.stage import Source, Stage
+from projects.video_diffusion_sr.training.vae import VaeGan, VaeSettings, VaeStage, VaeWeights
 from tests.conftest import ROOT, seed_weights
 from tests.projects.training.tiny import MODEL, make_recipe, moments
 
@@ -70,6 +71,9 @@ def build(kind: str, folder: Path) -> Stage:
     prompts = Prompts(*(torch.randn(n, 24, generator=generator) for n in (3, 5)))
     common = {"recipe": recipe, "prompts": prompts, "with_vae": False, "weights": folder / "dit.safetensors"}
     torch.manual_seed(0)
+    if kind == "vae":
+        settings = VaeSettings(VaeWeights(perceptual=0.0), VaeGan(start=0, channels=(8, 8), optimizer=FAST), FAST)
+        return VaeStage(recipe.build_untrained_vae(folder / "vae.safetensors"), settings, 0.9)
     if kind == "diffusion":
         return DiffusionStage(settings=DiffusionStageSettings(optimizer=FAST), **common)
     if kind == "distill":

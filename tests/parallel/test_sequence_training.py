@@ -14,6 +14,7 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
 from projects.video_diffusion_sr.training.packed import ShapeCache
 from projects.video_diffusion_sr.training.stage import Stage
+from projects.video_diffusion_sr.training.vae import ClipBatch
 from tests.conftest import ROOT
 from tests.parallel.ranks import run_ranks
 from tests.parallel.stages import SETTINGS, build, check_same, save_weights, train
@@ -23,7 +24,8 @@ pytestmark = pytest.mark.parallel
 
 # Latents: a clip of a dozen windows, and a picture of one, of which all ranks but one have nothing.
 SIZES = [(3, 16, 12), (1, 4, 6)]
-KINDS = ("diffusion", "distill", "adversarial")
+KINDS = ("diffusion", "distill", "adversarial")  # stages on latents
+PIXELS = [(1, 3, 5, 24, 16), (2, 3, 1, 16, 12)]  # a clip and pictures of six and four latent rows, for the VAE's stage
 TOLERANCE = 1e-5
 
 Outcome = tuple[dict[str, float], dict[str, Tensor]]
@@ -37,8 +39,11 @@ def outcome(kind: str, weights: Path, process: Process, sp_size: int, sizes: lis
         stage.share_clips(parallel)
     stage.set_device(process.device)
     for name, module in {**stage.modules, **stage.frozen}.items():
-        fsdp.place(module, process.device, stage.weights.pop(name))
-    prepared = stage.prepare(moments(sizes), torch.Generator().manual_seed(1))
+        fsdp.place(module, process.device, stage.weights.pop(name, None))
+    draws = torch.Generator().manual_seed(1)
+    clips = tuple(torch.rand(size, generator=draws) * 2 - 1 for size in PIXELS)
+    batch = ClipBatch(["clip"], 0, clips) if kind == "vae" else moments(sizes)
+    prepared = stage.prepare(batch, draws)
     return {player.name: gradients(stage, player, prepared) for player in stage.players}
 
 
@@ -96,7 +101,7 @@ def weights(tmp_path_factory) -> Path:
 )
 def test_losses_and_gradients_are_those_of_one_rank(ranks, sizes, weights, tmp_path):
     with process_group("cpu") as alone:
-        stages = {kind: outcome(kind, weights, alone, 1, sizes) for kind in KINDS}
+        stages = {kind: outcome(kind, weights, alone, 1, sizes) for kind in (*KINDS, "vae")}
         torch.save((encoded(weights, alone, 1), stages), tmp_path / "expected")
     run_ranks(ranks, partial(check, tmp_path / "expected", weights, ranks, sizes), fresh=True)
 

@@ -39,8 +39,9 @@ def stages(transformer: int, discriminator: int, heads: int, share: float) -> di
     found = [
         Stage("diffusion", trained, 1, transformer, transformer, 0, transformer),
         Stage("distill", 2 + trained, 1, transformer, transformer, transformer, transformer),
-        # Discriminator's turn: generate, judge four; generator's: generate, judge real, judge generated.
-        Stage("adversarial", 2 + 6 * trained, 4, transformer, both, 0, largest, heads),
+        # Discriminator's turn: generate, judge four; generator's: generate, judge real, judge generated, through which
+        # gradients pass to the generator alone.
+        Stage("adversarial", 1 + 6 * trained, 4, transformer, both, 0, largest, heads),
     ]
     return {stage.name: stage for stage in found}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import WholeClip
 from data.training.model_range import to_model_range, upsample_to_model_range
-from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL, whole_picture
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, Size3, pack
 
@@ -122,7 +122,7 @@ class LatentEncoder:
         else:
             frames = 1 + (clips.shape[2] - 1) // self.vae.temporal_factor
             moments = clips.new_empty(len(clips), 2 * self.vae.latent_channels, frames, 0, clips.shape[4] // scale)
-        return rows.whole(moments.movedim(3, 1)).movedim(1, 3)
+        return whole_picture(rows, moments)
 
 
 def pixels_of(sample: dict, device: torch.device | str) -> tuple[Tensor, Tensor]:
