@@ -180,19 +180,11 @@ def _window_layout(
     at = is_video.nonzero().squeeze(1)
     video_rows.index_copy_(0, rows[at], at)
 
+    places = [(window.size, text_lengths[window.sample]) for window in ordered]
+    rope_video, rope_text = _rope_tables(rope, places, video_of_window, text_lengths, device)
     token_counts = Counter()
     for window in ordered:
         token_counts[window.sample] += prod(window.size)
-
-    freqs = frequencies(rope, device)
-    places = [(window.size, text_lengths[window.sample]) for window in ordered]
-    of_place = {place: window_positions(rope, *place) for place in set(places)}
-    positions = torch.empty(len(packed), 3)
-    if places:
-        positions.index_copy_(0, torch.cat(video_of_window), torch.cat([of_place[place] for place in places]))
-    rope_text = None
-    if rope.kind == "text_and_video":
-        rope_text = tables(to_device(torch.cat([text_positions(length) for length in text_lengths]), device), freqs)
     sample_of_video = _sample_of_token([prod(grid) for grid in grids], "cpu")
     return WindowLayout(
         cut=cut,
@@ -203,9 +195,32 @@ def _window_layout(
         rows=to_device(rows, device),
         video_rows=to_device(video_rows, device),
         text_means=_text_means(text_starts, Counter(window.sample for window in windows), text_lengths, device),
-        rope_video=tables(to_device(positions, device), freqs),
+        rope_video=rope_video,
         rope_text=rope_text,
     )
+
+
+def _rope_tables(
+    rope: RopeConfig,
+    places: list[tuple[Size3, int]],
+    video_of_window: list[Tensor],
+    text_lengths: tuple[int, ...],
+    device: torch.device | str,
+) -> tuple[Tables, Tables | None]:
+    """Tables for the tokens of all windows and of all texts; the text has none in the 7B.
+
+    Args:
+        places: size of every window, and the length of its text.
+    """
+    freqs = frequencies(rope, device)
+    of_place = {place: window_positions(rope, *place) for place in set(places)}
+    positions = torch.empty(sum(map(len, video_of_window)), 3)
+    if places:
+        positions.index_copy_(0, torch.cat(video_of_window), torch.cat([of_place[place] for place in places]))
+    rope_text = None
+    if rope.kind == "text_and_video":
+        rope_text = tables(to_device(torch.cat([text_positions(length) for length in text_lengths]), device), freqs)
+    return tables(to_device(positions, device), freqs), rope_text
 
 
 def _own_numbers(tokens: list[Tensor]) -> tuple[list[Tensor], Tensor]:

@@ -21,9 +21,9 @@ from projects.video_diffusion_sr.training.average import AveragedWeights
 from projects.video_diffusion_sr.training.bad_steps import BadSteps
 from projects.video_diffusion_sr.training.finite import FiniteWatch, NonFiniteLoss
 from projects.video_diffusion_sr.training.interrupt import StopRequest, stop_on_signals
-from projects.video_diffusion_sr.training.placement import described, place_networks
+from projects.video_diffusion_sr.training.placement import place_networks
 from projects.video_diffusion_sr.training.profiling import profiled
-from projects.video_diffusion_sr.training.reports import Reports
+from projects.video_diffusion_sr.training.reports import Reports, introduce
 from projects.video_diffusion_sr.training.run_state import RunState, refuse_other_run
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import Batch, Source, Stage, StepRecord, Work, names_of
@@ -98,30 +98,14 @@ class Trainer:
             self.resume()
         if self.bad_steps.most and not checkpoints(self.folder / "checkpoints"):
             self.save(wait=True)  # somewhere to go back to
-        self._introduce()
+        if self.process.leads:
+            introduce(self.stage, self.settings, self.process, self.step, self.folder)
         while True:
             try:
                 return self._run(plan)
             except NonFiniteLoss as bad:
                 self.bad_steps.note(bad)
                 self._go_back()
-
-    def _introduce(self) -> None:
-        """Say what is about to run, before the first step, which may take long."""
-        process, settings = self.process, self.settings
-        if process.leads:
-            kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
-            logger.info(
-                "stage %s on %d x %s, %s: %s",
-                self.stage.name,
-                process.world,
-                kind,
-                settings.precision,
-                described(self.stage),
-            )
-            if settings.sp_size > 1:
-                logger.info("%d ranks share every clip", settings.sp_size)
-            logger.info("steps %d to %d into %s", self.step + 1, settings.steps, self.folder)
 
     def _run(self, plan: Callable[[int], int] | None) -> bool:
         """From the present step on; see `run`."""
