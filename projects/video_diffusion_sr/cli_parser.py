@@ -93,6 +93,11 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     )
     result.add_argument("--compare", action="store_true", help="also write a side-by-side clip and a contact sheet")
     result.add_argument(
+        "--report", nargs="?", const=True, metavar="FILE.html",
+        help="also write a page about the run: figures, sliders between input and result, flicker, what was said; "
+        "default: report.html in --output_dir",
+    )  # fmt: skip
+    result.add_argument(
         "--no_metadata", action="store_true",
         help="leave out tags, dates, places, covers, EXIF and XMP; sound, subtitles and chapters stay",
     )  # fmt: skip
