@@ -48,6 +48,7 @@ from projects.video_diffusion_sr.restorer import Restorer
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DAMAGES = {"light": (0.1, 1), "medium": (0.3, 2), "heavy": (1.0, 4)}  # share of the recipe's magnitudes; scale
 LEVELS = 5  # bands: blurs with reach 1, 2, 4, 8, 16
+MEASURES = {"psnr": 2, "ssim": 4, "flicker": 2, "laplacian": 3, "ghosting": 3}  # decimals
 EDGE = 8.0  # levels per pixel of luma, from which a gradient is an edge
 NEAR = 5  # pixels: edges closer than half of this are one edge
 STRONGEST_NOISE = 0.4  # share of the schedule, on the condition at strength 0
@@ -134,6 +135,8 @@ CANDIDATES: dict[str, Callable[[Material, float], Tensor]] = {
     "start": by_start,
     "condition noise": by_condition_noise,
 }
+RESAMPLED = ("start", "condition noise")  # the network is asked again, so only the middle is measured
+HALF = (0.0, 0.5, 1.0)
 
 
 def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> Material:
@@ -244,11 +247,26 @@ def study(flags: argparse.Namespace) -> list[dict[str, Any]]:
                 degraded = build_degradation(with_magnitudes(recipe, *DAMAGES[damage]))(clean, flags.seed)
                 material = material_of(clean, degraded, restorer)
                 for candidate in CANDIDATES:
-                    for s in STRENGTHS:
+                    for s in HALF if candidate in RESAMPLED else STRENGTHS:
                         values = measure(candidate, s, material, clean)
                         rows.append({"clip": name, "damage": damage, "candidate": candidate, "strength": s, **values})
+                if flags.rows:  # after each, as it takes long
+                    flags.rows.write_text(json.dumps(rows))
                 print(f"{name}, {damage}", file=sys.stderr, flush=True)
     return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: the mean over clips for each damage, candidate and strength."""
+    lines = ["| damage | candidate | strength | " + " | ".join(MEASURES) + " |", "| --- " * (3 + len(MEASURES)) + "|"]
+    for damage in dict.fromkeys(row["damage"] for row in rows):
+        for candidate in CANDIDATES:
+            for s in STRENGTHS[1:-1] if candidate != "pixel" else STRENGTHS:
+                own = [r for r in rows if (r["damage"], r["candidate"], r["strength"]) == (damage, candidate, s)]
+                if own:
+                    means = " | ".join(f"{np.mean([r[m] for r in own]):.{d}f}" for m, d in MEASURES.items())
+                    lines.append(f"| {damage} | {candidate} | {s:g} | {means} |")
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -262,9 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p.add_argument("--damage", nargs="+", choices=DAMAGES, default=list(DAMAGES))
     p.add_argument("--rows", type=Path, help="write all figures here as JSON")
     flags = p.parse_args(arguments)
-    rows = study(flags)
-    if flags.rows:
-        flags.rows.write_text(json.dumps(rows))
+    print(table(study(flags)))
 
 
 if __name__ == "__main__":
