@@ -37,17 +37,16 @@ from projects.evaluation.frames import find_clips, read_frames
 from projects.evaluation.measures import Measures, luma
 from projects.video_diffusion_sr import restore
 from projects.video_diffusion_sr.build import build
-from projects.video_diffusion_sr.color_fix import blur_along
 from projects.video_diffusion_sr.geometry import to_8_bit
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.progress import Progress
 from projects.video_diffusion_sr.request import Finish, Request
 from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.strength import EXPONENTS, mixed
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DAMAGES = {"light": (0.1, 1), "medium": (0.3, 2), "heavy": (1.0, 4)}  # share of the recipe's magnitudes; scale
-LEVELS = 5  # bands: blurs with reach 1, 2, 4, 8, 16
 MEASURES = {"psnr": 2, "ssim": 4, "flicker": 2, "laplacian": 3, "ghosting": 3}  # decimals
 EDGE = 8.0  # levels per pixel of luma, from which a gradient is an edge
 NEAR = 5  # pixels: edges closer than half of this are one edge
@@ -77,24 +76,9 @@ def by_pixel(m: Material, s: float) -> Tensor:
     return torch.lerp(m.given, m.result, s)
 
 
-def bands_of(x: Tensor) -> list[Tensor]:
-    """Pictures that sum to x, from the finest to what five blurs leave."""
-    bands = []
-    for level in range(LEVELS):
-        blurred = blur_along(blur_along(x, -1, 2**level), -2, 2**level)
-        bands.append(x - blurred)
-        x = blurred
-    return [*bands, x]
-
-
 def by_band(exponents: Sequence[float]) -> Callable[[Material, float], Tensor]:
     """Each band of the difference by its own power of the strength."""
-
-    def mix(m: Material, s: float) -> Tensor:
-        bands = bands_of(m.result - m.given)
-        return m.given + sum(s**p * band for p, band in zip(exponents, bands, strict=True))
-
-    return mix
+    return lambda m, s: mixed(m.given, m.result, s, exponents)
 
 
 def by_latent(m: Material, s: float) -> Tensor:
@@ -129,8 +113,8 @@ def other_sampling(infer: VideoDiffusionInfer, **changes: Any) -> VideoDiffusion
 
 CANDIDATES: dict[str, Callable[[Material, float], Tensor]] = {
     "pixel": by_pixel,
-    "bands, fine first": by_band((1.6, 1.3, 1.0, 0.8, 0.6, 0.5)),
-    "bands, coarse first": by_band((0.5, 0.6, 0.8, 1.0, 1.3, 1.6)),
+    "bands, fine first": by_band(EXPONENTS),
+    "bands, coarse first": by_band(EXPONENTS[::-1]),
     "latent": by_latent,
     "start": by_start,
     "condition noise": by_condition_noise,

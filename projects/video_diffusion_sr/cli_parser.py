@@ -74,7 +74,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--strength",
         type=float,
         default=1.0,
-        help="1: the restored clip; less mixes in the input against over-sharpening",
+        help="1: the restored clip, 0: the resized input; less than 1 against over-sharpening, fine detail first",
     )
     result.add_argument(
         "--out_fps",

@@ -33,6 +33,7 @@ from projects.video_diffusion_sr.report import Report, reset_peak
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing
+from projects.video_diffusion_sr.strength import mixed
 
 PREPARE_FRAMES = 4  # cross to the device and are converted together, at most
 Stored = Callable[[Tensor], tuple[Tensor, ...]]
@@ -315,4 +316,4 @@ def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> Tensor:
     frames, _, height, width = degraded.shape
     content = clip[:, :frames, :height, :width].transpose(0, 1).float()
     result = fix_colour(wishes.color_fix, content, degraded)
-    return result if wishes.strength == 1.0 else torch.lerp(degraded, result, wishes.strength)
+    return result if wishes.strength == 1.0 else mixed(degraded, result, wishes.strength)
