@@ -1,10 +1,15 @@
 """`--strength` from the resized input to the restored clip, band by band."""
 
+import json
+from fractions import Fraction
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
+from projects import strength_study
+from projects.degrade import write_clip
 from projects.video_diffusion_sr.color_fix import low_frequencies
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.restore import finish
@@ -64,3 +69,18 @@ def test_more_strength_is_more_of_the_change_and_finer_detail_falls_first(pair):
         shares.append([float((a * b).sum() / (b * b).sum()) for a, b in ((part - low, fine), (low, coarse))])
     assert all(b > a for column in zip(*shares, strict=True) for a, b in pairwise(column))
     assert all(fine < coarse for fine, coarse in shares[1:-1])
+
+
+@pytest.mark.slow
+def test_the_study_measures_every_way_and_all_of_them_between_the_same_ends(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    clip = np.kron(rng.integers(0, 255, (2, 8, 10, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
+    write_clip(clip, tmp_path, "clip", Fraction(25), "png")
+    flags = ["--clips", "1", "--frames", "2", "--height", "64", "--width", "80", "--damage", "light"]
+    strength_study.main(["--input", str(tmp_path), "--rows", str(tmp_path / "rows.json"), *flags])
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    for end in (0.0, 1.0):
+        own = [{m: row[m] for m in strength_study.MEASURES} for row in rows if row["strength"] == end]
+        assert len(own) == len(strength_study.CANDIDATES) and all(values == own[0] for values in own)
+    table = capsys.readouterr().out
+    assert all(f"| light | {name} | 0.5 |" in table for name in strength_study.CANDIDATES)
