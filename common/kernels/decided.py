@@ -1,4 +1,4 @@
-"""What torch.compile is told of functions without importing it, two seconds a start: constants, and what not to trace."""
+"""What torch.compile is told of functions, without importing it for two seconds: constants, and what not to trace."""
 
 import functools
 from collections.abc import Callable
