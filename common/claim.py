@@ -21,7 +21,7 @@ from common.owner import Owner, read_owner, this_process
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 PREFIX = ".seedvr-"
 LOCK, PART = ".lock", ".part"
@@ -218,6 +218,10 @@ def _release(lock: Path, descriptor: int, stop: threading.Event | None) -> None:
     """Remove the lock file and let go of the lock, in this order: nobody locks a file that has lost its name."""
     if stop is not None:
         stop.set()
-    for step in (lock.unlink, lambda: os.close(descriptor), *([lock.unlink] if fcntl is None else [])):
-        with contextlib.suppress(OSError):  # Windows removes closed files only
-            step()
+    with contextlib.suppress(OSError):
+        lock.unlink()
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+    if fcntl is None:  # Windows removes closed files only
+        with contextlib.suppress(OSError):
+            lock.unlink()

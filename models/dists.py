@@ -28,15 +28,18 @@ class StructureTextureDistance(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers, before = [], 3
+        layers: list[nn.Module] = []
+        before = 3
         for width in VGG16:
-            if width == "L2":
+            if isinstance(width, str):
                 layers.append(L2Pool())
             else:
                 layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
                 before = width
         self.features = nn.Sequential(*layers)
         self.alpha, self.beta = (nn.Parameter(torch.full((1, sum(TAP_WIDTHS), 1, 1), 0.1)) for _ in range(2))
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
         self.requires_grad_(False)

@@ -18,9 +18,10 @@ class PerceptualDistance(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers, before = [], 3
+        layers: list[nn.Module] = []
+        before = 3
         for width in VGG16:
-            if width == "M":
+            if isinstance(width, str):
                 layers.append(nn.MaxPool2d(2))
             else:
                 layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
@@ -28,6 +29,8 @@ class PerceptualDistance(nn.Module):
         self.features = nn.Sequential(*layers)
         for k, width in enumerate(TAP_WIDTHS):
             self.add_module(f"lin{k}", _Weighting(width))
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
         self.requires_grad_(False)
@@ -48,7 +51,7 @@ class PerceptualDistance(nn.Module):
         total = a.new_zeros(len(a), dtype=torch.float32)
         for k, (x, y) in enumerate(zip(self._taps(a), self._taps(b), strict=True)):
             difference = (_unit(x.float()) - _unit(y.float())).square()
-            weights = self.get_submodule(f"lin{k}").weight
+            weights = self.get_parameter(f"lin{k}.model.1.weight")
             total = total + F.conv2d(difference, weights.float()).mean((1, 2, 3))
         return total
 
@@ -67,11 +70,7 @@ class _Weighting(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.model = nn.Sequential(nn.Dropout(), nn.Conv2d(width, 1, 1, bias=False))
-        nn.init.ones_(self.model[1].weight)
-
-    @property
-    def weight(self) -> Tensor:
-        return self.model[1].weight
+        nn.init.ones_(self.get_parameter("model.1.weight"))
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -3,8 +3,12 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from seedvr import __version__
+
+if TYPE_CHECKING:
+    from projects.video_diffusion_sr.presets import Preset
 
 USAGE = """seedvr COMMAND ...
 
@@ -90,7 +94,7 @@ def train(arguments: list[str]) -> int:
         return say(str(error), 1)
 
 
-def chosen_model(command: str, arguments: list[str], places: list[str]):
+def chosen_model(command: str, arguments: list[str], places: list[str]) -> tuple["Preset", list[str]]:
     """(the preset that --model names, the program's arguments with what was given by place under its flag)"""
     from projects.video_diffusion_sr.presets import PRESETS
     from seedvr.folders import weights_folder

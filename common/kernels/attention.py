@@ -63,7 +63,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, backend: st
     if backend == "torch_varlen":
         from torch.nn.attention.varlen import varlen_attn
 
-        return varlen_attn(q, k, v, bounds, bounds, longest, longest)
+        out = varlen_attn(q, k, v, bounds, bounds, longest, longest)
+        assert isinstance(out, Tensor)  # with what else it may return only where asked
+        return out
     raise ValueError(f"attention backend {backend!r} is unknown; choose from {BACKENDS}")
 
 

@@ -13,12 +13,12 @@ def decided_once(choose: Callable[Arguments, Choice]) -> Callable[Arguments, Cho
 
     torch.compile would trace a cached function's body, meet its log message and break the graph there, in every block.
     """
-    cached = functools.cache(choose)
+    cached: Callable[Arguments, Choice] = functools.cache(choose)  # type: ignore[assignment]  # it takes any hashable
 
     @functools.wraps(choose)
     def chosen(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Choice:
         return cached(*args, **kwargs)
 
     # What `torch.compiler.assume_constant_result` sets; calling it would import the compiler, two seconds a start.
-    chosen._dynamo_marked_constant = True
+    chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return chosen

@@ -4,7 +4,7 @@ One entry point an operation; what is here runs on every device and is the refer
 taken on CUDA when no gradient is wanted. Letters: B clips · T frames · H, W pixels · C channels · S chunks of pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -171,7 +171,7 @@ def add_phase_bias(
     return out, None
 
 
-def phase_bias(table: Tensor, size: tuple[int, int, int]) -> Tensor:
+def phase_bias(table: Tensor, size: Sequence[int]) -> Tensor:
     """The table [Z, 4, 4, C] of `add_phase_bias` for every pixel of `size`, [T, H, W, C]."""
     frames = torch.arange(size[0], device=table.device) % table.shape[0]
     rows, columns = (_border_class(n, table.device) for n in size[1:])

@@ -205,7 +205,7 @@ def _run_add(
     other = y if x is None else x
     _add_kernel[(chunks, batch * frames)](
         out, y, other, y if bias is None else bias, y if pending is None else pending, parts,
-        frames, height, width, channels, chunk, chunks, bias.shape[0] if kind == 2 else 1,
+        frames, height, width, channels, chunk, chunks, 1 if bias is None or kind != 2 else bias.shape[0],
         *out.stride()[:4], y.stride(0), y.stride(1), other.stride(0), other.stride(1),
         BIAS=kind, RESIDUAL=x is not None, PENDING=pending is not None, WRITE=write, MEASURE=measure, **tile,
         num_warps=4,
@@ -222,7 +222,9 @@ def require_packed_pixels(*tensors: Tensor) -> None:
 
 def measure(x: Tensor) -> NormStatistics:
     """The statistics of x [B, T, H, W, C]."""
-    return _run_add(x, x, None, 0, None, None, write=False, measure=True)
+    statistics = _run_add(x, x, None, 0, None, None, write=False, measure=True)
+    assert statistics is not None
+    return statistics
 
 
 def add(

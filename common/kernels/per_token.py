@@ -1,5 +1,7 @@
 """One vector a sample as one row a token, with a gradient that does not queue up at a few addresses."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,8 @@ def per_token(vectors: Tensor, sample_of_token: Tensor | None) -> Tensor:
     if sample_of_token is None:
         return vectors
     if torch.is_grad_enabled() and vectors.requires_grad:
-        return _PerToken.apply(vectors, sample_of_token)
+        rows: Tensor = _PerToken.apply(vectors, sample_of_token)  # type: ignore[no-untyped-call]  # as in torch
+        return rows
     return vectors.index_select(0, sample_of_token)
 
 
@@ -21,13 +24,13 @@ class _PerToken(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, vectors: Tensor, sample_of_token: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor, sample_of_token: Tensor) -> Tensor:
         ctx.samples = len(vectors)
         ctx.save_for_backward(sample_of_token)
         return vectors.index_select(0, sample_of_token)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (sample_of_token,) = ctx.saved_tensors
         samples = torch.arange(ctx.samples, device=gradient.device)
         belongs = (samples[:, None] == sample_of_token).to(gradient.dtype)  # B n

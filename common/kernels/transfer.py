@@ -26,6 +26,7 @@ class HostCopy:
         self.nbytes = sum(x.nbytes for x in tensors)
         self._event: torch.cuda.Event | None = None
         self._tensors = tensors
+        self._sources: tuple[Tensor, ...] = ()
         if any(x.is_cuda for x in tensors):
             # The sources stay referenced until the copies are done; the allocator would hand their memory out again.
             self._sources = tensors
@@ -39,7 +40,7 @@ class HostCopy:
         """The tensors on the host; waits until they are there. May be called in another thread."""
         if self._event is not None:
             self._event.synchronize()
-            self._event = self._sources = None
+            self._event, self._sources = None, ()
         return self._tensors
 
 

@@ -1,8 +1,9 @@
 """The door to the 7B generation: its YAML keys, translated into the one transformer in `models.nadit`."""
 
 from collections.abc import Sequence
+from typing import Literal
 
-from models.nadit.config import NaDiTConfig, RopeConfig, read_windows, require, require_shared_keys
+from models.nadit.config import NaDiTConfig, RopeConfig, read_size, read_windows, require, require_shared_keys
 from models.nadit.model import NaDiT as Transformer
 
 
@@ -32,7 +33,7 @@ class NaDiT(Transformer):
         qk_norm: str,
         patch_size: Sequence[int],
         num_layers: int,
-        mlp_type: str,
+        mlp_type: Literal["normal", "swiglu"],
         block_type: Sequence[str],
         window: Sequence[Sequence[int]],
         window_method: Sequence[str],
@@ -59,7 +60,7 @@ class NaDiT(Transformer):
                 expand_ratio=expand_ratio,
                 norm_eps=norm_eps,
                 qkv_bias=qk_bias,
-                patch_size=tuple(patch_size),
+                patch_size=read_size("patch_size", patch_size),
                 num_layers=num_layers,
                 windows=windows,
                 shifted=shifted,

@@ -102,7 +102,8 @@ def build_layout(
     lengths = tuple(int(n) for n in text_lengths)
     kinds = list(zip(config.windows, config.shifted, strict=True))
     cuts = {kind: _place_windows(grids, *kind) for kind in dict.fromkeys(kinds)}
-    exchange, shared = Alone(), [None] * len(cuts)
+    exchange: Exchange = Alone()
+    shared: list[list[bool] | None] = [None] * len(cuts)
     if team is not None and team.size > 1:
         owners = share_windows(config, list(cuts.values()), lengths, team.size)
         exchange = team.exchange(
@@ -126,7 +127,8 @@ def token_grid(shape: Sequence[int], patch: Size3) -> Size3:
     """Tokens (T, H, W) of a latent (t, h, w)."""
     if any(n % p or n < 1 for n, p in zip(shape, patch, strict=True)):
         raise ValueError(f"a latent of {tuple(shape)} cannot be cut into patches of {patch}; pad it to a multiple")
-    return tuple(int(n) // p for n, p in zip(shape, patch, strict=True))
+    t, h, w = (int(n) // p for n, p in zip(shape, patch, strict=True))
+    return t, h, w
 
 
 def _sample_of_token(counts: Sequence[int], device: torch.device | str) -> Tensor | None:
@@ -169,13 +171,14 @@ def _window_layout(
     if own is not None:
         video_of_window, packed = _own_numbers(video_of_window)
     first_text = list(accumulate(text_lengths, initial=len(packed)))
-    rows, text_starts, start = [], defaultdict(list), 0
+    runs: list[Tensor] = []  # of rows
+    text_starts, start = defaultdict(list), 0
     for window, video in zip(ordered, video_of_window, strict=True):
         length = text_lengths[window.sample]
         text_starts[window.sample].append(start + len(video))
-        rows += [video, torch.arange(length) + first_text[window.sample]]
+        runs += [video, torch.arange(length) + first_text[window.sample]]
         start += len(video) + length
-    rows = torch.cat(rows) if rows else torch.empty(0, dtype=torch.long)
+    rows = torch.cat(runs) if runs else torch.empty(0, dtype=torch.long)
 
     is_video = rows < len(packed)
     video_rows = torch.empty(len(packed), dtype=torch.long)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.kernels.norm import modulate, rms_norm
+from models.module_list import module_list
 from models.nadit.block import Block
 from models.nadit.config import NaDiTConfig
 from models.nadit.exchange import Team
@@ -53,7 +54,7 @@ class NaDiT(nn.Module):
         same_width = config.txt_in_dim == config.dim
         self.txt_in = nn.Identity() if same_width else nn.Linear(config.txt_in_dim, config.dim)
         self.emb_in = TimeEmbedding(config.dim)
-        self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.num_layers)])
+        self.blocks = module_list([Block(config, layer) for layer in range(config.num_layers)])
         if config.tail:
             self.vid_out_norm = TailNorm(config.dim, config.norm_eps)
             self.vid_out_ada = TailModulation(config.dim)

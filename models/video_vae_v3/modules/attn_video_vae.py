@@ -6,6 +6,7 @@ models compress less.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -193,14 +194,17 @@ class VideoAutoencoderKL(nn.Module):
         memory = self.new_memory(self._schedule(x), keep=len(slices) > 1)
         if len(slices) == 1 or torch.is_grad_enabled():
             return torch.cat([run(part, memory) for part in slices], dim=2)
-        whole, start = None, 0
-        for part in slices:
+        first = run(slices[0], memory)
+        # One place for all slices: collecting them first would hold everything twice.
+        clip = first.new_empty(*first.shape[:2], frames, *first.shape[3:])
+        start = first.shape[2]
+        clip[:, :, :start] = first
+        del first
+        for part in slices[1:]:
             y = run(part, memory)
-            if whole is None:  # one place for all slices: collecting them first would hold everything twice
-                whole = y.new_empty(*y.shape[:2], frames, *y.shape[3:])
-            whole[:, :, start : start + y.shape[2]] = y
+            clip[:, :, start : start + y.shape[2]] = y
             start += y.shape[2]
-        return whole
+        return clip
 
 
 class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
@@ -211,7 +215,7 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
         keys: the keys of the VAE's YAML, see `VideoAutoencoderKL`.
     """
 
-    def __init__(self, *, freeze_encoder: bool = False, **keys) -> None:
+    def __init__(self, *, freeze_encoder: bool = False, **keys: Any) -> None:
         super().__init__(**keys)
         self.freeze_encoder = freeze_encoder
         if freeze_encoder:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.kernels.group_norm import frame_group_norm
+from models.module_list import module_list
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
@@ -48,7 +49,7 @@ class FrameAttention(nn.Module):
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.to_out = module_list([nn.Linear(channels, channels)])
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, _, height, _ = x.shape
@@ -62,8 +63,8 @@ class MidBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.attentions = nn.ModuleList([FrameAttention(channels, groups)])
-        self.resnets = nn.ModuleList([ResnetBlock(channels, channels, groups) for _ in range(2)])
+        self.attentions = module_list([FrameAttention(channels, groups)])
+        self.resnets = module_list([ResnetBlock(channels, channels, groups) for _ in range(2)])
 
     def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:
         x = self.attentions[0](self.resnets[0](x, memory))
@@ -88,6 +89,14 @@ class Upsample(nn.Module):
     Where time doubles, the first frame of a clip yields one frame, not two: 1 + n frames become 1 + 2n.
     """
 
+    # See `fold.fold_upsample`; only where the inference path is prepared, `_after` only where time doubles.
+    derived_folded: Tensor
+    derived_after: Tensor
+    derived_alone: Tensor
+    derived_table: Tensor
+    derived_table_after: Tensor
+    derived_table_alone: Tensor
+
     def __init__(self, channels: int, temporal: bool) -> None:
         super().__init__()
         self.time_factor = 2 if temporal else 1
@@ -97,9 +106,10 @@ class Upsample(nn.Module):
 
     def reset_upscale(self) -> None:
         """Start as nearest-neighbour enlargement: every sub-position is a copy of its pixel."""
-        weight = self.upscale_conv.weight
+        weight, bias = self.upscale_conv.weight, self.upscale_conv.bias
+        assert bias is not None
         if not weight.is_meta:
-            nn.init.zeros_(self.upscale_conv.bias)
+            nn.init.zeros_(bias)
             nn.init.zeros_(weight)
             copies = weight.data.unflatten(0, (4 * self.time_factor, -1))[..., 0, 0, 0]
             copies.diagonal(dim1=1, dim2=2).fill_(1)

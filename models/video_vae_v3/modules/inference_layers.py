@@ -21,7 +21,14 @@ from common.kernels.few_channels import (
     sum_taps,
     taps_dtype,
 )
-from common.kernels.frame_norm import Norm, add_bias_residual, norm_coefficients, norm_silu_into, wide_attention
+from common.kernels.frame_norm import (
+    Norm,
+    NormStatistics,
+    add_bias_residual,
+    norm_coefficients,
+    norm_silu_into,
+    wide_attention,
+)
 from models.video_vae_v3.modules.activation import Activation
 from models.video_vae_v3.modules.blocks import FrameAttention, FrameNorm, MidBlock, ResnetBlock
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
@@ -46,14 +53,18 @@ class InferenceLayers:
     def resnet(self, block: ResnetBlock, group: Activation) -> Activation:
         """The block's result, which may have taken the place of its input."""
         if self.goes_by_winograd(group):
-            return self._winograd_resnet(block, group)
+            h, measured, out, waiting = self._winograd_first(block, group)
+            return Activation(out, None, self._winograd_second(block, h, measured, out, out, waiting))
         y, bias, x, pending = self._resnet_sum(block, group)
-        return Activation(y, bias) if x is None else Activation(*_settled(add_bias_residual(y, bias, x, pending)))
+        return Activation(y, bias) if x is None else _settled(*add_bias_residual(y, bias, x, pending))
 
     def resnet_into(self, block: ResnetBlock, group: Activation, make: Callable[[], ConvInput]) -> ConvInput:
         """The block's result as the new frames of the next convolution's input, which is made when it is needed."""
         if self.goes_by_winograd(group):
-            return self._winograd_resnet(block, group, make)
+            h, measured, residual, waiting = self._winograd_first(block, group)
+            given = make()
+            self._winograd_second(block, h, measured, given.new, residual, waiting, measure=False)
+            return given
         y, bias, x, pending = self._resnet_sum(block, group)
         given = make()
         add_bias_residual(y, bias, x, pending, given.new, measure=False)
@@ -67,8 +78,8 @@ class InferenceLayers:
         """The block's result as y + bias + x + pending; the last two None where channels change."""
         x, pending = group.take(), group.bias
         h = self._norm_conv(block.norm1, block.conv1, Activation(x, pending, group.statistics))
-        h = self._norm_conv(block.norm2, block.conv2, h)
-        y, bias = h.take(), h.bias
+        y = self._norm_conv(block.norm2, block.conv2, h).take()
+        bias: Tensor = block.conv2.bias
         if block.conv_shortcut is None:
             return y, bias, x, pending
         weight, bias = block.conv_shortcut.weight.flatten(1), bias + block.conv_shortcut.bias
@@ -108,10 +119,10 @@ class InferenceLayers:
         out_shape = (batch, frames, height // conv.stride[1], width // conv.stride[2], len(weight))
         return Activation(in_row_blocks(run, buffer, out_shape, down=conv.stride[1], halo=given.halo), conv.bias)
 
-    def _winograd_resnet(
-        self, block: ResnetBlock, group: Activation, make: Callable[[], ConvInput] | None = None
-    ) -> Activation | ConvInput:
-        """A resnet of m frames, into what `make` makes; else over its input if that fits."""
+    def _winograd_first(
+        self, block: ResnetBlock, group: Activation
+    ) -> tuple[Tensor, NormStatistics | None, Tensor, Tensor | None]:
+        """The first half of a resnet of m frames: conv1's result and statistics, x and pending of the shortcut."""
         x, pending = group.take(), group.bias
         h = x.new_empty(*x.shape[:-1], block.conv1.out_channels)
         norm = norm_coefficients(x, norm_of(block.norm1), pending, group.statistics, self.gather)
@@ -119,12 +130,21 @@ class InferenceLayers:
         if block.conv_shortcut is not None:
             weight, bias = block.conv_shortcut.weight.flatten(1), block.conv_shortcut.bias
             x, pending = _linear_in_place(x, weight), bias if pending is None else bias + F.linear(pending, weight)
-        given = None if make is None else make()
-        out = x if given is None else given.new
+        return h, statistics, x, pending
+
+    def _winograd_second(
+        self,
+        block: ResnetBlock,
+        h: Tensor,
+        statistics: NormStatistics | None,
+        out: Tensor,
+        x: Tensor,
+        pending: Tensor | None,
+        measure: bool = True,
+    ) -> NormStatistics | None:
+        """The second half: conv2 of the norm of h, plus x + pending, into `out`, which may be x."""
         norm = norm_coefficients(h, norm_of(block.norm2), None, statistics, self.gather)
-        bias = block.conv2.bias
-        statistics = winograd_conv(self.memory, block.conv2, h, norm, True, out, bias, x, pending, given is None)
-        return Activation(out, None, statistics) if given is None else given
+        return winograd_conv(self.memory, block.conv2, h, norm, True, out, block.conv2.bias, x, pending, measure)
 
     def mid(self, mid: MidBlock, group: Activation) -> Activation:
         return self.resnet(mid.resnets[1], self._attention(mid.attentions[0], self.resnet(mid.resnets[0], group)))
@@ -138,7 +158,7 @@ class InferenceLayers:
         keys, values = rows.gather_pixels(block.to_k(pixels)), rows.gather_pixels(block.to_v(pixels))
         out = wide_attention(block.to_q(pixels), keys, values, self.memory.schedule.scores_bytes)
         y = F.linear(out, block.to_out[0].weight).view(x.shape)
-        return Activation(*_settled(add_bias_residual(y, block.to_out[0].bias, x, group.bias)))
+        return _settled(*add_bias_residual(y, block.to_out[0].bias, x, group.bias))
 
     def conv_in(self, conv: CausalConv3d, group: Activation) -> Activation:
         """The first convolution of a network."""
@@ -152,28 +172,31 @@ class InferenceLayers:
         x = group.take()
         if not projects_onto_taps(x, conv.out_channels):
             y = self._norm_conv(norm, conv, Activation(x, group.bias, group.statistics))
-            return (y.take() + y.bias).permute(0, 4, 1, 2, 3)
+            return (y.take() + conv.bias).permute(0, 4, 1, 2, 3)
         scale, shift = norm_coefficients(x, norm_of(norm), group.bias, group.statistics, self.gather)
         scale, shift = (part.unflatten(0, x.shape[:2]) for part in (scale, shift))  # b t c
         above, below = self.memory.rows.neighbours(x)
         outs = []
         for n in range(x.shape[1]):
-            rows = [None if part is None else part[:, n : n + 1] for part in (above, x, below)]
-            outs.append(self._from_taps(conv, rows, scale[:, n].contiguous(), shift[:, n].contiguous()))
+            halo_rows = [None if row is None else row[:, n : n + 1] for row in (above, below)]
+            norm_n = scale[:, n].contiguous(), shift[:, n].contiguous()
+            outs.append(self._from_taps(conv, x[:, n : n + 1], halo_rows, *norm_n))
         return outs[0] if len(outs) == 1 else torch.cat(outs, 2)
 
-    def _from_taps(self, conv: CausalConv3d, rows: list[Tensor | None], scale: Tensor, shift: Tensor) -> Tensor:
+    def _from_taps(
+        self, conv: CausalConv3d, frame: Tensor, halo_rows: list[Tensor | None], scale: Tensor, shift: Tensor
+    ) -> Tensor:
         """One frame of `conv_out` by projections onto its taps; what they add to the next frames is carried.
 
         Args:
-            rows: [B, 1, 1, W, C] the neighbour's row above where there is one, this block's frame, the row below.
+            frame: [B, 1, H, W, C]. halo_rows: [B, 1, 1, W, C] above and below it, where there are such.
         """
-        frame, halo = rows[1], int(self.memory.rows.shared)
+        halo = int(self.memory.rows.shared)
         batch, _, height, width, _ = frame.shape
         shape = (batch, 27 * conv.out_channels, 1, height + 2 * halo, width)
         taps = frame.new_empty(shape, dtype=taps_dtype(frame))
         places = slice(0, halo), slice(halo, height + halo), slice(height + halo, None)
-        for part, place in zip(rows, places, strict=True):
+        for part, place in zip((halo_rows[0], frame, halo_rows[1]), places, strict=True):
             if part is not None:
                 project_onto_taps(taps[:, :, :, place], part, scale, shift, conv.weight)
             else:
@@ -200,9 +223,9 @@ def channels_last(y: Tensor) -> Tensor:
     return y.permute(0, 2, 3, 4, 1).contiguous()
 
 
-def _settled(written: tuple) -> tuple:
-    """(x, statistics) of a pass that has added all biases, as arguments of an `Activation`."""
-    return written[0], None, written[1]
+def _settled(x: Tensor, statistics: NormStatistics | None) -> Activation:
+    """What a pass that has added all biases wrote and measured, as an activation."""
+    return Activation(x, None, statistics)
 
 
 def _linear_in_place(x: Tensor, weight: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class TileMemories:
     """
 
     def __init__(self, vae: VideoAutoencoderKL, schedule: Schedule) -> None:
-        self._memories = defaultdict(partial(vae.new_memory, schedule))
+        self._memories: defaultdict[tuple[Span, Span], ClipMemory] = defaultdict(partial(vae.new_memory, schedule))
 
     @contextmanager
     def of(self, tile: tuple[Span, Span]) -> Iterator[ClipMemory]:
@@ -102,12 +102,12 @@ def _in_tiles(
     into, out_of = scales
     height, width = (n // into for n in x.shape[3:])
     weight = next(vae.parameters())
-    total, weights = None, torch.zeros(height * out_of, width * out_of, device=device)
+    total: Tensor | None = None
+    weights = torch.zeros(height * out_of, width * out_of, device=device)
     for place in _tiles(height, width, tile, overlap):
         (top, bottom), (left, right) = place
         part = x[..., top * into : bottom * into, left * into : right * into]
-        memory = nullcontext(vae.new_memory()) if memories is None else memories.of(place)
-        with memory as memory:
+        with nullcontext(vae.new_memory()) if memories is None else memories.of(place) as memory:
             starts = memory.starts_clip
             y = torch.cat(
                 [run(piece.to(weight), memory).to(device, torch.float32) for piece in _slices(part, size, starts)], 2
@@ -120,6 +120,7 @@ def _in_tiles(
         target = (..., slice(top * out_of, bottom * out_of), slice(left * out_of, right * out_of))
         total[target] += y * share
         weights[target] += share
+    assert total is not None, "a picture has at least one tile"
     return total.div_(weights).to(x.dtype)
 
 

@@ -19,6 +19,7 @@ from common.kernels.winograd import (
     transform_output,
     transform_weights,
 )
+from models.video_vae_v3.modules.blocks import Upsample
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
 BLOCK_BYTES = 640 * 2**20  # of what goes into and comes out of the products of a block, about
@@ -33,6 +34,8 @@ class WinogradWeights(nn.Module):
         taps: [3, A, B, h, w], see `transform_weights`.
     """
 
+    products: Tensor  # [m + 2, A, B, h, w]
+
     def __init__(self, taps: Tensor, m: int) -> None:
         super().__init__()
         self.register_buffer("products", transform_weights(taps, m), persistent=False)
@@ -42,15 +45,15 @@ class WinogradWeights(nn.Module):
             y = fn(x)
             return x.to(y.device, transform_dtype(y.dtype)) if y.dtype == torch.bfloat16 else y
 
-        return super()._apply(applied, recurse)
+        return super()._apply(applied, recurse)  # type: ignore[no-untyped-call]  # as in nn.Module
 
 
-def prepare_conv(conv: nn.Module, sizes: Iterable[int]) -> None:
+def prepare_conv(conv: nn.Conv3d, sizes: Iterable[int]) -> None:
     """Give a convolution [O, C, 3, 3, 3] the weights of F(m, 3) for every m of `sizes`."""
     _store(conv, conv.weight.data.movedim(2, 0), sizes)
 
 
-def prepare_upsample(up: nn.Module, sizes: Iterable[int]) -> None:
+def prepare_upsample(up: Upsample, sizes: Iterable[int]) -> None:
     """The same for a folded upsampler that leaves time alone, [C, O, 3, 4, 4], which meets the newest frame first."""
     _store(up, up.derived_folded.movedim(2, 0).flip(0), sizes)
 
@@ -104,9 +107,9 @@ def winograd_conv(
         # The next block reads its first two rows once more, with the frames before these.
         settled = inner[0], height if stop == height else stop - 1
         transform_input(frames[:, :, inner[0] - first : inner[1] - first], x, *norm, silu, own, inner, settled)
-        if first < 0:
+        if above is not None and first < 0:
             transform_input(frames[:, :, :1], above, *norm, silu, past[:, :, :1], (0, 1), (0, 1))
-        if last > height:
+        if below is not None and last > height:
             transform_input(frames[:, :, -1:], below, *norm, silu, past[:, :, -1:], (0, 1), (0, 1))
         products = [_product(frame, weight, up) for frame, weight in zip(frames, weights, strict=True)]
         del frames
