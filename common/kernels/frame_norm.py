@@ -5,44 +5,16 @@ taken on CUDA when no gradient is wanted. Letters: B clips · T frames · H, W p
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.kernels.group_norm import frame_group_norm
+from common.kernels.norm_statistics import Norm, NormStatistics
 from common.kernels.triton_support import use_triton
 
 MOST_SCORES = 2**30  # bytes
-
-
-@dataclass(frozen=True)
-class Norm:
-    """GroupNorm of every frame alone, and whether SiLU follows. weight, bias: [C]."""
-
-    weight: Tensor
-    bias: Tensor
-    groups: int
-    eps: float
-    silu: bool
-
-
-@dataclass(frozen=True)
-class NormStatistics:
-    """What a pass over an activation measured of it, for the norm that reads it next.
-
-    parts: [B, T, S, C, 2] float32, mean and sum of squared deviations of every chunk of pixels and channel.
-    chunk: pixels in a chunk (the last one may have fewer); pixels: of a frame.
-    """
-
-    parts: Tensor
-    chunk: int
-    pixels: int
-
-    def frames(self, start: int, stop: int) -> "NormStatistics":
-        """Of the frames start..stop alone."""
-        return NormStatistics(self.parts[:, start:stop], self.chunk, self.pixels)
 
 
 Gather = Callable[[Tensor], Tensor]  # the same tensor of every block of a picture, [blocks, ...] in the blocks' order

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.frame_norm import Norm, NormStatistics
+from common.kernels.norm_statistics import Norm, NormStatistics
 
 TILE = 4096  # elements that a program of four warps holds at once
 PROGRAMS = 1056  # eight a multiprocessor of the largest device of today

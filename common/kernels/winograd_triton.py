@@ -6,9 +6,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.frame_norm import NormStatistics
 from common.kernels.frame_norm_triton import bias_of, require_packed_pixels
-from common.kernels.winograd import INPUT_SCALE, POINTS, WEIGHT_SCALE
+from common.kernels.norm_statistics import NormStatistics
+from common.kernels.winograd_matrices import INPUT_SCALE, POINTS, WEIGHT_SCALE
 
 TILE_IN, TILE_OUT = 512, 512  # elements of each frame that a program of four warps holds at once
 MOST_CHANNELS = 128  # of a program that takes statistics

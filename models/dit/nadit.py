@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from models.nadit.config import NaDiTConfig, RopeConfig, read_size, read_windows, require, require_shared_keys
+from models.nadit.config import (
+    NaDiTConfig,
+    RopeConfig,
+    read_size,
+    read_windows,
+    require,
+    require_shared_keys,
+    require_widths,
+)
 from models.nadit.model import NaDiT as Transformer
 
 
@@ -40,10 +48,8 @@ class NaDiT(Transformer):
         shared_qkv: bool = False,
         shared_mlp: bool = False,
     ) -> None:
-        require_shared_keys(
-            norm=norm, qk_norm=qk_norm, ada=ada, block_type=block_type, num_layers=num_layers,
-            vid_dim=vid_dim, txt_dim=txt_dim, emb_dim=emb_dim,
-        )  # fmt: skip
+        require_shared_keys(norm=norm, qk_norm=qk_norm, ada=ada, block_type=block_type, num_layers=num_layers)
+        require_widths(vid_dim=vid_dim, txt_dim=txt_dim, emb_dim=emb_dim)
         require("mlp_type", mlp_type, ["normal", "swiglu"])
         require("qk_rope", qk_rope, [True])
         require("shared_qkv", shared_qkv, [False], "blocks that share weights are models.dit_v2, see mm_layers")

@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from models.nadit.config import NORMS, NaDiTConfig, RopeConfig, read_size, read_windows, require, require_shared_keys
+from models.nadit.config import (
+    NORMS,
+    NaDiTConfig,
+    RopeConfig,
+    read_size,
+    read_windows,
+    require,
+    require_shared_keys,
+    require_widths,
+)
 from models.nadit.model import NaDiT as Transformer
 
 
@@ -44,10 +53,8 @@ class NaDiT(Transformer):
         txt_in_norm: str | None = None,
         msa_type: str | None = None,
     ) -> None:
-        require_shared_keys(
-            norm=norm, qk_norm=qk_norm, ada=ada, block_type=block_type, num_layers=num_layers,
-            vid_dim=vid_dim, txt_dim=txt_dim, emb_dim=emb_dim,
-        )  # fmt: skip
+        require_shared_keys(norm=norm, qk_norm=qk_norm, ada=ada, block_type=block_type, num_layers=num_layers)
+        require_widths(vid_dim=vid_dim, txt_dim=txt_dim, emb_dim=emb_dim)
         require("mlp_type", mlp_type, ["swiglu", "normal"])
         require("rope_type", rope_type, ["mmrope3d"])
         require("msa_type", msa_type, [None, "None"])

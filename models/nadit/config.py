@@ -98,14 +98,16 @@ def require(key: str, value: object, allowed: Sequence[object], why: str = "") -
         raise ValueError(f"{key}={value!r} is not supported: use {choices}{'; ' + why if why else ''}")
 
 
-def require_shared_keys(
-    *, norm: str, qk_norm: str, ada: str, block_type: object, num_layers: int, vid_dim: int, txt_dim: int, emb_dim: int
-) -> None:
+def require_shared_keys(*, norm: str, qk_norm: str, ada: str, block_type: object, num_layers: int) -> None:
     """The keys that both generations have and that only the released values of make sense for."""
     require("norm", norm, sorted(NORMS))
     require("qk_norm", qk_norm, sorted(NORMS))
     require("ada", ada, ["single"])
     for kind in per_layer("block_type", block_type, num_layers):
         require("block_type", kind, ["mmdit_sr"])
+
+
+def require_widths(*, vid_dim: int, txt_dim: int, emb_dim: int) -> None:
+    """The widths of streams and time embedding, of which the YAML names three and the network has one."""
     require("txt_dim", txt_dim, [vid_dim], "text and video meet in one attention and must be equally wide")
     require("emb_dim", emb_dim, [6 * vid_dim], "the time embedding holds shift, scale and gate of two layers")

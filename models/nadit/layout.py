@@ -110,8 +110,9 @@ def build_layout(
             [_owner_of_token(grids, *pair) for pair in zip(cuts.values(), owners, strict=True)], device
         )
         shared = [[owner == team.own for owner in of_cut] for of_cut in owners]
+    batch = _Batch(config.rope, grids, lengths, device)
     layouts = {
-        kind: _window_layout(config.rope, grids, lengths, windows, own, number, exchange, device)
+        kind: _window_layout(batch, windows, own, number, exchange)
         for number, ((kind, windows), own) in enumerate(zip(cuts.items(), shared, strict=True))
     }
     return ClipLayout(
@@ -149,63 +150,83 @@ def _owner_of_token(grids: tuple[Size3, ...], windows: list[PlacedWindow], owner
     return owner_of_token
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What all ways of cutting a packed batch have in common.
+
+    grids: tokens (T, H, W) of every sample. text_lengths: text tokens of every sample. device: of the layout's tensors.
+    """
+
+    rope: RopeConfig
+    grids: tuple[Size3, ...]
+    text_lengths: tuple[int, ...]
+    device: torch.device | str
+
+
 def _window_layout(
-    rope: RopeConfig,
-    grids: tuple[Size3, ...],
-    text_lengths: tuple[int, ...],
-    windows: list[PlacedWindow],
-    own: list[bool] | None,
-    cut: int,
-    exchange: Exchange,
-    device: torch.device | str,
+    batch: _Batch, windows: list[PlacedWindow], own: list[bool] | None, cut: int, exchange: Exchange
 ) -> WindowLayout:
     """The layout of all windows, or of those that are this share's own."""
     groups = defaultdict(list)  # windows of one length follow one another: each run is one dense attention call
     for number, window in enumerate(windows):
         if own is None or own[number]:
-            groups[prod(window.size), text_lengths[window.sample]].append(window)
+            groups[prod(window.size), batch.text_lengths[window.sample]].append(window)
     ordered = [window for group in groups.values() for window in group]
 
-    video_of_window = _video_tokens(grids, ordered)
-    packed = torch.arange(sum(prod(grid) for grid in grids))
+    video_of_window = _video_tokens(batch.grids, ordered)
+    packed = torch.arange(sum(prod(grid) for grid in batch.grids))
     if own is not None:
         video_of_window, packed = _own_numbers(video_of_window)
-    first_text = list(accumulate(text_lengths, initial=len(packed)))
-    runs: list[Tensor] = []  # of rows
-    text_starts, start = defaultdict(list), 0
-    for window, video in zip(ordered, video_of_window, strict=True):
-        length = text_lengths[window.sample]
-        text_starts[window.sample].append(start + len(video))
-        runs += [video, torch.arange(length) + first_text[window.sample]]
-        start += len(video) + length
-    rows = torch.cat(runs) if runs else torch.empty(0, dtype=torch.long)
-
+    rows, text_starts = _sequence_rows(batch, ordered, video_of_window, len(packed))
+    rope_video, rope_text = _rope_tables(batch, ordered, video_of_window, len(packed))
     is_video = rows < len(packed)
     video_rows = torch.empty(len(packed), dtype=torch.long)
     at = is_video.nonzero().squeeze(1)
     video_rows.index_copy_(0, rows[at], at)
-
-    freqs = frequencies(rope, device)
-    places = [(window.size, text_lengths[window.sample]) for window in ordered]
-    of_place = {place: window_positions(rope, *place) for place in set(places)}
-    positions = torch.empty(len(packed), 3)
-    if places:
-        positions.index_copy_(0, torch.cat(video_of_window), torch.cat([of_place[place] for place in places]))
-    rope_text = None
-    if rope.kind == "text_and_video":
-        rope_text = tables(to_device(torch.cat([text_positions(length) for length in text_lengths]), device), freqs)
-    sample_of_video = _sample_of_token([prod(grid) for grid in grids], "cpu")
+    sample_of_video = _sample_of_token([prod(grid) for grid in batch.grids], "cpu")
     return WindowLayout(
         cut=cut,
         exchange=exchange,
-        sample_of_video=None if sample_of_video is None else to_device(sample_of_video[packed], device),
-        sequences=Sequences.from_groups([(len(group), sum(key)) for key, group in groups.items()], device),
-        rows=to_device(rows, device),
-        video_rows=to_device(video_rows, device),
-        text_means=_text_means(text_starts, Counter(window.sample for window in windows), text_lengths, device),
-        rope_video=tables(to_device(positions, device), freqs),
+        sample_of_video=None if sample_of_video is None else to_device(sample_of_video[packed], batch.device),
+        sequences=Sequences.from_groups([(len(group), sum(key)) for key, group in groups.items()], batch.device),
+        rows=to_device(rows, batch.device),
+        video_rows=to_device(video_rows, batch.device),
+        text_means=_text_means(batch, text_starts, Counter(window.sample for window in windows)),
+        rope_video=rope_video,
         rope_text=rope_text,
     )
+
+
+def _sequence_rows(
+    batch: _Batch, windows: list[PlacedWindow], video_of_window: list[Tensor], video_tokens: int
+) -> tuple[Tensor, dict[int, list[int]]]:
+    """[S] the stacked tokens (video first) of all attention sequences; rows of S at which a sample's texts start."""
+    first_text = list(accumulate(batch.text_lengths, initial=video_tokens))
+    tokens: list[Tensor] = []
+    text_starts, start = defaultdict(list), 0
+    for window, video in zip(windows, video_of_window, strict=True):
+        length = batch.text_lengths[window.sample]
+        text_starts[window.sample].append(start + len(video))
+        tokens += [video, torch.arange(length) + first_text[window.sample]]
+        start += len(video) + length
+    return torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.long), text_starts
+
+
+def _rope_tables(
+    batch: _Batch, windows: list[PlacedWindow], video_of_window: list[Tensor], video_tokens: int
+) -> tuple[Tables, Tables | None]:
+    """Rotary tables of the packed video tokens, and of the text tokens where the generation rotates them."""
+    rope, device = batch.rope, batch.device
+    freqs = frequencies(rope, device)
+    places = [(window.size, batch.text_lengths[window.sample]) for window in windows]
+    of_place = {place: window_positions(rope, *place) for place in set(places)}
+    positions = torch.empty(video_tokens, 3)
+    if places:
+        positions.index_copy_(0, torch.cat(video_of_window), torch.cat([of_place[place] for place in places]))
+    text = None
+    if rope.kind == "text_and_video":
+        text = tables(to_device(torch.cat([text_positions(n) for n in batch.text_lengths]), device), freqs)
+    return tables(to_device(positions, device), freqs), text
 
 
 def _own_numbers(tokens: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -228,20 +249,17 @@ def _video_tokens(grids: tuple[Size3, ...], windows: list[PlacedWindow]) -> list
 
 
 def _text_means(
-    text_starts: dict[int, list[int]],
-    windows_of_sample: Counter[int],
-    text_lengths: tuple[int, ...],
-    device: torch.device | str,
+    batch: _Batch, text_starts: dict[int, list[int]], windows_of_sample: Counter[int]
 ) -> tuple[TextMean, ...]:
     alike = defaultdict(list)
-    for sample, length in enumerate(text_lengths):
+    for sample, length in enumerate(batch.text_lengths):
         if sample in text_starts:
             alike[len(text_starts[sample]), windows_of_sample[sample], length].append(sample)
-    spans = list(pairwise(accumulate(text_lengths, initial=0)))
+    spans = list(pairwise(accumulate(batch.text_lengths, initial=0)))
     means = []
     for (_, windows, length), samples in alike.items():
         starts = torch.tensor([text_starts[sample] for sample in samples])  # samples windows
         rows = starts[:, :, None] + torch.arange(length)
         target = torch.cat([torch.arange(*spans[sample]) for sample in samples])
-        means.append(TextMean(to_device(rows, device), to_device(target, device), windows))
+        means.append(TextMean(to_device(rows, batch.device), to_device(target, batch.device), windows))
     return tuple(means)

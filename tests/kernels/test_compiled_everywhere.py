@@ -12,7 +12,7 @@ import tempfile
 import pytest
 import torch
 
-from common.kernels.frame_norm import Norm
+from common.kernels.norm_statistics import Norm
 from common.kernels.window_qkv import Stream
 
 triton = pytest.importorskip("triton", reason="Triton is not installed, so no kernel can be compiled")

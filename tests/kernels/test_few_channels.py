@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import common.kernels
 from common.kernels import few_channels, frame_norm
-from common.kernels.frame_norm import Norm
 from common.kernels.group_norm import frame_group_norm
+from common.kernels.norm_statistics import Norm
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

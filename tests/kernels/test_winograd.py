@@ -10,21 +10,23 @@ import torch
 from torch.nn import functional as F
 
 from common.kernels import frame_norm, winograd
-from common.kernels.frame_norm import Norm
+from common.kernels.norm_statistics import Norm
 from common.kernels.winograd import (
+    chunk_of,
+    new_statistics,
+    transform_dtype,
+    transform_input,
+    transform_output,
+    transform_weights,
+)
+from common.kernels.winograd_matrices import (
     CARRIED,
     INPUT_SCALE,
     POINTS,
     TAPS,
     WEIGHT_SCALE,
-    chunk_of,
     input_matrix,
-    new_statistics,
     output_matrix,
-    transform_dtype,
-    transform_input,
-    transform_output,
-    transform_weights,
     weight_matrix,
 )
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.kernels.winograd import INPUT_SCALE
+from common.kernels.winograd_matrices import INPUT_SCALE
 from models.video_vae_v3.modules import inference_layers, upsampling, winograd
 from models.video_vae_v3.modules.activation import Activation
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper, split_after_first
@@ -14,7 +14,7 @@ from models.video_vae_v3.modules.row_blocks import in_row_blocks
 from models.video_vae_v3.modules.schedule import DIRECT, F23, F43, LevelSchedule, Schedule, direct_schedule
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.upsampling import upsample, upsampler_input
-from models.video_vae_v3.modules.winograd import WinogradWeights, winograd_conv
+from models.video_vae_v3.modules.winograd import Addends, InputNorm, WinogradWeights, winograd_conv
 from tests.conftest import seed_weights
 from tests.models.shared_rows import in_blocks
 
@@ -145,9 +145,9 @@ def test_winograd_in_blocks_of_rows_and_with_frames_left_over(size, monkeypatch)
     prepare_inference(vae)
     taken = []
 
-    def counted(memory, layer, x, *rest, **options):
-        taken.append((x.shape[1], options.get("up", 1)))
-        return winograd_conv(memory, layer, x, *rest, **options)
+    def counted(memory, layer, x, norm, out, *rest):
+        taken.append((x.shape[1], out.shape[3] // x.shape[3]))
+        return winograd_conv(memory, layer, x, norm, out, *rest)
 
     monkeypatch.setattr(inference_layers, "winograd_conv", counted)
     monkeypatch.setattr(upsampling, "winograd_conv", counted)
@@ -292,7 +292,7 @@ def test_activations_as_large_as_the_release_has_pass_through_float16(m):
     x = torch.randn(1, 2 + m, 6, 8, 16).mul(6000).clamp(-60000, 60000).bfloat16()
     memory = ClipMemory(direct_schedule(None, 3))
     memory.put(layer, x[:, :2].mul(INPUT_SCALE).half())
-    norm, out = (torch.ones(m, 16), torch.zeros(m, 16)), torch.empty(1, m, 6, 8, 12).bfloat16()
-    winograd_conv(memory, layer, x[:, 2:], norm, False, out, torch.zeros(12).bfloat16())
+    norm, out = InputNorm(torch.ones(m, 16), torch.zeros(m, 16), False), torch.empty(1, m, 6, 8, 12).bfloat16()
+    winograd_conv(memory, layer, x[:, 2:], norm, out, Addends(torch.zeros(12).bfloat16()))
     expected = F.conv3d(x.double().movedim(-1, 1), taps.double().movedim(0, 2), padding=(0, 1, 1)).movedim(1, -1)
     assert out.isfinite().all() and (out.double() - expected).norm() < 5e-3 * expected.norm()

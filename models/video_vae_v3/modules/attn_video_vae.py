@@ -5,7 +5,7 @@ models compress less.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -173,9 +173,8 @@ class VideoAutoencoderKL(nn.Module):
         size = x.shape[3] * scale, x.shape[4] * scale
         most = None if self._conv_bytes is None else self._conv_bytes // (x.shape[0] * x.element_size())
         winograd = F43 if x.is_cuda and most is None else DIRECT
-        return default_schedule(
-            self.levels, *size, self.split_size, winograd, most_numbers=most, scores_bytes=self._conv_bytes
-        )
+        schedule = default_schedule(self.levels, *size, self.split_size, winograd, most_numbers=most)
+        return replace(schedule, scores_bytes=self._conv_bytes)
 
     def encode_moments(self, x: Tensor) -> Tensor:
         """A whole clip [B, 3, T, H, W] -> moments, in slices of 1 + s, s, s, ... frames."""

@@ -21,21 +21,15 @@ from common.kernels.few_channels import (
     sum_taps,
     taps_dtype,
 )
-from common.kernels.frame_norm import (
-    Norm,
-    NormStatistics,
-    add_bias_residual,
-    norm_coefficients,
-    norm_silu_into,
-    wide_attention,
-)
+from common.kernels.frame_norm import add_bias_residual, norm_coefficients, norm_silu_into, wide_attention
+from common.kernels.norm_statistics import Norm, NormStatistics
 from models.video_vae_v3.modules.activation import Activation
 from models.video_vae_v3.modules.blocks import FrameAttention, FrameNorm, MidBlock, ResnetBlock
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.conv_input import ConvInput, complete, conv_input
 from models.video_vae_v3.modules.row_blocks import in_row_blocks
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
-from models.video_vae_v3.modules.winograd import winograd_conv
+from models.video_vae_v3.modules.winograd import Addends, InputNorm, winograd_conv
 
 
 class InferenceLayers:
@@ -125,8 +119,9 @@ class InferenceLayers:
         """The first half of a resnet of m frames: conv1's result and statistics, x and pending of the shortcut."""
         x, pending = group.take(), group.bias
         h = x.new_empty(*x.shape[:-1], block.conv1.out_channels)
-        norm = norm_coefficients(x, norm_of(block.norm1), pending, group.statistics, self.gather)
-        statistics = winograd_conv(self.memory, block.conv1, x, norm, True, h, block.conv1.bias)
+        scale, shift = norm_coefficients(x, norm_of(block.norm1), pending, group.statistics, self.gather)
+        norm = InputNorm(scale, shift, silu=True)
+        statistics = winograd_conv(self.memory, block.conv1, x, norm, h, Addends(block.conv1.bias))
         if block.conv_shortcut is not None:
             weight, bias = block.conv_shortcut.weight.flatten(1), block.conv_shortcut.bias
             x, pending = _linear_in_place(x, weight), bias if pending is None else bias + F.linear(pending, weight)
@@ -143,8 +138,9 @@ class InferenceLayers:
         measure: bool = True,
     ) -> NormStatistics | None:
         """The second half: conv2 of the norm of h, plus x + pending, into `out`, which may be x."""
-        norm = norm_coefficients(h, norm_of(block.norm2), None, statistics, self.gather)
-        return winograd_conv(self.memory, block.conv2, h, norm, True, out, block.conv2.bias, x, pending, measure)
+        scale, shift = norm_coefficients(h, norm_of(block.norm2), None, statistics, self.gather)
+        norm = InputNorm(scale, shift, silu=True)
+        return winograd_conv(self.memory, block.conv2, h, norm, out, Addends(block.conv2.bias, x, pending), measure)
 
     def mid(self, mid: MidBlock, group: Activation) -> Activation:
         return self.resnet(mid.resnets[1], self._attention(mid.attentions[0], self.resnet(mid.resnets[0], group)))
