@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.decided import decided_once
+from common.kernels.cached_choice import cached_choice
 from common.kernels.transfer import to_device
 from common.logger import get_logger
 
@@ -80,7 +80,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-@decided_once
+@cached_choice
 def fastest_backend(device_type: str, dtype: torch.dtype, index: int | None = None) -> str:
     """Decided once for a device and dtype, and said once.
 

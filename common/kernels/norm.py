@@ -8,7 +8,7 @@ import importlib.util
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.decided import decided_once
+from common.kernels.cached_choice import cached_choice
 from common.kernels.per_token import per_token
 from common.kernels.triton_support import use_triton
 from common.logger import get_logger
@@ -16,7 +16,7 @@ from common.logger import get_logger
 logger = get_logger(__name__)
 
 
-@decided_once
+@cached_choice
 def apex_available() -> bool:
     """Is apex's fused RMSNorm importable? Looked up once and said once; nothing needs it."""
     found = (

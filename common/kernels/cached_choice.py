@@ -8,7 +8,7 @@ Arguments = ParamSpec("Arguments")
 Choice = TypeVar("Choice")
 
 
-def decided_once(choose: Callable[Arguments, Choice]) -> Callable[Arguments, Choice]:
+def cached_choice(choose: Callable[Arguments, Choice]) -> Callable[Arguments, Choice]:
     """`functools.cache` for choices that may log: traced code takes the answer and does not look inside.
 
     torch.compile would trace a cached function's body, meet its log message and break the graph there, in every block.
