@@ -23,8 +23,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from common.kernels import few_channels_triton as few
 from common.kernels import frame_norm_triton as norm
+from common.kernels import rgb_conv_triton as few
 from common.kernels import softmax_triton, stream_triton, window_qkv_triton
 from common.kernels import winograd_triton as winograd
 
@@ -62,13 +62,13 @@ def transformer(dtype: torch.dtype) -> None:
 def vae(dtype: torch.dtype) -> None:
     """The VAE's levels, 128 to 512 channels."""
     softmax_triton.softmax(empty(64, 3600), 0.04, dtype)
-    few.conv_from_few(empty(1, 4, 64, 96, 3, dtype=dtype), empty(128, 3, 3, 3, 3, dtype=dtype))
+    few.conv_from_rgb(empty(1, 4, 64, 96, 3, dtype=dtype), empty(128, 3, 3, 3, 3, dtype=dtype))
     half = torch.float32 if dtype == torch.float32 else torch.float16
     taps, sums = empty(1, 81, 1, 64, 96, dtype=half), empty(1, 2, 3, 64, 96)
     weight = empty(3, 128, 3, 3, 3, dtype=dtype)
-    few.project_onto_taps(taps, empty(1, 1, 64, 96, 128, dtype=dtype), empty(1, 128), empty(1, 128), weight)
+    few.tap_projection(taps, empty(1, 1, 64, 96, 128, dtype=dtype), empty(1, 128), empty(1, 128), weight)
     for first in (True, False):
-        few.sum_taps(taps, empty(3, dtype=dtype), sums, first)
+        few.streaming_tap_sum(taps, empty(3, dtype=dtype), sums, first)
     for channels in (128, 256, 512):
         x, bias = empty(1, 4, 64, 96, channels, dtype=dtype), empty(channels, dtype=dtype)
         group = Norm(bias, bias, 32, 1e-6, True)

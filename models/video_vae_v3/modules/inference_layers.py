@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.kernels.conv3d import conv3d
-from common.kernels.few_channels import (
-    FEW,
-    conv_from_few,
-    new_tap_sums,
-    project_onto_taps,
-    projects_onto_taps,
-    sum_taps,
-    taps_dtype,
-)
 from common.kernels.frame_norm import add_bias_residual, norm_coefficients, norm_silu_into, wide_attention
 from common.kernels.norm_statistics import Norm, NormStatistics
+from common.kernels.rgb_conv import (
+    MOST_RGB_CHANNELS,
+    conv_from_rgb,
+    new_tap_sums,
+    streaming_tap_sum,
+    tap_dtype,
+    tap_projection,
+    uses_tap_projection,
+)
 from models.video_vae_v3.modules.activation import Activation
 from models.video_vae_v3.modules.blocks import FrameAttention, FrameNorm, MidBlock, ResnetBlock
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
@@ -100,8 +100,8 @@ class InferenceLayers:
         pad = conv.padding[1] if given.halo == (0, 0) else 0, conv.padding[2]
 
         def run(x: Tensor) -> Tensor:
-            if conv.in_channels <= FEW:
-                return conv_from_few(x, weight[:, :, None] if alone else weight, pad[0] == 1)
+            if conv.in_channels <= MOST_RGB_CHANNELS:
+                return conv_from_rgb(x, weight[:, :, None] if alone else weight, pad[0] == 1)
             if alone:
                 y = F.conv2d(channels_second(x[:, 0]), weight, None, conv.stride[1:], pad)[:, :, None]
             else:
@@ -166,7 +166,7 @@ class InferenceLayers:
     def conv_out(self, norm: FrameNorm, conv: CausalConv3d, group: Activation) -> Tensor:
         """[B, T, H, W, C] -> [B, O, T, H, W], the last norm and convolution of a network."""
         x = group.take()
-        if not projects_onto_taps(x, conv.out_channels):
+        if not uses_tap_projection(x, conv.out_channels):
             y = self._norm_conv(norm, conv, Activation(x, group.bias, group.statistics))
             return (y.take() + conv.bias).permute(0, 4, 1, 2, 3)
         scale, shift = norm_coefficients(x, norm_of(norm), group.bias, group.statistics, self.gather)
@@ -176,10 +176,10 @@ class InferenceLayers:
         for n in range(x.shape[1]):
             halo_rows = [None if row is None else row[:, n : n + 1] for row in (above, below)]
             norm_n = scale[:, n].contiguous(), shift[:, n].contiguous()
-            outs.append(self._from_taps(conv, x[:, n : n + 1], halo_rows, *norm_n))
+            outs.append(self._streaming_conv_out(conv, x[:, n : n + 1], halo_rows, *norm_n))
         return outs[0] if len(outs) == 1 else torch.cat(outs, 2)
 
-    def _from_taps(
+    def _streaming_conv_out(
         self, conv: CausalConv3d, frame: Tensor, halo_rows: list[Tensor | None], scale: Tensor, shift: Tensor
     ) -> Tensor:
         """One frame of `conv_out` by projections onto its taps; what they add to the next frames is carried.
@@ -190,16 +190,16 @@ class InferenceLayers:
         halo = int(self.memory.rows.shared)
         batch, _, height, width, _ = frame.shape
         shape = (batch, 27 * conv.out_channels, 1, height + 2 * halo, width)
-        taps = frame.new_empty(shape, dtype=taps_dtype(frame))
+        taps = frame.new_empty(shape, dtype=tap_dtype(frame))
         places = slice(0, halo), slice(halo, height + halo), slice(height + halo, None)
         for part, place in zip((halo_rows[0], frame, halo_rows[1]), places, strict=True):
             if part is not None:
-                project_onto_taps(taps[:, :, :, place], part, scale, shift, conv.weight)
+                tap_projection(taps[:, :, :, place], part, scale, shift, conv.weight)
             else:
                 taps[:, :, :, place] = 0
         first = not self.memory.holds(conv)
         sums = new_tap_sums(taps) if first else self.memory.take(conv, taps.device)
-        out = sum_taps(taps, conv.bias, sums, first)
+        out = streaming_tap_sum(taps, conv.bias, sums, first)
         self.memory.put(conv, sums)
         return out[:, :, :, halo : height + halo]
 
