@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 
-def per_token(vectors: Tensor, sample_of_token: Tensor | None) -> Tensor:
+def broadcast_to_tokens(vectors: Tensor, sample_of_token: Tensor | None) -> Tensor:
     """One vector a sample as one row a token: [B, C] -> [n, C], or [1, C] when there is a single sample (None)."""
     if sample_of_token is None:
         return vectors
     if torch.is_grad_enabled() and vectors.requires_grad:
-        rows: Tensor = _PerToken.apply(vectors, sample_of_token)  # type: ignore[no-untyped-call]  # as in torch
+        rows: Tensor = _BroadcastToTokens.apply(vectors, sample_of_token)  # type: ignore[no-untyped-call]  # as in torch
         return rows
     return vectors.index_select(0, sample_of_token)
 
 
-class _PerToken(torch.autograd.Function):
+class _BroadcastToTokens(torch.autograd.Function):
     """`index_select` whose gradient is a matrix product with the samples' indicators.
 
     The gradient of `index_select` adds every token's row to its sample's: thousands of atomic additions to the same
