@@ -30,7 +30,7 @@ class Exchange(Protocol):
         """[M, C] float32 of every share -> their sum, the same on every share."""
 
 
-class Team(Protocol):
+class SequenceGroup(Protocol):
     """Those who share a clip.
 
     size: how many shares; own: the number of this one.
@@ -43,7 +43,7 @@ class Team(Protocol):
         """owners: for every cut [L] which share holds each packed token."""
 
 
-class Alone:
+class SingleProcess:
     """The exchange of one who holds all tokens: nothing moves."""
 
     def enter(self, packed: Tensor, cut: int) -> Tensor:

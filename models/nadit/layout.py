@@ -17,7 +17,7 @@ from torch import Tensor
 from common.kernels.attention import Sequences
 from common.kernels.transfer import to_device
 from models.nadit.config import NaDiTConfig, RopeConfig, Size3
-from models.nadit.exchange import Alone, Exchange, Team
+from models.nadit.exchange import Exchange, SequenceGroup, SingleProcess
 from models.nadit.placement import PlacedWindow, share_windows
 from models.nadit.rope import Tables, frequencies, tables, text_positions, window_positions
 from models.nadit.windows import cut_windows
@@ -85,7 +85,7 @@ def build_layout(
     video_shapes: Sequence[Sequence[int]],
     text_lengths: Sequence[int],
     device: torch.device | str = "cpu",
-    team: Team | None = None,
+    team: SequenceGroup | None = None,
 ) -> ClipLayout:
     """The layout of a packed batch.
 
@@ -102,7 +102,7 @@ def build_layout(
     lengths = tuple(int(n) for n in text_lengths)
     kinds = list(zip(config.windows, config.shifted, strict=True))
     cuts = {kind: _place_windows(grids, *kind) for kind in dict.fromkeys(kinds)}
-    exchange: Exchange = Alone()
+    exchange: Exchange = SingleProcess()
     shared: list[list[bool] | None] = [None] * len(cuts)
     if team is not None and team.size > 1:
         owners = share_windows(config, list(cuts.values()), lengths, team.size)

@@ -14,7 +14,7 @@ from common.kernels.norm import modulate, rms_norm
 from models.module_list import module_list
 from models.nadit.block import Block
 from models.nadit.config import NaDiTConfig
-from models.nadit.exchange import Team
+from models.nadit.exchange import SequenceGroup
 from models.nadit.layout import ClipLayout, build_layout
 from models.nadit.modulation import TailModulation, TimeEmbedding
 from models.nadit.patch import PatchIn, PatchOut
@@ -81,7 +81,7 @@ class NaDiT(nn.Module):
         video_shapes: Sequence[Sequence[int]],
         text_lengths: Sequence[int],
         device: torch.device | str = "cpu",
-        team: Team | None = None,
+        team: SequenceGroup | None = None,
     ) -> ClipLayout:
         """What depends on shapes only; build it once for all steps of a clip and pass it to `forward`.
 
