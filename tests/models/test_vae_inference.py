@@ -65,7 +65,7 @@ def test_every_schedule_equals_the_plain_network(vae, batch, every):
     clip, latents = pixels_and_latents(vae, 13, 8, 12, batch)
     release_inference(vae)
     vae.set_causal_slicing(None)
-    moments, frames = vae.encode_moments(clip), vae.decode_latents(latents)
+    moments, frames = vae.encode_parameters(clip), vae.decode_latents(latents)
     prepare_inference(vae, (F23, F43))
     for levels in filter(lambda levels: fits(vae, levels), LEVELS[::every]):
         for size in (None, 4, 8):
@@ -79,10 +79,10 @@ def test_a_memory_limit_makes_groups_smaller_and_changes_nothing(vae):
     clip, latents = pixels_and_latents(vae, 9, 8, 12)
     prepare_inference(vae)
     vae.set_causal_slicing(8)
-    expected = vae.encode_moments(clip), vae.decode_latents(latents)
+    expected = vae.encode_parameters(clip), vae.decode_latents(latents)
     vae.set_memory_limit(1e-9)  # GiB
     assert vae._schedule(clip).levels[0].group in (1, 2)
-    results = vae.encode_moments(clip), vae.decode_latents(latents)
+    results = vae.encode_parameters(clip), vae.decode_latents(latents)
     vae.set_memory_limit(None)
     assert vae._schedule(clip).levels[0] == LevelSchedule()
     for result, whole in zip(results, expected, strict=True):
@@ -120,7 +120,7 @@ def test_blocks_of_rows_of_an_image():
     prepare_inference(vae)
     image, latent = pixels_and_latents(vae, 1, 20, 12)
     schedule = Schedule(4, (WHOLE,) * 3, single_frame=True)
-    moments, frames = vae.encode_moments(image), vae.decode_latents(latent)
+    moments, frames = vae.encode_parameters(image), vae.decode_latents(latent)
     encoded = in_blocks(
         lambda rows, block: vae.encode_slice(
             image[:, :, :, 4 * block.start : 4 * block.stop], vae.new_memory(schedule, rows)
@@ -141,7 +141,7 @@ def test_winograd_in_blocks_of_rows_and_with_frames_left_over(size, monkeypatch)
     vae = small_vae(1)
     clip, latents = pixels_and_latents(vae, 21, 20, 12)
     vae.set_causal_slicing(size)
-    expected = vae.encode_moments(clip), vae.decode_latents(latents)
+    expected = vae.encode_parameters(clip), vae.decode_latents(latents)
     prepare_inference(vae)
     taken = []
 
@@ -211,9 +211,9 @@ def test_an_activation_is_free_once_its_consumer_is_done():
 def test_images_and_single_frames(vae):
     image, latent = torch.randn(1, 3, 1, 20, 12).double(), torch.randn(1, 4, 1, 5, 3).double()
     release_inference(vae)
-    expected = vae.encode_moments(image), vae.decode_latents(latent)
+    expected = vae.encode_parameters(image), vae.decode_latents(latent)
     prepare_inference(vae)
-    assert (vae.encode_moments(image) - expected[0]).abs().max() < 1e-12
+    assert (vae.encode_parameters(image) - expected[0]).abs().max() < 1e-12
     assert (vae.decode_latents(latent) - expected[1]).abs().max() < 1e-12
 
 

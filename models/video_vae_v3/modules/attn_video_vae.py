@@ -109,7 +109,7 @@ class VideoAutoencoderKL(nn.Module):
         """Bound the input of a convolution in inference to so many GiB: levels take fewer frames at once.
 
         One frame (two where time is halved) is the least, whatever the bound. Exact, but slower. It holds for clips
-        without a schedule of their own (`encode_moments`, `decode_latents` and what calls them).
+        without a schedule of their own (`encode_parameters`, `decode_latents` and what calls them).
 
         Args:
             conv_max_mem: GiB; None: no bound.
@@ -176,8 +176,8 @@ class VideoAutoencoderKL(nn.Module):
         schedule = default_schedule(self.levels, *size, self.split_size, winograd, most_numbers=most)
         return replace(schedule, scores_bytes=self._conv_bytes)
 
-    def encode_moments(self, x: Tensor) -> Tensor:
-        """A whole clip [B, 3, T, H, W] -> moments, in slices of 1 + s, s, s, ... frames."""
+    def encode_parameters(self, x: Tensor) -> Tensor:
+        """A whole clip [B, 3, T, H, W] -> parameters, in slices of 1 + s, s, s, ... frames."""
         return self._in_slices(self.encode_slice, x, self.split_size, (x.shape[2] - 1) // self.temporal_factor + 1)
 
     def decode_latents(self, z: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
         Args:
             noise: [B, C, t, h, w]; with it `.latent` is a sample of the posterior, without it the mean.
         """
-        posterior = DiagonalGaussian(self.encode_moments(x if x.ndim == 5 else x[:, :, None]))
+        posterior = DiagonalGaussian(self.encode_parameters(x if x.ndim == 5 else x[:, :, None]))
         return EncoderOutput(posterior.mode() if noise is None else posterior.sample(noise), posterior)
 
     def decode(self, z: Tensor) -> DecoderOutput:

@@ -1,4 +1,4 @@
-"""Pixels to latent moments."""
+"""Pixels to latent parameters."""
 
 from collections.abc import Sequence
 

@@ -105,7 +105,7 @@ class LatentEncoder:
         for members in groups.values():
             stacked = torch.stack([clips[i] for i in members]).to(weight)
             with torch.autocast(weight.device.type, enabled=False):  # the VAE has a dtype of its own
-                posterior = DiagonalGaussian(self.vae.encode_moments(stacked))
+                posterior = DiagonalGaussian(self.vae.encode_parameters(stacked))
             for row, i in enumerate(members):
                 mean[i], logvar[i] = posterior.mean[row], posterior.logvar[row]
         return mean, logvar
