@@ -24,22 +24,22 @@ def norm_silu_into(
     out: Tensor,
     x: Tensor,
     norm: Norm,
-    pending: Tensor | None = None,
+    deferred: Tensor | None = None,
     statistics: NormStatistics | None = None,
     gather: Gather | None = None,
 ) -> None:
-    """GroupNorm of every frame of x + pending alone, then SiLU where asked, written into `out`.
+    """GroupNorm of every frame of x + deferred alone, then SiLU where asked, written into `out`.
 
     Args:
         out: [B, T, H, W, C], any strides in B, T and from pixel to pixel (part of a larger buffer).
-        x, pending, statistics, gather: see `norm_coefficients`.
+        x, deferred, statistics, gather: see `norm_coefficients`.
     """
     if not use_triton(x, out) and gather is None:
-        x = x if pending is None else x + pending
+        x = x if deferred is None else x + deferred
         y = frame_group_norm(x.permute(0, 4, 1, 2, 3), norm.weight, norm.bias, norm.groups, norm.eps, norm.silu)
         out.copy_(y.permute(0, 2, 3, 4, 1))
         return
-    scale, shift = norm_coefficients(x, norm, pending, statistics, gather)
+    scale, shift = norm_coefficients(x, norm, deferred, statistics, gather)
     if use_triton(x, out):
         from common.kernels import frame_norm_triton as kernels
 
@@ -53,15 +53,15 @@ def norm_silu_into(
 def norm_coefficients(
     x: Tensor,
     norm: Norm,
-    pending: Tensor | None = None,
+    deferred: Tensor | None = None,
     statistics: NormStatistics | None = None,
     gather: Gather | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(scale, shift), [B * T, C] in float32 at least, that make GroupNorm of x + pending, frame by frame, out of x.
+    """(scale, shift), [B * T, C] in float32 at least, that make GroupNorm of x + deferred, frame by frame, out of x.
 
     Args:
-        x: [B, T, H, W, C]; pending: [C], a bias that its producer left out.
-        statistics: of x (without `pending`), when its producer measured them.
+        x: [B, T, H, W, C]; deferred: [C], a bias that its producer left out.
+        statistics: of x (without `deferred`), when its producer measured them.
         gather: where x is one block of rows of a picture; statistics of all blocks are combined, in the blocks' order,
             so that whoever holds a block gets the same bits. None: x is the whole picture.
     """
@@ -70,23 +70,23 @@ def norm_coefficients(
 
         statistics = kernels.measure(x) if statistics is None else statistics
         if gather is None:
-            return kernels.coefficients(x, statistics, norm, pending)
-        return kernels.combine(gather(kernels.group_statistics(x, statistics, norm, pending)), norm, pending)
-    own = group_statistics(x, norm.groups, pending)
-    return combine_statistics(own[None] if gather is None else gather(own), norm, pending)
+            return kernels.coefficients(x, statistics, norm, deferred)
+        return kernels.combine(gather(kernels.group_statistics(x, statistics, norm, deferred)), norm, deferred)
+    own = group_statistics(x, norm.groups, deferred)
+    return combine_statistics(own[None] if gather is None else gather(own), norm, deferred)
 
 
-def group_statistics(x: Tensor, groups: int, pending: Tensor | None) -> Tensor:
-    """Count, mean and sum of squared deviations of x + pending by frame and group: [B * T, groups, 3]."""
+def group_statistics(x: Tensor, groups: int, deferred: Tensor | None) -> Tensor:
+    """Count, mean and sum of squared deviations of x + deferred by frame and group: [B * T, groups, 3]."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    value = x.to(wide) if pending is None else x.to(wide) + pending.to(wide)
+    value = x.to(wide) if deferred is None else x.to(wide) + deferred.to(wide)
     grouped = value.flatten(2, 3).flatten(0, 1).unflatten(-1, (groups, -1))  # (b t) p g c
     variance, mean = torch.var_mean(grouped, (1, 3), correction=0)  # (b t) g
     count = torch.full_like(mean, grouped.shape[1] * grouped.shape[3])
     return torch.stack([count, mean, variance * count], -1)
 
 
-def combine_statistics(blocks: Tensor, norm: Norm, pending: Tensor | None) -> tuple[Tensor, Tensor]:
+def combine_statistics(blocks: Tensor, norm: Norm, deferred: Tensor | None) -> tuple[Tensor, Tensor]:
     """(scale, shift) as `norm_coefficients` gives them, from the blocks' `group_statistics`, [N, B * T, groups, 3]."""
     count, mean, squares = blocks.unbind(-1)
     everything = count.sum(0)
@@ -94,7 +94,7 @@ def combine_statistics(blocks: Tensor, norm: Norm, pending: Tensor | None) -> tu
     variance = (squares + count * (mean - centre) ** 2).sum(0) / everything
     wide, of_group = blocks.dtype, len(norm.weight) // norm.groups
     scale = norm.weight.to(wide) * (variance + norm.eps).rsqrt().repeat_interleave(of_group, 1)
-    waiting = 0 if pending is None else pending.to(wide)
+    waiting = 0 if deferred is None else deferred.to(wide)
     return scale, norm.bias.to(wide) + (waiting - centre.repeat_interleave(of_group, 1)) * scale
 
 
@@ -102,14 +102,14 @@ def add_bias_residual(
     y: Tensor,
     bias: Tensor | None,
     x: Tensor | None = None,
-    pending: Tensor | None = None,
+    deferred: Tensor | None = None,
     out: Tensor | None = None,
     measure: bool = True,
 ) -> tuple[Tensor, NormStatistics | None]:
-    """(y + bias) + (x + pending) in one pass, into `out` or over y.
+    """(y + bias) + (x + deferred) in one pass, into `out` or over y.
 
     Args:
-        y, x: [B, T, H, W, C]; bias, pending: [C].
+        y, x: [B, T, H, W, C]; bias, deferred: [C].
         out: [B, T, H, W, C], any strides but in C (part of a larger buffer).
         measure: also return the statistics of the result, where the pass can have them for free (the kernel can).
     """
@@ -117,10 +117,10 @@ def add_bias_residual(
     if use_triton(y, out):
         from common.kernels import frame_norm_triton as kernels
 
-        return out, kernels.add(out, y, bias, x, pending, measure)
+        return out, kernels.add(out, y, bias, x, deferred, measure)
     total = y if bias is None else y + bias
     if x is not None:
-        total = total + (x if pending is None else x + pending)
+        total = total + (x if deferred is None else x + deferred)
     out.copy_(total)
     return out, None
 

@@ -89,23 +89,23 @@ def transform_output(
     skip: int,
     bias: Tensor | None,
     x: Tensor | None = None,
-    pending: Tensor | None = None,
+    deferred: Tensor | None = None,
     statistics: NormStatistics | None = None,
 ) -> None:
-    """(A of the products + bias) + (x + pending), m frames, for a block of rows.
+    """(A of the products + bias) + (x + deferred), m frames, for a block of rows.
 
     Args:
         out: [B, m, H, W, O], any strides but in O; `x` may be the same tensor.
         products: m + 2 of [B, R, W, O] packed, from rows `skip` on those of the block.
         rows: from, to; multiples of the rows of a chunk of `statistics`, but for the last.
-        bias: [O], or the table [1, 4, 4, O] of a folded upsampler, see `frame_norm.add_phase_bias`; pending: [O].
+        bias: [O], or the table [1, 4, 4, O] of a folded upsampler, see `frame_norm.add_phase_bias`; deferred: [O].
         x: [B, m, H, W, O], pixels packed.
         statistics: of `new_statistics(out)`, filled in for the block.
     """
     if use_triton(out, *products):
         from common.kernels import winograd_triton as kernels
 
-        kernels.transform_output(out, products, rows, skip, bias, x, pending, statistics)
+        kernels.transform_output(out, products, rows, skip, bias, x, deferred, statistics)
         return
     first, stop = rows
     wide = torch.float64 if out.dtype == torch.float64 else torch.float32
@@ -114,7 +114,7 @@ def transform_output(
     total = torch.einsum("fm,mbhwc->bfhwc", matrix, stacked)
     if bias is not None and bias.ndim == 4:
         bias = phase_bias(bias, out.shape[1:4])[:, first:stop]
-    for term in (bias, None if x is None else x[:, :, first:stop], pending):
+    for term in (bias, None if x is None else x[:, :, first:stop], deferred):
         total = total if term is None else total + term.to(wide)
     out[:, :, first:stop] = total
 

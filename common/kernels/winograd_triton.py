@@ -237,7 +237,7 @@ def transform_input(
 
 def transform_output(
     out: Tensor, products: Sequence[Tensor], rows: tuple[int, int], skip: int, bias: Tensor | None, x: Tensor | None,
-    pending: Tensor | None, statistics: NormStatistics | None,
+    deferred: Tensor | None, statistics: NormStatistics | None,
 ) -> None:  # fmt: skip
     batch, m, _, width, channels = out.shape
     assert len(products) == m + 2 and all(p.is_contiguous() for p in products), "packed products"
@@ -255,11 +255,11 @@ def transform_output(
     near, far = _near_far(m)
     six = [*products, products[0], products[0]][:6]
     _output_kernel[grid](
-        out, *six, other, out if bias is None else bias, out if pending is None else pending, parts,
+        out, *six, other, out if bias is None else bias, out if deferred is None else deferred, parts,
         first, stop, skip * width, out.shape[2], width, channels, chunk, chunks,
         *out.stride()[:4], other.stride(0), other.stride(1), products[0].stride(0),
         M=m, NEAR=near, FAR=far, GAIN=1 / (INPUT_SCALE * WEIGHT_SCALE),
-        BIAS=kind, RESIDUAL=x is not None, PENDING=pending is not None, MEASURE=statistics is not None,
+        BIAS=kind, RESIDUAL=x is not None, PENDING=deferred is not None, MEASURE=statistics is not None,
         PIXELS=max(1, TILE_OUT // wide), CHANNELS=wide, num_warps=4,
     )  # fmt: skip
 

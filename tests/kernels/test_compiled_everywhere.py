@@ -72,11 +72,11 @@ def vae(dtype: torch.dtype) -> None:
     for channels in (128, 256, 512):
         x, bias = empty(1, 4, 64, 96, channels, dtype=dtype), empty(channels, dtype=dtype)
         group = Norm(bias, bias, 32, 1e-6, True)
-        for pending in (None, bias):
-            statistics = norm.add(x, x, bias, x, pending, measure=True)
-            norm.coefficients(x, statistics, group, pending)
-            blocks = norm.group_statistics(x, statistics, group, pending)
-            norm.combine(blocks[None], group, pending)
+        for deferred in (None, bias):
+            statistics = norm.add(x, x, bias, x, deferred, measure=True)
+            norm.coefficients(x, statistics, group, deferred)
+            blocks = norm.group_statistics(x, statistics, group, deferred)
+            norm.combine(blocks[None], group, deferred)
         norm.measure(x)
         norm.add_table(x, x, empty(2, 4, 4, channels, dtype=dtype), True)
         norm.scale_shift(x, x, empty(4, channels), empty(4, channels), True)
@@ -86,8 +86,8 @@ def vae(dtype: torch.dtype) -> None:
             winograd.transform_input(products, frames, factor, factor, True, carried, (0, 64), (0, 64))
             measured = norm.measure(frames)
             for table in (bias, empty(1, 4, 4, channels, dtype=dtype)):
-                for source, pending, kept in ((None, None, None), (frames, bias, measured)):
-                    winograd.transform_output(frames, list(products), (0, 64), 0, table, source, pending, kept)
+                for source, deferred, kept in ((None, None, None), (frames, bias, measured)):
+                    winograd.transform_output(frames, list(products), (0, 64), 0, table, source, deferred, kept)
 
 
 def launches(monkeypatch, run, dtype: torch.dtype) -> dict:

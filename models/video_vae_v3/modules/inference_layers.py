@@ -49,8 +49,8 @@ class InferenceLayers:
         if self.goes_by_winograd(group):
             h, measured, out, waiting = self._winograd_first(block, group)
             return Activation(out, None, self._winograd_second(block, h, measured, out, out, waiting))
-        y, bias, x, pending = self._resnet_sum(block, group)
-        return Activation(y, bias) if x is None else _settled(*add_bias_residual(y, bias, x, pending))
+        y, bias, x, deferred = self._resnet_sum(block, group)
+        return Activation(y, bias) if x is None else _settled(*add_bias_residual(y, bias, x, deferred))
 
     def resnet_into(self, block: ResnetBlock, group: Activation, make: Callable[[], ConvInput]) -> ConvInput:
         """The block's result as the new frames of the next convolution's input, which is made when it is needed."""
@@ -59,9 +59,9 @@ class InferenceLayers:
             given = make()
             self._winograd_second(block, h, measured, given.new, residual, waiting, measure=False)
             return given
-        y, bias, x, pending = self._resnet_sum(block, group)
+        y, bias, x, deferred = self._resnet_sum(block, group)
         given = make()
-        add_bias_residual(y, bias, x, pending, given.new, measure=False)
+        add_bias_residual(y, bias, x, deferred, given.new, measure=False)
         return given
 
     def goes_by_winograd(self, group: Activation) -> bool:
@@ -69,16 +69,16 @@ class InferenceLayers:
         return group.frames == self.winograd and not self.memory.starts_clip
 
     def _resnet_sum(self, block: ResnetBlock, group: Activation) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """The block's result as y + bias + x + pending; the last two None where channels change."""
-        x, pending = group.take(), group.bias
-        h = self._norm_conv(block.norm1, block.conv1, Activation(x, pending, group.statistics))
+        """The block's result as y + bias + x + deferred; the last two None where channels change."""
+        x, deferred = group.take(), group.bias
+        h = self._norm_conv(block.norm1, block.conv1, Activation(x, deferred, group.statistics))
         y = self._norm_conv(block.norm2, block.conv2, h).take()
         bias: Tensor = block.conv2.bias
         if block.conv_shortcut is None:
-            return y, bias, x, pending
+            return y, bias, x, deferred
         weight, bias = block.conv_shortcut.weight.flatten(1), bias + block.conv_shortcut.bias
-        if pending is not None:
-            bias = bias + F.linear(pending, weight)
+        if deferred is not None:
+            bias = bias + F.linear(deferred, weight)
         y.flatten(0, 3).addmm_(x.reshape(-1, x.shape[-1]), weight.T)
         return y, bias, None, None
 
@@ -91,7 +91,7 @@ class InferenceLayers:
         return self.convolve(conv, given)
 
     def convolve(self, conv: CausalConv3d, given: ConvInput) -> Activation:
-        """The convolution of an input whose new frames are written; its bias stays pending."""
+        """The convolution of an input whose new frames are written; its bias stays deferred."""
         kernel, stride = conv.kernel_size[0], conv.stride[0]
         by_winograd = self.winograd > 0 and kernel == 3 and stride == 1
         buffer = complete(self.memory, conv, given, kernel - stride, by_winograd)
@@ -116,16 +116,16 @@ class InferenceLayers:
     def _winograd_first(
         self, block: ResnetBlock, group: Activation
     ) -> tuple[Tensor, NormStatistics | None, Tensor, Tensor | None]:
-        """The first half of a resnet of m frames: conv1's result and statistics, x and pending of the shortcut."""
-        x, pending = group.take(), group.bias
+        """The first half of a resnet of m frames: conv1's result and statistics, x and deferred of the shortcut."""
+        x, deferred = group.take(), group.bias
         h = x.new_empty(*x.shape[:-1], block.conv1.out_channels)
-        scale, shift = norm_coefficients(x, norm_of(block.norm1), pending, group.statistics, self.gather)
+        scale, shift = norm_coefficients(x, norm_of(block.norm1), deferred, group.statistics, self.gather)
         norm = InputNorm(scale, shift, silu=True)
         statistics = winograd_conv(self.memory, block.conv1, x, norm, h, Addends(block.conv1.bias))
         if block.conv_shortcut is not None:
             weight, bias = block.conv_shortcut.weight.flatten(1), block.conv_shortcut.bias
-            x, pending = _linear_in_place(x, weight), bias if pending is None else bias + F.linear(pending, weight)
-        return h, statistics, x, pending
+            x, deferred = _linear_in_place(x, weight), bias if deferred is None else bias + F.linear(deferred, weight)
+        return h, statistics, x, deferred
 
     def _winograd_second(
         self,
@@ -134,13 +134,13 @@ class InferenceLayers:
         statistics: NormStatistics | None,
         out: Tensor,
         x: Tensor,
-        pending: Tensor | None,
+        deferred: Tensor | None,
         measure: bool = True,
     ) -> NormStatistics | None:
-        """The second half: conv2 of the norm of h, plus x + pending, into `out`, which may be x."""
+        """The second half: conv2 of the norm of h, plus x + deferred, into `out`, which may be x."""
         scale, shift = norm_coefficients(h, norm_of(block.norm2), None, statistics, self.gather)
         norm = InputNorm(scale, shift, silu=True)
-        return winograd_conv(self.memory, block.conv2, h, norm, out, Addends(block.conv2.bias, x, pending), measure)
+        return winograd_conv(self.memory, block.conv2, h, norm, out, Addends(block.conv2.bias, x, deferred), measure)
 
     def mid(self, mid: MidBlock, group: Activation) -> Activation:
         return self.resnet(mid.resnets[1], self._attention(mid.attentions[0], self.resnet(mid.resnets[0], group)))

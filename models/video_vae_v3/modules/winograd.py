@@ -83,12 +83,12 @@ class Addends(NamedTuple):
     """What is added to a convolution's result.
 
     bias: [O], or a table, see `transform_output`.
-    residual: of the shape of the result, or the tensor that the result is written to. pending: [O], its bias.
+    residual: of the shape of the result, or the tensor that the result is written to. deferred: [O], its bias.
     """
 
     bias: Tensor
     residual: Tensor | None = None
-    pending: Tensor | None = None
+    deferred: Tensor | None = None
 
 
 def winograd_conv(
