@@ -9,7 +9,7 @@ from common.diffusion.guidance import Guidance
 from common.diffusion.schedule import LinearInterpolation
 from common.diffusion.timesteps import LogitNormal, uniform_trailing
 from common.diffusion.types import PredictionType, as_prediction_type
-from common.typed_values import number, positive, switch, whole
+from common.typed_values import number, positive, switch, whole_number
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_diffusion_settings(config: Mapping[str, Any]) -> DiffusionSettings:
         training=LogitNormal(
             T, *(number(training[key], f"diffusion.timesteps.training.{key}") for key in ("loc", "scale"))
         ),
-        steps=whole(sampling["steps"], "diffusion.timesteps.sampling.steps"),
+        steps=whole_number(sampling["steps"], "diffusion.timesteps.sampling.steps"),
         shift=positive(sampling["shift"], "diffusion.timesteps.sampling.shift"),
         transform=switch(times["transform"], "diffusion.timesteps.transform"),
         guidance=Guidance(*(number(cfg[key], f"diffusion.cfg.{key}") for key in ("scale", "rescale", "partial"))),

@@ -85,7 +85,7 @@ def encode_tiled(
     device: str = "cpu",
     memories: TileMemories | None = None,
 ) -> Tensor:
-    """[B, 3, T, H, W] -> parameters [B, 2C, t, h, w] on `device`, in tiles of tile x tile latents; as `decode_tiled`."""
+    """[B, 3, T, H, W] -> [B, 2C, t, h, w], posterior parameters on `device`, in tiles of tile x tile latents."""
     direction = _Direction(vae.encode_slice, vae.split_size, vae.spatial_factor, 1)
     return _in_tiles(vae, direction, x, (tile, overlap), device, memories)
 
