@@ -46,6 +46,9 @@ FUNCTIONS_YET = {
 }
 FILES_YET = {"projects/video_diffusion_sr/restore.py", "projects/video_diffusion_sr/training/loop.py"}
 STATE_YET = {
+    "common/kernels/attention.py fastest_backend",  # facts of the machine, looked up once
+    "common/kernels/norm.py apex_available",
+    "common/kernels/triton_support.py triton_available",
     "data/yuv/from_rgb.py plan",  # results of pure functions of a few integers, kept
     "data/yuv/storage.py stand_in",
     "data/yuv/storage.py storage_of",
@@ -62,7 +65,7 @@ CIRCLES_YET = {
     "projects.video_diffusion_sr.training.run",
 }
 
-CACHES = {"cache", "lru_cache", "cached_property"}
+CACHES = {"cache", "lru_cache", "cached_choice"}
 CONTAINERS = {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict", "WeakKeyDictionary"}
 
 
