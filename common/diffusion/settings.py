@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.diffusion.euler import EulerSampler
 from common.diffusion.guidance import Guidance
 from common.diffusion.schedule import LinearInterpolation
-from common.diffusion.timesteps import LogitNormal, uniform_trailing
+from common.diffusion.timesteps import LogitNormal
 from common.diffusion.types import PredictionType, as_prediction_type
 from common.typed_values import number, positive, switch, whole_number
 
@@ -34,11 +33,6 @@ class DiffusionSettings:
     shift: float
     transform: bool
     guidance: Guidance
-
-    def sampler(self, steps: int | None = None) -> EulerSampler:
-        """The Euler sampler, with another number of steps where one is given."""
-        timesteps = uniform_trailing(self.steps if steps is None else steps, self.schedule.T, self.shift)
-        return EulerSampler(self.schedule, timesteps, self.prediction_type)
 
 
 def read_diffusion_settings(config: Mapping[str, Any]) -> DiffusionSettings:

@@ -9,7 +9,7 @@ from models.video_vae_v3.modules import inference_layers, upsampling, winograd
 from models.video_vae_v3.modules.activation import Activation
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper, split_after_first
 from models.video_vae_v3.modules.blocks import Upsample
-from models.video_vae_v3.modules.fold import fold_upsample, prepare_inference, release_inference
+from models.video_vae_v3.modules.fold import fold_upsample, prepare_inference
 from models.video_vae_v3.modules.row_blocks import in_row_blocks
 from models.video_vae_v3.modules.schedule import DIRECT, F23, F43, LevelSchedule, Schedule, direct_schedule
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
@@ -17,6 +17,7 @@ from models.video_vae_v3.modules.upsampling import upsample, upsampler_input
 from models.video_vae_v3.modules.winograd import Addends, InputNorm, WinogradWeights, winograd_conv
 from tests.conftest import seed_weights
 from tests.models.shared_rows import in_blocks
+from tests.plain_vae import release_inference
 
 SMALL = {"block_out_channels": (16, 24, 32), "layers_per_block": 1, "norm_num_groups": 8, "latent_channels": 4}
 WHOLE, ONE, TWO = LevelSchedule(), LevelSchedule(1), LevelSchedule(2)

@@ -46,7 +46,8 @@ def prepare_inference(vae: Autoencoder, winograd: Iterable[int] = (F43,)) -> Non
     """Derive the weights of the inference path; call it on float32 weights, before the model is cast.
 
     The derived weights are non-persistent buffers beside the ones they come from: names and values of the state dict
-    stay. They do not follow later changes of the weights (training): see `release_inference`.
+    stay.
+    They do not follow later changes of the weights: derive them again after training.
 
     Args:
         winograd: the m of F(m, 3) that the schedules to come use.
@@ -60,14 +61,6 @@ def prepare_inference(vae: Autoencoder, winograd: Iterable[int] = (F43,)) -> Non
         prepare_level(down, sizes)
     for up in vae.decoder.up_blocks[1:]:
         prepare_level(up, sizes)
-
-
-def release_inference(vae: Autoencoder) -> None:
-    """Remove the derived weights; the plain path is taken again."""
-    for module in list(vae.modules()):
-        for names in (module._buffers, module._modules):
-            for name in [name for name in names if name.startswith("derived_")]:
-                delattr(module, name)
 
 
 def is_prepared(vae: Autoencoder) -> bool:
