@@ -28,8 +28,6 @@ PARAMETERS_YET = {
     "data/media/writer.py open_writer",
     "data/training/clip_dataset.py ClipDataset.__init__",
     "projects/benchmarking/counting.py convolution_flops",
-    "projects/fit_tiny.py fit",
-    "projects/train_tiny.py train_for",
     "projects/video_diffusion_sr/result.py Result.__init__",
     "projects/video_diffusion_sr/training/adversarial.py AdversarialStage.__init__",
     "projects/video_diffusion_sr/training/distill.py DistillStage.__init__",
@@ -38,13 +36,11 @@ CLASSES_YET = {"projects/video_diffusion_sr/training/loop.py Trainer"}
 FUNCTIONS_YET = {
     "models/dit/nadit.py NaDiT.__init__",  # a promised list of arguments, and their translation
     "models/dit_v2/nadit.py NaDiT.__init__",
-    "projects/tiny_rows.py main",
-    "projects/train_tiny.py train_for",
     "projects/video_diffusion_sr/build.py load",
     "projects/video_diffusion_sr/cli_parser.py parser",
     "seedvr/loading.py load",  # mostly what its arguments mean
 }
-FILES_YET = {"projects/video_diffusion_sr/restore.py", "projects/video_diffusion_sr/training/loop.py"}
+FILES_YET = {"projects/video_diffusion_sr/restore.py"}
 STATE_YET = {
     "common/kernels/attention.py fastest_backend",  # facts of the machine, looked up once
     "common/kernels/norm.py apex_available",
