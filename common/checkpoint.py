@@ -53,7 +53,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_tensors_only(path: Path) -> object:
-    """What a PyTorch file holds, read by PyTorch's restricted unpickler, which knows tensors and nothing to call.
+    """What a PyTorch file holds, read by PyTorch's restricted unpickler, which builds tensors and calls nothing else.
 
     Raises:
         ValueError: damaged, incomplete, or more than tensors in plain containers.

@@ -1,4 +1,4 @@
-"""DISTS (arXiv 2004.07728): how alike two pictures are in structure and texture, for those who have its weights."""
+"""DISTS (arXiv 2004.07728): how alike two pictures are in structure and texture; its weights are the user's to give."""
 
 from collections.abc import Mapping
 

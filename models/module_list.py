@@ -1,4 +1,4 @@
-"""Lists of layers whose class a type checker knows."""
+"""Lists of layers, typed by the class of their entries."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar

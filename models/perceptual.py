@@ -1,4 +1,4 @@
-"""LPIPS (arXiv 1801.03924): how different two pictures look to a VGG-16, for those who have its weights."""
+"""LPIPS (arXiv 1801.03924): how different two pictures look to a VGG-16; its weights are the user's to give."""
 
 from collections.abc import Mapping
 

@@ -63,7 +63,7 @@ def norm_coefficients(
         x: [B, T, H, W, C]; deferred: [C], a bias that its producer left out.
         statistics: of x (without `deferred`), when its producer measured them.
         gather: where x is one block of rows of a picture; statistics of all blocks are combined, in the blocks' order,
-            so that whoever holds a block gets the same bits. None: x is the whole picture.
+            so that every rank gets the same bits. None: x is the whole picture.
     """
     if use_triton(x):
         from common.kernels import frame_norm_triton as kernels

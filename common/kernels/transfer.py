@@ -15,7 +15,7 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
 
 
 class HostCopy:
-    """Tensors on their way to the host, copied when the work queued so far is done. Nobody waits before `arrive`.
+    """An asynchronous copy of tensors to the host, behind the work queued so far. Only `arrive` waits for it.
 
     Args:
         tensors: on one device. Those on a CPU are taken as they are.

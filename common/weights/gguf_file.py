@@ -1,4 +1,4 @@
-"""GGUF files, read through the package `gguf`, which knows how every kind of block is unpacked."""
+"""GGUF files, read through the package `gguf`, which unpacks every kind of block."""
 
 from collections import Counter
 from pathlib import Path

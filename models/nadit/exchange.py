@@ -1,4 +1,4 @@
-"""What the network asks of those who share a clip's windows; whoever computes alone shares with nobody.
+"""The exchange of tokens between ranks that share a clip's windows, and that of a single process.
 
 Every share holds whole windows with all heads. Tokens change owner only where the cutting into windows changes, between
 regular and shifted blocks; text is everywhere and its mean over windows is summed over shares.
@@ -31,7 +31,7 @@ class Exchange(Protocol):
 
 
 class SequenceGroup(Protocol):
-    """Those who share a clip.
+    """The ranks that share a clip, seen from one of them.
 
     size: how many shares; own: the number of this one.
     """

@@ -65,7 +65,7 @@ class ClipLayout:
     """Everything that a forward pass needs to know about shapes.
 
     blocks: the window layout of every block; blocks that cut alike share one object.
-    exchange: moves video tokens to where the next block wants them.
+    exchange: moves video tokens to the rank that holds them in the next block.
     sample_of_text: [M] which sample a token belongs to; None when there is only one.
     """
 
@@ -92,7 +92,7 @@ def build_layout(
     Args:
         video_shapes: latent (t, h, w) of every sample; must be multiples of the patch.
         text_lengths: text tokens of every sample.
-        team: those who share the batch's windows, all with the same arguments; None: computed by one.
+        team: the ranks that share the batch's windows, all with the same arguments; None: a single process.
     Raises:
         ValueError: a shape that the patch does not divide, or as many texts as videos are not given.
     """

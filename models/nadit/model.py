@@ -86,7 +86,7 @@ class NaDiT(nn.Module):
         """What depends on shapes only; build it once for all steps of a clip and pass it to `forward`.
 
         Args:
-            team: those who share the clip: each passes the same whole inputs to `forward` and gets the whole output.
+            team: the ranks that share the clip; each passes the same whole inputs to `forward` and gets all the output.
         """
         return build_layout(self.config, video_shapes, text_lengths, device, team)
 
