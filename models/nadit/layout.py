@@ -43,6 +43,7 @@ class WindowLayout:
 
     cut: its number among the clip's ways of cutting.
     exchange: what text means are summed with.
+    token_counts: video tokens of every sample, those of this share alone.
     sample_of_video: [L] which sample a video token belongs to; None when there is only one.
     rows: [S] rows of the video and text tokens stacked (video first) that form the attention sequences.
     video_rows: [L] row of S at which each video token's output lies.
@@ -51,6 +52,7 @@ class WindowLayout:
 
     cut: int
     exchange: Exchange
+    token_counts: tuple[int, ...]
     sample_of_video: Tensor | None
     sequences: Sequences
     rows: Tensor
@@ -74,10 +76,6 @@ class ClipLayout:
     blocks: tuple[WindowLayout, ...]
     exchange: Exchange
     sample_of_text: Tensor | None
-
-    @property
-    def token_counts(self) -> list[int]:
-        return [prod(grid) for grid in self.grids]
 
 
 def build_layout(
@@ -183,10 +181,14 @@ def _window_layout(
     video_rows = torch.empty(len(packed), dtype=torch.long)
     at = is_video.nonzero().squeeze(1)
     video_rows.index_copy_(0, rows[at], at)
+    token_counts: Counter[int] = Counter()
+    for window in ordered:
+        token_counts[window.sample] += prod(window.size)
     sample_of_video = _sample_of_token([prod(grid) for grid in batch.grids], "cpu")
     return WindowLayout(
         cut=cut,
         exchange=exchange,
+        token_counts=tuple(token_counts[sample] for sample in range(len(batch.grids))),
         sample_of_video=None if sample_of_video is None else to_device(sample_of_video[packed], batch.device),
         sequences=Sequences.from_groups([(len(group), sum(key)) for key, group in groups.items()], batch.device),
         rows=to_device(rows, batch.device),

@@ -45,6 +45,7 @@ STATE_YET = {
     "common/kernels/attention.py fastest_backend",  # facts of the machine, looked up once
     "common/kernels/norm.py apex_available",
     "common/kernels/triton_support.py triton_available",
+    "models/nadit/rope.py _frequencies",
     "data/yuv/from_rgb.py plan",  # results of pure functions of a few integers, kept
     "data/yuv/storage.py stand_in",
     "data/yuv/storage.py storage_of",
