@@ -11,7 +11,9 @@ from data.media.encoding import Encoding
 # x264 makes other files of the same frames on other numbers of threads and with other instructions, so neither is left
 # to the machine. The macroblock tree reads memory that nobody wrote: no two files would be equal with it.
 X264 = {"preset": "medium", "x264-params": "mbtree=0:cpu-independent=1"}
-X265 = "log-level=error:frame-threads=2:repeat-headers=1"
+# The same tree of x265 writes past its memory in small pictures.
+X265 = "log-level=error:frame-threads=2:repeat-headers=1:no-cutree=1"
+NO_DELAY = 2**40  # ticks between decoding and display that no clip has
 ROWS_OF_A_THREAD, MOST_THREADS = 90, 8
 
 
@@ -67,6 +69,13 @@ def encoder_options(encoding: Encoding) -> dict[str, str]:
     if name == "prores_ks":
         return {"profile": "4444" if "444" in encoding.stored else "hq"}
     return {"level": "3", "slices": "4", "slicecrc": "1"} if name == "ffv1" else {}
+
+
+def timed(packet: av.Packet) -> av.Packet:
+    """The packet; of a clip so short that x265 gives no decode times, but some number, with those of display."""
+    if packet.dts is None or abs(packet.pts - packet.dts) > NO_DELAY:
+        packet.dts = packet.pts
+    return packet
 
 
 def left_out(encoding: Encoding) -> str | None:

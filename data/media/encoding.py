@@ -247,15 +247,16 @@ def _codec_of(source: Source, options: OutputOptions) -> str:
     if options.container:
         names = [name for name in names if options.container in TABLE[name].containers]
     if options.pixel_format:
+        _depth_of_format(options.pixel_format)
         names = [n for n in names if _takes(TABLE[n].encoders["cpu"], options.pixel_format)]
         if not names:
             where = f" in {options.container}" if options.container else ""
             raise ValueError(f"--pixel_format {options.pixel_format}: no codec{where} takes it here; name --codec")
         return names[0]
-    wanted = AUTO[options.bit_depth or _needed(source, options)]
+    depth = options.bit_depth or _needed(source, options)
+    wanted = AUTO[depth]
     if wanted in names and TABLE[wanted].encoders[options.encoder] in av.codecs_available:
         return wanted
-    depth = options.bit_depth or _needed(source, options)
     other = [n for n in names if depth in TABLE[n].depths and TABLE[n].encoders[options.encoder] in av.codecs_available]
     return other[0] if other else wanted
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.logger import get_logger
 from data.media.clock import USUAL_RATE
 from data.media.colour import tag
-from data.media.encoder import add_stream, left_out
+from data.media.encoder import add_stream, left_out, timed
 from data.media.encoding import Encoding
 from data.media.errors import shown
 from data.media.extras import told_extras
@@ -132,7 +132,7 @@ class VideoWriter(MediaWriter):
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
             packet.duration = self.steps.pop(packet.pts)
-            self.container.mux(packet)
+            self.container.mux(timed(packet))
 
     def _finish(self) -> None:
         frame, pts = self.pending
