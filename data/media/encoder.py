@@ -13,7 +13,7 @@ from data.media.encoding import Encoding
 X264 = {"preset": "medium", "x264-params": "mbtree=0:cpu-independent=1"}
 # The same tree of x265 writes past its memory in small pictures.
 X265 = "log-level=error:frame-threads=2:repeat-headers=1:no-cutree=1"
-NO_DELAY = 2**40  # ticks between decoding and display that no clip has
+REORDERED = 2  # frames, by which x265 shows them later than it decodes them
 ROWS_OF_A_THREAD, MOST_THREADS = 90, 8
 
 
@@ -71,9 +71,9 @@ def encoder_options(encoding: Encoding) -> dict[str, str]:
     return {"level": "3", "slices": "4", "slicecrc": "1"} if name == "ffv1" else {}
 
 
-def timed(packet: av.Packet) -> av.Packet:
-    """The packet; of a clip so short that x265 gives no decode times, but some number, with those of display."""
-    if packet.dts is None or abs(packet.pts - packet.dts) > NO_DELAY:
+def timed(packet: av.Packet, encoding: Encoding, frames: int) -> av.Packet:
+    """The packet; of a clip of so few frames that x265 gives no decode times, but any number, with those of display."""
+    if encoding.encoder == "libx265" and frames <= REORDERED:
         packet.dts = packet.pts
     return packet
 

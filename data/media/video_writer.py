@@ -132,7 +132,7 @@ class VideoWriter(MediaWriter):
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
             packet.duration = self.steps.pop(packet.pts)
-            self.container.mux(timed(packet))
+            self.container.mux(timed(packet, self.encoding, self.frames))
 
     def _finish(self) -> None:
         frame, pts = self.pending

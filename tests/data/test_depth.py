@@ -156,7 +156,7 @@ def test_every_codec_depth_and_container_is_written_as_asked_or_refused(tmp_path
     (OutputOptions("prores", container="mp4"), "ProRes goes into mov or mkv, not into mp4"),
     (OutputOptions("h264", 16), "H.264 has 8 or 10 bits, not 16; 16 bits have --codec ffv1 or png"),
     (OutputOptions("h264", 8, "yuv420p10le"), "has 10 bits and --bit_depth asks for 8"),
-    (OutputOptions("av1", pixel_format="yuv444p"), "AV1 .* takes yuv420p, yuv420p10le here"),
+    (OutputOptions("av1", pixel_format="yuv444p"), r"AV1 .* takes yuv420p, yuv420p10le here"),
     (OutputOptions(pixel_format="yuv999p"), "'yuv999p' is not known"),
     (OutputOptions("ffv1", crf=10), "FFV1 has no such number"),
     (OutputOptions("hevc", crf=60), "between 0 and 51 for HEVC"),
@@ -172,7 +172,7 @@ def test_what_does_not_go_together_is_refused_with_what_does(options, complaint)
 def test_an_encoder_that_is_not_there_is_named_with_those_that_are():
     with pytest.raises(ValueError, match="no libx265, which makes HEVC; it has h264 or ffv1"):
         check_options(OutputOptions("hevc"), available={"libx264", "ffv1"})
-    with pytest.raises(ValueError, match="no hevc_nvenc, .* it has h264 .--encoder nvenc."):
+    with pytest.raises(ValueError, match=r"no hevc_nvenc, .* it has h264 .--encoder nvenc."):
         check_options(OutputOptions("hevc", encoder="nvenc"), available={"libx264", "h264_nvenc"})
 
 
