@@ -18,8 +18,8 @@ SPREAD = 32
 def thresholds(first: int, last: int, width: int, bits: int, device: torch.device) -> Tensor:
     """int32 [last - first, width] in [0, 2^bits), for rows first..last of a picture.
 
-    The ends are left out: what lies within 1 / 32 of a code is this code, so that whole ones stay what they are whatever
-    sums of rounded numbers make of them.
+    The ends are left out: what lies within 1 / 32 of a code is this code, so that whole ones stay what they are,
+    whatever sums of rounded numbers make of them.
     """
     rows = torch.arange(first, last, dtype=torch.int64, device=device)[:, None] * OF_ROW
     columns = torch.arange(width, dtype=torch.int64, device=device) * OF_COLUMN

@@ -110,7 +110,7 @@ def judge(path: Path, found: Probe | MediaError, args: argparse.Namespace, attem
         raise SkippedError(f"{path.name}: skipped, {output} exists")
     if refusal is not None:
         raise ValueError(refusal)
-    return clip_of(found)
+    return clip_of(found, wishes.stored)
 
 
 def refuse_output(
