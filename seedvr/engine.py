@@ -152,9 +152,7 @@ class Engine:
         made.follow(info, plan)
         frames, inputs = (frames_of(part) if isinstance(part, MediaReader) else iter(part) for part in (source, again))
         with running():
-            for finished in restore.restore_frames(
-                info, frames, inputs, made, report, path=path_of(info, "sdr", bits)
-            ):
+            for finished in restore.restore_frames(info, frames, inputs, made, report, path=path_of(info, "sdr", bits)):
                 (result,), _, marks = finished.arrive()
                 check_marks(info.path.name, finished.stages, marks)
                 report.advance("decode", len(result))

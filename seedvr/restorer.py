@@ -146,7 +146,10 @@ class Restorer:
         except StopIteration:
             return
         info = facts(first, None)
-        with self._alone(), closing(self._engine.frames(feed, feed.again(), info, wishes, report, feed.form.bits)) as pieces:
+        with (
+            self._alone(),
+            closing(self._engine.frames(feed, feed.again(), info, wishes, report, feed.form.bits)) as pieces,
+        ):
             for piece in pieces:
                 yield from (feed.form.give(frame[None]) for frame in piece)
 
