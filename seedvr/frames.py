@@ -39,8 +39,10 @@ class Form:
         return 16 if self.real else 8
 
     def give(self, frames: Tensor) -> Any:
-        """[T, 3, h, w], 16-bit words (int16) for floats, else u8 -> frames in this form; for pictures a list, and without
-        T the frame itself."""
+        """[T, 3, h, w], 16-bit words (int16) for floats, else u8 -> frames in this form.
+
+        For pictures a list, and without T the frame itself.
+        """
         if self.kind == "pil":
             pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).contiguous().numpy()]
             return pictures[0] if self.single else pictures

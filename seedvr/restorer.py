@@ -29,8 +29,8 @@ class Restorer:
         height, width: pixels of an area, the aspect ratio stays the input's (the preset's default); or one of
         scale: times the input's size; short_side: pixels of the shorter side; size: exactly (width, height).
         seed: same seed, same frames: same result. strength: 1 the restored clip, less mixes in the input.
-        color_fix: "wavelet", "lab", "adain" or "none". For `restore_file` alone, as on the command line: codec,
-        bit_depth (8, 10, 12, 16), pixel_format, container, encoder, hdr, crf. steps: network calls. guidance: 1 is none.
+        color_fix: "wavelet", "lab", "adain" or "none". steps: network calls. guidance: 1 is none.
+        codec, bit_depth, pixel_format, container, encoder, hdr, crf: of `restore_file` alone, as on the command line.
         progress: called with (stage, frames done, frames in all or None). cancel: once `cancel.is_set()` (such as a
             threading.Event), the call ends with `seedvr.Cancelled`. An exception in `progress` ends it, too.
     """

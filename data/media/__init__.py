@@ -13,7 +13,7 @@ _HOME = {
     "MediaInfo": "info",
     "MediaReader": "info",
     "MediaWriter": "whole",
-    "OutputOptions": "encoding",
+    "OutputOptions": "codecs",
     "Probe": "probe",
     "alpha_of": "frame",
     "find_media": "search",

@@ -1,57 +1,32 @@
 """Which codec, depth, pixel format and container does a result get? Decided, or refused, before it is computed."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 from typing import Literal, Protocol
 
 import av
 
+from data.media.codecs import (
+    AUTO,
+    LOSSLESS,
+    NVENC_FORMATS,
+    TABLE,
+    Codec,
+    OutputOptions,
+    depth_of_format,
+    either,
+    formats_of_encoder,
+    planar_of,
+)
 from data.media.colour import HLG, PQ, SDR, Colour
 from data.media.errors import reason
 from data.media.names import CONTAINERS
-from data.yuv.frames import format_of
 from data.yuv.layout import MATRIX_OF_NUMBER, YuvLayout
 from data.yuv.storage import storage_of
 
-CODECS = ("auto", "h264", "hevc", "av1", "prores", "ffv1", "png")
-DEPTHS = (8, 10, 12, 16)
-HDR_OUT = ("keep", "sdr")
-ENCODERS = ("cpu", "nvenc")
 TRIED_PX = 256  # sides of the frame by which a hardware encoder is tried
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """What a user asks of the form of results; None and "auto": by what the file is.
-
-    Attributes:
-        codec: one of `CODECS`; "png": a folder of numbered pictures.
-        bit_depth: one of `DEPTHS`. pixel_format: libav's name, such as yuv422p10le. container: one of `CONTAINERS`.
-        encoder: "cpu", or "nvenc" for that of an NVIDIA GPU.
-        hdr: "keep" gives PQ and HLG back as they came; "sdr": BT.709.
-        crf: quality of H.264, HEVC and AV1, lower is better.
-    """
-
-    codec: str = "auto"
-    bit_depth: int | None = None
-    pixel_format: str | None = None
-    container: str | None = None
-    encoder: str = "cpu"
-    hdr: Literal["keep", "sdr"] = "keep"
-    crf: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("codec", self.codec, CODECS),
-            ("bit depth", self.bit_depth, (None, *DEPTHS)),
-            ("container", self.container, (None, *CONTAINERS)),
-            ("encoder", self.encoder, ENCODERS),
-            ("hdr", self.hdr, HDR_OUT),
-        ):
-            if value not in known:
-                allowed = ", ".join(str(v) for v in known if v is not None)
-                raise ValueError(f"{name} {value!r} is not known; choose one of {allowed}")
 
 
 class Source(Protocol):
@@ -60,56 +35,6 @@ class Source(Protocol):
     depth: int
     transfer: int
     transparent: bool
-
-
-@dataclass(frozen=True)
-class Codec:
-    """What a codec can do here.
-
-    Attributes:
-        encoders: libav's name by `ENCODERS`. depths: of samples. containers: that carry it so that players understand.
-        formats: pixel format by depth, of opaque clips and of transparent ones; empty for none.
-        crf: (default, most), the least is 0; None: it has no such number.
-        options: of the encoder.
-    """
-
-    name: str
-    encoders: dict[str, str]
-    depths: tuple[int, ...]
-    containers: tuple[str, ...]
-    formats: dict[int, str]
-    transparent: dict[int, str] = field(default_factory=dict)
-    crf: tuple[float, float] | None = None
-
-
-# Default crf: cannot be told from the source by eye. x265 and SVT-AV1 count on other scales than x264.
-TABLE = {
-    "h264": Codec(
-        "H.264", {"cpu": "libx264", "nvenc": "h264_nvenc"}, (8, 10), CONTAINERS,
-        {8: "yuv420p", 10: "yuv420p10le"}, crf=(16, 51),
-    ),
-    "hevc": Codec(
-        "HEVC", {"cpu": "libx265", "nvenc": "hevc_nvenc"}, (8, 10, 12), CONTAINERS,
-        {8: "yuv420p", 10: "yuv420p10le", 12: "yuv420p12le"}, crf=(17, 51),
-    ),
-    "av1": Codec(
-        "AV1", {"cpu": "libsvtav1", "nvenc": "av1_nvenc"}, (8, 10), ("mp4", "mkv"),
-        {8: "yuv420p", 10: "yuv420p10le"}, crf=(18, 63),
-    ),
-    "prores": Codec(
-        "ProRes", {"cpu": "prores_ks"}, (10,), ("mov", "mkv"), {10: "yuv422p10le"}, {10: "yuva444p10le"},
-    ),
-    "ffv1": Codec(
-        "FFV1", {"cpu": "ffv1"}, DEPTHS, ("mkv",),
-        {8: "bgr0", 10: "gbrp10le", 12: "gbrp12le", 16: "gbrp16le"},
-        {8: "bgra", 10: "gbrap10le", 12: "gbrap12le", 16: "gbrap16le"},
-    ),
-    "png": Codec("PNG", {"cpu": "png"}, (8, 16), (), {8: "rgb24", 16: "rgb48be"}, {8: "rgba", 16: "rgba64be"}),
-}  # fmt: skip
-AUTO = {8: "h264", 10: "hevc", 12: "hevc", 16: "ffv1"}  # by depth
-LOSSLESS = ("ffv1", "png")
-# Hardware takes more than 8 bits as words with 6 or 0 bits below.
-NVENC_FORMATS = {"yuv420p10le": "p010le", "yuv444p10le": "yuv444p16le", "yuv422p10le": "p210le"}
 
 
 @dataclass(frozen=True)
@@ -193,10 +118,7 @@ def choose(
         )
     encoder = _encoder_of(name, options, available)
     wanted = options.pixel_format or _usual_format(codec, depth, source.transparent)
-    if options.encoder == "nvenc":
-        stored = NVENC_FORMATS.get(wanted, wanted)
-    else:
-        stored = wanted
+    stored = NVENC_FORMATS.get(wanted, wanted) if options.encoder == "nvenc" else wanted
     _check_format(codec, encoder, stored, options)
     colour = colour_out(colour, options)
     deeper = source.depth > 8 or source.transfer in (PQ, HLG)
@@ -247,7 +169,7 @@ def _codec_of(source: Source, options: OutputOptions) -> str:
     if options.container:
         names = [name for name in names if options.container in TABLE[name].containers]
     if options.pixel_format:
-        _depth_of_format(options.pixel_format)
+        depth_of_format(options.pixel_format)
         names = [n for n in names if _takes(TABLE[n].encoders["cpu"], options.pixel_format)]
         if not names:
             where = f" in {options.container}" if options.container else ""
@@ -263,15 +185,15 @@ def _codec_of(source: Source, options: OutputOptions) -> str:
 
 def _needed(source: Source, options: OutputOptions) -> int:
     """Bits by which nothing of a file is crushed: 8, or 10 for all that has more."""
-    kept_hdr = source.transfer in (PQ, HLG) and options.hdr == "keep"
-    sdr_of_hdr = source.transfer in (PQ, HLG) and options.hdr == "sdr"
-    return 8 if sdr_of_hdr else 10 if kept_hdr or source.depth > 8 else 8
+    if source.transfer in (PQ, HLG):
+        return 10 if options.hdr == "keep" else 8
+    return 10 if source.depth > 8 else 8
 
 
 def _depth_of(source: Source, options: OutputOptions, codec: Codec) -> int:
     depth = options.bit_depth
     if options.pixel_format:
-        of_format = _depth_of_format(options.pixel_format)
+        of_format = depth_of_format(options.pixel_format)
         if depth not in (None, of_format):
             raise ValueError(
                 f"--pixel_format {options.pixel_format} has {of_format} bits and --bit_depth asks for {depth}; "
@@ -286,19 +208,9 @@ def _depth_of(source: Source, options: OutputOptions, codec: Codec) -> int:
     if depth not in codec.depths:
         others = [n for n, c in TABLE.items() if depth in c.depths]
         raise ValueError(
-            f"{codec.name} has {_either(codec.depths)} bits, not {depth}; {depth} bits have --codec {_either(others)}"
+            f"{codec.name} has {either(codec.depths)} bits, not {depth}; {depth} bits have --codec {either(others)}"
         )
     return depth
-
-
-def _depth_of_format(name: str) -> int:
-    try:
-        form = av.VideoFormat(name, 64, 64)
-    except ValueError as error:
-        raise ValueError(
-            f"--pixel_format {name!r} is not known; names are as yuv420p10le, yuv444p, gbrp16le"
-        ) from error
-    return max(component.bits for component in form.components)
 
 
 def _containers(codec: Codec, options: OutputOptions) -> tuple[str, ...]:
@@ -309,8 +221,8 @@ def _containers(codec: Codec, options: OutputOptions) -> tuple[str, ...]:
     if options.container not in codec.containers:
         others = [n for n, c in TABLE.items() if options.container in c.containers]
         raise ValueError(
-            f"{codec.name} goes into {_either(codec.containers)}, not into {options.container}, which takes --codec "
-            f"{_either(others)}"
+            f"{codec.name} goes into {either(codec.containers)}, not into {options.container}, which takes --codec "
+            f"{either(others)}"
         )
     return (options.container,)
 
@@ -322,11 +234,11 @@ def _encoder_of(name: str, options: OutputOptions, available: Iterable[str] | No
     encoder = codec.encoders.get(options.encoder)
     if encoder is None:
         others = [n for n, c in TABLE.items() if options.encoder in c.encoders]
-        raise ValueError(f"--encoder {options.encoder} makes {_either(others)}, no {codec.name}; leave it out")
+        raise ValueError(f"--encoder {options.encoder} makes {either(others)}, no {codec.name}; leave it out")
     if encoder not in here:
         there = [n for n, c in TABLE.items() if c.encoders.get(options.encoder) in here]
         raise ValueError(
-            f"this build of FFmpeg has no {encoder}, which makes {codec.name}; it has {_either(there) or 'none such'}"
+            f"this build of FFmpeg has no {encoder}, which makes {codec.name}; it has {either(there) or 'none such'}"
             f"{' (--encoder nvenc)' if options.encoder == 'nvenc' else ''}"
         )
     return encoder
@@ -337,7 +249,7 @@ def _try_hardware(encoder: str) -> None:
     """ValueError where an encoder is in the build and does not open on this machine."""
     context = av.CodecContext.create(encoder, "w")
     context.width = context.height = TRIED_PX
-    context.pix_fmt, context.framerate, context.time_base = "yuv420p", 25, 1 / av.time_base.__class__(25)
+    context.pix_fmt, context.framerate, context.time_base = "yuv420p", 25, Fraction(1, 25)
     try:
         context.open()
     except (av.FFmpegError, OSError) as error:
@@ -352,42 +264,27 @@ def _usual_format(codec: Codec, depth: int, transparent: bool) -> str:
 
 
 def _takes(encoder: str, pixel_format: str) -> bool:
-    return encoder in av.codecs_available and pixel_format in _formats(encoder) and _planar(pixel_format) is not None
-
-
-@cache
-def _formats(encoder: str) -> tuple[str, ...]:
-    return tuple(form.name for form in av.Codec(encoder, "w").video_formats or ())
+    return (
+        encoder in av.codecs_available
+        and pixel_format in formats_of_encoder(encoder)
+        and planar_of(pixel_format) is not None
+    )
 
 
 def _check_format(codec: Codec, encoder: str, stored: str, options: OutputOptions) -> None:
-    if stored in _formats(encoder) and _planar(stored if options.encoder == "cpu" else options.pixel_format or stored):
+    if stored in formats_of_encoder(encoder) and planar_of(
+        stored if options.encoder == "cpu" else options.pixel_format or stored
+    ):
         return
     if options.pixel_format is None:
         raise ValueError(f"{encoder} takes no {stored} in this build of FFmpeg; choose another --bit_depth or --codec")
-    known = [name for name in _formats(encoder) if _planar(name)]
+    known = [name for name in formats_of_encoder(encoder) if planar_of(name)]
     raise ValueError(f"--pixel_format {options.pixel_format}: {codec.name} ({encoder}) takes {', '.join(known)} here")
-
-
-def _planar(name: str) -> str | None:
-    """The planar format with the samples of another one, as `frame_from` makes it; None for one that is not made."""
-    storage = storage_of(name)
-    if name == "rgb48be":
-        return "gbrp16le"
-    if name == "rgba64be":
-        return "gbrap16le"
-    if storage is None or storage.full_range or (storage.model == "grey" and storage.alpha):
-        return None
-    layout = YuvLayout(storage.model, storage.subsampling, storage.depth, alpha=storage.alpha)
-    try:
-        return format_of(layout)
-    except ValueError:
-        return None
 
 
 def _layout_of(name: str, colour: Colour) -> YuvLayout:
     """The layout of planes with the samples of a pixel format."""
-    storage = storage_of(_planar(name))
+    storage = storage_of(planar_of(name))
     layout = YuvLayout(storage.model, storage.subsampling, storage.depth, alpha=storage.alpha)
     matrix = MATRIX_OF_NUMBER[colour.matrix]
     return replace(layout, matrix=matrix, full_range=storage.model == "rgb")
@@ -402,8 +299,3 @@ def _crf_of(codec: Codec, options: OutputOptions) -> float | None:
     if options.crf is not None and not 0 <= options.crf <= most:
         raise ValueError(f"--crf {options.crf:g} must lie between 0 and {most:g} for {codec.name}")
     return usual if options.crf is None else options.crf
-
-
-def _either(names: Iterable[object]) -> str:
-    *first, last = [str(name) for name in names] or [""]
-    return f"{', '.join(first)} or {last}" if first else last

@@ -5,7 +5,8 @@ from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 
-from data.media.encoding import OutputOptions, choose, colour_out, picture_bits
+from data.media.codecs import OutputOptions
+from data.media.encoding import choose, colour_out, picture_bits
 from data.media.errors import MediaError, printable, shown
 from data.media.image_writer import ImageWriter
 from data.media.info import MediaInfo

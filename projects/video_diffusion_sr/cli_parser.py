@@ -10,7 +10,7 @@ from projects.video_diffusion_sr.presets import Preset
 ROOT = Path(__file__).resolve().parents[2]
 DTYPE_NAMES = ("bfloat16", "float16", "float32")  # of request.DTYPES
 FRAMES_OUT = ("png",)  # sequence_writer.FRAMES_OUT
-CODECS = ("auto", "h264", "hevc", "av1", "prores", "ffv1", "png")  # data.media.encoding.CODECS
+CODECS = ("auto", "h264", "hevc", "av1", "prores", "ffv1", "png")  # data.media.codecs.CODECS
 CONTAINERS, ENCODERS = ("mp4", "mov", "mkv"), ("cpu", "nvenc")
 COLOR_FIXES = ("wavelet", "lab", "adain", "none")  # color_fix.KINDS
 

@@ -13,8 +13,9 @@ from data.colour.curves import hdr_to_sdr, light_to_pq, pq_to_light
 from data.colour.path import PixelPath
 from data.colour.tone import tone_of_pq
 from data.media import Frame, MediaInfo, OutputOptions, alpha_of, open_media, open_writer, output_path, rgb_of
+from data.media.codecs import CODECS, CONTAINERS, DEPTHS, TABLE
 from data.media.colour import BT2020, DISPLAY_P3, HLG, PQ, Colour
-from data.media.encoding import CODECS, CONTAINERS, DEPTHS, TABLE, check_options, choose
+from data.media.encoding import check_options, choose
 from data.yuv.from_rgb import from_rgb
 from data.yuv.layout import YuvLayout
 from data.yuv.to_rgb import to_rgb
