@@ -16,6 +16,8 @@ SAME_CURVE_AS_BT709 = 6
 SRGB_CURVE, PQ, HLG = 13, 16, 18  # transfer
 MATRIX_BT709, MATRIX_BT2020 = 1, 9
 
+KNOWN_MATRICES = (0, UNSPECIFIED, 3, 1, 4, 5, 6, 7, 8, 9, 10)
+
 USUAL_PEAK = 1000  # nits, of PQ whose file does not say
 LEAST_PEAK, MOST_PEAK = 400, 10_000
 NAMES = {BT709: "BT.709", BT601_625: "BT.601", BT601_525: "BT.601", BT2020: "BT.2020", DISPLAY_P3: "Display P3"}
@@ -75,6 +77,20 @@ def colour_of(frame: av.VideoFrame) -> Colour:
     if transfer in (0, UNSPECIFIED, 3, SAME_CURVE_AS_BT709):
         transfer = BT709
     return Colour(primaries if known else BT709, transfer)
+
+
+def untold(frame: av.VideoFrame) -> list[str]:
+    """What of a decoded frame's colour is not heeded, for messages."""
+    notes = []
+    dynamic = {"DOVI_METADATA": "Dolby Vision", "DOVI_RPU_BUFFER": "Dolby Vision", "DYNAMIC_HDR_PLUS": "HDR10+"}
+    try:
+        found = dict.fromkeys(name for key, name in dynamic.items() if frame.side_data.get(key) is not None)
+    except ValueError:  # some other side data of this frame is of a kind that PyAV cannot name
+        found = {}
+    notes += [f"the dynamic metadata of {name} is left out" for name in found]
+    if not frame.format.is_rgb and int(frame.colorspace) not in KNOWN_MATRICES:
+        notes.append(f"its matrix (number {int(frame.colorspace)} of ITU-T H.273) is not known, colours are guessed")
+    return notes
 
 
 def tag(target: av.VideoFrame | av.VideoCodecContext, colour: Colour, matrix: int, full_range: bool = False) -> None:

@@ -91,7 +91,7 @@ def alpha_of(frames: Sequence[Frame], device: torch.device | str = "cpu") -> Ten
 
 def _alpha(frame: Frame, device: torch.device) -> Tensor:
     if not frame.transparent:
-        return torch.ones_like(frame.orientation.apply(frame.planes[0][:, -1:]), dtype=torch.float32, device=device)
+        return frame.orientation.apply(torch.ones(1, *frame.planes[0].shape[-2:], device=device))
     plane = frame.planes[-1].to(device)
     if frame.layout is None:
         return _as_floats(plane)[0]

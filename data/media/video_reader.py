@@ -18,6 +18,7 @@ from data.media.clip_alpha import deep_over_white, laid_over_white
 from data.media.clip_decoder import decoder_of
 from data.media.clock import Clock, nominal_rate
 from data.media.clock_jumps import ClockJumps
+from data.media.colour import untold
 from data.media.completeness import index_reaches_past_the_end, shortfall
 from data.media.decode_times import DecodeTimes
 from data.media.deinterlace import Deinterlacer
@@ -65,6 +66,7 @@ class VideoReader(MediaReader):
             self._coded_size = (first.width, first.height)
             self.info = describe(path, container, tracks, first, self._orientation.transpose)
             self.notes = tracks.notes
+            self.notes += tuple(f"{shown(path)}: {note}" for note in untold(first))
             if has_captions(first):
                 self.notes += (f"{shown(path)}: closed captions inside the picture are left out",)
             self._told_transparent = alpha == "white" and laid_over_white(first, tracks.video) is not None

@@ -14,8 +14,9 @@ from data.colour.path import PixelPath
 from data.colour.tone import tone_of_pq
 from data.media import Frame, MediaInfo, OutputOptions, alpha_of, open_media, open_writer, output_path, rgb_of
 from data.media.codecs import CODECS, CONTAINERS, DEPTHS, TABLE
-from data.media.colour import BT2020, DISPLAY_P3, HLG, PQ, Colour
+from data.media.colour import BT2020, DISPLAY_P3, HLG, PQ, Colour, untold
 from data.media.encoding import check_options, choose
+from data.media.orientation import UPRIGHT, Orientation
 from data.yuv.from_rgb import from_rgb
 from data.yuv.layout import YuvLayout
 from data.yuv.to_rgb import to_rgb
@@ -274,3 +275,40 @@ def test_10_bits_come_back_through_12_bits_of_rgb():
     inside = (rgb > 0).all(1) & (rgb < 1).all(1)
     for plane, back in zip(planes, from_rgb(rgb, layout), strict=True):
         assert torch.equal(plane[inside], back[inside])
+
+
+@pytest.mark.parametrize("turn", [UPRIGHT, Orientation(True, False, True)], ids=str)
+def test_frames_without_alpha_among_others_are_opaque(turn):
+    layout = YuvLayout(alpha=True)
+    planes = (*(torch.zeros(1, *size, dtype=torch.uint8) for size in ((8, 12), (4, 6), (4, 6))),)
+    half = torch.full((1, 8, 12), 128, dtype=torch.uint8)
+    frames = [
+        Frame((*planes, half), Fraction(0), layout, turn), Frame(planes, Fraction(1), YuvLayout(), turn),
+        Frame.of_rgb(torch.zeros(3, *((12, 8) if turn.transpose else (8, 12)), dtype=torch.uint8), Fraction(2)),
+    ]  # fmt: skip
+    alpha = alpha_of(frames)
+    assert alpha.shape == (3, 1, *((12, 8) if turn.transpose else (8, 12)))
+    assert torch.allclose(alpha[0], torch.tensor(128 / 255)) and (alpha[1:] == 1).all()
+    assert rgb_of(frames).shape[0] == 3 and alpha_of(frames[1:]) is None
+
+
+def test_dynamic_metadata_and_unknown_matrices_are_told():
+    frame = av.VideoFrame(16, 16, "yuv420p10le")
+    assert untold(frame) == []
+    frame.colorspace = 14  # ICtCp
+    assert untold(frame) == ["its matrix (number 14 of ITU-T H.273) is not known, colours are guessed"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_has_the_words_dithering_and_tone_curves_of_the_cpu():
+    deep = words((2, 4, 45, 39))
+    for layout in (YuvLayout(depth=10, alpha=True), YuvLayout(model="rgb", subsampling=(1, 1), depth=12, alpha=True)):
+        for dither in (False, True):
+            pairs = zip(from_rgb(deep.cuda(), layout, dither), from_rgb(deep, layout, dither), strict=True)
+            assert all(torch.equal(a.cpu(), b) for a, b in pairs)
+    unit = torch.rand(1, 3, 32, 32)
+    path = PixelPath(deep=True, bits=16, curve="pq")
+    tone = path.into(unit)
+    assert torch.equal(path.into(unit.cuda()).cpu(), tone)
+    assert torch.equal(path.back(tone.cuda() * 2 - 1).cpu(), path.back(tone * 2 - 1))
