@@ -18,7 +18,9 @@ from projects.video_diffusion_sr.restorer import Restorer
 def pixels_of(frames: Sequence[Frame], restorer: Restorer, path: PixelPath) -> tuple[Tensor, Tensor | None]:
     """(pixels [T, 3, H, W] on the device as the networks know them, alpha [T, 1, H, W] in [0, 1], None for none)."""
     rgb, alpha = rgb_of(frames, restorer.device, path.dtype_in), alpha_of(frames, restorer.device)
-    rgb = path.into(rgb)
+    if path.curve != "none":
+        for picture in rgb:  # one by one: a curve takes several copies
+            picture.copy_(path.into(picture))
     if alpha is not None:  # what is hidden must not bleed into what is seen
         rgb = torch.stack([fill_hidden(picture, seen) for picture, seen in zip(rgb, alpha, strict=True)])
     return rgb, alpha
