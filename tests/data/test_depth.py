@@ -20,6 +20,7 @@ from data.media.orientation import UPRIGHT, Orientation
 from data.yuv.from_rgb import from_rgb
 from data.yuv.layout import YuvLayout
 from data.yuv.to_rgb import to_rgb
+from tests.data.media_samples import audio_packets, even_times, smooth_clip, write_clip
 
 RATE = Fraction(25)
 RGB_UNIT = 0.13  # codes, of 12 bits: the rounding of the whole numbers
@@ -130,7 +131,7 @@ def test_hdr_as_sdr_keeps_grey_grey_and_in_order():
 
 
 def test_every_codec_depth_and_container_is_written_as_asked_or_refused(tmp_path):
-    clip, written = gentle(), 0
+    clip, written = gentle(frames=4), 0
     for codec, depth, container in product(CODECS[1:-1], DEPTHS, CONTAINERS):
         options = OutputOptions(codec, depth, container=container)
         path = tmp_path / f"{codec}_{depth}.{container}"
@@ -144,14 +145,32 @@ def test_every_codec_depth_and_container_is_written_as_asked_or_refused(tmp_path
         with av.open(str(path)) as file:
             stream = file.streams.video[0]
             assert stream.codec_context.name == FFMPEG_NAMES.get(codec, codec)
-            assert stream.codec_context.pix_fmt == TABLE[codec].formats[depth].replace("gbrp16le", "gbrp16le")
+            assert stream.codec_context.pix_fmt == TABLE[codec].formats[depth]
         with open_media(path) as reader:
             assert (reader.info.depth, reader.info.colour) == (depth, Colour())
             frames = list(reader)
         error = (rgb_of(frames, dtype=torch.float32) - numbers(clip).float() / 65535).abs()
-        assert len(frames) == len(clip) and error.max() < (1.01 / 2**depth if codec == "ffv1" else 0.03)
+        assert [frame.time for frame in frames] == even_times(4)
+        assert error.max() < (1.01 / 2**depth if codec == "ffv1" else 0.03)
         written += 1
     assert written == 3 * 2 + 3 * 3 + 2 * 2 + 2 + 4
+
+
+@pytest.mark.parametrize("codec", ["hevc", "av1", "prores", "ffv1"])
+def test_sound_and_uneven_times_go_along_with_every_codec(tmp_path, codec):
+    times = [Fraction(n, 25) for n in (0, 1, 3, 4, 7, 8, 9, 12)]
+    source = write_clip(tmp_path / "in.mp4", smooth_clip(8, 32, 48), times, audio="aac")
+    options = OutputOptions(codec)
+    with open_media(source) as reader:
+        info, pixels = reader.info, rgb_of(list(reader))
+    path = output_path(source, tmp_path / "out", info, containers=choose(info, options).containers)
+    with open_writer(path, info, (32, 48), options=options) as writer:
+        writer.write(pixels, times)
+    with open_media(path) as reader:
+        found = [frame.time for frame in reader]
+        assert reader.info.has_audio
+    assert [time - found[0] for time in found] == times  # Matroska counts from the sound's first sample
+    assert audio_packets(path) == audio_packets(source)
 
 
 @pytest.mark.parametrize("options,complaint", [
