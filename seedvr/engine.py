@@ -18,7 +18,8 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process, choose_device
 from common.distributed.timeout import TIMEOUT_S
 from common.extras import MissingExtra
-from data.media import Frame, MediaError, MediaInfo, MediaReader
+from data.media import Frame, MediaError, MediaInfo, MediaReader, OutputOptions
+from data.media.encoding import check_options
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.color_fix import KINDS
@@ -30,6 +31,7 @@ from projects.video_diffusion_sr.input_file import frames_of, open_input
 from projects.video_diffusion_sr.memory.budget import Budget, clip_of, read_budget
 from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, unplanned
 from projects.video_diffusion_sr.memory.stages import lasting
+from projects.video_diffusion_sr.output_form import path_of
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import ROOT, Finish, Request
@@ -43,6 +45,7 @@ class Wishes:
     """What a caller asks of one clip. None: what the preset says.
 
     strength, color_fix: as on the command line. steps: network calls. guidance: 1 is none.
+    codec to crf: of the result's file, see `data.media.OutputOptions`.
     """
 
     size: OutputSize
@@ -51,14 +54,29 @@ class Wishes:
     color_fix: str = "wavelet"
     steps: int | None = None
     guidance: float | None = None
+    codec: str = "auto"
+    bit_depth: int | None = None
+    pixel_format: str | None = None
+    container: str | None = None
+    encoder: str = "cpu"
+    hdr: str = "keep"
+    crf: float | None = None
 
     def __post_init__(self) -> None:
+        check_options(self.output)
         if not 0 <= self.strength <= 1:
             raise InputError(f"strength {self.strength} must lie between 0 (the input) and 1 (the restored clip)")
         if self.color_fix not in KINDS:
             raise InputError(f"unknown colour fix {self.color_fix!r}; choose one of {', '.join(KINDS)}")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"steps {self.steps} must be at least 1")
+
+    @property
+    def output(self) -> OutputOptions:
+        """The form of the result's file."""
+        return OutputOptions(
+            self.codec, self.bit_depth, self.pixel_format, self.container, self.encoder, self.hdr, self.crf
+        )
 
 
 class Engine:
@@ -110,24 +128,32 @@ class Engine:
             built = self._place(plan, kernels_for(settings, self.parallel, [(clip_of(info), plan)]))
         with errors_as(InputError, ValueError):
             infer = with_sampling(built.infer, wishes)
-        finish = Finish(wishes.color_fix, wishes.strength)
+        frames_out = "png" if wishes.codec == "png" else None
+        finish = Finish(wishes.color_fix, wishes.strength, frames_out=frames_out, output=wishes.output)
         return replace(built, infer=infer, geometry=geometry, seed=wishes.seed, finish=finish), plan
 
     def frames(
-        self, source: Iterable[Frame], again: Iterable[Frame], info: MediaInfo, wishes: Wishes, report: Report
+        self,
+        source: Iterable[Frame],
+        again: Iterable[Frame],
+        info: MediaInfo,
+        wishes: Wishes,
+        report: Report,
+        bits: int = 8,
     ) -> Generator[Tensor]:
-        """Restored frames, u8 [T, 3, h, w] on the CPU, piece by piece, as many in all as the source has.
+        """Restored frames, [T, 3, h, w] on the CPU, piece by piece, as many in all as the source has. HDR becomes SDR.
 
         Args:
             source: the clip, from a file or from a caller. again: the same frames once more, asked for when their
                 results are finished.
-            info: size and length of the clip; its path is only a name.
+            info: size, depth and length of the clip; its path is only a name.
+            bits: of results: 8 (u8), or 16 (words, whose bits torch holds as int16).
         """
         made, plan = self.prepare(wishes, info)
         made.follow(info, plan)
         frames, inputs = (frames_of(part) if isinstance(part, MediaReader) else iter(part) for part in (source, again))
         with running():
-            for finished in restore.restore_frames(info, frames, inputs, made, report):
+            for finished in restore.restore_frames(info, frames, inputs, made, report, path=path_of(info, "sdr", bits)):
                 (result,), _, marks = finished.arrive()
                 check_marks(info.path.name, finished.stages, marks)
                 report.advance("decode", len(result))
@@ -222,7 +248,10 @@ def info_of(path: Path) -> MediaInfo:
 def facts(pixels: Tensor, frames: int | None) -> MediaInfo:
     """Facts of a clip that is in no file, from its frames [..., 3, H, W]. One frame counts as a picture."""
     height, width = pixels.shape[-2:]
-    return MediaInfo(Path("frames"), "image" if frames == 1 else "video", width, height, frame_count_hint=frames)
+    depth = 32 if pixels.is_floating_point() else 8
+    return MediaInfo(
+        Path("frames"), "image" if frames == 1 else "video", width, height, frame_count_hint=frames, depth=depth
+    )
 
 
 @contextmanager

@@ -32,6 +32,7 @@ class Restorer:
         scale: times the input's size; short_side: pixels of the shorter side; size: exactly (width, height).
         seed: same seed, same frames: same result. strength: 1 the restored clip, 0 the resized input.
         color_fix: "wavelet", "lab", "adain" or "none". steps: network calls. guidance: 1 is none.
+        codec, bit_depth, pixel_format, container, encoder, hdr, crf: of `restore_file` alone, as on the command line.
         progress: called with (stage, frames done, frames in all or None). cancel: once `cancel.is_set()` (such as a
             threading.Event), the call ends with `seedvr.Cancelled`. An exception in `progress` ends it, too.
     """
@@ -65,8 +66,8 @@ class Restorer:
                 or [3, H, W]; a PIL picture or a list of them; or the path of a video or picture.
             settings: see the class.
         Returns:
-            Frames in the form in which they came, as many; for a path a u8 array [T, H, W, 3]. Floats come in steps of
-            1/255, which is what the pipeline works out.
+            Frames in the form in which they came, as many; for a path a u8 array [T, H, W, 3], HDR as SDR. Floats keep
+            their precision on the way in, and come in steps of 1/65535.
         Raises:
             InputError, WeightsError, MemoryPlanError, Cancelled.
         """
@@ -76,7 +77,8 @@ class Restorer:
         pixels, form = take(frames)
         report = Report(progress, cancel, len(pixels))
         with self._alone():
-            pieces = self._engine.frames(timed(pixels), timed(pixels), facts(pixels, len(pixels)), wishes, report)
+            info = facts(pixels, len(pixels))
+            pieces = self._engine.frames(timed(pixels), timed(pixels), info, wishes, report, form.bits)
             return form.give(torch.cat(list(pieces)))
 
     def restore_file(
@@ -146,7 +148,10 @@ class Restorer:
         except StopIteration:
             return
         info = facts(first, None)
-        with self._alone(), closing(self._engine.frames(feed, feed.again(), info, wishes, report)) as pieces:
+        with (
+            self._alone(),
+            closing(self._engine.frames(feed, feed.again(), info, wishes, report, feed.form.bits)) as pieces,
+        ):
             for piece in pieces:
                 yield from (feed.form.give(frame[None]) for frame in piece)
 
@@ -206,7 +211,7 @@ class Feed:
     def start(self) -> Tensor:
         """The first frame [3, H, W]; StopIteration where there is none."""
         self._first = next(self._source)
-        return self._first.pixels
+        return self._first.planes[0][0]
 
     def _singles(self, frames: Iterator[Any]) -> Iterator[Frame]:
         shape, number = None, 0

@@ -168,6 +168,9 @@ class ClipRows:
 
     def to_leader(self, x: Tensor, frames: int) -> Tensor | None:
         """Frames [t, ...] of every rank's `frame_span` -> [frames, ...] on the leader; None on the others."""
+        if x.dtype == torch.int16:  # which NCCL does not carry
+            whole = self.to_leader(x.view(torch.uint8), frames)
+            return None if whole is None else whole.view(torch.int16)
         group, shares = self.group, RowBlocks.of(frames, self.group.size).counts
         if not group.leads:
             group.transfer(send=[(x, 0)] if len(x) else [], purpose="finished frames")

@@ -12,6 +12,7 @@ from torch import Tensor
 from common.distributed.parallel import Parallel
 from data.media import Frame, MediaInfo, MediaReader
 from projects.benchmarking.timing import peak_gib, timed
+from projects.video_diffusion_sr.finishing import Finisher
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.progress import ProgressBar
 from projects.video_diffusion_sr.restore import Finished, decode_and_finish, encode, prepare, restore_frames, sample
@@ -71,7 +72,7 @@ class Pipeline:
         info, rows = self.clip.info, self.restorer.rows(self.clip.info)
         size = self.restorer.geometry.output_size(info.height, info.width)
         inputs, restored = iter(self.clip), iter(self.restored)
-        self._take(decode_and_finish(restored, inputs, self.times, size, self.restorer, rows))
+        self._take(decode_and_finish(restored, inputs, self.times, Finisher(size, self.restorer), rows))
 
     def whole(self) -> None:
         """All stages in one go, as a file goes."""

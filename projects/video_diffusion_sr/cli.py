@@ -13,9 +13,10 @@ from common.signals import exit_code, interrupted_by_signals
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.cli_parser import parser
 from projects.video_diffusion_sr.dry_run import kernels_for
+from projects.video_diffusion_sr.output_form import finish_from_flags
 from projects.video_diffusion_sr.output_size import size_from_flags
 from projects.video_diffusion_sr.presets import Preset
-from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
 from projects.video_diffusion_sr.run_order import Job, restore_all
 from projects.video_diffusion_sr.run_page.page import page_of, target_of
@@ -118,8 +119,6 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--strength {args.strength} must lie between 0 (the input) and 1 (the restored clip)")
     if args.timeout <= 0:
         raise ValueError(f"--timeout {args.timeout} must be a positive number of seconds")
-    if args.crf is not None and not 0 <= args.crf <= 51:
-        raise ValueError(f"--crf {args.crf} must lie between 0 (lossless) and 51")
     if args.vram is not None and not args.vram > 0:
         raise ValueError(f"--vram {args.vram:g} must be a positive number of GiB")
     if args.window is not None and args.window < 0:
@@ -151,7 +150,5 @@ def read_request(args: argparse.Namespace) -> Request:
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
         overlap=not args.no_overlap,
-        finish=Finish(
-            args.color_fix, args.strength, args.out_fps, args.crf, args.compare, not args.no_metadata, args.frames_out
-        ),
+        finish=finish_from_flags(args),
     )

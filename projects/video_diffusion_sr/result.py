@@ -11,6 +11,7 @@ from torch import Tensor
 from data.media import BusyError, MediaError, MediaInfo, open_writer
 from projects.video_diffusion_sr.comparison import Comparison
 from projects.video_diffusion_sr.file_errors import OutputError, SkippedError, sentence
+from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.run_page.samples import Samples
 
 Existing = Literal["replace", "skip", "refuse"]
@@ -22,7 +23,7 @@ class Result:
     Args:
         output: the file to be. info: the input. size: (height, width) of the frames.
         existing: what to do with a result that is there, or that another run makes now.
-        compare, frame_rate, crf, metadata, frames_out, page_room: see `request.Finish`.
+        wishes: of the user; those about the form of the result count.
 
     Raises:
         SkippedError: there is one already, or there will be, and `existing` is "skip".
@@ -36,19 +37,16 @@ class Result:
         size: tuple[int, int],
         *,
         existing: Existing = "replace",
-        compare: bool = False,
-        frame_rate: Fraction | None = None,
-        crf: float | None = None,
-        metadata: bool = True,
-        frames_out: str | None = None,
-        page_room: int | None = None,
+        wishes: Finish | None = None,
     ) -> None:
-        quality = {} if crf is None else {"crf": crf}
+        wishes = wishes or Finish()
+        frames_out = None if info.kind == "image" else wishes.frames_out
         self.output, self.frames, self._open = output, 0, True
         try:
             self.writer = open_writer(
-                output, info, size, frame_rate=frame_rate, metadata=metadata, frames_out=frames_out, **quality
-            )
+                output, info, size, frame_rate=wishes.frame_rate, metadata=wishes.metadata, frames_out=frames_out,
+                options=wishes.output,
+            )  # fmt: skip
         except BusyError as error:
             if existing == "skip":
                 raise SkippedError(f"{error}; skipped") from error
@@ -62,8 +60,8 @@ class Result:
                 f"{info.path.name}: {output} exists by now; --overwrite replaces it, --skip_existing leaves it"
             )
         beside = output.with_name(f"{output.name}.mp4") if frames_out else output
-        self.comparison = Comparison(beside, info, size, compare, frame_rate)
-        self.samples = Samples(info, page_room)
+        self.comparison = Comparison(beside, info, size, wishes.compare, wishes.frame_rate)
+        self.samples = Samples(info, wishes.page_room)
 
     def write(
         self,

@@ -14,7 +14,7 @@ from common.claim import remove_leftovers
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.media import MediaError, Probe, output_path, place_of, probe_all
+from data.media import MediaError, Probe, place_of, probe_all
 from data.media.sequence import folder_of, size_in_bytes
 from data.media.sequence_writer import why_not_replaced
 from projects.video_diffusion_sr.comparison import FOLDER as COMPARE
@@ -25,6 +25,7 @@ from projects.video_diffusion_sr.file_errors import (
 from projects.video_diffusion_sr.find_inputs import find_inputs
 from projects.video_diffusion_sr.memory.budget import Clip, clip_of, read_budget
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
+from projects.video_diffusion_sr.output_form import finish_from_flags, place_of_result
 from projects.video_diffusion_sr.result import Existing
 from projects.video_diffusion_sr.run_page.lines import outcome
 from projects.video_diffusion_sr.settings import RunSettings
@@ -102,15 +103,15 @@ def judge(path: Path, found: Probe | MediaError, args: argparse.Namespace, attem
     """
     if isinstance(found, MediaError):
         raise found
-    frames_out = None if found.kind == "image" else args.frames_out
-    place = place_of(path, args.video_path, args.output_dir)
-    output = output_path(path, place, found, frames_out=frames_out)
-    refusal = refuse_output(path, output, args, attempt, is_folder=frames_out is not None)
+    place, wishes = place_of(path, args.video_path, args.output_dir), finish_from_flags(args)
+    output = place_of_result(path, place, found, wishes)
+    is_folder = found.kind != "image" and wishes.frames_out is not None
+    refusal = refuse_output(path, output, args, attempt, is_folder=is_folder)
     if refusal == SKIP:
         raise SkippedError(f"{path.name}: skipped, {output} exists")
     if refusal is not None:
         raise ValueError(refusal)
-    return clip_of(found)
+    return clip_of(found, wishes.stored)
 
 
 def refuse_output(

@@ -132,9 +132,10 @@ def test_a_gray_picture_stays_gray(tmp_path, suffix):
     assert result.mode == "L" and result.size == (72, 48)
 
 
-def test_sixteen_bits_are_told_to_become_eight(tmp_path, caplog):
+def test_sixteen_bits_stay_so_where_the_format_has_them(tmp_path, caplog):
     Image.fromarray(np.arange(96, dtype=np.uint16).reshape(8, 12) * 600).save(tmp_path / "in.png")
-    assert through(tmp_path / "in.png", tmp_path / "out").mode == "L"
+    assert through(tmp_path / "in.png", tmp_path / "out").mode == "I;16" and not caplog.text
+    assert through(tmp_path / "in.png", tmp_path / "out", suffix=".jpg").mode == "L"
     assert caplog.text.count("in.png: has 16 bits a sample, the result has 8") == 1
     Image.fromarray(np.linspace(0, 1, 96, dtype=np.float32).reshape(8, 12)).save(tmp_path / "in.tif")
     assert through(tmp_path / "in.tif", tmp_path / "out").mode == "L"

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from projects.video_diffusion_sr.cli_parser import COLOR_FIXES, DTYPE_NAMES, parser
+from data.media import codecs
+from projects.video_diffusion_sr.cli_parser import CODECS, COLOR_FIXES, CONTAINERS, DTYPE_NAMES, ENCODERS, parser
 from projects.video_diffusion_sr.color_fix import KINDS
 from projects.video_diffusion_sr.presets import SEEDVR2_3B
 from projects.video_diffusion_sr.request import DTYPES
@@ -14,6 +15,7 @@ from tests.conftest import ROOT
 
 def test_the_choices_are_those_that_exist():
     assert COLOR_FIXES == KINDS and set(DTYPE_NAMES) == set(DTYPES)
+    assert (CODECS, CONTAINERS, ENCODERS) == (codecs.CODECS, codecs.CONTAINERS, codecs.ENCODERS)
 
 
 def test_the_example_names_what_the_user_typed():

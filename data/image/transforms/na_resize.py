@@ -58,7 +58,7 @@ class NaResize:
 
 
 def resize_8_bit(pixels: Tensor, size: tuple[int, int], divisor: int = 255) -> Tensor:
-    """u8 [C, H, W] -> float32 [C, h, w]: the antialiased bicubic of `pixels / divisor`, unclamped.
+    """[C, H, W] of u8, or of floats -> float32 [C, h, w]: the antialiased bicubic of `pixels / divisor`, unclamped.
 
     A large picture is resized in strips, with the same numbers: the filter runs along the rows first, and then only
     along the columns. Beside the pixels this needs the resized rows, 4 C H w bytes, and a strip.
