@@ -18,7 +18,8 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process, choose_device
 from common.distributed.timeout import TIMEOUT_S
 from common.extras import MissingExtra
-from data.media import Frame, MediaError, MediaInfo, MediaReader
+from data.media import Frame, MediaError, MediaInfo, MediaReader, Stretch
+from data.media.stretch import seconds_of
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.color_fix import KINDS
@@ -131,9 +132,11 @@ class Engine:
                 if len(result):
                     yield result
 
-    def file(self, source: Path, folder: Path, wishes: Wishes, report: Report) -> Path:
-        """Restore a file into a folder, under the name that the command line gives it; the result's path."""
-        made, plan = self.prepare(wishes, info_of(source))
+    def file(self, source: Path, folder: Path, wishes: Wishes, report: Report, stretch: Stretch) -> Path:
+        """Restore a part of a file into a folder, under the name that the command line gives it; the result's path."""
+        info = info_of(source)
+        made, plan = self.prepare(wishes, replace(info, frame_count_hint=stretch.frames(info)))
+        made = replace(made, stretch=stretch)
         with running():
             done = restore.restore_clip(
                 source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
@@ -199,7 +202,15 @@ def with_sampling(infer: VideoDiffusionInfer, wishes: Wishes) -> VideoDiffusionI
 def open_clip(path: Path, deinterlace: str) -> MediaReader:
     """A reader of a file; InputError when there is none, or it is no clip."""
     with errors_as(InputError, ValueError):
-        return open_input(path, deinterlace)
+        return open_input(path, deinterlace, Stretch())
+
+
+def stretch_of(start: float | str | None, end: float | str | None, frames: int | tuple[int, int] | None) -> Stretch:
+    """The part of a clip that a caller names; InputError for one that cannot be."""
+    with errors_as(InputError, ValueError, TypeError):
+        first, count = (0, frames) if frames is None or isinstance(frames, int) else (frames[0], frames[1] - frames[0])
+        begin, until = (None if moment is None else seconds_of(str(moment)) for moment in (start, end))
+        return Stretch(begin or None, until, first, count)
 
 
 def info_of(path: Path) -> MediaInfo:

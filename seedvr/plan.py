@@ -68,7 +68,9 @@ def describe(path: Path, budget: Budget, bound: float | None) -> str:
     """
     with open_media(path) as reader:
         info = reader.info
-    clip = clip_of(info)
+    stretch = budget.settings.request.stretch
+    stretch.check_begins_in(info, path)
+    clip = clip_of(info, stretch)
     work = budget.work(clip)
     height, width = budget.settings.geometry.output_size(info.height, info.width)
     frames = "an unknown number of" if clip.frames is None else str(clip.frames)

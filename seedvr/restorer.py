@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data.media.sequence import is_sequence
-from seedvr.engine import Engine, Frame, OutputSize, Wishes, facts, open_clip
+from seedvr.engine import Engine, Frame, OutputSize, Wishes, facts, open_clip, stretch_of
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
 from seedvr.live import Live
@@ -82,6 +82,9 @@ class Restorer:
         source: str | PathLike,
         target: str | PathLike,
         *,
+        start: float | str | None = None,
+        end: float | str | None = None,
+        frames: int | tuple[int, int] | None = None,
         progress: Callback | None = None,
         cancel: Flag | None = None,
         **settings: Any,
@@ -91,13 +94,16 @@ class Restorer:
         Args:
             source: a file; of numbered pictures their folder, or a pattern such as `walk/frame_%05d.png`.
             target: the result's path, replaced if it exists; or a folder (existing, or named with a slash at its end),
-                in which the result gets the input's name.
+                in which the result gets the name that the command line gives it.
+            start, end: restore what is first shown from here on, and before there: seconds, or "hh:mm:ss.ms". Sound
+                and what else stands beside the picture is cut at the same moments.
+            frames: restore so many frames, or those from the first number up to the second, which is left out; from 0.
         Returns:
             The result's path. It appears when it is complete, or not at all.
         Raises:
             InputError: the input cannot be read, or the target's suffix is not that of the result.
         """
-        wishes, source = self._wishes(settings), Path(source)
+        wishes, source, stretch = self._wishes(settings), Path(source), stretch_of(start, end, frames)
         into_folder = os.fspath(target).endswith(("/", os.sep)) or Path(target).is_dir()
         folder = Path(target) if into_folder else Path(target).parent
         if not source.is_file() and not is_sequence(source):
@@ -105,7 +111,7 @@ class Restorer:
         folder.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the result gets its name in one step.
         with self._alone(), tempfile.TemporaryDirectory(dir=folder, prefix=".seedvr-") as unfinished:
-            made = self._engine.file(source, Path(unfinished), wishes, Report(progress, cancel))
+            made = self._engine.file(source, Path(unfinished), wishes, Report(progress, cancel), stretch)
             final = folder / made.name if into_folder else Path(target)
             if made.suffix.lower() != final.suffix.lower():
                 raise InputError(

@@ -46,6 +46,8 @@ class MediaInfo:
         time_origin: container time, in seconds, that frames and audio call zero.
         audio_codecs: codec names of the audio streams that can be read, in order.
         subtitle_codecs: codec names of the subtitles, in order.
+        cut: of a part of a clip (`Stretch`), the seconds of the whole clip that lie before it; what stands beside the
+            picture is cut at its begin and its end. None: the whole clip.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class MediaInfo:
     time_origin: Fraction = Fraction(0)
     audio_codecs: tuple[str, ...] = ()
     subtitle_codecs: tuple[str, ...] = ()
+    cut: Fraction | None = None
 
 
 class MediaReader(ABC):

@@ -19,7 +19,7 @@ from data.media.picture_file import (
     open_picture,
     quiet_pillow,
 )
-from data.media.sequence import is_sequence, numbered
+from data.media.sequence import SEQUENCE_RATE, is_sequence, numbered
 from data.media.video_file import choose_tracks, describe, first_frame, open_container
 
 
@@ -32,6 +32,7 @@ class Probe:
         height, width: pixels as displayed.
         frame_count_hint: about how many frames there are; None when the file does not say.
         audio_codecs, subtitle_codecs: of the tracks that can be read; `output_path` depends on them.
+        duration: seconds; None when the file does not say.
     """
 
     kind: Kind
@@ -40,6 +41,7 @@ class Probe:
     frame_count_hint: int | None
     audio_codecs: tuple[str, ...] = ()
     subtitle_codecs: tuple[str, ...] = ()
+    duration: float | None = None
 
 
 def probe(path: str | PathLike) -> Probe:
@@ -61,14 +63,15 @@ def probe(path: str | PathLike) -> Probe:
             info = describe(path, container, tracks, first, orientation_of(first).transpose)
     if min(info.height, info.width) < 1:
         raise MediaError(f"{shown(path)}: its frames have no pixels")
-    codecs = info.audio_codecs, info.subtitle_codecs
-    return Probe("video", info.height, info.width, info.frame_count_hint, *codecs)
+    codecs, seconds = (info.audio_codecs, info.subtitle_codecs), info.duration and float(info.duration)
+    return Probe("video", info.height, info.width, info.frame_count_hint, *codecs, seconds)
 
 
 def _probe_sequence(path: Path) -> Probe:
     pictures = numbered(path).files
     first = _probe_picture(pictures[0])
-    return Probe("sequence", first.height, first.width, len(pictures))
+    seconds = float(len(pictures) / SEQUENCE_RATE)
+    return Probe("sequence", first.height, first.width, len(pictures), duration=seconds)
 
 
 def _probe_picture(path: Path) -> Probe:

@@ -10,12 +10,16 @@ from data.media.info import MediaReader
 from data.media.picture_file import holds_picture, is_animation, open_picture
 from data.media.sequence import is_sequence
 from data.media.sequence_reader import SequenceReader
+from data.media.stretch import WHOLE, Stretch
+from data.media.stretch_reader import StretchReader
 from data.media.video_reader import Deinterlace, VideoReader
 
 logger = get_logger(__name__)
 
 
-def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto") -> MediaReader:
+def open_media(
+    path: str | PathLike, *, deinterlace: Deinterlace = "auto", stretch: Stretch = WHOLE
+) -> MediaReader:
     """Open a video, a picture, an animation or a clip of numbered pictures, by what it holds and not by its name.
 
     What was chosen or left out (`MediaReader.notes`) is told, a line each.
@@ -23,6 +27,7 @@ def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto") -> Me
     Args:
         path: a file; of numbered pictures their folder, or a printf pattern such as `walk/frame_%05d.png`.
         deinterlace: for videos; "auto" treats frames that are marked as interlaced, "always" all, "never" none.
+        stretch: of a clip, the part that is read; a picture is whole.
 
     Raises:
         MediaError: a sentence; the file is missing, empty, not media, damaged, or without a single frame. Whatever
@@ -40,6 +45,8 @@ def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto") -> Me
             reader = AnimationReader(path) if animated else ImageReader(path)
         else:
             reader = VideoReader(path, deinterlace)
+        if stretch.applies_to(reader.info.kind):
+            reader = StretchReader(reader, stretch)
     for note in reader.notes:
         logger.warning("%s", note)
     return reader

@@ -52,13 +52,13 @@ class SubtitleTimes:
 class CopiedSubtitles(CopiedTrack):
     """Packets as they are."""
 
-    clock = SubtitleTimes
+    clock, divides = SubtitleTimes, True
 
 
 class ConvertedSubtitles(TrackWriter):
     """Decoded to text and encoded as what the container takes; italics and the like stay, places and fonts do not."""
 
-    clock = SubtitleTimes
+    clock, divides = SubtitleTimes, True
 
     def __init__(self, track: SubtitleTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
         super().__init__(track, stream, output, *clock)

@@ -10,6 +10,7 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
+from data.media import Stretch
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.cli_parser import parser
 from projects.video_diffusion_sr.output_size import size_from_flags
@@ -87,7 +88,7 @@ def prepare(
         Files that have failed already; all files; what `restore_all` takes for the others, None where none is left.
     """
     parallel = Parallel(process, args.sp_size)
-    seen = survey(args, process)
+    seen = survey(args, request.stretch, process)
     if seen.refusal is not None:
         raise RefusedRequest(seen.refusal)
     if not seen.clips:
@@ -103,6 +104,18 @@ def prepare(
     paths = parallel.files(todo, cost=seen.sizes.__getitem__, journal=journal)
     job = Job(args.output_dir, restorer, plans, existing, root=args.video_path)
     return failed, seen.total, (paths, job, journal is None)
+
+
+def stretch_from_flags(args: argparse.Namespace) -> Stretch:
+    """The part of each clip that is asked for; ValueError where two flags say the same."""
+    first, count = args.frames or (0, None)
+    if first and args.start:
+        raise ValueError("--start and the first number of --frames both say where to begin: leave one of them out")
+    if count is not None and args.end is not None:
+        raise ValueError("--end and the number of --frames both say where to end: leave one of them out")
+    if args.end is not None and args.end <= (args.start or 0):
+        raise ValueError("--end is not behind --start: no frame lies between them")
+    return Stretch(args.start or None, args.end, first, count)
 
 
 def read_request(args: argparse.Namespace) -> Request:
@@ -143,6 +156,7 @@ def read_request(args: argparse.Namespace) -> Request:
         weights_8_bit=args.weights_8_bit,
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
+        stretch=stretch_from_flags(args),
         overlap=not args.no_overlap,
         finish=Finish(
             args.color_fix, args.strength, args.out_fps, args.crf, args.compare, not args.no_metadata, args.frames_out

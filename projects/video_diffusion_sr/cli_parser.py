@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from common.distributed.timeout import TIMEOUT_S
+from data.media.stretch import frames_of, seconds_of
 from projects.video_diffusion_sr.presets import Preset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,11 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         help="a folder of numbered pictures is one clip; without this, only folders in the folder are, if all in them "
         "looks like frames",
     )  # fmt: skip
+    files.add_argument("--start", type=_time, metavar="TIME", help="restore from here on: seconds, or hh:mm:ss.ms")
+    files.add_argument("--end", type=_time, metavar="TIME", help="up to here; sound and chapters follow")
+    files.add_argument(
+        "--frames", type=_frames, metavar="N | A:B", help="N frames, or frame A up to B, which is left out; from 0"
+    )
     exists = files.add_mutually_exclusive_group()
     exists.add_argument("--overwrite", action="store_true", help="replace results that exist")
     exists.add_argument(
@@ -154,6 +160,20 @@ def _exact_size(text: str) -> tuple[int, int]:
     if not (cross and width.isdecimal() and height.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1920x1080")
     return int(height), int(width)
+
+
+def _time(text: str) -> Fraction:
+    try:
+        return seconds_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _frames(text: str) -> tuple[int, int | None]:
+    try:
+        return frames_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _rate(text: str) -> Fraction:

@@ -65,10 +65,12 @@ class ClipRun:
 
     def _open(self, output_dir: Path, existing: Existing) -> None:
         restorer, enter = self._restorer, self._stack.enter_context
-        self.reader = enter(open_input(self.source, restorer.deinterlace))
+        self.reader = enter(open_input(self.source, restorer.deinterlace, restorer.stretch))
         self.info: MediaInfo = self.reader.info
         frames_out = None if self.info.kind == "image" else restorer.finish.frames_out
-        self.output = output_path(self.source, output_dir, self.info, frames_out=frames_out)
+        self.output = output_path(
+            self.source, output_dir, self.info, frames_out=frames_out, stretch=restorer.stretch
+        )
         self.size = restorer.geometry.output_size(self.info.height, self.info.width)
         self.result = None
         if self.leads:

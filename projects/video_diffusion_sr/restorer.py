@@ -7,7 +7,7 @@ import torch
 
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import Rows, WholeClip
-from data.media import MediaInfo
+from data.media import MediaInfo, Stretch
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
@@ -27,6 +27,7 @@ class Restorer:
     use_sample: bool = True  # encode to a sample of the posterior, not its mean
     finish: Finish = field(default_factory=Finish)
     deinterlace: str = "auto"
+    stretch: Stretch = field(default_factory=Stretch)  # the part of each clip that is restored
     overlap: bool = True  # reading and writing happen in threads beside the one that computes
 
     @property

@@ -11,7 +11,8 @@ import torch
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.media import MediaInfo, Probe
+from data.media import MediaInfo, Probe, Stretch
+from data.media.stretch import WHOLE
 from data.video.framing import causal_length
 from projects.video_diffusion_sr.communication import token_share
 from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, candidates
@@ -39,9 +40,9 @@ class Clip:
     still: bool = False
 
 
-def clip_of(info: MediaInfo | Probe) -> Clip:
-    """What planning needs of a file that was opened, or looked into."""
-    return Clip(info.height, info.width, info.frame_count_hint, info.kind == "image")
+def clip_of(info: MediaInfo | Probe, stretch: Stretch = WHOLE) -> Clip:
+    """What planning needs of a file that was opened, or looked into, or of a part of it."""
+    return Clip(info.height, info.width, stretch.frames(info), info.kind == "image")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""How is a part of a clip read as if it were a clip of its own?
+
+The file is decoded from its beginning, and what lies before the part is dropped: so its frames are those of the whole
+clip to the last bit, and their times too, whatever the container knows of its frames.
+"""
+
+from collections.abc import Generator
+from dataclasses import replace
+from fractions import Fraction
+from typing import Self
+
+from data.media.errors import MediaError, shown
+from data.media.frame import Frame
+from data.media.info import MediaReader
+from data.media.stretch import Stretch
+
+
+class StretchReader(MediaReader):
+    """The frames of a part, at times from zero on.
+
+    A part that begins with the clip keeps the clip's zero. Else its first frame is the new zero, also for what stands
+    beside the picture (`MediaInfo.cut`). Opening reads up to that frame.
+
+    Args:
+        reader: of the whole clip; this object closes it.
+        stretch: not whole.
+    Raises:
+        MediaError: no frame lies in the part.
+    """
+
+    def __init__(self, reader: MediaReader, stretch: Stretch) -> None:
+        self._reader, self._stretch = reader, stretch
+        self.notes, whole = reader.notes, reader.info
+        stretch.check_begins_in(whole, whole.path)
+        self._zero = Fraction(0)
+        if stretch.first or stretch.start:
+            self._zero = self._first_time()
+        count = stretch.frames(whole)
+        left = [None if whole.duration is None else whole.duration - self._zero, stretch.end and stretch.end - self._zero]
+        if stretch.count is not None and whole.frame_rate and not whole.variable_frame_rate:
+            left.append(stretch.count / whole.frame_rate)
+        self.info = replace(
+            whole,
+            frame_count_hint=count,
+            duration=min((seconds for seconds in left if seconds is not None), default=None),
+            time_origin=whole.time_origin + self._zero,
+            cut=self._zero,
+        )
+
+    def _first_time(self) -> Fraction:
+        frames = self._part()
+        try:
+            return next(frames).time
+        finally:
+            frames.close()
+
+    def _part(self) -> Generator[Frame]:
+        """The frames of the part, at their times in the whole clip; at least one."""
+        stretch, number, given = self._stretch, -1, 0
+        frames = iter(self._reader)
+        try:
+            for number, frame in enumerate(frames):
+                if stretch.end is not None and frame.time >= stretch.end:
+                    break
+                if number < stretch.first or (stretch.start is not None and frame.time < stretch.start):
+                    continue
+                yield frame
+                given += 1
+                if given == stretch.count:
+                    break
+            else:
+                self.damage = self._reader.damage
+        finally:
+            frames.close()
+        if not given:
+            what = stretch.missing(frames=number + 1)
+            raise MediaError(f"{shown(self._reader.info.path)}: {what}")
+
+    def _frames(self) -> Generator[Frame]:
+        self.damage = None
+        for frame in self._part():
+            yield replace(frame, time=frame.time - self._zero)
+
+    def again(self) -> Self:
+        other = super().again()
+        other._reader, other.damage = self._reader.again(), None
+        return other
+
+    def close(self) -> None:
+        self._reader.close()
