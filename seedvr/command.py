@@ -59,10 +59,11 @@ def restore(arguments: list[str]) -> int:
 
 
 def plan(arguments: list[str]) -> int:
-    """What `restore` would do with the same flags."""
-    from seedvr.plan import main as show_plan
+    """`restore --plan`: what it would do with the same flags."""
+    from projects.video_diffusion_sr.start import start_preset
 
-    return show_plan(*chosen_model("plan", arguments, ["--video_path"]))
+    preset, arguments = chosen_model("plan", arguments, ["--video_path"])
+    return start_preset(preset, [*arguments, "--plan"], "seedvr plan")
 
 
 def download(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ numbers of the command line. Where the pipeline changes, this is the file that c
 """
 
 import gc
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, unplann
 from projects.video_diffusion_sr.memory.stages import lasting
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import Preset
+from projects.video_diffusion_sr.record import Recorder, move_record, recorder, remove_record
 from projects.video_diffusion_sr.request import ROOT, Finish, Request
 from projects.video_diffusion_sr.settings import resolve
 from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError
@@ -59,6 +61,14 @@ class Wishes:
             raise InputError(f"unknown colour fix {self.color_fix!r}; choose one of {', '.join(KINDS)}")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"steps {self.steps} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of a file: stretch: what of it is restored. record: a record is written beside the result."""
+
+    stretch: Stretch
+    record: bool = False
 
 
 class Engine:
@@ -132,16 +142,22 @@ class Engine:
                 if len(result):
                     yield result
 
-    def file(self, source: Path, folder: Path, wishes: Wishes, report: Report, stretch: Stretch) -> Path:
+    def file(self, source: Path, folder: Path, wishes: Wishes, report: Report, part: Part) -> Path:
         """Restore a part of a file into a folder, under the name that the command line gives it; the result's path."""
-        info = info_of(source)
+        info, stretch = info_of(source), part.stretch
         made, plan = self.prepare(wishes, replace(info, frame_count_hint=stretch.frames(info)))
-        made = replace(made, stretch=stretch)
+        made = replace(made, stretch=stretch, recorder=self._recorder(wishes, made, stretch) if part.record else None)
         with running():
             done = restore.restore_clip(
                 source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
             )
         return done.output
+
+    def _recorder(self, wishes: Wishes, made: restorer.Restorer, stretch: Stretch) -> Recorder:
+        """What writes the record of one result, as if its settings had been asked for on the command line."""
+        asked = {"size": wishes.size, "seed": wishes.seed, "steps": wishes.steps, "cfg_scale": wishes.guidance}
+        request = replace(self.request, **asked, finish=made.finish, stretch=stretch)
+        return recorder(replace(self.settings, request=request, sampling=made.infer.sampling))
 
     def release(self) -> None:
         """Drop the networks' weights; `prepare` loads them again."""
@@ -211,6 +227,14 @@ def stretch_of(start: float | str | None, end: float | str | None, frames: int |
         first, count = (0, frames) if frames is None or isinstance(frames, int) else (frames[0], frames[1] - frames[0])
         begin, until = (None if moment is None else seconds_of(str(moment)) for moment in (start, end))
         return Stretch(begin or None, until, first, count)
+
+
+def place(made: Path, final: Path, record: bool) -> None:
+    """Give a result its name, and its record one that goes with it; the record of what was there goes."""
+    remove_record(final)
+    os.replace(made, final)
+    if record:
+        move_record(made, final)
 
 
 def info_of(path: Path) -> MediaInfo:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data.media.sequence import is_sequence
-from seedvr.engine import Engine, Frame, OutputSize, Wishes, facts, open_clip, stretch_of
+from seedvr.engine import Engine, Frame, OutputSize, Part, Wishes, facts, open_clip, place, stretch_of
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
 from seedvr.live import Live
@@ -85,6 +85,7 @@ class Restorer:
         start: float | str | None = None,
         end: float | str | None = None,
         frames: int | tuple[int, int] | None = None,
+        record: bool = False,
         progress: Callback | None = None,
         cancel: Flag | None = None,
         **settings: Any,
@@ -98,12 +99,14 @@ class Restorer:
             start, end: restore what is first shown from here on, and before there: seconds, or "hh:mm:ss.ms". Sound
                 and what else stands beside the picture is cut at the same moments.
             frames: restore so many frames, or those from the first number up to the second, which is left out; from 0.
+            record: also write the command line's JSON of settings, versions, weights and times, under the result's
+                name with ".json" behind it.
         Returns:
             The result's path. It appears when it is complete, or not at all.
         Raises:
             InputError: the input cannot be read, or the target's suffix is not that of the result.
         """
-        wishes, source, stretch = self._wishes(settings), Path(source), stretch_of(start, end, frames)
+        wishes, source, part = self._wishes(settings), Path(source), Part(stretch_of(start, end, frames), record)
         into_folder = os.fspath(target).endswith(("/", os.sep)) or Path(target).is_dir()
         folder = Path(target) if into_folder else Path(target).parent
         if not source.is_file() and not is_sequence(source):
@@ -111,7 +114,7 @@ class Restorer:
         folder.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the result gets its name in one step.
         with self._alone(), tempfile.TemporaryDirectory(dir=folder, prefix=".seedvr-") as unfinished:
-            made = self._engine.file(source, Path(unfinished), wishes, Report(progress, cancel), stretch)
+            made = self._engine.file(source, Path(unfinished), wishes, Report(progress, cancel), part)
             final = folder / made.name if into_folder else Path(target)
             if made.suffix.lower() != final.suffix.lower():
                 raise InputError(
@@ -119,7 +122,7 @@ class Restorer:
                 )
             if final.exists() and source.exists() and final.samefile(source):
                 raise InputError(f"{final}: the result would replace the input; choose another target")
-            os.replace(made, final)
+            place(made, final, record)
         return final
 
     def stream(

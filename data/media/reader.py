@@ -17,9 +17,7 @@ from data.media.video_reader import Deinterlace, VideoReader
 logger = get_logger(__name__)
 
 
-def open_media(
-    path: str | PathLike, *, deinterlace: Deinterlace = "auto", stretch: Stretch = WHOLE
-) -> MediaReader:
+def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto", stretch: Stretch = WHOLE) -> MediaReader:
     """Open a video, a picture, an animation or a clip of numbered pictures, by what it holds and not by its name.
 
     What was chosen or left out (`MediaReader.notes`) is told, a line each.

@@ -11,8 +11,9 @@ from typing import Self
 
 from data.media.errors import MediaError, shown
 from data.media.frame import Frame
-from data.media.info import MediaReader
+from data.media.info import MediaReader, middles
 from data.media.stretch import Stretch
+from data.media.video_reader import VideoReader
 
 
 class StretchReader(MediaReader):
@@ -36,13 +37,13 @@ class StretchReader(MediaReader):
         if stretch.first or stretch.start:
             self._zero = self._first_time()
         count = stretch.frames(whole)
-        left = [None if whole.duration is None else whole.duration - self._zero, stretch.end and stretch.end - self._zero]
+        left = [end - self._zero for end in (whole.duration, stretch.end) if end is not None]
         if stretch.count is not None and whole.frame_rate and not whole.variable_frame_rate:
             left.append(stretch.count / whole.frame_rate)
         self.info = replace(
             whole,
             frame_count_hint=count,
-            duration=min((seconds for seconds in left if seconds is not None), default=None),
+            duration=min(left, default=None),
             time_origin=whole.time_origin + self._zero,
             cut=self._zero,
         )
@@ -80,6 +81,13 @@ class StretchReader(MediaReader):
         self.damage = None
         for frame in self._part():
             yield replace(frame, time=frame.time - self._zero)
+
+    def stills(self, count: int) -> list[Frame]:
+        found = []
+        if self.info.duration is not None and isinstance(self._reader, VideoReader):
+            moments = [self._zero + moment for moment in middles(self.info.duration, count)]
+            found = [replace(frame, time=frame.time - self._zero) for frame in self._reader.shown_at(moments)]
+        return found if len(found) == count else super().stills(count)
 
     def again(self) -> Self:
         other = super().again()

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.distributed.failures import RefusedRequest
@@ -12,13 +13,16 @@ from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
 from data.media import Stretch
 from projects.video_diffusion_sr.build import load
-from projects.video_diffusion_sr.cli_parser import parser
+from projects.video_diffusion_sr.cli_parser import parse_flags
 from projects.video_diffusion_sr.output_size import size_from_flags
 from projects.video_diffusion_sr.presets import Preset
+from projects.video_diffusion_sr.preview import preview_all
+from projects.video_diffusion_sr.record import recorder
 from projects.video_diffusion_sr.request import Finish, Request
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
 from projects.video_diffusion_sr.run_order import Job, restore_all
 from projects.video_diffusion_sr.settings import resolve
+from projects.video_diffusion_sr.show_plan import show_plan
 
 logger = get_logger(__name__)
 
@@ -35,7 +39,7 @@ def main(preset: Preset, arguments: Sequence[str] | None = None, command: str | 
         The exit code: 0; 1 when a file failed; 2 for a bad request; 130, 143 or 129 when ended by Ctrl-C, SIGTERM or
         SIGHUP.
     """
-    args = parser(preset, command).parse_args(arguments)
+    args = parse_flags(preset, arguments, command)
     set_up_logging(args.verbose)
     try:
         with interrupted_by_signals():
@@ -59,6 +63,8 @@ def main(preset: Preset, arguments: Sequence[str] | None = None, command: str | 
 def run(preset: Preset, args: argparse.Namespace) -> int:
     """All files of one request."""
     request = read_request(args)
+    if args.plan:
+        return SOME_FAILED if is_speaker() and show_plan(preset, request, args) else SUCCESS
     with process_group(request.device, timeout_s=args.timeout) as process:
         try:
             failed, total = run_files(preset, request, args, process)
@@ -75,7 +81,12 @@ def run_files(preset: Preset, request: Request, args: argparse.Namespace, proces
     """(failed files, files)."""
     failed, total, work = prepare(preset, request, args, process)
     if work is not None:
-        failed += sum(not restored for restored in restore_all(*work))
+        paths, job, several = work
+        if args.preview is not None:
+            done = preview_all(paths, job, args.preview)
+        else:
+            done = restore_all(paths, job, several)
+        failed += sum(not restored for restored in done)
     return failed, total
 
 
@@ -88,7 +99,7 @@ def prepare(
         Files that have failed already; all files; what `restore_all` takes for the others, None where none is left.
     """
     parallel = Parallel(process, args.sp_size)
-    seen = survey(args, request.stretch, process)
+    seen = survey(args, process, request.stretch)
     if seen.refusal is not None:
         raise RefusedRequest(seen.refusal)
     if not seen.clips:
@@ -99,6 +110,8 @@ def prepare(
     if not todo:
         return failed, seen.total, None
     restorer = load(settings, parallel, list(plans.values()))
+    if not args.no_record and args.preview is None:
+        restorer = replace(restorer, recorder=recorder(settings))
     existing = existing_results(args, process.attempt)
     journal = args.output_dir if restarts_left() or process.attempt else None
     paths = parallel.files(todo, cost=seen.sizes.__getitem__, journal=journal)
@@ -132,6 +145,8 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--vram {args.vram:g} must be a positive number of GiB")
     if args.window is not None and args.window < 0:
         raise ValueError(f"--window {args.window} must be a number of frames, or 0 for whole clips")
+    if args.preview is not None and args.preview < 1:
+        raise ValueError(f"--preview {args.preview} must be a number of frames, at least 1")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
     return Request(

@@ -1,6 +1,7 @@
 """The flags of the inference scripts. Nothing here imports PyTorch, so `--help` and a wrong flag answer at once."""
 
 import argparse
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         required=True,
         help="a video or picture, or a folder of them; numbered pictures as frame_%%05d.png",
     )
-    files.add_argument("--output_dir", type=Path, required=True, help="folder for the results; made if missing")
+    files.add_argument("--output_dir", type=Path, help="folder for the results; made if missing")
     files.add_argument(
         "--recursive", action="store_true", help="search folders in the folder too; results keep the structure"
     )
@@ -102,8 +103,19 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--no_metadata", action="store_true",
         help="leave out tags, dates, places, covers, EXIF and XMP; sound, subtitles and chapters stay",
     )  # fmt: skip
+    result.add_argument(
+        "--no_record", action="store_true", help="no JSON of settings, versions, weights and times beside the result"
+    )
+
+    result.add_argument(
+        "--preview", type=int, metavar="N",
+        help="restore N frames of each file, each as a picture, show them in NAME.preview.png, and stop",
+    )  # fmt: skip
 
     run = p.add_argument_group("how it runs")
+    run.add_argument(
+        "--plan", action="store_true", help="say sizes, windows, memory and seconds of every file, and stop"
+    )
     run.add_argument("--device", default="auto", help="auto, cuda, cuda:1, cpu, mps or xpu (%(default)s)")
     run.add_argument("--dtype", choices=DTYPE_NAMES, help="of the networks; default: bfloat16 on GPUs, float32 on CPU")
     run.add_argument("--sp_size", type=int, default=1, help="GPUs that share one clip (%(default)s)")
@@ -152,6 +164,19 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         help="say which backends are used, which thread waited, and where errors come from",
     )
     return p
+
+
+def parse_flags(
+    preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None
+) -> argparse.Namespace:
+    """The flags of a run, of the process's own arguments where none are given; ends the process for wrong ones."""
+    p = parser(preset, command)
+    args = p.parse_args(arguments)
+    if args.output_dir is None:
+        if not args.plan:
+            p.error("the following arguments are required: --output_dir")
+        args.output_dir = Path()
+    return args
 
 
 def _exact_size(text: str) -> tuple[int, int]:

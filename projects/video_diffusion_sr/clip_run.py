@@ -68,9 +68,7 @@ class ClipRun:
         self.reader = enter(open_input(self.source, restorer.deinterlace, restorer.stretch))
         self.info: MediaInfo = self.reader.info
         frames_out = None if self.info.kind == "image" else restorer.finish.frames_out
-        self.output = output_path(
-            self.source, output_dir, self.info, frames_out=frames_out, stretch=restorer.stretch
-        )
+        self.output = output_path(self.source, output_dir, self.info, frames_out=frames_out, stretch=restorer.stretch)
         self.size = restorer.geometry.output_size(self.info.height, self.info.width)
         self.result = None
         if self.leads:
@@ -148,6 +146,7 @@ class ClipRun:
         if self._failure is not None:
             raise self._failure
         self._memory = peak(self._restorer.device, self._plan)
+        self._times = self._restorer.infer.stages.times  # of this clip; the next one has others
         self._computed, self._blocked = time.perf_counter(), self.writer.waited  # `finish` waits for other reasons
         if self._restorer.parallel.size > 1:
             self._finish_writing()
@@ -172,10 +171,14 @@ class ClipRun:
             return None
         ended = time.perf_counter()
         reading = sum(reader.waited for reader in self._readers)
-        return Report(
+        report = Report(
             self.source, self.output, self._written, self.size, ended - self._started, damage=self.reader.damage,
-            waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended, **self._memory,
+            waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended,
+            stages=self._times.seconds(), **self._memory,
         )  # fmt: skip
+        if restorer.recorder is not None:
+            restorer.recorder.write(self.output, report, self.info, restorer.stretch, self._plan)
+        return report
 
     def stop(self) -> None:
         """End the writer soon, from another thread: `complete` fails then, and nothing is left."""

@@ -114,7 +114,9 @@ class VideoDiffusionInfer:
                 lambda: positive(x, t), lambda: negative(x, t), step, self.sampler.steps, sample_dim=None
             )
 
-        return self.guard.watch("the transformer", self.sampler.sample(noise, predict))
+        with self.stages.times.measured(SAMPLE):
+            restored = self.sampler.sample(noise, predict)
+        return self.guard.watch("the transformer", restored)
 
     def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor):
         """The network as a function of (x_t, t), with everything that stays the same over the steps done once."""

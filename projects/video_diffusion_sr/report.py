@@ -1,7 +1,8 @@
 """What was done with one file, in a line, and what it took."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -39,7 +40,8 @@ class Report:
     reserved: bytes that the CUDA allocator held for them at most, gaps and cache included; 0 elsewhere.
     predicted_gib: the plan's prediction of `peak_memory`; None without a prediction.
     damage: frames of the input that were lost before we saw them.
-    waits: where its seconds went. ended: of `time.perf_counter`, when the result had its name.
+    waits: where its seconds went. stages: the device's seconds in each stage of the networks, by name.
+    ended: of `time.perf_counter`, when the result had its name.
     """
 
     source: Path
@@ -53,6 +55,7 @@ class Report:
     predicted_gib: float | None = None
     waits: Waits | None = None
     ended: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
         speed = self.frames / max(self.seconds, 1e-9)

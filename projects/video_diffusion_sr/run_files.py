@@ -49,13 +49,13 @@ class Survey:
     refusal: str | None = None
 
 
-def survey(args: argparse.Namespace, stretch: Stretch, process: Process) -> Survey:
+def survey(args: argparse.Namespace, process: Process, stretch: Stretch = WHOLE) -> Survey:
     """Look at every file once, on the rank that leads, which says what it finds; the others are told.
 
     Decoders run in a process of their own there (`probe_all`): one that dies or hangs costs its file, not the job, and
     no two ranks can come to different findings.
     """
-    found = process.told_by_leader(lambda: _look(args, stretch, process))
+    found = process.told_by_leader(lambda: _look(args, process, stretch))
     if isinstance(found, str):
         return Survey(0, {}, {}, 0, found)
     total, failed, rows = found
@@ -63,7 +63,7 @@ def survey(args: argparse.Namespace, stretch: Stretch, process: Process) -> Surv
     return Survey(total, clips, {Path(path): size for path, size, _ in rows}, failed)
 
 
-def _look(args: argparse.Namespace, stretch: Stretch, process: Process) -> list | str:
+def _look(args: argparse.Namespace, process: Process, stretch: Stretch) -> list | str:
     """[number of files, failed ones, [path, bytes, fields of its `Clip`] of the others]; a sentence of refusal."""
     try:
         files = find_inputs(args)
@@ -81,7 +81,7 @@ def _look(args: argparse.Namespace, stretch: Stretch, process: Process) -> list 
     for path, found in probe_all(files):
         process.alive(f"a first look at the files, done with {path.name}")
         try:
-            clip = judge(path, found, args, stretch, process.attempt)
+            clip = judge(path, found, args, process.attempt, stretch)
             rows.append([str(path), size_in_bytes(path), astuple(clip)])
         except SkippedError as reason:
             logger.info("%s", reason)
@@ -92,7 +92,7 @@ def _look(args: argparse.Namespace, stretch: Stretch, process: Process) -> list 
 
 
 def judge(
-    path: Path, found: Probe | MediaError, args: argparse.Namespace, stretch: Stretch = WHOLE, attempt: int = 0
+    path: Path, found: Probe | MediaError, args: argparse.Namespace, attempt: int = 0, stretch: Stretch = WHOLE
 ) -> Clip:
     """What planning needs of a file that can be restored.
 
@@ -105,6 +105,8 @@ def judge(
     if isinstance(found, MediaError):
         raise found
     stretch.check_begins_in(found, path)
+    if args.preview is not None:  # a sheet is written, and no result touched
+        return Clip(found.height, found.width, 1, still=True)
     frames_out = None if found.kind == "image" else args.frames_out
     place = place_of(path, args.video_path, args.output_dir)
     output = output_path(path, place, found, frames_out=frames_out, stretch=stretch)

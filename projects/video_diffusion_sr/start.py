@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from common.distributed.job import has_ended, is_speaker
 from common.parent import end_with_parent, launched_by_torchrun
 from common.signals import exit_code, interrupted_by_signals
-from projects.video_diffusion_sr.cli_parser import parser
+from projects.video_diffusion_sr.cli_parser import parse_flags
 from projects.video_diffusion_sr.presets import PRESETS, Preset
 
 
@@ -29,7 +29,7 @@ def start_preset(preset: Preset, arguments: Sequence[str] | None = None, command
         end_with_parent()
     # All processes of a job have the same flags: one of them says what is wrong with them.
     with contextlib.nullcontext() if is_speaker() else contextlib.redirect_stderr(io.StringIO()):
-        args = parser(preset, command).parse_args(arguments)
+        args = parse_flags(preset, arguments, command)
     if has_ended(args.output_dir):  # with failures, which no restart would mend
         return 1
     try:

@@ -158,7 +158,9 @@ def test_chapters_and_subtitles_are_cut_with_the_picture(tmp_path, suffix):
             for frame in reader:
                 writer.write(frame.pixels[None], [frame.time])
     with av.open(str(target)) as result:
-        base = [(c["metadata"]["title"], c["start"] * c["time_base"], c["end"] * c["time_base"]) for c in result.chapters()]
+        base = [
+            (c["metadata"]["title"], c["start"] * c["time_base"], c["end"] * c["time_base"]) for c in result.chapters()
+        ]
         assert base == [("into", 0, Fraction("0.26")), ("out of", Fraction("0.26"), Fraction("0.36"))]
         lines = [
             (float(p.pts * p.time_base), float(p.duration * p.time_base))
@@ -190,7 +192,14 @@ def test_timecodes_follow_the_clock():
 
 
 def test_times_and_numbers_are_read_as_people_write_them():
-    for text, seconds in (("90", 90), ("12.5", 12.5), ("1:30", 90), ("01:02:03.25", 3723.25), (".5", 0.5), ("75:00", 4500)):
+    for text, seconds in (
+        ("90", 90),
+        ("12.5", 12.5),
+        ("1:30", 90),
+        ("01:02:03.25", 3723.25),
+        (".5", 0.5),
+        ("75:00", 4500),
+    ):
         assert seconds_of(text) == Fraction(seconds), text
     for text in ("", "-1", "1:75", "1:2:3:4", "1e3", "ten", "1:"):
         with pytest.raises(ValueError, match="no time such as"):
