@@ -35,7 +35,7 @@ from common.config import create_object, load_config
 from common.distributed.process import process_group
 from common.extras import MissingExtra
 from common.logger import get_logger, set_up_logging
-from common.parent import end_with_parent, launched_by_torchrun
+from common.parent import end_with_parent, has_launcher
 
 logger = get_logger(__name__)
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train; 0: the stage is complete, 2: a loss was not finite, 3: it was asked to stop and can be resumed."""
     args = parse(arguments)
     set_up_logging(args.verbose)
-    if launched_by_torchrun():
+    if has_launcher():
         end_with_parent()
     from projects.video_diffusion_sr.lora import LoraSettings
     from projects.video_diffusion_sr.training.finite import NonFiniteLoss

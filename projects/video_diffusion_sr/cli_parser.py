@@ -26,7 +26,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         prog=script,
         description=f"Restore videos and pictures with {preset.name}.",
         epilog=f"example: {start} --video_path clips --output_dir restored --res_h {preset.res[0]} "
-        f"--res_w {preset.res[1]}\nOn several GPUs put torchrun --nproc-per-node=N in front instead of python.",
+        f"--res_w {preset.res[1]}\nOn several GPUs add --gpus N, or put torchrun --nproc-per-node=N in front.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     files = p.add_argument_group("files (paths are relative to where you stand)")
@@ -118,6 +118,10 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     )
     run.add_argument("--device", default="auto", help="auto, cuda, cuda:1, cpu, mps or xpu (%(default)s)")
     run.add_argument("--dtype", choices=DTYPE_NAMES, help="of the networks; default: bfloat16 on GPUs, float32 on CPU")
+    run.add_argument(
+        "--gpus", type=_count, default=1, metavar="N",
+        help="start N processes on this machine, one a GPU, and end as they do, in place of torchrun (%(default)s)",
+    )  # fmt: skip
     run.add_argument("--sp_size", type=int, default=1, help="GPUs that share one clip (%(default)s)")
     run.add_argument(
         "--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS",
@@ -185,6 +189,12 @@ def _exact_size(text: str) -> tuple[int, int]:
     if not (cross and width.isdecimal() and height.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1920x1080")
     return int(height), int(width)
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and text.isascii() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 def _time(text: str) -> Fraction:
