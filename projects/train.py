@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--train", help="the run's YAML (default: configs_train/STAGE.yaml)")
     add("--data", nargs="+", required=True, help="folders of videos and images, or one folder of stored latents")
     add("--output", type=Path, required=True, help="the run's folder: checkpoints, logs, pictures, exported weights")
-    add("--init_from", help="weights to start from, .pth or .safetensors")
+    add("--init_from", help="weights to start from, in any layout that inference reads")
     add("--init_discriminator", help="adversarial: weights of the diffusion model before distillation")
     add("--validation", nargs="+", default=[], help="folders of held-out clips, measured every validation.every steps")
     add("--teacher_config", help="distill: the YAML of another model, whose weights teach the first round")

@@ -223,10 +223,14 @@ def open_clip(path: Path, deinterlace: str) -> MediaReader:
 
 def stretch_of(start: float | str | None, end: float | str | None, frames: int | tuple[int, int] | None) -> Stretch:
     """The part of a clip that a caller names; InputError for one that cannot be."""
-    with errors_as(InputError, ValueError, TypeError):
-        first, count = (0, frames) if frames is None or isinstance(frames, int) else (frames[0], frames[1] - frames[0])
+    with errors_as(InputError, ValueError):
         begin, until = (None if moment is None else seconds_of(str(moment)) for moment in (start, end))
-        return Stretch(begin or None, until, first, count)
+        if frames is None or isinstance(frames, int):
+            return Stretch(begin or None, until, count=frames)
+        if not (isinstance(frames, list | tuple) and [type(number) for number in frames] == [int, int]):
+            raise InputError(f"frames={frames!r} is neither a number of frames nor two, the first one and the one behind")
+        numbered = Stretch.of_frames(*frames)
+        return replace(numbered, start=begin or None, end=until)
 
 
 def place(made: Path, final: Path, record: bool) -> None:
