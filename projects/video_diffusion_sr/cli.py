@@ -14,6 +14,7 @@ from common.signals import exit_code, interrupted_by_signals
 from data.media import Stretch
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.cli_parser import parse_flags
+from projects.video_diffusion_sr.dry_run import kernels_for
 from projects.video_diffusion_sr.output_size import size_from_flags
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.preview import preview_all
@@ -109,7 +110,8 @@ def prepare(
     failed, todo = seen.failed + refused, list(plans)
     if not todo:
         return failed, seen.total, None
-    restorer = load(settings, parallel, list(plans.values()))
+    with kernels_for(settings, parallel, [(seen.clips[path], plan) for path, plan in plans.items()]):
+        restorer = load(settings, parallel, list(plans.values()))
     if not args.no_record and args.preview is None:
         restorer = replace(restorer, recorder=recorder(settings))
     existing = existing_results(args, process.attempt)
