@@ -234,7 +234,7 @@ def stretch_of(start: float | str | None, end: float | str | None, frames: int |
         if frames is None or isinstance(frames, int):
             return Stretch(begin or None, until, count=frames)
         if not (isinstance(frames, list | tuple) and [type(number) for number in frames] == [int, int]):
-            raise InputError(f"frames={frames!r} is neither a number of frames nor two, the first one and the one behind")
+            raise InputError(f"frames={frames!r} is neither a number nor two: of the first frame and of the one behind")
         numbered = Stretch.of_frames(*frames)
         return replace(numbered, start=begin or None, end=until)
 

@@ -110,15 +110,15 @@ def refuse_contradictions(request: Request) -> None:
 def refuse_networks_apart(vae: VideoAutoencoderKL, dit: NaDiT) -> None:
     """ValueError, by its key, where one network does not take what the other gives."""
     latents = vae.latent_channels
-    both = f"the VAE's latents have {latents} channels"
-    for key, given, fitting, why in (
-        ("vae.model.in_channels", vae.encoder.conv_in.in_channels, 3, "frames are RGB"),
-        ("vae.model.out_channels", vae.decoder.conv_out.out_channels, 3, "frames are RGB"),
-        ("dit.model.vid_in_channels", dit.config.vid_in_channels, 2 * latents + 1, f"{both}: noise, condition and mask"),
-        ("dit.model.vid_out_channels", dit.config.vid_out_channels, latents, both),
+    ours = f"vae.model.latent_channels={latents}"
+    for key, given, fitting, what in (
+        ("vae.model.in_channels", vae.encoder.conv_in.in_channels, 3, "frames, which are RGB"),
+        ("vae.model.out_channels", vae.decoder.conv_out.out_channels, 3, "frames, which are RGB"),
+        ("dit.model.vid_in_channels", dit.config.vid_in_channels, 2 * latents + 1, f"{ours} twice and the mask"),
+        ("dit.model.vid_out_channels", dit.config.vid_out_channels, latents, ours),
     ):
         if given != fitting:
-            raise ValueError(f"config key {key}: {given} channels do not fit, it must be {fitting} ({why})")
+            raise ValueError(f"config key {key}: {given} channels do not fit {what}; it must be {fitting}")
 
 
 def check_vae(config: Mapping[str, Any]) -> None:
