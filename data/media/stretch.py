@@ -101,10 +101,10 @@ class Stretch:
             raise MediaError(f"{shown(path)}: {self.missing(clip.duration)}")
 
     def missing(self, seconds: Fraction | None = None, frames: int | None = None) -> str:
-        """Why nothing of a clip of this length lies in the stretch."""
+        """Why nothing of a clip lies in the stretch: it is that long, or so many frames were looked at."""
+        if frames is not None and self.end is not None:
+            return f"no frame begins from {_short(self.start)} s up to {_short(self.end)} s; ask for a longer part"
         where = f"frame {self.first}" if self.start is None else f"{_short(self.start)} s"
-        if self.start is None and not self.first:
-            return f"no frame begins before {_short(self.end)} s"
         length = f"{float(seconds):.2f} s" if frames is None else f"{frames} frame{'s' * (frames != 1)}"
         return f"has no frame from {where} on, it has {length}; begin earlier"
 

@@ -33,9 +33,10 @@ class StretchReader(MediaReader):
         self._reader, self._stretch = reader, stretch
         self.notes, whole = reader.notes, reader.info
         stretch.check_begins_in(whole, whole.path)
-        self._zero = Fraction(0)
+        self._zero, self._begun = Fraction(0), None
         if stretch.first or stretch.start:
-            self._zero = self._first_time()
+            self._begun = self._part()  # goes on with the first iteration
+            self._zero = next(self._begun)
         count = stretch.frames(whole)
         left = [end - self._zero for end in (whole.duration, stretch.end) if end is not None]
         if stretch.count is not None and whole.frame_rate and not whole.variable_frame_rate:
@@ -48,15 +49,8 @@ class StretchReader(MediaReader):
             cut=self._zero,
         )
 
-    def _first_time(self) -> Fraction:
-        frames = self._part()
-        try:
-            return next(frames).time
-        finally:
-            frames.close()
-
-    def _part(self) -> Generator[Frame]:
-        """The frames of the part, at their times in the whole clip; at least one."""
+    def _part(self) -> Generator[Fraction | Frame]:
+        """The time in the whole clip of the first frame; then the frames, at least one, at their times there."""
         stretch, number, given = self._stretch, -1, 0
         frames = iter(self._reader)
         try:
@@ -65,6 +59,8 @@ class StretchReader(MediaReader):
                     break
                 if number < stretch.first or (stretch.start is not None and frame.time < stretch.start):
                     continue
+                if not given:
+                    yield frame.time
                 yield frame
                 given += 1
                 if given == stretch.count:
@@ -79,8 +75,15 @@ class StretchReader(MediaReader):
 
     def _frames(self) -> Generator[Frame]:
         self.damage = None
-        for frame in self._part():
-            yield replace(frame, time=frame.time - self._zero)
+        part, self._begun = self._begun, None
+        if part is None:
+            part = self._part()
+            next(part)
+        try:
+            for frame in part:
+                yield replace(frame, time=frame.time - self._zero)
+        finally:
+            part.close()
 
     def stills(self, count: int) -> list[Frame]:
         found = []
@@ -91,8 +94,10 @@ class StretchReader(MediaReader):
 
     def again(self) -> Self:
         other = super().again()
-        other._reader, other.damage = self._reader.again(), None
+        other._reader, other._begun, other.damage = self._reader.again(), None, None
         return other
 
     def close(self) -> None:
+        if self._begun is not None:
+            self._begun.close()
         self._reader.close()

@@ -72,11 +72,15 @@ def test_a_part_that_begins_with_the_clip_keeps_its_zero(tmp_path):
 
 @pytest.mark.parametrize(
     ("stretch", "said"),
-    [(Stretch(start=Fraction(9)), "9 s on"), (Stretch(first=60), "frame 60 on, it has 60 frames")],
+    [
+        (Stretch(start=Fraction(9)), "has no frame from 9 s on"),
+        (Stretch(first=60), "has no frame from frame 60 on, it has 60 frames"),
+        (Stretch(start=Fraction("1.001"), end=Fraction("1.003")), "no frame begins from 1.001 s up to 1.003 s"),
+    ],
 )
 def test_a_part_without_frames_is_refused(tmp_path, stretch, said):
     source = write_clip(tmp_path / "clip.mp4", CLIP, even_times(COUNT))
-    with pytest.raises(MediaError, match=f"^clip.mp4: has no frame from {said}"):
+    with pytest.raises(MediaError, match=f"^clip.mp4: {said}"):
         open_media(source, stretch=stretch)
 
 

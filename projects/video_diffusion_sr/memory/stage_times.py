@@ -29,9 +29,9 @@ class StageTimes:
             self._seconds[stage] += time.perf_counter() - begun
             return
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+        begin.record(torch.cuda.current_stream(self._device))
         yield
-        end.record()
+        end.record(torch.cuda.current_stream(self._device))
         self._events.append((stage, begin, end))
         while self._events and self._events[0][-1].query():  # a stream has no end of them
             self._add(*self._events.popleft())
