@@ -101,7 +101,11 @@ class VideoReader(MediaReader):
         return found if len(found) == count else super().stills(count)
 
     def shown_at(self, times: Sequence[Fraction]) -> list[Frame]:
-        """The frames shown at rising times in seconds, by leaps in the file; fewer where it does not allow them."""
+        """The frames shown at rising times in seconds, by leaps in the file; none where it does not allow them.
+
+        Woven fields are taken apart without the frames beside them, so such a frame is not to the bit that of a whole
+        reading.
+        """
         if self._told_transparent:  # whose decoder cannot leap
             return []
         found: dict[Fraction, Frame] = {}

@@ -36,7 +36,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         required=True,
         help="a video or picture, or a folder of them; numbered pictures as frame_%%05d.png",
     )
-    files.add_argument("--output_dir", type=Path, help="folder for the results; made if missing")
+    files.add_argument("--output_dir", type=Path, help="folder for the results; made if missing; --plan needs none")
     files.add_argument(
         "--recursive", action="store_true", help="search folders in the folder too; results keep the structure"
     )

@@ -35,6 +35,7 @@ logger = get_logger(__name__)
 
 FORMAT = "seedvr_record"  # the first key; its value is the version of what follows
 VERSION = 1
+PATIENCE_S = 60.0  # that a complete result waits for the sums of weights
 MOST_BYTES = 1 << 20  # of a record; a larger file is none
 LIBRARIES = ("torch", "numpy", "diffusers", "safetensors", "av", "pillow", "opencv-python-headless")
 
@@ -62,7 +63,7 @@ class Recorder:
                 "written": datetime.now(UTC).isoformat(timespec="seconds"),
                 "result": {**facts_of(output), **figures(report)},
                 "input": {**facts_of(report.source), **_input(info, stretch)},
-                "weights": self.weights.result(),
+                "weights": self._weights(),
                 **self.run,
                 "plan": plan.describe(),
             }
@@ -70,6 +71,12 @@ class Recorder:
         except Exception as error:
             logger.warning("%s", sentence(error, path, "written"))
             logger.debug("where it happened:", exc_info=error)
+
+    def _weights(self) -> list[dict[str, Any]] | str:
+        try:
+            return self.weights.result(PATIENCE_S)
+        except TimeoutError:  # a slow disk; the next result may have them
+            return "their sums were not known when the result was complete"
 
 
 def recorder(settings: RunSettings) -> Recorder:
