@@ -11,7 +11,7 @@ USAGE = """seedvr COMMAND ...
 commands:
   restore --model MODEL INPUT OUTPUT_DIR [flags]   restore videos and pictures
   download MODEL [flags]                           fetch released weights
-  plan --model MODEL INPUT [flags]                 sizes, windows and memory of a run, without running it
+  plan --model MODEL INPUT [flags]                 sizes, windows, memory and seconds of a run (restore --plan)
   evaluate [flags]                                 PSNR and SSIM of results against ground truth
   train STAGE [flags]                              train a VAE or a transformer
 `seedvr COMMAND --help` explains a command's flags. `seedvr --version --verbose` also lists libraries and devices.
