@@ -188,7 +188,7 @@ def test_timecodes_follow_the_clock():
         assert timecode_after("00:00:00;00", hour, rate) == "01:00:00;00"
         assert timecode_after("00:00:59;" + str(base - 1), 1, rate) == f"00:01:00;{base // 15:02d}"
         assert timecode_after("00:09:59;" + str(base - 1), 1, rate) == "00:10:00;00"
-        codes = [timecode_after("00:00:00;00", n, rate) for n in range(20 * 60 * base)]
+        codes = [timecode_after("00:00:00;00", n, rate) for n in range(11 * 60 * base)]
         assert len(set(codes)) == len(codes) and codes == sorted(codes)
         assert all(timecode_after(codes[n], 1, rate) == codes[n + 1] for n in range(1, len(codes) - 1, 97))
     assert timecode_after("00:00:59:29", 1, Fraction(30000, 1001)) == "00:01:00:00"
