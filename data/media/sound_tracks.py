@@ -37,7 +37,6 @@ class TrackWriter(ABC):
         refused: packets that could not be decoded, or that the muxer did not take.
     """
 
-    clock: type = RisingTimes
     divides = False
 
     def __init__(
@@ -51,9 +50,13 @@ class TrackWriter(ABC):
     ) -> None:
         self.track, self.output, self.picture_s = track, output, picture_s
         self.origin, self.until = origin, until
-        self.times = self.clock(stream.time_base, origin)
+        self.times = self.new_times(stream, origin)
         self.refused = 0
         self.complaint = ""
+
+    def new_times(self, stream, origin: Fraction) -> RisingTimes:
+        """What gives the track's packets their times."""
+        return RisingTimes(stream.time_base, origin, packet_seconds(stream))
 
     def takes(self, packet: av.Packet) -> bool:
         """Whether a packet as the input has it, or a share of it, goes over."""
@@ -95,6 +98,12 @@ class TrackWriter(ABC):
     def refuse(self, error: Exception) -> None:
         """Count a packet that is left out."""
         self.refused, self.complaint = self.refused + 1, reason(error)
+
+
+def packet_seconds(stream: av.AudioStream) -> Fraction | None:
+    """How long every packet lasts, for codecs whose packets are all alike; None for others."""
+    samples, rate = stream.codec_context.frame_size, stream.codec_context.sample_rate
+    return Fraction(samples, rate) if samples and rate else None
 
 
 class CopiedTrack(TrackWriter):

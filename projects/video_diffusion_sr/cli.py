@@ -22,6 +22,7 @@ from projects.video_diffusion_sr.record import recorder
 from projects.video_diffusion_sr.request import Finish, Request
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
 from projects.video_diffusion_sr.run_order import Job, restore_all
+from projects.video_diffusion_sr.run_page.page import page_of, target_of
 from projects.video_diffusion_sr.settings import resolve
 from projects.video_diffusion_sr.show_plan import show_plan
 
@@ -80,14 +81,15 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
 
 def run_files(preset: Preset, request: Request, args: argparse.Namespace, process: Process) -> tuple[int, int]:
     """(failed files, files)."""
-    failed, total, work = prepare(preset, request, args, process)
-    if work is not None:
-        paths, job, several = work
-        if args.preview is not None:
-            done = preview_all(paths, job, args.preview)
-        else:
-            done = restore_all(paths, job, several)
-        failed += sum(not restored for restored in done)
+    with page_of(preset, args, process) as page:
+        failed, total, work = prepare(preset, request, args, process)
+        if work is not None:
+            paths, job, several = work
+            if args.preview is not None:
+                done = preview_all(paths, job, args.preview)
+            else:
+                done = restore_all(paths, page.attach(job), several)
+            failed += sum(not restored for restored in done)
     return failed, total
 
 
@@ -149,8 +151,12 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--window {args.window} must be a number of frames, or 0 for whole clips")
     if args.preview is not None and args.preview < 1:
         raise ValueError(f"--preview {args.preview} must be a number of frames, at least 1")
+    if args.preview is not None and args.report is not None:
+        raise ValueError("--preview makes no results for --report to show: leave one of them out")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
+    if args.report is not None:
+        target_of(args)
     return Request(
         res=(args.res_h, args.res_w),
         size=size_from_flags(args),
