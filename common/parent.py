@@ -27,9 +27,9 @@ def end_with_parent() -> None:
         threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent watch").start()
 
 
-def launched_by_torchrun() -> bool:
-    """Whether the parent is a launcher that must not be outlived."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+def has_launcher() -> bool:
+    """Whether the parent is a launcher that must not be outlived: torchrun, or `common.distributed.launcher`."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "SEEDVR_LAUNCHER" in os.environ
 
 
 def _watch(parent: int) -> None:

@@ -40,7 +40,7 @@ from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.geometry import to_8_bit
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
-from projects.video_diffusion_sr.progress import Progress
+from projects.video_diffusion_sr.progress import ProgressBar
 from projects.video_diffusion_sr.request import Finish, Request
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.strength import EXPONENTS, mixed
@@ -129,7 +129,7 @@ def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> 
     size = degraded.shape[2:0:-1]
     info = MediaInfo(Path("clip"), "video", *size, frame_rate=Fraction(25), frame_count_hint=len(frames))
     restorer = replace(restorer, geometry=replace(restorer.geometry, res=clean.shape[1:3]))
-    progress = Progress("", None, show=False)
+    progress = ProgressBar("", None, show=False)
     restorer.follow(info)
     rows, times = restorer.rows(info), [frame.time for frame in frames]
     prepared = restore.prepare(iter(frames), restorer, rows, [])

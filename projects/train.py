@@ -35,7 +35,7 @@ from common.config import create_object, load_config
 from common.distributed.process import process_group
 from common.extras import MissingExtra
 from common.logger import get_logger, set_up_logging
-from common.parent import end_with_parent, launched_by_torchrun
+from common.parent import end_with_parent, has_launcher
 
 logger = get_logger(__name__)
 
@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--train", help="the run's YAML (default: configs_train/STAGE.yaml)")
     add("--data", nargs="+", required=True, help="folders of videos and images, or one folder of stored latents")
     add("--output", type=Path, required=True, help="the run's folder: checkpoints, logs, pictures, exported weights")
-    add("--init_from", help="weights to start from, .pth or .safetensors")
+    add("--init_from", help="weights to start from, in any layout that inference reads")
     add("--init_discriminator", help="adversarial: weights of the diffusion model before distillation")
     add("--validation", nargs="+", default=[], help="folders of held-out clips, measured every validation.every steps")
     add("--teacher_config", help="distill: the YAML of another model, whose weights teach the first round")
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train; 0: the stage is complete, 2: a loss was not finite, 3: it was asked to stop and can be resumed."""
     args = parse(arguments)
     set_up_logging(args.verbose)
-    if launched_by_torchrun():
+    if has_launcher():
         end_with_parent()
     from projects.video_diffusion_sr.lora import LoraSettings
     from projects.video_diffusion_sr.training.finite import NonFiniteLoss

@@ -15,7 +15,7 @@ USAGE = """seedvr COMMAND ...
 commands:
   restore --model MODEL INPUT OUTPUT_DIR [flags]   restore videos and pictures
   download MODEL [flags]                           fetch released weights
-  plan --model MODEL INPUT [flags]                 sizes, windows and memory of a run, without running it
+  plan --model MODEL INPUT [flags]                 sizes, windows, memory and seconds of a run (restore --plan)
   evaluate [flags]                                 PSNR and SSIM of results against ground truth
   train STAGE [flags]                              train a VAE or a transformer
 `seedvr COMMAND --help` explains a command's flags. `seedvr --version --verbose` also lists libraries and devices.
@@ -63,10 +63,11 @@ def restore(arguments: list[str]) -> int:
 
 
 def plan(arguments: list[str]) -> int:
-    """What `restore` would do with the same flags."""
-    from seedvr.plan import main as show_plan
+    """`restore --plan`: what it would do with the same flags."""
+    from projects.video_diffusion_sr.start import start_preset
 
-    return show_plan(*chosen_model("plan", arguments, ["--video_path"]))
+    preset, arguments = chosen_model("plan", arguments, ["--video_path"])
+    return start_preset(preset, [*arguments, "--plan"], "seedvr plan")
 
 
 def download(arguments: list[str]) -> int:

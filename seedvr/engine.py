@@ -5,10 +5,12 @@ numbers of the command line. Where the pipeline changes, this is the file that c
 """
 
 import gc
+import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +20,9 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process, choose_device
 from common.distributed.timeout import TIMEOUT_S
 from common.extras import MissingExtra
-from data.media import Frame, MediaError, MediaInfo, MediaReader, OutputOptions
+from data.media import Frame, MediaError, MediaInfo, MediaReader, OutputOptions, Stretch
 from data.media.encoding import check_options
+from data.media.stretch import seconds_of
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.color_fix import KINDS
@@ -34,6 +37,7 @@ from projects.video_diffusion_sr.memory.stages import lasting
 from projects.video_diffusion_sr.output_form import path_of
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import Preset
+from projects.video_diffusion_sr.record import Recorder, move_record, recorder, remove_record
 from projects.video_diffusion_sr.request import ROOT, Finish, Request
 from projects.video_diffusion_sr.settings import RunSettings, resolve
 from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError
@@ -59,7 +63,7 @@ class Wishes:
     pixel_format: str | None = None
     container: str | None = None
     encoder: str = "cpu"
-    hdr: str = "keep"
+    hdr: Literal["keep", "sdr"] = "keep"
     crf: float | None = None
 
     def __post_init__(self) -> None:
@@ -77,6 +81,14 @@ class Wishes:
         return OutputOptions(
             self.codec, self.bit_depth, self.pixel_format, self.container, self.encoder, self.hdr, self.crf
         )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of a file: stretch: what of it is restored. record: a record is written beside the result."""
+
+    stretch: Stretch
+    record: bool = False
 
 
 class Engine:
@@ -160,15 +172,25 @@ class Engine:
                 if len(result):
                     yield result
 
-    def file(self, source: Path, folder: Path, wishes: Wishes, report: Report) -> Path:
-        """Restore a file into a folder, under the name that the command line gives it; the result's path."""
-        made, plan = self.prepare(wishes, info_of(source))
+    def file(self, source: Path, folder: Path, wishes: Wishes, report: Report, part: Part) -> Path:
+        """Restore a part of a file into a folder, under the name that the command line gives it; the result's path."""
+        info, stretch = info_of(source), part.stretch
+        made, plan = self.prepare(wishes, replace(info, frame_count_hint=stretch.frames(info)))
+        made = replace(made, stretch=stretch, recorder=self._recorder(wishes, made, stretch) if part.record else None)
         with running():
             done = restore.restore_clip(
                 source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
             )
         assert done is not None, "nothing in the folder stands in the way of the result"
         return done.output
+
+    def _recorder(self, wishes: Wishes, made: restorer.Restorer, stretch: Stretch) -> Recorder:
+        """What writes the record of one result, as if its settings had been asked for on the command line."""
+        request = replace(
+            self.request, size=wishes.size, seed=wishes.seed, steps=wishes.steps, cfg_scale=wishes.guidance,
+            finish=made.finish, stretch=stretch,
+        )  # fmt: skip
+        return recorder(replace(self.settings, request=request, sampling=made.infer.sampling))
 
     def release(self) -> None:
         """Drop the networks' weights; `prepare` loads them again."""
@@ -236,7 +258,27 @@ def with_sampling(infer: VideoDiffusionInfer, wishes: Wishes) -> VideoDiffusionI
 def open_clip(path: Path, deinterlace: str) -> MediaReader:
     """A reader of a file; InputError when there is none, or it is no clip."""
     with errors_as(InputError, ValueError):
-        return open_input(path, deinterlace)
+        return open_input(path, deinterlace, Stretch())
+
+
+def stretch_of(start: float | str | None, end: float | str | None, frames: int | tuple[int, int] | None) -> Stretch:
+    """The part of a clip that a caller names; InputError for one that cannot be."""
+    with errors_as(InputError, ValueError):
+        begin, until = (None if moment is None else seconds_of(str(moment)) for moment in (start, end))
+        if frames is None or isinstance(frames, int):
+            return Stretch(begin or None, until, count=frames)
+        if not (isinstance(frames, list | tuple) and [type(number) for number in frames] == [int, int]):
+            raise InputError(f"frames={frames!r} is neither a number nor two: of the first frame and of the one behind")
+        numbered = Stretch.of_frames(*frames)
+        return replace(numbered, start=begin or None, end=until)
+
+
+def place(made: Path, final: Path, record: bool) -> None:
+    """Give a result its name, and its record one that goes with it; the record of what was there goes."""
+    remove_record(final)
+    os.replace(made, final)
+    if record:
+        move_record(made, final)
 
 
 def info_of(path: Path) -> MediaInfo:

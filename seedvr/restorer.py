@@ -17,7 +17,7 @@ from torch import Tensor
 from data.media import Frame
 from data.media.sequence import is_sequence
 from projects.video_diffusion_sr.output_size import OutputSize
-from seedvr.engine import Engine, Wishes, facts, open_clip
+from seedvr.engine import Engine, Part, Wishes, facts, open_clip, place, stretch_of
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
 from seedvr.live import Live
@@ -86,6 +86,10 @@ class Restorer:
         source: str | PathLike[str],
         target: str | PathLike[str],
         *,
+        start: float | str | None = None,
+        end: float | str | None = None,
+        frames: int | tuple[int, int] | None = None,
+        record: bool = False,
         progress: Callback | None = None,
         cancel: Flag | None = None,
         **settings: Any,
@@ -95,13 +99,18 @@ class Restorer:
         Args:
             source: a file; of numbered pictures their folder, or a pattern such as `walk/frame_%05d.png`.
             target: the result's path, replaced if it exists; or a folder (existing, or named with a slash at its end),
-                in which the result gets the input's name.
+                in which the result gets the name that the command line gives it.
+            start, end: restore what is first shown from here on, and before there: seconds, or "hh:mm:ss.ms". Sound
+                and what else stands beside the picture is cut at the same moments.
+            frames: restore so many frames, or those from the first number up to the second, which is left out; from 0.
+            record: also write the command line's JSON of settings, versions, weights and times, under the result's
+                name with ".json" behind it.
         Returns:
             The result's path. It appears when it is complete, or not at all.
         Raises:
             InputError: the input cannot be read, or the target's suffix is not that of the result.
         """
-        wishes, source = self._wishes(settings), Path(source)
+        wishes, source, part = self._wishes(settings), Path(source), Part(stretch_of(start, end, frames), record)
         into_folder = os.fspath(target).endswith(("/", os.sep)) or Path(target).is_dir()
         folder = Path(target) if into_folder else Path(target).parent
         if not source.is_file() and not is_sequence(source):
@@ -109,7 +118,7 @@ class Restorer:
         folder.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the result gets its name in one step.
         with self._alone(), tempfile.TemporaryDirectory(dir=folder, prefix=".seedvr-") as unfinished:
-            made = self._engine.file(source, Path(unfinished), wishes, Report(progress, cancel))
+            made = self._engine.file(source, Path(unfinished), wishes, Report(progress, cancel), part)
             final = folder / made.name if into_folder else Path(target)
             if made.suffix.lower() != final.suffix.lower():
                 raise InputError(
@@ -117,7 +126,7 @@ class Restorer:
                 )
             if final.exists() and source.exists() and final.samefile(source):
                 raise InputError(f"{final}: the result would replace the input; choose another target")
-            os.replace(made, final)
+            place(made, final, record)
         return final
 
     def stream(

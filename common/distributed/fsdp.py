@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from common.checkpoint import reset_buffers
 from common.logger import get_logger
+from common.weights.stored import StoredWeight, dense
 
 logger = get_logger(__name__)
 
@@ -138,7 +139,9 @@ def shard(
         register_fsdp_forward_method(module, method)
 
 
-def place(module: nn.Module, device: torch.device | str, state: Mapping[str, Tensor] | None = None) -> None:
+def place(
+    module: nn.Module, device: torch.device | str, state: Mapping[str, Tensor | StoredWeight] | None = None
+) -> None:
     """Move a (sharded) module to its device; one built on the meta device takes its values from `state`.
 
     Args:
@@ -154,10 +157,10 @@ def place(module: nn.Module, device: torch.device | str, state: Mapping[str, Ten
             filled[name] = own.to(device)
         elif isinstance(own, DTensor):
             # Without a source rank every rank cuts its part out of its own mapping: nothing is sent.
-            whole = state[name].to(own.dtype)
+            whole = dense(state[name]).to(own.dtype)
             filled[name] = distribute_tensor(whole.to(device), own.device_mesh, own.placements, src_data_rank=None)
         else:
-            filled[name] = state[name].to(device=device, dtype=own.dtype, copy=True)
+            filled[name] = dense(state[name]).to(device=device, dtype=own.dtype, copy=True)
     module.load_state_dict(filled, strict=True, assign=True)
 
 

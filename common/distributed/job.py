@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from common.claim import BeingMadeError, Claim
+from common.distributed.launcher import MARK
 from common.owner import machine, process_started
 
 FOLDER = ".queue"  # beside the results, followed by the job's id
@@ -28,7 +29,8 @@ def job_id(environment: Mapping[str, str] = os.environ) -> str:
     parts = [name]
     if name == "none":
         parts += [environment.get("MASTER_ADDR", ""), environment.get("MASTER_PORT", "")]
-    if "TORCHELASTIC_RUN_ID" in environment and environment.get("GROUP_WORLD_SIZE", "1") == "1":
+    has_launcher = "TORCHELASTIC_RUN_ID" in environment or MARK in environment
+    if has_launcher and environment.get("GROUP_WORLD_SIZE", "1") == "1":
         parts += [machine(), str(os.getppid()), process_started(os.getppid())]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:12]
 

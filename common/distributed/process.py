@@ -128,7 +128,7 @@ class Process:
             fitting = ", ".join(str(n) for n in range(1, self.world + 1) if self.world % n == 0)
             raise ValueError(
                 f"sp_size={sp_size} does not divide the {self.world} processes of this job into equal groups; "
-                f"use one of {fitting}, or start another number of processes (torchrun --nproc-per-node)"
+                f"use one of {fitting}, or start another number of processes (--gpus, torchrun --nproc-per-node)"
             )
 
 

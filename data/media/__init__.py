@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from data.media.probe_process import probe_all
     from data.media.reader import open_media
     from data.media.search import find_media, place_of
+    from data.media.stretch import Stretch
     from data.media.whole import BusyError, MediaWriter
     from data.media.writer import open_writer
 
@@ -30,6 +31,7 @@ _HOME = {
     "MediaWriter": "whole",
     "OutputOptions": "codecs",
     "Probe": "probe",
+    "Stretch": "stretch",
     "alpha_of": "frame",
     "find_media": "search",
     "is_probably_media": "find",
@@ -50,6 +52,7 @@ __all__ = [
     "MediaWriter",
     "OutputOptions",
     "Probe",
+    "Stretch",
     "alpha_of",
     "find_media",
     "is_probably_media",

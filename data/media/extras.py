@@ -16,6 +16,7 @@ from data.media.errors import printable, reason, shown
 from data.media.info import MediaInfo
 from data.media.names import TEXT_SUBTITLES, muxer_takes
 from data.media.tags import QUICKTIME, carried, global_tags, stream_tags, with_apple_place
+from data.media.timecode import timecode_after
 from data.media.video_file import choose_tracks, open_container
 
 logger = get_logger(__name__)
@@ -127,6 +128,8 @@ def plan_extras(info: MediaInfo, suffix: str, rate: Fraction, metadata: bool, ti
             return Extras(chapters=chapters, subtitles=subtitles), notes
         covers, attachments = _covers(container), _attachments(container)
         tags, video_tags = global_tags(container), stream_tags(video, suffix)
+    if info.cut and "timecode" in tags and info.frame_rate:
+        tags["timecode"] = timecode_after(tags["timecode"], round(info.cut * info.frame_rate), info.frame_rate)
     if suffix in QUICKTIME:
         kept = tuple(cover for cover in covers if suffix == ".mp4" and cover.codec in COVERS_OF_MP4)
         if covers != kept:

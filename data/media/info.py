@@ -50,6 +50,8 @@ class MediaInfo:
         depth: bits of a sample; 32 for floats.
         colour: what its values mean.
         transparent: frames of a clip come with alpha.
+        cut: of a part of a clip (`Stretch`), the seconds of the whole clip that lie before it; what stands beside the
+            picture is cut at its begin and its end. None: the whole clip.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class MediaInfo:
     depth: int = 8
     colour: Colour = SDR
     transparent: bool = False
+    cut: Fraction | None = None
 
     @property
     def transfer(self) -> int:
@@ -108,6 +111,19 @@ class MediaReader(ABC):
     def _frames(self) -> Generator[Frame]:
         """The frames, by a decoder that may raise anything."""
 
+    def stills(self, count: int) -> list[Frame]:
+        """About so many frames, spread evenly over the clip; fewer where it has fewer.
+
+        Decodes all of it and keeps at most twice as many.
+        """
+        kept, every = [], 1
+        for number, frame in enumerate(self):
+            if number % every == 0:
+                kept.append(frame)
+            if len(kept) == 2 * count:
+                kept, every = kept[::2], 2 * every
+        return spread(kept, count)
+
     def again(self) -> Self:
         """Another reader of the same file: its iterations do not disturb this one's, and no note is told twice."""
         return copy.copy(self)
@@ -122,3 +138,15 @@ class MediaReader(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def spread(items: list, count: int) -> list:
+    """So many of the items, from the middles of equal shares of them; all where they are fewer."""
+    if len(items) <= count:
+        return items
+    return [items[(2 * n + 1) * len(items) // (2 * count)] for n in range(count)]
+
+
+def middles(length: Fraction, count: int) -> list[Fraction]:
+    """The middles of so many equal shares of a length."""
+    return [length * (2 * n + 1) / (2 * count) for n in range(count)]

@@ -131,7 +131,8 @@ def _mux(
             target.disposition = av.stream.Disposition.default
             length = (shown_stream.duration or 0) * shown_stream.time_base
             beside = _Beside(info, (*tracks, *extras.subtitles), output, length, stack)
-            covers = _attach(output, extras, stack)
+            until = math.inf if info.cut is None else length
+            covers = _attach(output, extras, until, stack)
             output.start_encoding()
             output.mux(covers)
             for packet in source.demux(shown_stream):
@@ -145,11 +146,25 @@ def _mux(
     return [fault for writer in beside.writers.values() if (fault := writer.faults())]
 
 
-def _attach(output: av.container.OutputContainer, extras: Extras, stack: ExitStack) -> list[av.Packet]:
-    """Give a container that has not started tags, chapters and files; returns the covers that are packets of it."""
+def _chapters_before(until: Fraction | float, chapters: Sequence[dict]) -> list[dict]:
+    """Chapters up to a time in seconds, without those that begin there or later."""
+    if until == math.inf:
+        return list(chapters)
+    ends = [(chapter, min(chapter["end"], round(until / chapter["time_base"]))) for chapter in chapters]
+    return [{**chapter, "end": end} for chapter, end in ends if chapter["start"] < end]
+
+
+def _attach(
+    output: av.container.OutputContainer, extras: Extras, until: Fraction | float, stack: ExitStack
+) -> list[av.Packet]:
+    """Give a container that has not started tags, chapters up to a time, and files.
+
+    Returns:
+        The covers that are packets of it.
+    """
     output.metadata.update(extras.tags)
-    if extras.chapters:
-        output.set_chapters(list(extras.chapters))
+    if chapters := _chapters_before(until, extras.chapters):
+        output.set_chapters(chapters)
     packets = []
     for cover in extras.covers:
         if output.format.name == "matroska":
@@ -182,7 +197,7 @@ class _Beside:
 
     Args:
         info: the input; its `time_origin` becomes zero.
-        picture_s: how long the picture is, in seconds.
+        picture_s: how long the picture is, in seconds. Of a clip that is cut, nothing behind it goes over.
         stack: closes the input.
     """
 
@@ -198,10 +213,11 @@ class _Beside:
         self.writers: dict[int, TrackWriter] = {}
         self.jumps = find_jumps(info.path) if tracks else None
         self.input = stack.enter_context(open_container(info.path)) if tracks else None
+        until = None if info.cut is None else picture_s
         for track in tracks:
             kind = WRITERS[type(track), track.how]
             stream = self.input.streams[track.index]
-            self.writers[track.index] = kind(track, stream, output, info.time_origin, picture_s)
+            self.writers[track.index] = kind(track, stream, output, info.time_origin, picture_s, until)
         self.placed = self._placed()
         self.next = next(self.placed, None)
 
@@ -234,7 +250,8 @@ class _Beside:
                     if packet.size:  # 0: the end of a stream
                         packet.pts = self.jumps.closed_ticks(packet.pts, packet.time_base)
                         packet.dts = self.jumps.closed_ticks(packet.dts, packet.time_base)
-                        yield packet
+                        if self.writers[packet.stream_index].takes(packet):
+                            yield packet
                 return
             except av.FFmpegError as error:
                 logger.debug("%s: damaged data beside the picture (%s)", shown(self.info.path), reason(error))

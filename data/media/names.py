@@ -10,6 +10,7 @@ import av
 
 from data.media.find import is_probably_media
 from data.media.sequence import clip_name, folder_of, is_sequence
+from data.media.stretch import WHOLE, Stretch
 
 WRITABLE_IMAGES = {
     ".png": "PNG",
@@ -87,6 +88,7 @@ def output_path(
     *,
     frames_out: str | None = None,
     containers: Sequence[str] = CONTAINERS,
+    stretch: Stretch = WHOLE,
 ) -> Path:
     """Where the result of a file goes: the same stem, the suffix by what it is.
 
@@ -101,10 +103,21 @@ def output_path(
         frames_out: the result of a clip is a folder of pictures: the stem alone, with the old suffix (`a_mov`) where
             other media have that stem.
         containers: that the codec of a clip may lie in, see `Encoding.containers`.
+        stretch: the result is of this part of a clip, whose name says so (`clip_10s-12.5s.mp4`).
     """
-    source = Path(input_path)
+    whole = _path_of_whole(Path(input_path), Path(output_dir), info, frames_out, containers)
+    if not stretch.applies_to(info.kind):
+        return whole
+    suffix = "" if frames_out else whole.suffix
+    return whole.with_name(whole.name.removesuffix(suffix) + stretch.label + suffix)
+
+
+def _path_of_whole(
+    source: Path, output_dir: Path, info: Described, frames_out: str | None, containers: Sequence[str]
+) -> Path:
+    """`output_path` of a file that is restored from its beginning to its end."""
     if is_sequence(source):
-        return Path(output_dir) / _free_name(
+        return output_dir / _free_name(
             folder_of(source), clip_name(source), "frames", "" if frames_out else f".{containers[0]}"
         )
     suffix = source.suffix
@@ -115,8 +128,8 @@ def output_path(
     elif suffix.lower() != video_suffix(info, containers):
         suffix = video_suffix(info, containers)
     if suffix == source.suffix and not (frames_out and info.kind != "image"):
-        return Path(output_dir) / (source.stem + suffix)
-    return Path(output_dir) / _free_name(source, source.stem, source.suffix[1:], suffix)
+        return output_dir / (source.stem + suffix)
+    return output_dir / _free_name(source, source.stem, source.suffix[1:], suffix)
 
 
 def _free_name(source: Path, stem: str, mark: str, suffix: str) -> str:

@@ -21,7 +21,7 @@ from data.media.picture_file import (
     open_picture,
     quiet_pillow,
 )
-from data.media.sequence import is_sequence, numbered
+from data.media.sequence import SEQUENCE_RATE, is_sequence, numbered
 from data.media.video_file import choose_tracks, describe, first_frame, open_container
 
 
@@ -35,6 +35,7 @@ class Probe:
         frame_count_hint: about how many frames there are; None when the file does not say.
         audio_codecs, subtitle_codecs: of the tracks that can be read; `output_path` depends on them.
         depth: bits of a sample. primaries, transfer: of `Colour`. transparent: a clip has an alpha plane.
+        duration: seconds; None when the file does not say.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class Probe:
     primaries: int = BT709
     transfer: int = BT709
     transparent: bool = False
+    duration: float | None = None
 
 
 def probe(path: str | PathLike) -> Probe:
@@ -70,15 +72,17 @@ def probe(path: str | PathLike) -> Probe:
         raise MediaError(f"{shown(path)}: its frames have no pixels")
     tracks = info.audio_codecs, info.subtitle_codecs
     colour = info.colour.primaries, info.colour.transfer
+    seconds = info.duration and float(info.duration)
     return Probe(
-        "video", info.height, info.width, info.frame_count_hint, *tracks, info.depth, *colour, info.transparent
+        "video", info.height, info.width, info.frame_count_hint, *tracks, info.depth, *colour, info.transparent, seconds
     )
 
 
 def _probe_sequence(path: Path) -> Probe:
     pictures = numbered(path).files
     first = _probe_picture(pictures[0])
-    return replace(first, kind="sequence", frame_count_hint=len(pictures))
+    seconds = float(len(pictures) / SEQUENCE_RATE)
+    return replace(first, kind="sequence", frame_count_hint=len(pictures), duration=seconds)
 
 
 def _probe_picture(path: Path) -> Probe:

@@ -30,10 +30,14 @@ class TrackWriter(ABC):
         output: a container that has not started.
         origin: container time in seconds that becomes zero.
         picture_s: how long the picture is.
+        until: seconds; of what lies before zero or behind this, nothing goes over. None: everything does.
 
     Attributes:
+        divides: of a packet that only reaches into that part, its share goes over.
         refused: packets that could not be decoded, or that the muxer did not take.
     """
+
+    divides = False
 
     def __init__(
         self,
@@ -42,8 +46,10 @@ class TrackWriter(ABC):
         output: av.container.OutputContainer,
         origin: Fraction,
         picture_s: Fraction = Fraction(0),
+        until: Fraction | None = None,
     ) -> None:
         self.track, self.output, self.picture_s = track, output, picture_s
+        self.origin, self.until = origin, until
         self.times = self.new_times(stream, origin)
         self.refused = 0
         self.complaint = ""
@@ -51,6 +57,19 @@ class TrackWriter(ABC):
     def new_times(self, stream, origin: Fraction) -> RisingTimes:
         """What gives the track's packets their times."""
         return RisingTimes(stream.time_base, origin, packet_seconds(stream))
+
+    def takes(self, packet: av.Packet) -> bool:
+        """Whether a packet as the input has it, or a share of it, goes over."""
+        ticks = packet.dts if packet.pts is None else packet.pts
+        if self.until is None or ticks is None:
+            return True
+        start = ticks * packet.time_base - self.origin
+        if start >= self.until:
+            return False
+        length = (packet.duration or 0) * packet.time_base
+        if self.divides and start + length > self.until:
+            packet.duration = round((self.until - start) / packet.time_base)
+        return start >= 0 or (self.divides and start + length > 0)
 
     @abstractmethod
     def write(self, packet: av.Packet) -> None:
@@ -115,6 +134,8 @@ class CopiedTrack(TrackWriter):
 class EncodedTrack(TrackWriter):
     """Decoded, resampled to what AAC takes, encoded; gaps are filled with silence."""
 
+    divides = True
+
     def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
         super().__init__(track, stream, output, *clock)
         source = stream.codec_context
@@ -127,6 +148,7 @@ class EncodedTrack(TrackWriter):
         self.fifo = av.AudioFifo()
         self.resampler = self._new_resampler()
         self.position = self.encoded = 0  # samples decoded, samples encoded
+        self.last = None if self.until is None else round(self.until * self.rate)  # samples that go over
 
     def write(self, packet: av.Packet) -> None:
         self._decode(packet)
@@ -152,6 +174,8 @@ class EncodedTrack(TrackWriter):
     def _append(self, frame: av.AudioFrame, start: Fraction) -> None:
         """Write a frame that starts at this time."""
         gap = round(start * self.rate) - self.position
+        if start < 0 and not self.position and self.until is not None:
+            self.position = gap  # what lies before zero is decoded, and does not go over
         least = TOLERANCE_S * self.rate if self.position else 0  # the start is kept exactly, later steps are rounding
         if least < gap <= (self.picture_s + AFTER_THE_PICTURE_S) * self.rate - self.position:
             self._write_silence(gap)
@@ -174,9 +198,14 @@ class EncodedTrack(TrackWriter):
 
     def _write_pieces(self, pieces: list[av.AudioFrame]) -> None:
         for piece in pieces:
-            piece.pts = None
-            self.fifo.write(piece)
+            first, end = max(-self.position, 0), piece.samples
+            if self.last is not None:
+                end = min(end, self.last - self.position)
             self.position += piece.samples
+            if first < end:
+                piece = piece if end - first == piece.samples else part_of(piece, first, end)
+                piece.pts = None
+                self.fifo.write(piece)
         self._encode(partial=False)
 
     def _encode(self, partial: bool) -> None:
@@ -187,6 +216,14 @@ class EncodedTrack(TrackWriter):
 
     def _new_resampler(self) -> av.AudioResampler:
         return av.AudioResampler(format="fltp", layout=self.layout, rate=self.rate)
+
+
+def part_of(sound: av.AudioFrame, first: int, end: int) -> av.AudioFrame:
+    """Samples `first` up to `end` of a planar frame."""
+    samples = np.ascontiguousarray(sound.to_ndarray()[:, first:end])
+    part = av.AudioFrame.from_ndarray(samples, format=sound.format.name, layout=sound.layout.name)
+    part.sample_rate = sound.sample_rate
+    return part
 
 
 class _Nowhere(io.RawIOBase):

@@ -52,12 +52,16 @@ class SubtitleTimes:
 class CopiedSubtitles(CopiedTrack):
     """Packets as they are."""
 
+    divides = True
+
     def new_times(self, stream, origin: Fraction) -> SubtitleTimes:
         return SubtitleTimes(stream.time_base, origin)
 
 
 class ConvertedSubtitles(TrackWriter):
     """Decoded to text and encoded as what the container takes; italics and the like stay, places and fonts do not."""
+
+    divides = True
 
     def new_times(self, stream, origin: Fraction) -> SubtitleTimes:
         return SubtitleTimes(stream.time_base, origin)

@@ -5,7 +5,7 @@ decoder patches up is shown. Both are counted and reported (`MediaReader.damage`
 damage, or the file was cut, the rest is gone and the iteration ends in a MediaError that counts what was read.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +24,7 @@ from data.media.decode_times import DecodeTimes
 from data.media.deinterlace import Deinterlacer
 from data.media.errors import decoding, shown
 from data.media.frame import Frame
-from data.media.info import MediaError, MediaReader
+from data.media.info import MediaError, MediaReader, middles
 from data.media.orientation import orientation_of
 from data.media.video_file import (
     Tracks,
@@ -118,6 +118,52 @@ class VideoReader(MediaReader):
         if not alpha:
             planes, layout = planes[: layout.colour_planes], replace(layout, alpha=False)
         return Frame(planes, time, layout, self._orientation)
+
+    def stills(self, count: int) -> list[Frame]:
+        found = [] if self.info.duration is None else self.shown_at(middles(self.info.duration, count))
+        return found if len(found) == count else super().stills(count)
+
+    def shown_at(self, times: Sequence[Fraction]) -> list[Frame]:
+        """The frames shown at rising times in seconds, by leaps in the file; none where it does not allow them.
+
+        Woven fields are taken apart without the frames beside them, so such a frame is not to the bit that of a whole
+        reading.
+        """
+        if self._told_transparent:  # whose decoder cannot leap
+            return []
+        found: dict[Fraction, Frame] = {}
+        with open_container(self.path) as container:
+            stream = choose_tracks(container, self.path).video
+            for moment in times:
+                try:
+                    container.seek(int((moment + self.info.time_origin) / stream.time_base), stream=stream)
+                    frame, time = self._last_until(moment, container.decode(stream), stream)
+                except (av.FFmpegError, ValueError) as error:
+                    logger.debug("%s: no frame at %.3f s (%s)", shown(self.path), float(moment), error)
+                    return []
+                found.setdefault(time, self._as_planes(self._whole(frame, stream), time, {}))
+        return list(found.values())
+
+    def _last_until(self, moment: Fraction, frames: Iterator[av.VideoFrame], stream) -> tuple[av.VideoFrame, Fraction]:
+        """The last of the frames that begins before this moment or at it, and its time; ValueError without one."""
+        last = None
+        for frame in frames:
+            if frame.pts is None:
+                raise ValueError("a frame without a time")
+            time = frame.pts * stream.time_base - self.info.time_origin
+            if time > moment:
+                break
+            last = frame, time
+        if last is None:
+            raise ValueError("the decoder did not leap far enough back")
+        return last
+
+    def _whole(self, frame: av.VideoFrame, stream) -> av.VideoFrame:
+        """A frame without its woven fields, where `deinterlace` says so."""
+        if self.deinterlace != "always" and not (frame.interlaced_frame and self.deinterlace == "auto"):
+            return frame
+        fields = Deinterlacer(stream, only_flagged=False)
+        return [*fields.push(frame, None), *fields.flush()][0][0]
 
     def again(self) -> Self:
         other = super().again()

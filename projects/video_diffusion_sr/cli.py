@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.distributed.failures import RefusedRequest
@@ -10,17 +11,21 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
+from data.media import Stretch
 from projects.video_diffusion_sr.build import load
-from projects.video_diffusion_sr.cli_parser import parser
+from projects.video_diffusion_sr.cli_parser import parse_flags
 from projects.video_diffusion_sr.dry_run import kernels_for
 from projects.video_diffusion_sr.output_form import finish_from_flags
 from projects.video_diffusion_sr.output_size import size_from_flags
 from projects.video_diffusion_sr.presets import Preset
+from projects.video_diffusion_sr.preview import preview_all
+from projects.video_diffusion_sr.record import recorder
 from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
 from projects.video_diffusion_sr.run_order import Job, restore_all
 from projects.video_diffusion_sr.run_page.page import page_of, target_of
 from projects.video_diffusion_sr.settings import resolve
+from projects.video_diffusion_sr.show_plan import show_plan
 
 logger = get_logger(__name__)
 
@@ -37,7 +42,7 @@ def main(preset: Preset, arguments: Sequence[str] | None = None, command: str | 
         The exit code: 0; 1 when a file failed; 2 for a bad request; 130, 143 or 129 when ended by Ctrl-C, SIGTERM or
         SIGHUP.
     """
-    args = parser(preset, command).parse_args(arguments)
+    args = parse_flags(preset, arguments, command)
     set_up_logging(args.verbose)
     try:
         with interrupted_by_signals():
@@ -61,6 +66,8 @@ def main(preset: Preset, arguments: Sequence[str] | None = None, command: str | 
 def run(preset: Preset, args: argparse.Namespace) -> int:
     """All files of one request."""
     request = read_request(args)
+    if args.plan:
+        return SOME_FAILED if is_speaker() and show_plan(preset, request, args) else SUCCESS
     with process_group(request.device, timeout_s=args.timeout) as process:
         try:
             failed, total = run_files(preset, request, args, process)
@@ -79,7 +86,11 @@ def run_files(preset: Preset, request: Request, args: argparse.Namespace, proces
         failed, total, work = prepare(preset, request, args, process)
         if work is not None:
             paths, job, several = work
-            failed += sum(not restored for restored in restore_all(paths, page.attach(job), several))
+            if args.preview is not None:
+                done = preview_all(paths, job, args.preview)
+            else:
+                done = restore_all(paths, page.attach(job), several)
+            failed += sum(not restored for restored in done)
     return failed, total
 
 
@@ -92,7 +103,7 @@ def prepare(
         Files that have failed already; all files; what `restore_all` takes for the others, None where none is left.
     """
     parallel = Parallel(process, args.sp_size)
-    seen = survey(args, process)
+    seen = survey(args, process, request.stretch)
     if seen.refusal is not None:
         raise RefusedRequest(seen.refusal)
     if not seen.clips:
@@ -104,11 +115,25 @@ def prepare(
         return failed, seen.total, None
     with kernels_for(settings, parallel, [(seen.clips[path], plan) for path, plan in plans.items()]):
         restorer = load(settings, parallel, list(plans.values()))
+    if parallel.leads and not args.no_record and args.preview is None:
+        restorer = replace(restorer, recorder=recorder(settings))
     existing = existing_results(args, process.attempt)
     journal = args.output_dir if restarts_left() or process.attempt else None
     paths = parallel.files(todo, cost=seen.sizes.__getitem__, journal=journal)
     job = Job(args.output_dir, restorer, plans, existing, root=args.video_path)
     return failed, seen.total, (paths, job, journal is None)
+
+
+def stretch_from_flags(args: argparse.Namespace) -> Stretch:
+    """The part of each clip that is asked for; ValueError where two flags say the same."""
+    first, count = args.frames or (0, None)
+    if first and args.start:
+        raise ValueError("--start and the first number of --frames both say where to begin: leave one of them out")
+    if count is not None and args.end is not None:
+        raise ValueError("--end and the number of --frames both say where to end: leave one of them out")
+    if args.end is not None and args.end <= (args.start or 0):
+        raise ValueError("--end is not behind --start: no frame lies between them")
+    return Stretch(args.start or None, args.end, first, count)
 
 
 def read_request(args: argparse.Namespace) -> Request:
@@ -123,6 +148,10 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--vram {args.vram:g} must be a positive number of GiB")
     if args.window is not None and args.window < 0:
         raise ValueError(f"--window {args.window} must be a number of frames, or 0 for whole clips")
+    if args.preview is not None and args.preview < 1:
+        raise ValueError(f"--preview {args.preview} must be a number of frames, at least 1")
+    if args.preview is not None and args.report is not None:
+        raise ValueError("--preview makes no results for --report to show: leave one of them out")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
     if args.report is not None:
@@ -149,6 +178,7 @@ def read_request(args: argparse.Namespace) -> Request:
         weights_8_bit=args.weights_8_bit,
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
+        stretch=stretch_from_flags(args),
         overlap=not args.no_overlap,
         finish=finish_from_flags(args),
     )

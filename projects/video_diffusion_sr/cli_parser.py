@@ -1,10 +1,12 @@
 """The flags of the inference scripts. Nothing here imports PyTorch, so `--help` and a wrong flag answer at once."""
 
 import argparse
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 from common.distributed.timeout import TIMEOUT_S
+from data.media.stretch import frames_of, seconds_of
 from projects.video_diffusion_sr.presets import Preset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +28,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         prog=script,
         description=f"Restore videos and pictures with {preset.name}.",
         epilog=f"example: {start} --video_path clips --output_dir restored --res_h {preset.res[0]} "
-        f"--res_w {preset.res[1]}\nOn several GPUs put torchrun --nproc-per-node=N in front instead of python.",
+        f"--res_w {preset.res[1]}\nOn several GPUs add --gpus N, or put torchrun --nproc-per-node=N in front.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     files = p.add_argument_group("files (paths are relative to where you stand)")
@@ -36,7 +38,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         required=True,
         help="a video or picture, or a folder of them; numbered pictures as frame_%%05d.png",
     )
-    files.add_argument("--output_dir", type=Path, required=True, help="folder for the results; made if missing")
+    files.add_argument("--output_dir", type=Path, help="folder for the results; made if missing; --plan needs none")
     files.add_argument(
         "--recursive", action="store_true", help="search folders in the folder too; results keep the structure"
     )
@@ -45,6 +47,11 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         help="a folder of numbered pictures is one clip; without this, only folders in the folder are, if all in them "
         "looks like frames",
     )  # fmt: skip
+    files.add_argument("--start", type=_time, metavar="TIME", help="restore from here on: seconds, or hh:mm:ss.ms")
+    files.add_argument("--end", type=_time, metavar="TIME", help="up to here; sound and chapters follow")
+    files.add_argument(
+        "--frames", type=_frames, metavar="N | A:B", help="N frames, or frame A up to B, which is left out; from 0"
+    )
     exists = files.add_mutually_exclusive_group()
     exists.add_argument("--overwrite", action="store_true", help="replace results that exist")
     exists.add_argument(
@@ -104,6 +111,14 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--no_metadata", action="store_true",
         help="leave out tags, dates, places, covers, EXIF and XMP; sound, subtitles and chapters stay",
     )  # fmt: skip
+    result.add_argument(
+        "--no_record", action="store_true", help="no JSON of settings, versions, weights and times beside the result"
+    )
+
+    result.add_argument(
+        "--preview", type=int, metavar="N",
+        help="restore N frames of each file, each as a picture, show them in NAME.preview.png, and stop",
+    )  # fmt: skip
 
     form = p.add_argument_group("depth, codec and colour of the result (docs/color.md says what goes together)")
     form.add_argument(
@@ -128,8 +143,15 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     )  # fmt: skip
 
     run = p.add_argument_group("how it runs")
+    run.add_argument(
+        "--plan", action="store_true", help="say sizes, windows, memory and seconds of every file, and stop"
+    )
     run.add_argument("--device", default="auto", help="auto, cuda, cuda:1, cpu, mps or xpu (%(default)s)")
     run.add_argument("--dtype", choices=DTYPE_NAMES, help="of the networks; default: bfloat16 on GPUs, float32 on CPU")
+    run.add_argument(
+        "--gpus", type=_count, default=1, metavar="N",
+        help="start N processes on this machine, one a GPU, and end as they do, in place of torchrun (%(default)s)",
+    )  # fmt: skip
     run.add_argument("--sp_size", type=int, default=1, help="GPUs that share one clip (%(default)s)")
     run.add_argument(
         "--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS",
@@ -178,12 +200,45 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     return p
 
 
+def parse_flags(
+    preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None
+) -> argparse.Namespace:
+    """The flags of a run, of the process's own arguments where none are given; ends the process for wrong ones."""
+    p = parser(preset, command)
+    args = p.parse_args(arguments)
+    if args.output_dir is None:
+        if not args.plan:
+            p.error("the following arguments are required: --output_dir")
+        args.output_dir = Path()
+    return args
+
+
 def _exact_size(text: str) -> tuple[int, int]:
     """(height, width) from WIDTHxHEIGHT."""
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isdecimal() and height.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1920x1080")
     return int(height), int(width)
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and text.isascii() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _time(text: str) -> Fraction:
+    try:
+        return seconds_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _frames(text: str) -> tuple[int, int | None]:
+    try:
+        return frames_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _rate(text: str) -> Fraction:

@@ -67,10 +67,10 @@ class ClipRun:
 
     def _open(self, output_dir: Path, existing: Existing) -> None:
         restorer, enter = self._restorer, self._stack.enter_context
-        wishes = restorer.finish
-        self.reader = enter(open_input(self.source, restorer.deinterlace, alpha_wanted(wishes.stored)))
+        wishes, alpha = restorer.finish, alpha_wanted(restorer.finish.stored)
+        self.reader = enter(open_input(self.source, restorer.deinterlace, restorer.stretch, alpha))
         self.info: MediaInfo = self.reader.info
-        self.output = place_of_result(self.source, output_dir, self.info, wishes)
+        self.output = place_of_result(self.source, output_dir, self.info, wishes, restorer.stretch)
         self.size = restorer.geometry.output_size(self.info.height, self.info.width)
         self.result = None
         if self.leads:
@@ -144,6 +144,7 @@ class ClipRun:
         if self._failure is not None:
             raise self._failure
         self._memory = peak(self._restorer.device, self._plan)
+        self._times = self._restorer.infer.stages.times  # of this clip; the next one has others
         self._computed, self._blocked = time.perf_counter(), self.writer.waited  # `finish` waits for other reasons
         if self._restorer.parallel.size > 1:
             self._finish_writing()
@@ -168,11 +169,14 @@ class ClipRun:
             return None
         ended = time.perf_counter()
         reading = sum(reader.waited for reader in self._readers)
-        return Report(
+        report = Report(
             self.source, self.output, self._written, self.size, ended - self._started, damage=self.reader.damage,
             waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended,
-            samples=self.result.samples.complete(), **self._memory,
+            samples=self.result.samples.complete(), stages=self._times.seconds(), **self._memory,
         )  # fmt: skip
+        if restorer.recorder is not None:
+            restorer.recorder.write(self.output, report, self.info, restorer.stretch, self._plan)
+        return report
 
     def stop(self) -> None:
         """End the writer soon, from another thread: `complete` fails then, and nothing is left."""

@@ -117,7 +117,9 @@ class VideoDiffusionInfer:
                 lambda: positive(x, t), lambda: negative(x, t), step, self.sampler.steps, sample_dim=None
             )
 
-        return self.guard.watch("the transformer", self.sampler.sample(noise, predict))
+        with self.stages.times.measured(SAMPLE):
+            restored = self.sampler.sample(noise, predict)
+        return self.guard.watch("the transformer", restored)
 
     def _layout_of(self, shape: tuple[int, int, int], text_tokens: int) -> ClipLayout:
         """The layout of one clip; that of a picture is kept for the next one, as it takes longer than the network."""

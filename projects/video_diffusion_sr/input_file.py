@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.media import Frame, MediaReader, open_media
+from data.media import Frame, MediaReader, Stretch, open_media
 from projects.video_diffusion_sr.file_errors import InputError, sentence
 
 
-def open_input(source: Path, deinterlace: str, alpha: str = "white") -> MediaReader:
-    """The reader of a file; InputError, whatever a decoder makes of it. Arguments: see `open_media`."""
+def open_input(source: Path, deinterlace: str, stretch: Stretch, alpha: str = "white") -> MediaReader:
+    """The reader of a file, or of a part of it; InputError, whatever a decoder makes of it; see `open_media`."""
     try:
-        return open_media(source, deinterlace=deinterlace, alpha=alpha)
+        return open_media(source, deinterlace=deinterlace, alpha=alpha, stretch=stretch)
     except Exception as error:
         raise InputError(sentence(error, source, "read")) from error
 

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from data.colour.path import PixelPath
-from data.media import MediaInfo, OutputOptions, Probe, output_path
+from data.media import MediaInfo, OutputOptions, Probe, Stretch, output_path
 from data.media.colour import HLG, PQ
 from data.media.encoding import check_options, choose, keeps_alpha, picture_bits
+from data.media.stretch import WHOLE
 from projects.video_diffusion_sr.request import Finish
 
 
@@ -40,8 +41,10 @@ def finish_from_flags(args: argparse.Namespace) -> Finish:
     return finish
 
 
-def place_of_result(source: Path, output_dir: Path, found: MediaInfo | Probe, wishes: Finish) -> Path:
-    """The result's path.
+def place_of_result(
+    source: Path, output_dir: Path, found: MediaInfo | Probe, wishes: Finish, stretch: Stretch = WHOLE
+) -> Path:
+    """The result's path. stretch: the part of the file that is restored.
 
     Raises:
         ValueError: what is asked for does not go together, or not with this file; the sentence begins with its name.
@@ -53,7 +56,7 @@ def place_of_result(source: Path, output_dir: Path, found: MediaInfo | Probe, wi
             containers = {"containers": choose(found, wishes.stored).containers}
         elif found.kind != "image":
             choose(found, wishes.stored)
-        output = output_path(source, output_dir, found, frames_out=frames_out, **containers)
+        output = output_path(source, output_dir, found, frames_out=frames_out, stretch=stretch, **containers)
         if found.kind == "image":
             picture_bits(found, wishes.output, output.suffix)
     except ValueError as error:

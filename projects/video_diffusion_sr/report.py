@@ -1,7 +1,8 @@
 """What was done with one file, in a line, and what it took."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -41,7 +42,8 @@ class Report:
     predicted_gib: the plan's prediction of `peak_memory`; None without a prediction.
     damage: frames of the input that were lost before we saw them.
     samples: what the page of `--report` shows of it; None: there is no page.
-    waits: where its seconds went. ended: of `time.perf_counter`, when the result had its name.
+    waits: where its seconds went. stages: the device's seconds in each stage of the networks, by name.
+    ended: of `time.perf_counter`, when the result had its name.
     """
 
     source: Path
@@ -55,6 +57,7 @@ class Report:
     predicted_gib: float | None = None
     waits: Waits | None = None
     ended: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)
     samples: Sampled | None = None
 
     def line(self) -> str:

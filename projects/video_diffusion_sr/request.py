@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data.media import OutputOptions
+from data.media import OutputOptions, Stretch
 from projects.video_diffusion_sr.output_size import OutputSize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ class Request:
     random_weights: seeded random weights and prompts in place of trained ones; `ckpt_dir` is not read.
     overlap: reading and writing happen in threads beside the one that computes.
     ckpt_dir: where weights and prompt embeddings lie; checkpoint, vae_checkpoint: files of weights that lie elsewhere.
-    overrides: `key=value` for the YAML.
+    overrides: `key=value` for the YAML. stretch: the part of each clip that is restored.
     """
 
     res: tuple[int, int]
@@ -80,5 +80,6 @@ class Request:
     weights_8_bit: bool = False
     random_weights: bool = False
     deinterlace: str = "auto"
+    stretch: Stretch = field(default_factory=Stretch)
     overlap: bool = True
     finish: Finish = field(default_factory=Finish)

@@ -7,10 +7,11 @@ import torch
 
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import Rows, WholeClip
-from data.media import MediaInfo
+from data.media import MediaInfo, Stretch
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.record import Recorder
 from projects.video_diffusion_sr.request import Finish
 
 
@@ -27,6 +28,8 @@ class Restorer:
     use_sample: bool = True  # encode to a sample of the posterior, not its mean
     finish: Finish = field(default_factory=Finish)
     deinterlace: str = "auto"
+    stretch: Stretch = field(default_factory=Stretch)  # the part of each clip that is restored
+    recorder: Recorder | None = None  # writes a record beside each result
     overlap: bool = True  # reading and writing happen in threads beside the one that computes
 
     @property

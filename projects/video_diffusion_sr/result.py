@@ -11,6 +11,7 @@ from torch import Tensor
 from data.media import BusyError, MediaError, MediaInfo, open_writer
 from projects.video_diffusion_sr.comparison import Comparison
 from projects.video_diffusion_sr.file_errors import OutputError, SkippedError, sentence
+from projects.video_diffusion_sr.record import remove_record
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.run_page.samples import Samples
 
@@ -88,6 +89,7 @@ class Result:
         """Give the result its name, then the comparison, which must not cost it."""
         self._open = False
         try:
+            remove_record(self.output)
             self.writer.__exit__(None, None, None)
         except Exception as error:
             self.comparison.abandon()

@@ -14,9 +14,10 @@ from common.claim import remove_leftovers
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.media import MediaError, Probe, place_of, probe_all
+from data.media import MediaError, Probe, Stretch, place_of, probe_all
 from data.media.sequence import folder_of, size_in_bytes
 from data.media.sequence_writer import why_not_replaced
+from data.media.stretch import WHOLE
 from projects.video_diffusion_sr.comparison import FOLDER as COMPARE
 from projects.video_diffusion_sr.file_errors import (
     SkippedError,
@@ -50,13 +51,13 @@ class Survey:
     refusal: str | None = None
 
 
-def survey(args: argparse.Namespace, process: Process) -> Survey:
+def survey(args: argparse.Namespace, process: Process, stretch: Stretch = WHOLE) -> Survey:
     """Look at every file once, on the rank that leads, which says what it finds; the others are told.
 
     Decoders run in a process of their own there (`probe_all`): one that dies or hangs costs its file, not the job, and
     no two ranks can come to different findings.
     """
-    found = process.told_by_leader(lambda: _look(args, process))
+    found = process.told_by_leader(lambda: _look(args, process, stretch))
     if isinstance(found, str):
         return Survey(0, {}, {}, 0, found)
     total, failed, rows = found
@@ -64,7 +65,7 @@ def survey(args: argparse.Namespace, process: Process) -> Survey:
     return Survey(total, clips, {Path(path): size for path, size, _ in rows}, failed)
 
 
-def _look(args: argparse.Namespace, process: Process) -> list | str:
+def _look(args: argparse.Namespace, process: Process, stretch: Stretch) -> list | str:
     """[number of files, failed ones, [path, bytes, fields of its `Clip`] of the others]; a sentence of refusal."""
     try:
         files = find_inputs(args)
@@ -82,7 +83,7 @@ def _look(args: argparse.Namespace, process: Process) -> list | str:
     for path, found in probe_all(files):
         process.alive(f"a first look at the files, done with {path.name}")
         try:
-            clip = judge(path, found, args, process.attempt)
+            clip = judge(path, found, args, process.attempt, stretch)
             rows.append([str(path), size_in_bytes(path), astuple(clip)])
         except SkippedError as reason:
             logger.info("%s", reason, extra=outcome(path, "skipped"))
@@ -92,26 +93,31 @@ def _look(args: argparse.Namespace, process: Process) -> list | str:
     return [len(files), failed, rows]
 
 
-def judge(path: Path, found: Probe | MediaError, args: argparse.Namespace, attempt: int = 0) -> Clip:
+def judge(
+    path: Path, found: Probe | MediaError, args: argparse.Namespace, attempt: int = 0, stretch: Stretch = WHOLE
+) -> Clip:
     """What planning needs of a file that can be restored.
 
     Args:
-        found: what `probe_all` says of it.
+        found: what `probe_all` says of it. stretch: the part of a clip that is asked for.
     Raises:
         SkippedError: its result is there, and that is all right.
         ValueError: it cannot be.
     """
     if isinstance(found, MediaError):
         raise found
+    stretch.check_begins_in(found, path)
+    if args.preview is not None:  # a sheet is written, and no result touched
+        return Clip(found.height, found.width, 1, still=True)
     place, wishes = place_of(path, args.video_path, args.output_dir), finish_from_flags(args)
-    output = place_of_result(path, place, found, wishes)
+    output = place_of_result(path, place, found, wishes, stretch)
     is_folder = found.kind != "image" and wishes.frames_out is not None
     refusal = refuse_output(path, output, args, attempt, is_folder=is_folder)
     if refusal == SKIP:
         raise SkippedError(f"{path.name}: skipped, {output} exists")
     if refusal is not None:
         raise ValueError(refusal)
-    return clip_of(found, wishes.stored)
+    return clip_of(found, wishes.stored, stretch)
 
 
 def refuse_output(

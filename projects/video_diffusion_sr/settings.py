@@ -69,6 +69,7 @@ def resolve(preset: Preset, request: Request, device: torch.device) -> RunSettin
     named, config = with_named_weights(preset, user.config, request.checkpoint, request.vae_checkpoint)
     vae, dit = network_without_weights(config.vae.model), network_without_weights(config.dit.model)
     check_vae(config.vae)
+    refuse_networks_apart(vae, dit)
     refuse_idle_memory_keys(config.vae, user.changed, device)
     vae.set_causal_slicing(config.vae.slicing.split_size, config.vae.slicing.memory_device)
     limit = memory_limit(config.vae)
@@ -104,6 +105,20 @@ def refuse_contradictions(request: Request) -> None:
         raise ValueError("--random_weights takes the place of --checkpoint and --vae_checkpoint: leave one of them out")
     if request.weights_8_bit and request.shard_weights:
         raise ValueError("--weights_8_bit and --shard_weights exclude each other: leave one of them out")
+
+
+def refuse_networks_apart(vae: VideoAutoencoderKL, dit: NaDiT) -> None:
+    """ValueError, by its key, where one network does not take what the other gives."""
+    latents = vae.latent_channels
+    ours = f"vae.model.latent_channels={latents}"
+    for key, given, fitting, what in (
+        ("vae.model.in_channels", vae.encoder.conv_in.in_channels, 3, "frames, which are RGB"),
+        ("vae.model.out_channels", vae.decoder.conv_out.out_channels, 3, "frames, which are RGB"),
+        ("dit.model.vid_in_channels", dit.config.vid_in_channels, 2 * latents + 1, f"{ours} twice and the mask"),
+        ("dit.model.vid_out_channels", dit.config.vid_out_channels, latents, ours),
+    ):
+        if given != fitting:
+            raise ValueError(f"config key {key}: {given} channels do not fit {what}; it must be {fitting}")
 
 
 def check_vae(config: Mapping[str, Any]) -> None:

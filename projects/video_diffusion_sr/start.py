@@ -9,12 +9,16 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.distributed.job import has_ended, is_speaker
-from common.parent import end_with_parent, launched_by_torchrun
+from common.distributed.launcher import launch
+from common.parent import end_with_parent, has_launcher
 from common.signals import exit_code, interrupted_by_signals
-from projects.video_diffusion_sr.cli_parser import parser
+from projects.video_diffusion_sr.cli_parser import parse_flags
 from projects.video_diffusion_sr.presets import PRESETS, Preset
+
+ROOT = Path(__file__).resolve().parents[__name__.count(".")]  # the folder of the outermost package
 
 
 def start(name: str, arguments: Sequence[str] | None = None) -> int:
@@ -25,11 +29,13 @@ def start(name: str, arguments: Sequence[str] | None = None) -> int:
 def start_preset(preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None) -> int:
     """See `start`. command: what the user typed to get here; None: the preset's script."""
     open_standard_streams()
-    if launched_by_torchrun():
+    if has_launcher():
         end_with_parent()
     # All processes of a job have the same flags: one of them says what is wrong with them.
     with contextlib.nullcontext() if is_speaker() else contextlib.redirect_stderr(io.StringIO()):
-        args = parser(preset, command).parse_args(arguments)
+        args = parse_flags(preset, arguments, command)
+    if args.gpus > 1 and not args.plan:
+        return start_job(preset, sys.argv[1:] if arguments is None else arguments, command, args.gpus)
     if has_ended(args.output_dir):  # with failures, which no restart would mend
         return 1
     try:
@@ -41,6 +47,20 @@ def start_preset(preset: Preset, arguments: Sequence[str] | None = None, command
         if is_speaker():
             print(f"{str(error) or 'interrupted'} before anything was begun", file=sys.stderr)
         return exit_code(error)
+
+
+def start_job(preset: Preset, arguments: Sequence[str], command: str | None, gpus: int) -> int:
+    """The same run in `gpus` processes that form one job; its exit code, see `launcher.launch`."""
+    if "RANK" in os.environ:
+        if is_speaker():
+            print("--gpus starts the processes itself: leave it out under torchrun", file=sys.stderr)
+        return 2
+    name = next(name for name, known in PRESETS.items() if known == preset)
+    code = (
+        f"import sys; sys.path.insert(0, sys.argv[1]); from {__package__}.start import PRESETS, start_preset; "
+        "sys.exit(start_preset(PRESETS[sys.argv[2]], sys.argv[4:] + ['--gpus', '1'], sys.argv[3] or None))"
+    )
+    return launch([sys.executable, "-P", "-c", code, str(ROOT), name, command or "", *arguments], gpus)
 
 
 def open_standard_streams() -> None:

@@ -13,10 +13,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from common.checkpoint import read_state_dict, refuse_misfit
+from common.checkpoint import refuse_misfit, with_current_names
 from common.config import create_object
 from common.diffusion import read_diffusion_settings
 from common.distributed.process import Process
+from common.weights.read import read_weights
+from common.weights.stored import StoredWeight, dense
 from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
@@ -33,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ADVICE = "`--init_from` must name weights of the model in --config, overrides included"
 
 Weights = str | Path | None
-State = Mapping[str, Tensor]
+State = Mapping[str, Tensor | StoredWeight]
 
 
 class VideoDiffusionTrainer:
@@ -82,18 +84,17 @@ class VideoDiffusionTrainer:
         """The transformer, float32, and its weights.
 
         Args:
-            weights: a checkpoint; the network is then on the meta device and the state, memory-mapped, is for
-                `Stage.weights`. None: fresh random values from PyTorch's own generator, and no state.
+            weights: a checkpoint in any layout that inference reads; the network is then on the meta device and the
+                state, memory-mapped, is for `Stage.weights`. None: fresh random values from PyTorch's own generator,
+                and no state.
             lora: train low-rank factors on top of the weights, which are frozen.
 
         Raises:
             FileNotFoundError, ValueError: no such checkpoint, or it does not fit the config.
         """
-        state = None if weights is None else read_state_dict(weights)
-        with nullcontext() if state is None else torch.device("meta"):
+        with nullcontext() if weights is None else torch.device("meta"):
             dit = create_object(self.config.dit.model)
-        if state is not None:
-            refuse_misfit(dit, state, str(weights), ADVICE)
+        state = None if weights is None else fitting_weights(dit, weights)
         dit.set_gradient_checkpointing(self.gradient_checkpoint)
         if lora is not None:
             if state is None:
@@ -136,9 +137,7 @@ class VideoDiffusionTrainer:
         """The VAE to be trained, float32 on the CPU; from a checkpoint or fresh."""
         vae = create_object(self.config.vae.model)
         if weights is not None:
-            state = read_state_dict(weights)
-            refuse_misfit(vae, state, str(weights), ADVICE)
-            vae.load_state_dict(state)
+            vae.load_state_dict({name: dense(weight) for name, weight in fitting_weights(vae, weights).items()})
         return vae
 
     def encoder(self, vae: VideoAutoencoderKL | None) -> LatentEncoder:
@@ -151,6 +150,17 @@ class VideoDiffusionTrainer:
         settings = self.condition if noise_scale is None else replace(self.condition, noise_scale=noise_scale)
         factors = (self.temporal_factor, self.spatial_factor)
         return Conditioner(settings, self.diffusion.schedule, *factors, self.diffusion.transform)
+
+
+def fitting_weights(network: nn.Module, path: str | Path) -> State:
+    """The weights of a file in any layout of docs/checkpoints.md, under the network's names.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, or it does not fit the network.
+    """
+    state = with_current_names(read_weights(path, network.state_dict()))
+    refuse_misfit(network, state, str(path), ADVICE)
+    return state
 
 
 def refuse_other_scale(path: Path, configured: float) -> None:

@@ -95,7 +95,9 @@ def test_a_probe_agrees_with_the_reader_and_starts_no_torch(tmp_path):
             assert str(probed).startswith("d.mp4: not a video or picture")
             continue
         info = open_media(path).info
-        expected = Probe(info.kind, info.height, info.width, info.frame_count_hint, info.audio_codecs)
+        seconds = float(info.duration) if info.kind == "video" else None
+        codecs = info.audio_codecs
+        expected = Probe(info.kind, info.height, info.width, info.frame_count_hint, codecs, duration=seconds)
         assert probed == expected == probe(path), path.name
     code = "import sys, data.media.probe_process, data.media.probe_worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

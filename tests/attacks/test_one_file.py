@@ -39,7 +39,7 @@ def run(folder: Path, *flags: str) -> int:
 
 
 def results(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "out").iterdir())
+    return sorted(path.name for path in (folder / "out").iterdir() if path.suffix != ".json")
 
 
 RAISED = [TypeError("'NoneType' object"), OSError(errno.EIO, "Input/output error")]

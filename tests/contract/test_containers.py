@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from projects import download
-from projects.video_diffusion_sr import cli
+from projects.video_diffusion_sr.cli_parser import parse_flags
 from seedvr.command import chosen_model
 from tests.conftest import ROOT
 
@@ -54,7 +54,7 @@ def test_its_examples_are_understood(recipe):
             assert download.parse(words)
         else:
             preset, words = chosen_model(name, words, ["--video_path", "--output_dir"])
-            assert cli.parser(preset).parse_args(words)
+            assert parse_flags(preset, words)
 
 
 def test_weights_that_were_fetched_stay_out_of_an_image():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from projects import demo, download
-from projects.video_diffusion_sr import cli
+from projects.video_diffusion_sr.cli_parser import parse_flags
 from projects.video_diffusion_sr.presets import PRESETS
 from seedvr.command import chosen_model
 from tests.conftest import ROOT
@@ -36,7 +36,7 @@ def test_commands_are_understood(command):
     assert (ROOT / words[script]).is_file()
     if "inference_" in words[script]:
         preset = PRESETS[words[script].removeprefix("projects/inference_").removesuffix(".py")]
-        assert cli.parser(preset).parse_args(words[script + 1 :])
+        assert parse_flags(preset, words[script + 1 :])
     elif words[script].endswith("download.py"):
         assert download.parse(words[script + 1 :])
 
@@ -49,15 +49,14 @@ def test_console_commands_are_understood(command):
         return
     places = {"restore": ["--video_path", "--output_dir"], "plan": ["--video_path"]}[name]
     preset, arguments = chosen_model(name, rest, places)
-    output = [] if name == "restore" else ["--output_dir", "."]
-    assert cli.parser(preset).parse_args([*arguments, *output])
+    assert parse_flags(preset, [*arguments, *(["--plan"] if name == "plan" else [])])
 
 
 @pytest.mark.parametrize("flag", re.findall(r"^\| `(--[^`]+)`", README, flags=re.M))
 def test_flags_in_the_table_exist(flag):
     name, *value = flag.split()
     given = [name, *(["a=1"] if name == "--set" else value)]
-    assert cli.parser(PRESETS["seedvr2_3b"]).parse_args(["--video_path", "a", "--output_dir", "b", *given])
+    assert parse_flags(PRESETS["seedvr2_3b"], ["--video_path", "a", "--output_dir", "b", *given])
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)]+)\)", README))

@@ -135,7 +135,7 @@ def test_nothing_beside_the_picture_ever_costs_it(tmp_path, monkeypatch, caplog)
         raise RuntimeError("made to fail")
 
     with monkeypatch.context() as patch:
-        patch.setattr("data.media.mux._attach", lambda output, extras, stack: fail() if extras else [])
+        patch.setattr("data.media.mux._attach", lambda output, extras, until, stack: fail() if extras else [])
         with av.open(str(through(source, tmp_path / "a"))) as result:
             assert len(result.streams.audio) == 2 and not result.chapters()
     assert caplog.text.count("tags, chapters, cover and subtitles are left out") == 1

@@ -70,7 +70,7 @@ def test_a_plan_says_sizes_windows_and_memory_without_weights(tmp_path, capsys):
 def test_windows_are_counted(frames, said):
     from types import SimpleNamespace
 
-    from seedvr.plan import windows
+    from projects.video_diffusion_sr.show_plan import windows
 
     settings = SimpleNamespace(window=31)  # latents
     budget = SimpleNamespace(settings=settings, networks=SimpleNamespace(vae=SimpleNamespace(temporal_factor=4)))

@@ -147,7 +147,8 @@ def test_a_failure_in_the_middle_leaves_nothing(restorer, tmp_path, monkeypatch)
 def run(tmp_path: Path, *flags: str) -> int:
     small = ["--device", "cpu", "--res_h", "32", "--res_w", "48", "--random_weights", "--set", *SMALL]
     return main(
-        SEEDVR2_TINY, ["--video_path", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out"), *flags, *small]
+        SEEDVR2_TINY,
+        ["--video_path", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out"), *flags, *small, "--no_record"],
     )
 
 

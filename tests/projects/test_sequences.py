@@ -19,8 +19,9 @@ def frames_in(folder: Path, count: int, suffix: str = "png") -> Path:
     return folder
 
 
-def run(source: Path, output: Path, *flags: str) -> int:
+def run(source: Path, output: Path, *flags: str, record: bool = False) -> int:
     small = ["--device", "cpu", "--res_h", "24", "--res_w", "32", "--random_weights", "--set", *SMALL]
+    flags = flags if record else (*flags, "--no_record")
     return main(SEEDVR2_TINY, ["--video_path", str(source), "--output_dir", str(output), *flags, *small])
 
 

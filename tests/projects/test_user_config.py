@@ -23,8 +23,8 @@ IDLE = "changes nothing"
 
 # Another value for every key -> a part of the refusal; None: the run is another one.
 KEYS = {
-    "dit.model.vid_in_channels=41": None,
-    "dit.model.vid_out_channels=8": None,
+    "dit.model.vid_in_channels=41": "do not fit",
+    "dit.model.vid_out_channels=8": "do not fit",
     "dit.model.vid_dim=120": None,
     "dit.model.vid_out_norm=fusedrms": None,
     "dit.model.txt_in_dim=64": None,
@@ -57,9 +57,9 @@ KEYS = {
     "vae.model.block_out_channels=[8,8,16]": None,
     "vae.model.down_block_types=[A]": "down_block_types",
     "vae.model.up_block_types=[A]": "up_block_types",
-    "vae.model.in_channels=4": None,
-    "vae.model.out_channels=4": None,
-    "vae.model.latent_channels=8": None,
+    "vae.model.in_channels=4": "do not fit",
+    "vae.model.out_channels=4": "do not fit",
+    "vae.model.latent_channels=8": "do not fit",
     "vae.model.layers_per_block=2": None,
     "vae.model.norm_num_groups=2": None,
     "vae.model.slicing_sample_min_size=8": IDLE,

@@ -20,7 +20,7 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     examples = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S)
-    assert len(examples) == 8
+    assert len(examples) == 9
     names: dict = {}
     for number, example in enumerate(examples):
         exec(compile(example, f"docs/python.md, example {number + 1}", "exec"), names)

@@ -1,5 +1,6 @@
 """The Python interface: the command line's numbers, every form of frames, streams, cancelled runs, typed errors."""
 
+import json
 import threading
 from itertools import islice
 from pathlib import Path
@@ -226,6 +227,36 @@ def test_what_cannot_be_used_is_an_input_error(restorer, frames, settings, said)
     with pytest.raises(seedvr.InputError, match=said) as caught:
         restorer(frames, **settings)
     assert isinstance(caught.value, ValueError)
+
+
+def test_a_part_of_a_file_and_its_record(restorer, clip, tmp_path, weights):
+    part = restorer.restore_file(clip, tmp_path / "part.mp4", **SIZE, frames=(4, 7), seed=3, record=True)
+    named = restorer.restore_file(clip, f"{tmp_path}/", **SIZE, start=0.15, frames=3, seed=3)
+    assert named.name == "clip_0.15s-3f.mp4" and np.array_equal(read(part), read(named)) and len(read(part)) == 3
+    said = json.loads((tmp_path / "part.mp4.json").read_text())
+    assert said["result"]["path"] == str(part) and said["result"]["bytes"] == part.stat().st_size
+    assert said["settings"]["seed"] == 3 and said["input"]["part"]["first"] == 4 and len(said["weights"]) == 2
+    restorer.restore_file(clip, part, **SIZE, frames=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [named.name, part.name]  # no other result's record
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"start": 5, "end": 1}, "5 is not behind|1 is not behind 5"),
+        ({"frames": (5, 2)}, "are none"),
+        ({"frames": 0}, "at least one frame"),
+        ({"frames": "x"}, "neither a number nor two"),
+        ({"frames": (1, 2, 3)}, "neither a number nor two"),
+        ({"start": "ten"}, "no time such as"),
+        ({"start": 1, "frames": (2, 4)}, "give one"),
+        ({"start": 99}, "it has 0.52 s; begin earlier"),
+    ],
+)
+def test_parts_that_cannot_be(restorer, clip, tmp_path, part, said):
+    with pytest.raises(seedvr.InputError, match=said):
+        restorer.restore_file(clip, tmp_path / "a.mp4", **SIZE, **part)
+    assert not list(tmp_path.iterdir())
 
 
 def test_targets_and_sources_that_cannot_be(restorer, clip, tmp_path):

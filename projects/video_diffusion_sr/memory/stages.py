@@ -14,6 +14,7 @@ from models.video_vae_v3.modules.schedule import Schedule, direct_schedule
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories, decode_tiled, encode_tiled
 from projects.video_diffusion_sr.memory.plan import OFFLOADS, TILE_OVERLAP, MemoryPlan
+from projects.video_diffusion_sr.memory.stage_times import StageTimes
 
 ENCODE, SAMPLE, DECODE = "encode", "sample", "decode"
 
@@ -26,6 +27,9 @@ class Stages:
         device: where they compute.
         plans: of all clips to come. Empty: both networks are on the device and are left alone. What cannot be undone
             (travelling blocks, 8-bit storage) must be the same in all.
+
+    Attributes:
+        times: what the stages of the clip at hand took, an object of its own for every clip.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class Stages:
     ) -> None:
         self.vae, self.dit, self.device = vae, dit, device
         self.plan = MemoryPlan(direct_schedule(vae.split_size, len(vae.levels)))  # until `follow`
+        self.times = StageTimes(device)
         self._stage: str | None = None
         self._memory: weakref.ref | None = None
         self._residency: Residency | None = None
@@ -63,7 +68,7 @@ class Stages:
         else:
             assert lasting(plan) == self._lasting, "what cannot be undone differs from the plans given at first"
             assert plan.offload == "none" or self._residency.one_at_a_time, "no plan that moves networks was announced"
-        self.plan, self._stage = plan, None
+        self.plan, self._stage, self.times = plan, None, StageTimes(self.device)
         set_token_chunk(self.dit, plan.token_chunk)
 
     def new_memory(self, rows: RowExchange | None = None) -> ClipMemory | TileMemories:
@@ -96,16 +101,18 @@ class Stages:
     def encode(self, x: Tensor, memory: ClipMemory | TileMemories) -> Tensor:
         """The next frames [1, 3, T, H, W] of a clip, anywhere -> their moments on the device."""
         self.begin(ENCODE, memory)
-        if isinstance(memory, TileMemories):
-            return encode_tiled(self.vae, x, self.schedule.tile, TILE_OVERLAP, memories=memory).to(self.device)
-        return self.vae.encode_slice(x.to(self.device, self.vae_dtype), memory)
+        with self.times.measured(ENCODE):
+            if isinstance(memory, TileMemories):
+                return encode_tiled(self.vae, x, self.schedule.tile, TILE_OVERLAP, memories=memory).to(self.device)
+            return self.vae.encode_slice(x.to(self.device, self.vae_dtype), memory)
 
     def decode(self, z: Tensor, memory: ClipMemory | TileMemories) -> Tensor:
         """The next latents [1, c, t, h, w] of a clip -> their frames [1, 3, T, H, W]; on the host where tiled."""
         self.begin(DECODE, memory)
-        if isinstance(memory, TileMemories):
-            return decode_tiled(self.vae, z, self.schedule.tile, TILE_OVERLAP, memories=memory)
-        return self.vae.decode_slice(z.to(self.device, self.vae_dtype), memory)
+        with self.times.measured(DECODE):
+            if isinstance(memory, TileMemories):
+                return decode_tiled(self.vae, z, self.schedule.tile, TILE_OVERLAP, memories=memory)
+            return self.vae.decode_slice(z.to(self.device, self.vae_dtype), memory)
 
     @property
     def vae_dtype(self) -> torch.dtype:

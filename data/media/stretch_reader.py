@@ -1,0 +1,103 @@
+"""How is a part of a clip read as if it were a clip of its own?
+
+The file is decoded from its beginning, and what lies before the part is dropped: so its frames are those of the whole
+clip to the last bit, and their times too, whatever the container knows of its frames.
+"""
+
+from collections.abc import Generator
+from dataclasses import replace
+from fractions import Fraction
+from typing import Self
+
+from data.media.errors import MediaError, shown
+from data.media.frame import Frame
+from data.media.info import MediaReader, middles
+from data.media.stretch import Stretch
+from data.media.video_reader import VideoReader
+
+
+class StretchReader(MediaReader):
+    """The frames of a part, at times from zero on.
+
+    A part that begins with the clip keeps the clip's zero. Else its first frame is the new zero, also for what stands
+    beside the picture (`MediaInfo.cut`). Opening reads up to that frame.
+
+    Args:
+        reader: of the whole clip; this object closes it.
+        stretch: not whole.
+    Raises:
+        MediaError: no frame lies in the part.
+    """
+
+    def __init__(self, reader: MediaReader, stretch: Stretch) -> None:
+        self._reader, self._stretch = reader, stretch
+        self.notes, whole = reader.notes, reader.info
+        stretch.check_begins_in(whole, whole.path)
+        self._zero, self._begun = Fraction(0), None
+        if stretch.first or stretch.start:
+            self._begun = self._part()  # goes on with the first iteration
+            self._zero = next(self._begun)
+        count = stretch.frames(whole)
+        left = [end - self._zero for end in (whole.duration, stretch.end) if end is not None]
+        if stretch.count is not None and whole.frame_rate and not whole.variable_frame_rate:
+            left.append(stretch.count / whole.frame_rate)
+        self.info = replace(
+            whole,
+            frame_count_hint=count,
+            duration=min(left, default=None),
+            time_origin=whole.time_origin + self._zero,
+            cut=self._zero,
+        )
+
+    def _part(self) -> Generator[Fraction | Frame]:
+        """The time in the whole clip of the first frame; then the frames, at least one, at their times there."""
+        stretch, number, given = self._stretch, -1, 0
+        frames = iter(self._reader)
+        try:
+            for number, frame in enumerate(frames):
+                if stretch.end is not None and frame.time >= stretch.end:
+                    break
+                if number < stretch.first or (stretch.start is not None and frame.time < stretch.start):
+                    continue
+                if not given:
+                    yield frame.time
+                yield frame
+                given += 1
+                if given == stretch.count:
+                    break
+            else:
+                self.damage = self._reader.damage
+        finally:
+            frames.close()
+        if not given:
+            what = stretch.missing(frames=number + 1)
+            raise MediaError(f"{shown(self._reader.info.path)}: {what}")
+
+    def _frames(self) -> Generator[Frame]:
+        self.damage = None
+        part, self._begun = self._begun, None
+        if part is None:
+            part = self._part()
+            next(part)
+        try:
+            for frame in part:
+                yield replace(frame, time=frame.time - self._zero)
+        finally:
+            part.close()
+
+    def stills(self, count: int) -> list[Frame]:
+        found = []
+        if self.info.duration is not None and isinstance(self._reader, VideoReader):
+            moments = [self._zero + moment for moment in middles(self.info.duration, count)]
+            found = [replace(frame, time=frame.time - self._zero) for frame in self._reader.shown_at(moments)]
+        return found if len(found) == count else super().stills(count)
+
+    def again(self) -> Self:
+        other = super().again()
+        other._reader, other._begun, other.damage = self._reader.again(), None, None
+        return other
+
+    def close(self) -> None:
+        if self._begun is not None:
+            self._begun.close()
+        self._reader.close()

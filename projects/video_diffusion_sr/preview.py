@@ -1,0 +1,82 @@
+"""`--preview N`: a few frames of each file, restored and shown beside the input, before anybody waits for all of it."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from data.media import Frame, MediaInfo
+from data.media.preview import contact_sheet
+from projects.video_diffusion_sr.file_errors import NotFiniteError, rebuild
+from projects.video_diffusion_sr.input_file import open_input
+from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.output_form import path_of, place_of_result
+from projects.video_diffusion_sr.progress import ProgressBar
+from projects.video_diffusion_sr.restore import restore_frames
+from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.run_files import report_error, say
+from projects.video_diffusion_sr.run_order import Job
+
+
+def preview_all(paths: Iterable[Path], job: Job, count: int) -> Iterator[bool]:
+    """A sheet for each file and a line that says where; False for a file that failed."""
+    for path in paths:
+        try:
+            sheet, frames = preview_clip(path, job.folder(path), job.restorer, job.plans[path], count)
+        except Exception as error:
+            if job.restorer.parallel.leads:
+                report_error(error, path, job.prefix(path))
+            yield False
+        else:
+            text = f"{job.prefix(path)}{path.name} -> {sheet}: {frames} frame{'s' * (frames != 1)}, input and result"
+            say(job.restorer.parallel, logging.INFO, text)
+            yield True
+
+
+def preview_clip(
+    source: Path, output_dir: Path, restorer: Restorer, plan: MemoryPlan | None, count: int
+) -> tuple[Path, int]:
+    """Restore frames that are spread over a file, each as a picture of its own, and write a sheet of them.
+
+    So no frame has the help of its neighbours, and a clip's result is steadier than its preview. An earlier preview is
+    replaced.
+
+    Returns:
+        (the sheet's path, how many frames it shows).
+    Raises:
+        As `restore.restore_clip`.
+    """
+    parallel = restorer.parallel
+    with parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
+        with open_input(source, restorer.deinterlace, restorer.stretch) as reader:
+            info, stills = reader.info, reader.stills(count)
+    target = preview_path(place_of_result(source, output_dir, info, restorer.finish, restorer.stretch))
+    both = replace(restorer, finish=replace(restorer.finish, compare=True))
+    still = replace(info, kind="image", frame_count_hint=1)
+    with parallel.verdicts.same_for_all(NotFiniteError, rebuild=rebuild):
+        rows = []
+        for frame in stills:
+            both.follow(still, plan)
+            rows += restored(frame, still, both)
+            both.infer.guard.check(source.name)
+    with parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
+        if parallel.leads:
+            contact_sheet(rows, target)
+    return target, len(stills)
+
+
+def restored(frame: Frame, info: MediaInfo, restorer: Restorer) -> list[tuple[str, Tensor, Tensor]]:
+    """(label, resized input, result) of one frame, for a sheet, HDR as SDR; nothing on ranks that only help."""
+    rows, path = [], path_of(info, "sdr", bits=8)
+    with ProgressBar(info.path.name, 1, show=False) as progress:
+        for finished in restore_frames(info, iter([frame]), iter([frame]), restorer, progress, path=path):
+            _, (before, after), _ = finished.arrive()
+            rows.append((f"{float(frame.time):.2f} s", before[0], after[0]))
+    return rows
+
+
+def preview_path(output: Path) -> Path:
+    """Where the preview of a result lies."""
+    return output.with_name(f"{output.name}.preview.png")

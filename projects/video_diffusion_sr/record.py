@@ -1,0 +1,232 @@
+"""What a result was made from and with: a JSON file beside it, `NAME.mp4.json`.
+
+It never costs the result: whatever goes wrong with it is one line. It is removed before a result is replaced and
+written after, so no record stands beside another run's result.
+"""
+
+import contextlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from common.atomic import atomic_write
+from common.file_hash import sha256_of
+from common.logger import get_logger
+from data.media import MediaError, MediaInfo, Stretch
+from data.media.sequence import numbered, size_in_bytes
+from projects.video_diffusion_sr.file_errors import sentence
+from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.report import Report
+from projects.video_diffusion_sr.request import ROOT
+from projects.video_diffusion_sr.settings import RunSettings
+
+logger = get_logger(__name__)
+
+FORMAT = "seedvr_record"  # the first key; its value is the version of what follows
+VERSION = 1
+PATIENCE_S = 60.0  # that a complete result waits for the sums of weights
+MOST_BYTES = 1 << 20  # of a record; a larger file is none
+LIBRARIES = ("torch", "numpy", "diffusers", "safetensors", "av", "pillow", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Writes the record of every result of a run.
+
+    run: what all records share. weights: of the files' entries with their sums, which a thread works out meanwhile.
+    """
+
+    run: Mapping[str, Any]
+    weights: Future[list[dict[str, Any]]]
+
+    def write(self, output: Path, report: Report, info: MediaInfo, stretch: Stretch, plan: MemoryPlan) -> None:
+        """The record of a result that is complete.
+
+        Args:
+            output: the result. report: of it. info: of its input, or of the part of it that was read.
+        """
+        path = record_path(output)
+        try:
+            record = {
+                FORMAT: VERSION,
+                "written": datetime.now(UTC).isoformat(timespec="seconds"),
+                "result": {**facts_of(output), **figures(report)},
+                "input": {**facts_of(report.source), **_input(info, stretch)},
+                "weights": self._weights(),
+                **self.run,
+                "plan": plan.describe(),
+            }
+            _write(path, plain(record))
+        except Exception as error:
+            logger.warning("%s", sentence(error, path, "written"))
+            logger.debug("where it happened:", exc_info=error)
+
+    def _weights(self) -> list[dict[str, Any]] | str:
+        try:
+            return self.weights.result(PATIENCE_S)
+        except TimeoutError:  # a slow disk; the next result may have them
+            return "their sums were not known when the result was complete"
+
+
+def recorder(settings: RunSettings) -> Recorder:
+    """For the results of a run; begins to work out the sums of its weights."""
+    weights: Future[list[dict[str, Any]]] = Future()
+    files = dict(zip(("transformer", "vae"), settings.checkpoints, strict=True)) | {"lora": settings.request.lora}
+    Thread(target=_weigh, args=(files, weights), daemon=True, name="sums of weights").start()
+    return Recorder({"settings": settings_of(settings), "versions": versions(settings.device)}, weights)
+
+
+def record_path(output: Path) -> Path:
+    """Where the record of a result lies."""
+    return output.with_name(f"{output.name}.json")
+
+
+def move_record(output: Path, target: Path) -> None:
+    """A result was made under one name and has another now: its record follows it, and says so."""
+    old, new = record_path(output), record_path(target)
+    try:
+        record = json.loads(old.read_text(encoding="utf-8"))
+        record["result"]["path"] = str(target.absolute())
+        _write(new, record)
+    except Exception as error:
+        logger.warning("%s", sentence(error, new, "written"))
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is a record, and not somebody else's that has such a name."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            return False
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and FORMAT in found
+
+
+def remove_record(output: Path) -> None:
+    """Remove the record of a result that is about to be replaced; what is no record stays."""
+    path = record_path(output)
+    if is_record(path):
+        with contextlib.suppress(OSError):  # it must not cost the result
+            path.unlink()
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Which file it is, without reading it: its place, its bytes, when it was changed."""
+    if path.is_dir():
+        changed = max(file.stat().st_mtime for file in path.iterdir())
+        size = sum(file.stat().st_size for file in path.iterdir())
+    elif path.exists():
+        changed, size = path.stat().st_mtime, path.stat().st_size
+    else:  # a pattern of numbered pictures
+        changed, size = max(file.stat().st_mtime for file in numbered(path).files), size_in_bytes(path)
+    return {
+        "path": str(path.absolute()),
+        "bytes": size,
+        "modified": datetime.fromtimestamp(changed, UTC).isoformat(),
+    }
+
+
+def figures(report: Report) -> dict[str, Any]:
+    """What a report says, by name. Stages' seconds are the device's; waits are those of `report.Waits`."""
+    height, width = report.size
+    waits = {} if report.waits is None else {f"waits_{name}": value for name, value in asdict(report.waits).items()}
+    seconds = {"all": report.seconds, **report.stages, **waits}
+    return {
+        "frames": report.frames,
+        "width": width,
+        "height": height,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "peak_memory_bytes": report.peak_memory,
+        "reserved_memory_bytes": report.reserved,
+        "predicted_memory_gib": report.predicted_gib,
+        "damage": report.damage,
+    }
+
+
+def settings_of(settings: RunSettings) -> dict[str, Any]:
+    """Everything that was asked for and what followed from it."""
+    request = settings.request
+    return {
+        "model": settings.preset.name,
+        "seed": request.seed,
+        "dtype": settings.dtype,
+        "device": settings.device,
+        "sampling": settings.sampling,
+        "window_latents": settings.window,
+        "request": request,
+        "config": OmegaConf.to_container(settings.config, resolve=True),
+    }
+
+
+def versions(device: torch.device) -> dict[str, Any]:
+    """Of the program, and of what it runs on."""
+    known = {"seedvr": program_version(), "python": platform.python_version(), "platform": platform.platform()}
+    for library in LIBRARIES:
+        try:
+            known[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:  # a host may bring another build of it
+            known[library] = None
+    if device.type == "cuda":
+        known |= {"cuda": torch.version.cuda, "gpu": torch.cuda.get_device_name(device)}
+    return known
+
+
+def program_version() -> str | None:
+    """The commit of a checkout, with "-dirty" where files are changed; the version of an installed package."""
+    if (ROOT / ".git").exists():
+        try:
+            command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+            return subprocess.run(command, capture_output=True, check=True, text=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+    try:
+        return metadata.version("seedvr")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    return value if isinstance(value, int | float | str | None) else str(value)
+
+
+def _input(info: MediaInfo, stretch: Stretch) -> dict[str, Any]:
+    facts = {"kind": info.kind, "width": info.width, "height": info.height, "frames_per_second": info.frame_rate}
+    return {**facts, "part": stretch} if stretch.applies_to(info.kind) else facts
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    if path.exists() and not is_record(path):
+        raise MediaError(f"{path} is no record of a result, and stays; rename it")
+    with atomic_write(path) as part:
+        text = json.dumps(record, indent=2, ensure_ascii=False)
+        part.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def _weigh(files: Mapping[str, Path | None], weights: Future[list[dict[str, Any]]]) -> None:
+    """The entries of files of weights, into a future."""
+    try:
+        given = {name: path for name, path in files.items() if path is not None}
+        weights.set_result([{"of": name, **facts_of(path), "sha256": sha256_of(path)} for name, path in given.items()])
+    except Exception as error:
+        weights.set_exception(error)
