@@ -66,7 +66,8 @@ class _GatherRows(Function):
         group, counts = ctx.group, ctx.counts
         own = counts[group.own]
         arrived = group.exchange(gradient, counts, [own] * group.size, ctx.purpose + BACKWARD)
-        summed = arrived.unflatten(0, (group.size, own)).sum(0, dtype=torch.float32)
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        summed = arrived.unflatten(0, (group.size, own)).sum(0, dtype=wide)
         return summed.to(gradient.dtype), None, None, None
 
 
@@ -100,31 +101,26 @@ class _GatherBlocks(Function):
         return ctx.rows.gather(gradient)[:, ctx.number].sum(0), None, None  # they are small
 
 
-@torch.compiler.disable
 def exchange(group: Group, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
     """`Group.exchange`; backward the rows' gradients take the same way back."""
     return _Exchange.apply(rows, group, send, receive, purpose)
 
 
-@torch.compiler.disable
 def total(group: Group, tensor: Tensor, purpose: str) -> Tensor:
     """`Group.total`; backward gradients are summed over the group likewise."""
     return _Total.apply(tensor, group, purpose)
 
 
-@torch.compiler.disable
 def gather_rows(group: Group, rows: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
     """`Group.gather_rows`; backward every rank sums up the gradients of its rows over the group."""
     return _GatherRows.apply(rows, group, counts, purpose)
 
 
-@torch.compiler.disable
 def neighbours(rows: RowExchange, x: Tensor, above: bool, below: bool) -> tuple[Tensor, Tensor]:
     """`RowExchange.neighbours`, with zeros for rows that are not wanted or lie outside the picture."""
     return _Neighbours.apply(x, rows, above, below)
 
 
-@torch.compiler.disable
 def gather_blocks(rows: RowExchange, own: Tensor, number: int) -> Tensor:
     """`RowExchange.gather`, on block `number`."""
     return _GatherBlocks.apply(own, rows, number)
