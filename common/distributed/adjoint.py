@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from common.distributed.collectives import Group
+from common.kernels.decided import not_traced
 
 BACKWARD = ", backward"
 
@@ -101,26 +102,31 @@ class _GatherBlocks(Function):
         return ctx.rows.gather(gradient)[:, ctx.number].sum(0), None, None  # they are small
 
 
+@not_traced
 def exchange(group: Group, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
     """`Group.exchange`; backward the rows' gradients take the same way back."""
     return _Exchange.apply(rows, group, send, receive, purpose)
 
 
+@not_traced
 def total(group: Group, tensor: Tensor, purpose: str) -> Tensor:
     """`Group.total`; backward gradients are summed over the group likewise."""
     return _Total.apply(tensor, group, purpose)
 
 
+@not_traced
 def gather_rows(group: Group, rows: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
     """`Group.gather_rows`; backward every rank sums up the gradients of its rows over the group."""
     return _GatherRows.apply(rows, group, counts, purpose)
 
 
+@not_traced
 def neighbours(rows: RowExchange, x: Tensor, above: bool, below: bool) -> tuple[Tensor, Tensor]:
     """`RowExchange.neighbours`, with zeros for rows that are not wanted or lie outside the picture."""
     return _Neighbours.apply(x, rows, above, below)
 
 
+@not_traced
 def gather_blocks(rows: RowExchange, own: Tensor, number: int) -> Tensor:
     """`RowExchange.gather`, on block `number`."""
     return _GatherBlocks.apply(own, rows, number)

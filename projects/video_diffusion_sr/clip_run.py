@@ -76,7 +76,8 @@ class ClipRun:
             self.result = enter(
                 Result(
                     self.output, self.info, self.size, existing=existing, compare=wishes.compare,
-                    frame_rate=wishes.frame_rate, crf=wishes.crf, metadata=wishes.metadata, frames_out=frames_out,
+                    page_room=wishes.page_room, frame_rate=wishes.frame_rate, crf=wishes.crf, metadata=wishes.metadata,
+                    frames_out=frames_out,
                 )
             )  # fmt: skip
             say_size(self.source, (self.info.height, self.info.width), self.size)
@@ -172,7 +173,8 @@ class ClipRun:
         reading = sum(reader.waited for reader in self._readers)
         return Report(
             self.source, self.output, self._written, self.size, ended - self._started, damage=self.reader.damage,
-            waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended, **self._memory,
+            waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended,
+            samples=self.result.samples.complete(), **self._memory,
         )  # fmt: skip
 
     def stop(self) -> None:

@@ -33,6 +33,7 @@ from projects.video_diffusion_sr.report import Report, reset_peak
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing
+from projects.video_diffusion_sr.strength import mixed
 
 PREPARE_FRAMES = 4  # cross to the device and are converted together, at most
 Stored = Callable[[Tensor], tuple[Tensor, ...]]
@@ -96,7 +97,7 @@ class Finished:
     """A slice of finished frames on their way to the host, on the rank that writes them.
 
     times: T, seconds. stages: which of them the marks stand for, see `FiniteGuard.marks`.
-    compared: the frames come with what a comparison shows.
+    compared: the frames come with what a comparison and a report's page show.
     """
 
     copy: HostCopy
@@ -267,7 +268,7 @@ def decode_and_finish(
             whole = [rows.to_leader(part, frames) for part in parts]
             if restorer.parallel.leads:
                 whole = [part[: len(degraded)] for part in whole]
-                (stages, marks), compared = infer.guard.marks(), restorer.finish.compare
+                (stages, marks), compared = infer.guard.marks(), restorer.finish.pairs
                 copy = HostCopy(*stored(whole[-1]), *(whole if compared else ()), marks)
                 yield Finished(copy, times[: len(degraded)], stages, compared)
             del times[: len(degraded)]  # a stream has no end of them
@@ -289,16 +290,17 @@ def decode_rows(
 def finish_frames(clip: Tensor, degraded: list[Frame], size: tuple[int, int], restorer: Restorer) -> tuple[Tensor, ...]:
     """Results, u8 [T, 3, h, w], of decoded frames [3, T, h', w'] and the input's, a few at a time.
 
-    With a comparison to be written the resized input comes before them. Frames beyond the end of the input are zeros.
+    Where both are wanted (`Finish.pairs`) the resized input comes before them. Frames beyond the end of the input are
+    zeros.
     """
-    count = 2 if restorer.finish.compare else 1
+    count = 2 if restorer.finish.pairs else 1
     parts = [torch.zeros(clip.shape[1], 3, *size, dtype=torch.uint8, device=restorer.device) for _ in range(count)]
     for start in range(0, len(degraded), FINISH_FRAMES):
         given = degraded[start : start + FINISH_FRAMES]
         rgb = rgb_of(given, restorer.device)
         resized = torch.stack([restorer.geometry.to_output(frame, restorer.device) for frame in rgb])
         part = clip[:, start : start + len(given)].to(restorer.device)
-        results = [to_8_bit(resized)] if restorer.finish.compare else []
+        results = [to_8_bit(resized)] if restorer.finish.pairs else []
         results.append(to_8_bit(finish(part, resized, restorer.finish)))
         for target, result in zip(parts, results, strict=True):
             target[start : start + len(given)] = result
@@ -314,4 +316,4 @@ def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> Tensor:
     frames, _, height, width = degraded.shape
     content = clip[:, :frames, :height, :width].transpose(0, 1).float()
     result = fix_colour(wishes.color_fix, content, degraded)
-    return result if wishes.strength == 1.0 else torch.lerp(degraded, result, wishes.strength)
+    return result if wishes.strength == 1.0 else mixed(degraded, result, wishes.strength)
