@@ -56,7 +56,9 @@ def generators_turn(weights: Path, folder: Path, strategy: str, process: Process
         _, prepared = trainer.train_step([batch])
         generator = next(player for player in trainer.stage.players if player.name == "generator")
         trainer.turns._pass_through_others(generator)
-        trainer.stage.losses("generator", prepared, trainer.turns.draws(0, 0, "test"))["total"].backward()
+        with trainer.turns.autocast():
+            losses = trainer.stage.losses("generator", prepared, trainer.turns.draws(0, 0, "test"))
+        losses["total"].backward()
         for name, module in trainer.stage.modules.items():
             fsdp.reshard(module)
             assert all((p.grad is None) == (name == "discriminator") for p in module.parameters()), name
