@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="frames x height x width of each sample of a batch (default: 21x720x1280); again for another batch",
     )  # fmt: skip
     add("--steps", type=int, default=3, help="that are timed (default: %(default)s)")
-    add("--warm_up", type=int, default=1, help="steps before those (default: %(default)s)")
+    add("--warm_up", type=int, default=2, help="steps before those (default: %(default)s)")
     add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
     add("--json", type=Path, help="write what was measured to this file")
     add("--profile", type=Path, help="write a step's kernels by time, and when the device waited")

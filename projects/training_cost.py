@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--clip", default="21x720x1280", help="frames x height x width of the one clip on each GPU, or group of them")
     add("--sp_size", type=int, default=1, help="GPUs that share a clip (default: %(default)s)")
     add("--peak", type=float, default=989, help="TFLOP/s of the GPU in bfloat16, as its maker states")
-    add("--utilisation", type=float, default=0.4, help="assumed share of the peak")
+    add("--utilisation", type=float, default=0.25, help="share of the peak (default: about what was measured)")
     return parser.parse_args(arguments)
 
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     once = forward_flops(dit.config, [latent], [TEXT_TOKENS])
     sizes = [sum(p.numel() for p in network.parameters()) for network in (dit, discriminator)]
     print(f"{args.config}: {tokens} tokens a clip, {once / 1e12:.0f} TFLOP a forward pass\n")
-    print("| stage | GPUs | state | gradients | gathered | activations | GB a GPU | s a step | clips a day |")
+    print("| stage | GPUs | state | gathered | one block | inputs or gradients | GB a GPU | s a step | clips a day |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for stage in stages(*sizes, len(discriminator.heads), share).values():
         seconds = stage.passes * once / (args.peak * 1e12 * args.utilisation) / args.sp_size

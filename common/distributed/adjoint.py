@@ -69,7 +69,8 @@ class _GatherRows(Function):
         group, counts = ctx.group, ctx.counts
         own = counts[group.own]
         arrived = group.exchange(gradient, counts, [own] * group.size, ctx.purpose + BACKWARD)
-        summed = arrived.unflatten(0, (group.size, own)).sum(0, dtype=torch.float32)
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        summed = arrived.unflatten(0, (group.size, own)).sum(0, dtype=wide)
         return summed.to(gradient.dtype), None, None, None
 
 

@@ -45,14 +45,20 @@ def test_two_ranks_compute_what_one_does(kind, strategy, weights, alone, tmp_pat
 
 
 def generators_turn(weights: Path, folder: Path, strategy: str, process: Process) -> None:
-    """After a step of both, the generator's losses go backward through the discriminator and leave nothing there."""
+    """After a step of both, the generator's losses go backward through the discriminator and leave nothing there.
+
+    In bfloat16, of which sharded gradients become float32.
+    """
     with torch.enable_grad():
-        trainer = SameDraws(build("adversarial", weights), Same(), SETTINGS, folder, process, strategy)
+        settings = replace(SETTINGS, precision="bf16")
+        trainer = SameDraws(build("adversarial", weights), Same(), settings, folder, process, strategy)
         batch = next(trainer.source.batches(0))
         _, prepared = trainer.train_step([batch])
         generator = next(player for player in trainer.stage.players if player.name == "generator")
         trainer.turns._pass_through_others(generator)
-        trainer.stage.losses("generator", prepared, trainer.turns.draws(0, 0, "test"))["total"].backward()
+        with trainer.turns.autocast():
+            losses = trainer.stage.losses("generator", prepared, trainer.turns.draws(0, 0, "test"))
+        losses["total"].backward()
         for name, module in trainer.stage.modules.items():
             fsdp.reshard(module)
             assert all((p.grad is None) == (name == "discriminator") for p in module.parameters()), name

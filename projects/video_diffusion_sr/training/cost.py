@@ -10,7 +10,8 @@ TEXT_TOKENS = 58  # of the released positive embedding
 MOMENTS, AVERAGED, GRADIENT, USED = 12, 4, 4, 2  # bytes a parameter: weight and two moments; its average; a teacher's
 GATHERED = 2  # bytes a parameter in bfloat16
 # Bytes a token and channel that a backward pass finds kept, counted by hooks on saved tensors of the 3B's widths in
-# bfloat16 on a CPU: inside of one block, and by each of the discriminator's heads. Fused kernels may keep less.
+# bfloat16 on a CPU: inside of one block, and by each of the discriminator's heads. With them the peaks of the diffusion
+# stage on two H100s come out within 1 % (docs/training.md).
 BLOCK_BYTES, HEAD_BYTES = 70, 16
 VAE_BYTES = 2  # a parameter of the VAE, whole on every GPU
 
@@ -64,6 +65,9 @@ def memory(
 ) -> Mapping[str, float]:
     """Bytes on each GPU, by what they are for; their sum is the peak.
 
+    A backward pass begins with all kept inputs and ends with all gradients, and inputs go as gradients come: the larger
+    of the two counts.
+
     Args:
         tokens: of a batch, texts included.
         share: of the blocks whose insides are computed again, one at a time; those of the others are kept.
@@ -73,11 +77,12 @@ def memory(
     stream = 2 if sharded else 4  # a lone GPU computes under autocast, whose residual stream is float32
     insides = max(1, round(config.num_layers * (1 - share)))
     heads = HEAD_BYTES * (stage.heads if share == 0 else 0)  # with checkpointing computed again, before the blocks are
-    each = stream * config.num_layers + BLOCK_BYTES * insides + heads
+    numbers = float(ceil(tokens / spread.clip) * stage.versions * config.dim)
+    kept = (stream * config.num_layers + BLOCK_BYTES * (insides - 1) + heads) * numbers
     return {
         "state": (MOMENTS * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / spread.state
         + VAE_BYTES * vae,
-        "gradients": GRADIENT * stage.largest / spread.state,
         "gathered": GATHERED * (stage.trained + stage.used) * (1 if spread.whole else 2 / config.num_layers),
-        "activations": float(each * ceil(tokens / spread.clip) * stage.versions * config.dim),
+        "one block": BLOCK_BYTES * numbers,
+        "inputs or gradients": max(kept, GRADIENT * stage.largest / spread.state),
     }

@@ -34,6 +34,7 @@ class Turns:
             for p in stage.players
         }
         self.graphed = self._graphed_turns() if settings.graphs else None
+        self._moved: set[str] = set()  # players
 
     def clear(self) -> None:
         """Before a checkpoint is loaded in the middle of a run: no moments, no captured steps on their tensors."""
@@ -97,10 +98,18 @@ class Turns:
         return scalars
 
     def _pass_through_others(self, player: Player) -> None:
-        """No gradients are computed for the weights of other players; a sharded network learns of it when gathered."""
+        """No gradients are computed for the weights of other players; a sharded network learns of it when gathered.
+
+        FSDP settles at first use in which dtype it reduces gradients, by the weights that have some: a sharded network
+        keeps them until its player has moved once.
+        """
         for other in self.stage.players if len(self.stage.players) > 1 else ():
-            for _, parameter in self.parameters[other.name]:
-                parameter.requires_grad_(other.name == player.name)
+            own = other.name == player.name
+            sharded = any(fsdp.is_sharded(self.stage.modules[name]) for name in other.modules)
+            if own or other.name in self._moved or not sharded:
+                for _, parameter in self.parameters[other.name]:
+                    parameter.requires_grad_(own)
+        self._moved.add(player.name)
 
     @staticmethod
     def _clip(player: Player, parameters: list[nn.Parameter]) -> Tensor:
