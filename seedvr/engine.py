@@ -6,7 +6,7 @@ numbers of the command line. Where the pipeline changes, this is the file that c
 
 import gc
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from data.media import Frame, MediaError, MediaInfo, MediaReader
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.color_fix import KINDS
+from projects.video_diffusion_sr.dry_run import kernels_for
 from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
@@ -104,7 +105,8 @@ class Engine:
         if self._restorer is None or not may_follow(self._placed, plan):
             if self._restorer is not None:
                 self._settle()
-            self._place(plan)
+            settings = replace(self.settings, geometry=geometry)
+            self._place(plan, kernels_for(settings, self.parallel, [(clip_of(info), plan)]))
         with errors_as(InputError, ValueError):
             infer = with_sampling(self._restorer.infer, wishes)
         finish = Finish(wishes.color_fix, wishes.strength)
@@ -167,9 +169,13 @@ class Engine:
             self.settings = resolve(self.preset, self.request, self.device)
             self.budget = read_budget(self.settings, self.parallel)
 
-    def _place(self, plan: MemoryPlan) -> None:
-        """Give the networks their weights, where a plan needs them."""
-        with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra):
+    def _place(self, plan: MemoryPlan, beside: AbstractContextManager[None] | None = None) -> None:
+        """Give the networks their weights, where a plan needs them.
+
+        Args:
+            beside: a block around it, see `dry_run.kernels_for`.
+        """
+        with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra), beside or nullcontext():
             self._restorer, self._placed = load(self.settings, self.parallel, [plan]), plan
 
 
