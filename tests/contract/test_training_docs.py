@@ -70,7 +70,10 @@ def test_recipes_resolve(stage):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_first_run_works_as_typed(tmp_path):
-    """It improves on held-out clips; on five clips, from a folder of one's own, down to a restored file; nothing in the repository changes."""
+    """On five clips, from a folder of one's own, down to a restored file; nothing in the repository changes.
+
+    What is restored of clips that were held out gets better.
+    """
     for folder, numbers in (("clips", range(5)), ("held_out", range(5, 7))):
         (tmp_path / folder).mkdir()
         for number in numbers:
