@@ -94,6 +94,15 @@ class Process:
         """Around a call that waits for other processes: the one that is late gets the blame, not this one."""
         return nullcontext() if self.watchdog is None else self.watchdog.waiting(on)
 
+    def group(self, size: int) -> tuple[int, int]:
+        """Which group of `size` neighbours this process belongs to, from 0, and how many groups there are.
+
+        Raises:
+            ValueError: `size` does not divide the number of processes.
+        """
+        self.check_divides(size)
+        return self.rank // size, self.world // size
+
     def check_divides(self, sp_size: int) -> None:
         """ValueError unless groups of `sp_size` processes use up the world."""
         if sp_size < 1 or self.world % sp_size:

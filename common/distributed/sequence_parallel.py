@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from common.distributed import adjoint
 from common.distributed.collectives import Group
 
 
@@ -48,12 +49,18 @@ class TokenExchange:
 
     def leave(self, video: Tensor, cut: int) -> Tensor:
         """This rank's tokens [L_own, any] -> all [L, any], on every rank."""
-        rows = self.group.gather_rows(video, self._counts[cut], "result of the transformer")
+        rows = adjoint.gather_rows(self.group, video, self._counts[cut], "result of the transformer")
         return rows.index_select(0, self._packed[cut])
 
-    def sum_text(self, text: Tensor) -> Tensor:
-        """[M, C] float32 -> the sum over ranks."""
-        return self.group.total(text, "text")
+    def sum(self, part: Tensor, purpose: str) -> Tensor:
+        """A float32 tensor of every rank -> their sum."""
+        return adjoint.total(self.group, part, purpose)
+
+    def collect(self, part: Tensor, purpose: str) -> Tensor:
+        """A small float32 tensor [...] of every rank -> [ranks, ...], as a sum of tensors with one part each."""
+        others = part.new_zeros(1, *part.shape)
+        places = [part[None] if rank == self.group.own else others for rank in range(self.group.size)]
+        return self.sum(torch.cat(places), purpose)
 
 
 class Route:
@@ -75,4 +82,4 @@ class Route:
     def follow(self, video: Tensor) -> Tensor:
         """[tokens of this rank before, C] -> [tokens of this rank after, C]."""
         rows = video.index_select(0, self._pick)
-        return self.group.exchange(rows, self.send, self.receive, "tokens").index_select(0, self._place)
+        return adjoint.exchange(self.group, rows, self.send, self.receive, "tokens").index_select(0, self._place)
