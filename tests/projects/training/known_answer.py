@@ -119,15 +119,17 @@ def optimizer(lr: float, betas: tuple[float, float] = (0.9, 0.99), **more) -> Op
 
 @dataclass(frozen=True)
 class Lengths:
-    """Steps of the diffusion stage, of each round of distillation, and of each adversarial run."""
+    """Steps of the diffusion stage, of each round of distillation, and of each adversarial run; student steps of the
+    rounds; steps with which the diffusion model is asked."""
 
     diffusion: int = 450
     distill: int = 130
     adversarial: int = 140
     rounds: tuple[int, ...] = (4, 2, 1)
+    sweep: tuple[int, ...] = (1, 2, 4, 8, 32)
 
 
-LONG = Lengths(800, 220, 350, (8, 4, 2, 1))
+LONG = Lengths(800, 220, 350, (8, 4, 2, 1), (1, 2, 4, 8, 16, 32, 64))
 SCALED = 10.0  # penalties: the papers' 1000 is for samples of millions of values; these have 256
 PLAIN_REGRESSION = ["diffusion.timesteps.training.loc=8.0", "diffusion.timesteps.training.scale=0.5"]  # next to T
 
@@ -223,7 +225,7 @@ def compare(
     """Every row of the page, as soon as it is there; of the adversarial runs `only` these."""
     experiment = Experiment(folder, seed, lengths)
     diffusion, stage = experiment.diffusion()
-    for n in (1, 2, 4, 8, 16, 32, 64):
+    for n in lengths.sweep:
         yield f"diffusion, steps: {n}", answers(stage, n)
     distilled, stages = experiment.distilled(diffusion)
     for n, stage in stages.items():
