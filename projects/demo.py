@@ -21,12 +21,13 @@ from omegaconf import OmegaConf
 from common.config import load_config
 from common.extras import MissingExtra, need
 from common.logger import get_logger, set_up_logging
+from data.colour.path import to_8_bit
 from data.degradation.pipeline import build_degradation
-from data.media import MediaInfo, open_media, open_writer
+from data.media import MediaInfo, OutputOptions, open_media, open_writer
 from data.training.motion import MotionConfig, animate
 from projects.video_diffusion_sr.cli import main as restore
 from projects.video_diffusion_sr.comparison import FOLDER
-from projects.video_diffusion_sr.geometry import Geometry, to_8_bit
+from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 
 logger = get_logger(__name__)
@@ -81,7 +82,7 @@ def main() -> int:
 def write(clip: np.ndarray, path: Path) -> Path:
     """u8 [T, H, W, 3] as a clip of 25 frames a second, so little compressed that it does not matter."""
     info = MediaInfo(Path("a photograph"), "video", clip.shape[2], clip.shape[1], frame_rate=RATE)
-    with open_writer(path, info, clip.shape[1:3], crf=6) as writer:
+    with open_writer(path, info, clip.shape[1:3], options=OutputOptions(crf=6)) as writer:
         writer.write(torch.from_numpy(clip).permute(0, 3, 1, 2), [i / RATE for i in range(len(clip))])
     return path
 

@@ -5,7 +5,7 @@ numbers of the command line. Where the pipeline changes, this is the file that c
 """
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,8 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process, choose_device
 from common.distributed.timeout import TIMEOUT_S
 from common.extras import MissingExtra
-from data.media import Frame, MediaError, MediaInfo, MediaReader
+from data.media import Frame, MediaError, MediaInfo, MediaReader, OutputOptions
+from data.media.encoding import check_options
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.color_fix import KINDS
@@ -27,13 +28,14 @@ from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.input_file import frames_of, open_input
-from projects.video_diffusion_sr.memory.budget import clip_of, read_budget
+from projects.video_diffusion_sr.memory.budget import Budget, clip_of, read_budget
 from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, unplanned
 from projects.video_diffusion_sr.memory.stages import lasting
+from projects.video_diffusion_sr.output_form import path_of
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import ROOT, Finish, Request
-from projects.video_diffusion_sr.settings import resolve
+from projects.video_diffusion_sr.settings import RunSettings, resolve
 from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError
 from seedvr.progress import Report
 
@@ -43,6 +45,7 @@ class Wishes:
     """What a caller asks of one clip. None: what the preset says.
 
     strength, color_fix: as on the command line. steps: network calls. guidance: 1 is none.
+    codec to crf: of the result's file, see `data.media.OutputOptions`.
     """
 
     size: OutputSize
@@ -51,14 +54,29 @@ class Wishes:
     color_fix: str = "wavelet"
     steps: int | None = None
     guidance: float | None = None
+    codec: str = "auto"
+    bit_depth: int | None = None
+    pixel_format: str | None = None
+    container: str | None = None
+    encoder: str = "cpu"
+    hdr: str = "keep"
+    crf: float | None = None
 
     def __post_init__(self) -> None:
+        check_options(self.output)
         if not 0 <= self.strength <= 1:
             raise InputError(f"strength {self.strength} must lie between 0 (the input) and 1 (the restored clip)")
         if self.color_fix not in KINDS:
             raise InputError(f"unknown colour fix {self.color_fix!r}; choose one of {', '.join(KINDS)}")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"steps {self.steps} must be at least 1")
+
+    @property
+    def output(self) -> OutputOptions:
+        """The form of the result's file."""
+        return OutputOptions(
+            self.codec, self.bit_depth, self.pixel_format, self.container, self.encoder, self.hdr, self.crf
+        )
 
 
 class Engine:
@@ -76,9 +94,9 @@ class Engine:
             device = choose_device(request.device, 0)
         self.parallel = Parallel(Process(0, 1, 0, device, None, 0, TIMEOUT_S))
         self._restorer: restorer.Restorer | None = None
-        self._placed: MemoryPlan | None = None
+        self._placed: MemoryPlan | None = None  # what its networks were placed for
         self.demands = Demands()  # of plans, where there are any
-        self._settle()
+        self.settings, self.budget = self._settle()
         if self.budget is None:  # elsewhere the plan, and so where weights wait, depends on the clip
             self._place(unplanned(self.settings, *self.settings.geometry.network_size(*preset.res), False))
 
@@ -102,31 +120,40 @@ class Engine:
             geometry = replace(self.settings.geometry, size=wishes.size)
             geometry.output_size(info.height, info.width)
         plan = self._plan(geometry, info)
-        if self._restorer is None or not may_follow(self._placed, plan):
-            if self._restorer is not None:
-                self._settle()
+        if self._placed is not None and not may_follow(self._placed, plan):
+            self.release()
+        built = self._restorer
+        if built is None:
             settings = replace(self.settings, geometry=geometry)
-            self._place(plan, kernels_for(settings, self.parallel, [(clip_of(info), plan)]))
+            built = self._place(plan, kernels_for(settings, self.parallel, [(clip_of(info), plan)]))
         with errors_as(InputError, ValueError):
-            infer = with_sampling(self._restorer.infer, wishes)
-        finish = Finish(wishes.color_fix, wishes.strength)
-        return replace(self._restorer, infer=infer, geometry=geometry, seed=wishes.seed, finish=finish), plan
+            infer = with_sampling(built.infer, wishes)
+        frames_out = "png" if wishes.codec == "png" else None
+        finish = Finish(wishes.color_fix, wishes.strength, frames_out=frames_out, output=wishes.output)
+        return replace(built, infer=infer, geometry=geometry, seed=wishes.seed, finish=finish), plan
 
     def frames(
-        self, source: Iterable[Frame], again: Iterable[Frame], info: MediaInfo, wishes: Wishes, report: Report
-    ) -> Iterator[Tensor]:
-        """Restored frames, u8 [T, 3, h, w] on the CPU, piece by piece, as many in all as the source has.
+        self,
+        source: Iterable[Frame],
+        again: Iterable[Frame],
+        info: MediaInfo,
+        wishes: Wishes,
+        report: Report,
+        bits: int = 8,
+    ) -> Generator[Tensor]:
+        """Restored frames, [T, 3, h, w] on the CPU, piece by piece, as many in all as the source has. HDR becomes SDR.
 
         Args:
             source: the clip, from a file or from a caller. again: the same frames once more, asked for when their
                 results are finished.
-            info: size and length of the clip; its path is only a name.
+            info: size, depth and length of the clip; its path is only a name.
+            bits: of results: 8 (u8), or 16 (words, whose bits torch holds as int16).
         """
         made, plan = self.prepare(wishes, info)
         made.follow(info, plan)
         frames, inputs = (frames_of(part) if isinstance(part, MediaReader) else iter(part) for part in (source, again))
         with running():
-            for finished in restore.restore_frames(info, frames, inputs, made, report):
+            for finished in restore.restore_frames(info, frames, inputs, made, report, path=path_of(info, "sdr", bits)):
                 (result,), _, marks = finished.arrive()
                 check_marks(info.path.name, finished.stages, marks)
                 report.advance("decode", len(result))
@@ -140,11 +167,17 @@ class Engine:
             done = restore.restore_clip(
                 source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
             )
+        assert done is not None, "nothing in the folder stands in the way of the result"
         return done.output
 
     def release(self) -> None:
         """Drop the networks' weights; `prepare` loads them again."""
-        self._settle()
+        self._restorer = self._placed = None
+        del self.settings, self.budget  # the weights are in the settings' networks
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.settings, self.budget = self._settle()
 
     def _plan(self, geometry: Geometry, info: MediaInfo) -> MemoryPlan:
         if self.budget is None:
@@ -157,26 +190,24 @@ class Engine:
             budget = replace(self.budget, settings=replace(self.settings, geometry=geometry), demands=self.demands)
             return budget.plan(clip_of(info), blocks, derived)
 
-    def _settle(self) -> None:
-        """Everything that the request means, with networks that have no weights; earlier networks are dropped."""
-        self._restorer = self._placed = self.settings = self.budget = None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _settle(self) -> tuple[RunSettings, Budget | None]:
+        """Everything that the request means, with networks that have no weights; what memory there is on a GPU."""
         with errors_as(InputError, FileNotFoundError):
             load_config(self.request.config or ROOT / self.preset.config)
         with errors_as(WeightsError, FileNotFoundError), errors_as(InputError, ValueError):
-            self.settings = resolve(self.preset, self.request, self.device)
-            self.budget = read_budget(self.settings, self.parallel)
+            settings = resolve(self.preset, self.request, self.device)
+            return settings, read_budget(settings, self.parallel)
 
-    def _place(self, plan: MemoryPlan, beside: AbstractContextManager[None] | None = None) -> None:
+    def _place(self, plan: MemoryPlan, beside: AbstractContextManager[None] | None = None) -> restorer.Restorer:
         """Give the networks their weights, where a plan needs them.
 
         Args:
             beside: a block around it, see `dry_run.kernels_for`.
         """
         with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra), beside or nullcontext():
-            self._restorer, self._placed = load(self.settings, self.parallel, [plan]), plan
+            built = load(self.settings, self.parallel, [plan])
+        self._restorer, self._placed = built, plan
+        return built
 
 
 def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:
@@ -217,7 +248,10 @@ def info_of(path: Path) -> MediaInfo:
 def facts(pixels: Tensor, frames: int | None) -> MediaInfo:
     """Facts of a clip that is in no file, from its frames [..., 3, H, W]. One frame counts as a picture."""
     height, width = pixels.shape[-2:]
-    return MediaInfo(Path("frames"), "image" if frames == 1 else "video", width, height, frame_count_hint=frames)
+    depth = 32 if pixels.is_floating_point() else 8
+    return MediaInfo(
+        Path("frames"), "image" if frames == 1 else "video", width, height, frame_count_hint=frames, depth=depth
+    )
 
 
 @contextmanager

@@ -33,25 +33,31 @@ class Form:
     dtype: Any = None
     device: Any = "cpu"
 
+    @property
+    def bits(self) -> int:
+        """Of the results that `give` takes: floats get 16."""
+        return 16 if self.real else 8
+
     def give(self, frames: Tensor) -> Any:
-        """u8 [T, 3, h, w] -> frames in this form; for pictures a list, and without T the frame itself."""
+        """[T, 3, h, w], 16-bit words (int16) for floats, else u8 -> frames in this form.
+
+        For pictures a list, and without T the frame itself.
+        """
         if self.kind == "pil":
             pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).contiguous().numpy()]
             return pictures[0] if self.single else pictures
         if self.last:
             frames = frames.permute(0, 2, 3, 1).contiguous()
         if self.real:
-            frames = frames.float() / 255
-        result = frames.numpy() if self.kind == "numpy" else frames.to(self.device)
+            frames = (frames.to(torch.int32) & 65535).float() / 65535
+        result: Any = frames.numpy() if self.kind == "numpy" else frames.to(self.device)
         if self.real:
             result = result.astype(self.dtype) if self.kind == "numpy" else result.to(self.dtype)
         return result[0] if self.single else result
 
 
 def take(frames: Any) -> tuple[Tensor, Form]:
-    """(frames [T, 3, H, W] in 0..255, u8 or float32, on the CPU; their form)
-
-    Floats keep their precision: they are multiplied by 255 and not rounded.
+    """(frames [T, 3, H, W], u8 in 0..255 or float32 in 0..1, on the CPU; their form)
 
     Raises:
         InputError: none of the known forms, no frames, or values outside their range.
@@ -102,7 +108,7 @@ def from_dense(frames: Any, kind: str, read: Callable[[], Tensor]) -> tuple[Tens
         raise InputError(f"frames of {frames.dtype} are not known; give u8 in 0..255 or floats in 0..1")
     real = pixels.is_floating_point()
     if real:
-        pixels = in_range(pixels.float()) * 255
+        pixels = in_range(pixels.float())
     pixels = pixels if pixels.ndim == 4 else pixels[None]
     pixels = pixels.permute(0, 3, 1, 2) if last else pixels
     return pixels, Form(kind, last, real, single, frames.dtype if real else None, getattr(frames, "device", "cpu"))

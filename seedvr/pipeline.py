@@ -22,6 +22,7 @@ logger = get_logger(__name__)
 
 OUTPUTS = ("np", "pt", "pil")
 CLIPS = 5  # dimensions of several clips in one array
+MOST = 65535  # of a 16-bit word
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class SeedVRPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | PathLike, *, torch_dtype: torch.dtype | str | None = None, **settings: Any
+        cls, source: str | PathLike[str], *, torch_dtype: torch.dtype | str | None = None, **settings: Any
     ) -> Self:
         """A pipeline from a folder of `save_pretrained`, or from anything that `seedvr.from_pretrained` takes.
 
@@ -61,7 +62,7 @@ class SeedVRPipeline:
             return cls(load(**{**saving.read(Path(source)), **settings}))
         return cls(from_pretrained(source, **settings))
 
-    def save_pretrained(self, folder: str | PathLike) -> None:
+    def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write a folder that `from_pretrained` reads, LoRA merged.
 
         Raises:
@@ -138,7 +139,7 @@ class SeedVRPipeline:
             raise InputError("give a video or an image, one of them")
         if (height is None) != (width is None):
             raise InputError("height and width are given together; for one factor there is scale")
-        settings = {
+        settings: dict[str, Any] = {
             "size": None if height is None else (width, height),
             "scale": scale,
             "seed": seed_of(generator, seed),
@@ -149,7 +150,7 @@ class SeedVRPipeline:
             "progress": progress,
         }
         given = image if video is None else video
-        frames = given_as([as_u8(self.restorer(clip, **settings)) for clip in clips_of(given)], output_type)
+        frames = given_as([as_words(self.restorer(clip, **settings)) for clip in clips_of(given)], output_type)
         return SeedVRPipelineOutput(frames) if return_dict else (frames,)
 
     def maybe_free_model_hooks(self) -> None:
@@ -182,15 +183,17 @@ def clips_of(given: Any) -> list[Any]:
     return [given]
 
 
-def as_u8(frames: Any) -> Tensor:
-    """A restorer's result -> u8 [T, 3, h, w]. It comes in steps of 1/255, so nothing is lost."""
-    return take(frames)[0].round().to(torch.uint8)
+def as_words(frames: Any) -> Tensor:
+    """A restorer's result -> 16-bit words (int16) [T, 3, h, w]. Floats come in steps of 1/65535: nothing is lost."""
+    values = take(frames)[0]
+    words = values * MOST if values.is_floating_point() else values.to(torch.int32) * (MOST // 255)
+    return words.round().to(torch.int32).to(torch.int16)
 
 
 def given_as(clips: list[Tensor], output_type: str) -> Any:
-    """u8 [T, 3, h, w] each -> what the caller asked for."""
+    """16-bit words [T, 3, h, w] each -> what the caller asked for."""
     if output_type == "pil":
-        return [Form("pil").give(clip) for clip in clips]
+        return [Form("pil").give(((clip.to(torch.int32) & MOST) / 257).round().to(torch.uint8)) for clip in clips]
     form = Form("torch", last=False, real=True, dtype=torch.float32)
     stacked = torch.stack([form.give(clip) for clip in clips])
     return stacked if output_type == "pt" else stacked.permute(0, 1, 3, 4, 2).contiguous().numpy()

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.media import Frame
 from data.media.sequence import is_sequence
-from seedvr.engine import Engine, Frame, OutputSize, Wishes, facts, open_clip
+from projects.video_diffusion_sr.output_size import OutputSize
+from seedvr.engine import Engine, Wishes, facts, open_clip
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
 from seedvr.live import Live
@@ -28,8 +30,9 @@ class Restorer:
     Every call takes the same settings, all optional:
         height, width: pixels of an area, the aspect ratio stays the input's (the preset's default); or one of
         scale: times the input's size; short_side: pixels of the shorter side; size: exactly (width, height).
-        seed: same seed, same frames: same result. strength: 1 the restored clip, less mixes in the input.
+        seed: same seed, same frames: same result. strength: 1 the restored clip, 0 the resized input.
         color_fix: "wavelet", "lab", "adain" or "none". steps: network calls. guidance: 1 is none.
+        codec, bit_depth, pixel_format, container, encoder, hdr, crf: of `restore_file` alone, as on the command line.
         progress: called with (stage, frames done, frames in all or None). cancel: once `cancel.is_set()` (such as a
             threading.Event), the call ends with `seedvr.Cancelled`. An exception in `progress` ends it, too.
     """
@@ -63,24 +66,25 @@ class Restorer:
                 or [3, H, W]; a PIL picture or a list of them; or the path of a video or picture.
             settings: see the class.
         Returns:
-            Frames in the form in which they came, as many; for a path a u8 array [T, H, W, 3]. Floats come in steps of
-            1/255, which is what the pipeline works out.
+            Frames in the form in which they came, as many; for a path a u8 array [T, H, W, 3], HDR as SDR. Floats keep
+            their precision on the way in, and come in steps of 1/65535.
         Raises:
             InputError, WeightsError, MemoryPlanError, Cancelled.
         """
         wishes = self._wishes(settings)
-        if isinstance(frames, (str, PathLike)):
+        if isinstance(frames, str | PathLike):
             return self._from_file(Path(frames), wishes, Report(progress, cancel))
         pixels, form = take(frames)
         report = Report(progress, cancel, len(pixels))
         with self._alone():
-            pieces = self._engine.frames(timed(pixels), timed(pixels), facts(pixels, len(pixels)), wishes, report)
+            info = facts(pixels, len(pixels))
+            pieces = self._engine.frames(timed(pixels), timed(pixels), info, wishes, report, form.bits)
             return form.give(torch.cat(list(pieces)))
 
     def restore_file(
         self,
-        source: str | PathLike,
-        target: str | PathLike,
+        source: str | PathLike[str],
+        target: str | PathLike[str],
         *,
         progress: Callback | None = None,
         cancel: Flag | None = None,
@@ -144,7 +148,10 @@ class Restorer:
         except StopIteration:
             return
         info = facts(first, None)
-        with self._alone(), closing(self._engine.frames(feed, feed.again(), info, wishes, report)) as pieces:
+        with (
+            self._alone(),
+            closing(self._engine.frames(feed, feed.again(), info, wishes, report, feed.form.bits)) as pieces,
+        ):
             for piece in pieces:
                 yield from (feed.form.give(frame[None]) for frame in piece)
 
@@ -204,7 +211,7 @@ class Feed:
     def start(self) -> Tensor:
         """The first frame [3, H, W]; StopIteration where there is none."""
         self._first = next(self._source)
-        return self._first.pixels
+        return self._first.planes[0][0]
 
     def _singles(self, frames: Iterator[Any]) -> Iterator[Frame]:
         shape, number = None, 0

@@ -25,7 +25,7 @@ from common.logger import get_logger
 logger = get_logger(__name__)
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-TOLD = "told by the leader"
+TOLD, SAID = "told by the leader", "said to the leader"
 POLL_S = 0.2
 
 # How many devices of a kind there are, and what to do where there are none.
@@ -83,12 +83,31 @@ class Process:
         """
         if self.world == 1:
             return make()
+        assert self.store is not None, "a job of several processes has a store"
         if self.leads:
             self.store.set(TOLD, json.dumps(make()))
         while not self.store.check([TOLD]):  # however long it works: its own watchdog ends it when it is silent
             self.alive("waiting for the first process")
             time.sleep(POLL_S)
         return json.loads(self.store.get(TOLD))
+
+    def told_to_leader(self, value: Any) -> list[Any] | None:
+        """What every process says, in the order of their ranks, on the one that leads; None on the others.
+
+        Args:
+            value: what JSON can hold. Said once for each job.
+        """
+        if self.world == 1:
+            return [value]
+        assert self.store is not None, "a job of several processes has a store"
+        keys = [f"{SAID}/{rank}" for rank in range(self.world)]
+        self.store.set(keys[self.rank], json.dumps(value))
+        if not self.leads:
+            return None
+        while not self.store.check(keys):  # who is silent is ended by a watchdog of its own
+            self.alive("waiting for what the other processes say")
+            time.sleep(POLL_S)
+        return [json.loads(self.store.get(key)) for key in keys]
 
     def waiting(self, on: str) -> AbstractContextManager[None]:
         """Around a call that waits for other processes: the one that is late gets the blame, not this one."""
@@ -192,21 +211,22 @@ def choose_device(device: str | torch.device, local_rank: int) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", *VISIBLE):
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", *VISIBLE):
         raise RuntimeError("a device is auto, cpu, cuda, mps or xpu, or one of several GPUs, such as cuda:1")
-    if device.type == "cpu":
-        return device
-    count, remedy = VISIBLE[device.type]
+    if chosen.type == "cpu":
+        return chosen
+    count, remedy = VISIBLE[chosen.type]
+    index: int | None = chosen.index  # None where the name has no number, which torch's annotation leaves out
     if not (seen := count()):
-        raise RuntimeError(f"no {NAMES[device.type]} device is visible to PyTorch; use --device cpu, or {remedy}")
-    if (device.index or 0) >= seen:
-        raise RuntimeError(f"there is no device {device}: PyTorch sees {seen} of its kind, counted from 0")
-    if device.type != "cuda":
-        logger.info("on %s everything is computed by plain PyTorch: own kernels and memory plans are for CUDA", device)
-    return torch.device(device.type, local_rank % seen) if device.index is None else device
+        raise RuntimeError(f"no {NAMES[chosen.type]} device is visible to PyTorch; use --device cpu, or {remedy}")
+    if (index or 0) >= seen:
+        raise RuntimeError(f"there is no device {chosen}: PyTorch sees {seen} of its kind, counted from 0")
+    if chosen.type != "cuda":
+        logger.info("on %s everything is computed by plain PyTorch: own kernels and memory plans are for CUDA", chosen)
+    return torch.device(chosen.type, local_rank % seen) if index is None else chosen
 
 
 def choose_backend(device: torch.device, local_world: int) -> str:

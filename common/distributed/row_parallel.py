@@ -78,7 +78,8 @@ class RowParallel:
         with group.waiting(HALO):
             for request in dist.batch_isend_irecv(operations) if operations else ():
                 request.wait()
-        return tuple(None if row is None else row.to(x.device) for row in arriving)
+        from_above, from_below = (None if row is None else row.to(x.device) for row in arriving)
+        return from_above, from_below
 
     def gather(self, own: Tensor) -> Tensor:
         """[...] of every rank -> [ranks, ...]."""
@@ -167,6 +168,9 @@ class ClipRows:
 
     def to_leader(self, x: Tensor, frames: int) -> Tensor | None:
         """Frames [t, ...] of every rank's `frame_span` -> [frames, ...] on the leader; None on the others."""
+        if x.dtype == torch.int16:  # which NCCL does not carry
+            whole = self.to_leader(x.view(torch.uint8), frames)
+            return None if whole is None else whole.view(torch.int16)
         group, shares = self.group, RowBlocks.of(frames, self.group.size).counts
         if not group.leads:
             group.transfer(send=[(x, 0)] if len(x) else [], purpose="finished frames")

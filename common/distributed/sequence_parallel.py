@@ -7,6 +7,7 @@ from torch import Tensor
 
 from common.distributed import adjoint
 from common.distributed.collectives import Group
+from common.kernels.transfer import to_device
 
 
 class SequenceParallel:
@@ -26,10 +27,10 @@ class TokenExchange:
 
     def __init__(self, group: Group, owners: Sequence[Tensor], device: torch.device | str) -> None:
         self.group = group
-        self._own = [(owner == group.own).nonzero().squeeze(1).to(device) for owner in owners]
+        self._own = [to_device((owner == group.own).nonzero().squeeze(1), device) for owner in owners]
         self._counts = [torch.bincount(owner, minlength=group.size).tolist() for owner in owners]
         # Gathered tokens come rank by rank; where does each packed one lie among them?
-        self._packed = [owner.argsort(stable=True).argsort().to(device) for owner in owners]
+        self._packed = [to_device(owner.argsort(stable=True).argsort(), device) for owner in owners]
         self._routes = {
             (a, b): Route(group, owners[a], owners[b], device)
             for a in range(len(owners))
@@ -76,8 +77,8 @@ class Route:
         self.send = torch.bincount(leaving, minlength=group.size).tolist()
         self.receive = torch.bincount(arriving, minlength=group.size).tolist()
         # Sorted by the other rank, in packed order within: both sides agree without talking.
-        self._pick = leaving.argsort(stable=True).to(device)
-        self._place = arriving.argsort(stable=True).argsort().to(device)
+        self._pick = to_device(leaving.argsort(stable=True), device)
+        self._place = to_device(arriving.argsort(stable=True).argsort(), device)
 
     def follow(self, video: Tensor) -> Tensor:
         """[tokens of this rank before, C] -> [tokens of this rank after, C]."""

@@ -5,6 +5,21 @@ without torch, which takes seconds to load.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data.media.codecs import OutputOptions
+    from data.media.errors import MediaError
+    from data.media.find import is_probably_media
+    from data.media.frame import Frame, alpha_of, rgb_of
+    from data.media.info import MediaInfo, MediaReader
+    from data.media.names import output_path
+    from data.media.probe import Probe
+    from data.media.probe_process import probe_all
+    from data.media.reader import open_media
+    from data.media.search import find_media, place_of
+    from data.media.whole import BusyError, MediaWriter
+    from data.media.writer import open_writer
 
 _HOME = {
     "BusyError": "whole",
@@ -13,7 +28,9 @@ _HOME = {
     "MediaInfo": "info",
     "MediaReader": "info",
     "MediaWriter": "whole",
+    "OutputOptions": "codecs",
     "Probe": "probe",
+    "alpha_of": "frame",
     "find_media": "search",
     "is_probably_media": "find",
     "open_media": "reader",
@@ -31,7 +48,9 @@ __all__ = [
     "MediaInfo",
     "MediaReader",
     "MediaWriter",
+    "OutputOptions",
     "Probe",
+    "alpha_of",
     "find_media",
     "is_probably_media",
     "open_media",

@@ -1,18 +1,23 @@
-"""What becomes of the transparency of a clip? It is laid over white, as that of an animation is."""
+"""What becomes of the transparency of a clip where its result has none? It is laid over white, as that of an animation.
+
+White is that of paper: of HDR, the reference white of ITU-R BT.2408 (203 nits), not the brightest light.
+"""
 
 import av
+import torch
 
+from data.media.colour import HLG, PQ
+from data.media.frame import MOST, Frame, alpha_of, rgb_of
 from data.media.image_pixels import over_white_pixels
+from data.media.video_file import means_transparency
 from data.pixel_formats import to_rgb24
+
+WHITE_CODES = {PQ: 0.5807, HLG: 0.75}
 
 
 def laid_over_white(frame: av.VideoFrame, stream: av.VideoStream) -> av.VideoFrame | None:
-    """The frame as rgb24 over white; None where it has no transparency, or none that shows.
-
-    Uncompressed AVIs have a fourth byte that says nothing.
-    """
-    means_nothing = stream.codec_context.name in ("rawvideo", "bmp") and stream.container.format.name == "avi"
-    if means_nothing or not any(component.is_alpha for component in frame.format.components):
+    """The frame as rgb24 over white; None where it has no transparency, or none that shows."""
+    if not means_transparency(frame, stream):
         return None
     alpha = frame.reformat(format="rgba").to_ndarray()[..., 3]  # H W
     if alpha.min(initial=255) == 255:
@@ -21,3 +26,17 @@ def laid_over_white(frame: av.VideoFrame, stream: av.VideoStream) -> av.VideoFra
     result = av.VideoFrame.from_ndarray(over_white_pixels(pixels, alpha[..., None]), format="rgb24")
     result.pts, result.time_base = frame.pts, frame.time_base
     return result
+
+
+def deep_over_white(frame: Frame, transfer: int) -> Frame | None:
+    """A frame of more than 8 bits, with alpha, as RGB of 16 bits; None where no transparency shows.
+
+    Args:
+        transfer: of its colour.
+    """
+    alpha = alpha_of([frame])
+    if alpha is None or alpha.min() == 1:
+        return None
+    pixels = rgb_of([frame], dtype=torch.float32)
+    laid = pixels * alpha + WHITE_CODES.get(transfer, 1.0) * (1 - alpha)
+    return Frame.of_rgb(laid.mul_(MOST).round_().to(torch.int32).to(torch.int16)[0], frame.time)

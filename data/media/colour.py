@@ -1,16 +1,144 @@
-"""Which colours does a clip say it has?"""
+"""Which colours does a clip or a picture say it has, and how is it said of a result? Without torch, for probing.
+
+Numbers are those of ITU-T H.273, as in AVFrame. What a file does not say is BT.709.
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
 
 import av
-from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
+from av.video.reformatter import ColorRange
 
-from data.pixel_formats import MATRIX_BT709
+BT709, UNSPECIFIED, BT601_625, BT601_525, BT2020 = 1, 2, 5, 6, 9  # primaries
+DISPLAY_P3 = 12
+SAME_CURVE_AS_BT709 = 6
+SRGB_CURVE, PQ, HLG = 13, 16, 18  # transfer
+MATRIX_BT709, MATRIX_BT2020 = 1, 9
 
-HDR_CURVES = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+KNOWN_MATRICES = (0, UNSPECIFIED, 3, 1, 4, 5, 6, 7, 8, 9, 10)
+
+USUAL_PEAK = 1000  # nits, of PQ whose file does not say
+LEAST_PEAK, MOST_PEAK = 400, 10_000
+NAMES = {BT709: "BT.709", BT601_625: "BT.601", BT601_525: "BT.601", BT2020: "BT.2020", DISPLAY_P3: "Display P3"}
 
 
-def tag_bt709(target: av.VideoFrame | av.VideoCodecContext) -> None:
-    """Write the four colour tags of BT.709 limited range on a frame or an encoder."""
-    target.colorspace = MATRIX_BT709
-    target.color_range = ColorRange.MPEG
-    target.color_primaries = ColorPrimaries.BT709
-    target.color_trc = ColorTrc.BT709
+@dataclass(frozen=True)
+class Colour:
+    """What values of R, G and B mean.
+
+    Attributes:
+        primaries, transfer: numbers of H.273.
+        mastering: of the display that HDR was graded on, in the order of the bits of SMPTE ST 2086 in HEVC: x and y of
+            green, blue, red and white in steps of 0.00002, most and least light in steps of 0.0001 nits; None where the
+            file does not say.
+        light: most light of a pixel, and of a frame's mean, in nits (CTA-861.3); None where the file does not say.
+    """
+
+    primaries: int = BT709
+    transfer: int = BT709
+    mastering: tuple[int, ...] | None = None
+    light: tuple[int, int] | None = None
+
+    @property
+    def is_hdr(self) -> bool:
+        return self.transfer in (PQ, HLG)
+
+    @property
+    def matrix(self) -> int:
+        """The matrix that goes with the primaries."""
+        return MATRIX_BT2020 if self.primaries == BT2020 else MATRIX_BT709
+
+    @property
+    def peak(self) -> int:
+        """The brightest light that a PQ picture is said to have, in nits."""
+        said = [self.light[0]] if self.light and self.light[0] else []
+        if not said and self.mastering:
+            said = [round(self.mastering[8] / 10_000)]
+        return min(max(said[0], LEAST_PEAK), MOST_PEAK) if said else USUAL_PEAK
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        curve = {PQ: " PQ", HLG: " HLG"}.get(self.transfer, "")
+        return f"{NAMES.get(self.primaries, f'primaries {self.primaries}')}{curve}"
+
+
+SDR = Colour()
+
+
+def colour_of(frame: av.VideoFrame) -> Colour:
+    """What a decoded frame says."""
+    primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
+    known = primaries not in (0, UNSPECIFIED, 3)
+    if transfer in (PQ, HLG):
+        side = _side_data(frame) if transfer == PQ else {}
+        return Colour(primaries if known else BT2020, transfer, side.get("mastering"), side.get("light"))
+    if transfer in (0, UNSPECIFIED, 3, SAME_CURVE_AS_BT709):
+        transfer = BT709
+    return Colour(primaries if known else BT709, transfer)
+
+
+def untold(frame: av.VideoFrame) -> list[str]:
+    """What of a decoded frame's colour is not heeded, for messages."""
+    notes = []
+    dynamic = {"DOVI_METADATA": "Dolby Vision", "DOVI_RPU_BUFFER": "Dolby Vision", "DYNAMIC_HDR_PLUS": "HDR10+"}
+    try:
+        found = dict.fromkeys(name for key, name in dynamic.items() if frame.side_data.get(key) is not None)
+    except ValueError:  # some other side data of this frame is of a kind that PyAV cannot name
+        found = {}
+    notes += [f"the dynamic metadata of {name} is left out" for name in found]
+    if not frame.format.is_rgb and int(frame.colorspace) not in KNOWN_MATRICES:
+        notes.append(f"its matrix (number {int(frame.colorspace)} of ITU-T H.273) is not known, colours are guessed")
+    return notes
+
+
+def tag(target: av.VideoFrame | av.VideoCodecContext, colour: Colour, matrix: int, full_range: bool = False) -> None:
+    """Write the four colour tags on a frame or an encoder; matrix: 0 for RGB."""
+    target.colorspace = matrix
+    target.color_range = ColorRange.JPEG if full_range else ColorRange.MPEG
+    target.color_primaries = colour.primaries
+    target.color_trc = colour.transfer
+
+
+def png_chunk(colour: Colour) -> bytes | None:
+    """The content of a PNG's cICP chunk; None for sRGB and BT.709, which PNGs are without it."""
+    if colour.primaries == BT709 and not colour.is_hdr:
+        return None
+    return bytes((colour.primaries, colour.transfer, 0, 1))
+
+
+def colour_of_png(path: Path) -> Colour:
+    """What the cICP chunk of a PNG says; sRGB without one."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(header := file.read(8)) == 8:
+            size, name = struct.unpack(">I4s", header)
+            if name == b"cICP" and size == 4:
+                primaries, transfer, _, _ = file.read(4)
+                return Colour(primaries, transfer)
+            if name == b"IDAT":
+                break
+            file.seek(size + 4, 1)
+    return SDR
+
+
+def _side_data(frame: av.VideoFrame) -> dict[str, tuple[int, ...]]:
+    """Mastering display and content light of an HDR10 frame."""
+    found: dict[str, tuple[int, ...]] = {}
+    try:
+        display, light = (frame.side_data.get(n) for n in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"))
+        # AVMasteringDisplayMetadata: 10 fractions (red, green, blue, white as x, y; least and most light), 2 flags.
+        if display is not None:
+            *numbers, has_primaries, has_light = struct.unpack("=22i", bytes(display)[:88])
+            values = [n / d if d else 0 for n, d in zip(numbers[:20:2], numbers[1:20:2], strict=True)]
+            red, green, blue, white = (values[i : i + 2] for i in (0, 2, 4, 6))
+            if has_primaries and has_light:
+                places = [round(v * 50_000) for v in (*green, *blue, *red, *white)]
+                found["mastering"] = (*places, round(values[9] * 10_000), round(values[8] * 10_000))
+        if light is not None:
+            most, mean = struct.unpack("=2I", bytes(light)[:8])
+            found["light"] = (most, mean)
+    except (ValueError, struct.error):  # some side data of this frame is of a kind that PyAV cannot name, or damaged
+        pass
+    return found

@@ -5,7 +5,7 @@ become RGB there, the same bits as on the CPU (`data.yuv`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
 from typing import Self
@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from data.media.orientation import UPRIGHT, Orientation
+from data.yuv.fixed import samples
 from data.yuv.frames import stacked
 from data.yuv.layout import YuvLayout
 from data.yuv.to_rgb import to_rgb
+
+MOST = 65535  # of a 16-bit word
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +28,8 @@ class Frame:
 
     Attributes:
         planes: on the CPU, never to be written to. Of a clip: the decoder's own memory, [1, H, W] and [1, h, w], u8 or
-            int16, as `layout` says. Of a picture: its RGB, one tensor u8 [1, 3, H, W].
+            int16, as `layout` says. Of a picture: its RGB [1, 3, H, W], u8, 16-bit words (int16) or float32 in [0, 1];
+            and its alpha [1, 1, H, W], u8 or words, if it has any.
         time: seconds since the clip's zero; strictly increasing within a clip.
         layout: what the planes mean; None for the RGB of a picture.
         orientation: how stored pixels become displayed ones.
@@ -37,13 +41,14 @@ class Frame:
     orientation: Orientation = UPRIGHT
 
     @classmethod
-    def of_rgb(cls, pixels: Tensor, time: Fraction) -> Self:
-        """A frame of u8 [3, H, W], RGB as displayed; no copy."""
-        return cls((pixels[None],), time)
+    def of_rgb(cls, pixels: Tensor, time: Fraction, alpha: Tensor | None = None) -> Self:
+        """A frame of RGB as displayed, [3, H, W], and alpha [1, H, W] (see `planes`); no copy."""
+        return cls((pixels[None],) if alpha is None else (pixels[None], alpha[None]), time)
 
     @property
     def pixels(self) -> Tensor:
-        """u8 [3, H, W], RGB as displayed (sRGB or BT.709, full range); of a clip made anew by every call."""
+        """u8 [3, H, W], RGB as displayed, in the file's own primaries and curve, full range; of a clip made anew by
+        every call, and rounded where the file has more bits."""
         return rgb_of([self])[0]
 
     @property
@@ -51,6 +56,11 @@ class Frame:
         """Bytes of host memory that the planes keep, rows' padding included."""
         pieces = [plane.untyped_storage() for plane in self.planes]
         return sum({piece.data_ptr(): piece.nbytes() for piece in pieces}.values())
+
+    @property
+    def transparent(self) -> bool:
+        """Whether the last plane is alpha."""
+        return self.layout.alpha if self.layout is not None else len(self.planes) > 1
 
 
 def rgb_of(frames: Sequence[Frame], device: torch.device | str = "cpu", dtype: torch.dtype = torch.uint8) -> Tensor:
@@ -72,13 +82,45 @@ def rgb_of(frames: Sequence[Frame], device: torch.device | str = "cpu", dtype: t
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def alpha_of(frames: Sequence[Frame], device: torch.device | str = "cpu") -> Tensor | None:
+    """Transparency of frames on a device, float32 [T, 1, H, W] as displayed, 1 opaque; None where no frame has any."""
+    if not any(frame.transparent for frame in frames):
+        return None
+    return torch.stack([_alpha(frame, torch.device(device)) for frame in frames])
+
+
+def _alpha(frame: Frame, device: torch.device) -> Tensor:
+    if not frame.transparent:
+        return frame.orientation.apply(torch.ones(1, *frame.planes[0].shape[-2:], device=device))
+    plane = frame.planes[-1].to(device)
+    if frame.layout is None:
+        return _as_floats(plane)[0]
+    numbers = samples(plane, frame.layout) if plane.dtype != torch.uint8 else plane
+    return frame.orientation.apply(numbers.to(torch.float32) / (2**frame.layout.depth - 1))
+
+
 def _together(frames: list[Frame], device: torch.device, dtype: torch.dtype) -> Tensor:
     """[T, 3, H, W] of frames of one layout, orientation and size."""
-    planes, first = frames[0].planes, frames[0]
+    first = frames[0]
+    colours = 1 if first.layout is None else first.layout.colour_planes
+    planes = first.planes[:colours]
     if len(frames) > 1 or device.type == "cuda":
-        planes = stacked([frame.planes for frame in frames], pin_memory=device.type == "cuda")
+        planes = stacked([frame.planes[:colours] for frame in frames], pin_memory=device.type == "cuda")
     planes = [plane.to(device, non_blocking=True) for plane in planes]
     if first.layout is not None:
-        return first.orientation.apply(to_rgb(planes, first.layout, dtype))
-    rgb = planes[0] if dtype == torch.uint8 else planes[0].to(dtype).mul_(1 / 255)
-    return first.orientation.apply(rgb)
+        return first.orientation.apply(to_rgb(planes, replace(first.layout, alpha=False), dtype))
+    return first.orientation.apply(planes[0] if planes[0].dtype == dtype else _converted(planes[0], dtype))
+
+
+def _converted(rgb: Tensor, dtype: torch.dtype) -> Tensor:
+    """RGB of a picture as another type."""
+    floats = _as_floats(rgb)
+    return floats if dtype == torch.float32 else floats.mul(255).round().to(torch.uint8)
+
+
+def _as_floats(values: Tensor) -> Tensor:
+    if values.dtype == torch.float32:
+        return values
+    if values.dtype == torch.uint8:
+        return values.to(torch.float32).mul_(1 / 255)
+    return (values.to(torch.int32) & MOST).to(torch.float32).mul_(1 / MOST)

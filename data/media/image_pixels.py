@@ -1,7 +1,8 @@
-"""How do the pixels of a Pillow image become 8-bit sRGB? In strips of rows, so that no copy of the whole is made.
+"""How do the pixels of a Pillow image become sRGB? In strips of rows, so that no copy of the whole is made.
 
-16-bit values are rounded (Pillow cuts them), ICC profiles converted, palettes, gray and CMYK expanded, the picture
-turned upright. What is held beside the Pillow image is the result and one strip.
+Palettes, gray and CMYK are expanded, the picture turned upright. Of 8 bits, ICC profiles are converted to sRGB. 16 bits
+stay 16 (Pillow itself cuts them): LittleCMS would make 8 of them in Pillow, so their profile goes along with values as
+they are. What is held beside the Pillow image is the result and one strip.
 """
 
 import io
@@ -21,18 +22,21 @@ STRIP_PIXELS = 1 << 20
 
 
 class SrgbConverter:
-    """Turns pieces of one image, of any Pillow mode, into 8-bit sRGB.
+    """Turns pieces of one image, of any Pillow mode, into sRGB.
 
     Args:
         image: decoded; its mode, palette and ICC profile are those of every piece.
         path: its file; the gAMA of a PNG counts where nothing else in it says what the colours are.
+        deep: pieces come with 16 bits and stay so.
 
     Attributes:
         complaint: why the embedded profile is ignored; None when it is not.
+        kept_profile: of deep pieces, whose values stay those of this profile.
     """
 
-    def __init__(self, image: Image.Image, path: Path | None = None) -> None:
+    def __init__(self, image: Image.Image, path: Path | None = None, deep: bool = False) -> None:
         self.complaint: str | None = None
+        self.kept_profile: bytes | None = None
         self.png_colour = png_colour(image, path)
         self.float_scale = _float_scale(image) if image.mode == "F" else 1
         self.transform = None
@@ -40,27 +44,30 @@ class SrgbConverter:
             mode = self._plain(image.crop((0, 0, 1, 1)))[0].mode
             try:
                 source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+                if deep:
+                    self.kept_profile = profile
+                    return
                 self.transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
             except Exception as error:  # a broken profile says nothing about the pixels
                 self.complaint = f"colour profile ignored ({reason(error)})"
 
-    def __call__(self, strip: Image.Image, rounded: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-        """(u8 [rows, W, 3] sRGB, u8 [rows, W] alpha or None); rounded: the strip comes from `eight_bit`."""
+    def __call__(self, strip: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+        """(u8 [rows, W, 3] sRGB, u8 [rows, W] alpha or None)."""
         image, alpha = self._plain(strip)
-        if self.png_colour is not None and not rounded and not strip.mode.startswith("I"):
-            return self.png_colour.eight_bit(np.asarray(image.convert("RGB")), 255), alpha
+        if self.png_colour is not None and not strip.mode.startswith("I"):
+            return self.png_colour.converted(np.asarray(image.convert("RGB")), 255), alpha
         if self.transform is not None:
             image = ImageCms.applyTransform(image, self.transform)
         return np.asarray(image.convert("RGB")), alpha
 
-    def eight_bit(self, deep: np.ndarray) -> np.ndarray:
-        """16-bit values [rows, W] or [rows, W, 3 or 4] as 8-bit ones; a fourth channel is alpha."""
-        if self.png_colour is None:
-            return _rounded(deep)
-        colours = self.png_colour.eight_bit(deep[..., :3] if deep.ndim == 3 else deep, 65535)
-        if deep.ndim == 2 or deep.shape[2] == 3:
-            return colours
-        return np.concatenate([colours, _rounded(deep[..., 3:])], axis=2)
+    def deep(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """16-bit values [rows, W] or [rows, W, 3 or 4] -> (u16 [rows, W, 3], u16 [rows, W] alpha or None)."""
+        alpha = values[..., 3].astype(np.uint16) if values.ndim == 3 and values.shape[2] == 4 else None
+        colours = values if values.ndim == 2 else values[..., :3]
+        if self.png_colour is not None:
+            colours = self.png_colour.converted(colours, 65535)
+        colours = colours.astype(np.uint16)
+        return colours[..., None].repeat(3, 2) if colours.ndim == 2 else colours, alpha
 
     def _plain(self, image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
         """The image in mode L, RGB or CMYK (or LAB and the like, for a profile), and its alpha."""
@@ -69,8 +76,10 @@ class SrgbConverter:
             image = image.convert("LA" if image.mode in ("L", "LA", "La") else "RGBA")
             alpha = np.asarray(image.getchannel("A"))
             image = image.convert(image.mode[:-1])
-        if image.mode.startswith("I"):  # 16-bit gray, in 16- or 32-bit storage
-            image = Image.fromarray(self.eight_bit(np.asarray(image).astype(np.int64).clip(0, 65535)))
+        if image.mode.startswith("I"):
+            values = gray_words(image)
+            converted = _rounded(values if self.png_colour is None else self.png_colour.converted(values, 65535))
+            image = Image.fromarray(converted)
         elif image.mode == "F":
             values = np.nan_to_num(np.asarray(image)) * self.float_scale
             image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
@@ -82,33 +91,51 @@ class SrgbConverter:
 
 
 def to_srgb(
-    image: Image.Image, convert: SrgbConverter, orientation: int = 1, low: Image.Image | None = None
+    image: Image.Image,
+    convert: SrgbConverter,
+    orientation: int = 1,
+    *,
+    deep: bool = False,
+    low: Image.Image | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """(u8 [3, H, W] sRGB as displayed, u8 [1, H, W] alpha, or None where all is opaque).
+    """([3, H, W] sRGB as displayed, alpha [1, H, W], or None where all is opaque): u8, or 16-bit words (int16).
 
     Args:
         image: decoded, as stored.
         convert: made from this image.
         orientation: 1 to 8, as EXIF counts.
+        deep: of 16 bits a sample, which the result has too.
         low: the low bytes of 16-bit values whose high bytes are `image`, in the same mode.
     """
     width, height = image.size
-    shape = (width, height) if orientation >= 5 else (height, width)
-    pixels, alpha = np.empty((3, *shape), np.uint8), None
+    shape, most = (width, height) if orientation >= 5 else (height, width), 65535 if deep else 255
+    pixels, alpha = np.empty((3, *shape), np.uint16 if deep else np.uint8), None
     for top, bottom in strips_of(height, width):
         box = (0, top, width, bottom)
         strip = image.crop(box)
         if low is not None:
-            deep = np.asarray(strip).astype(np.uint32) * 256 + np.asarray(low.crop(box))
-            strip = _like(convert.eight_bit(deep), strip)
-        colours, opaque = convert(strip, rounded=low is not None)
+            colours, opaque = convert.deep(np.asarray(strip).astype(np.uint32) * 256 + np.asarray(low.crop(box)))
+        elif deep:
+            colours, opaque = convert.deep(gray_words(strip))
+        else:
+            colours, opaque = convert(strip)
         as_stored(pixels, orientation)[:, top:bottom] = colours.transpose(2, 0, 1)
         if opaque is not None:
-            alpha = np.full((1, *shape), 255, np.uint8) if alpha is None else alpha
+            alpha = np.full((1, *shape), most, pixels.dtype) if alpha is None else alpha
             as_stored(alpha, orientation)[0, top:bottom] = opaque
-    if alpha is None or alpha.min(initial=255) == 255:
-        return torch.from_numpy(pixels), None
-    return torch.from_numpy(pixels), torch.from_numpy(alpha)
+    if alpha is None or alpha.min(initial=most) == most:
+        return _tensor(pixels), None
+    return _tensor(pixels), _tensor(alpha)
+
+
+def gray_words(image: Image.Image) -> np.ndarray:
+    """16-bit gray, in 16- or 32-bit storage."""
+    return np.asarray(image).astype(np.int64).clip(0, 65535)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    """u8, or u16 as the int16 of the same bits."""
+    return torch.from_numpy(values if values.dtype == np.uint8 else values.view(np.int16))
 
 
 def as_stored(displayed: np.ndarray, orientation: int) -> np.ndarray:
@@ -137,11 +164,15 @@ def over_white_pixels(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
-    """Colours for the pixels with alpha 0, from ever coarser averages of visible ones: u8 [3, H, W] -> u8 [3, H, W].
+    """Colours for the pixels with alpha 0, from ever coarser averages of visible ones: [3, H, W] of u8, 16-bit words or
+    floats in [0, 1] -> the same.
 
     So enlarging draws no fringe of hidden colours.
     """
-    visible = alpha > 0
+    if pixels.dtype == torch.int16:
+        filled = fill_hidden((pixels.to(torch.int32) & 65535).float(), alpha)
+        return filled.round().clamp(0, 65535).to(torch.int32).to(torch.int16)
+    visible = alpha != 0
     if bool(visible.all()) or not bool(visible.any()):
         return pixels
     del visible
@@ -157,8 +188,10 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
     levels.clear()
     result = torch.empty_like(pixels)
     for top, bottom in strips_of(*pixels.shape[-2:]):
-        coarse = _enlarged_rows(colour, top, bottom, pixels.shape[-2:]).round().clamp(0, 255).to(torch.uint8)
-        result[:, top:bottom] = torch.where(alpha[:, top:bottom] > 0, pixels[:, top:bottom], coarse)
+        coarse = _enlarged_rows(colour, top, bottom, pixels.shape[-2:])
+        if pixels.dtype == torch.uint8:
+            coarse = coarse.round().clamp(0, 255).to(torch.uint8)
+        result[:, top:bottom] = torch.where(alpha[:, top:bottom] != 0, pixels[:, top:bottom], coarse)
     return result
 
 
@@ -172,7 +205,7 @@ def _halved(pixels: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """Averages over 2x2 of visible colours [1, 3, h, w] and of visibility [1, 1, h, w], float32."""
     totals, weights = [], []
     for top, bottom in strips_of(*pixels.shape[-2:]):
-        weight = (alpha[:, top:bottom] > 0).float()[None]  # 1 1 H W
+        weight = (alpha[:, top:bottom] != 0).float()[None]  # 1 1 H W
         totals.append(avg_pool2d(pixels[None, :, top:bottom].float() * weight, 2, ceil_mode=True))
         weights.append(avg_pool2d(weight, 2, ceil_mode=True))
     return torch.cat(totals, dim=-2), torch.cat(weights, dim=-2)
@@ -181,7 +214,7 @@ def _halved(pixels: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
 def _enlarged_rows(coarse: Tensor, top: int, bottom: int, size: tuple[int, int]) -> Tensor:
     """Rows top to bottom of `interpolate(coarse, size, mode="bilinear")`: [1, 3, h, w] -> [3, rows, W]."""
     height = coarse.shape[-2]
-    place = ((torch.arange(top, bottom) + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
+    place = ((torch.arange(top, bottom, device=coarse.device) + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
     above = place.floor().long().clamp(max=height - 1)
     below, part = (above + 1).clamp(max=height - 1), (place - above)[:, None]
     rows = torch.lerp(coarse[..., above, :], coarse[..., below, :], part)
@@ -191,13 +224,6 @@ def _enlarged_rows(coarse: Tensor, top: int, bottom: int, size: tuple[int, int])
 def _rounded(deep: np.ndarray) -> np.ndarray:
     """16-bit values as 8-bit ones, rounded."""
     return ((deep + 128) // 257).astype(np.uint8)
-
-
-def _like(pixels: np.ndarray, strip: Image.Image) -> Image.Image:
-    """u8 [rows, W, C] as an image of the mode and with the profile of another."""
-    image = Image.frombytes(strip.mode, strip.size, np.ascontiguousarray(pixels).tobytes())
-    image.info = dict(strip.info)
-    return image
 
 
 def _float_scale(image: Image.Image) -> int:

@@ -1,34 +1,36 @@
 """What does a picture, a GIF or an animated WebP show?
 
-Pillow decodes, `data.media.image_pixels` makes 8-bit sRGB of it. A picture's transparency is kept apart
+Pillow decodes, `data.media.image_pixels` makes sRGB of it. A picture's transparency is kept apart
 (`MediaInfo.alpha`). An animation becomes a clip, which has no transparency: it is laid over white, the page that such
 files are drawn for.
 """
 
 from collections.abc import Generator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from data.media.animation_delays import delays_of, shown_for
+from data.media.colour import SDR, colour_of_png
 from data.media.errors import MediaError, decoding, reason, shown
 from data.media.frame import Frame
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
 from data.media.info import MediaInfo, MediaReader
-from data.media.picture_file import decode, exif_orientation, first_shown, notes_of, open_picture, quiet_pillow
+from data.media.picture_file import (
+    GRAY_ALPHA,
+    OTHER_BYTE,
+    decode,
+    exif_orientation,
+    first_shown,
+    notes_of,
+    open_picture,
+    quiet_pillow,
+    raw_mode,
+)
 from data.media.picture_tags import read_tags
-
-# The byte that Pillow cuts off is decoded by pretending the other order of bytes.
-OTHER_BYTE = {
-    "RGB;16B": "RGB;16L",
-    "RGB;16L": "RGB;16B",
-    "RGB;16N": "RGB;16B",  # as libtiff hands them out: low byte first, on the machines that there are
-    "RGBA;16B": "RGBA;16L",
-    "RGBA;16L": "RGBA;16B",
-    "RGBA;16N": "RGBA;16B",
-}
-GRAY_ALPHA = "LA;16B"  # its four bytes a pixel are the two of gray and the two of alpha
 
 
 class ImageReader(MediaReader):
@@ -40,13 +42,18 @@ class ImageReader(MediaReader):
             low = _low_bytes(image, path)
             decode(image)
             orientation = exif_orientation(image)  # a PNG can have it behind its pixels
-            convert = SrgbConverter(image, path)
-            self._pixels, alpha = to_srgb(image, convert, orientation, low)
+            deep = low is not None or (image.mode.startswith("I") and not image.has_transparency_data)
+            convert = SrgbConverter(image, path, deep)
+            self._pixels, alpha = to_srgb(image, convert, orientation, deep=deep, low=low)
             tags, changed = read_tags(image)
-            if low is not None or image.mode.startswith("I"):
-                changed.append("has 16 bits a sample, the result has 8")
-            elif image.mode == "F":
+            if image.mode.startswith("I") and not deep:
+                changed.append("has 16 bits and a transparent gray, the result has 8 bits")
+            if image.mode == "F":
                 changed.append("has floats as samples, the result has 8 bits")
+            if convert.kept_profile:
+                tags = replace(tags, profile=convert.kept_profile)
+                changed = [what for what in changed if "colours converted" not in what]
+            colour = colour_of_png(path) if image.format == "PNG" else SDR
             self.notes += tuple(f"{shown(path)}: {what}" for what in changed)
         if convert.complaint:
             self.notes += (f"{shown(path)}: {convert.complaint}",)
@@ -54,7 +61,10 @@ class ImageReader(MediaReader):
             with decoding(path):
                 self._pixels = fill_hidden(self._pixels, alpha)
         _, height, width = self._pixels.shape
-        self.info = MediaInfo(path, "image", width, height, alpha=alpha, tags=tags, frame_count_hint=1)
+        depth = 8 if self._pixels.dtype == torch.uint8 else 16
+        self.info = MediaInfo(
+            path, "image", width, height, alpha=alpha, tags=tags, frame_count_hint=1, depth=depth, colour=colour
+        )
 
     def _frames(self) -> Generator[Frame]:
         yield Frame.of_rgb(self._pixels, Fraction(0))
@@ -106,8 +116,7 @@ class AnimationReader(MediaReader):
 
 def _low_bytes(image: Image.Image, path: Path) -> Image.Image | None:
     """The low bytes of 16-bit colour, of which Pillow keeps the high bytes only; None where it has no other byte."""
-    raw_modes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args}
-    raw = raw_modes.pop() if len(raw_modes) == 1 else None
+    raw = raw_mode(image)
     if "transparency" in image.info or raw not in (*OTHER_BYTE, GRAY_ALPHA):
         return None
     with open_picture(path) as low:

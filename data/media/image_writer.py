@@ -4,6 +4,8 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
 from PIL.ExifTags import IFD
 from PIL.PngImagePlugin import PngInfo
@@ -11,11 +13,15 @@ from torch import Tensor
 
 from common.logger import get_logger
 from data.image.transforms.na_resize import resize_8_bit
+from data.media.colour import SDR, Colour, png_chunk
+from data.media.deep_picture import png_info, save_png, save_tiff
 from data.media.errors import shown
 from data.media.info import MediaInfo
 from data.media.names import WRITABLE_IMAGES
-from data.media.picture_tags import EXIF_START, IPTC_OF_PHOTOSHOP, IPTC_OF_TIFF, PictureTags, for_size
+from data.media.picture_tags import EXIF_START, IPTC_OF_PHOTOSHOP, IPTC_OF_TIFF, PictureTags, for_size, kept_as_found
 from data.media.whole import MediaWriter
+from data.yuv.from_rgb import from_rgb
+from data.yuv.layout import YuvLayout
 
 logger = get_logger(__name__)
 
@@ -40,11 +46,26 @@ class ImageWriter(MediaWriter):
         info: its `alpha`, u8 [1, H, W], is enlarged to the size of the frame; its `tags` go over.
         metadata: False leaves out all tags but the colour profile.
         quiet: tell nothing of what is left out.
+        bits: of a sample, 8 or 16; 16 for PNG and TIFF only.
+        colour: that a PNG is tagged with.
     """
 
-    def __init__(self, path: Path, info: MediaInfo, *, metadata: bool = True, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: MediaInfo,
+        *,
+        metadata: bool = True,
+        quiet: bool = False,
+        bits: int = 8,
+        colour: Colour = SDR,
+    ) -> None:
         super().__init__(path)
         self.format = WRITABLE_IMAGES[path.suffix.lower()]
+        self.bits, self.colour, self.dither = bits, colour, bits == 8 and info.depth > 8
+        self.result_bits = 16 if self.dither else bits
+        if self.dither and not quiet:
+            logger.warning("%s: has %d bits a sample, the result has 8, dithered", shown(info.path), info.depth)
         self.alpha = info.alpha
         tags = info.tags or PictureTags()
         self.tags = tags if metadata else PictureTags(profile=tags.profile, gray=tags.gray)
@@ -55,29 +76,75 @@ class ImageWriter(MediaWriter):
             self.alpha = None
 
     def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        return (pixels,)
+        return (stored_rgb(pixels[:, :3], self.bits, self.dither),)
 
     def _write_one(self, planes: tuple[Tensor, ...], time: Fraction) -> None:
         if self.frames:
             raise ValueError(f"{shown(self.path)}: a picture holds one frame; write clips to .mp4")
         (picture,) = planes
-        image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-        if self.tags.gray and self.format not in WITHOUT_GRAY:
-            image = image.convert("L")
+        height, width = picture.shape[-2:]
         if self.alpha is not None:
-            alpha = resize_alpha(self.alpha, tuple(picture.shape[-2:]))
-            image.putalpha(Image.fromarray(alpha[0].numpy()))
-        options, left_out = saving(self.tags, self.format, image.size)
+            alpha = in_bits(resize_alpha(self.alpha, (height, width)), self.bits)
+            picture = torch.cat([picture, alpha])
+        options, left_out = saving(self.tags, self.format, (width, height))
+        if self.format == "PNG":
+            options["pnginfo"] = png_info(png_chunk(self.colour), options.get("pnginfo"))
+        gray = self.tags.gray and self.format not in WITHOUT_GRAY
+        left_out += save(self.temporary, self.format, picture, options, gray)
         if left_out and not self.quiet:
             names = ", ".join(left_out)
             logger.warning("%s: left out, %s has no place for them: %s", shown(self.path), self.format, names)
-        image.save(self.temporary, format=self.format, **OPTIONS[self.format] | options)
 
     def _finish(self) -> None:
         """The one frame is the file."""
 
     def _release(self) -> None:
         """Nothing stays open."""
+
+
+def save(path: Path, picture_format: str, picture: Tensor, options: dict, gray: bool = False) -> list[str]:
+    """Write a picture; returns names of what it has no place for.
+
+    Args:
+        picture: [3 or 4, H, W], u8 or 16-bit words. options: of Pillow's `save`.
+        gray: its three colours are one.
+    """
+    values = picture.permute(1, 2, 0).contiguous().numpy()  # H W C
+    if values.dtype == np.int16:
+        words = values.view(np.uint16)
+        if gray and words.shape[2] == 3:
+            words = gray_of(words)
+        if picture_format == "TIFF":
+            return save_tiff(path, words, options)
+        save_png(path, words, options, OPTIONS["PNG"]["compress_level"])
+        return []
+    image = Image.fromarray(values)
+    if gray:
+        image = image.convert("L" if values.shape[2] == 3 else "LA")
+    image.save(path, format=picture_format, **OPTIONS[picture_format] | options)
+    return []
+
+
+def gray_of(words: np.ndarray) -> np.ndarray:
+    """u16 [H, W, 3] -> u16 [H, W], by the luma that Pillow has for 8 bits (BT.601)."""
+    return ((words.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + 32768) >> 16).astype(np.uint16)
+
+
+def stored_rgb(pixels: Tensor, bits: int, dither: bool) -> Tensor:
+    """RGB and alpha of 8 or 16 bits as those of `bits`: 16 bits become 8 with dithering, which others need not."""
+    if not dither or pixels.dtype == torch.uint8:
+        return pixels
+    layout = YuvLayout(model="rgb", subsampling=(1, 1), depth=bits, alpha=pixels.shape[1] == 4)
+    return torch.stack(from_rgb(pixels, layout, dither), dim=1)
+
+
+def in_bits(alpha: Tensor, bits: int) -> Tensor:
+    """u8 or 16-bit words as `bits` bits."""
+    if bits == 16 and alpha.dtype == torch.uint8:
+        return (alpha.to(torch.int32) * 257).to(torch.int16)
+    if bits == 8 and alpha.dtype == torch.int16:
+        return (((alpha.to(torch.int32) & 65535) + 128) // 257).to(torch.uint8)
+    return alpha
 
 
 def saving(tags: PictureTags, picture_format: str, size: tuple[int, int]) -> tuple[dict, list[str]]:
@@ -135,6 +202,7 @@ def _tiff(given: dict) -> dict:
     exif = Image.Exif()
     if block := given.pop("exif"):
         exif.load(EXIF_START + block)
+        kept_as_found(exif)
     if xmp := given.pop("xmp"):
         exif[XMP_OF_TIFF] = xmp
     if iptc := given.pop("iptc"):
@@ -161,5 +229,8 @@ def _photoshop_segment(iptc: bytes) -> bytes:
 
 
 def resize_alpha(alpha: Tensor, size: tuple[int, int]) -> Tensor:
-    """u8 [1, H, W] -> u8 [1, h, w] with the filter that resizes the picture; size is (height, width)."""
-    return resize_8_bit(alpha, size, divisor=1).round().clamp(0, 255).to(alpha.dtype)
+    """[1, H, W], u8 or 16-bit words -> [1, h, w] with the filter that resizes the picture; size is (height, width)."""
+    if alpha.dtype == torch.uint8:
+        return resize_8_bit(alpha, size, divisor=1).round().clamp(0, 255).to(alpha.dtype)
+    numbers = (alpha.to(torch.int32) & 65535).float()
+    return resize_8_bit(numbers, size, divisor=1).round().clamp(0, 65535).to(torch.int32).to(torch.int16)

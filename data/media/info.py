@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
+from data.media.colour import SDR, Colour
 from data.media.errors import MediaError, decoding
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class MediaInfo:
         time_origin: container time, in seconds, that frames and audio call zero.
         audio_codecs: codec names of the audio streams that can be read, in order.
         subtitle_codecs: codec names of the subtitles, in order.
+        depth: bits of a sample; 32 for floats.
+        colour: what its values mean.
+        transparent: frames of a clip come with alpha.
     """
 
     path: Path
@@ -64,6 +68,14 @@ class MediaInfo:
     time_origin: Fraction = Fraction(0)
     audio_codecs: tuple[str, ...] = ()
     subtitle_codecs: tuple[str, ...] = ()
+    depth: int = 8
+    colour: Colour = SDR
+    transparent: bool = False
+
+    @property
+    def transfer(self) -> int:
+        """Of `colour`."""
+        return self.colour.transfer
 
 
 class MediaReader(ABC):

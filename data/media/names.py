@@ -1,6 +1,7 @@
 """What is the result called, and in which container does it go?"""
 
 import io
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,7 @@ WRITABLE_IMAGES = {
     ".bmp": "BMP",
 }
 WRITABLE_VIDEOS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+CONTAINERS = ("mp4", "mov", "mkv")  # in the order of choice
 
 # What players accept, which is less than what muxers accept. Matroska, the last resort, rounds times to milliseconds.
 MP4_AUDIO = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "opus", "alac", "flac"})
@@ -62,23 +64,29 @@ def muxer_takes(suffix: str, codec: str) -> bool:
     return True
 
 
-def video_suffix(info: Described) -> str:
-    """The first of .mp4, .mov and .mkv that takes every audio stream without re-encoding.
+def video_suffix(info: Described, containers: Sequence[str] = CONTAINERS) -> str:
+    """The first of some containers that takes every audio stream without re-encoding, else the last of them.
 
     A codec that none of them takes (WMA, ADPCM, ...) becomes AAC in any of them, so it has no say. Subtitles that only
     Matroska carries as they are make it .mkv.
     """
-    if NEED_MATROSKA & set(info.subtitle_codecs):
+    suffixes = [f".{container}" for container in containers]
+    if NEED_MATROSKA & set(info.subtitle_codecs) and ".mkv" in suffixes:
         return ".mkv"
     wanted = [codec for codec in info.audio_codecs if any(carries(suffix, codec) for suffix in WRITABLE_VIDEOS)]
-    for suffix in (".mp4", ".mov"):
-        if all(carries(suffix, codec) for codec in wanted):
+    for suffix in suffixes:
+        if suffix == suffixes[-1] or all(carries(suffix, codec) for codec in wanted):
             return suffix
-    return ".mkv"
+    raise ValueError("a clip needs a container")
 
 
 def output_path(
-    input_path: str | PathLike, output_dir: str | PathLike, info: Described, *, frames_out: str | None = None
+    input_path: str | PathLike,
+    output_dir: str | PathLike,
+    info: Described,
+    *,
+    frames_out: str | None = None,
+    containers: Sequence[str] = CONTAINERS,
 ) -> Path:
     """Where the result of a file goes: the same stem, the suffix by what it is.
 
@@ -92,19 +100,20 @@ def output_path(
     Args:
         frames_out: the result of a clip is a folder of pictures: the stem alone, with the old suffix (`a_mov`) where
             other media have that stem.
+        containers: that the codec of a clip may lie in, see `Encoding.containers`.
     """
     source = Path(input_path)
     if is_sequence(source):
         return Path(output_dir) / _free_name(
-            folder_of(source), clip_name(source), "frames", "" if frames_out else ".mp4"
+            folder_of(source), clip_name(source), "frames", "" if frames_out else f".{containers[0]}"
         )
     suffix = source.suffix
     if info.kind == "image":
         suffix = suffix if suffix.lower() in WRITABLE_IMAGES else ".png"
     elif frames_out:
         suffix = ""
-    elif suffix.lower() != video_suffix(info):
-        suffix = video_suffix(info)
+    elif suffix.lower() != video_suffix(info, containers):
+        suffix = video_suffix(info, containers)
     if suffix == source.suffix and not (frames_out and info.kind != "image"):
         return Path(output_dir) / (source.stem + suffix)
     return Path(output_dir) / _free_name(source, source.stem, source.suffix[1:], suffix)

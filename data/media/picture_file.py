@@ -20,6 +20,17 @@ logger = get_logger(__name__)
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 
+# Of 16-bit colour Pillow keeps the high byte. The other one is decoded by pretending the other order of bytes.
+OTHER_BYTE = {
+    "RGB;16B": "RGB;16L",
+    "RGB;16L": "RGB;16B",
+    "RGB;16N": "RGB;16B",  # as libtiff hands them out: low byte first, on the machines that there are
+    "RGBA;16B": "RGBA;16L",
+    "RGBA;16L": "RGBA;16B",
+    "RGBA;16N": "RGBA;16B",
+}
+GRAY_ALPHA = "LA;16B"  # its four bytes a pixel are the two of gray and the two of alpha
+
 # What Pillow itself refuses. Decoding takes at most 12 bytes a pixel, 2.1 GB: Pillow's 4 (8 for 16-bit colour), the
 # result's 3 or 4, and what filling hidden colours takes. Animations are composed in several copies of a frame.
 MOST_PIXELS = 178_956_970
@@ -92,6 +103,17 @@ def decode(image: Image.Image) -> None:
 def is_animation(image: Image.Image) -> bool:
     """Several frames shown one after the other; the pages of a TIFF and the views of a phone's MPO are not."""
     return image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image that is not decoded yet has 16 bits a sample, of which Pillow may keep 8."""
+    return image.mode.startswith("I") or raw_mode(image) in (*OTHER_BYTE, GRAY_ALPHA)
+
+
+def raw_mode(image: Image.Image) -> str | None:
+    """How the samples lie in the file, as Pillow calls it; None after decoding, and where it changes in the file."""
+    modes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args}
+    return modes.pop() if len(modes) == 1 else None
 
 
 def first_shown(image: Image.Image) -> int:

@@ -17,7 +17,7 @@ BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.03
 
 
 class PngColour:
-    """Turns values of a gamma and of primaries into 8-bit sRGB.
+    """Turns values of a gamma and of primaries into sRGB.
 
     Args:
         gamma: stored value = light ** gamma.
@@ -31,13 +31,13 @@ class PngColour:
             to_srgb = np.linalg.inv(_to_xyz(SRGB_PRIMARIES)) @ _adapted(primaries[:2]) @ _to_xyz(primaries)
             self.matrix = to_srgb.astype(np.float32)
 
-    def eight_bit(self, values: np.ndarray, most: int) -> np.ndarray:
-        """Whole numbers 0 to `most`, [H, W] gray or [H, W, 3] colour -> u8 of the same shape, sRGB."""
+    def converted(self, values: np.ndarray, most: int) -> np.ndarray:
+        """Whole numbers 0 to `most`, 255 or 65535, [H, W] gray or [H, W, 3] colour -> the same, sRGB; u8 or u16."""
         light = np.linspace(0, 1, most + 1, dtype=np.float64) ** self.exponent
         if self.matrix is None or values.ndim == 2:
-            return _encoded(light)[values]
+            return _encoded(light, most)[values]
         mixed = light.astype(np.float32)[values] @ self.matrix.T
-        return _encoded(mixed)
+        return _encoded(mixed, most)
 
 
 def png_colour(image: Image.Image, path: Path | None) -> PngColour | None:
@@ -65,11 +65,11 @@ def png_colour(image: Image.Image, path: Path | None) -> PngColour | None:
         return PngColour(gamma)
 
 
-def _encoded(light: np.ndarray) -> np.ndarray:
-    """Light 0 to 1 as 8-bit sRGB (IEC 61966-2-1)."""
+def _encoded(light: np.ndarray, most: int) -> np.ndarray:
+    """Light 0 to 1 as sRGB (IEC 61966-2-1), 0 to `most`."""
     light = light.clip(0, 1)
     values = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return (255 * values).round().astype(np.uint8)
+    return (most * values).round().astype(np.uint8 if most == 255 else np.uint16)
 
 
 def _to_xyz(primaries: tuple[float, ...]) -> np.ndarray:

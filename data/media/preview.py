@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from common.atomic import atomic_write
+from data.media.colour import Colour
 from data.media.info import MediaInfo
-from data.media.writer import VISUALLY_LOSSLESS_CRF, open_writer
+from data.media.writer import open_writer
 
 DIVIDER_PX = 2
 MARGIN_PX = 8
@@ -55,7 +56,6 @@ class SideBySide:
         path: of the comparison, see `open_writer`.
         info: the input; its sound goes along, its transparency does not. The writer of the result tells about both.
         size: (height, width) of the finished frames; the comparison is twice as wide.
-        crf: H.264 quality.
         frame_rate: see `open_writer`.
     """
 
@@ -65,12 +65,13 @@ class SideBySide:
         info: MediaInfo,
         size: tuple[int, int],
         *,
-        crf: float = VISUALLY_LOSSLESS_CRF,
         frame_rate: Fraction | None = None,
     ) -> None:
         wide = (size[0], 2 * size[1])
-        plain = replace(info, alpha=None)
-        self.writer = open_writer(path, plain, wide, crf=crf, frame_rate=frame_rate, quiet=True, metadata=False)
+        # For the eye: 8 bits, and of HDR the form that the networks have.
+        colour = Colour(info.colour.primaries) if info.colour.is_hdr else info.colour
+        plain = replace(info, alpha=None, transparent=False, depth=8, colour=colour)
+        self.writer = open_writer(path, plain, wide, frame_rate=frame_rate, quiet=True, metadata=False)
         self.path = self.writer.path
 
     def write(self, before: Tensor, after: Tensor, times: Sequence[Fraction]) -> None:

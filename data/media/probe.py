@@ -4,10 +4,11 @@ A picture's header is enough; of a clip one frame is decoded, which alone tells 
 behind that is found when the file is read. Works without torch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
+from data.media.colour import BT709, SDR, colour_of_png
 from data.media.errors import MediaError, decoding, shown
 from data.media.info import Kind
 from data.media.orientation import orientation_of
@@ -16,6 +17,7 @@ from data.media.picture_file import (
     first_shown,
     holds_picture,
     is_animation,
+    is_deep,
     open_picture,
     quiet_pillow,
 )
@@ -32,6 +34,7 @@ class Probe:
         height, width: pixels as displayed.
         frame_count_hint: about how many frames there are; None when the file does not say.
         audio_codecs, subtitle_codecs: of the tracks that can be read; `output_path` depends on them.
+        depth: bits of a sample. primaries, transfer: of `Colour`. transparent: a clip has an alpha plane.
     """
 
     kind: Kind
@@ -40,6 +43,10 @@ class Probe:
     frame_count_hint: int | None
     audio_codecs: tuple[str, ...] = ()
     subtitle_codecs: tuple[str, ...] = ()
+    depth: int = 8
+    primaries: int = BT709
+    transfer: int = BT709
+    transparent: bool = False
 
 
 def probe(path: str | PathLike) -> Probe:
@@ -61,18 +68,25 @@ def probe(path: str | PathLike) -> Probe:
             info = describe(path, container, tracks, first, orientation_of(first).transpose)
     if min(info.height, info.width) < 1:
         raise MediaError(f"{shown(path)}: its frames have no pixels")
-    codecs = info.audio_codecs, info.subtitle_codecs
-    return Probe("video", info.height, info.width, info.frame_count_hint, *codecs)
+    tracks = info.audio_codecs, info.subtitle_codecs
+    colour = info.colour.primaries, info.colour.transfer
+    return Probe(
+        "video", info.height, info.width, info.frame_count_hint, *tracks, info.depth, *colour, info.transparent
+    )
 
 
 def _probe_sequence(path: Path) -> Probe:
     pictures = numbered(path).files
     first = _probe_picture(pictures[0])
-    return Probe("sequence", first.height, first.width, len(pictures))
+    return replace(first, kind="sequence", frame_count_hint=len(pictures))
 
 
 def _probe_picture(path: Path) -> Probe:
     with open_picture(path) as image, quiet_pillow():
         if is_animation(image):
             return Probe("animation", image.size[1], image.size[0], image.n_frames - first_shown(image))
-        return Probe("image", *displayed_size(image), 1)
+        colour = colour_of_png(path) if image.format == "PNG" else SDR
+        depth = 16 if is_deep(image) else 8
+        return Probe(
+            "image", *displayed_size(image), 1, depth=depth, primaries=colour.primaries, transfer=colour.transfer
+        )

@@ -10,12 +10,12 @@ from data.media.info import MediaReader
 from data.media.picture_file import holds_picture, is_animation, open_picture
 from data.media.sequence import is_sequence
 from data.media.sequence_reader import SequenceReader
-from data.media.video_reader import Deinterlace, VideoReader
+from data.media.video_reader import Alpha, Deinterlace, VideoReader
 
 logger = get_logger(__name__)
 
 
-def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto") -> MediaReader:
+def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto", alpha: Alpha = "white") -> MediaReader:
     """Open a video, a picture, an animation or a clip of numbered pictures, by what it holds and not by its name.
 
     What was chosen or left out (`MediaReader.notes`) is told, a line each.
@@ -23,6 +23,8 @@ def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto") -> Me
     Args:
         path: a file; of numbered pictures their folder, or a printf pattern such as `walk/frame_%05d.png`.
         deinterlace: for videos; "auto" treats frames that are marked as interlaced, "always" all, "never" none.
+        alpha: of clips: "keep" gives frames with their transparency, "white" lays them over white. That of a picture is
+            in `MediaInfo.alpha`.
 
     Raises:
         MediaError: a sentence; the file is missing, empty, not media, damaged, or without a single frame. Whatever
@@ -33,13 +35,13 @@ def open_media(path: str | PathLike, *, deinterlace: Deinterlace = "auto") -> Me
         raise ValueError(f"deinterlace is 'auto', 'always' or 'never', not {deinterlace!r}")
     with decoding(path):
         if is_sequence(path):
-            reader = SequenceReader(path)
+            reader = SequenceReader(path, alpha)
         elif holds_picture(path):
             with open_picture(path) as image:
                 animated = is_animation(image)
             reader = AnimationReader(path) if animated else ImageReader(path)
         else:
-            reader = VideoReader(path, deinterlace)
+            reader = VideoReader(path, deinterlace, alpha)
     for note in reader.notes:
         logger.warning("%s", note)
     return reader

@@ -4,6 +4,9 @@ from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
 
+import torch
+
+from data.media.clip_alpha import deep_over_white
 from data.media.errors import MediaError, shown
 from data.media.frame import Frame
 from data.media.image_pixels import over_white
@@ -15,19 +18,19 @@ from data.media.sequence import SEQUENCE_RATE, numbered
 class SequenceReader(MediaReader):
     """The pictures one after the other, as a clip of `SEQUENCE_RATE`; one picture is in memory at a time.
 
-    Missing numbers leave no gap in time: the pictures on both sides follow each other. Transparency is laid over white,
-    as for every clip.
+    Missing numbers leave no gap in time: the pictures on both sides follow each other.
 
     Args:
         path: a folder, or a printf pattern of pictures.
+        alpha: "keep" gives frames with their transparency, "white" lays them over white.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, alpha: str = "white") -> None:
         pictures = numbered(path)
-        self._files = pictures.files
+        self._files, self._keeps = pictures.files, alpha == "keep"
         first = ImageReader(self._files[0])
         self.notes = first.notes
-        if first.info.alpha is not None:
+        if first.info.alpha is not None and not self._keeps:
             self.notes += (f"{shown(path)}: has transparency, which is laid over white",)
         if pictures.missing:
             self.notes += (f"{shown(path)}: {pictures.missing}; the clip goes on without them",)
@@ -40,6 +43,9 @@ class SequenceReader(MediaReader):
             duration=len(self._files) / SEQUENCE_RATE,
             frame_count_hint=len(self._files),
             time_base=1 / SEQUENCE_RATE,
+            depth=first.info.depth,
+            colour=first.info.colour,
+            transparent=self._keeps and first.info.alpha is not None,
         )
 
     def _frames(self) -> Generator[Frame]:
@@ -52,6 +58,11 @@ class SequenceReader(MediaReader):
                     f"{shown(self.info.path)}: {shown(file)} is {size[0]}x{size[1]} and the first picture "
                     f"{wanted[0]}x{wanted[1]}; the frames of a clip have one size"
                 )
-            pixels = next(iter(picture)).pixels
-            alpha = picture.info.alpha
-            yield Frame.of_rgb(pixels if alpha is None else over_white(pixels, alpha), Fraction(index) / SEQUENCE_RATE)
+            (pixels,) = next(iter(picture)).planes
+            time, alpha = Fraction(index) / SEQUENCE_RATE, picture.info.alpha
+            if alpha is None or self._keeps:
+                yield Frame.of_rgb(pixels[0], time, alpha)
+            elif pixels.dtype == torch.uint8:
+                yield Frame.of_rgb(over_white(pixels[0], alpha), time)
+            else:
+                yield deep_over_white(Frame.of_rgb(pixels[0], time, alpha), self.info.transfer)

@@ -4,13 +4,15 @@ import re
 from fractions import Fraction
 from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
 from common.logger import get_logger
 from data.media.clock import USUAL_RATE
+from data.media.colour import png_chunk
+from data.media.deep_picture import png_info
+from data.media.encoding import Encoding
 from data.media.errors import MediaError, shown
-from data.media.image_writer import OPTIONS
+from data.media.image_writer import save, stored_rgb
 from data.media.info import MediaInfo
 from data.media.whole import MediaWriter
 
@@ -28,16 +30,27 @@ class SequenceWriter(MediaWriter):
     Args:
         path: the folder to be. An existing one is replaced if it holds such frames and nothing else.
         info: the input. frame_rate: told instead of the input's.
+        encoding: of PNG; its samples of 8 or 16 bits, its alpha and its colour.
         quiet: tell nothing of what is left out.
 
     Raises:
         MediaError: a file or a folder with anything else has the name.
     """
 
-    def __init__(self, path: Path, info: MediaInfo, *, frame_rate: Fraction | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: MediaInfo,
+        *,
+        encoding: Encoding,
+        frame_rate: Fraction | None = None,
+        quiet: bool = False,
+    ) -> None:
         if why := why_not_replaced(path):
             raise MediaError(why)
         super().__init__(path, is_folder=True)
+        self.encoding, self.result_bits = encoding, encoding.result_bits
+        self.pnginfo = png_info(png_chunk(encoding.colour))
         if not quiet:
             left_out = ["sound"] * info.has_audio + ["the uneven times of its frames"] * info.variable_frame_rate
             rate = frame_rate or info.frame_rate or USUAL_RATE
@@ -45,12 +58,12 @@ class SequenceWriter(MediaWriter):
             logger.info("%s: pictures of a clip of %s frames per second%s", shown(path), rate, also)
 
     def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        return (pixels,)
+        kept = pixels[:, : 3 + self.encoding.layout.alpha]
+        return (stored_rgb(kept, self.encoding.layout.depth, self.encoding.dither),)
 
     def _write_one(self, planes: tuple[Tensor, ...], time: Fraction) -> None:
         (picture,) = planes
-        image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-        image.save(self.temporary / (FRAME % (self.frames + 1)), format="PNG", **OPTIONS["PNG"])
+        save(self.temporary / (FRAME % (self.frames + 1)), "PNG", picture, {"pnginfo": self.pnginfo})
 
     def _finish(self) -> None:
         """The folder is complete with its last frame. What came to lie at its place meanwhile must not go with it."""

@@ -8,6 +8,7 @@ import av
 
 from data.media.clip_decoder import decoder_of
 from data.media.clock import nominal_rate
+from data.media.colour import colour_of
 from data.media.completeness import top_level_boxes
 from data.media.errors import MACHINE_ERRORS, MediaError, decoding, printable, shown
 from data.media.info import MediaInfo
@@ -134,7 +135,22 @@ def describe(path: Path, container, tracks: Tracks, first: av.VideoFrame, transp
         subtitle_codecs=tuple(
             s.codec_context.codec.canonical_name for s in container.streams.subtitles if s.codec_context is not None
         ),
+        depth=depth_of(first),
+        colour=colour_of(first),
+        transparent=means_transparency(first, stream),
     )
+
+
+def depth_of(frame: av.VideoFrame) -> int:
+    """Bits of a colour's sample, 8 at least; 16 for floats, which are read as such."""
+    bits = max(component.bits for component in frame.format.components if not component.is_alpha)
+    return min(max(bits, 8), 16)
+
+
+def means_transparency(frame: av.VideoFrame, stream: av.VideoStream) -> bool:
+    """Whether a frame has an alpha plane that says something: uncompressed AVIs have a fourth byte that does not."""
+    means_nothing = stream.codec_context.name in ("rawvideo", "bmp") and stream.container.format.name == "avi"
+    return not means_nothing and any(component.is_alpha for component in frame.format.components)
 
 
 def has_captions(frame: av.VideoFrame) -> bool:

@@ -14,11 +14,11 @@ from typing import Literal, Self
 import av
 
 from common.logger import get_logger
-from data.media.clip_alpha import laid_over_white
+from data.media.clip_alpha import deep_over_white, laid_over_white
 from data.media.clip_decoder import decoder_of
 from data.media.clock import Clock, nominal_rate
 from data.media.clock_jumps import ClockJumps
-from data.media.colour import HDR_CURVES
+from data.media.colour import untold
 from data.media.completeness import index_reaches_past_the_end, shortfall
 from data.media.decode_times import DecodeTimes
 from data.media.deinterlace import Deinterlacer
@@ -33,6 +33,7 @@ from data.media.video_file import (
     first_frame,
     frame_count_hint,
     has_captions,
+    means_transparency,
     open_container,
 )
 from data.yuv.frames import planes_of, scaled_to
@@ -42,6 +43,7 @@ logger = get_logger(__name__)
 
 TRANSPARENT = "has transparency, which is laid over white"
 Deinterlace = Literal["auto", "always", "never"]
+Alpha = Literal["white", "keep"]
 
 
 class VideoReader(MediaReader):
@@ -50,11 +52,12 @@ class VideoReader(MediaReader):
     Args:
         path: the file.
         deinterlace: "auto" treats frames that are marked as interlaced, "always" all, "never" none.
+        alpha: "keep" gives frames with their transparency, "white" lays them over white.
     """
 
-    def __init__(self, path: Path, deinterlace: Deinterlace = "auto") -> None:
+    def __init__(self, path: Path, deinterlace: Deinterlace = "auto", alpha: Alpha = "white") -> None:
         self.path = path
-        self.deinterlace = deinterlace
+        self.deinterlace, self.alpha = deinterlace, alpha
         self._running: list[av.container.InputContainer] = []
         with open_container(path) as container, decoding(path):
             tracks = choose_tracks(container, path)
@@ -62,13 +65,15 @@ class VideoReader(MediaReader):
             self._orientation = orientation_of(first)
             self._coded_size = (first.width, first.height)
             self.info = describe(path, container, tracks, first, self._orientation.transpose)
-            hdr = f"{shown(path)}: HDR picture; its values are used as they are, without tone mapping"
-            self.notes = tracks.notes + (hdr,) * (first.color_trc in HDR_CURVES)
+            self.notes = tracks.notes
+            self.notes += tuple(f"{shown(path)}: {note}" for note in untold(first))
             if has_captions(first):
                 self.notes += (f"{shown(path)}: closed captions inside the picture are left out",)
-            self._told_transparent = laid_over_white(first, tracks.video) is not None
+            self._told_transparent = alpha == "white" and laid_over_white(first, tracks.video) is not None
             if self._told_transparent:
                 self.notes += (f"{shown(path)}: {TRANSPARENT}",)
+            if alpha == "white":
+                self.info = replace(self.info, transparent=False)
 
     def _frames(self) -> Generator[Frame]:
         container = open_container(self.path)
@@ -78,23 +83,41 @@ class VideoReader(MediaReader):
             tracks = choose_tracks(container, self.path)
             locations: dict[tuple, ChromaLocation] = {}
             for frame, time in self._progressive(container, tracks):
-                laid = laid_over_white(frame, tracks.video)
-                self._transparent = self._transparent or laid is not None
-                yield self._as_planes(frame if laid is None else laid, time, locations)
+                yield self._with_alpha_settled(frame, time, tracks.video, locations)
         finally:
             self._running.remove(container)
             container.close()
 
-    def _as_planes(self, decoded: av.VideoFrame, time: Fraction, locations: dict[tuple, ChromaLocation]) -> Frame:
-        """A decoded frame in the clip's size, without its transparency.
+    def _with_alpha_settled(
+        self, decoded: av.VideoFrame, time: Fraction, stream: av.VideoStream, locations: dict[tuple, ChromaLocation]
+    ) -> Frame:
+        """A decoded frame with its transparency, or over white."""
+        means = means_transparency(decoded, stream)
+        if self.alpha == "keep" or not means:
+            return self._as_planes(decoded, time, locations, alpha=means)
+        if self.info.depth > 8:
+            laid = deep_over_white(self._as_planes(decoded, time, locations, alpha=True), self.info.transfer)
+            self._transparent = self._transparent or laid is not None
+            return laid or self._as_planes(decoded, time, locations)
+        over = laid_over_white(decoded, stream)
+        self._transparent = self._transparent or over is not None
+        return self._as_planes(over or decoded, time, locations)
+
+    def _as_planes(
+        self, decoded: av.VideoFrame, time: Fraction, locations: dict[tuple, ChromaLocation], alpha: bool = False
+    ) -> Frame:
+        """A decoded frame in the clip's size.
 
         Args:
             locations: of chroma, found so far, for each size and pixel format: finding one takes longer than a frame.
+            alpha: with its transparency.
         """
         kind = (decoded.width, decoded.height, decoded.format.name)
         planes, layout = planes_of(scaled_to(decoded, *self._coded_size), locations.get(kind))
         locations[kind] = layout.location
-        return Frame(planes[: layout.colour_planes], time, replace(layout, alpha=False), self._orientation)
+        if not alpha:
+            planes, layout = planes[: layout.colour_planes], replace(layout, alpha=False)
+        return Frame(planes, time, layout, self._orientation)
 
     def again(self) -> Self:
         other = super().again()
@@ -132,6 +155,10 @@ class VideoReader(MediaReader):
                 jumps.push(packet)
                 if packet.stream_index != stream.index:
                     continue
+                if (
+                    not packet.size and packet.dts is not None
+                ):  # the picture before it stays; a decoder would take it for
+                    continue  # the end of the stream
                 times.push(packet)
                 frames = decode(packet)
                 seen.decodes = seen.decodes or packet.size > 0

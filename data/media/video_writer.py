@@ -1,4 +1,4 @@
-"""H.264 with exact times, true colour tags and the sound of the input."""
+"""A clip with exact times, true colour tags and the sound of the input."""
 
 from fractions import Fraction
 from math import lcm
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from common.logger import get_logger
 from data.media.clock import USUAL_RATE
-from data.media.colour import tag_bt709
+from data.media.colour import tag
+from data.media.encoder import add_stream, left_out, timed
+from data.media.encoding import Encoding
 from data.media.errors import shown
 from data.media.extras import told_extras
 from data.media.info import MediaInfo
@@ -19,17 +21,13 @@ from data.media.muxer import muxer_options
 from data.media.names import WRITABLE_VIDEOS
 from data.media.sound_plan import SoundTrack, told_plan
 from data.media.whole import MediaWriter
-from data.yuv.frames import format_of, frame_from
+from data.yuv.frames import frame_from
 from data.yuv.from_rgb import from_rgb
 from data.yuv.layout import YuvLayout
 
 logger = get_logger(__name__)
 
-# x264 makes other files of the same frames on other numbers of threads and with other instructions, so neither is left
-# to the machine. The macroblock tree reads memory that nobody wrote: no two files would be equal with it.
-ENCODER = {"preset": "medium", "x264-params": "mbtree=0:cpu-independent=1"}
-ROWS_OF_A_THREAD, MOST_THREADS = 90, 8
-
+NOT_IN_MP4 = {"prores": "mov", "ffv1": "matroska"}  # what holds the picture while it waits
 FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
 
 
@@ -40,15 +38,13 @@ class VideoWriter(MediaWriter):
     with them, the picture is complete by then. What goes over is decided here, before the first frame.
     """
 
-    layout = YuvLayout()  # 8-bit 4:2:0, BT.709 limited; chroma on the left, where H.264 that does not say has it
-
     def __init__(
         self,
         path: Path,
         info: MediaInfo,
         size: tuple[int, int],
         *,
-        crf: float,
+        encoding: Encoding,
         frame_rate: Fraction | None,
         quiet: bool = False,
         metadata: bool = True,
@@ -57,8 +53,12 @@ class VideoWriter(MediaWriter):
         self.info = info
         self.size = size
         self.quiet = quiet
-        if (size[0] % 2 or size[1] % 2) and not quiet:
+        self.encoding, self.layout, self.result_bits = encoding, encoding.layout, encoding.result_bits
+        self.stored_size = full_size(size, self.layout)
+        if self.stored_size != size and not quiet:
             logger.info("%s: %dx%d made even by repeating the last row or column", shown(path), size[1], size[0])
+        if (lost := left_out(encoding)) and not quiet:
+            logger.warning("%s: %s is left out, %s has no place for it here", shown(path), lost, encoding.encoder)
         self.retimed = Fraction(frame_rate) if frame_rate else None
         self.rate = self.retimed or info.frame_rate or USUAL_RATE
         self.ticks = ticks_per_second(self.rate, None if self.retimed else info)
@@ -70,11 +70,19 @@ class VideoWriter(MediaWriter):
         self.extras = told_extras(info, suffix, self.rate, metadata=metadata, timed=timed, quiet=quiet)
         # MP4 keeps exact times, so the picture waits in one for what stands beside it, whatever the result will be.
         self.waits = bool(self.sound or self.extras)
-        form = "mp4" if self.waits else WRITABLE_VIDEOS[suffix]
+        form = NOT_IN_MP4.get(encoding.codec, "mp4") if self.waits else WRITABLE_VIDEOS[suffix]
         options = muxer_options(form, self.ticks, complete=not self.waits)
         self.container = av.open(str(self.temporary.absolute()), "w", format=form, options=options)
         try:
-            self._add_stream(crf)
+            self.stream = add_stream(
+                self.container,
+                encoding,
+                self.stored_size,
+                self.rate,
+                self.ticks,
+                aspect=info.sample_aspect_ratio,
+                reorder=not info.variable_frame_rate or self.retimed is not None,
+            )
         except BaseException:
             self._release()
             self.temporary.unlink(missing_ok=True)
@@ -92,25 +100,14 @@ class VideoWriter(MediaWriter):
             return ()
         return told_plan(self.info, self.path.suffix.lower(), self.quiet, self.metadata)
 
-    def _add_stream(self, crf: float) -> None:
-        height, width = self.size
-        options = {"crf": str(float(crf)), **ENCODER}
-        if self.info.variable_frame_rate and not self.retimed:
-            # MP4 adds up decoding steps; with B-frames these differ from the display steps, and the length is wrong.
-            options["bf"] = "0"
-        self.stream = self.container.add_stream("libx264", rate=self.rate, options=options)
-        encoder = self.stream.codec_context
-        encoder.width, encoder.height = width + width % 2, height + height % 2
-        encoder.pix_fmt = format_of(self.layout)
-        encoder.thread_type, encoder.thread_count = "FRAME", encoder_threads(height)
-        encoder.time_base = self.stream.time_base = Fraction(1, self.ticks)
-        encoder.sample_aspect_ratio = self.info.sample_aspect_ratio
-        tag_bt709(encoder)
-
     def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
         if tuple(pixels.shape[-2:]) != tuple(self.size):
             raise ValueError(f"frames of {tuple(pixels.shape[-2:])} for a clip of {tuple(self.size)} (height, width)")
-        return from_rgb(even_sides(pixels), self.layout)
+        pixels = repeated_to(pixels, self.stored_size)
+        if self.layout.alpha and pixels.shape[1] == 3:
+            opaque = 255 if pixels.dtype == torch.uint8 else -1  # all bits
+            pixels = torch.cat([pixels, torch.full_like(pixels[:, :1], opaque)], dim=1)
+        return from_rgb(pixels[:, : 3 + self.layout.alpha], self.layout, self.encoding.dither)
 
     def _write_one(self, planes: tuple[Tensor, ...], time: Fraction) -> None:
         encoder, stored = self.stream.codec_context, tuple(planes[0].shape)
@@ -124,10 +121,10 @@ class VideoWriter(MediaWriter):
                     f"{shown(self.path)}: frame {self.frames} at {float(time):.6f} s is not behind the last one"
                 )
             self._encode(waiting, start, pts - start)
-        self.pending = (frame_from(planes, self.layout), pts)
+        self.pending = (frame_from(planes, self.layout, self.encoding.stored), pts)
 
     def _encode(self, frame: av.VideoFrame, pts: int, duration: int) -> None:
-        tag_bt709(frame)
+        tag(frame, self.encoding.colour, self.encoding.matrix, self.encoding.full_range)
         frame.pts, frame.time_base = pts, Fraction(1, self.ticks)
         self.steps[pts] = duration
         self._mux(self.stream.encode(frame))
@@ -135,7 +132,7 @@ class VideoWriter(MediaWriter):
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
             packet.duration = self.steps.pop(packet.pts)
-            self.container.mux(packet)
+            self.container.mux(timed(packet, self.encoding, self.frames))
 
     def _finish(self) -> None:
         frame, pts = self.pending
@@ -161,14 +158,6 @@ class VideoWriter(MediaWriter):
             logger.debug("%s: closing after an error: %s", shown(self.path), error)
 
 
-def encoder_threads(height: int) -> int:
-    """Frames that are encoded side by side, by the rows of a picture: each needs memory, and waits for the last one.
-
-    PyAV's own choice, slices of one frame, keeps fewer cores busy and costs quality.
-    """
-    return min(max(height // ROWS_OF_A_THREAD, 1), MOST_THREADS)
-
-
 def ticks_per_second(rate: Fraction, source: MediaInfo | None) -> int:
     """A clock on which every frame of a constant rate, and every time of a source that varies, is a whole number."""
     if source is not None and source.variable_frame_rate and source.time_base:
@@ -183,10 +172,17 @@ def ticks_per_second(rate: Fraction, source: MediaInfo | None) -> int:
     return ticks * -(-FINE_TICKS // ticks)
 
 
-def even_sides(pictures: Tensor) -> Tensor:
-    """u8 [..., H, W] with the last row and column repeated where a side is odd; 4:2:0 stores colour for 2x2 pixels."""
-    if pictures.shape[-2] % 2:
-        pictures = torch.cat([pictures, pictures[..., -1:, :]], dim=-2)
-    if pictures.shape[-1] % 2:
-        pictures = torch.cat([pictures, pictures[..., -1:]], dim=-1)
+def full_size(size: tuple[int, int], layout: YuvLayout) -> tuple[int, int]:
+    """(height, width) with whole samples of chroma: 4:2:0 stores colour for 2x2 pixels."""
+    across, down = layout.subsampling if layout.model == "yuv" else (1, 1)
+    return -(-size[0] // down) * down, -(-size[1] // across) * across
+
+
+def repeated_to(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """[..., H, W] with the last row and column repeated up to a size."""
+    below, right = size[0] - pictures.shape[-2], size[1] - pictures.shape[-1]
+    if below:
+        pictures = torch.cat([pictures, *[pictures[..., -1:, :]] * below], dim=-2)
+    if right:
+        pictures = torch.cat([pictures, *[pictures[..., -1:]] * right], dim=-1)
     return pictures

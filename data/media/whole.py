@@ -35,6 +35,7 @@ class MediaWriter(ABC):
         temporary: where it grows; exists, empty, from the start.
         is_folder: the result is a folder of files.
         layout: of the planes that the file stores; None where it stores RGB.
+        result_bits: 8 or 16, of the RGB that it is made of.
 
     Raises:
         BusyError: another process makes this file now.
@@ -42,6 +43,7 @@ class MediaWriter(ABC):
     """
 
     layout: YuvLayout | None = None
+    result_bits: int = 8
 
     def __init__(self, path: Path, is_folder: bool = False) -> None:
         self.path, self.is_folder = path, is_folder
@@ -63,7 +65,7 @@ class MediaWriter(ABC):
         """Append frames.
 
         Args:
-            pixels: u8 [T, 3, H, W], RGB, of the size the writer was opened with; any device.
+            pixels: as for `planes_for`, of the size the writer was opened with; any device.
             times: T times in seconds, strictly increasing over all calls.
         """
         self.write_planes(self.planes_for(pixels), times)
@@ -72,15 +74,21 @@ class MediaWriter(ABC):
         """What the file stores of frames, on their device. Needs nothing of the writer's state: any thread may call it.
 
         Args:
-            pixels: u8 [T, 3, H, W], RGB.
+            pixels: [T, 3, H, W] RGB, or [T, 4, H, W] with alpha: u8, or 16-bit words (whose bits torch holds as int16).
+                Of the other depth than `result_bits` they are rounded, or multiplied by 257.
 
         Returns:
-            Of a clip, planes of `layout` with even sides: u8 [T, H, W] and [T, H/2, W/2] twice. Of a picture, its RGB.
+            Of a clip, planes of `layout`, all sides multiples of its subsampling. Of a picture, its RGB.
         """
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+        if pixels.dtype not in (torch.uint8, torch.int16) or pixels.ndim != 4 or pixels.shape[1] not in (3, 4):
             raise ValueError(
-                f"frames are u8 [T, 3, H, W], got {pixels.dtype} {tuple(pixels.shape)}; round and clamp first"
+                f"frames are u8 [T, 3, H, W] or 16-bit words, got {pixels.dtype} {tuple(pixels.shape)}; round and "
+                "clamp first"
             )
+        if self.result_bits == 16 and pixels.dtype == torch.uint8:
+            pixels = (pixels.to(torch.int32) * 257).to(torch.int16)
+        elif self.result_bits == 8 and pixels.dtype == torch.int16:
+            pixels = (((pixels.to(torch.int32) & 65535) + 128) // 257).to(torch.uint8)
         return self._stored(pixels)
 
     def write_planes(self, planes: Sequence[Tensor], times: Sequence[Fraction]) -> None:

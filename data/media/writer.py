@@ -1,9 +1,12 @@
 """Which writer fits the suffix?"""
 
+from dataclasses import replace
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 
+from data.media.codecs import OutputOptions
+from data.media.encoding import choose, colour_out, picture_bits
 from data.media.errors import MediaError, printable, shown
 from data.media.image_writer import ImageWriter
 from data.media.info import MediaInfo
@@ -13,15 +16,13 @@ from data.media.sequence_writer import FRAMES_OUT, SequenceWriter
 from data.media.video_writer import VideoWriter
 from data.media.whole import MediaWriter
 
-VISUALLY_LOSSLESS_CRF = 16
-
 
 def open_writer(
     path: str | PathLike,
     info: MediaInfo,
     size: tuple[int, int],
     *,
-    crf: float = VISUALLY_LOSSLESS_CRF,
+    options: OutputOptions = OutputOptions(),  # noqa: B008 (frozen)
     frame_rate: Fraction | None = None,
     overwrite: bool = True,
     quiet: bool = False,
@@ -31,12 +32,12 @@ def open_writer(
     """A writer for the result of one input; the format follows the suffix of `path`.
 
     Args:
-        path: .mp4, .mov or .mkv for clips (H.264 8-bit 4:2:0, BT.709 limited range, tagged); .png, .jpg, .webp, .tiff
+        path: .mp4, .mov or .mkv for clips; .png, .jpg, .webp, .tiff
             or .bmp for pictures. `output_path` picks one. Folders are created.
         info: the input: its frame rate, pixel shape, sound and transparency go over, and what else its file holds:
             subtitles, chapters, covers, tags.
         size: (height, width) of the frames in pixels. Clips of odd size get one row or column more (docs/decisions).
-        crf: H.264 quality, 0 (lossless) to 51; 16 cannot be told from the source by eye.
+        options: codec, depth, pixel format, quality; by default what keeps what the input has: of 8 bits H.264 4:2:0.
         frame_rate: play the same frames at this constant rate; the sound is left out when that changes the duration.
         overwrite: replace an existing file; otherwise it is an error.
         metadata: False leaves out tags, dates, places, covers and attached files, of pictures EXIF, XMP and texts.
@@ -45,10 +46,9 @@ def open_writer(
 
     Raises:
         MediaError: the suffix names no format, the file exists, or the target is the input itself.
+        ValueError: the options do not go together, or not with this suffix or input, see `data.media.encoding`.
     """
     path = Path(path)
-    if not 0 <= crf <= 51:
-        raise ValueError(f"crf goes from 0 (lossless) to 51 (coarse), got {crf}")
     if path.exists() and not overwrite:
         raise MediaError(f"{printable(str(path))}: exists already; delete it or allow overwriting")
     source = folder_of(info.path)
@@ -58,10 +58,14 @@ def open_writer(
         raise ValueError(f"frames_out is None or one of {', '.join(FRAMES_OUT)}, not {frames_out!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if frames_out:
-        return SequenceWriter(path, info, frame_rate=frame_rate, quiet=quiet)
-    if path.suffix.lower() in WRITABLE_VIDEOS:
-        return VideoWriter(path, info, size, crf=crf, frame_rate=frame_rate, quiet=quiet, metadata=metadata)
-    if path.suffix.lower() in WRITABLE_IMAGES:
-        return ImageWriter(path, info, metadata=metadata, quiet=quiet)
+        png = choose(info, replace(options, codec="png"), info.colour)
+        return SequenceWriter(path, info, encoding=png, frame_rate=frame_rate, quiet=quiet)
+    suffix = path.suffix.lower()
+    if suffix in WRITABLE_VIDEOS:
+        encoding = choose(info, replace(options, container=suffix[1:]), info.colour)
+        return VideoWriter(path, info, size, encoding=encoding, frame_rate=frame_rate, quiet=quiet, metadata=metadata)
+    if suffix in WRITABLE_IMAGES:
+        bits, colour = picture_bits(info, options, suffix), colour_out(info.colour, options)
+        return ImageWriter(path, info, metadata=metadata, quiet=quiet, bits=bits, colour=colour)
     known = ", ".join([*WRITABLE_VIDEOS, *WRITABLE_IMAGES])
     raise MediaError(f"{shown(path)}: cannot write {path.suffix or 'a file without a suffix'}; use one of {known}")

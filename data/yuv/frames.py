@@ -13,7 +13,7 @@ from data.pixel_formats import EXACT
 from data.yuv.layout import SITES, ChromaLocation, YuvLayout, matrix_of
 from data.yuv.storage import SUBSAMPLING, stand_in, storage_of
 
-BT709 = 1  # AVColorSpace and swscale count alike here
+NO_MATRIX, BT709 = 0, 1  # AVColorSpace and swscale count alike here
 NUMBER_OF_MATRIX = {"bt709": BT709, "fcc": 4, "bt601": 6, "smpte240m": 7, "ycgco": 8, "bt2020": 9}
 PROBE_PX, PROBE_STEP, NO_COLOUR = 16, 24, 128
 
@@ -79,29 +79,37 @@ def _view(plane: VideoPlane, dtype: torch.dtype) -> Tensor:
     return rows.flip(0) if plane.line_size < 0 else rows
 
 
-def frame_from(planes: Sequence[Tensor], layout: YuvLayout) -> av.VideoFrame:
+def frame_from(planes: Sequence[Tensor], layout: YuvLayout, stored: str | None = None) -> av.VideoFrame:
     """A frame for an encoder, with the layout's matrix and range as tags.
 
     Args:
         planes: [H, W] and [h, w] on the CPU, as `from_rgb` gives them for one frame.
-        layout: "yuv" or "grey" without alpha.
+        layout: progressive, no word with unused bits.
+        stored: another pixel format that has the same samples in other places (p010le, bgr0); None: planes.
     """
     height, width = planes[0].shape
-    frame = av.VideoFrame(width, height, format_of(layout))
-    for target, plane in zip(frame.planes, planes, strict=True):
-        _view(target, layout.dtype)[:, : plane.shape[-1]].copy_(plane)
+    name = format_of(layout)
+    frame = av.VideoFrame(width, height, name)
+    for plane, (number, _, _) in zip(planes, storage_of(name).places, strict=True):
+        _view(frame.planes[number], layout.dtype)[:, : plane.shape[-1]].copy_(plane)
+    if stored not in (None, name):
+        frame = _reformatted(frame, format=stored)
     if layout.model == "yuv":
         frame.colorspace = NUMBER_OF_MATRIX[layout.matrix]
-    frame.color_range = ColorRange.JPEG if layout.full_range else ColorRange.MPEG
+    elif layout.model == "rgb":
+        frame.colorspace = NO_MATRIX
+    full = layout.full_range or layout.model == "rgb"
+    frame.color_range = ColorRange.JPEG if full else ColorRange.MPEG
     return frame
 
 
 def format_of(layout: YuvLayout) -> str:
     """libav's name of the planar format of a layout, for encoders; its range is a tag (yuv420p, not yuvj420p)."""
     sampling = {ratios: digits for digits, ratios in SUBSAMPLING.items()}.get(layout.subsampling)
-    if layout.model == "rgb" or layout.alpha or layout.shift or layout.interlaced or sampling is None:
-        raise ValueError(f"frames are made of planar, progressive YUV or grey without alpha, not of {layout}")
-    name = "gray" if layout.model == "grey" else f"yuv{sampling}p"
+    if layout.shift or layout.interlaced or sampling is None or (layout.alpha and layout.model == "grey"):
+        raise ValueError(f"frames are made of planar, progressive pictures, grey ones without alpha, not of {layout}")
+    alpha = "a" if layout.alpha else ""
+    name = {"grey": "gray", "rgb": f"gbr{alpha}p", "yuv": f"yuv{alpha}{sampling}p"}[layout.model]
     return name if layout.depth == 8 else f"{name}{layout.depth}le"
 
 

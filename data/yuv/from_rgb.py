@@ -4,6 +4,7 @@
 
 Sums of products of int32, as in `to_rgb`: averages are rounded to about 15 bits, samples to the layout's. The result is
 the nearest code to that of the formula in real numbers, except where that one lies within 0.03 (of 255) of the middle.
+With `dither` the fraction below a code is compared with a threshold in place of one half (`data.yuv.dither`).
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data.yuv.columns import split
+from data.yuv.dither import thresholds
 from data.yuv.fixed import bits_to_drop, half, padded, shifted, tiles, weighted
 from data.yuv.layout import YuvLayout, rgb_to_yuv
 from data.yuv.taps import Taps, downsampling
@@ -32,6 +34,7 @@ class Plan:
         above, below, left, right: rows and columns needed around a tile; left is a multiple of the subsampling.
         luma, luma_constant: weights of R, G, B in Y, and what is added.
         chroma, chroma_constant: the same of U and V for averages.
+        alone: the weight of a colour or of alpha that is stored as it is, full range.
     """
 
     rows: Taps
@@ -47,6 +50,7 @@ class Plan:
     luma_constant: int
     chroma: tuple[tuple[int, ...], ...]
     chroma_constant: int
+    alone: int
 
 
 @cache
@@ -77,56 +81,93 @@ def plan(layout: YuvLayout, bits: int) -> Plan:
         left,
         right,
         tuple(round(weight * luma_unit) for weight in luma),
-        (black << fraction) + half(fraction),
+        black << fraction,
         tuple(tuple(round(weight * chroma_unit) for weight in row) for row in chroma),
-        (no_chroma << fraction) + half(fraction),
+        no_chroma << fraction,
+        round((2**layout.depth - 1) * 2**fraction / white),
     )
 
 
-def from_rgb(rgb: Tensor, layout: YuvLayout) -> tuple[Tensor, ...]:
+def from_rgb(rgb: Tensor, layout: YuvLayout, dither: bool = False) -> tuple[Tensor, ...]:
     """RGB frames as planes.
 
     Args:
-        rgb: [T, 3, H, W], full range: u8, or float32 in [0, 1] (clipped, and rounded to 16 bits); any device.
-        layout: "yuv" or "grey", progressive, without alpha. Where a side is odd, its last row or column is repeated for
+        rgb: [T, 3, H, W], full range: u8, 16-bit words (whose bits torch holds as int16), or float32 in [0, 1]
+            (clipped, and rounded to 16 bits); any device. For a layout with alpha [T, 4, H, W].
+        layout: progressive, no word with unused bits. Where a side is odd, its last row or column is repeated for
             chroma.
+        dither: codes stand for what lies between them by their mean over neighbours, not each for the nearest.
 
     Returns:
-        [T, H, W] and, for "yuv", two planes [T, h, w], of the layout's dtype; the same bits on every device.
+        [T, H, W], for "yuv" two planes [T, h, w], for "rgb" two of the size of the first, and alpha of that size last;
+        of the layout's dtype; the same bits on every device.
 
     Raises:
         ValueError: another dtype or shape, or a layout that is not written.
     """
-    if rgb.ndim != 4 or rgb.shape[1] != 3 or rgb.dtype not in (torch.uint8, torch.float32):
-        raise ValueError(f"RGB is [T, 3, H, W] of uint8 or float32, not {rgb.dtype} {tuple(rgb.shape)}")
-    if layout.model == "rgb" or layout.interlaced or layout.alpha or layout.shift:
-        raise ValueError(f"planes are made of progressive YUV or grey without alpha, not for {layout}")
+    channels = 3 + layout.alpha
+    if rgb.ndim != 4 or rgb.shape[1] != channels or rgb.dtype not in (torch.uint8, torch.int16, torch.float32):
+        raise ValueError(f"RGB is [T, {channels}, H, W] of uint8, int16 or float32, not {rgb.dtype} {tuple(rgb.shape)}")
+    if layout.interlaced or layout.shift:
+        raise ValueError(f"planes are made of progressive pictures without unused bits, not for {layout}")
     frames, _, height, width = rgb.shape
-    sizes = [(height, width)] + [layout.chroma_size(height, width)] * (layout.colour_planes - 1)
+    sizes = [(height, width)] * (layout.colour_planes + layout.alpha)
+    if layout.model == "yuv":
+        sizes[1:3] = [layout.chroma_size(height, width)] * 2
     planes = tuple(torch.empty(frames, *size, dtype=layout.dtype, device=rgb.device) for size in sizes)
     numbers = plan(layout, 8 if rgb.dtype == torch.uint8 else FLOAT_BITS)
     down = layout.subsampling[1] if layout.model == "yuv" else 1
     for part, first, last in tiles((frames, height, width), rgb.device, down) if rgb.numel() else ():
-        colours = [_with_neighbours(rgb[part, channel], first, last, layout, numbers) for channel in range(3)]
-        luma = [x[:, numbers.above : numbers.above + last - first, numbers.left :][..., :width] for x in colours]
-        total = weighted([x.to(torch.int32) for x in luma], list(numbers.luma), numbers.luma_constant)
-        planes[0][part, first:last] = shifted(total, numbers.fraction)
+        colours = [_with_neighbours(rgb[part, channel], first, last, layout, numbers) for channel in range(channels)]
+        here = [x[:, numbers.above : numbers.above + last - first, numbers.left :][..., :width] for x in colours]
+        here = [x.to(torch.int32) for x in here]
+        ends = _ends((first, last, width), numbers.fraction, rgb.device, dither)
+        for plane, total in zip(_sized(planes, layout), _sums(here, layout, numbers), strict=True):
+            plane[part, first:last] = _codes(total, ends, numbers.fraction, layout)
         if layout.model == "yuv":
-            averages = [_average(x, layout, numbers) for x in colours]
-            for plane, weights in zip(planes[1:], numbers.chroma, strict=True):
-                total = shifted(weighted(averages, list(weights), numbers.chroma_constant), numbers.fraction)
-                plane[part, first // down : -(-last // down)] = total.clamp_(0, 2**layout.depth - 1)
+            averages = [_average(x, layout, numbers) for x in colours[:3]]
+            rows = first // down, -(-last // down)
+            ends = _ends((*rows, planes[1].shape[-1]), numbers.fraction, rgb.device, dither)
+            for plane, weights in zip(planes[1:3], numbers.chroma, strict=True):
+                total = weighted(averages, list(weights), numbers.chroma_constant)
+                plane[part, slice(*rows)] = _codes(total, ends, numbers.fraction, layout)
     return planes
 
 
+def _sized(planes: tuple[Tensor, ...], layout: YuvLayout) -> tuple[Tensor, ...]:
+    """The planes of the size of the picture: all but chroma."""
+    return (planes[0], *planes[3:]) if layout.model == "yuv" else planes
+
+
+def _sums(colours: list[Tensor], layout: YuvLayout, numbers: Plan) -> list[Tensor]:
+    """What stands in the planes of the size of the picture, before the fraction is cut: int32 [t, rows, W] each."""
+    if layout.model == "rgb":
+        return [weighted([x], [numbers.alone], 0) for x in colours]
+    sums = [weighted(colours[:3], list(numbers.luma), numbers.luma_constant)]
+    if layout.alpha:
+        sums.append(weighted([colours[3]], [numbers.alone], 0))
+    return sums
+
+
+def _ends(area: tuple[int, int, int], fraction: int, device: torch.device, dither: bool) -> Tensor | int:
+    """What is added before the fraction is cut: one half, or a threshold for each pixel of rows and columns."""
+    return thresholds(*area, fraction, device) if dither else half(fraction)
+
+
+def _codes(total: Tensor, ends: Tensor | int, fraction: int, layout: YuvLayout) -> Tensor:
+    return shifted(total.add_(ends), fraction).clamp_(0, 2**layout.depth - 1)
+
+
 def _with_neighbours(colour: Tensor, first: int, last: int, layout: YuvLayout, numbers: Plan) -> Tensor:
-    """Rows first..last of a colour [t, H, W] with the pixels around them that chroma needs: u8 or int32."""
+    """Rows first..last of a channel [t, H, W] with the pixels around them that chroma needs: u8 or int32."""
     across, down = layout.subsampling if layout.model == "yuv" else (1, 1)
     full = -(-colour.shape[-1] // across) * across
     rows = first - numbers.above, -(-last // down) * down + numbers.below
     x = padded(colour, rows, (-numbers.left, full + numbers.right))
     if x.dtype == torch.uint8:
         return x
+    if x.dtype == torch.int16:
+        return x.to(torch.int32) & 2**FLOAT_BITS - 1
     return x.clamp(0, 1).mul_(2**FLOAT_BITS - 1).round_().to(torch.int32)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.media import MediaInfo, open_writer
+from data.media import MediaInfo, OutputOptions, open_writer
 from data.training.motion import MotionConfig, animate
 
 RATE = Fraction(25)
@@ -24,7 +24,7 @@ def write_inputs(folder: Path, files: int, frames: int, size: tuple[int, int]) -
     for number, path in enumerate(paths):
         info = MediaInfo(Path("a scene"), kind, size[1], size[0], frame_rate=RATE)
         clip = torch.from_numpy(film(frames, size, seed=number)).permute(0, 3, 1, 2)
-        with open_writer(path, info, size, crf=CRF) as writer:
+        with open_writer(path, info, size, options=OutputOptions(crf=CRF)) as writer:
             writer.write(clip, [n / RATE for n in range(frames)])
     return paths
 

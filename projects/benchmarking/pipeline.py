@@ -12,8 +12,9 @@ from torch import Tensor
 from common.distributed.parallel import Parallel
 from data.media import Frame, MediaInfo, MediaReader
 from projects.benchmarking.timing import peak_gib, timed
+from projects.video_diffusion_sr.finishing import Finisher
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
-from projects.video_diffusion_sr.progress import Progress
+from projects.video_diffusion_sr.progress import ProgressBar
 from projects.video_diffusion_sr.restore import Finished, decode_and_finish, encode, prepare, restore_frames, sample
 from projects.video_diffusion_sr.restorer import Restorer
 
@@ -46,7 +47,7 @@ class Pipeline:
 
     def __init__(self, restorer: Restorer, clip: NoiseClip, plan: MemoryPlan, keep_result: bool = False) -> None:
         self.restorer, self.clip, self.plan, self.keep_result = restorer, clip, plan, keep_result
-        self.progress = Progress("", None, show=False)
+        self.progress = ProgressBar("", None, show=False)
         self.times: list[Fraction] = []
         self.latents: list[Tensor] = []
         self.restored: list[Tensor] = []
@@ -71,7 +72,7 @@ class Pipeline:
         info, rows = self.clip.info, self.restorer.rows(self.clip.info)
         size = self.restorer.geometry.output_size(info.height, info.width)
         inputs, restored = iter(self.clip), iter(self.restored)
-        self._take(decode_and_finish(restored, inputs, self.times, size, self.restorer, rows))
+        self._take(decode_and_finish(restored, inputs, self.times, Finisher(size, self.restorer), rows))
 
     def whole(self) -> None:
         """All stages in one go, as a file goes."""

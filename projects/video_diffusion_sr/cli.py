@@ -13,11 +13,13 @@ from common.signals import exit_code, interrupted_by_signals
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.cli_parser import parser
 from projects.video_diffusion_sr.dry_run import kernels_for
+from projects.video_diffusion_sr.output_form import finish_from_flags
 from projects.video_diffusion_sr.output_size import size_from_flags
 from projects.video_diffusion_sr.presets import Preset
-from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
 from projects.video_diffusion_sr.run_order import Job, restore_all
+from projects.video_diffusion_sr.run_page.page import page_of, target_of
 from projects.video_diffusion_sr.settings import resolve
 
 logger = get_logger(__name__)
@@ -73,9 +75,11 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
 
 def run_files(preset: Preset, request: Request, args: argparse.Namespace, process: Process) -> tuple[int, int]:
     """(failed files, files)."""
-    failed, total, work = prepare(preset, request, args, process)
-    if work is not None:
-        failed += sum(not restored for restored in restore_all(*work))
+    with page_of(preset, args, process) as page:
+        failed, total, work = prepare(preset, request, args, process)
+        if work is not None:
+            paths, job, several = work
+            failed += sum(not restored for restored in restore_all(paths, page.attach(job), several))
     return failed, total
 
 
@@ -115,14 +119,14 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--strength {args.strength} must lie between 0 (the input) and 1 (the restored clip)")
     if args.timeout <= 0:
         raise ValueError(f"--timeout {args.timeout} must be a positive number of seconds")
-    if args.crf is not None and not 0 <= args.crf <= 51:
-        raise ValueError(f"--crf {args.crf} must lie between 0 (lossless) and 51")
     if args.vram is not None and not args.vram > 0:
         raise ValueError(f"--vram {args.vram:g} must be a positive number of GiB")
     if args.window is not None and args.window < 0:
         raise ValueError(f"--window {args.window} must be a number of frames, or 0 for whole clips")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
+    if args.report is not None:
+        target_of(args)
     return Request(
         res=(args.res_h, args.res_w),
         size=size_from_flags(args),
@@ -146,7 +150,5 @@ def read_request(args: argparse.Namespace) -> Request:
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
         overlap=not args.no_overlap,
-        finish=Finish(
-            args.color_fix, args.strength, args.out_fps, args.crf, args.compare, not args.no_metadata, args.frames_out
-        ),
+        finish=finish_from_flags(args),
     )

@@ -10,6 +10,8 @@ from projects.video_diffusion_sr.presets import Preset
 ROOT = Path(__file__).resolve().parents[2]
 DTYPE_NAMES = ("bfloat16", "float16", "float32")  # of request.DTYPES
 FRAMES_OUT = ("png",)  # sequence_writer.FRAMES_OUT
+CODECS = ("auto", "h264", "hevc", "av1", "prores", "ffv1", "png")  # data.media.codecs.CODECS
+CONTAINERS, ENCODERS = ("mp4", "mov", "mkv"), ("cpu", "nvenc")
 COLOR_FIXES = ("wavelet", "lab", "adain", "none")  # color_fix.KINDS
 
 
@@ -74,7 +76,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--strength",
         type=float,
         default=1.0,
-        help="1: the restored clip; less mixes in the input against over-sharpening",
+        help="1: the restored clip, 0: the resized input; less than 1 against over-sharpening, fine detail first",
     )
     result.add_argument(
         "--out_fps",
@@ -82,10 +84,11 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         help="play at this rate, such as 24 or 30000/1001; default: as the file; numbered pictures: 24",
     )
     result.add_argument(
-        "--crf", type=float, help="H.264 quality, lower is better and larger; default: visually lossless"
-    )
+        "--crf", type=float,
+        help="quality of H.264, HEVC and AV1, lower is better and larger; default: visually lossless",
+    )  # fmt: skip
     result.add_argument(
-        "--frames_out", choices=FRAMES_OUT, help="of clips, folders of pictures (NAME/frame_00001.png, ...), 8 bit"
+        "--frames_out", choices=FRAMES_OUT, help="of clips, folders of pictures (NAME/frame_00001.png, ...)"
     )
     result.add_argument("--fit", choices=["pad", "crop"], default="pad", help="pad: exact size; crop: as the reference")
     result.add_argument(
@@ -93,8 +96,35 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     )
     result.add_argument("--compare", action="store_true", help="also write a side-by-side clip and a contact sheet")
     result.add_argument(
+        "--report", nargs="?", const=True, metavar="FILE.html",
+        help="also write a page about the run: figures, sliders between input and result, flicker, what was said; "
+        "default: report.html in --output_dir",
+    )  # fmt: skip
+    result.add_argument(
         "--no_metadata", action="store_true",
         help="leave out tags, dates, places, covers, EXIF and XMP; sound, subtitles and chapters stay",
+    )  # fmt: skip
+
+    form = p.add_argument_group("depth, codec and colour of the result (docs/color.md says what goes together)")
+    form.add_argument(
+        "--bit_depth", choices=("auto", "8", "10", "12", "16"), default="auto",
+        help="bits of a sample; auto: 8 of 8, 10 of more, and pictures as they are",
+    )  # fmt: skip
+    form.add_argument(
+        "--codec", choices=CODECS, default="auto",
+        help="of clips; auto: h264 for 8 bits, hevc for 10 and 12, ffv1 for 16; png: as --frames_out png",
+    )  # fmt: skip
+    form.add_argument("--pixel_format", metavar="NAME", help="FFmpeg's name, such as yuv422p10le or yuv444p")
+    form.add_argument(
+        "--container", choices=CONTAINERS, help="of clips; default: the first that takes codec and sound as they are"
+    )
+    form.add_argument(
+        "--encoder", choices=ENCODERS, default="cpu",
+        help="nvenc: the NVIDIA GPU encodes h264, hevc or av1, quicker and larger for the same quality (%(default)s)",
+    )  # fmt: skip
+    form.add_argument(
+        "--hdr", choices=("keep", "sdr"), default="keep",
+        help="PQ and HLG: as they came, or as BT.709 for any screen (%(default)s)",
     )  # fmt: skip
 
     run = p.add_argument_group("how it runs")

@@ -15,11 +15,12 @@ from typing import Protocol, Self
 from torch import Tensor
 
 from common.background import ReadAhead, ReadInPlace, WriteBehind, WriteInPlace
-from data.media import Frame, MediaInfo, MediaReader, output_path
+from data.media import Frame, MediaInfo, MediaReader
 from projects.video_diffusion_sr.file_errors import InputError, OutputError, rebuild
 from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.input_file import frames_of, open_input
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.output_form import alpha_wanted, pixel_path, place_of_result
 from projects.video_diffusion_sr.output_size import say_size
 from projects.video_diffusion_sr.report import Report, Waits, peak
 from projects.video_diffusion_sr.restorer import Restorer
@@ -27,8 +28,8 @@ from projects.video_diffusion_sr.result import Existing, Result
 
 READ_AHEAD = 64 * 2**20  # bytes of frames that wait for the networks
 WRITE_BEHIND = 128 * 2**20  # bytes of finished frames that wait for the encoder
-RGB_BYTES = 3  # of a pixel of a finished picture
-PIXEL_BYTES = 3 / 2  # of a frame of 4:2:0 as decoders give it, about
+RGB_BYTES = 3  # of a pixel of a finished picture, of 8 bits
+PIXEL_BYTES = 3 / 2  # of a frame of 4:2:0 as decoders give it, about, of 8 bits
 KEPT = 512 * 2**20  # bytes of frames that wait for the colour fix; a file with more is read a second time
 
 
@@ -50,6 +51,7 @@ class ClipRun:
 
     Attributes:
         info: of the input. frames, inputs: its frames, for the networks and once more for the colour fix.
+        path: how its pixels become the networks', and results what the file stores.
     """
 
     def __init__(self, source: Path, output_dir: Path, restorer: Restorer, existing: Existing = "replace") -> None:
@@ -65,26 +67,21 @@ class ClipRun:
 
     def _open(self, output_dir: Path, existing: Existing) -> None:
         restorer, enter = self._restorer, self._stack.enter_context
-        self.reader = enter(open_input(self.source, restorer.deinterlace))
+        wishes = restorer.finish
+        self.reader = enter(open_input(self.source, restorer.deinterlace, alpha_wanted(wishes.stored)))
         self.info: MediaInfo = self.reader.info
-        frames_out = None if self.info.kind == "image" else restorer.finish.frames_out
-        self.output = output_path(self.source, output_dir, self.info, frames_out=frames_out)
+        self.output = place_of_result(self.source, output_dir, self.info, wishes)
         self.size = restorer.geometry.output_size(self.info.height, self.info.width)
         self.result = None
         if self.leads:
-            wishes = restorer.finish
-            self.result = enter(
-                Result(
-                    self.output, self.info, self.size, existing=existing, compare=wishes.compare,
-                    frame_rate=wishes.frame_rate, crf=wishes.crf, metadata=wishes.metadata, frames_out=frames_out,
-                )
-            )  # fmt: skip
+            self.result = enter(Result(self.output, self.info, self.size, existing=existing, wishes=wishes))
             say_size(self.source, (self.info.height, self.info.width), self.size)
         self.writer = enter(
             WriteBehind(self._write, lambda part: part.nbytes, WRITE_BEHIND)
             if restorer.overlap
             else WriteInPlace(self._write)
         )
+        self.path = pixel_path(self.info, wishes)
         self.frames, self.inputs = self._read(), None
         if fits(self.info, restorer.window, restorer.infer.vae.temporal_factor):
             self.frames, self.inputs = tee(self._count(self.frames))
@@ -113,10 +110,11 @@ class ClipRun:
     def behind(self) -> int:
         """Bytes of finished frames that may wait for the writer, about."""
         height, width = self.size
-        return min(WRITE_BEHIND, RGB_BYTES * height * width) if self.info.kind == "image" else WRITE_BEHIND
+        bytes_of_pixel = RGB_BYTES * self.path.bits // 8
+        return min(WRITE_BEHIND, bytes_of_pixel * height * width) if self.info.kind == "image" else WRITE_BEHIND
 
     def stored(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """What the result's file stores of frames u8 [T, 3, h, w], on their device; on the leader alone."""
+        """What the file stores of frames, see `MediaWriter.planes_for`, on their device; on the leader alone."""
         return self.result.writer.planes_for(frames)
 
     def write(self, finished: Slice) -> None:
@@ -172,7 +170,8 @@ class ClipRun:
         reading = sum(reader.waited for reader in self._readers)
         return Report(
             self.source, self.output, self._written, self.size, ended - self._started, damage=self.reader.damage,
-            waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended, **self._memory,
+            waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended,
+            samples=self.result.samples.complete(), **self._memory,
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -208,4 +207,5 @@ def fits(info: MediaInfo, window: int | None, temporal_factor: int) -> bool:
     if window is not None:
         longest = (window + 1) * temporal_factor
         frames = longest if frames is None else min(frames, longest)
-    return frames is not None and frames * PIXEL_BYTES * info.height * info.width <= KEPT
+    of_pixel = PIXEL_BYTES * (2 if info.depth > 8 else 1) + (2 if info.transparent else 0)
+    return frames is not None and frames * of_pixel * info.height * info.width <= KEPT

@@ -51,18 +51,20 @@ class Geometry:
         return tuple(-(-n // self.multiple) * self.multiple for n in self.output_size(height, width))
 
     def to_output(self, pixels: Tensor, device: torch.device | str) -> Tensor:
-        """One frame u8 [3, H, W] -> float32 [3, h, w] in [-1, 1], resized: what the result is compared with."""
+        """One frame [3, H, W], u8 or float32 in [0, 1] -> float32 [3, h, w] in [-1, 1], resized: what the result is
+        compared with."""
         size = self.resized(*pixels.shape[-2:])
-        frame = resize_8_bit(pixels.to(device), size).clamp(0, 1)
+        frame = resize_8_bit(pixels.to(device), size, 255 if pixels.dtype == torch.uint8 else 1).clamp(0, 1)
         if self.fit == "crop":
             frame = DivisibleCrop(self.multiple)(frame)
         return frame * 2 - 1
 
+    def alpha_to_output(self, alpha: Tensor) -> Tensor:
+        """Transparency [T, 1, H, W] in [0, 1] -> [T, 1, h, w], as frames are resized."""
+        size = self.resized(*alpha.shape[-2:])
+        resized = torch.stack([resize_8_bit(plane, size, 1).clamp(0, 1) for plane in alpha])
+        return DivisibleCrop(self.multiple)(resized) if self.fit == "crop" else resized
+
     def to_network(self, frame: Tensor) -> Tensor:
         """[3, h, w] -> [3, h', w'] with sides that the networks can divide."""
         return pad_to_multiple(frame, self.multiple)
-
-
-def to_8_bit(frames: Tensor) -> Tensor:
-    """[..., 3, h, w] about [-1, 1] -> u8, clipped and rounded: cutting off the fraction would darken the picture."""
-    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

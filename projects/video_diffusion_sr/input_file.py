@@ -7,10 +7,10 @@ from data.media import Frame, MediaReader, open_media
 from projects.video_diffusion_sr.file_errors import InputError, sentence
 
 
-def open_input(source: Path, deinterlace: str) -> MediaReader:
-    """The reader of a file; InputError, whatever a decoder makes of it."""
+def open_input(source: Path, deinterlace: str, alpha: str = "white") -> MediaReader:
+    """The reader of a file; InputError, whatever a decoder makes of it. Arguments: see `open_media`."""
     try:
-        return open_media(source, deinterlace=deinterlace)
+        return open_media(source, deinterlace=deinterlace, alpha=alpha)
     except Exception as error:
         raise InputError(sentence(error, source, "read")) from error
 

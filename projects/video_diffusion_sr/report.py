@@ -8,6 +8,7 @@ import torch
 
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.memory.workload import GIB
+from projects.video_diffusion_sr.run_page.samples import Sampled
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Report:
     reserved: bytes that the CUDA allocator held for them at most, gaps and cache included; 0 elsewhere.
     predicted_gib: the plan's prediction of `peak_memory`; None without a prediction.
     damage: frames of the input that were lost before we saw them.
+    samples: what the page of `--report` shows of it; None: there is no page.
     waits: where its seconds went. ended: of `time.perf_counter`, when the result had its name.
     """
 
@@ -53,6 +55,7 @@ class Report:
     predicted_gib: float | None = None
     waits: Waits | None = None
     ended: float = 0.0
+    samples: Sampled | None = None
 
     def line(self) -> str:
         speed = self.frames / max(self.seconds, 1e-9)

@@ -1,11 +1,12 @@
 """What a user asks for, for all files of a run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
 import torch
 
+from data.media import OutputOptions
 from projects.video_diffusion_sr.output_size import OutputSize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,18 +18,30 @@ class Finish:
     """What a user may ask of the result.
 
     color_fix: one of `color_fix.KINDS`. strength: 1 is the restored clip, 0 the resized input.
-    frame_rate: play the same frames at this rate; None keeps the file's own times. crf: H.264 quality, lower is better.
+    frame_rate: play the same frames at this rate; None keeps the file's own times.
     compare: also write a side-by-side clip and a contact sheet. metadata: False leaves out tags, dates, places, covers.
-    frames_out: "png": the result of a clip is a folder of pictures.
+    frames_out: "png": the result of a clip is a folder of pictures. output: codec, depth and the like of the result.
+    page_room: bytes of pictures that a file may have on the page of `--report`; None: there is no page.
     """
 
     color_fix: str = "wavelet"
     strength: float = 1.0
     frame_rate: Fraction | None = None
-    crf: float | None = None
     compare: bool = False
     metadata: bool = True
     frames_out: str | None = None
+    page_room: int | None = None
+    output: OutputOptions = field(default_factory=OutputOptions)
+
+    @property
+    def pairs(self) -> bool:
+        """Does anything show the resized input beside the result?"""
+        return self.compare or self.page_room is not None
+
+    @property
+    def stored(self) -> OutputOptions:
+        """`output`, with the codec that `frames_out` means."""
+        return replace(self.output, codec="png") if self.frames_out else self.output
 
 
 @dataclass(frozen=True)

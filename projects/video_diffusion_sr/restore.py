@@ -18,19 +18,17 @@ from torch import Tensor
 from common.distributed.row_parallel import Rows
 from common.kernels.transfer import HostCopy, Pace, to_device
 from common.seed import frame_noise
-from data.media import Frame, MediaInfo, rgb_of
+from data.colour.path import PixelPath
+from data.media import Frame, MediaInfo
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories
 from projects.video_diffusion_sr.clip_run import ClipRun
-from projects.video_diffusion_sr.color_fix import fix_colour
 from projects.video_diffusion_sr.file_errors import InputError, NotFiniteError, OutputError, rebuild
-from projects.video_diffusion_sr.geometry import to_8_bit
+from projects.video_diffusion_sr.finishing import Finisher, pixels_of
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
-from projects.video_diffusion_sr.memory.predict import FINISH_FRAMES
-from projects.video_diffusion_sr.progress import Progress
+from projects.video_diffusion_sr.progress import Progress, ProgressBar
 from projects.video_diffusion_sr.report import Report, reset_peak
-from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing
 
@@ -45,7 +43,7 @@ def restore_clip(
     show_progress: bool = False,
     plan: MemoryPlan | None = None,
     existing: Existing = "replace",
-    new_progress: Callable[[str, int | None, bool], Progress] = Progress,
+    new_progress: Callable[[str, int | None, bool], Progress] = ProgressBar,
 ) -> Report | None:
     """Restore one file.
 
@@ -73,7 +71,7 @@ def compute(
     restorer: Restorer,
     plan: MemoryPlan | None,
     show_progress: bool = False,
-    new_progress: Callable[[str, int | None, bool], Progress] = Progress,
+    new_progress: Callable[[str, int | None, bool], Progress] = ProgressBar,
 ) -> None:
     """Everything that the device does for one file; its frames are handed to the run's writer as they are made."""
     reset_peak(restorer.device)
@@ -83,7 +81,7 @@ def compute(
         restorer.parallel.verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild),
         new_progress(run.source.name, run.info.frame_count_hint, show_progress and run.leads) as progress,
     ):
-        for finished in restore_frames(run.info, run.frames, run.inputs, restorer, progress, run.stored):
+        for finished in restore_frames(run.info, run.frames, run.inputs, restorer, progress, run.stored, run.path):
             run.write(finished)
             progress.advance("decode", finished.count)
         if shared:  # every rank checks what it computed itself
@@ -96,7 +94,7 @@ class Finished:
     """A slice of finished frames on their way to the host, on the rank that writes them.
 
     times: T, seconds. stages: which of them the marks stand for, see `FiniteGuard.marks`.
-    compared: the frames come with what a comparison shows.
+    compared: the frames come with what a comparison and a report's page show.
     """
 
     copy: HostCopy
@@ -133,24 +131,32 @@ def restore_frames(
     restorer: Restorer,
     progress: Progress,
     stored: Stored = as_rgb,
+    path: PixelPath = PixelPath(),  # noqa: B008 (frozen)
 ) -> Iterator[Finished]:
     """The finished frames, slice by slice, of a clip that `restorer` follows; on the leader of a group only.
 
     Args:
         frames, inputs: the frames of the file twice: for the networks, and for the colours of the result.
-        stored: makes of frames, u8 [T, 3, h, w] on their device, what a file stores, see `MediaWriter.planes_for`.
+        stored: makes of frames on their device what a file stores, see `MediaWriter.planes_for`.
+        path: how pixels become the networks', and results what `stored` takes.
     """
     restorer.infer.guard.begin()
     times: list[Fraction] = []
     size, latent_size = restorer.geometry.output_size(info.height, info.width), restorer.latent_size(info)
     rows = restorer.rows(info)
-    prepared = prepare(frames, restorer, rows, times)  # [3, own rows, w'] each
+    prepared = prepare(frames, restorer, rows, times, path)  # [3, own rows, w'] each
     latents = encode(prepared, latent_size, restorer, rows, progress)  # [t, h, w, c] pieces
     restored = sample(latents, restorer, progress)  # [t, h, w, c] pieces
-    return decode_and_finish(restored, inputs, times, size, restorer, rows, stored)
+    return decode_and_finish(restored, inputs, times, Finisher(size, restorer, path, info.transparent), rows, stored)
 
 
-def prepare(frames: Iterator[Frame], restorer: Restorer, rows: Rows, times: list[Fraction]) -> Iterator[Tensor]:
+def prepare(
+    frames: Iterator[Frame],
+    restorer: Restorer,
+    rows: Rows,
+    times: list[Fraction],
+    path: PixelPath = PixelPath(),  # noqa: B008 (frozen)
+) -> Iterator[Tensor]:
     """This rank's rows of resized, padded frames, [3, rows, w'] float32 in [-1, 1]; times are appended to `times`."""
     scale, geometry = restorer.infer.vae.spatial_factor, restorer.geometry
     # Together as many as divide a slice, which begins after the first frame: nobody waits for frames of the next slice.
@@ -158,7 +164,7 @@ def prepare(frames: Iterator[Frame], restorer: Restorer, rows: Rows, times: list
     while group := list(islice(frames, count)):
         count = together
         times.extend(frame.time for frame in group)
-        for rgb in rgb_of(group, restorer.device):
+        for rgb in pixels_of(group, restorer, path)[0]:
             pixels = geometry.to_network(geometry.to_output(rgb, restorer.device))
             # A copy of these rows: a view of them would hold the whole frame.
             yield rows.own(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
@@ -244,8 +250,7 @@ def decode_and_finish(
     restored: Iterator[Tensor],
     inputs: Iterator[Frame],
     times: list[Fraction],
-    size: tuple[int, int],
-    restorer: Restorer,
+    finisher: Finisher,
     rows: Rows,
     stored: Stored = as_rgb,
 ) -> Iterator[Finished]:
@@ -254,6 +259,7 @@ def decode_and_finish(
     Every rank decodes its rows of a slice and finishes its share of the slice's frames. What lies beyond the end of the
     input was only repeated to fill the last latent frame, and is dropped.
     """
+    restorer = finisher.restorer
     infer, factor, done, pace = restorer.infer, restorer.infer.vae.temporal_factor, 0, Pace(restorer.device)
     memory = infer.new_memory(rows.exchange)
     step = None if restorer.slice_frames is None else restorer.slice_frames // factor
@@ -263,12 +269,12 @@ def decode_and_finish(
             frames = factor * len(piece) - (done == 0) * (factor - 1)  # a clip's first latent is one frame
             clip = rows.to_frames(decode_rows(piece, frames, restorer, rows, memory), infer.vae.spatial_factor)
             degraded = list(islice(inputs, frames))
-            parts = finish_frames(clip, degraded[rows.frame_span(frames)], size, restorer)
+            parts = finisher.finish(clip, degraded[rows.frame_span(frames)])
             whole = [rows.to_leader(part, frames) for part in parts]
             if restorer.parallel.leads:
                 whole = [part[: len(degraded)] for part in whole]
-                (stages, marks), compared = infer.guard.marks(), restorer.finish.compare
-                copy = HostCopy(*stored(whole[-1]), *(whole if compared else ()), marks)
+                (stages, marks), compared = infer.guard.marks(), restorer.finish.pairs
+                copy = HostCopy(*stored(whole[-1]), *(whole if compared else ())[:2], marks)
                 yield Finished(copy, times[: len(degraded)], stages, compared)
             del times[: len(degraded)]  # a stream has no end of them
             done += len(degraded)
@@ -284,34 +290,3 @@ def decode_rows(
         return infer.decode_slice(rows.own(piece, 1), memory)
     width = piece.shape[2] * infer.vae.spatial_factor
     return torch.empty(3, frames, 0, width, dtype=infer.stages.vae_dtype, device=restorer.device)
-
-
-def finish_frames(clip: Tensor, degraded: list[Frame], size: tuple[int, int], restorer: Restorer) -> tuple[Tensor, ...]:
-    """Results, u8 [T, 3, h, w], of decoded frames [3, T, h', w'] and the input's, a few at a time.
-
-    With a comparison to be written the resized input comes before them. Frames beyond the end of the input are zeros.
-    """
-    count = 2 if restorer.finish.compare else 1
-    parts = [torch.zeros(clip.shape[1], 3, *size, dtype=torch.uint8, device=restorer.device) for _ in range(count)]
-    for start in range(0, len(degraded), FINISH_FRAMES):
-        given = degraded[start : start + FINISH_FRAMES]
-        rgb = rgb_of(given, restorer.device)
-        resized = torch.stack([restorer.geometry.to_output(frame, restorer.device) for frame in rgb])
-        part = clip[:, start : start + len(given)].to(restorer.device)
-        results = [to_8_bit(resized)] if restorer.finish.compare else []
-        results.append(to_8_bit(finish(part, resized, restorer.finish)))
-        for target, result in zip(parts, results, strict=True):
-            target[start : start + len(given)] = result
-    return tuple(parts)
-
-
-def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> Tensor:
-    """The padding cut off, and the colours of the input given back: [T, 3, h, w] float32 about [-1, 1].
-
-    Args:
-        clip: [3, T', h', w'] decoded. degraded: [T, 3, h, w] the resized input, T <= T'.
-    """
-    frames, _, height, width = degraded.shape
-    content = clip[:, :frames, :height, :width].transpose(0, 1).float()
-    result = fix_colour(wishes.color_fix, content, degraded)
-    return result if wishes.strength == 1.0 else torch.lerp(degraded, result, wishes.strength)

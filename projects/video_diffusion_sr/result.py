@@ -1,4 +1,4 @@
-"""The result of one file in the making, and the comparison beside it."""
+"""The result of one file in the making, the comparison beside it, and what a page shows of it."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -11,6 +11,8 @@ from torch import Tensor
 from data.media import BusyError, MediaError, MediaInfo, open_writer
 from projects.video_diffusion_sr.comparison import Comparison
 from projects.video_diffusion_sr.file_errors import OutputError, SkippedError, sentence
+from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.run_page.samples import Samples
 
 Existing = Literal["replace", "skip", "refuse"]
 
@@ -21,7 +23,7 @@ class Result:
     Args:
         output: the file to be. info: the input. size: (height, width) of the frames.
         existing: what to do with a result that is there, or that another run makes now.
-        compare, frame_rate, crf, metadata, frames_out: see `restore.Finish`.
+        wishes: of the user; those about the form of the result count.
 
     Raises:
         SkippedError: there is one already, or there will be, and `existing` is "skip".
@@ -35,18 +37,16 @@ class Result:
         size: tuple[int, int],
         *,
         existing: Existing = "replace",
-        compare: bool = False,
-        frame_rate: Fraction | None = None,
-        crf: float | None = None,
-        metadata: bool = True,
-        frames_out: str | None = None,
+        wishes: Finish | None = None,
     ) -> None:
-        quality = {} if crf is None else {"crf": crf}
+        wishes = wishes or Finish()
+        frames_out = None if info.kind == "image" else wishes.frames_out
         self.output, self.frames, self._open = output, 0, True
         try:
             self.writer = open_writer(
-                output, info, size, frame_rate=frame_rate, metadata=metadata, frames_out=frames_out, **quality
-            )
+                output, info, size, frame_rate=wishes.frame_rate, metadata=wishes.metadata, frames_out=frames_out,
+                options=wishes.output,
+            )  # fmt: skip
         except BusyError as error:
             if existing == "skip":
                 raise SkippedError(f"{error}; skipped") from error
@@ -60,7 +60,8 @@ class Result:
                 f"{info.path.name}: {output} exists by now; --overwrite replaces it, --skip_existing leaves it"
             )
         beside = output.with_name(f"{output.name}.mp4") if frames_out else output
-        self.comparison = Comparison(beside, info, size, compare, frame_rate)
+        self.comparison = Comparison(beside, info, size, wishes.compare, wishes.frame_rate)
+        self.samples = Samples(info, wishes.page_room)
 
     def write(
         self,
@@ -72,7 +73,7 @@ class Result:
 
         Args:
             stored: T frames as `writer.planes_for` gives them. times: T, seconds.
-            compared: the resized input and the result, u8 [T, 3, h, w] each, where a comparison is written.
+            compared: the resized input and the result, u8 [T, 3, h, w] each, where something shows both.
         """
         try:
             self.writer.write_planes(stored, times)
@@ -81,6 +82,7 @@ class Result:
         self.frames += len(times)
         if compared is not None:
             self.comparison.write(*compared, times, self.writer.temporary, self.frames)
+            self.samples.write(*compared, times)
 
     def complete(self) -> None:
         """Give the result its name, then the comparison, which must not cost it."""

@@ -14,7 +14,7 @@ from common.claim import remove_leftovers
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.media import MediaError, Probe, output_path, place_of, probe_all
+from data.media import MediaError, Probe, place_of, probe_all
 from data.media.sequence import folder_of, size_in_bytes
 from data.media.sequence_writer import why_not_replaced
 from projects.video_diffusion_sr.comparison import FOLDER as COMPARE
@@ -25,7 +25,9 @@ from projects.video_diffusion_sr.file_errors import (
 from projects.video_diffusion_sr.find_inputs import find_inputs
 from projects.video_diffusion_sr.memory.budget import Clip, clip_of, read_budget
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
+from projects.video_diffusion_sr.output_form import finish_from_flags, place_of_result
 from projects.video_diffusion_sr.result import Existing
+from projects.video_diffusion_sr.run_page.lines import outcome
 from projects.video_diffusion_sr.settings import RunSettings
 
 logger = get_logger(__name__)
@@ -83,7 +85,7 @@ def _look(args: argparse.Namespace, process: Process) -> list | str:
             clip = judge(path, found, args, process.attempt)
             rows.append([str(path), size_in_bytes(path), astuple(clip)])
         except SkippedError as reason:
-            logger.info("%s", reason)
+            logger.info("%s", reason, extra=outcome(path, "skipped"))
         except Exception as error:
             report_error(error, path, "", "read")
             failed += 1
@@ -101,15 +103,15 @@ def judge(path: Path, found: Probe | MediaError, args: argparse.Namespace, attem
     """
     if isinstance(found, MediaError):
         raise found
-    frames_out = None if found.kind == "image" else args.frames_out
-    place = place_of(path, args.video_path, args.output_dir)
-    output = output_path(path, place, found, frames_out=frames_out)
-    refusal = refuse_output(path, output, args, attempt, is_folder=frames_out is not None)
+    place, wishes = place_of(path, args.video_path, args.output_dir), finish_from_flags(args)
+    output = place_of_result(path, place, found, wishes)
+    is_folder = found.kind != "image" and wishes.frames_out is not None
+    refusal = refuse_output(path, output, args, attempt, is_folder=is_folder)
     if refusal == SKIP:
         raise SkippedError(f"{path.name}: skipped, {output} exists")
     if refusal is not None:
         raise ValueError(refusal)
-    return clip_of(found)
+    return clip_of(found, wishes.stored)
 
 
 def refuse_output(
@@ -148,8 +150,8 @@ def plan_files(
     budget = read_budget(settings, parallel)
     plan_all = partial(_unplanned_all, settings) if budget is None else budget.plan_all
     plans, refused = _plan_possible(clips, plan_all)
-    for line in refused.values():
-        say(parallel.process, logging.ERROR, line)
+    for path, line in refused.items():
+        say(parallel.process, logging.ERROR, line, outcome(path, "failed"))
     for plan in dict.fromkeys(plans.values()) if budget is not None else ():
         names = [path.name for path in plans if plans[path] == plan]
         line = f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {plan.describe()}"
@@ -184,11 +186,11 @@ def _plan_possible(clips: Mapping[Path, Clip], plan_all: Callable[[Mapping[Path,
 
 def report_error(error: Exception, path: Path, prefix: str = "", doing: str = "restored") -> None:
     """The file's line, and for --verbose where it comes from."""
-    logger.error("%s%s", prefix, sentence(error, path, doing))
+    logger.error("%s%s", prefix, sentence(error, path, doing), extra=outcome(path, "failed"))
     logger.debug("where it happened:", exc_info=error)
 
 
-def say(speaker: Process | Parallel, level: int, message: str) -> None:
-    """One line from one rank, not the same from all."""
+def say(speaker: Process | Parallel, level: int, message: str, about: dict | None = None) -> None:
+    """One line from one rank, not the same from all. about: see `run_page.lines.outcome`."""
     if speaker.leads:
-        logger.log(level, "%s", message)
+        logger.log(level, "%s", message, extra=about)

@@ -4,7 +4,7 @@ import av
 import torch
 from av.video.reformatter import ColorRange, Colorspace
 
-from data.media.colour import tag_bt709
+from data.media.colour import SDR, tag
 from data.pixel_formats import EXACT, to_rgb24
 
 
@@ -19,5 +19,5 @@ def from_rgb(pixels: torch.Tensor) -> av.VideoFrame:
     frame = rgb.reformat(
         format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, interpolation=EXACT
     )
-    tag_bt709(frame)
+    tag(frame, SDR, SDR.matrix)
     return frame

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.media import Frame, MediaInfo, open_media, open_writer, rgb_of, video_writer
+from data.media import Frame, MediaInfo, OutputOptions, encoder, open_media, open_writer, rgb_of
 from data.media.orientation import Orientation
 from data.yuv.frames import planes_of, scaled_to
 from data.yuv.from_rgb import from_rgb
@@ -172,7 +172,7 @@ def clip_info(folder):
 def test_planes_written_are_the_pixels_written(tmp_path, size):
     clip = torch.randint(0, 256, (6, 3, *size), dtype=torch.uint8)
     for name in ("rgb.mp4", "planes.mp4"):
-        with open_writer(tmp_path / name, clip_info(tmp_path), size, crf=0) as writer:
+        with open_writer(tmp_path / name, clip_info(tmp_path), size, options=OutputOptions(crf=0)) as writer:
             if name == "rgb.mp4":
                 writer.write(clip, even_times(6))
             else:
@@ -193,7 +193,7 @@ def test_planes_written_are_the_pixels_written(tmp_path, size):
 def test_wrong_planes_are_refused(tmp_path):
     with open_writer(tmp_path / "out.mp4", clip_info(tmp_path), (48, 64)) as writer:
         clip = smooth_clip(2, 48, 64)
-        for wrong in (clip.float(), clip[0], clip[:, :2], clip.short()):
+        for wrong in (clip.float(), clip[0], clip[:, :2], clip.int()):
             with pytest.raises(ValueError, match=r"u8 \[T, 3, H, W\]"):
                 writer.planes_for(wrong)
         with pytest.raises(ValueError, match="for a clip of"):
@@ -209,7 +209,7 @@ def test_written_colour_is_where_a_player_looks_for_it(tmp_path):
     """Colour that rises by 6 levels a pixel; chroma written in the centre and shown as on the left is 3 levels off."""
     ramp = torch.arange(32).mul(6).add(30).to(torch.uint8).view(1, 1, 32).expand(1, 24, 32)
     rgb = torch.cat([ramp, 255 - ramp, 255 - ramp])
-    with open_writer(tmp_path / "out.mp4", clip_info(tmp_path), (24, 32), crf=0) as writer:
+    with open_writer(tmp_path / "out.mp4", clip_info(tmp_path), (24, 32), options=OutputOptions(crf=0)) as writer:
         writer.write(rgb[None], [Fraction(0)])
     (frame,) = open_media(tmp_path / "out.mp4")
     shown = to_rgb(frame.planes, replace(frame.layout, location="left"))[0]
@@ -246,7 +246,7 @@ def test_a_clip_has_the_same_bytes_with_the_instructions_of_another_processor(
     tmp_path, grainy, monkeypatch, instructions
 ):
     here = written(tmp_path / "here.mp4", grainy)
-    options = dict(video_writer.ENCODER)
+    options = dict(encoder.X264)
     options["x264-params"] += f":asm={instructions}"
-    monkeypatch.setattr(video_writer, "ENCODER", options)
+    monkeypatch.setattr(encoder, "X264", options)
     assert written(tmp_path / "there.mp4", grainy) == here

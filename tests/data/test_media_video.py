@@ -7,7 +7,7 @@ import av
 import pytest
 import torch
 
-from data.media import MediaError, open_media, open_writer, output_path
+from data.media import MediaError, OutputOptions, open_media, open_writer, output_path
 from data.yuv.frames import planes_of
 from data.yuv.to_rgb import to_rgb
 from tests.data.media_samples import audio_packets, even_times, smooth_clip, write_clip
@@ -56,7 +56,7 @@ def test_output_is_tagged_and_right_by_the_formula(tmp_path):
     clip = smooth_clip(2, 32, 48)
     source = write_clip(tmp_path / "in.mp4", clip, even_times(2))
     target = tmp_path / "out.mp4"
-    with open_writer(target, open_media(source).info, (32, 48), crf=0) as writer:
+    with open_writer(target, open_media(source).info, (32, 48), options=OutputOptions(crf=0)) as writer:
         writer.write(clip, even_times(2))
     context = stream_of(target).codec_context
     tags = (context.colorspace, context.color_range, context.color_primaries, context.color_trc)
@@ -75,7 +75,7 @@ def test_colours_survive_any_matrix_and_range(tmp_path, matrix, full_range):
     clip = smooth_clip(2, 48, 64)
     source = write_clip(tmp_path / "in.mp4", clip, even_times(2), matrix=matrix, full_range=full_range)
     assert mean_error(read(source)[1], clip) < 1.5
-    assert mean_error(read(copy(source, tmp_path / "out", crf=4))[1], clip) < 2
+    assert mean_error(read(copy(source, tmp_path / "out", options=OutputOptions(crf=4)))[1], clip) < 2
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_rotated_clips_come_out_upright(tmp_path, degrees, mirrored):
     assert (reader.info.height, reader.info.width) == tuple(upright.shape[-2:])
     assert mean_error(pixels, upright) < 2
     assert reader.info.sample_aspect_ratio == (Fraction(15, 16) if degrees % 180 else Fraction(16, 15))
-    target = copy(source, tmp_path / "out", crf=4)
+    target = copy(source, tmp_path / "out", options=OutputOptions(crf=4))
     again, pixels, _ = read(target)
     assert mean_error(pixels, upright) < 2.5 and again.info.sample_aspect_ratio == reader.info.sample_aspect_ratio
 
@@ -201,7 +201,7 @@ def test_odd_sizes_grow_by_a_repeated_line(tmp_path, caplog):
     clip = smooth_clip(3, 31, 45)
     source = write_clip(tmp_path / "in.webm", clip, even_times(3), codec="libvpx-vp9", ticks=1000)
     with caplog.at_level("INFO"):
-        target = copy(source, tmp_path / "out", crf=4)
+        target = copy(source, tmp_path / "out", options=OutputOptions(crf=4))
     _, pixels, _ = read(target)
     assert pixels.shape[-2:] == (32, 46) and "made even" in caplog.text
     assert mean_error(pixels[..., :31, :45], read(source)[1]) < 2
@@ -239,8 +239,8 @@ def test_the_writer_refuses_with_a_sentence(tmp_path):
     reader, pixels, times = read(source)
     with pytest.raises(MediaError, match="is the input itself"):
         open_writer(source, reader.info, (32, 48))
-    with pytest.raises(ValueError, match="crf goes from 0"):
-        open_writer(tmp_path / "a.mp4", reader.info, (32, 48), crf=70)
+    with pytest.raises(ValueError, match="--crf 70 must lie between 0 and 51"):
+        open_writer(tmp_path / "a.mp4", reader.info, (32, 48), options=OutputOptions(crf=70))
     with pytest.raises(MediaError, match="exists already"):
         open_writer(source, reader.info, (32, 48), overwrite=False)
     with pytest.raises(MediaError, match=r"cannot write \.wmv"):

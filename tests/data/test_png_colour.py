@@ -81,7 +81,7 @@ def test_the_usual_gamma_changes_nothing_and_other_primaries_do(tmp_path):
     chunk = b"cHRM", struct.pack(">8I", *(round(100_000 * value) for value in p3))
     red = Image.new("RGB", (4, 4), (200, 60, 60))
     pixels, _ = read(png(tmp_path / "b.png", red, gama(0.45455), chunk))
-    profile = PngColour(0.45455, p3).eight_bit(np.asarray(red), 255)
+    profile = PngColour(0.45455, p3).converted(np.asarray(red), 255)
     assert (pixels.numpy() == profile.transpose(2, 0, 1)).all() and int(pixels[0, 0, 0]) > 205
-    white = PngColour(0.45455, (0.3457, 0.3585, *p3[2:])).eight_bit(np.full((1, 1, 3), 255), 255)
+    white = PngColour(0.45455, (0.3457, 0.3585, *p3[2:])).converted(np.full((1, 1, 3), 255), 255)
     assert (white >= 254).all()

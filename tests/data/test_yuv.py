@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused_with_a_sentence():
         to_rgb(planes, YuvLayout(depth=10))
     with pytest.raises(ValueError, match="2 planes, but the layout has 3"):
         to_rgb(planes[:2], YuvLayout())
-    with pytest.raises(ValueError, match="uint8 or float32"):
+    with pytest.raises(ValueError, match="int16 or float32"):
         from_rgb(torch.zeros(1, 3, 4, 4, dtype=torch.float64), YuvLayout())
     with pytest.raises(ValueError, match="not for"):
         from_rgb(torch.zeros(1, 3, 4, 4), YuvLayout(interlaced=True))

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from projects.video_diffusion_sr.cli_parser import COLOR_FIXES, DTYPE_NAMES, parser
+from data.media import codecs
+from projects.video_diffusion_sr.cli_parser import CODECS, COLOR_FIXES, CONTAINERS, DTYPE_NAMES, ENCODERS, parser
 from projects.video_diffusion_sr.color_fix import KINDS
 from projects.video_diffusion_sr.presets import SEEDVR2_3B
 from projects.video_diffusion_sr.request import DTYPES
@@ -14,6 +15,7 @@ from tests.conftest import ROOT
 
 def test_the_choices_are_those_that_exist():
     assert COLOR_FIXES == KINDS and set(DTYPE_NAMES) == set(DTYPES)
+    assert (CODECS, CONTAINERS, ENCODERS) == (codecs.CODECS, codecs.CONTAINERS, codecs.ENCODERS)
 
 
 def test_the_example_names_what_the_user_typed():
@@ -32,3 +34,11 @@ def test_help_loads_no_torch(program):
     code = f"import sys\ntry:\n    {program}\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)\nsys.exit(2)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert said.returncode == 0 and "--short_side" in said.stdout, said.stderr
+
+
+def test_starting_a_run_loads_neither_the_compiler_nor_what_training_needs():
+    """A user waits for imports: torch._dynamo alone takes as long as torch, `torch.compiler.disable` imports it."""
+    heavy = ("torch._dynamo", "torch.distributed.fsdp", "sympy", "diffusers", "peft", "cv2", "scipy", "skimage")
+    code = f"import sys, projects.video_diffusion_sr.cli\nsys.exit(' '.join(sys.modules.keys() & set({heavy!r})) or 0)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr

@@ -11,8 +11,8 @@ import torch
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.media import MediaInfo, Probe
-from data.video.framing import causal_length
+from data.media import MediaInfo, OutputOptions, Probe
+from data.video.framing import causal_length, latent_frames
 from projects.video_diffusion_sr.communication import token_share
 from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, candidates
 from projects.video_diffusion_sr.memory.predict import predict
@@ -31,17 +31,20 @@ class Clip:
     """What planning needs to know of a file. frames: as the container says; None where it does not.
 
     still: one picture, which the file cannot turn out to be wrong about.
+    deep: more than 8 bits a sample: pixels come as float32, results as words of 16 bits.
     """
 
     height: int
     width: int
     frames: int | None
     still: bool = False
+    deep: bool = False
 
 
-def clip_of(info: MediaInfo | Probe) -> Clip:
-    """What planning needs of a file that was opened, or looked into."""
-    return Clip(info.height, info.width, info.frame_count_hint, info.kind == "image")
+def clip_of(info: MediaInfo | Probe, output: OutputOptions | None = None) -> Clip:
+    """What planning needs of a file that was opened, or looked into; output: how its result is stored."""
+    more = output is not None and (output.bit_depth or 8) > 8
+    return Clip(info.height, info.width, info.frame_count_hint, info.kind == "image", info.depth > 8 or more)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Budget:
         frames = min(n for n in (clip.frames, longest) if n is not None)
         frames = causal_length(max(frames, 1), vae.temporal_factor)
         height, width = self.settings.geometry.network_size(clip.height, clip.width)
-        latents = (frames - 1) // vae.temporal_factor + 1, height // vae.spatial_factor, width // vae.spatial_factor
+        latents = latent_frames(frames, vae.temporal_factor), height // vae.spatial_factor, width // vae.spatial_factor
         return replace(
             self.networks,
             frames=frames,
@@ -80,6 +83,7 @@ class Budget:
             still=clip.still,
             long=longest is not None and (clip.frames is None or clip.frames > longest),
             source=clip.height * clip.width,
+            result_bytes=2 if clip.deep else 1,
             token_share=token_share(self.networks.dit, latents, self.networks.ranks),
         )
 

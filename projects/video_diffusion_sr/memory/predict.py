@@ -24,6 +24,8 @@ LIBRARIES = 0.15  # GiB beside the networks' tensors, whatever the size
 # picture, from the least to the most, which it is from so many pixels on.
 LEAST_WORKSPACE, WORKSPACE, WORKSPACE_PIXELS = 0.2, 0.5, 480 * 854
 RESIZING, RESIZED = 3, 2  # copies in float32 of an input frame on its way through the resize, and of its result
+TOGETHER = 5  # frames of the input that are converted at once: FINISH_FRAMES, or restore.PREPARE_FRAMES
+CURVE = 4  # copies of a frame in a tone curve of HDR
 FINISHING = 8  # pictures in float32 that a colour fix and the rounding hold at once
 EIGHT_BIT = 0.55  # of the transformer's weights: norms, embeddings and the layer at work stay as they are
 
@@ -76,13 +78,14 @@ def _dit_gib(plan: MemoryPlan, work: Workload) -> float:
 
 def _pixels_gib(plan: MemoryPlan, work: Workload) -> tuple[float, float]:
     """Pixels on the device beside the networks' own tensors while encoding, and while decoding."""
-    source = 3 * (work.source * RESIZING + work.pixels * RESIZED) * FLOAT / GIB
+    deep = (TOGETHER + CURVE) * (work.result_bytes > 1)  # frames that are converted together come as float32
+    source = 3 * (work.source * (RESIZING + deep) + work.pixels * RESIZED) * FLOAT / GIB
     if plan.schedule.tile is not None:  # slices wait on the host; a tile of one is small
         return source, source
     frames = _slice_frames(plan, work) + (0 if work.frames == 1 else 1)
     plane = 3 * work.rows * work.width / GIB
-    # Results of two slices wait on the leader, in 8 bits, for their way to the host.
-    results = 2 * frames * 3 * work.pixels / GIB
+    # Results of two slices wait on the leader, in 8 or 16 bits, for their way to the host.
+    results = 2 * frames * 3 * work.pixels * work.result_bytes / GIB
     # Waiting frames and their stack, in the networks' dtype when they go in; twice when they come out.
     return frames * plane * (2 * FLOAT + work.itemsize) + source, frames * plane * 2 * work.itemsize + source + results
 

@@ -31,7 +31,7 @@ class Workload:
     slice_frames: frames of a slice after the first, as the YAML says; None: the whole clip.
     fixed_slices: keep to them where frames of a longer slice would be faster.
     long: more windows follow the first, so what both halves of the VAE carry is kept meanwhile.
-    source: pixels of a frame before it is resized.
+    source: pixels of a frame before it is resized. result_bytes: of a sample of a finished frame.
     texts: embeddings with a layout each; two with guidance.
     ranks: that share the clip. token_share: of all tokens, that the busiest of them holds in the transformer.
     sharded: each has a part of the transformer's weights.
@@ -54,6 +54,7 @@ class Workload:
     fixed_slices: bool = False
     long: bool = False
     source: int = 0
+    result_bytes: int = 1
     texts: int = 1
     ranks: int = 1
     token_share: float = 1.0

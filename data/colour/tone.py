@@ -1,0 +1,95 @@
+"""HDR as pictures that networks of SDR know, and back: tables over 16 bits, the same on every device.
+
+Of PQ, each of R, G and B goes through the curve of BT.2446 method A by itself, which makes the way back exact; the
+primaries stay. Light above the peak that the curve is made for takes the last twentieth of the range, straight over PQ
+codes, so that no code of PQ is lost.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.colour.curves import (
+    HLG_GAMMA,
+    HLG_PEAK,
+    PQ_PEAK,
+    SDR_GAMMA,
+    hdr_to_sdr,
+    hlg_to_scene,
+    light_to_pq,
+    pq_to_light,
+)
+
+MOST = 65535
+BELOW_PEAK = 0.95  # of the range, where the peak is not the end of PQ
+BT2020_LUMA = (0.2627, 0.6780, 0.0593)
+# Light of BT.2020 as light of BT.709 (ITU-R BT.2087, the inverse of its matrix M2).
+BT2020_TO_BT709 = ((1.660491, -0.587641, -0.072850), (-0.124550, 1.132900, -0.008349), (-0.018151, -0.100579, 1.118730))
+
+
+def pq_to_tone(rgb: Tensor, peak: int) -> Tensor:
+    """Codes of PQ -> SDR of the same primaries: float32 of any shape, in [0, 1]."""
+    return _looked_up(rgb, _pq_table(peak, rgb.device))
+
+
+def tone_to_pq(words: Tensor, peak: int) -> Tensor:
+    """The way back: int32 in 0..65535 -> int32 in 0..65535 of PQ."""
+    return _pq_table_back(peak, words.device)[words]
+
+
+def hlg_to_tone(rgb: Tensor) -> Tensor:
+    """Codes of HLG [..., 3, H, W] -> SDR of the same primaries, as a display of 1000 nits shows them."""
+    scene = _looked_up(rgb, _hlg_table(rgb.device))
+    red, green, blue = scene.unbind(-3)
+    luma = red * BT2020_LUMA[0] + green * BT2020_LUMA[1] + blue * BT2020_LUMA[2]
+    shown = scene * luma.clamp_(min=1e-9).pow_(HLG_GAMMA - 1).unsqueeze(-3)  # BT.2100, OOTF
+    return _looked_up(shown.clamp_(0, 1).pow_(1 / SDR_GAMMA), _curve_table(HLG_PEAK, rgb.device))
+
+
+def bt2020_to_bt709(rgb: Tensor) -> Tensor:
+    """SDR of the primaries of BT.2020 [..., 3, H, W] -> of BT.709; colours outside are clipped."""
+    light = rgb.clamp(0, 1).pow_(SDR_GAMMA).unbind(-3)
+    rows = [sum(weight * part for weight, part in zip(row, light, strict=True)) for row in BT2020_TO_BT709]
+    return torch.stack(rows, dim=-3).clamp_(0, 1).pow_(1 / SDR_GAMMA)
+
+
+def words_of(unit: Tensor) -> Tensor:
+    """Floats, clipped to [0, 1] -> int32 in 0..65535, the nearest."""
+    return unit.clamp(0, 1).mul_(MOST).round_().to(torch.int32)
+
+
+def _looked_up(unit: Tensor, table: Tensor) -> Tensor:
+    return table[words_of(unit)]
+
+
+def tone_of_pq(codes: np.ndarray, peak: int) -> np.ndarray:
+    """The curve itself, float64."""
+    if peak >= PQ_PEAK:
+        return hdr_to_sdr((pq_to_light(codes) / PQ_PEAK) ** (1 / SDR_GAMMA), PQ_PEAK)
+    last = light_to_pq(peak)
+    below = hdr_to_sdr((pq_to_light(np.minimum(codes, last)) / peak) ** (1 / SDR_GAMMA), peak)
+    return BELOW_PEAK * below + (1 - BELOW_PEAK) * np.maximum(codes - last, 0) / (1 - last)
+
+
+@cache
+def _pq_table(peak: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(tone_of_pq(np.arange(MOST + 1) / MOST, peak)).float().to(device)
+
+
+@cache
+def _pq_table_back(peak: int, device: torch.device) -> Tensor:
+    codes = np.arange(MOST + 1) / MOST
+    back = np.interp(codes, tone_of_pq(codes, peak), codes)
+    return torch.from_numpy((back * MOST).round()).to(torch.int32).to(device)
+
+
+@cache
+def _hlg_table(device: torch.device) -> Tensor:
+    return torch.from_numpy(hlg_to_scene(np.arange(MOST + 1) / MOST)).float().to(device)
+
+
+@cache
+def _curve_table(peak: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(hdr_to_sdr(np.arange(MOST + 1) / MOST, peak)).float().to(device)

@@ -1,0 +1,301 @@
+"""Which codec, depth, pixel format and container does a result get? Decided, or refused, before it is computed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache
+from typing import Literal, Protocol
+
+import av
+
+from data.media.codecs import (
+    AUTO,
+    LOSSLESS,
+    NVENC_FORMATS,
+    TABLE,
+    Codec,
+    OutputOptions,
+    depth_of_format,
+    either,
+    formats_of_encoder,
+    planar_of,
+)
+from data.media.colour import HLG, PQ, SDR, Colour
+from data.media.errors import reason
+from data.media.names import CONTAINERS
+from data.yuv.layout import MATRIX_OF_NUMBER, YuvLayout
+from data.yuv.storage import storage_of
+
+TRIED_PX = 256  # sides of the frame by which a hardware encoder is tried
+
+
+class Source(Protocol):
+    """What a choice depends on: `MediaInfo` and `Probe` have it."""
+
+    depth: int
+    transfer: int
+    transparent: bool
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the pictures of one clip are stored. The same for all of its frames.
+
+    Attributes:
+        codec: a key of `TABLE`. encoder: libav's name of what encodes.
+        layout: of the planes that the encoder is given. stored: its pixel format, of the same samples.
+        crf: None for codecs without.
+        colour: that the result is tagged with.
+        dither: 8 bits stand for more.
+        containers: in which it may lie.
+    """
+
+    codec: str = "h264"
+    encoder: str = "libx264"
+    layout: YuvLayout = YuvLayout()  # noqa: RUF009 (frozen). BT.709 limited; chroma on the left, where H.264 has it
+    stored: str = "yuv420p"
+    crf: float | None = 16
+    colour: Colour = SDR
+    dither: bool = False
+    containers: tuple[str, ...] = CONTAINERS
+
+    @property
+    def result_bits(self) -> Literal[8, 16]:
+        """Of the RGB that it is made of."""
+        return 8 if self.layout.depth == 8 and not self.dither else 16
+
+    @property
+    def matrix(self) -> int:
+        """Number of AVColorSpace: 0 for RGB."""
+        if self.layout.model == "rgb":
+            return 0
+        return next(number for number, name in MATRIX_OF_NUMBER.items() if name == self.layout.matrix)
+
+    @property
+    def full_range(self) -> bool:
+        """As its tag says."""
+        return self.layout.full_range or self.layout.model == "rgb"
+
+
+@dataclass(frozen=True)
+class _Plain:
+    depth: int = 8
+    transfer: int = SDR.transfer
+    transparent: bool = False
+
+
+def check_options(options: OutputOptions, available: Iterable[str] | None = None) -> None:
+    """ValueError, in a sentence, for options that do not go together whatever the file is.
+
+    Args:
+        available: names of encoders; None: those of this libav.
+    """
+    choose(_Plain(), options, available=available)
+    if options.encoder == "nvenc":
+        _try_hardware(TABLE[_codec_of(_Plain(), options)].encoders["nvenc"])
+
+
+def choose(
+    source: Source, options: OutputOptions, colour: Colour = SDR, *, available: Iterable[str] | None = None
+) -> Encoding:
+    """The encoding of the result of a clip.
+
+    Args:
+        source: a clip. colour: of the source.
+        available: names of encoders; None: those of this libav.
+
+    Raises:
+        ValueError: the options do not go together, or not with this file; says what does.
+    """
+    kept_hdr = source.transfer in (PQ, HLG) and options.hdr == "keep"
+    name = _codec_of(source, options)
+    codec = TABLE[name]
+    containers = _containers(codec, options)
+    depth = _depth_of(source, options, codec)
+    if kept_hdr and depth < 10:
+        raise ValueError(
+            f"{codec.name} of {depth} bits cannot hold HDR; use --bit_depth 10 with --codec hevc or av1, or --hdr sdr"
+        )
+    encoder = _encoder_of(name, options, available)
+    wanted = options.pixel_format or _usual_format(codec, depth, source.transparent)
+    stored = NVENC_FORMATS.get(wanted, wanted) if options.encoder == "nvenc" else wanted
+    _check_format(codec, encoder, stored, options)
+    colour = colour_out(colour, options)
+    deeper = source.depth > 8 or source.transfer in (PQ, HLG)
+    return Encoding(
+        codec=name,
+        encoder=encoder,
+        layout=_layout_of(wanted, colour),
+        stored=stored,
+        crf=_crf_of(codec, options),
+        colour=colour,
+        dither=depth == 8 and deeper,
+        containers=containers,
+    )
+
+
+def keeps_alpha(options: OutputOptions) -> bool:
+    """Whether the results of transparent clips are transparent."""
+    if options.pixel_format:
+        return any(component.is_alpha for component in av.VideoFormat(options.pixel_format, 64, 64).components)
+    return bool(TABLE[_codec_of(_Plain(), options)].transparent)
+
+
+def colour_out(colour: Colour, options: OutputOptions) -> Colour:
+    """What the values of a result mean: those of the source, or BT.709 where HDR becomes SDR."""
+    return SDR if colour.is_hdr and options.hdr == "sdr" else colour
+
+
+def picture_bits(source: Source, options: OutputOptions, suffix: str) -> Literal[8, 16]:
+    """Bits of a sample in the result of a picture: as the file has them, or as asked, where the format has them.
+
+    Raises:
+        ValueError: more bits were asked for than the format has.
+    """
+    if suffix.lower() not in (".png", ".tif", ".tiff"):
+        if source.transfer in (PQ, HLG) and options.hdr == "keep":
+            raise ValueError(f"{suffix[1:]} of 8 bits cannot hold HDR; use --hdr sdr")
+        return 8
+    if options.bit_depth is not None:
+        return 8 if options.bit_depth == 8 else 16
+    return 16 if source.depth > 8 else 8
+
+
+def _codec_of(source: Source, options: OutputOptions) -> str:
+    """The codec asked for; else the one for the pixel format, or for the depth, that the container takes."""
+    if options.codec != "auto":
+        return options.codec
+    names = [name for name in TABLE if name != "png" and options.encoder in TABLE[name].encoders]
+    if options.container:
+        names = [name for name in names if options.container in TABLE[name].containers]
+    if options.pixel_format:
+        depth_of_format(options.pixel_format)
+        names = [n for n in names if _takes(TABLE[n].encoders["cpu"], options.pixel_format)]
+        if not names:
+            where = f" in {options.container}" if options.container else ""
+            raise ValueError(f"--pixel_format {options.pixel_format}: no codec{where} takes it here; name --codec")
+        return names[0]
+    depth = options.bit_depth or _needed(source, options)
+    wanted = AUTO[depth]
+    if wanted in names and TABLE[wanted].encoders[options.encoder] in av.codecs_available:
+        return wanted
+    other = [n for n in names if depth in TABLE[n].depths and TABLE[n].encoders[options.encoder] in av.codecs_available]
+    return other[0] if other else wanted
+
+
+def _needed(source: Source, options: OutputOptions) -> int:
+    """Bits by which nothing of a file is crushed: 8, or 10 for all that has more."""
+    if source.transfer in (PQ, HLG):
+        return 10 if options.hdr == "keep" else 8
+    return 10 if source.depth > 8 else 8
+
+
+def _depth_of(source: Source, options: OutputOptions, codec: Codec) -> int:
+    depth = options.bit_depth
+    if options.pixel_format:
+        of_format = depth_of_format(options.pixel_format)
+        if depth not in (None, of_format):
+            raise ValueError(
+                f"--pixel_format {options.pixel_format} has {of_format} bits and --bit_depth asks for {depth}; "
+                "leave one of them out"
+            )
+        depth = of_format
+    if depth is None:
+        needed = _needed(source, options)
+        if needed > 8 and codec in (TABLE[n] for n in LOSSLESS):
+            needed = max(needed, source.depth)  # what is lossless keeps all
+        depth = next((d for d in codec.depths if d >= needed), codec.depths[-1])
+    if depth not in codec.depths:
+        others = [n for n, c in TABLE.items() if depth in c.depths]
+        raise ValueError(
+            f"{codec.name} has {either(codec.depths)} bits, not {depth}; {depth} bits have --codec {either(others)}"
+        )
+    return depth
+
+
+def _containers(codec: Codec, options: OutputOptions) -> tuple[str, ...]:
+    if options.container is None or not codec.containers:
+        if options.container:
+            raise ValueError(f"--container {options.container}: PNG frames lie in a folder; leave it out")
+        return codec.containers
+    if options.container not in codec.containers:
+        others = [n for n, c in TABLE.items() if options.container in c.containers]
+        raise ValueError(
+            f"{codec.name} goes into {either(codec.containers)}, not into {options.container}, which takes --codec "
+            f"{either(others)}"
+        )
+    return (options.container,)
+
+
+def _encoder_of(name: str, options: OutputOptions, available: Iterable[str] | None) -> str:
+    """libav's name of the encoder; ValueError where there is none."""
+    codec = TABLE[name]
+    here = set(av.codecs_available if available is None else available)
+    encoder = codec.encoders.get(options.encoder)
+    if encoder is None:
+        others = [n for n, c in TABLE.items() if options.encoder in c.encoders]
+        raise ValueError(f"--encoder {options.encoder} makes {either(others)}, no {codec.name}; leave it out")
+    if encoder not in here:
+        there = [n for n, c in TABLE.items() if c.encoders.get(options.encoder) in here]
+        raise ValueError(
+            f"this build of FFmpeg has no {encoder}, which makes {codec.name}; it has {either(there) or 'none such'}"
+            f"{' (--encoder nvenc)' if options.encoder == 'nvenc' else ''}"
+        )
+    return encoder
+
+
+@cache
+def _try_hardware(encoder: str) -> None:
+    """ValueError where an encoder is in the build and does not open on this machine."""
+    context = av.CodecContext.create(encoder, "w")
+    context.width = context.height = TRIED_PX
+    context.pix_fmt, context.framerate, context.time_base = "yuv420p", 25, Fraction(1, 25)
+    try:
+        context.open()
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(
+            f"--encoder nvenc: {encoder} does not start on this machine ({reason(error)}); it needs an NVIDIA GPU with "
+            "an encoder and its driver. Leave it out to encode on the CPU"
+        ) from error
+
+
+def _usual_format(codec: Codec, depth: int, transparent: bool) -> str:
+    return (codec.transparent if transparent and codec.transparent else codec.formats)[depth]
+
+
+def _takes(encoder: str, pixel_format: str) -> bool:
+    return (
+        encoder in av.codecs_available
+        and pixel_format in formats_of_encoder(encoder)
+        and planar_of(pixel_format) is not None
+    )
+
+
+def _check_format(codec: Codec, encoder: str, stored: str, options: OutputOptions) -> None:
+    if stored in formats_of_encoder(encoder) and planar_of(
+        stored if options.encoder == "cpu" else options.pixel_format or stored
+    ):
+        return
+    if options.pixel_format is None:
+        raise ValueError(f"{encoder} takes no {stored} in this build of FFmpeg; choose another --bit_depth or --codec")
+    known = [name for name in formats_of_encoder(encoder) if planar_of(name)]
+    raise ValueError(f"--pixel_format {options.pixel_format}: {codec.name} ({encoder}) takes {', '.join(known)} here")
+
+
+def _layout_of(name: str, colour: Colour) -> YuvLayout:
+    """The layout of planes with the samples of a pixel format."""
+    storage = storage_of(planar_of(name))
+    layout = YuvLayout(storage.model, storage.subsampling, storage.depth, alpha=storage.alpha)
+    matrix = MATRIX_OF_NUMBER[colour.matrix]
+    return replace(layout, matrix=matrix, full_range=storage.model == "rgb")
+
+
+def _crf_of(codec: Codec, options: OutputOptions) -> float | None:
+    if codec.crf is None:
+        if options.crf is not None:
+            raise ValueError(f"--crf {options.crf:g}: {codec.name} has no such number; leave it out")
+        return None
+    usual, most = codec.crf
+    if options.crf is not None and not 0 <= options.crf <= most:
+        raise ValueError(f"--crf {options.crf:g} must lie between 0 and {most:g} for {codec.name}")
+    return usual if options.crf is None else options.crf

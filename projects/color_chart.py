@@ -1,0 +1,134 @@
+"""A chart of all codes through every path of colour, and what of it comes back: the figures and the picture of
+docs/color.md. The networks are left out; what differs is the program's own, and the codec's.
+
+    python projects/color_chart.py --output docs/images/color.png
+"""
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.logger import get_logger, set_up_logging
+from data.colour.path import to_8_bit
+from data.media import OutputOptions, open_media, open_writer, rgb_of
+from data.media.encoding import choose
+from projects.video_diffusion_sr.output_form import pixel_path
+from projects.video_diffusion_sr.request import Finish
+
+logger = get_logger(__name__)
+
+WIDTH, HEIGHT, FRAMES = 876, 32, 3  # a column a code of 10-bit video
+STRIP, LABEL = 26, 18  # pixels
+EXACT = {"codec": "ffv1", "pixel_format": "yuv420p10le"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A source. tags: primaries, transfer and matrix by the numbers of H.273."""
+
+    name: str
+    tags: tuple[int, int, int]
+
+
+KINDS = (
+    Kind("BT.709, 10 bits", (1, 1, 1)),
+    Kind("Display P3, 10 bits", (12, 13, 1)),
+    Kind("BT.2020 SDR, 10 bits", (9, 14, 9)),
+    Kind("BT.2020 PQ", (9, 16, 9)),
+    Kind("BT.2020 HLG", (9, 18, 9)),
+)
+
+
+def main() -> None:
+    """Print the table, write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="a PNG of the charts; default: none is drawn")
+    args = parser.parse_args()
+    set_up_logging()
+    strips = []
+    logger.info("| source | stored as | largest error, codes of 10 bits | mean error | distinct codes |")
+    logger.info("| --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in KINDS:
+            source = write_chart(Path(folder) / "in.mkv", kind)
+            for name, options in (("FFV1 (exact)", EXACT), ("the default", {}), ("8 bits, dithered", {"bit_depth": 8})):
+                if options.get("bit_depth") == 8 and kind.tags[1] in (16, 18):
+                    name, options = "--hdr sdr", {"hdr": "sdr"}
+                shown, result = through(source, Path(folder), OutputOptions(**options))
+                if name == "--hdr sdr":
+                    strips.append((f"{kind.name}: {name}", result))
+                    continue
+                logger.info("%s", row(kind.name, name, result))
+                if name == "the default":
+                    strips.append((f"{kind.name}: as the networks know it", shown))
+    if args.output:
+        draw(strips, args.output)
+
+
+def write_chart(path: Path, kind: Kind) -> Path:
+    """A lossless clip of greys, one code of video a column."""
+    luma = (64 + np.arange(WIDTH)).astype(np.uint16)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p10le"
+        for number in range(FRAMES):
+            frame = av.VideoFrame(WIDTH, HEIGHT, "yuv420p10le")
+            for plane, value in zip(frame.planes, (luma, 512, 512), strict=True):
+                np.frombuffer(plane, np.uint16).reshape(plane.height, -1)[:, : plane.width] = value
+            for target in (stream.codec_context, frame):
+                target.color_primaries, target.color_trc, target.colorspace = kind.tags
+                target.color_range = 1
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def through(source: Path, folder: Path, options: OutputOptions) -> tuple[Tensor, Tensor]:
+    """(the first frame as networks take it, u8 [3, H, W]; the result's first frame, float32 in [0, 1])."""
+    with open_media(source) as reader:
+        path = pixel_path(reader.info, Finish(output=options))
+        known = path.into(rgb_of(list(reader), dtype=path.dtype_in))
+        unit = known if known.is_floating_point() else known / 255
+        container = choose(reader.info, options, reader.info.colour).containers[0]
+        target = folder / f"out.{container}"
+        with open_writer(target, reader.info, (HEIGHT, WIDTH), options=options) as writer:
+            writer.write(path.back(unit * 2 - 1), [Fraction(n, 25) for n in range(FRAMES)])
+    with open_media(target) as reader:
+        result = rgb_of(list(reader), dtype=torch.float32)[0]
+    return to_8_bit(unit[0] * 2 - 1), result
+
+
+def row(source: str, stored: str, result: Tensor) -> str:
+    """A line of the table."""
+    codes = result[1] * 876  # green of grey is its luma
+    error = (codes - torch.arange(WIDTH)).abs()
+    distinct = len(codes.round().unique())
+    return f"| {source} | {stored} | {error.max():.2f} | {error.mean():.3f} | {distinct} of {WIDTH} |"
+
+
+def draw(strips: list[tuple[str, Tensor]], path: Path) -> None:
+    """The charts below each other, with their names."""
+    sheet = Image.new("RGB", (WIDTH + 16, len(strips) * (STRIP + LABEL) + 8), (24, 24, 24))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    for number, (name, picture) in enumerate(strips):
+        top = 4 + number * (STRIP + LABEL)
+        levels = picture if picture.dtype == torch.uint8 else (picture * 255).round().to(torch.uint8)
+        pen.text((8, top), name, fill=(235, 235, 235), font=font)
+        sheet.paste(Image.fromarray(levels[:, :STRIP].permute(1, 2, 0).contiguous().numpy()), (8, top + LABEL))
+    sheet.save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

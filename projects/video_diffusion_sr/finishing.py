@@ -1,0 +1,88 @@
+"""Pixels of the input as the networks know them, and decoded frames as the pixels of a result."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.colour.path import PixelPath, to_8_bit
+from data.media import Frame, alpha_of, rgb_of
+from data.media.image_pixels import fill_hidden
+from projects.video_diffusion_sr.color_fix import fix_colour
+from projects.video_diffusion_sr.memory.predict import FINISH_FRAMES
+from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.strength import mixed
+
+
+def pixels_of(frames: Sequence[Frame], restorer: Restorer, path: PixelPath) -> tuple[Tensor, Tensor | None]:
+    """(pixels [T, 3, H, W] on the device as the networks know them, alpha [T, 1, H, W] in [0, 1], None for none)."""
+    rgb, alpha = rgb_of(frames, restorer.device, path.dtype_in), alpha_of(frames, restorer.device)
+    if path.curve != "none":
+        for picture in rgb:  # one by one: a curve takes several copies
+            picture.copy_(path.into(picture))
+    if alpha is not None:  # what is hidden must not bleed into what is seen
+        rgb = torch.stack([fill_hidden(picture, seen) for picture, seen in zip(rgb, alpha, strict=True)])
+    return rgb, alpha
+
+
+@dataclass(frozen=True)
+class Finisher:
+    """How a clip's decoded frames are finished.
+
+    size: (height, width) of results. transparent: they have alpha.
+    """
+
+    size: tuple[int, int]
+    restorer: Restorer
+    path: PixelPath = PixelPath()  # noqa: RUF009 (frozen)
+    transparent: bool = False
+
+    def new_parts(self, frames: int) -> list[Tensor]:
+        """Zeros for so many frames: where both are shown (`Finish.pairs`) u8 for input and result, and the result last.
+
+        Where a result of 8 bits without alpha is compared, it is there once.
+        """
+        compared, own = self.restorer.finish.pairs, self.path.bits == 16 or self.transparent
+        kinds = [(3, torch.uint8)] * (compared * (1 + own)) + [(3 + self.transparent, self.path.dtype_out)]
+        return [torch.zeros(frames, c, *self.size, dtype=t, device=self.restorer.device) for c, t in kinds]
+
+    def finish(self, clip: Tensor, degraded: list[Frame]) -> tuple[Tensor, ...]:
+        """What `new_parts` has places for, of decoded frames [3, T, h', w'] and the input's, a few at a time.
+
+        Frames beyond the end of the input are zeros.
+        """
+        parts, restorer = self.new_parts(clip.shape[1]), self.restorer
+        for start in range(0, len(degraded), FINISH_FRAMES):
+            given = degraded[start : start + FINISH_FRAMES]
+            rgb, alpha = pixels_of(given, restorer, self.path)
+            resized = torch.stack([restorer.geometry.to_output(frame, restorer.device) for frame in rgb])
+            part = clip[:, start : start + len(given)].to(restorer.device)
+            finished = finish(part, resized, restorer.finish)
+            shown = [to_8_bit(resized), to_8_bit(finished)][: len(parts) - 1]
+            result = self.path.back(finished)
+            if self.transparent:
+                result = torch.cat([result, self._alpha(alpha, result)], dim=1)
+            for target, made in zip(parts, [*shown, result], strict=True):
+                target[start : start + len(given)] = made
+        return tuple(parts)
+
+    def _alpha(self, alpha: Tensor | None, result: Tensor) -> Tensor:
+        """Alpha of the input as that of results."""
+        if alpha is None:
+            return torch.full_like(result[:, :1], 255 if self.path.bits == 8 else -1)
+        unit = self.restorer.geometry.alpha_to_output(alpha)
+        return PixelPath(bits=self.path.bits).back(unit * 2 - 1)
+
+
+def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> Tensor:
+    """The padding cut off, and the colours of the input given back: [T, 3, h, w] float32 about [-1, 1].
+
+    Args:
+        clip: [3, T', h', w'] decoded. degraded: [T, 3, h, w] the resized input, T <= T'.
+    """
+    frames, _, height, width = degraded.shape
+    content = clip[:, :frames, :height, :width].transpose(0, 1).float()
+    result = fix_colour(wishes.color_fix, content, degraded)
+    return result if wishes.strength == 1.0 else mixed(degraded, result, wishes.strength)

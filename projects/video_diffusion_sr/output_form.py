@@ -1,0 +1,87 @@
+"""In which form is the result of a file stored, where, and how do its pixels get there and back?"""
+
+import argparse
+from pathlib import Path
+
+from data.colour.path import PixelPath
+from data.media import MediaInfo, OutputOptions, Probe, output_path
+from data.media.colour import HLG, PQ
+from data.media.encoding import check_options, choose, keeps_alpha, picture_bits
+from projects.video_diffusion_sr.request import Finish
+
+
+def finish_from_flags(args: argparse.Namespace) -> Finish:
+    """The flags about the form of results.
+
+    Raises:
+        ValueError: they do not go together, or not on this machine; says what does.
+    """
+    if args.frames_out and args.codec not in ("auto", "png"):
+        raise ValueError(f"--frames_out {args.frames_out} writes pictures, no {args.codec}: leave one of them out")
+    output = OutputOptions(
+        codec=args.codec,
+        bit_depth=None if args.bit_depth == "auto" else int(args.bit_depth),
+        pixel_format=args.pixel_format,
+        container=args.container,
+        encoder=args.encoder,
+        hdr=args.hdr,
+        crf=args.crf,
+    )
+    finish = Finish(
+        color_fix=args.color_fix,
+        strength=args.strength,
+        frame_rate=args.out_fps,
+        compare=args.compare,
+        metadata=not args.no_metadata,
+        frames_out="png" if args.codec == "png" else args.frames_out,
+        output=output,
+    )
+    check_options(finish.stored)
+    return finish
+
+
+def place_of_result(source: Path, output_dir: Path, found: MediaInfo | Probe, wishes: Finish) -> Path:
+    """The result's path.
+
+    Raises:
+        ValueError: what is asked for does not go together, or not with this file; the sentence begins with its name.
+    """
+    frames_out = None if found.kind == "image" else wishes.frames_out
+    try:
+        containers = {}
+        if found.kind != "image" and not frames_out:
+            containers = {"containers": choose(found, wishes.stored).containers}
+        elif found.kind != "image":
+            choose(found, wishes.stored)
+        output = output_path(source, output_dir, found, frames_out=frames_out, **containers)
+        if found.kind == "image":
+            picture_bits(found, wishes.output, output.suffix)
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error}") from error
+    return output
+
+
+def alpha_wanted(options: OutputOptions) -> str:
+    """How clips are read, see `open_media`: with their transparency where the result has it."""
+    return "keep" if keeps_alpha(options) else "white"
+
+
+def pixel_path(info: MediaInfo, wishes: Finish) -> PixelPath:
+    """How pixels of a file become what networks take, and results what its file stores."""
+    if info.kind == "image":
+        suffix = output_path(info.path, info.path.parent, info).suffix
+        bits = picture_bits(info, wishes.output, suffix)
+        bits = 16 if info.depth > 8 else bits  # of which the writer makes 8 with dithering
+    else:
+        bits = choose(info, wishes.stored, info.colour).result_bits
+    return path_of(info, wishes.output.hdr, bits)
+
+
+def path_of(info: MediaInfo, hdr: str, bits: int) -> PixelPath:
+    """The same for results of so many bits; hdr: "keep" or "sdr"."""
+    curve = "none"
+    if info.transfer == PQ:
+        curve = "pq" if hdr == "keep" else "pq to sdr"
+    elif info.transfer == HLG and hdr == "sdr":
+        curve = "hlg to sdr"
+    return PixelPath(info.depth > 8, bits, curve, info.colour.peak)
