@@ -33,13 +33,14 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def of_known_answer(lines: list[dict[str, str]]) -> str:
-    """A row each, with its value of "near" for every seed and the others' means over seeds."""
+    """A row each, with the values of all runs: those of long stages and, behind a semicolon, those of short ones."""
     rows = []
     for name in dict.fromkeys(line["row"] for line in lines):
-        own = [line for line in lines if line["row"] == name]
-        near = " / ".join(f"{float(line['near']):.2f}" for line in own)
-        rest = [f"{np.mean([float(line[key]) for line in own]):.2f}" for key in ("size", "off", "error")]
-        rows.append([name, near, *rest])
+        cells = []
+        for key in ("near", "size", "off", "error"):
+            kinds = ([x[key] for x in lines if x["row"] == name and x["stages"] == kind] for kind in ("long", "short"))
+            cells.append("; ".join(" / ".join(f"{float(x):.2f}" for x in values) or "-" for values in kinds))
+        rows.append([name, *cells])
     return markdown(["row", "near", "\\|p\\|", "off", "error"], rows)
 
 

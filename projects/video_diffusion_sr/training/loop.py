@@ -140,14 +140,7 @@ class Trainer:
         self.export()
         return True
 
-    def _report(
-        self,
-        reports: Reports,
-        record: StepRecord,
-        prepared: Any,
-        first: int,
-        last: bool,
-    ) -> None:
+    def _report(self, reports: Reports, record: StepRecord, prepared: Any, first: int, last: bool) -> None:
         """Scalars, validation and pictures after a step, where they are due."""
         log, step = self.settings.log, record.step
         regular = bool(log.every) and self.step % log.every == 0

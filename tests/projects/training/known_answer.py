@@ -119,15 +119,17 @@ def optimizer(lr: float, betas: tuple[float, float] = (0.9, 0.99), **more) -> Op
 
 @dataclass(frozen=True)
 class Lengths:
-    """Steps of the diffusion stage, of each round of distillation, and of each adversarial run."""
+    """Steps of the diffusion stage, of each round of distillation, and of each adversarial run; student steps of the
+    rounds; steps with which the diffusion model is asked."""
 
     diffusion: int = 450
     distill: int = 130
     adversarial: int = 140
     rounds: tuple[int, ...] = (4, 2, 1)
+    sweep: tuple[int, ...] = (1, 2, 4, 8, 32)
 
 
-LONG = Lengths(800, 220, 350, (8, 4, 2, 1))
+LONG = Lengths(800, 220, 350, (8, 4, 2, 1), (1, 2, 4, 8, 16, 32, 64))
 SCALED = 10.0  # penalties: the papers' 1000 is for samples of millions of values; these have 256
 PLAIN_REGRESSION = ["diffusion.timesteps.training.loc=8.0", "diffusion.timesteps.training.scale=0.5"]  # next to T
 
@@ -198,19 +200,6 @@ class Experiment:
         return self.train(name, make, self.lengths.adversarial)[1]
 
 
-def gather(folder: Path, seed: int) -> dict[str, Answers]:
-    """What the assertions compare: one short run of the recipe."""
-    experiment = Experiment(folder, seed, Lengths())
-    diffusion, stage = experiment.diffusion()
-    rows = {f"diffusion in {n}": answers(stage, n) for n in (1, 2, 4, 8, 32)}
-    distilled, stages = experiment.distilled(diffusion)
-    rows |= {f"distilled to {n}": answers(stage, n) for n, stage in stages.items()}
-    full, none = LossWeights(r1=SCALED, r2=SCALED), LossWeights(0.0, r1=0.0, r2=0.0)
-    rows["adversarial"] = answers(experiment.adversarial("gan", distilled, diffusion, full), 1)
-    rows["no gan"] = answers(experiment.adversarial("no_gan", distilled, diffusion, none), 1)
-    return rows
-
-
 def variants(distilled: Path, diffusion: Path) -> Iterator[tuple[str, dict]]:
     """The adversarial runs that the page compares, by name: the columns of SeedVR2's table 3, then controls."""
     full = LossWeights(r1=SCALED, r2=SCALED)
@@ -227,33 +216,42 @@ def variants(distilled: Path, diffusion: Path) -> Iterator[tuple[str, dict]]:
         yield f"penalties {penalty:g}", {**start, "losses": LossWeights(r1=penalty, r2=penalty)}
 
 
-def compare(folder: Path, seed: int) -> Iterator[tuple[str, Answers]]:
-    """Every row of the page, as soon as it is there."""
-    experiment = Experiment(folder, seed, LONG)
+ASSERTED = ("the full loss", "no GAN term")  # the runs that the test asserts something about
+
+
+def compare(
+    folder: Path, seed: int, lengths: Lengths, only: tuple[str, ...] | None = None
+) -> Iterator[tuple[str, Answers]]:
+    """Every row of the page, as soon as it is there; of the adversarial runs `only` these."""
+    experiment = Experiment(folder, seed, lengths)
     diffusion, stage = experiment.diffusion()
-    for n in (1, 2, 4, 8, 16, 32, 64):
+    for n in lengths.sweep:
         yield f"diffusion, steps: {n}", answers(stage, n)
     distilled, stages = experiment.distilled(diffusion)
     for n, stage in stages.items():
         yield f"distilled, steps: {n}", answers(stage, n)
     for number, (name, settings) in enumerate(variants(distilled, diffusion)):
-        yield name, answers(experiment.adversarial(f"gan_{number}", **settings), 1)
-    yield "squared error alone", answers(experiment.regression(distilled), 1)
+        if only is None or name in only:
+            yield name, answers(experiment.adversarial(f"gan_{number}", **settings), 1)
+    if only is None:
+        yield "squared error alone", answers(experiment.regression(distilled), 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--short", action="store_true", help="the shorter stages and the rows of the test alone")
     args = parser.parse_args()
     args.output.parent.mkdir(parents=True, exist_ok=True)
+    stages, chosen = ("short", (Lengths(), ASSERTED)) if args.short else ("long", (LONG,))
     with args.output.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["seed", "row", *(field.name for field in fields(Answers))])
+        table.writerow(["stages", "seed", "row", *(field.name for field in fields(Answers))])
         for seed in args.seeds:
             with tempfile.TemporaryDirectory() as folder:
-                for row, values in compare(Path(folder), seed):
-                    table.writerow([seed, row, *(f"{value:.4f}" for value in astuple(values))])
+                for row, values in compare(Path(folder), seed, *chosen):
+                    table.writerow([stages, seed, row, *(f"{value:.4f}" for value in astuple(values))])
                     file.flush()
 
 

@@ -201,3 +201,15 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
 def test_settings_refuse_what_they_do_not_know(mapping, message):
     with pytest.raises(ValueError, match=message):
         settings_from(LoopSettings, mapping)
+
+
+def test_frozen_networks_keep_their_precision_unless_the_stage_says_so(tmp_path):
+    """In bfloat16 a teacher is kept in it; a stage that says nothing of its frozen networks trains as well."""
+    for half, wanted in (((), torch.float32), (("frozen",), torch.bfloat16)):
+        stage = ToyStage()
+        stage.frozen["frozen"] = torch.nn.Linear(2, 2)
+        stage.half = half or stage.half
+        with process_group("cpu") as process:
+            trainer = Trainer(stage, ToySource(), replace(SETTINGS, precision="bf16"), tmp_path / str(half), process)
+            trainer.train_step(list(itertools.islice(ToySource().batches(0), 2)))
+        assert stage.frozen["frozen"].weight.dtype == wanted

@@ -11,49 +11,40 @@ from torch import Tensor
 
 from models.nadit.model import NaDiT
 
-Weigh = Callable[[Tensor, tuple[int, int, int]], float]  # error of the velocity [L0, c], latent size -> weight
 Predict = Callable[[Tensor], Tensor]  # x [L0, c] at t = T -> velocity [L0, c]
 Sample = tuple[Tensor, tuple[int, int, int], Predict]
 
 
 @torch.no_grad()
-def solve_head(
-    dit: NaDiT,
-    samples: Iterable[Sample],
-    penalty: float = 1e-3,
-    weigh: Weigh | None = None,
-) -> tuple[float, float]:
+def solve_head(dit: NaDiT, samples: Iterable[Sample], penalty: float = 1e-3) -> tuple[float, float]:
     """Replace `vid_out.proj` by the ridge solution of velocity = noise - truth at t = T, pulled to what it was.
 
     Args:
         dit: in float32.
         samples: of each clip its true latents [L0, c], latent size (t, h, w), and the transformer's prediction.
         penalty: on the change of the weights, per token and feature of unit energy.
-        weigh: what a clip counts, from its error before. With 1 / (mean error + floor) this is one step of iteratively
-            reweighted least squares towards the least sum of log(mean error + floor). None: all tokens alike.
 
     Returns:
-        mean squared error of the velocity over all samples, weighed likewise, before and after.
+        mean squared error of the velocity over all samples, before and after.
     """
     proj, handed_over = dit.vid_out.proj, []
     hook = proj.register_forward_pre_hook(lambda _module, inputs: handed_over.append(inputs[0]))
     width, channels, device = proj.in_features + 1, proj.out_features, proj.weight.device
     normal = torch.zeros(width, width, device=device, dtype=torch.float64)
     mixed = torch.zeros(width, channels, device=device, dtype=torch.float64)
-    energy, tokens = 0.0, 0.0
+    energy, tokens = 0.0, 0
     draws = torch.Generator().manual_seed(0)
     try:
         for truth, size, predict in samples:
             handed_over.clear()
             noise = torch.randn(truth.shape, generator=draws).to(device)
-            error = predict(noise) - (noise - truth)
-            weight = 1.0 if weigh is None else weigh(error, size)
+            predict(noise)
             given = handed_over[-1]
             features = torch.cat([given, torch.ones_like(given[:, :1])], dim=1).double()
             wanted = patches(noise - truth, size, dit.config.patch_size).double()
-            normal += weight * (features.T @ features)
-            mixed += weight * (features.T @ wanted)
-            energy, tokens = energy + weight * float(wanted.square().sum()), tokens + weight * len(wanted)
+            normal += features.T @ features
+            mixed += features.T @ wanted
+            energy, tokens = energy + float(wanted.square().sum()), tokens + len(wanted)
     finally:
         hook.remove()
     before = torch.cat([proj.weight.T, proj.bias[None]]).double()
