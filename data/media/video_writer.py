@@ -1,5 +1,6 @@
 """H.264 with exact times, true colour tags and the sound of the input."""
 
+from collections.abc import Mapping
 from fractions import Fraction
 from math import lcm
 from pathlib import Path
@@ -8,12 +9,14 @@ import av
 import torch
 from torch import Tensor
 
+from common.kept import Kept, discard
 from common.logger import get_logger
 from data.media.clock import USUAL_RATE
 from data.media.colour import tag_bt709
 from data.media.errors import shown
 from data.media.extras import told_extras
 from data.media.info import MediaInfo
+from data.media.joined import Stretch
 from data.media.mux import complete
 from data.media.muxer import muxer_options
 from data.media.names import WRITABLE_VIDEOS
@@ -30,6 +33,8 @@ logger = get_logger(__name__)
 ENCODER = {"preset": "medium", "x264-params": "mbtree=0:cpu-independent=1"}
 ROWS_OF_A_THREAD, MOST_THREADS = 90, 8
 
+LEAST_KEPT = 96  # frames of a stretch that is kept; each begins with a key frame, of which x264 makes one in 250
+
 FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
 
 
@@ -38,6 +43,9 @@ class VideoWriter(MediaWriter):
 
     The picture is written by itself, and sound, subtitles and tags are added when the last frame is: whatever is wrong
     with them, the picture is complete by then. What goes over is decided here, before the first frame.
+
+    A long picture is written stretch by stretch, each by an encoder of its own, and joined at the end, whether or not
+    the work was interrupted: the bytes do not tell.
     """
 
     layout = YuvLayout()  # 8-bit 4:2:0, BT.709 limited; chroma on the left, where H.264 that does not say has it
@@ -52,6 +60,7 @@ class VideoWriter(MediaWriter):
         frame_rate: Fraction | None,
         quiet: bool = False,
         metadata: bool = True,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(path)
         self.info = info
@@ -69,16 +78,56 @@ class VideoWriter(MediaWriter):
         timed, suffix = self.retimed in (None, info.frame_rate), path.suffix.lower()
         self.extras = told_extras(info, suffix, self.rate, metadata=metadata, timed=timed, quiet=quiet)
         # MP4 keeps exact times, so the picture waits in one for what stands beside it, whatever the result will be.
-        self.waits = bool(self.sound or self.extras)
-        form = "mp4" if self.waits else WRITABLE_VIDEOS[suffix]
-        options = muxer_options(form, self.ticks, complete=not self.waits)
-        self.container = av.open(str(self.temporary.absolute()), "w", format=form, options=options)
+        self._take_up(identity)
+        self.waits = bool(self.sound or self.extras or self.kept)
+        self.crf, self.form = crf, "mp4" if self.waits else WRITABLE_VIDEOS[suffix]
+        self._open_stretch()
+
+    def _take_up(self, identity: Mapping[str, str] | None) -> None:
+        """Go on behind what an earlier run has kept, if that is of use."""
+        self.origin: int | None = None  # ticks at which the stretch at hand begins; None before its first frame
+        self.stretch_from, self.border = 0, None  # its first frame; the shot of the next one, where that ends it
+        frames = self.info.frame_count_hint
+        if identity is None or (frames is not None and frames <= LEAST_KEPT):
+            discard(self.claim.stem)
+            return
+        self.kept = Kept(self.claim.stem, identity, {"frames", "ticks", "shot"})
+        if self.kept.dropped and not self.quiet:
+            left = sum(piece.facts["frames"] for piece in self.kept.pieces)
+            logger.warning(
+                "%s: what an earlier run kept %s cannot be used: %s",
+                shown(self.path), f"behind frame {left}" if left else "of it", self.kept.dropped,
+            )  # fmt: skip
+        self.frames = self.stretch_from = sum(piece.facts["frames"] for piece in self.kept.pieces)
+        self.shot = self.kept.pieces[-1].facts["shot"] if self.kept.pieces else 0
+
+    def _open_stretch(self) -> None:
+        """A new file for the next frames."""
+        options = muxer_options(self.form, self.ticks, complete=not self.waits)
+        self.container = av.open(str(self.temporary.absolute()), "w", format=self.form, options=options)
         try:
-            self._add_stream(crf)
+            self._add_stream(self.crf)
         except BaseException:
             self._release()
             self.temporary.unlink(missing_ok=True)
             raise
+
+    def _begin_stretch(self, shot: int) -> None:
+        if self.kept is not None and self.frames - self.stretch_from >= LEAST_KEPT:
+            self.border = shot
+
+    def _end_stretch(self) -> None:
+        """All frames so far are in the encoder: they are kept, and the next ones go into another file."""
+        self._close_stretch()
+        self.kept.add(
+            self.temporary, {"frames": self.frames - self.stretch_from, "ticks": self.origin, "shot": self.border}
+        )
+        self.stretch_from, self.origin, self.border = self.frames, None, None
+        self._open_stretch()
+
+    def _close_stretch(self) -> None:
+        self._mux(self.stream.encode(None))
+        self.container.close()
 
     def _choose_sound(self) -> tuple[SoundTrack, ...]:
         if not self.info.has_audio:
@@ -124,12 +173,16 @@ class VideoWriter(MediaWriter):
                     f"{shown(self.path)}: frame {self.frames} at {float(time):.6f} s is not behind the last one"
                 )
             self._encode(waiting, start, pts - start)
+            if self.border is not None:
+                self._end_stretch()
         self.pending = (frame_from(planes, self.layout), pts)
 
     def _encode(self, frame: av.VideoFrame, pts: int, duration: int) -> None:
         tag_bt709(frame)
-        frame.pts, frame.time_base = pts, Fraction(1, self.ticks)
-        self.steps[pts] = duration
+        if self.origin is None:
+            self.origin = pts if self.kept and self.kept.pieces else 0
+        frame.pts, frame.time_base = pts - self.origin, Fraction(1, self.ticks)
+        self.steps[frame.pts] = duration
         self._mux(self.stream.encode(frame))
 
     def _mux(self, packets: list[av.Packet]) -> None:
@@ -140,10 +193,12 @@ class VideoWriter(MediaWriter):
     def _finish(self) -> None:
         frame, pts = self.pending
         self._encode(frame, pts, self._last_duration(pts))
-        self._mux(self.stream.encode(None))
-        self.container.close()
+        self._close_stretch()
         if self.waits:
-            complete(self.temporary, self.path, self.info, self.sound, self.extras, self.ticks, self.quiet)
+            kept = [] if self.kept is None else self.kept.pieces
+            stretches = [Stretch(self.kept.path(piece), piece.facts["ticks"]) for piece in kept]
+            stretches.append(Stretch(self.temporary, self.origin))
+            complete(stretches, self.path, self.info, self.sound, self.extras, self.ticks, self.quiet)
 
     def _last_duration(self, pts: int) -> int:
         """Ticks of the last frame: one step of a constant rate, else up to the end of the input if that is near."""

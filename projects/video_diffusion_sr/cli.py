@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.distributed.failures import RefusedRequest
@@ -15,6 +16,7 @@ from projects.video_diffusion_sr.cli_parser import parser
 from projects.video_diffusion_sr.output_size import size_from_flags
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.resume import run_identity
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
 from projects.video_diffusion_sr.run_order import Job, restore_all
 from projects.video_diffusion_sr.settings import resolve
@@ -22,7 +24,7 @@ from projects.video_diffusion_sr.settings import resolve
 logger = get_logger(__name__)
 
 SUCCESS, SOME_FAILED, BAD_REQUEST = 0, 1, 2
-INTERRUPTED = "%s: finished files are kept, the unfinished one left nothing; --skip_existing goes on"
+INTERRUPTED = "%s: finished files are kept, and of a long one what is finished; --skip_existing goes on"
 
 
 def main(preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None) -> int:
@@ -98,6 +100,8 @@ def prepare(
     if not todo:
         return failed, seen.total, None
     restorer = load(settings, parallel, list(plans.values()))
+    if request.resume:
+        restorer = replace(restorer, identity=run_identity(settings))
     existing = existing_results(args, process.attempt)
     journal = args.output_dir if restarts_left() or process.attempt else None
     paths = parallel.files(todo, cost=seen.sizes.__getitem__, journal=journal)
@@ -144,6 +148,7 @@ def read_request(args: argparse.Namespace) -> Request:
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
         overlap=not args.no_overlap,
+        resume=not args.no_resume,
         finish=Finish(
             args.color_fix, args.strength, args.out_fps, args.crf, args.compare, not args.no_metadata, args.frames_out
         ),

@@ -49,6 +49,11 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--skip_existing", action="store_true", help="leave results that exist and go on; resumes a run"
     )
     files.add_argument(
+        "--no_resume", action="store_true",
+        help="begin every file anew; without this, what an interrupted run has finished of a long clip is kept beside the "
+        "result, and the same command goes on there",
+    )  # fmt: skip
+    files.add_argument(
         "--ckpt_dir", type=Path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
     )
     files.add_argument("--checkpoint", type=Path, metavar="FILE", help="the transformer's weights, wherever they lie")

@@ -4,10 +4,11 @@ Two threads stand beside the one that computes: one decodes the input, one waits
 them. Between them wait a bounded number of bytes, so memory does not depend on the length of a clip.
 """
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from itertools import tee
+from itertools import islice, tee
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -15,6 +16,7 @@ from typing import Protocol, Self
 from torch import Tensor
 
 from common.background import ReadAhead, ReadInPlace, WriteBehind, WriteInPlace
+from common.logger import get_logger
 from data.media import Frame, MediaInfo, MediaReader, output_path
 from projects.video_diffusion_sr.file_errors import InputError, OutputError, rebuild
 from projects.video_diffusion_sr.finite_guard import check_marks
@@ -24,6 +26,10 @@ from projects.video_diffusion_sr.output_size import say_size
 from projects.video_diffusion_sr.report import Report, Waits, peak
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing, Result
+from projects.video_diffusion_sr.resume import identity_of
+from projects.video_diffusion_sr.stretches import Place
+
+logger = get_logger(__name__)
 
 READ_AHEAD = 64 * 2**20  # bytes of frames that wait for the networks
 WRITE_BEHIND = 128 * 2**20  # bytes of finished frames that wait for the encoder
@@ -37,6 +43,7 @@ class Slice(Protocol):
 
     times: list
     stages: tuple[str, ...]
+    borders: Mapping[int, int]
     nbytes: int
 
     def arrive(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None, Tensor]: ...
@@ -50,6 +57,7 @@ class ClipRun:
 
     Attributes:
         info: of the input. frames, inputs: its frames, for the networks and once more for the colour fix.
+        place: where the clip goes on, behind what an earlier run has kept of it.
     """
 
     def __init__(self, source: Path, output_dir: Path, restorer: Restorer, existing: Existing = "replace") -> None:
@@ -61,6 +69,9 @@ class ClipRun:
         with self._stack:
             with restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
                 self._open(output_dir, existing)
+            self.place = self._same_place()
+            if self.place == Place():  # else the frames to begin with depend on the plan
+                self._begin_reading(self._stack, 0)
             self._opened = self._stack.pop_all()  # only now: another rank's failure must close what is open here
 
     def _open(self, output_dir: Path, existing: Existing) -> None:
@@ -77,6 +88,7 @@ class ClipRun:
                 Result(
                     self.output, self.info, self.size, existing=existing, compare=wishes.compare,
                     frame_rate=wishes.frame_rate, crf=wishes.crf, metadata=wishes.metadata, frames_out=frames_out,
+                    identity=identity_of(restorer, self.info, self.size),
                 )
             )  # fmt: skip
             say_size(self.source, (self.info.height, self.info.width), self.size)
@@ -85,21 +97,33 @@ class ClipRun:
             if restorer.overlap
             else WriteInPlace(self._write)
         )
-        self.frames, self.inputs = self._read(), None
-        if fits(self.info, restorer.window, restorer.infer.vae.temporal_factor):
-            self.frames, self.inputs = tee(self._count(self.frames))
-        else:
-            again = enter(self.reader.again())
-            self.frames, self.inputs = self._count(self.frames), self._read(again)
 
-    def _read(self, reader: MediaReader | None = None) -> Iterator[Frame]:
-        frames = frames_of(reader or self.reader)
+    def _same_place(self) -> Place:
+        """Where all ranks that share the clip go on: what their leader's result says."""
+        own = "" if self.result is None else json.dumps([self.result.writer.frames, self.result.writer.shot])
+        frame, shot = json.loads(self._restorer.parallel.verdicts.exchange(own)[0])
+        if self.leads and frame:
+            logger.info("%s: goes on behind the %d frames that an earlier run has kept", self.source.name, frame)
+        self._written = frame
+        return Place(frame, shot)
+
+    def _begin_reading(self, stack: ExitStack, first: int) -> None:
+        """Frames from number `first` on; those before it are decoded and dropped."""
+        restorer, self._frames_read = self._restorer, first
+        frames = self._read(stack, self.reader, first)
+        if fits(self.info, restorer.window, restorer.infer.vae.temporal_factor):
+            self.frames, self.inputs = tee(self._count(frames))
+        else:
+            again = stack.enter_context(self.reader.again())
+            self.frames, self.inputs = self._count(frames), self._read(stack, again, first)
+
+    def _read(self, stack: ExitStack, reader: MediaReader, first: int) -> Iterator[Frame]:
+        frames = frames_of(reader, first)
         ahead = ReadAhead(frames, bytes_of, READ_AHEAD) if self._restorer.overlap else ReadInPlace(frames)
-        self._readers.append(self._stack.enter_context(ahead))
+        self._readers.append(stack.enter_context(ahead))
         return ahead
 
     def _count(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        self._frames_read = 0
         for frame in frames:
             self._frames_read += 1
             yield frame
@@ -108,6 +132,8 @@ class ClipRun:
         """The clip is computed from now, by this plan."""
         self._started, self._plan = time.perf_counter(), plan
         self._writer_idle, self._writer_free = 0.0, self._started  # the writer's own from here on
+        if self.place != Place():
+            self._begin_reading(self._opened, self._restorer.first_read(self.place))
 
     @property
     def behind(self) -> int:
@@ -137,7 +163,7 @@ class ClipRun:
         stored, compared, marks = finished.arrive()
         self._writer_idle += time.perf_counter() - self._writer_free
         check_marks(self.source.name, finished.stages, marks)
-        self.result.write(stored, finished.times, compared)
+        self.result.write(stored, finished.times, compared, finished.borders)
         self._written += len(finished.times)
         self._writer_free = time.perf_counter()
 
@@ -172,6 +198,7 @@ class ClipRun:
         reading = sum(reader.waited for reader in self._readers)
         return Report(
             self.source, self.output, self._written, self.size, ended - self._started, damage=self.reader.damage,
+            kept=self.place.frame,
             waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended, **self._memory,
         )  # fmt: skip
 

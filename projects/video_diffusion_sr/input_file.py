@@ -1,6 +1,7 @@
 """Reading the input of one file: whatever goes wrong with it is an `InputError`, at the same frame on every rank."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from data.media import Frame, MediaReader, open_media
@@ -15,9 +16,9 @@ def open_input(source: Path, deinterlace: str) -> MediaReader:
         raise InputError(sentence(error, source, "read")) from error
 
 
-def frames_of(reader: MediaReader) -> Iterator[Frame]:
-    """The frames from the first on; InputError where the rest cannot be read."""
+def frames_of(reader: MediaReader, first: int = 0) -> Iterator[Frame]:
+    """The frames from number `first` on; InputError where the rest cannot be read."""
     try:
-        yield from reader
+        yield from islice(reader, first, None)
     except Exception as error:
         raise InputError(sentence(error, reader.info.path, "read")) from error

@@ -42,6 +42,7 @@ class Request:
     vram: GiB of GPU memory to stay within. weights_8_bit: the transformer's weights are kept as 8-bit floats.
     random_weights: seeded random weights and prompts in place of trained ones; `ckpt_dir` is not read.
     overlap: reading and writing happen in threads beside the one that computes.
+    resume: what is finished of a file is kept until the file is complete, and a later run goes on behind it.
     ckpt_dir: where weights and prompt embeddings lie; checkpoint, vae_checkpoint: files of weights that lie elsewhere.
     overrides: `key=value` for the YAML.
     """
@@ -68,4 +69,5 @@ class Request:
     random_weights: bool = False
     deinterlace: str = "auto"
     overlap: bool = True
+    resume: bool = True
     finish: Finish = field(default_factory=Finish)

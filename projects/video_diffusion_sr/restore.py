@@ -5,8 +5,8 @@ What is held is one window of latents. Reading and writing happen in threads of 
 in here waits for the device.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
 from math import gcd
@@ -33,6 +33,7 @@ from projects.video_diffusion_sr.report import Report, reset_peak
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing
+from projects.video_diffusion_sr.stretches import FROM_ITS_BEGINNING, Place, RunIn, Shot, Shots, ShotInputs, without_first
 
 PREPARE_FRAMES = 4  # cross to the device and are converted together, at most
 Stored = Callable[[Tensor], tuple[Tensor, ...]]
@@ -83,7 +84,8 @@ def compute(
         restorer.parallel.verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild),
         new_progress(run.source.name, run.info.frame_count_hint, show_progress and run.leads) as progress,
     ):
-        for finished in restore_frames(run.info, run.frames, run.inputs, restorer, progress, run.stored):
+        frames = restore_frames(run.info, run.frames, run.inputs, restorer, progress, run.stored, run.place)
+        for finished in frames:
             run.write(finished)
             progress.advance("decode", finished.count)
         if shared:  # every rank checks what it computed itself
@@ -96,13 +98,16 @@ class Finished:
     """A slice of finished frames on their way to the host, on the rank that writes them.
 
     times: T, seconds. stages: which of them the marks stand for, see `FiniteGuard.marks`.
-    compared: the frames come with what a comparison shows.
+    compared: the frames come with what a comparison shows. first: number of the first frame in its shot.
+    borders: see `MediaWriter.write_planes`.
     """
 
     copy: HostCopy
     times: list[Fraction]
     stages: tuple[str, ...]
     compared: bool
+    first: int
+    borders: Mapping[int, int] = field(default_factory=dict)
 
     def arrive(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None, Tensor]:
         """(the frames as stored, [T, ...] each; resized input and result, u8 [T, 3, h, w]; marks), on the host.
@@ -133,31 +138,67 @@ def restore_frames(
     restorer: Restorer,
     progress: Progress,
     stored: Stored = as_rgb,
+    place: Place | None = None,
 ) -> Iterator[Finished]:
     """The finished frames, slice by slice, of a clip that `restorer` follows; on the leader of a group only.
 
     Args:
-        frames, inputs: the frames of the file twice: for the networks, and for the colours of the result.
+        frames, inputs: the frames of the file twice, from `first_read` on: for the networks, and for the colours of the
+            result. The first ones say where shots begin.
         stored: makes of frames, u8 [T, 3, h, w] on their device, what a file stores, see `MediaWriter.planes_for`.
+        place: the first frame that is wanted; None: that of the clip.
     """
     restorer.infer.guard.begin()
-    times: list[Fraction] = []
+    place = place or Place()
+    start, first = restorer.run_in(place), restorer.first_read(place)
+    grid, shot_start = restorer.grid, place.shot
+    skipped = {"encode": first, "sample": shot_start + grid.first_frame(start.sampled), "decode": place.frame}
+    for stage, count in skipped.items():
+        progress.advance(stage, count)
+    for shot in Shots(_counted(frames, first, progress), first, shot_start):
+        for finished in restore_shot(shot, ShotInputs(shot, inputs), info, restorer, progress, stored, start):
+            borders = grid.borders(shot.first + finished.first, finished.count, shot.first)
+            yield replace(finished, borders=borders)
+        start = FROM_ITS_BEGINNING
+
+
+def _counted(frames: Iterator[Frame], count: int, progress: Progress) -> Iterator[Frame]:
+    """The frames; after the last one the progress learns how many there are, `count` before these."""
+    for count, frame in enumerate(frames, count + 1):  # noqa: B020 (goes on from there)
+        yield frame
+    progress.expect(count)
+
+
+def restore_shot(
+    shot: Shot,
+    inputs: Iterator[Frame],
+    info: MediaInfo,
+    restorer: Restorer,
+    progress: Progress,
+    stored: Stored = as_rgb,
+    start: RunIn = FROM_ITS_BEGINNING,
+) -> Iterator[Finished]:
+    """The finished frames of one shot, into which nothing is carried; see `restore_frames`.
+
+    Args:
+        start: what is computed again of a shot that was interrupted.
+    """
     size, latent_size = restorer.geometry.output_size(info.height, info.width), restorer.latent_size(info)
     rows = restorer.rows(info)
-    prepared = prepare(frames, restorer, rows, times)  # [3, own rows, w'] each
-    latents = encode(prepared, latent_size, restorer, rows, progress)  # [t, h, w, c] pieces
-    restored = sample(latents, restorer, progress)  # [t, h, w, c] pieces
-    return decode_and_finish(restored, inputs, times, size, restorer, rows, stored)
+    prepared = prepare(shot, restorer, rows)  # [3, own rows, w'] each
+    latents = encode(prepared, latent_size, restorer, rows, progress, start.encoded)  # [t, h, w, c] pieces
+    latents = without_first(latents, start.sampled - start.encoded)
+    restored = sample(latents, restorer, progress, start.sampled)  # [t, h, w, c] pieces
+    return decode_and_finish(restored, inputs, size, restorer, rows, stored, start)
 
 
-def prepare(frames: Iterator[Frame], restorer: Restorer, rows: Rows, times: list[Fraction]) -> Iterator[Tensor]:
-    """This rank's rows of resized, padded frames, [3, rows, w'] float32 in [-1, 1]; times are appended to `times`."""
+def prepare(frames: Iterator[Frame], restorer: Restorer, rows: Rows) -> Iterator[Tensor]:
+    """This rank's rows of resized, padded frames, [3, rows, w'] float32 in [-1, 1]."""
     scale, geometry = restorer.infer.vae.spatial_factor, restorer.geometry
     # Together as many as divide a slice, which begins after the first frame: nobody waits for frames of the next slice.
     together, count = gcd(PREPARE_FRAMES, restorer.slice_frames or PREPARE_FRAMES), 1
     while group := list(islice(frames, count)):
         count = together
-        times.extend(frame.time for frame in group)
         for rgb in rgb_of(group, restorer.device):
             pixels = geometry.to_network(geometry.to_output(rgb, restorer.device))
             # A copy of these rows: a view of them would hold the whole frame.
@@ -166,41 +207,46 @@ def prepare(frames: Iterator[Frame], restorer: Restorer, rows: Rows, times: list
 
 @dataclass(frozen=True)
 class Slice:
-    """Consecutive frames of a clip. clip: [3, T, rows, w']. real: without the repeated ones. first: latent frame."""
+    """Consecutive frames of a shot. clip: [3, T, rows, w']. real: without the repeated ones. first: latent frame.
+    latents: latent frames."""
 
     clip: Tensor
     real: int
     first: int
+    latents: int
 
 
 def encode(
-    frames: Iterator[Tensor], latent_size: tuple[int, int], restorer: Restorer, rows: Rows, progress: Progress
+    frames: Iterator[Tensor],
+    latent_size: tuple[int, int],
+    restorer: Restorer,
+    rows: Rows,
+    progress: Progress,
+    first: int = 0,
 ) -> Iterator[Tensor]:
     """Latents [t, h, w, c] of whole pictures, slice by slice, on every rank that shares the clip.
 
     The last frame is repeated to fill the last slice's latents.
 
     Args:
-        frames: this rank's rows of the padded frames, [3, rows, w'] each. latent_size: (h, w) of whole pictures.
+        frames: this rank's rows of the padded frames of a shot, [3, rows, w'] each. latent_size: (h, w) of whole
+            pictures. first: number of the first latent frame, which the first frame ends; a slice begins behind it.
     """
-    infer, seen, pace = restorer.infer, 0, Pace(restorer.device)
+    infer, pace = restorer.infer, Pace(restorer.device)
     memory = infer.new_memory(rows.exchange)
-    for piece in slices(frames, restorer.slice_frames, infer.vae.temporal_factor):
-        restorer.parallel.process.alive(f"latent frame {piece.first} of a clip")
+    for piece in slices(frames, restorer.slice_frames, infer.vae.temporal_factor, first):
+        restorer.parallel.process.alive(f"latent frame {piece.first} of a shot")
         yield rows.whole(encode_rows(piece, latent_size, restorer, rows, memory))
         pace.step()
-        seen += piece.real
         progress.advance("encode", piece.real)
-    progress.expect(seen)
 
 
 def encode_rows(
     piece: Slice, latent_size: tuple[int, int], restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
 ) -> Tensor:
     """Latents [t, own rows, w, c] of one slice; no rows on a rank without."""
-    infer, factor = restorer.infer, restorer.infer.vae.temporal_factor
-    latents = piece.clip.shape[1] // factor + (piece.first == 0 and factor > 1)  # a clip's first frame is one latent
-    shape = (latents, *latent_size, infer.vae.latent_channels)
+    infer = restorer.infer
+    shape = (piece.latents, *latent_size, infer.vae.latent_channels)
     if not rows.holds_rows:
         return torch.empty(shape[0], 0, *shape[2:], device=restorer.device)
     noise = None
@@ -210,21 +256,27 @@ def encode_rows(
     return infer.encode_slice(piece.clip, memory, noise)
 
 
-def slices(frames: Iterator[Tensor], size: int | None, factor: int) -> Iterator[Slice]:
-    """Clips of 1 + size, size, size, ... frames [3, h', w']; the last is as short as it can be. size: None for one."""
-    waiting, wanted, first = [], None if size is None else 1 + size, 0
+def slices(frames: Iterator[Tensor], size: int | None, factor: int, first: int = 0) -> Iterator[Slice]:
+    """Clips of 1 + size, size, size, ... frames [3, h', w']; the last is as short as it can be. size: None for one.
+
+    Args:
+        factor: frames of a latent frame; the first frame has one of its own, number `first`.
+    """
+    waiting, wanted, alone = [], None if size is None else 1 + size, 1
     for frame in frames:
         waiting.append(frame)
         if len(waiting) == wanted:
-            yield Slice(torch.stack(waiting, dim=1), wanted, first)
-            waiting, wanted, first = [], size, first + size // factor + (first == 0)
+            latents = size // factor + alone
+            yield Slice(torch.stack(waiting, dim=1), wanted, first, latents)
+            waiting, wanted, first, alone = [], size, first + latents, 0
     if waiting:
-        missing = -(len(waiting) - (first == 0)) % factor
-        yield Slice(torch.stack(waiting + waiting[-1:] * missing, dim=1), len(waiting), first)
+        missing = -(len(waiting) - alone) % factor
+        clip = torch.stack(waiting + waiting[-1:] * missing, dim=1)
+        yield Slice(clip, len(waiting), first, (clip.shape[1] - alone) // factor + alone)
 
 
-def sample(latents: Iterator[Tensor], restorer: Restorer, progress: Progress) -> Iterator[Tensor]:
-    """Restored latents [t, h, w, c], one window after the other."""
+def sample(latents: Iterator[Tensor], restorer: Restorer, progress: Progress, start: int = 0) -> Iterator[Tensor]:
+    """Restored latents [t, h, w, c] of a shot, one window after the other. start: see `in_windows`' `first`."""
     infer, factor = restorer.infer, restorer.infer.vae.temporal_factor
 
     def restore_window(window: Tensor, first: int) -> Tensor:
@@ -237,42 +289,73 @@ def sample(latents: Iterator[Tensor], restorer: Restorer, progress: Progress) ->
         progress.advance("sample", (len(window) - (SHARED_LATENTS if first else 0)) * factor)
         return restored.to(window.device)
 
-    return in_windows(latents, restore_window, restorer.window)
+    return in_windows(latents, restore_window, restorer.window, start)
 
 
 def decode_and_finish(
     restored: Iterator[Tensor],
     inputs: Iterator[Frame],
-    times: list[Fraction],
     size: tuple[int, int],
     restorer: Restorer,
     rows: Rows,
     stored: Stored = as_rgb,
+    start: RunIn = FROM_ITS_BEGINNING,
 ) -> Iterator[Finished]:
-    """Finished frames, slice by slice; on the leader of a group only.
+    """Finished frames of a shot, slice by slice; on the leader of a group only.
 
     Every rank decodes its rows of a slice and finishes its share of the slice's frames. What lies beyond the end of the
     input was only repeated to fill the last latent frame, and is dropped.
+
+    Args:
+        restored: windows of latents from number `start.sampled` on. inputs: the frames from the one that ends latent
+            `start.encoded` on.
     """
-    infer, factor, done, pace = restorer.infer, restorer.infer.vae.temporal_factor, 0, Pace(restorer.device)
-    memory = infer.new_memory(rows.exchange)
-    step = None if restorer.slice_frames is None else restorer.slice_frames // factor
-    for window in restored:
-        for piece in window.split(step or len(window)):
-            restorer.parallel.process.alive("a slice of a clip")
-            frames = factor * len(piece) - (done == 0) * (factor - 1)  # a clip's first latent is one frame
-            clip = rows.to_frames(decode_rows(piece, frames, restorer, rows, memory), infer.vae.spatial_factor)
-            degraded = list(islice(inputs, frames))
-            parts = finish_frames(clip, degraded[rows.frame_span(frames)], size, restorer)
-            whole = [rows.to_leader(part, frames) for part in parts]
+    infer, pace, at = restorer.infer, Pace(restorer.device), restorer.grid.factor * start.encoded
+    for part in decode(restored, restorer, rows, start):
+        _leave_out(inputs, part.first - at)
+        degraded, at = list(islice(inputs, part.frames)), part.first + part.frames
+        if part.wanted:
+            results = finish_frames(part.clip, degraded[rows.frame_span(part.frames)], size, restorer)
+            whole = [rows.to_leader(result, part.frames) for result in results]
             if restorer.parallel.leads:
-                whole = [part[: len(degraded)] for part in whole]
+                whole = [result[: len(degraded)] for result in whole]
                 (stages, marks), compared = infer.guard.marks(), restorer.finish.compare
                 copy = HostCopy(*stored(whole[-1]), *(whole if compared else ()), marks)
-                yield Finished(copy, times[: len(degraded)], stages, compared)
-            del times[: len(degraded)]  # a stream has no end of them
-            done += len(degraded)
-            pace.step()
+                yield Finished(copy, [frame.time for frame in degraded], stages, compared, part.first)
+        pace.step()
+
+
+def _leave_out(frames: Iterator[Frame], count: int) -> None:
+    next(islice(frames, count, count), None)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Consecutive frames first, ..., first + frames - 1 of a shot.
+
+    clip: this rank's share of them, whole pictures [3, t, h', w']. wanted: False: they only lead to those that are.
+    """
+
+    clip: Tensor
+    first: int
+    frames: int
+    wanted: bool
+
+
+def decode(restored: Iterator[Tensor], restorer: Restorer, rows: Rows, start: RunIn) -> Iterator[Decoded]:
+    """The frames of windows of latents [t, h, w, c] from number `start.sampled` on, slice by slice."""
+    infer, grid = restorer.infer, restorer.grid
+    memory, latent = infer.new_memory(rows.exchange), start.sampled
+    for window in restored:
+        unneeded = min(max(start.decoded - latent, 0), len(window))
+        latent += unneeded
+        for piece in window[unneeded:].split(grid.slice_latents or len(window)):
+            restorer.parallel.process.alive("a slice of a shot")
+            begins = latent == start.decoded  # a decoder gives one frame for the first latent
+            frames = grid.factor * len(piece) - begins * (grid.factor - 1)
+            clip = rows.to_frames(decode_rows(piece, frames, restorer, rows, memory), infer.vae.spatial_factor)
+            wanted, latent = latent >= start.wanted, latent + len(piece)
+            yield Decoded(clip, grid.first_frame(latent) - frames, frames, wanted)
 
 
 def decode_rows(

@@ -1,6 +1,6 @@
 """The result of one file in the making, and the comparison beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ class Result:
         output: the file to be. info: the input. size: (height, width) of the frames.
         existing: what to do with a result that is there, or that another run makes now.
         compare, frame_rate, crf, metadata, frames_out: see `restore.Finish`.
+        identity: see `open_writer`. A comparison is not kept, so with one nothing is.
 
     Raises:
         SkippedError: there is one already, or there will be, and `existing` is "skip".
@@ -40,13 +41,15 @@ class Result:
         crf: float | None = None,
         metadata: bool = True,
         frames_out: str | None = None,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         quality = {} if crf is None else {"crf": crf}
         self.output, self.frames, self._open = output, 0, True
         try:
             self.writer = open_writer(
-                output, info, size, frame_rate=frame_rate, metadata=metadata, frames_out=frames_out, **quality
-            )
+                output, info, size, frame_rate=frame_rate, metadata=metadata, frames_out=frames_out,
+                identity=None if compare else identity, **quality,
+            )  # fmt: skip
         except BusyError as error:
             if existing == "skip":
                 raise SkippedError(f"{error}; skipped") from error
@@ -67,15 +70,17 @@ class Result:
         stored: Sequence[Tensor],
         times: Sequence[Fraction],
         compared: tuple[Tensor, Tensor] | None = None,
+        borders: Mapping[int, int] | None = None,
     ) -> None:
         """Append frames.
 
         Args:
             stored: T frames as `writer.planes_for` gives them. times: T, seconds.
             compared: the resized input and the result, u8 [T, 3, h, w] each, where a comparison is written.
+            borders: see `MediaWriter.write_planes`.
         """
         try:
-            self.writer.write_planes(stored, times)
+            self.writer.write_planes(stored, times, borders)
         except Exception as error:
             raise OutputError(sentence(error, self.output, "written")) from error
         self.frames += len(times)
