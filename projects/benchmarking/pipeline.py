@@ -47,7 +47,6 @@ class Pipeline:
     def __init__(self, restorer: Restorer, clip: NoiseClip, plan: MemoryPlan, keep_result: bool = False) -> None:
         self.restorer, self.clip, self.plan, self.keep_result = restorer, clip, plan, keep_result
         self.progress = Progress("", None, show=False)
-        self.times: list[Fraction] = []
         self.latents: list[Tensor] = []
         self.restored: list[Tensor] = []
         self.result: Tensor | None = None
@@ -57,9 +56,8 @@ class Pipeline:
         """Resizing included."""
         self.latents = self.restored = []
         self.restorer.infer.guard.begin()
-        self.times = []
         rows, latent_size = self.restorer.rows(self.clip.info), self.restorer.latent_size(self.clip.info)
-        frames = prepare(iter(self.clip), self.restorer, rows, self.times)
+        frames = prepare(iter(self.clip), self.restorer, rows)
         self.latents = list(encode(frames, latent_size, self.restorer, rows, self.progress))
 
     def transformer(self) -> None:
@@ -71,7 +69,7 @@ class Pipeline:
         info, rows = self.clip.info, self.restorer.rows(self.clip.info)
         size = self.restorer.geometry.output_size(info.height, info.width)
         inputs, restored = iter(self.clip), iter(self.restored)
-        self._take(decode_and_finish(restored, inputs, self.times, size, self.restorer, rows))
+        self._take(decode_and_finish(restored, inputs, size, self.restorer, rows))
 
     def whole(self) -> None:
         """All stages in one go, as a file goes."""

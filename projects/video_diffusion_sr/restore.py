@@ -349,6 +349,8 @@ def decode(restored: Iterator[Tensor], restorer: Restorer, rows: Rows, start: Ru
     for window in restored:
         unneeded = min(max(start.decoded - latent, 0), len(window))
         latent += unneeded
+        if unneeded == len(window):
+            continue
         for piece in window[unneeded:].split(grid.slice_latents or len(window)):
             restorer.parallel.process.alive("a slice of a shot")
             begins = latent == start.decoded  # a decoder gives one frame for the first latent
