@@ -21,6 +21,7 @@ from common.extras import MissingExtra
 from data.media import Frame, MediaError, MediaInfo, MediaReader
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
+from projects.video_diffusion_sr.clip_run import NO_CUTS
 from projects.video_diffusion_sr.color_fix import KINDS
 from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.geometry import Geometry
@@ -122,7 +123,8 @@ class Engine:
         """
         made, plan = self.prepare(wishes, info)
         made.follow(info, plan)
-        frames, inputs = (frames_of(part) if isinstance(part, MediaReader) else iter(part) for part in (source, again))
+        sources = (source, made.cuts), (again, NO_CUTS)
+        frames, inputs = (frames_of(p, c) if isinstance(p, MediaReader) else c.mark(iter(p), info.path, []) for p, c in sources)
         with running():
             for finished in restore.restore_frames(info, frames, inputs, made, report):
                 (result,), _, marks = finished.arrive()

@@ -86,6 +86,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         use_sample=config.vae.use_sample,
         finish=request.finish,
         deinterlace=request.deinterlace,
+        cuts=request.cuts,
         overlap=request.overlap,
     )
 

@@ -19,6 +19,7 @@ from projects.video_diffusion_sr.request import Finish, Request
 from projects.video_diffusion_sr.resume import run_identity
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
 from projects.video_diffusion_sr.run_order import Job, restore_all
+from projects.video_diffusion_sr.scene_cuts import SceneCuts
 from projects.video_diffusion_sr.settings import resolve
 
 logger = get_logger(__name__)
@@ -147,6 +148,7 @@ def read_request(args: argparse.Namespace) -> Request:
         weights_8_bit=args.weights_8_bit,
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
+        cuts=SceneCuts(args.scene_cuts, args.write_scene_cuts),
         overlap=not args.no_overlap,
         resume=not args.no_resume,
         finish=Finish(

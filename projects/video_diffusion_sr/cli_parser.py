@@ -119,6 +119,14 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         f"({preset.window_frames})",
     )  # fmt: skip
     run.add_argument(
+        "--scene_cuts", default="auto", metavar="auto|off|FILE",
+        help="shots are restored each by itself: auto finds the cuts; FILE lists the numbers of shots' first frames, "
+        "from 0, one a line, or is a folder with NAME.cuts.csv for each file (%(default)s)",
+    )  # fmt: skip
+    run.add_argument(
+        "--write_scene_cuts", type=Path, metavar="FILE", help="write that list, or of many files lists into a folder"
+    )
+    run.add_argument(
         "--vram", type=float, metavar="GIB",
         help="GPU memory to stay within: what PyTorch's allocator takes, to which the driver adds some 0.5 GiB. "
         "Slices, tiles, chunks and offload are chosen to fit, and printed with the predicted peak; too little is "

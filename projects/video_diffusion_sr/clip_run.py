@@ -8,7 +8,8 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from itertools import islice, tee
+from fractions import Fraction
+from itertools import tee
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -27,6 +28,7 @@ from projects.video_diffusion_sr.report import Report, Waits, peak
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing, Result
 from projects.video_diffusion_sr.resume import identity_of
+from projects.video_diffusion_sr.scene_cuts import OFF, SceneCuts
 from projects.video_diffusion_sr.stretches import Place
 
 logger = get_logger(__name__)
@@ -35,6 +37,7 @@ READ_AHEAD = 64 * 2**20  # bytes of frames that wait for the networks
 WRITE_BEHIND = 128 * 2**20  # bytes of finished frames that wait for the encoder
 RGB_BYTES = 3  # of a pixel of a finished picture
 PIXEL_BYTES = 3 / 2  # of a frame of 4:2:0 as decoders give it, about
+NO_CUTS = SceneCuts(OFF)
 KEPT = 512 * 2**20  # bytes of frames that wait for the colour fix; a file with more is read a second time
 
 
@@ -110,15 +113,15 @@ class ClipRun:
     def _begin_reading(self, stack: ExitStack, first: int) -> None:
         """Frames from number `first` on; those before it are decoded and dropped."""
         restorer, self._frames_read = self._restorer, first
-        frames = self._read(stack, self.reader, first)
+        self._cuts: list[tuple[int, Fraction]] = []
+        frames = self._read(stack, frames_of(self.reader, restorer.cuts, first, self._cuts))
         if fits(self.info, restorer.window, restorer.infer.vae.temporal_factor):
             self.frames, self.inputs = tee(self._count(frames))
         else:
             again = stack.enter_context(self.reader.again())
-            self.frames, self.inputs = self._count(frames), self._read(stack, again, first)
+            self.frames, self.inputs = self._count(frames), self._read(stack, frames_of(again, NO_CUTS, first))
 
-    def _read(self, stack: ExitStack, reader: MediaReader, first: int) -> Iterator[Frame]:
-        frames = frames_of(reader, first)
+    def _read(self, stack: ExitStack, frames: Iterator[Frame]) -> Iterator[Frame]:
         ahead = ReadAhead(frames, bytes_of, READ_AHEAD) if self._restorer.overlap else ReadInPlace(frames)
         self._readers.append(stack.enter_context(ahead))
         return ahead
@@ -192,6 +195,7 @@ class ClipRun:
                 self._finish_writing()
             if self.leads:
                 self.result.complete()
+                self._restorer.cuts.write(self.source, self._cuts)
         if not self.leads:
             return None
         ended = time.perf_counter()

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from projects.video_diffusion_sr.output_size import OutputSize
+from projects.video_diffusion_sr.scene_cuts import SceneCuts
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -68,6 +69,7 @@ class Request:
     weights_8_bit: bool = False
     random_weights: bool = False
     deinterlace: str = "auto"
+    cuts: SceneCuts = field(default_factory=SceneCuts)
     overlap: bool = True
     resume: bool = True
     finish: Finish = field(default_factory=Finish)

@@ -13,6 +13,7 @@ from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.scene_cuts import SceneCuts
 from projects.video_diffusion_sr.stretches import Grid, Place, RunIn, run_in
 
 
@@ -29,6 +30,7 @@ class Restorer:
     use_sample: bool = True  # encode to a sample of the posterior, not its mean
     finish: Finish = field(default_factory=Finish)
     deinterlace: str = "auto"
+    cuts: SceneCuts = field(default_factory=SceneCuts)
     identity: Mapping[str, str] | None = None  # of all but the file, see `resume`; None: nothing is kept of a file
     overlap: bool = True  # reading and writing happen in threads beside the one that computes
 

@@ -19,11 +19,12 @@ from data.media import MediaInfo
 from data.media.sequence import folder_of, is_sequence
 from projects.video_diffusion_sr.request import ROOT
 from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.scene_cuts import AUTO, OFF, read_list
 from projects.video_diffusion_sr.settings import RunSettings
 
 NO_MATTER = {  # of a request
     "device", "dtype", "res", "size", "vram", "shard_weights", "overlap", "ckpt_dir", "checkpoint", "vae_checkpoint",
-    "lora", "config", "overrides", "finish", "resume", "window_frames",
+    "lora", "config", "overrides", "finish", "resume", "window_frames", "cuts",
 }  # fmt: skip  # what follows from them is told by itself
 PARTS = ("common", "data", "models", "projects/video_diffusion_sr")  # of the program that make a result
 SAMPLES, SAMPLE_BYTES = 64, 64 * 1024  # of a file that is too large to be read whole
@@ -53,7 +54,11 @@ def identity_of(restorer: Restorer, info: MediaInfo, size: tuple[int, int]) -> d
     """That of one file with its result of (height, width); None where nothing is kept."""
     if restorer.identity is None or info.kind == "image":
         return None
-    return {**restorer.identity, "the input": input_fingerprint(info.path), "the size": f"{size[1]}x{size[0]}"}
+    cuts = restorer.cuts.source
+    if cuts not in (AUTO, OFF):
+        cuts = str(sorted(set(read_list(restorer.cuts.list_of(info.path)))))
+    own = {"the input": input_fingerprint(info.path), "the size": f"{size[1]}x{size[0]}", "the scene cuts": cuts}
+    return {**restorer.identity, **own}
 
 
 def input_fingerprint(path: Path) -> str:

@@ -17,7 +17,7 @@ from data.training.make_pairs import make_pairs
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.pair_sampler import SamplerConfig
 from data.training.sampling import ClipShape
-from data.training.scene_cuts import has_cut
+from data.scene_cuts import has_cut
 from tests.data.training.conftest import LEVEL_STEP, recipe
 
 SHAPES = (ClipShape(5, 32, 48), ClipShape(1, 64, 64), ClipShape(9, 32, 32, weight=0.5))
