@@ -19,7 +19,7 @@ from projects.video_diffusion_sr.request import Finish, Request
 from projects.video_diffusion_sr.resume import run_identity
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
 from projects.video_diffusion_sr.run_order import Job, restore_all
-from projects.video_diffusion_sr.scene_cuts import SceneCuts
+from projects.video_diffusion_sr.scene_cuts import AUTO, OFF, SceneCuts
 from projects.video_diffusion_sr.settings import resolve
 
 logger = get_logger(__name__)
@@ -124,6 +124,8 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--vram {args.vram:g} must be a positive number of GiB")
     if args.window is not None and args.window < 0:
         raise ValueError(f"--window {args.window} must be a number of frames, or 0 for whole clips")
+    if args.scene_cuts not in (AUTO, OFF) and not Path(args.scene_cuts).exists():
+        raise ValueError(f"--scene_cuts {args.scene_cuts}: there is no such file; give a list, auto or off")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
     return Request(
