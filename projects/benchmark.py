@@ -64,7 +64,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     how.add_argument(
         "--winograd", type=int, choices=(DIRECT, F23, F43), help="m of F(m, 3) at the VAE's large levels; 0: none"
     )
-    how.add_argument("--kernels", choices=[kind.value for kind in Kernels], default="auto", help="plain: no own ones")
+    how.add_argument("--kernels", choices=("auto", "plain"), default="auto", help="plain: no own ones")
     how.add_argument("--reference_path", action="store_true", help="plain kernels, and a VAE without derived weights")
     what = parser.add_argument_group("what is measured")
     what.add_argument("--runs", type=int, default=3, help="runs whose median is reported")

@@ -21,7 +21,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -33,9 +33,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.extras import MissingExtra
+from projects.evaluation.distribution import distribution_measures
 from projects.evaluation.frames import enlarge, find_clips, read_frames
 from projects.evaluation.measures import WITHOUT_WEIGHTS, Measures, cropped
 from projects.evaluation.tables import Score, listing, paper_table, report
+
+FRAMES_BETWEEN = 8  # of a clip, for the measures of a set
 
 
 def frame_pairs(
@@ -93,6 +96,14 @@ def score_folder(
         return list(progress(pool.map(score_clip, *columns)))
 
 
+def of_set(results: Path, truths: Path, crop: int, device: str) -> dict[str, float]:
+    """Measures of all clips together, on every eighth frame of each; see `projects.evaluation.distribution`."""
+    found, pairs = find_clips(results), []
+    for name, truth in find_clips(truths).items():
+        pairs += islice(frame_pairs(name, found[name], truth, crop, False), None, None, FRAMES_BETWEEN)
+    return distribution_measures(*map(list, zip(*pairs, strict=True)), device)
+
+
 def conventions(crop: int, measures: Measures) -> dict:
     """What a reader of the JSON must know."""
     return {
@@ -116,9 +127,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--crop", type=int, default=0, help="pixels left out at every border")
     names = ", ".join(WITHOUT_WEIGHTS[2:])
     made.add_argument("--measures", nargs="+", default=[], metavar="NAME", help=f"beside PSNR and SSIM: {names}")
+    made.add_argument(
+        "--distribution",
+        action="store_true",
+        help="also whether the set of results looks like truths: two-sample test by a fresh CNN, sliced Wasserstein "
+        "distance, spectra (at least four frames)",
+    )
     made.add_argument("--lpips_weights", type=Path, help="measure LPIPS; made by projects/perceptual_weights.py")
     made.add_argument("--dists_weights", type=Path, help="measure DISTS; made by projects/perceptual_weights.py")
-    made.add_argument("--device", default="cpu", help="where LPIPS, DISTS and VMAF are computed: cpu or cuda")
+    made.add_argument("--device", default="cpu", help="where networks of measures are computed: cpu or cuda")
     made.add_argument("--json", type=Path, help="write the figures here too")
     made.add_argument("--workers", type=int, default=math.ceil((os.cpu_count() or 1) / 2), help="clips at a time")
     return made
@@ -132,6 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         common = (flags.ground_truth, flags.crop, flags.workers, measures, flags.device)
         methods = {str(folder): score_folder(folder, *common) for folder in flags.results}
         baseline = score_folder(flags.baseline, *common, may_enlarge=True) if flags.baseline else None
+        set_of = (flags.ground_truth, flags.crop, flags.device)
+        whole = {str(folder): of_set(folder, *set_of) for folder in flags.results if flags.distribution}
     except (ValueError, OSError, MissingExtra) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
@@ -143,6 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(paper_table(({"baseline": baseline} if baseline else {}) | methods))
         stated["methods"] = {name: report(scores, baseline) for name, scores in methods.items()}
+    for name, values in whole.items():
+        print(f"{name}, whole set: " + ", ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    if whole:
+        stated["distribution"] = whole
     if flags.json:
         flags.json.write_text(json.dumps(stated, indent=1) + "\n")
     return 0

@@ -1,249 +1,197 @@
-"""Train the tiny model: pairs, VAE, latents, diffusion, distillation, adversarial stage (`configs_train/tiny.yaml`).
+"""Train the tiny model from nothing: degraded pairs, VAE, transformer (`configs_train/tiny.yaml`).
 
     python projects/train_tiny.py pairs --data FOLDER... --output runs/tiny &
     python projects/train_tiny.py vae --data FOLDER... --output runs/tiny
+    python projects/train_tiny.py fit --output runs/tiny
 
-Each command reads what those before it left in the output folder. `projects/train_tiny.sh` runs them all.
+`runs/tiny.sh` does all three. Every number of steps stands in the YAML and no choice depends on a clock, so a run can
+be repeated; each command goes on where it was stopped. `fit` trains for one step at times next to T, which makes the
+transformer a restoration by regression; what is special to it stands in `projects/video_diffusion_sr/training/tiny/`.
+Its weights are `OUTPUT/fit/export/dit.safetensors`.
 """
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from common.checkpoint import save_safetensors
 from common.config import load_config
 from common.create import create_object
-from common.distributed.process import process_group
+from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
+from common.signals import exit_code, interrupted_by_signals
+from data.degradation.pipeline import build_degradation
 from data.training.index import build_index
-from data.training.make_pairs import make_pairs
+from data.training.latent_shards import INDEX, ShardReader
+from data.training.make_pairs import PairSet, make_sets
+from data.training.model_range import to_model_range
+from data.training.pair_sampler import PairSampler
 from data.training.sampling import ClipShape
+from models.nadit.model import NaDiT
 from projects.video_diffusion_sr.build import build_vae, seeded_prompts
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
 from projects.video_diffusion_sr.training.conditioning import Prompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
-from projects.video_diffusion_sr.training.linear_start import start_linear
+from projects.video_diffusion_sr.training.latent_statistics import stated_scale
 from projects.video_diffusion_sr.training.loop import Trainer
-from projects.video_diffusion_sr.training.pair_latents import Milder, PairLatents, start_from_condition
 from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
-from projects.video_diffusion_sr.training.settings import (
-    CheckpointSettings,
-    LogSettings,
-    LoopSettings,
-    settings_from,
-)
-from projects.video_diffusion_sr.training.stage import Batch, Source, Stage
+from projects.video_diffusion_sr.training.run import write_normalized_vae
+from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from
+from projects.video_diffusion_sr.training.stage import Source, Stage
+from projects.video_diffusion_sr.training.tiny.linear_decoder import decoder_metric
+from projects.video_diffusion_sr.training.tiny.pair_latents import Milder, PairLatents, SetPlan
+from projects.video_diffusion_sr.training.tiny.pca_start import start_from_components
+from projects.video_diffusion_sr.training.tiny.residual_start import start_as_residual
+from projects.video_diffusion_sr.training.tiny.ridge_head import Sample, solve_head
 from projects.video_diffusion_sr.training.vae import build_vae_stage
 
 logger = get_logger(__name__)
 
-WARM_STEPS, TIMED_STEPS = 12, 24  # before the number of steps is known; the first ones compile
-STEPS_BETWEEN_CHECKPOINTS = 5000
+PCA_BATCHES, STATISTICS_BATCHES = 8, 32  # of the VAE's training: for its start, and to measure its latents
+METRIC_CLIPS = 40  # of each set, for the linear decoder
+STOPPED = 3  # exit status of a run that was asked to stop
 
 
-def make_all_pairs(recipe: dict, data: list[str], output: Path) -> None:
-    """Degraded pairs, set after set, until everything is made or `output/pairs/stop` appears; goes on after a stop."""
-    sets, number = recipe["pairs"]["sets"], len(list((output / "pairs").glob("set_*")))
-    degradation = {
-        kind: OmegaConf.to_container(load_config(path), resolve=True) for kind, path in recipe["degradation"].items()
-    }
-    while not (output / "pairs" / "stop").exists() and number < recipe["pairs"]["rounds"] * len(sets):
-        chosen = sets[number % len(sets)]
-        shape = ClipShape(*chosen["shape"])
-        kind = "image" if shape.frames == 1 else "video"
-        started = time.perf_counter()
-        seed = recipe["seed"] + number
-        workers = recipe["pairs"]["workers"]
-        pairs = make_pairs(data, chosen["count"], shape, seed, workers, degradation[kind])
-        pairs.save(output / "pairs" / f"set_{number:03d}")
-        logger.info("pairs of set %d: %d in %.1f s", number, chosen["count"], time.perf_counter() - started)
-        number += 1
+def make_pairs(recipe: dict, data: Sequence[str], output: Path) -> None:
+    """The sets of pairs that are not there yet, `output/pairs/set_000` and on."""
+    section, folder = recipe["pairs"], output / "pairs"
+    names = section["sets"] * section["rounds"]
+    sets = [PairSet(ClipShape(*s["shape"]), s["count"], recipe["seed"] + n) for n, s in enumerate(names)]
+    begun = next((n for n in range(len(sets)) if not (folder / f"set_{n:03d}" / INDEX).is_file()), len(sets))
+    degrade = [
+        build_degradation(OmegaConf.to_container(load_config(section[name]), resolve=True))
+        for name in ("degradation_video", "degradation_image")
+    ]
+    sampler = PairSampler(build_index(data), list(dict.fromkeys(s.shape for s in sets)), *degrade)
+    with interrupted_by_signals():  # so that its processes end with it
+        for number, pairs in enumerate(make_sets(sampler, sets[begun:], section["workers"]), begun):
+            pairs.save(folder / f"set_{number:03d}")
+            logger.info("set %d of %d: %d pairs", number + 1, len(sets), len(pairs.hq))
 
 
-def train_vae(recipe: dict, data: list[str], output: Path) -> None:
-    """The VAE, from pictures that stay on the GPU; `output/vae/export/vae.safetensors`."""
+def train_vae(recipe: dict, data: Sequence[str], output: Path) -> None:
+    """The VAE, from pictures that stay on the device; `output/vae/export/vae.safetensors`, its latents' spread 1."""
     section = recipe["vae"]
     torch.manual_seed(recipe["seed"])
-    vae = create_object(load_config(recipe["config"]).vae.model)
+    model = create_object(load_config(recipe["config"]))
+    vae = model.build_untrained_vae()
     vae = vae.to(memory_format=torch.channels_last_3d)  # the layout in which cuDNN's 3-D convolutions are quick
-    stage = build_vae_stage(vae, section["losses"], section["ema_decay"])
     clips = ResidentConfig(**section["data"] | {"shape": ClipShape(*section["data"]["shape"])})
     with process_group() as process:
         source = ResidentClips(build_index(data), clips, recipe["seed"], process.device)
-        start_linear(vae, torch.cat([source.batch(-n).clips[0] for n in range(1, 9)]).cpu())
-
-        def with_opponent_at_the_end(steps: int) -> None:
-            start = round(steps * (1 - section["gan_share"]))
-            stage.settings = replace(stage.settings, gan=replace(stage.settings.gan, start=start))
-            stage.players = tuple(replace(p, start=start) if p.name == "discriminator" else p for p in stage.players)
-
-        with_opponent_at_the_end(10**9)
-        train_for(
-            section["seconds"],
-            stage,
-            source,
-            output / "vae",
-            recipe["seed"],
-            process,
-            with_opponent_at_the_end,
-            section["compile"],
-        )
+        start_from_components(vae, torch.cat([source.batch(-n).clips[0] for n in range(1, PCA_BATCHES + 1)]).cpu())
+        stage = build_vae_stage(vae, section["losses"], section["ema_decay"])
+        train(recipe, section["loop"], stage, source, output / "vae", process)
+        exported = output / "vae/export/vae.safetensors"
+        trained = model.build_untrained_vae(exported).to(process.device).eval()
+        trained.set_causal_slicing(None)
+        write_normalized_vae(trained, islice(source.batches(0), STATISTICS_BATCHES), exported)
 
 
-def train_for(
-    seconds: float,
-    stage: Stage,
-    source: Source,
-    folder: Path,
-    seed: int,
-    process,
-    plan: Callable[[int], None] | None = None,
-    compiled: bool = True,
-    graphs: bool = False,
-    first: Iterable[Batch] = (),
-) -> None:
-    """Train a stage for about so many seconds: the first steps tell how many there will be.
-
-    What later slows a run down, such as pairs that are read meanwhile, moves its end: every report plans anew, so
-    that the learning rate has come down when the time is up.
+def fit(recipe: dict, _data: Sequence[str], output: Path, vae_weights: Path | None = None) -> None:
+    """The transformer, in one step: `output/fit/export/dit.safetensors`.
 
     Args:
-        plan: called with the number of steps once it is known; it stays as it is then.
-        compiled, graphs: on a GPU, see `LoopSettings`.
-        first: batches to begin with, before the clock runs: what they take is spent once.
+        vae_weights: None: the VAE that was trained in the same output.
     """
-    started = time.perf_counter()
-    on_gpu = process.device.type == "cuda"
-    torch.backends.cudnn.benchmark = True
-    torch._dynamo.config.suppress_errors = True  # what does not compile runs as it is
-    settings = LoopSettings(
-        seed,
-        10**9,
-        1,
-        "bf16" if on_gpu else "float32",
-        True,
-        on_gpu and compiled,
-        CheckpointSettings(STEPS_BETWEEN_CHECKPOINTS, 1),
-        LogSettings(100, 0),
-        on_gpu and graphs,
-    )
-    trainer = Trainer(stage, source, settings, folder, process)
-    for batch in first:
-        trainer.train_step([batch])
-    stream = source.batches(0)
-    timed = float("nan")
-    for step in range(WARM_STEPS + TIMED_STEPS if seconds > 1 else 2):
-        if step == WARM_STEPS:
-            synchronize(process.device)
-            timed = time.perf_counter()
-        trainer.train_step([next(stream)])
-    synchronize(process.device)
-    begun, before = time.perf_counter(), trainer.step
-    left = seconds - (begun - started)
-    rate = TIMED_STEPS / (begun - timed) if seconds > 1 else 1.0
-    steps = before + max(2, int(left * rate))
-    logger.info("%s: %.2f steps/s, ready after %.1f s; %d steps", stage.name, rate, seconds - left, steps)
-    if plan is not None:
-        plan(steps)
-
-    def planned(done: int) -> int:
-        now = time.perf_counter()
-        return done + int((started + seconds - now) * (done - before) / (now - begun))
-
-    trainer.settings = replace(settings, steps=steps)
-    if not trainer.run(resume=False, plan=planned if plan is None else None):
-        logger.error(
-            "%s was stopped; its averaged weights: python projects/export.py %s --output FILE", stage.name, folder
-        )
-        raise SystemExit(3)
-    logger.info("%s: %.1f s in all", stage.name, time.perf_counter() - started)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the GPU, if it is one."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def train_dit(recipe: dict, _data: list[str], output: Path) -> None:
-    """Diffusion, distillation and adversarial stage on the pairs that are ready; an export in each stage's folder.
-
-    A stage whose export is there already is not trained again, so a run that was cut short goes on at the next stage.
-    """
-    torch.manual_seed(recipe["seed"])
-    torch.set_float32_matmul_precision("high")
+    section = recipe["fit"]
+    weights = vae_weights or output / "vae/export/vae.safetensors"
+    plain = load_config(recipe["config"])
+    scale = stated_scale(weights) or float(plain.vae.scaling_factor)
+    config = load_config(recipe["config"], [f"vae.scaling_factor={scale}", *section["model"]])
+    prompts = Prompts(*seeded_prompts(config.dit.model.txt_in_dim))
+    plan = SetPlan(**section["sets"], last=len(recipe["pairs"]["sets"]) * recipe["pairs"]["rounds"])
     with process_group() as process:
-        vae = build_vae(
-            load_config(recipe["config"]).vae, output / "vae/export/vae.safetensors", process.device, torch.float32
-        )
-        source = PairLatents(vae, recipe["budget_latents"], recipe["seed"], Milder(**recipe["milder"]))
-        source.refresh(output / "pairs")
-        trainer = create_object(load_config(recipe["config"], [f"vae.scaling_factor={scaling_factor(source, output)}"]))
-        prompts = Prompts(*seeded_prompts(trainer.config.dit.model.txt_in_dim))
-        save_safetensors({"pos": prompts.positive, "neg": prompts.negative}, output / "prompts.safetensors")
-        dit, _ = trainer.build_dit()
-        start_from_condition(dit, vae.latent_channels)
-        weights = output / "start.safetensors"
-        save_safetensors(dit.state_dict(), weights)
-        common = {"recipe": trainer, "prompts": prompts, "with_vae": False}
-
-        def run(name: str, make_stage: Callable[[], Stage]) -> Path:
-            exported = output / name / "export" / "dit.safetensors"
-            if exported.is_file():
-                logger.info("%s: there already", name)
-                return exported
-            source.refresh(output / "pairs")
-            seconds = recipe[name.split("_")[0]]["seconds"]
-            train_for(seconds, make_stage(), source, output / name, recipe["seed"], process, compiled=False)
-            return exported
-
-        settings = settings_from(DiffusionStageSettings, recipe["diffusion"]["settings"])
-        first = partial(DiffusionStage, settings=settings, weights=weights, **common)
-        diffusion = weights = run("diffusion", first)
-        settings = settings_from(DistillSettings, recipe["distill"]["settings"])
-        for number, steps in enumerate(settings.rounds):
-            stage = partial(DistillStage, settings=settings, weights=weights, steps=steps, guided=not number, **common)
-            weights = run(f"distill_{steps}", stage)
-        settings = settings_from(AdversarialSettings, recipe["adversarial"]["settings"])
-        run(
-            "adversarial",
-            partial(AdversarialStage, settings=settings, weights=weights, discriminator_weights=diffusion, **common),
-        )
+        vae = build_vae(plain.vae, weights, process.device, torch.float32)
+        milder = Milder(**section["milder"])
+        source = PairLatents(vae, output / "pairs", plan, section["budget_latents"], recipe["seed"], milder)
+        source.read(plan.count(0))
+        metric = decoder_metric(vae, clips_of(output / "pairs", plan.first, process.device), scale)
+        start = output / "fit/start.safetensors"
+        if not start.is_file():
+            torch.manual_seed(recipe["seed"])
+            dit = start_of(config, source, prompts.positive, scale, section["head_batches"], process)
+            save_safetensors(dit.state_dict(), start)
+        settings = settings_from(DiffusionStageSettings, section["settings"], "fit.settings.")
+        stage = DiffusionStage(create_object(config), settings, prompts, start, with_vae=False, metric=metric)
+        train(recipe, section["loop"], stage, source, output / "fit", process)
 
 
-def scaling_factor(source: PairLatents, output: Path) -> str:
-    """What makes the spread of the latents one; measured once, so that all stages of a run agree."""
-    path = output / "scaling_factor"
-    if not path.is_file():
-        path.write_text(f"{1 / source.spread():.4f}")
-        logger.info("scaling_factor: %s", path.read_text())
-    return path.read_text()
+def train(recipe: dict, loop: dict, stage: Stage, source: Source, folder: Path, process: Process) -> None:
+    """Run a stage to its last step; SystemExit where it is asked to stop."""
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    settings = replace(settings_from(LoopSettings, loop, "loop."), seed=recipe["seed"])
+    if process.device.type != "cuda":
+        settings = replace(settings, precision="float32", graphs=False)
+    if not Trainer(stage, source, settings, folder, process).run():
+        raise SystemExit(STOPPED)
 
 
-COMMANDS = {"pairs": make_all_pairs, "vae": train_vae, "dit": train_dit}
+def start_of(
+    config: DictConfig, source: PairLatents, text: Tensor, scale: float, batches: int, process: Process
+) -> NaDiT:
+    """A fresh transformer that returns its condition, its head solved on the first batches."""
+    dit = create_object(config.dit.model).to(process.device)
+    start_as_residual(dit, source.vae.latent_channels)
+    samples = samples_of(source, dit, text.to(process.device), scale, batches)
+    logger.info("head solved: error of the velocity %.4f, then %.4f", *solve_head(dit, samples))
+    return dit
 
 
-def main() -> None:
+def samples_of(source: PairLatents, dit: NaDiT, text: Tensor, scale: float, batches: int) -> Iterator[Sample]:
+    """Every clip of the first batches, as `solve_head` reads them."""
+    for number in range(batches):
+        batch = source.batch(number)
+        counts = [t * h * w for t, h, w in batch.sizes]
+        rows = zip(batch.hq_mean.split(counts), batch.lq_mean.split(counts), batch.sizes, strict=True)
+        for truth, condition, size in rows:
+            truth, condition = truth.float() * scale, condition.float() * scale
+            given = torch.cat([condition, torch.ones_like(condition[:, :1])], dim=1)
+
+            def predict(x: Tensor, given: Tensor = given, size: tuple[int, int, int] = size) -> Tensor:
+                return dit(torch.cat([x, given], 1), text, [size], [[len(text)]], 1000.0).vid_sample
+
+            yield truth, size, predict
+
+
+def clips_of(folder: Path, sets: int, device: torch.device) -> Iterator[Tensor]:
+    """Ground truths of several frames, [1, 3, T, H, W] in [-1, 1], from the first sets."""
+    for number in range(sets):
+        hq = ShardReader(folder / f"set_{number:03d}").read_shard(0)["hq"][:METRIC_CLIPS]
+        if hq.shape[1] > 1:
+            yield from (to_model_range(clip[None].to(device)) for clip in hq)
+
+
+COMMANDS = {"pairs": make_pairs, "vae": train_vae, "fit": fit}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--recipe", default="configs_train/tiny.yaml")
-    parser.add_argument("--data", nargs="+", required=True, help="folders of photographs and videos")
+    parser.add_argument("--data", nargs="+", default=[], help="folders of photographs and videos (pairs, vae)")
+    parser.add_argument("--vae", type=Path, help="fit: another VAE than that of the output")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("overrides", nargs="*", help="key=value of the recipe")
-    args = parser.parse_intermixed_args()
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recipe")
+    args = parser.parse_intermixed_args(arguments)
+    if not args.data and args.command != "fit":
+        parser.error(f"{args.command} reads photographs and videos: give --data FOLDER...")
     set_up_logging()
     recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
-    COMMANDS[args.command](recipe, args.data, args.output)
+    more = (args.vae,) if args.command == "fit" else ()
+    try:
+        COMMANDS[args.command](recipe, args.data, args.output, *more)
+    except KeyboardInterrupt as stopped:
+        sys.exit(exit_code(stopped))
 
 
 if __name__ == "__main__":

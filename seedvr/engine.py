@@ -6,7 +6,7 @@ numbers of the command line. Where the pipeline changes, this is the file that c
 
 import gc
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.clip_run import NO_CUTS
 from projects.video_diffusion_sr.color_fix import KINDS
+from projects.video_diffusion_sr.dry_run import kernels_for
 from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
@@ -33,6 +34,7 @@ from projects.video_diffusion_sr.memory.stages import lasting
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import ROOT, Finish, Request
+from projects.video_diffusion_sr.scene_cuts import SceneCuts
 from projects.video_diffusion_sr.settings import resolve
 from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError
 from seedvr.progress import Report
@@ -105,7 +107,8 @@ class Engine:
         if self._restorer is None or not may_follow(self._placed, plan):
             if self._restorer is not None:
                 self._settle()
-            self._place(plan)
+            settings = replace(self.settings, geometry=geometry)
+            self._place(plan, kernels_for(settings, self.parallel, [(clip_of(info), plan)]))
         with errors_as(InputError, ValueError):
             infer = with_sampling(self._restorer.infer, wishes)
         finish = Finish(wishes.color_fix, wishes.strength)
@@ -123,8 +126,7 @@ class Engine:
         """
         made, plan = self.prepare(wishes, info)
         made.follow(info, plan)
-        sources = (source, made.cuts), (again, NO_CUTS)
-        frames, inputs = (frames_of(p, c) if isinstance(p, MediaReader) else c.mark(iter(p), info.path, []) for p, c in sources)
+        frames, inputs = marked(source, info, made.cuts), marked(again, info, NO_CUTS)
         with running():
             for finished in restore.restore_frames(info, frames, inputs, made, report):
                 (result,), _, marks = finished.arrive()
@@ -169,10 +171,19 @@ class Engine:
             self.settings = resolve(self.preset, self.request, self.device)
             self.budget = read_budget(self.settings, self.parallel)
 
-    def _place(self, plan: MemoryPlan) -> None:
-        """Give the networks their weights, where a plan needs them."""
-        with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra):
+    def _place(self, plan: MemoryPlan, beside: AbstractContextManager[None] | None = None) -> None:
+        """Give the networks their weights, where a plan needs them.
+
+        Args:
+            beside: a block around it, see `dry_run.kernels_for`.
+        """
+        with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra), beside or nullcontext():
             self._restorer, self._placed = load(self.settings, self.parallel, [plan]), plan
+
+
+def marked(source: Iterable[Frame], info: MediaInfo, cuts: SceneCuts) -> Iterator[Frame]:
+    """The frames of a file or of a caller, with the first ones of its shots marked."""
+    return frames_of(source, cuts) if isinstance(source, MediaReader) else cuts.mark(iter(source), info.path, [])
 
 
 def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:

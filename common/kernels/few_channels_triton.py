@@ -5,10 +5,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from common.kernels.triton_support import launch
+
 PIXELS = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "height", "width"])
 def _from_few_kernel(
     out_ptr, x_ptr, weight_ptr, frames, height, width, channels, channels_out, taps, x_b, x_t,
     PRECISION: tl.constexpr, PIXELS: tl.constexpr, TAPS: tl.constexpr, OUT: tl.constexpr,
@@ -32,7 +34,7 @@ def _from_few_kernel(
     tl.store(out_ptr, y.to(out_ptr.dtype.element_ty), mask=wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "pixels"])
 def _project_kernel(
     out_ptr, x_ptr, scale_ptr, shift_ptr, weight_ptr, frames, pixels, channels, planes,
     out_b, out_plane, out_t, x_b, x_t,
@@ -110,7 +112,8 @@ def conv_from_few(x: Tensor, weight: Tensor) -> Tensor:
     frames = frames - kernel + 1
     taps = weight.permute(2, 3, 4, 1, 0).reshape(-1, outer).contiguous()
     out = x.new_empty(batch, frames, height, width, outer)
-    _from_few_kernel[(triton.cdiv(height * width, _pixels(x)), batch * frames)](
+    launch(
+        _from_few_kernel, (triton.cdiv(height * width, _pixels(x)), batch * frames),
         out, x, taps, frames, height, width, channels, outer, len(taps), x.stride(0), x.stride(1),
         PRECISION=_precision(x), PIXELS=_pixels(x), TAPS=max(16, triton.next_power_of_2(len(taps))),
         OUT=max(16, triton.next_power_of_2(outer)), num_warps=8,
@@ -123,7 +126,8 @@ def project_onto_taps(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weig
     batch, frames, height, width, channels = x.shape
     planes = weight.permute(1, 2, 3, 4, 0).reshape(channels, -1).to(x.dtype).contiguous()  # C (27 O)
     assert out.stride(3) == width and out.stride(4) == 1, "pixels must be packed"
-    _project_kernel[(triton.cdiv(height * width, _pixels(x)), batch * frames)](
+    launch(
+        _project_kernel, (triton.cdiv(height * width, _pixels(x)), batch * frames),
         out, x, scale, shift, planes, frames, height * width, channels, planes.shape[1],
         out.stride(0), out.stride(1), out.stride(2), x.stride(0), x.stride(1), PRECISION=_precision(x),
         PIXELS=_pixels(x), CHANNELS=max(16, triton.next_power_of_2(channels)),
@@ -136,7 +140,8 @@ def sum_taps(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
     batch, planes, _, height, width = taps.shape
     assert taps.stride(3) == width and taps.stride(4) == 1 and planes == 27 * len(bias), "pixels must be packed"
     out = bias.new_empty(batch, len(bias), 1, height, width)
-    _sum_taps_kernel[(triton.cdiv(height * width, 1024), batch, len(bias))](
+    launch(
+        _sum_taps_kernel, (triton.cdiv(height * width, 1024), batch, len(bias)),
         out, taps, bias, sums, height, width, len(bias), taps.stride(0), taps.stride(1),
         FIRST=first, PIXELS=1024, num_warps=4,
     )  # fmt: skip

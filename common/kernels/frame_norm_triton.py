@@ -10,11 +10,13 @@ import triton.language as tl
 from torch import Tensor
 
 from common.kernels.frame_norm import Norm, NormStatistics
+from common.kernels.triton_support import launch
 
 TILE = 4096  # elements that a program of four warps holds at once
 PROGRAMS = 1056  # eight a multiprocessor of the largest device of today
 MOST_CHUNKS = 1024
 MOST_PARTS = 2**18  # chunks times channels
+CHUNKS = 256  # that a program of `_coefficients_kernel` reads at once
 
 
 @triton.jit
@@ -30,7 +32,9 @@ def bias_of(bias_ptr, channel, channels, row, column, frame, height, width, phas
     return bias
 
 
-@triton.jit
+# Numbers that change from picture to picture are not specialised: a kernel would be compiled for each of their kinds.
+# Channels and strides are: they tell the compiler how pointers are aligned.
+@triton.jit(do_not_specialize=["frames", "height", "width", "chunk", "chunks", "phases"])
 def _add_kernel(
     out_ptr, y_ptr, x_ptr, bias_ptr, pending_ptr, parts_ptr,
     frames, height, width, channels, chunk, chunks, phases,
@@ -85,7 +89,7 @@ def _add_kernel(
         tl.store(to + 1, deviations, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "parts_b", "parts_t", "of_group", "pixels", "chunk", "chunks"])
 def _coefficients_kernel(
     scale_ptr, shift_ptr, parts_ptr, weight_ptr, bias_ptr, pending_ptr, frames, parts_b, parts_t,
     channels, of_group, pixels, chunk, chunks, eps,
@@ -132,7 +136,7 @@ def _coefficients_kernel(
     tl.store(shift_ptr + to, shift, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "of_group"])
 def _combine_kernel(
     scale_ptr, shift_ptr, blocks_ptr, weight_ptr, bias_ptr, pending_ptr, blocks, channels, of_group, eps,
     PENDING: tl.constexpr, OF_GROUP: tl.constexpr,
@@ -164,7 +168,7 @@ def _combine_kernel(
     tl.store(shift_ptr + picture * channels + channel, shift, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "pixels"])
 def _apply_kernel(
     out_ptr, x_ptr, scale_ptr, shift_ptr, frames, pixels, channels, out_b, out_t, out_w, x_b, x_t,
     SILU: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -203,7 +207,8 @@ def _run_add(
     chunks = triton.cdiv(pixels, chunk)
     parts = y.new_empty(batch, frames, chunks, channels, 2, dtype=torch.float32) if measure else y
     other = y if x is None else x
-    _add_kernel[(chunks, batch * frames)](
+    launch(
+        _add_kernel, (chunks, batch * frames),
         out, y, other, y if bias is None else bias, y if pending is None else pending, parts,
         frames, height, width, channels, chunk, chunks, bias.shape[0] if kind == 2 else 1,
         *out.stride()[:4], y.stride(0), y.stride(1), other.stride(0), other.stride(1),
@@ -257,12 +262,12 @@ def _run_coefficients(
 ) -> None:
     parts, channels = statistics.parts, x.shape[-1]
     of_group = channels // norm.groups
-    _coefficients_kernel[(x.shape[0] * x.shape[1], norm.groups)](
+    launch(
+        _coefficients_kernel, (x.shape[0] * x.shape[1], norm.groups),
         out, shift, parts, norm.weight, norm.bias, norm.weight if pending is None else pending, x.shape[1],
         parts.stride(0), parts.stride(1), channels, of_group, statistics.pixels, statistics.chunk, parts.shape[2],
         norm.eps, PENDING=pending is not None, STATISTICS=group,
-        CHUNKS=min(triton.next_power_of_2(parts.shape[2]), MOST_CHUNKS), OF_GROUP=triton.next_power_of_2(of_group),
-        num_warps=4,
+        CHUNKS=CHUNKS, OF_GROUP=triton.next_power_of_2(of_group), num_warps=4,
     )  # fmt: skip
 
 
@@ -272,7 +277,8 @@ def combine(blocks: Tensor, norm: Norm, pending: Tensor | None) -> tuple[Tensor,
     channels = len(norm.weight)
     scale = blocks.new_empty(pictures, channels)
     shift = torch.empty_like(scale)
-    _combine_kernel[(pictures, groups)](
+    launch(
+        _combine_kernel, (pictures, groups),
         scale, shift, blocks.contiguous(), norm.weight, norm.bias, norm.weight if pending is None else pending,
         count, channels, channels // groups, norm.eps,
         PENDING=pending is not None, OF_GROUP=triton.next_power_of_2(channels // groups), num_warps=1,
@@ -286,7 +292,8 @@ def scale_shift(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, silu: bool
     require_packed_pixels(x)
     assert out.stride(4) == 1 and out.stride(2) == width * out.stride(3), "rows of pixels must follow one another"
     tile = _tile(channels)
-    _apply_kernel[(triton.cdiv(height * width, tile["PIXELS"]), batch * frames)](
+    launch(
+        _apply_kernel, (triton.cdiv(height * width, tile["PIXELS"]), batch * frames),
         out, x, scale, shift, frames, height * width, channels,
         out.stride(0), out.stride(1), out.stride(3), x.stride(0), x.stride(1), SILU=silu, **tile, num_warps=4,
     )  # fmt: skip

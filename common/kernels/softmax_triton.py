@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from common.kernels.triton_support import launch
+
 BLOCK = 4096
 
 
@@ -40,5 +42,5 @@ def scores(q: Tensor, k: Tensor) -> Tensor:
 def softmax(x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """softmax(x * scale) over the rows of a float32 matrix, in another dtype."""
     out = torch.empty_like(x, dtype=dtype)
-    _softmax_kernel[(len(x),)](out, x, x.shape[1], scale, BLOCK=BLOCK, num_warps=8)
+    launch(_softmax_kernel, (len(x),), out, x, x.shape[1], scale, BLOCK=BLOCK, num_warps=8)
     return out

@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from common.kernels.triton_support import launch
+
 FLAT_BLOCK = 4096
 
 
@@ -55,7 +57,8 @@ def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, sample_of_token: Tens
     out = torch.empty_like(x)
     if len(x):
         packed = sample_of_token is not None
-        _norm_modulate_kernel[(len(x),)](
+        launch(
+            _norm_modulate_kernel, (len(x),),
             out, x, scale.contiguous(), shift.contiguous(), sample_of_token if packed else x, x.shape[1], eps,
             PACKED=packed, BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=8 if x.shape[1] > 2048 else 4,
         )  # fmt: skip
@@ -68,7 +71,8 @@ def gate_residual(x: Tensor, y: Tensor, gate: Tensor, sample_of_token: Tensor | 
     out = torch.empty_like(x)
     if len(x):
         packed = sample_of_token is not None
-        _gate_residual_kernel[(len(x),)](
+        launch(
+            _gate_residual_kernel, (len(x),),
             out, x, y, gate.contiguous(), sample_of_token if packed else x, x.shape[1],
             PACKED=packed, BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=8 if x.shape[1] > 2048 else 4,
         )  # fmt: skip
@@ -78,7 +82,14 @@ def gate_residual(x: Tensor, y: Tensor, gate: Tensor, sample_of_token: Tensor | 
 def silu_mul_(gate: Tensor, x: Tensor) -> Tensor:
     """silu(gate) * x, written over `gate`; both contiguous."""
     if gate.numel():
-        _silu_mul_kernel[(triton.cdiv(gate.numel(), FLAT_BLOCK),)](
-            gate, gate, x, gate.numel(), BLOCK=FLAT_BLOCK, num_warps=4
+        launch(
+            _silu_mul_kernel,
+            (triton.cdiv(gate.numel(), FLAT_BLOCK),),
+            gate,
+            gate,
+            x,
+            gate.numel(),
+            BLOCK=FLAT_BLOCK,
+            num_warps=4,
         )
     return gate

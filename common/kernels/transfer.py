@@ -10,6 +10,7 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     """`x` on `device`, without waiting for what a CUDA device computes now, as a copy from unpinned memory would."""
     if torch.device(device).type != "cuda" or x.device.type != "cpu":
         return x.to(device)
+    x = x.contiguous()  # a view with gaps would be packed again on the way, into memory that is not pinned
     return (x if x.is_pinned() else x.pin_memory()).to(device, non_blocking=True)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +20,14 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Kernels(Enum):
-    """Which kernels operations take: Triton's where they can be taken (`use_triton`), or plain torch everywhere."""
+    """Which kernels operations take: Triton's where they can be taken (`use_triton`), or plain torch everywhere.
+
+    AHEAD: Triton's, for tensors of the meta device, of which nothing is computed: `launch` compiles and does not run.
+    """
 
     AUTO = "auto"
     PLAIN = "plain"
+    AHEAD = "ahead"
 
 
 _chosen: ContextVar[Kernels] = ContextVar("kernels", default=Kernels.AUTO)
@@ -66,9 +71,25 @@ def use_triton(*tensors: Tensor) -> bool:
     """CUDA tensors of a dtype that the kernels know, outside of autograd and of `kernels(Kernels.PLAIN)`."""
     if torch.is_grad_enabled() or not triton_available():  # in this order: compiled training has one branch to trace
         return False
-    if _chosen.get() is Kernels.PLAIN:
+    choice = _chosen.get()
+    if choice is Kernels.PLAIN:
         return False
+    if choice is Kernels.AHEAD:
+        return all(x.is_meta and x.dtype in FLOATS for x in tensors)
     return all(x.is_cuda and x.dtype in FLOATS for x in tensors) or _interpreted()
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Run a Triton kernel on `grid`; with `Kernels.AHEAD` only compile it for arguments like these.
+
+    Args:
+        kernel: of `triton.jit`. constants: its compile-time constants and Triton's own, like `num_warps`.
+    """
+    if _chosen.get() is Kernels.AHEAD:
+        kinds = (x.dtype if isinstance(x, Tensor) else x for x in arguments)
+        kernel.warmup(*kinds, grid=grid, **constants)
+    else:
+        kernel[grid](*arguments, **constants)
 
 
 def _interpreted() -> bool:

@@ -4,8 +4,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from common.kernels.triton_support import launch
 
-@triton.jit
+
+@triton.jit(do_not_specialize=["total", "videos", "pairs"])
 def _gather_kernel(
     out_ptr, rows_ptr, video_ptr, text_ptr,
     video_norm_q, video_norm_k, text_norm_q, text_norm_k, video_cos, video_sin, text_cos, text_sin,
@@ -68,7 +70,8 @@ def gather(video, text, rows: Tensor, heads: int, eps: float) -> tuple[Tensor, T
     norms = [x.contiguous() for x in (video.norm_q, video.norm_k, text.norm_q, text.norm_k)]
     tables = [x for stream in (video, text) for x in (stream.rotation or (norms[0], norms[0]))]
     pairs = next((s.rotation[0].shape[1] for s in (video, text) if s.rotation is not None), 0)
-    _gather_kernel[(len(rows), 3)](
+    launch(
+        _gather_kernel, (len(rows), 3),
         out, rows, video.qkv.contiguous(), text.qkv.contiguous(), *norms, *tables,
         len(rows), len(video.qkv), heads, pairs, eps,
         TURN_VIDEO=video.rotation is not None, TURN_TEXT=text.rotation is not None,

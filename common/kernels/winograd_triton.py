@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common.kernels.frame_norm import NormStatistics
 from common.kernels.frame_norm_triton import bias_of, require_packed_pixels
+from common.kernels.triton_support import launch
 from common.kernels.winograd import INPUT_SCALE, POINTS, WEIGHT_SCALE
 
 TILE_IN, TILE_OUT = 512, 512  # elements of each frame that a program of four warps holds at once
@@ -26,7 +27,7 @@ def _normed(x_ptr, at, ok, scale_ptr, shift_ptr, channel, inside, SILU: tl.const
     return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "first", "begin", "end"])
 def _input_kernel(
     out_ptr, x_ptr, scale_ptr, shift_ptr, carried_ptr,
     pixels, first, begin, end, channels, x_b, x_t, carried_t, product, out_b,
@@ -106,7 +107,7 @@ def _keep(parts_ptr, channel, inside, shift, total, squares, count):
     tl.store(parts_ptr + channel * 2 + 1, deviations, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "stop", "skip", "height", "width", "chunk", "chunks"])
 def _output_kernel(
     out_ptr, m0_ptr, m1_ptr, m2_ptr, m3_ptr, m4_ptr, m5_ptr, x_ptr, bias_ptr, pending_ptr, parts_ptr,
     first, stop, skip, height, width, channels, chunk, chunks,
@@ -228,7 +229,8 @@ def transform_input(
     wide = triton.next_power_of_2(channels)
     per_program, pixels = max(1, TILE_IN // wide), (rows[1] - rows[0]) * width
     near, far = _near_far(m)
-    _input_kernel[(triton.cdiv(pixels, per_program), batch)](
+    launch(
+        _input_kernel, (triton.cdiv(pixels, per_program), batch),
         out, x, scale, shift, carried, pixels, rows[0] * width, settled[0] * width, settled[1] * width, channels,
         x.stride(0), x.stride(1), carried.stride(1), out.stride(0), out.stride(1),
         M=m, NEAR=near, FAR=far, SHRINK=INPUT_SCALE, SILU=silu, PIXELS=per_program, CHANNELS=wide, num_warps=4,
@@ -254,7 +256,8 @@ def transform_output(
     grid = (triton.cdiv(stop, chunk) - first // chunk, batch, triton.cdiv(channels, wide))
     near, far = _near_far(m)
     six = [*products, products[0], products[0]][:6]
-    _output_kernel[grid](
+    launch(
+        _output_kernel, grid,
         out, *six, other, out if bias is None else bias, out if pending is None else pending, parts,
         first, stop, skip * width, out.shape[2], width, channels, chunk, chunks,
         *out.stride()[:4], other.stride(0), other.stride(1), products[0].stride(0),

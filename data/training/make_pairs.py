@@ -1,7 +1,7 @@
-"""Many pairs at once, on all cores: for data sets small enough to train from memory."""
+"""Sets of pairs made on all cores: for data sets small enough to train from memory."""
 
 import queue
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -10,14 +10,22 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from data.degradation.pipeline import build_degradation
 from data.training.index import build_index
-from data.training.pair_sampler import PairSampler, SamplerConfig
+from data.training.pair_sampler import Pair, PairSampler, SamplerConfig
 from data.training.sampling import ClipShape, slot_generator
 
 POLL_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """What a set holds: `count` pairs of one shape. Pair i depends on (seed, i) alone, not on who makes it."""
+
+    shape: ClipShape
+    count: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -49,73 +57,99 @@ def make_pairs(
     degradation: Mapping[str, Any],
     config: SamplerConfig | None = None,
 ) -> Pairs:
-    """Degrade `count` random crops. Pair i depends on (seed, i) alone, not on the number of workers.
+    """One set.
 
     Args:
         paths: folders of videos and images.
-        count: how many pairs.
-        shape: of every pair.
-        seed: of the whole set.
-        workers: processes (0: in this one). They are spawned: the calling program needs a `__main__` guard.
+        count, shape, seed: see `PairSet`.
+        workers: see `make_sets`.
         degradation: one recipe (`configs_degradation/*.yaml` as a mapping), used whatever the number of frames.
         config: how pairs are cut.
     """
     recipe = build_degradation(degradation)
     sampler = PairSampler(build_index(paths), [shape], recipe, recipe, config)
-    scale = recipe.config.scale
-    hq = np.empty((count, shape.frames, shape.height, shape.width, 3), dtype=np.uint8)
-    lq = np.empty((count, shape.frames, shape.height // scale, shape.width // scale, 3), dtype=np.uint8)
-    identities = [""] * count
-    source = _in_processes(sampler, shape, seed, count, workers) if workers else _here(sampler, shape, seed, count)
-    for i, pair in tqdm(source, total=count, desc="pairs", unit="pair"):
-        hq[i], lq[i], identities[i] = pair.hq, pair.lq, f"{pair.identity} seed={seed} pair={i}"
-    return Pairs(hq, lq, identities)
+    return next(make_sets(sampler, [PairSet(shape, count, seed)], workers))
 
 
-def _here(sampler: PairSampler, shape: ClipShape, seed: int, count: int):
-    for i in range(count):
-        yield i, sampler.draw(shape, slot_generator(seed, 0, i))
+def make_sets(sampler: PairSampler, sets: Sequence[PairSet], workers: int) -> Iterator[Pairs]:
+    """The sets in their order, each when it is whole; processes go on with the next ones meanwhile.
+
+    Args:
+        sampler: knows the shapes of all sets.
+        workers: processes (0: in this one). They are spawned: the calling program needs a `__main__` guard.
+    """
+    tasks = [(number, i) for number, chosen in enumerate(sets) for i in range(chosen.count)]
+    pairs = _in_processes(sampler, sets, tasks, workers) if workers else _here(sampler, sets, tasks)
+    begun: dict[int, Pairs] = {}
+    missing = [chosen.count for chosen in sets]
+    wanted = 0
+    for number, i, pair in pairs:
+        if number not in begun:
+            hq, lq = (np.empty((sets[number].count, *x.shape), np.uint8) for x in (pair.hq, pair.lq))
+            begun[number] = Pairs(hq, lq, [""] * sets[number].count)
+        made = begun[number]
+        made.hq[i], made.lq[i] = pair.hq, pair.lq
+        made.identities[i] = f"{pair.identity} seed={sets[number].seed} pair={i}"
+        missing[number] -= 1
+        while wanted < len(sets) and missing[wanted] == 0:
+            yield begun.pop(wanted)
+            wanted += 1
 
 
-def _in_processes(sampler: PairSampler, shape: ClipShape, seed: int, count: int, workers: int):
+Task = tuple[int, int]  # number of the set, pair in it
+Made = Iterator[tuple[int, int, Pair]]
+
+
+def _draw(sampler: PairSampler, sets: Sequence[PairSet], task: Task) -> Pair:
+    number, i = task
+    return sampler.draw(sets[number].shape, slot_generator(sets[number].seed, 0, i))
+
+
+def _here(sampler: PairSampler, sets: Sequence[PairSet], tasks: Sequence[Task]) -> Made:
+    for task in tasks:
+        yield *task, _draw(sampler, sets, task)
+
+
+def _in_processes(sampler: PairSampler, sets: Sequence[PairSet], tasks: Sequence[Task], workers: int) -> Made:
     context = get_context("spawn")
-    results, next_number = context.Queue(maxsize=4 * workers), context.Value("q", 0)
-    arguments = (sampler, shape, seed, count, next_number, results)
+    results, next_task = context.Queue(maxsize=4 * workers), context.Value("q", 0)
+    arguments = (sampler, sets, tasks, next_task, results)
     processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
     for process in processes:
         process.start()
     try:
-        for _ in range(count):
-            yield _next(results, processes)
+        for _ in tasks:
+            task, pair = _next(results.get, processes)
+            yield *task, pair
     finally:
         for process in processes:
             process.terminate()
             process.join()
 
 
-def _next(results: Any, processes: list[BaseProcess]) -> tuple[int, Any]:
+def _next(get: Callable[..., Any], processes: list[BaseProcess]) -> tuple[Task, Pair]:
     while True:
         try:
-            i, pair = results.get(timeout=POLL_SECONDS)
+            task, pair = get(timeout=POLL_SECONDS)
         except queue.Empty:
             if any(process.exitcode not in (None, 0) for process in processes):
                 raise RuntimeError("a worker process died; the machine may be short of memory.") from None
             continue
         if isinstance(pair, Exception):
             raise pair
-        return i, pair
+        return task, pair
 
 
-def _work(sampler: PairSampler, shape: ClipShape, seed: int, count: int, next_number: Any, results: Any) -> None:
+def _work(sampler: PairSampler, sets: Sequence[PairSet], tasks: Sequence[Task], next_task: Any, results: Any) -> None:
     cv2.setNumThreads(1)
     while True:
-        with next_number.get_lock():
-            i = next_number.value
-            next_number.value += 1
-        if i >= count:
+        with next_task.get_lock():
+            place = next_task.value
+            next_task.value += 1
+        if place >= len(tasks):
             return
         try:
-            results.put((i, sampler.draw(shape, slot_generator(seed, 0, i))))
+            results.put((tasks[place], _draw(sampler, sets, tasks[place])))
         except Exception as error:
-            results.put((i, error))
+            results.put((tasks[place], error))
             return

@@ -13,6 +13,7 @@ from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.cli_parser import parser
+from projects.video_diffusion_sr.dry_run import kernels_for
 from projects.video_diffusion_sr.output_size import size_from_flags
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import Finish, Request
@@ -100,7 +101,8 @@ def prepare(
     failed, todo = seen.failed + refused, list(plans)
     if not todo:
         return failed, seen.total, None
-    restorer = load(settings, parallel, list(plans.values()))
+    with kernels_for(settings, parallel, [(seen.clips[path], plan) for path, plan in plans.items()]):
+        restorer = load(settings, parallel, list(plans.values()))
     if request.resume:
         restorer = replace(restorer, identity=run_identity(settings))
     existing = existing_results(args, process.attempt)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from common.checkpoint import read_state_dict, refuse_misfit
@@ -24,7 +23,7 @@ from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.build import DTYPES, build_vae
 from projects.video_diffusion_sr.lora import LoraSettings, add_lora, with_base_names
 from projects.video_diffusion_sr.training.conditioning import Conditioner, ConditionSettings
-from projects.video_diffusion_sr.training.latent_statistics import SCALING_FACTOR
+from projects.video_diffusion_sr.training.latent_statistics import stated_scale
 from projects.video_diffusion_sr.training.latents import LatentEncoder
 
 if TYPE_CHECKING:
@@ -156,12 +155,9 @@ class VideoDiffusionTrainer:
 
 def refuse_other_scale(path: Path, configured: float) -> None:
     """ValueError where a VAE's file states the scale of its latents (`latent_statistics`) and the YAML another."""
-    if path.suffix != ".safetensors":
-        return
-    with safe_open(path, framework="pt") as file:
-        stated = (file.metadata() or {}).get(SCALING_FACTOR)
-    if stated is not None and abs(configured / float(stated) - 1) > 0.01:
+    stated = stated_scale(path)
+    if stated is not None and abs(configured / stated - 1) > 0.01:
         raise ValueError(
-            f"{path}: the latents of this VAE are scaled by {float(stated):g}, the model's YAML says {configured:g}; "
-            f"add vae.scaling_factor={float(stated):g} behind the stage"
+            f"{path}: the latents of this VAE are scaled by {stated:g}, the model's YAML says {configured:g}; "
+            f"add vae.scaling_factor={stated:g} behind the stage"
         )

@@ -9,9 +9,9 @@ from torch import Tensor
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.training.conditioning import Prompts
 from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared
-from projects.video_diffusion_sr.training.pixel_metric import PixelMetric
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
 from projects.video_diffusion_sr.training.stage import Player
+from projects.video_diffusion_sr.training.tiny.linear_decoder import DecoderMetric
 
 if TYPE_CHECKING:
     from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
@@ -59,7 +59,7 @@ class DiffusionStage(LatentStage):
         weights: "Weights",
         with_vae: bool = True,
         lora: LoraSettings | None = None,
-        metric: PixelMetric | None = None,
+        metric: DecoderMetric | None = None,
     ) -> None:
         dropout = settings.prompt_dropout
         if dropout is None:

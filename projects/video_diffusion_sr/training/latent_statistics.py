@@ -9,8 +9,10 @@ what they were, and inference needs to know nothing but `vae.scaling_factor=1`.
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
@@ -73,3 +75,12 @@ def fold(vae: VideoAutoencoderKL, statistics: LatentStatistics) -> LatentStatist
     last.bias[channels:] -= 2 * std.log()  # the log-variances
     first.weight *= std[None, :, None, None, None]
     return LatentStatistics(statistics.mean / statistics.std, torch.ones_like(statistics.std))
+
+
+def stated_scale(path: Path) -> float | None:
+    """The scaling factor that a file of weights states, if it does."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        stated = (file.metadata() or {}).get(SCALING_FACTOR)
+    return None if stated is None else float(stated)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +73,11 @@ class Trainer:
         self.step = 0
         self.agree_every = 1
 
-    def run(self, resume: bool = True, plan: Callable[[int], int] | None = None) -> bool:
+    def run(self, resume: bool = True) -> bool:
         """Train until the last step, or until asked to stop.
 
         Args:
             resume: go on from the folder's newest checkpoint, if it has one.
-            plan: told the steps done whenever there is a report, says how many the run has now; `settings.steps` stays
-                if there is none.
 
         Returns:
             Whether the run is complete; then the averaged weights are in `export/`.
@@ -95,7 +92,7 @@ class Trainer:
         self._introduce()
         while True:
             try:
-                return self._run(plan)
+                return self._run()
             except NonFiniteLoss as bad:
                 self.bad_steps.note(bad)
                 self._go_back()
@@ -115,7 +112,7 @@ class Trainer:
             )
             logger.info("steps %d to %d into %s", self.step + 1, settings.steps, self.folder)
 
-    def _run(self, plan: Callable[[int], int] | None) -> bool:
+    def _run(self) -> bool:
         """From the present step on; see `run`."""
         settings, first = self.settings, self.step
         with ExitStack() as stack:
@@ -139,7 +136,7 @@ class Trainer:
                 last = self.step + 1 == self.settings.steps
                 record, prepared = self.train_step(batches)
                 reports.step(record.work, self.source.fill(record.step * settings.accumulation))
-                self._report(reports, record, prepared, plan, first, last)
+                self._report(reports, record, prepared, first, last)
                 if profiler is not None:
                     profiler.step()
                 stopping = self._asked_to_stop(request)
@@ -156,7 +153,6 @@ class Trainer:
         reports: Reports,
         record: StepRecord,
         prepared: Any,
-        plan: Callable[[int], int] | None,
         first: int,
         last: bool,
     ) -> None:
@@ -168,10 +164,6 @@ class Trainer:
             if self.writer is not None:
                 self.writer.poll(self.device)
             self._pace(reports.scalars(step, self._mean_scalars(record)))
-            if plan is not None and regular and not last:
-                steps = max(self.step + 1, plan(self.step))
-                self.settings = replace(self.settings, steps=steps)
-                reports.plan(steps)
         if self.validation is not None and self.validation.due(step, last):
             self.process.alive(f"validation after step {step}")
             values, pictures = self._averaged(lambda draws: self.validation.measure(self.stage, draws), "validation")

@@ -66,12 +66,6 @@ class Reports:
             self._bar = tqdm(total=steps, initial=start, disable=None, dynamic_ncols=True, unit="step")
             self._wandb = None if wandb is None else start_wandb(wandb, folder)
 
-    def plan(self, steps: int) -> None:
-        """The run is to have so many steps now."""
-        self.steps = steps
-        if self._bar is not None:
-            self._bar.total = steps
-
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Around the wait for a batch."""

@@ -109,8 +109,8 @@ class LoopSettings:
         ema_warmup: the average's decay starts low and reaches the model's `ema.decay` over the first steps.
         compile: torch.compile each block, on a GPU; the model's YAML may ask for it as well.
         wandb: name of a Weights & Biases project that gets the scalars as well (`pip install wandb`); null: none.
-        graphs: replay steps as CUDA graphs (`training.graphed`): for small networks on one GPU, stages of one player,
-            few shapes of batches.
+        graphs: replay players' turns as CUDA graphs (`training.graphed`): for small networks on one GPU, few shapes of
+            batches.
     """
 
     seed: int = 0

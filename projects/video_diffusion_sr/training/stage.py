@@ -104,6 +104,7 @@ class Stage(ABC):
     def __init__(self) -> None:
         self.modules: dict[str, nn.Module] = {}
         self.frozen: dict[str, nn.Module] = {}
+        self.half: tuple[str, ...] = ()
         self.weights: dict[str, Mapping[str, Tensor]] = {}
         self.ema_of: tuple[str, ...] = ()
         self.ema_decay: float = 0.9998

@@ -42,18 +42,18 @@ class Turns:
         if self.graphed is not None:
             self.graphed = self._graphed_turns()
 
-    def _graphed_turns(self) -> GraphedTurns:
-        players, world = self.stage.players, self.process.world
-        if self.device.type != "cuda" or world > 1 or len(players) > 1:
-            raise ValueError(
-                f"graphs: stage {self.stage.name} with {len(players)} players on {world} x {self.device.type}; a "
-                "captured step is for one player on one GPU"
+    def _graphed_turns(self) -> dict[str, GraphedTurns]:
+        if self.device.type != "cuda" or self.process.world > 1:
+            found = f"{self.process.world} x {self.device.type}"
+            raise ValueError(f"graphs: a captured turn is for one GPU, not for {found}; set graphs to False")
+        return {
+            player.name: GraphedTurns(
+                lambda prepared, draws, player=player: self._update(player, [prepared], [draws]),
+                [parameter for _, parameter in self.parameters[player.name]],
+                self.device,
             )
-        return GraphedTurns(
-            lambda prepared, draws: self._update(players[0], [prepared], [draws]),
-            [parameter for _, parameter in self.parameters[players[0].name]],
-            self.device,
-        )
+            for player in self.stage.players
+        }
 
     def play(self, player: Player, step: int, steps: int, prepared: list[Any]) -> tuple[dict[str, Tensor], float]:
         """One player's gradients and optimiser step.
@@ -67,10 +67,10 @@ class Turns:
         """
         rate = learning_rate(player.optimizer, step, steps)
         set_learning_rate(self.optimizers[player.name], rate)
+        self._pass_through_others(player)
         if self.graphed is not None:
-            scalars = self.graphed(prepared[0], self._seed(step, 0, player.name))
+            scalars = self.graphed[player.name](prepared[0], self._seed(step, 0, player.name))
         else:
-            self._pass_through_others(player)
             parts = [self.draws(step, part, player.name) for part in range(len(prepared))]
             scalars = self._update(player, prepared, parts)
             for module in self.stage.modules.values():  # of all players: gradients that only passed through go, too

@@ -70,22 +70,6 @@ def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(tmp_path):
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
-def test_a_plan_moves_the_end_and_the_learning_rate_with_it(tmp_path):
-    """Asked at every report; a plan that lies behind ends the run with the next step."""
-    asked = []
-
-    def plan(done: int) -> int:
-        asked.append(done)
-        return 9 if done < 4 else 0
-
-    with process_group("cpu") as process:
-        trainer = Trainer(ToyStage(), ToySource(), SETTINGS, tmp_path, process)
-        assert trainer.run(plan=plan) and trainer.step == 5
-    optimizer = trainer.stage.players[1].optimizer
-    assert asked == [1, 2, 3, 4] and (tmp_path / "export/net.safetensors").is_file()
-    assert metrics(tmp_path)[3]["generator/lr"] == learning_rate(optimizer, 3, 9)
-
-
 def test_the_critic_moves_every_second_step_only(tmp_path):
     train(tmp_path)
     assert [any(key.startswith("critic/") for key in line) for line in metrics(tmp_path)] == [True, False] * 3

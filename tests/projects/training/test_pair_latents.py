@@ -8,9 +8,11 @@ from common.config import load_config
 from common.create import create_object
 from data.training.make_pairs import Pairs
 from data.training.model_range import to_model_range, upsample_to_model_range
-from projects.video_diffusion_sr.training.pair_latents import Milder, PairLatents, start_from_condition
+from projects.video_diffusion_sr.training.tiny.pair_latents import Milder, PairLatents, SetPlan
+from projects.video_diffusion_sr.training.tiny.residual_start import start_as_residual
 
-SETS = (("a", 1, 32, 48, 3), ("b", 3, 32, 48, 2), ("c", 3, 32, 32, 2))  # name, frames, height, width, pairs
+SETS = ((1, 32, 48, 3), (3, 32, 48, 2), (3, 32, 32, 2))  # frames, height, width, pairs
+ALL = SetPlan(first=3, every=1, last=3)
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +29,17 @@ def vae(recipe):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path, rng = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
-    for name, frames, height, width, count in SETS:
+    for number, (frames, height, width, count) in enumerate(SETS):
         hq = rng.integers(256, size=(count, frames, height, width, 3), dtype=np.uint8)
         lq = rng.integers(256, size=(count, frames, height // 4, width // 4, 3), dtype=np.uint8)
-        Pairs(hq, lq, [f"{name}{i}" for i in range(count)]).save(path / name)
+        Pairs(hq, lq, [f"{number}/{i}" for i in range(count)]).save(path / f"set_{number:03d}")
     return path
 
 
 @pytest.fixture(scope="module")
 def source(vae, folder):
-    source = PairLatents(vae, 200, 7)
-    source.refresh(folder)
+    source = PairLatents(vae, folder, ALL, 200, 7)
+    source.read(3)
     return source
 
 
@@ -46,7 +48,7 @@ def test_every_pair_is_there_and_square_ones_transposed_as_well(source, vae, fol
     assert {size: len(names) for size, names in source.names.items()} == {(1, 8, 12): 3, (2, 8, 12): 2, (2, 8, 8): 4}
     from data.training.latent_shards import ShardReader
 
-    for name, size in (("b", (2, 8, 12)), ("c", (2, 8, 8))):
+    for name, size in (("set_001", (2, 8, 12)), ("set_002", (2, 8, 8))):
         pairs = ShardReader(folder / name).read_shard(0)
         height, width = pairs["hq"].shape[2:4]
         both = [(x, x.transpose(2, 3))[: 1 + (height == width)] for x in (pairs["hq"], pairs["lq"])]
@@ -58,34 +60,22 @@ def test_every_pair_is_there_and_square_ones_transposed_as_well(source, vae, fol
             torch.testing.assert_close(kept, latent.permute(0, 2, 3, 4, 1).flatten(1, 3).half(), **close)
 
 
-def test_sets_are_read_once(source, folder):
-    before = {size: len(names) for size, names in source.names.items()}
-    source.refresh(folder)
-    assert {size: len(names) for size, names in source.names.items()} == before
-
-
-def test_sets_that_appear_during_training_are_read(vae, folder, tmp_path, monkeypatch):
-    """A followed folder is looked at again after so many batches; a source that only read it once does not change."""
-    import shutil
-
-    from projects.video_diffusion_sr.training import pair_latents
-
-    monkeypatch.setattr(pair_latents, "BATCHES_BETWEEN", 3)
-    shutil.copytree(folder / "a", tmp_path / "a")
-    once, followed = PairLatents(vae, 200, 7), PairLatents(vae, 200, 7)
-    once.refresh(tmp_path)
-    followed.follow(tmp_path)
-    shutil.copytree(folder / "c", tmp_path / "c")
-    for source, wanted in ((once, {(1, 8, 12)}), (followed, {(1, 8, 12), (2, 8, 8)})):
-        stream = source.batches(0)
-        assert {next(stream).sizes[0] for _ in range(2)} == {(1, 8, 12)}
-        assert {next(stream).sizes[0] for _ in range(20)} == wanted
-    assert [batch.sizes[0] for batch in followed.one_of_each()] == list(followed.latents)
+def test_sets_are_read_when_their_batch_comes(vae, folder):
+    """One set from the start, one more after every three batches; a source that starts later knows as many."""
+    plan = SetPlan(first=1, every=3, last=3)
+    assert [plan.count(n) for n in (0, 2, 3, 5, 6, 100)] == [1, 1, 2, 2, 3, 3]
+    source, later = (PairLatents(vae, folder, plan, 200, 7) for _ in range(2))
+    stream = source.batches(0)
+    batches = [next(stream) for _ in range(30)]
+    assert {batch.sizes[0] for batch in batches[:3]} == {(1, 8, 12)}
+    assert {batch.sizes[0] for batch in batches[:6]} <= {(1, 8, 12), (2, 8, 12)}
+    assert {batch.sizes[0] for batch in batches} == {(1, 8, 12), (2, 8, 12), (2, 8, 8)}
+    again = later.batches(7)
+    assert all(next(again).names == batch.names for batch in batches[7:12])
 
 
 def test_a_batch_follows_from_its_number(source, vae, folder):
-    again = PairLatents(vae, 200, 7)
-    again.refresh(folder)
+    again = PairLatents(vae, folder, ALL, 200, 7)
     for number in range(4):
         one, two = source.batch(number), again.batch(number)
         assert one.names == two.names and one.sizes == two.sizes
@@ -94,17 +84,10 @@ def test_a_batch_follows_from_its_number(source, vae, folder):
     assert source.batch(0).names != source.batch(1).names
 
 
-def test_spread_is_the_deviation_of_all_truths(source):
-    hq = torch.cat([chunk[0].float().flatten() for chunks in source.latents.values() for chunk in chunks])
-    assert source.spread() == pytest.approx(hq.square().mean().sqrt().item(), rel=1e-3)
-
-
 def test_milder_conditions_lie_between_degraded_and_truth(vae, folder):
     """Clean samples are given their truth, mixed ones a point on the way, and the rest what was degraded."""
-    plain, clean = PairLatents(vae, 2000, 7), PairLatents(vae, 2000, 7, Milder(clean=1.0))
-    mixed = PairLatents(vae, 2000, 7, Milder(mixed=1.0))
-    for each in (plain, clean, mixed):
-        each.refresh(folder)
+    kinds = (Milder(), Milder(clean=1.0), Milder(mixed=1.0))
+    plain, clean, mixed = (PairLatents(vae, folder, ALL, 2000, 7, milder) for milder in kinds)
     a, b, c = plain.batch(0), clean.batch(0), mixed.batch(0)
     assert torch.equal(a.hq_mean, b.hq_mean) and torch.equal(a.hq_mean, c.hq_mean)
     assert torch.equal(b.lq_mean, b.hq_mean)
@@ -131,7 +114,7 @@ def test_the_start_is_noise_minus_condition(recipe):
     """One step from T then returns the condition, whatever the blocks add being taken away."""
     torch.manual_seed(0)
     dit = create_object(recipe.dit.model).eval()
-    start_from_condition(dit, 16)
+    start_as_residual(dit, 16)
     for block in dit.blocks:  # silence what the blocks add
         for name, parameter in block.named_parameters():
             if name.endswith("_gate"):
@@ -147,4 +130,4 @@ def test_the_start_is_noise_minus_condition(recipe):
 def test_the_start_needs_a_transformer_without_a_tail(recipe):
     dit = create_object(load_config("configs_tiny/main.yaml", ["dit.model.vid_out_norm=fusedrms"]).dit.model)
     with pytest.raises(ValueError, match="vid_out_norm"):
-        start_from_condition(dit, 16)
+        start_as_residual(dit, 16)

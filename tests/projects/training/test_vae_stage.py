@@ -9,7 +9,7 @@ from models.vae_discriminator import VideoPatchDiscriminator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.video_diffusion_sr.training.latent_statistics import LatentStatistics, fold, measure
-from projects.video_diffusion_sr.training.linear_start import blocks, components, start_linear
+from projects.video_diffusion_sr.training.tiny.pca_start import blocks, components, start_from_components
 from projects.video_diffusion_sr.training.vae import (
     ClipBatch,
     VaeStage,
@@ -121,13 +121,13 @@ def test_a_patch_sees_neighbouring_frames_and_a_logit_only_its_own_clip() -> Non
     assert (judge(changed)[0, :, 2] != logits[0, :, 2]).any()
 
 
-def test_a_linear_start_reconstructs_like_principal_components() -> None:
+def test_a_start_from_components_reconstructs_like_principal_components() -> None:
     torch.manual_seed(0)
     keys = {"block_out_channels": (16, 32, 64), "latent_channels": 16, "norm_num_groups": 1}
     vae = small_vae(**keys).eval()
     rough = torch.randn(4, 3, 3, 6, 6)
     clips = torch.nn.functional.interpolate(rough, (5, 32, 32), mode="trilinear").clamp(-1, 1)
-    start_linear(vae, clips)
+    start_from_components(vae, clips)
     mean, basis, _ = components(clips, 32, 16)
     x = blocks(clips)
     linear = (x - mean) @ basis[:16].T @ basis[:16] + mean
@@ -137,9 +137,9 @@ def test_a_linear_start_reconstructs_like_principal_components() -> None:
     assert best <= error < best + 0.1 * x.std()
 
 
-def test_a_linear_start_needs_one_group() -> None:
+def test_a_start_from_components_needs_one_group() -> None:
     with pytest.raises(ValueError, match="one norm group"):
-        start_linear(small_vae(), torch.zeros(1, 3, 3, 8, 8))
+        start_from_components(small_vae(), torch.zeros(1, 3, 3, 8, 8))
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from projects.video_diffusion_sr.training.pixel_metric import LEAST, PixelMetric, pixel_metric
+from projects.video_diffusion_sr.training.tiny.linear_decoder import LEAST, DecoderMetric, decoder_metric
 
 
 class LinearVAE(torch.nn.Module):
@@ -50,7 +50,7 @@ def test_errors_count_as_they_show_in_the_pixels():
         b = later.view(1, 1, 10, 20, 3, 2, 4, 4).permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(1, 3, 2, 40, 80)
         clips.append(torch.cat([a, b], dim=2))
     scale = 0.5
-    metric = pixel_metric(vae, clips, scale)
+    metric = decoder_metric(vae, clips, scale)
     for first in (True, False):
         error = torch.randn(500, 16, generator=draws) / vae.maps[0].norm(dim=1)  # in latents before the scaling
         frames = torch.zeros(500, dtype=torch.long) if first else torch.ones(500, dtype=torch.long)
@@ -62,7 +62,7 @@ def test_errors_count_as_they_show_in_the_pixels():
 
 
 def test_first_and_later_frames_have_their_own_form():
-    metric = PixelMetric(torch.eye(2), 3 * torch.eye(2))
+    metric = DecoderMetric(torch.eye(2), 3 * torch.eye(2))
     error = torch.ones(4, 2)
     assert metric(error, torch.tensor([0, 1, 0, 2]))[:, 0].tolist() == [1.0, 3.0, 1.0, 3.0]
     assert metric.to("cpu")(error, torch.zeros(4, dtype=torch.long)).sum() == pytest.approx(8.0)
@@ -70,4 +70,4 @@ def test_first_and_later_frames_have_their_own_form():
 
 def test_no_clip_is_a_sentence():
     with pytest.raises(ValueError, match="several frames"):
-        pixel_metric(LinearVAE(), [], 1.0)
+        decoder_metric(LinearVAE(), [], 1.0)

@@ -1,5 +1,6 @@
-"""Sets of pairs as latents that live on the GPU; square ones are encoded transposed, too."""
+"""Sets of pairs as latents that live on the GPU, read one after another while the training runs."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from projects.video_diffusion_sr.training.stage import Source
 logger = get_logger(__name__)
 
 PIXELS_AT_ONCE = 8_000_000  # frames x height x width through the encoder in one pass
-BATCHES_BETWEEN = 500  # two looks for new sets
+POLL_S, PATIENCE_S = 1.0, 900.0  # between two looks for a set; until it counts as never coming
 
 
 @dataclass(frozen=True)
@@ -48,49 +49,72 @@ class Milder:
         return np.where(kind < self.clean, 1.0, np.where(kind < self.clean + self.mixed, share, 0.0))
 
 
-class PairLatents(Source):
-    """Batches of one size each, of about `budget` latent positions; batch n follows from (seed, n) and the sets read.
+@dataclass(frozen=True)
+class SetPlan:
+    """Which sets of pairs a batch is drawn from: a number of steps says so, not how quick a machine makes them.
 
-    One size a batch keeps the transformer's layouts few, which are compiled one by one; hence only square pairs are
-    transposed. Posterior means are kept alone, so `vae.use_sample` must be false.
+    first: sets that are there before the first batch. every: batches after which one more is read. last: of all.
+    """
+
+    first: int
+    every: int
+    last: int
+
+    def count(self, batch: int) -> int:
+        """So many sets are known to batch `batch`."""
+        return min(self.last, self.first + batch // self.every)
+
+
+class PairLatents(Source):
+    """Batches of one size each, of about `budget` latent positions; batch n follows from (seed, n) and the plan.
+
+    One size a batch keeps the transformer's layouts few, and each is a CUDA graph of its own. Square pairs are encoded
+    transposed as well; others would add sizes. Posterior means are kept alone, so `vae.use_sample` must be false.
 
     Args:
         vae: encodes on the device it is on.
+        folder: holds `set_000`, `set_001`, ..., or will; a set that a batch needs is waited for.
         budget: latent positions (t x h x w) of a batch.
         milder: which conditions are not degraded in full.
     """
 
-    def __init__(self, vae: VideoAutoencoderKL, budget: int, seed: int, milder: Milder | None = None) -> None:
-        self.vae, self.budget, self.seed = vae, budget, seed
+    def __init__(
+        self,
+        vae: VideoAutoencoderKL,
+        folder: Path,
+        plan: SetPlan,
+        budget: int,
+        seed: int,
+        milder: Milder | None = None,
+    ) -> None:
+        self.vae, self.folder, self.plan, self.budget, self.seed = vae, folder, plan, budget, seed
         self.milder = milder or Milder()
         self.device = next(vae.parameters()).device
-        self.read: set[str] = set()
+        self.sets_read = 0
         self.latents: dict[Size3, list[tuple[Tensor, Tensor]]] = {}  # chunks of hq, lq: [N, positions, c] float16
         self.names: dict[Size3, list[str]] = {}
-        self.folder: Path | None = None
 
-    def follow(self, folder: Path) -> None:
-        """Read the sets in `folder`, now and again while `batches` are drawn."""
-        self.folder = folder
-        self.refresh(folder)
+    def read(self, count: int) -> None:
+        """Encode sets until so many are known.
 
-    def refresh(self, folder: Path) -> None:
-        """Encode the sets in `folder` that were finished since the last call."""
-        before = len(self.read)
-        for index in sorted(folder.glob(f"*/{INDEX}")):
-            if index.parent.name in self.read:
-                continue
-            self.read.add(index.parent.name)
-            reader = ShardReader(index.parent)
-            for number, shard in enumerate(reader.shards):
-                pairs = reader.read_shard(number)
+        Raises:
+            FileNotFoundError: a set does not come.
+        """
+        if count <= self.sets_read:
+            return
+        for number in range(self.sets_read, count):
+            folder = self.folder / f"set_{number:03d}"
+            wait_for(folder / INDEX)
+            reader = ShardReader(folder)
+            for place, shard in enumerate(reader.shards):
+                pairs = reader.read_shard(place)
                 height, width = pairs["hq"].shape[2:4]
                 for turned in (False, True) if height == width else (False,):
                     self._add(pairs["hq"], pairs["lq"], shard["identities"], turned)
-        self.join()
+        self.sets_read = count
+        self._join()
         counts = {size: len(names) for size, names in self.names.items()}
-        if len(self.read) > before:
-            logger.info("%d sets of pairs, samples by latent size: %s", len(self.read), counts)
+        logger.info("%d sets of pairs, samples by latent size: %s", count, counts)
 
     @torch.no_grad()
     def _add(self, hq: Tensor, lq: Tensor, names: list[str], turned: bool) -> None:
@@ -113,36 +137,28 @@ class PairLatents(Source):
             mark = " transposed" if turned else ""
             self.names.setdefault(size, []).extend(name + mark for name in names[start : start + at_once])
 
-    def join(self) -> None:
+    def _join(self) -> None:
         """Chunks of one size as one tensor, so that a batch is one gather."""
         for size, chunks in self.latents.items():
             if len(chunks) > 1:
                 self.latents[size] = [tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))]
 
-    def spread(self) -> float:
-        """Standard deviation of the ground truths' latents, all channels together (their means are near zero)."""
-        squares = [(hq.float().square().mean(), hq.numel()) for chunks in self.latents.values() for hq, _ in chunks]
-        return float(sum(s * n for s, n in squares) / sum(n for _, n in squares)) ** 0.5
-
     def batches(self, start: int) -> Iterator[MomentBatch]:
-        """See `loop.Source`."""
         number = start
         while True:
-            if self.folder is not None and (number - start) % BATCHES_BETWEEN == BATCHES_BETWEEN - 1:
-                self.refresh(self.folder)
             yield self.batch(number)
             number += 1
 
     def batch(self, number: int) -> MomentBatch:
-        """Batch `number`: a size drawn by its share of all latent positions, then samples with replacement."""
+        """Batch `number`: a size drawn by its share of all latent positions, then samples with replacement.
+
+        Sets are not forgotten, so batches are asked for in order.
+        """
+        self.read(self.plan.count(number))
         dice = slot_generator(self.seed, number, 0)
         sizes = list(self.latents)
         weights = [len(self.names[size]) * size[0] * size[1] * size[2] for size in sizes]
         return self._draw(sizes[int(dice.choice(len(sizes), p=[w / sum(weights) for w in weights]))], number, dice)
-
-    def one_of_each(self) -> list[MomentBatch]:
-        """A batch of every size, for what has to be done once a size before training, as compiling."""
-        return [self._draw(size, 0, slot_generator(self.seed, 0, 1)) for size in self.latents]
 
     def _draw(self, size: Size3, number: int, dice: np.random.Generator) -> MomentBatch:
         count = max(1, self.budget // (size[0] * size[1] * size[2]))
@@ -156,24 +172,10 @@ class PairLatents(Source):
         return MomentBatch(hq, hq, lq, lq, (size,) * count, names)  # the log-variances are not read
 
 
-@torch.no_grad()
-def start_from_condition(dit: torch.nn.Module, channels: int) -> None:
-    """Make a fresh transformer without a tail answer v = x_t - condition at once, plus what its blocks add.
-
-    At t = T that is a restoration which returns its input: training starts from there, and the noise, which the answer
-    must hold exactly, has a straight way through.
-
-    Raises:
-        ValueError: a transformer with a norm in that way, or too narrow.
-    """
-    positions = dit.config.patch_size[0] * dit.config.patch_size[1] * dit.config.patch_size[2]
-    if dit.config.tail or positions * channels > dit.config.dim:
-        raise ValueError(f"this start needs vid_out_norm: null and a width of at least {positions * channels}")
-    kept = positions * channels
-    into = dit.vid_in.proj.weight[:kept].zero_().view(positions, channels, positions, -1)
-    dit.vid_in.proj.bias[:kept] = 0
-    for p in range(positions):
-        for c in range(channels):
-            into[p, c, p, c], into[p, c, p, channels + c] = 1, -1
-    dit.vid_out.proj.weight.zero_()[:, :kept].fill_diagonal_(1)
-    dit.vid_out.proj.bias.zero_()
+def wait_for(path: Path) -> None:
+    """Until a file is there; FileNotFoundError after `PATIENCE_S`."""
+    for _ in range(int(PATIENCE_S / POLL_S)):
+        if path.is_file():
+            return
+        time.sleep(POLL_S)
+    raise FileNotFoundError(f"{path} does not come; start `projects/train_tiny.py pairs` with the same --output")

@@ -7,7 +7,7 @@ import torch
 
 from common.config import load_config
 from common.create import create_object
-from projects.video_diffusion_sr.training.last_layer import refit_last_layer
+from projects.video_diffusion_sr.training.tiny.ridge_head import solve_head
 
 SIZE = (2, 32, 32)  # 512 tokens
 
@@ -42,7 +42,7 @@ def test_a_layer_that_could_answer_exactly_is_found(dit, condition):
     truth = noise - predictor(dit, condition)(noise)
     spoilt = copy.deepcopy(dit)
     spoilt.vid_out.proj.weight.add_(0.1 * torch.randn_like(spoilt.vid_out.proj.weight))
-    before, after = refit_last_layer(spoilt, [(truth, SIZE, predictor(spoilt, condition))], penalty=1e-9)
+    before, after = solve_head(spoilt, [(truth, SIZE, predictor(spoilt, condition))], penalty=1e-9)
     assert before > 1e-2 and after < 1e-6
     for (name, a), b in zip(spoilt.named_parameters(), dit.parameters(), strict=True):
         if name.startswith("vid_out"):
@@ -59,7 +59,7 @@ def test_errors_are_those_of_the_network(dit, condition):
     fitted = copy.deepcopy(dit)
     predict = predictor(fitted, condition)
     measured = [(predict(noise) - (noise - truth)).square().mean().item()]
-    errors = refit_last_layer(fitted, [(truth, SIZE, predict)])
+    errors = solve_head(fitted, [(truth, SIZE, predict)])
     measured.append((predict(noise) - (noise - truth)).square().mean().item())
     assert errors == pytest.approx(tuple(measured), rel=1e-3)
     assert errors[1] < errors[0]
@@ -68,7 +68,7 @@ def test_errors_are_those_of_the_network(dit, condition):
 @torch.no_grad()
 def test_the_penalty_holds_the_layer_where_it_was(dit, condition):
     fitted = copy.deepcopy(dit)
-    refit_last_layer(fitted, [(condition, SIZE, predictor(fitted, condition))], penalty=1e12)
+    solve_head(fitted, [(condition, SIZE, predictor(fitted, condition))], penalty=1e12)
     torch.testing.assert_close(fitted.vid_out.proj.weight, dit.vid_out.proj.weight, atol=1e-6, rtol=0)
 
 
@@ -83,7 +83,7 @@ def test_clips_may_be_weighed_by_what_can_be_gained_on_them(dit, condition):
         fitted = copy.deepcopy(dit)
         predict = predictor(fitted, condition)
         for _ in range(3):  # each solution weighs by the errors of the one before
-            refit_last_layer(fitted, [(truth, SIZE, predict) for truth in truths], weigh=weigh)
+            solve_head(fitted, [(truth, SIZE, predict) for truth in truths], weigh=weigh)
         noise = torch.randn(condition.shape, generator=draws)
         return sum((noise - predict(noise) - truth).square().mean().log().item() for truth in truths)
 

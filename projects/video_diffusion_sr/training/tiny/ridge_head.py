@@ -1,7 +1,6 @@
-"""The transformer's last layer for one step, in closed form: the best linear map of what its blocks hand over.
+"""The output head by ridge regression: for one step from t = T the best linear map of what the blocks hand over.
 
-A short run leaves the last layer far from what its features allow, above all at t = T, which few training times come
-near. There its answer is one linear least-squares problem, solved exactly from a few hundred pairs.
+At t = T the answer is one linear least-squares problem, solved exactly from a few hundred pairs.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,12 +13,13 @@ from models.nadit.model import NaDiT
 
 Weigh = Callable[[Tensor, tuple[int, int, int]], float]  # error of the velocity [L0, c], latent size -> weight
 Predict = Callable[[Tensor], Tensor]  # x [L0, c] at t = T -> velocity [L0, c]
+Sample = tuple[Tensor, tuple[int, int, int], Predict]
 
 
 @torch.no_grad()
-def refit_last_layer(
+def solve_head(
     dit: NaDiT,
-    samples: Iterable[tuple[Tensor, tuple[int, int, int], Predict]],
+    samples: Iterable[Sample],
     penalty: float = 1e-3,
     weigh: Weigh | None = None,
 ) -> tuple[float, float]:

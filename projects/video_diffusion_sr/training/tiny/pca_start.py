@@ -1,4 +1,4 @@
-"""A VAE that starts as the best linear one: principal components of small blocks of pixels in, the same components out.
+"""PCA initialisation of a VAE: principal components of small blocks of pixels in, the same components out.
 
 From PyTorch's random weights a small VAE spends thousands of steps on finding what a linear map can do (25.5 dB on four
 Kodak pictures after 3,200 steps; this start has 29.0), because norms stand in the way of brightness and contrast.
@@ -19,7 +19,7 @@ FIRST_LOGVAR = -7.0
 
 
 @torch.no_grad()
-def start_linear(vae: VideoAutoencoderKL, clips: Tensor) -> None:
+def start_from_components(vae: VideoAutoencoderKL, clips: Tensor) -> None:
     """Set the weights of a fresh VAE.
 
     Args:
@@ -33,10 +33,11 @@ def start_linear(vae: VideoAutoencoderKL, clips: Tensor) -> None:
     one_group = vae.encoder.conv_norm_out.num_groups == 1
     if len(widths) != 3 or vae.temporal_factor != 2 or not one_group or widths[0] < 16 or widths[1] < 2 * c:
         raise ValueError(
-            "a linear start needs three levels, time halved once, one norm group, 16 and 2 x latent widths"
+            "a start from principal components needs three levels, time halved once, one norm group, 16 and 2 x latent "
+            "widths"
         )
     if widths[2] < 4 * c:
-        raise ValueError(f"a linear start needs {4 * c} channels in the last level, not {widths[2]}")
+        raise ValueError(f"a start from principal components needs {4 * c} channels in the last level, not {widths[2]}")
     mean, basis, gain = components(clips, widths[1], c)
     for module in vae.modules():
         if isinstance(module, ResnetBlock):

@@ -1,4 +1,4 @@
-"""How much an error in the latents shows in the pixels, to first order: a quadratic form over latent channels.
+"""Errors as a linear decoder shows them: how much an error in the latents moves the pixels, to first order.
 
 A VAE's channels differ widely in what they move. In the tiny one a single channel, a block's brightness, carries half
 of all pixel error and most others carry a hundredth of it, so a transformer trained by plain squared error spends
@@ -18,7 +18,7 @@ LEAST = 0.02  # of the mean weight, for every direction: decoding is not linear,
 
 
 @dataclass(frozen=True)
-class PixelMetric:
+class DecoderMetric:
     """Factors [c, c] of the form, for the first latent frame (which holds one frame) and for the others.
 
     The mean over channels of (error @ factor)^2 is the mean squared error of the pixels, in [-1, 1].
@@ -27,8 +27,8 @@ class PixelMetric:
     first: Tensor
     later: Tensor
 
-    def to(self, device: torch.device | str) -> "PixelMetric":
-        return PixelMetric(self.first.to(device), self.later.to(device))
+    def to(self, device: torch.device | str) -> "DecoderMetric":
+        return DecoderMetric(self.first.to(device), self.later.to(device))
 
     def __call__(self, error: Tensor, frame_of_row: Tensor) -> Tensor:
         """Packed latent errors [L0, c], scaled as the transformer sees them -> [L0, c]."""
@@ -37,7 +37,7 @@ class PixelMetric:
 
 
 @torch.no_grad()
-def pixel_metric(vae: VideoAutoencoderKL, clips: Iterable[Tensor], scaling_factor: float) -> PixelMetric:
+def decoder_metric(vae: VideoAutoencoderKL, clips: Iterable[Tensor], scaling_factor: float) -> DecoderMetric:
     """From the least-squares map of latents to the pixels below them.
 
     Args:
@@ -64,7 +64,7 @@ def pixel_metric(vae: VideoAutoencoderKL, clips: Iterable[Tensor], scaling_facto
             sums[name] = normal + given.T @ given, mixed + given.T @ below.to(given)
     if not sums:
         raise ValueError("the metric needs clips of several frames, and there are none; make pairs with frames > 1")
-    return PixelMetric(*(_factor(*sums[name], scaling_factor) for name in ("first", "later")))
+    return DecoderMetric(*(_factor(*sums[name], scaling_factor) for name in ("first", "later")))
 
 
 def _factor(normal: Tensor, mixed: Tensor, scaling_factor: float) -> Tensor:

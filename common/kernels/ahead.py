@@ -1,0 +1,75 @@
+"""Kernels compiled before they are needed, several at once, while weights are loaded.
+
+Triton compiles a kernel when it is launched for the first time, one after another, which a first run waits for most of
+a minute. Here the networks go once over tensors of the meta device, which costs no memory and half a second; every
+launch on the way hands its kernel to a pool of threads. Triton keeps the results on disk: later runs only read them.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+from common.kernels.triton_support import Kernels, kernels, triton_available
+from common.logger import get_logger
+
+logger = get_logger(__name__)
+
+MOST_THREADS = 16
+PATIENCE = 2.0  # seconds that nobody needs to be told of
+
+
+@contextmanager
+def compiled_ahead(dry_run: Callable[[], None], device: torch.device) -> Iterator[None]:
+    """Compile what `dry_run` launches on tensors of the meta device while the block runs; all is done when it ends.
+
+    Where own kernels do not run, or Triton cannot compile in threads, nothing happens. An error of `dry_run` or of the
+    compiler is logged: the launch that needs the kernel meets it again, with its own message.
+
+    Args:
+        device: that the kernels are for.
+    """
+    mode = compile_mode() if device.type == "cuda" and triton_available() else None
+    if mode is None:
+        yield
+        return
+    thread = threading.Thread(target=_compile, args=(dry_run, device, mode), name="compile kernels", daemon=True)
+    started = time.perf_counter()
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(PATIENCE)
+        if thread.is_alive():
+            logger.info("compiling kernels for this GPU, once: later runs find them in Triton's cache")
+            thread.join()
+            logger.info("kernels compiled, %.0f s after the start", time.perf_counter() - started)
+
+
+def compile_mode() -> type | None:
+    """Triton's context in which launches are compiled by an executor; None where this Triton has none."""
+    try:
+        from triton.runtime._async_compile import AsyncCompileMode
+    except ImportError:
+        logger.debug("this Triton compiles one kernel after the other")
+        return None
+    return AsyncCompileMode
+
+
+def _compile(dry_run: Callable[[], None], device: torch.device, mode: type) -> None:
+    """In a thread of its own: Triton's mode and the choice of kernels are the thread's."""
+    try:
+        with (
+            torch.cuda.device(device),
+            ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool,
+            mode(pool),
+            kernels(Kernels.AHEAD),
+            torch.no_grad(),
+        ):
+            dry_run()
+    except Exception as error:  # whatever a compiler raises: a missing kernel is compiled when it is launched
+        logger.debug("kernels were not compiled ahead: %s", error, exc_info=error)

@@ -1,0 +1,237 @@
+"""Does each stage do what the papers say, on photographs? docs/recipe_evidence.md has the question and the answers.
+
+    python projects/train_tiny.py pairs --recipe configs_train/evidence.yaml --data PHOTOGRAPHS --output runs/evidence
+    python projects/recipe_evidence.py train --held_out PICTURES --output runs/evidence
+    python projects/recipe_evidence.py measure --held_out PICTURES --output runs/evidence --rows photographs.csv
+
+`train` trains a diffusion model from nothing, distills it round by round, and runs the adversarial stage in the
+variants of `configs_train/evidence.yaml`, all in fixed steps; each row restores the held-out pictures. What is there
+already is not made again. `measure` writes a line for each row and picture, and one for each measure of the whole set.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from common.checkpoint import read_state_dict, save_safetensors
+from common.config import load_config
+from common.create import create_object
+from common.diffusion import Guidance
+from common.distributed.process import Process, process_group
+from common.logger import get_logger, set_up_logging
+from data.degradation.pipeline import build_degradation
+from data.training.model_range import to_model_range, upsample_to_model_range
+from projects.evaluation.distribution import distribution_measures
+from projects.evaluation.measures import frame_scores
+from projects.video_diffusion_sr.build import build_vae, seeded_prompts
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
+from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
+from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.latent_stage import LatentStage
+from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.loop import Trainer
+from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from
+from projects.video_diffusion_sr.training.tiny.pair_latents import PairLatents, SetPlan
+from projects.video_diffusion_sr.training.tiny.residual_start import start_as_residual
+
+logger = get_logger(__name__)
+
+AT_ONCE = 16  # pictures
+TRUTH, BICUBIC, CODED = "truth", "bicubic", "VAE alone"
+
+
+def squares(folder: Path, side: int) -> list[np.ndarray]:
+    """The pictures of a folder cut into whole squares, uint8 [side, side, 3]."""
+    made = []
+    for path in sorted(folder.iterdir()):
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        rows, columns = (range(0, n - side + 1, side) for n in picture.shape[:2])
+        made += [picture[y : y + side, x : x + side] for y in rows for x in columns]
+    return made
+
+
+class Evidence:
+    """All rows of one run.
+
+    Args:
+        recipe: the YAML.
+        held_out: a folder of pictures.
+        output: with `pairs`; gets a folder for every training and `rows/NAME.npy` for every row.
+    """
+
+    def __init__(self, recipe: dict, held_out: Path, output: Path, process: Process) -> None:
+        self.recipe, self.output, self.process = recipe, output, process
+        config = load_config(recipe["config"], recipe["model"])
+        self.vae = build_vae(config.vae, Path(config.vae.checkpoint), process.device, torch.float32)
+        self.trainer = create_object(config)
+        self.scale = float(config.vae.scaling_factor)
+        prompts = Prompts(*seeded_prompts(config.dit.model.txt_in_dim))
+        self.common = {"recipe": self.trainer, "prompts": prompts, "with_vae": False}
+        sets = len(recipe["pairs"]["sets"]) * recipe["pairs"]["rounds"]
+        self.source = PairLatents(self.vae, output / "pairs", SetPlan(sets, 1, sets), 0, recipe["seed"])
+        self._hold_out(held_out)
+
+    @torch.no_grad()
+    def _hold_out(self, folder: Path) -> None:
+        """Truths, and the latents of their degraded versions; rows that need no training."""
+        section = self.recipe["held_out"]
+        degrade = build_degradation(
+            OmegaConf.to_container(load_config(self.recipe["pairs"]["degradation_image"]), resolve=True)
+        )
+        truths = squares(folder, section["side"])
+        lows = [degrade(x[None], section["seed"] + i) for i, x in enumerate(truths)]
+        hq = torch.from_numpy(np.stack(truths))[:, None].to(self.process.device)
+        lq = torch.from_numpy(np.stack(lows)).to(self.process.device)
+        large = upsample_to_model_range(lq, section["side"], section["side"])
+        both = (to_model_range(hq), large)
+        self.moments = [torch.cat([self.vae.encode(x).latent for x in clips.split(AT_ONCE)]) for clips in both]
+        self._write(TRUTH, to_model_range(hq))
+        self._write(BICUBIC, large)
+        self._write(CODED, self._decoded(self.moments[0]))
+
+    @torch.no_grad()
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return torch.cat([self.vae.decode_latents(z) for z in latents.split(AT_ONCE)])
+
+    def _write(self, row: str, clips: Tensor) -> None:
+        """[N, 3, 1, H, W] in [-1, 1] -> `rows/ROW.npy`, uint8 [N, H, W, 3]."""
+        (self.output / "rows").mkdir(parents=True, exist_ok=True)
+        pictures = ((clips[:, :, 0].float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        np.save(self.output / "rows" / f"{row}.npy", pictures.cpu().numpy())
+
+    @torch.no_grad()
+    def restore(self, row: str, stage: LatentStage, steps: int) -> None:
+        """The held-out pictures in so many steps."""
+        if (self.output / "rows" / f"{row}.npy").is_file():
+            return
+        draws = torch.Generator(self.process.device).manual_seed(self.recipe["seed"])
+        made = []
+        for hq, lq in zip(*(z.split(AT_ONCE) for z in self.moments), strict=True):
+            size = tuple(hq.shape[2:])
+            rows = [z.permute(0, 2, 3, 4, 1).flatten(0, 3) for z in (hq, lq)]
+            batch = MomentBatch(rows[0], rows[0], rows[1], rows[1], (size,) * len(hq), ("held out",) * len(hq))
+            latents = stage.sample(stage.modules["dit"], stage.prepare(batch, draws), steps, Guidance(), draws)
+            made.append((latents / self.scale).unflatten(0, (len(hq), *size)).permute(0, 4, 1, 2, 3))
+        self._write(row, self._decoded(torch.cat(made)))
+        logger.info("restored: %s", row)
+
+    def train(self, name: str, make: Callable[[], LatentStage], section: dict) -> tuple[Path, LatentStage]:
+        """Exported weights, and a stage that holds them; not trained again where they are there."""
+        exported = self.output / name / "export/dit.safetensors"
+        torch.manual_seed(self.recipe["seed"])
+        stage = make()
+        settings = settings_from(LoopSettings, self.recipe["loop"] | {"steps": section["steps"]}, "loop.")
+        settings = replace(settings, seed=self.recipe["seed"])
+        if self.process.device.type != "cuda":
+            settings = replace(settings, precision="float32", graphs=False)
+        self.source.budget = section["budget_latents"]
+        trainer = Trainer(stage, self.source, settings, self.output / name, self.process)
+        if not exported.is_file() and not trainer.run():
+            raise SystemExit(3)
+        stage.modules["dit"].load_state_dict(read_state_dict(exported))
+        return exported, stage
+
+    def run(self) -> None:
+        """Every row."""
+        diffusion, stage = self._diffusion()
+        for steps in self.recipe["diffusion"]["sweep"]:
+            self.restore(f"diffusion, steps {steps:02d}", stage, steps)
+        distilled = diffusion
+        section = self.recipe["distill"]
+        settings = settings_from(DistillSettings, section["settings"], "distill.settings.")
+        for steps in settings.rounds:
+            arguments = {"settings": settings, "weights": distilled, "steps": steps, "guided": False}
+            make = partial(DistillStage, **arguments, **self.common)
+            distilled, stage = self.train(f"distill_{steps:02d}", make, section)
+            self.restore(f"distilled, steps {steps:02d}", stage, steps)
+        section = self.recipe["adversarial"]
+        for number, run in enumerate(section["runs"]):
+            changes = OmegaConf.merge(section["settings"], run.get("settings", {}))
+            settings = settings_from(AdversarialSettings, OmegaConf.to_container(changes), "adversarial.settings.")
+            start = diffusion if run.get("start") == "diffusion" else distilled
+            arguments = {"settings": settings, "weights": start, "discriminator_weights": diffusion}
+            make = partial(AdversarialStage, **arguments, **self.common)
+            _, stage = self.train(f"adversarial_{number}", make, section)
+            self.restore(run["name"], stage, 1)
+
+    def _diffusion(self) -> tuple[Path, LatentStage]:
+        section, start = self.recipe["diffusion"], self.output / "start.safetensors"
+        torch.manual_seed(self.recipe["seed"])
+        dit, _ = self.trainer.build_dit()
+        start_as_residual(dit, self.vae.latent_channels)
+        save_safetensors(dit.state_dict(), start)
+        settings = settings_from(DiffusionStageSettings, section["settings"], "diffusion.settings.")
+        make = partial(DiffusionStage, settings=settings, weights=start, **self.common)
+        return self.train("diffusion", make, section)
+
+
+def train(recipe: dict, args: argparse.Namespace) -> None:
+    """All rows, as pictures."""
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    with process_group() as process:
+        Evidence(recipe, args.held_out, args.output, process).run()
+
+
+def of_row(folder: Path, row: str) -> list[tuple[str, str, str, float]]:
+    """(row, measure, picture, value) of one row; "" for the whole set."""
+    truths, results = (list(np.load(folder / f"{name}.npy")) for name in (TRUTH, row))
+    made = []
+    for number, (result, truth) in enumerate(zip(results, truths, strict=True)):
+        for name, value in zip(("psnr", "ssim"), frame_scores(result, truth, 0), strict=True):
+            made.append((row, name, str(number), value))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return made + [(row, name, "", value) for name, value in distribution_measures(results, truths, device).items()]
+
+
+def rows_of(output: Path) -> Iterator[str]:
+    """Names of the rows, in the order in which they were made, the truth left out."""
+    for path in sorted((output / "rows").glob("*.npy"), key=lambda path: path.stat().st_mtime_ns):
+        if path.stem != TRUTH:
+            yield path.stem
+
+
+def measure(_recipe: dict, args: argparse.Namespace) -> None:
+    """Every row against the truths, into `args.rows`."""
+    names, folder = list(rows_of(args.output)), args.output / "rows"
+    context, one_thread = get_context("spawn"), {"initializer": torch.set_num_threads, "initargs": (1,)}
+    with ProcessPoolExecutor(args.workers, context, **one_thread) as pool:
+        measured = list(pool.map(of_row, [folder] * len(names), names))
+    with args.rows.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["row", "measure", "picture", "value"])
+        table.writerows([*line[:3], f"{line[3]:.4f}"] for lines in measured for line in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("train", "measure"))
+    parser.add_argument("--recipe", default="configs_train/evidence.yaml")
+    parser.add_argument("--held_out", type=Path, required=True, help="pictures that nothing was trained on")
+    parser.add_argument("--output", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--rows", type=Path, default=Path("photographs.csv"), help="measure: where the lines go")
+    parser.add_argument("--workers", type=int, default=4, help="measure: rows at a time")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recipe")
+    args = parser.parse_intermixed_args(arguments)
+    set_up_logging()
+    recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
+    {"train": train, "measure": measure}[args.command](recipe, args)
+
+
+if __name__ == "__main__":
+    main()

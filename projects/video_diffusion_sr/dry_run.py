@@ -1,0 +1,153 @@
+"""A run without pixels: both networks on the meta device, where `compiled_ahead` meets every kernel of files to come.
+
+Nothing here lists kernels: the networks' own code launches them, for the shapes of the files' slices.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from common.distributed.parallel import Parallel
+from common.distributed.row_parallel import RowBlocks
+from common.kernels.ahead import compiled_ahead
+from models.nadit.model import NaDiT
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.fold import prepare_inference
+from models.video_vae_v3.modules.rows import RowExchange
+from models.video_vae_v3.modules.schedule import Schedule
+from projects.video_diffusion_sr.memory.budget import Clip
+from projects.video_diffusion_sr.memory.plan import MemoryPlan
+from projects.video_diffusion_sr.settings import RunSettings
+
+MOST_SIZES = 4  # of a folder's pictures: kernels hardly differ between sizes
+LATENTS = (2, 8, 8)  # of a clip for the transformer, whose kernels are the same for all sizes
+TEXT_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class DryRows:
+    """The `RowExchange` of a rank that exchanges nothing: what would arrive is as large, and empty."""
+
+    ranks: int
+    total_rows: int
+    own_rows: int
+    first: bool
+    last: bool
+    shared = True
+
+    def neighbours(self, x: Tensor, above: bool = True, below: bool = True) -> tuple[Tensor | None, Tensor | None]:
+        wanted = above and not self.first, below and not self.last
+        return tuple(x.new_empty(*x.shape[:2], 1, *x.shape[3:]) if row else None for row in wanted)
+
+    def gather(self, own: Tensor) -> Tensor:
+        return own.new_empty(self.ranks, *own.shape)
+
+    def gather_pixels(self, x: Tensor) -> Tensor:
+        return x.new_empty(x.shape[0], x.shape[1] // self.own_rows * self.total_rows, x.shape[2])
+
+
+def kernels_for(
+    settings: RunSettings, parallel: Parallel, files: Sequence[tuple[Clip, MemoryPlan]]
+) -> AbstractContextManager[None]:
+    """A block around the loading of weights, after which the kernels of these files are compiled.
+
+    The networks of `settings` have no weights yet when the block begins.
+    """
+    if settings.device.type != "cuda":
+        return nullcontext()
+    return compiled_ahead(dry_run(settings, parallel, files), settings.device)
+
+
+def dry_run(settings: RunSettings, parallel: Parallel, files: Sequence[tuple[Clip, MemoryPlan]]) -> Callable[[], None]:
+    """What `compiled_ahead` takes, on copies of the networks of `settings`."""
+    vae, dit = deepcopy(settings.vae), transformer_of_two_blocks(settings.dit, settings.dtype)
+    size_of = settings.geometry.network_size
+    different = {(plan.schedule, size_of(clip.height, clip.width)): clip.frames for clip, plan in files}
+    winograds = {m for _, plan in files for m in plan.schedule.winograds}
+
+    def run() -> None:
+        prepare_inference(vae, winograd=winograds)
+        vae.to(settings.dtype)
+        for (schedule, size), frames in list(different.items())[:MOST_SIZES]:
+            run_vae(vae, settings.dtype, schedule, size, frames, parallel)
+        run_transformer(dit, settings.dtype)
+
+    return run
+
+
+def run_vae(
+    vae: VideoAutoencoderKL,
+    dtype: torch.dtype,
+    schedule: Schedule,
+    size: tuple[int, int],
+    frames: int | None,
+    parallel: Parallel,
+) -> None:
+    """The slices of a clip that differ in shape through the encoder and the decoder.
+
+    Args:
+        size: (H, W) of the networks' pictures. frames: of the clip; None: unknown.
+    """
+    scale, factor = vae.spatial_factor, vae.temporal_factor
+    height, width = (n if schedule.tile is None else min(n, schedule.tile * scale) for n in size)
+    rows = None if schedule.tile is not None else dry_rows(height // scale, parallel)
+    if rows is not None:
+        height = rows.own_rows * scale
+        if not height:
+            return
+    memory = vae.new_memory(schedule, rows)
+    for length in slices_of(schedule, frames, factor):
+        vae.encode_slice(torch.empty(1, 3, length, height, width, dtype=dtype, device="meta"), memory)
+    memory, channels = vae.new_memory(schedule, rows), vae.latent_channels
+    for length in slices_of(schedule, frames, factor, of_latents=True):
+        vae.decode_slice(
+            torch.empty(1, channels, length, height // scale, width // scale, dtype=dtype, device="meta"), memory
+        )
+
+
+def slices_of(schedule: Schedule, frames: int | None, factor: int, of_latents: bool = False) -> Iterable[int]:
+    """Lengths of a clip's slices that differ: the first, one in the middle, the last; in frames or in latent frames."""
+    if schedule.single_frame or frames == 1:
+        return [1]
+    step = schedule.slice_frames and schedule.slice_frames // factor  # latent frames
+    latents = 1 + (-(-(frames - 1) // factor) if frames else 2 * (step or 1))
+    cut = [latents] if step is None else [min(step, latents - start) for start in range(0, latents, step)]
+    if not of_latents:  # the first slice of frames holds the clip's first frame besides
+        after = latents - 1
+        cut = [after] if step is None else [min(step, after - start) for start in range(0, after, step)]
+        cut = [1 + factor * cut[0], *(factor * length for length in cut[1:])]
+    return [cut[0], *dict.fromkeys(cut[1:])]
+
+
+def dry_rows(latent_rows: int, parallel: Parallel) -> RowExchange | None:
+    """Which rows this rank has, where ranks share clips."""
+    if parallel.size == 1:
+        return None
+    blocks, own = RowBlocks.of(latent_rows, parallel.size), parallel.group.own
+    if blocks.active < 2:
+        return None
+    return DryRows(blocks.active, latent_rows, blocks.counts[own], own == 0, own == blocks.active - 1)
+
+
+def transformer_of_two_blocks(dit: NaDiT, dtype: torch.dtype) -> NaDiT:
+    """On the meta device. The other blocks launch the same kernels."""
+    config = dit.config
+    few = replace(config, num_layers=2, windows=config.windows[:2], shifted=config.shifted[:2])
+    with torch.device("meta"):
+        return NaDiT(few).to(dtype).eval()
+
+
+def run_transformer(dit: NaDiT, dtype: torch.dtype) -> None:
+    """One step of a small clip."""
+    config, positions = dit.config, LATENTS[0] * LATENTS[1] * LATENTS[2]
+    dit(
+        torch.empty(positions, config.vid_in_channels, dtype=dtype, device="meta"),
+        torch.empty(TEXT_TOKENS, config.txt_in_dim, dtype=dtype, device="meta"),
+        [LATENTS],
+        [[TEXT_TOKENS]],
+        0.0,
+    )
