@@ -101,10 +101,12 @@ def _noted(frames: Iterator[Frame], found: list[tuple[int, Fraction]]) -> Iterat
 
 
 def _small(frame: Frame) -> np.ndarray:
-    """The thumbnail of a frame as the decoder gave it, in 8-bit codes."""
-    if frame.layout is None:
-        planes, scale = frame.planes[0][0], 1.0
-    else:
-        planes, scale = [plane[0] for plane in frame.planes], 2.0 ** (8 - frame.layout.depth - frame.layout.shift)
-    arrays = [plane.numpy() for plane in planes]
-    return scale * thumbnail([plane if plane.dtype == np.uint8 else plane.view(np.uint16) for plane in arrays])
+    """The thumbnail of a frame as the decoder or a caller gave it, in 8-bit codes."""
+    planes = frame.planes[0][0] if frame.layout is None else [plane[0] for plane in frame.planes]
+    arrays = [plane.contiguous().numpy() for plane in planes]
+    if arrays[0].dtype == np.uint8:
+        return thumbnail(arrays)
+    if arrays[0].dtype == np.int16:  # the bits of words
+        bits = 16 if frame.layout is None else frame.layout.depth + frame.layout.shift
+        return thumbnail([array.view(np.uint16) for array in arrays]) * 2.0 ** (8 - bits)
+    return thumbnail([array.astype(np.float32) for array in arrays]) * 255
