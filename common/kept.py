@@ -129,7 +129,9 @@ def is_leftover(folder: Path) -> bool:
     """Is the file complete that this folder's pieces are for? Its owner was killed before it could remove them."""
     try:
         complete = json.loads((folder / MANIFEST).read_bytes()).get("complete")
-        files = [] if complete is None else [file for file in os.scandir(folder.parent) if not file.name.startswith(".")]
+        files = (
+            [] if complete is None else [file for file in os.scandir(folder.parent) if not file.name.startswith(".")]
+        )
         return any(_mark_of(file.stat()) == complete for file in files)
     except (OSError, ValueError, AttributeError):
         return False

@@ -8,6 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,7 +41,7 @@ def shots_of(folder: Path) -> Iterator[Shot]:
     """The clips of a folder, small."""
     for path in find_media(folder)[0]:
         with open_media(path) as reader:
-            pictures = [frame.pixels.permute(1, 2, 0).numpy() for frame, _ in zip(reader, range(MOST_FRAMES))]
+            pictures = [frame.pixels.permute(1, 2, 0).numpy() for frame in islice(reader, MOST_FRAMES)]
         if len(pictures) > SHORTEST:
             yield np.stack([cv2.resize(p, SIZE[::-1], interpolation=cv2.INTER_AREA) for p in pictures])
 

@@ -28,7 +28,7 @@ class Restorer:
     Every call takes the same settings, all optional:
         height, width: pixels of an area, the aspect ratio stays the input's (the preset's default); or one of
         scale: times the input's size; short_side: pixels of the shorter side; size: exactly (width, height).
-        seed: same seed, same frames: same result. strength: 1 the restored clip, less mixes in the input.
+        seed: same seed, same frames: same result. strength: 1 the restored clip, 0 the resized input.
         color_fix: "wavelet", "lab", "adain" or "none". steps: network calls. guidance: 1 is none.
         progress: called with (stage, frames done, frames in all or None). cancel: once `cancel.is_set()` (such as a
             threading.Event), the call ends with `seedvr.Cancelled`. An exception in `progress` ends it, too.

@@ -55,15 +55,16 @@ def penalty_share(values: Tensor, reference: float | None) -> Tensor | float:
     return 1.0 if reference is None else (values.float() / reference).clamp(max=1.0)
 
 
-def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor], row_share: Tensor) -> Tensor:
+def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor], row_shares: Sequence[Tensor]) -> Tensor:
     """L1 distance of a discriminator's features, mean over its layers, features, tokens of a sample, and samples.
 
     Args:
         real, fake: one [L, C] a layer, packed tokens; real ones carry no gradient.
-        row_share: [L] what each token counts; sums to one.
+        row_shares: [L] a layer, what each token counts; all of a layer's sum to one, here and where the others are.
     """
     layers = [
-        ((f.float() - r.detach().float()).abs().mean(1) * row_share).sum() for r, f in zip(real, fake, strict=True)
+        ((f.float() - r.detach().float()).abs().mean(1) * share).sum()
+        for r, f, share in zip(real, fake, row_shares, strict=True)
     ]
     return torch.stack(layers).mean()
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from common.diffusion.schedule import LinearInterpolation, at_least_float32
 from common.diffusion.types import PredictionType
+from common.kernels.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class EulerSampler:
             prediction; one step at t = T is x minus the velocity.
         """
         x = at_least_float32(x)
-        timesteps = self.timesteps.to(x.device)
+        timesteps = to_device(self.timesteps, x.device)
         for i in range(self.steps):
             t = timesteps[i]
             x_0, x_T = self.schedule.convert_from_pred(predict(x, t, i), self.prediction_type, x, t)

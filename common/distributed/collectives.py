@@ -1,7 +1,7 @@
 """The few ways in which ranks hand tensors to each other, counted in bytes.
 
 gloo moves what lies in the host's memory only, so tensors of a GPU take the way through it there; NCCL moves them
-directly. All of this is for inference: nothing here has a gradient.
+directly. Nothing here has a gradient: `adjoint.py` has the verbs with one.
 """
 
 from collections.abc import Callable, Sequence
@@ -137,9 +137,9 @@ class Group:
 
 
 def _refuse_gradients(tensor: Tensor) -> None:
-    """RuntimeError where a gradient would silently stop: ranks share a clip in inference only."""
-    if tensor.requires_grad:
-        raise RuntimeError("ranks share a clip in inference only: use torch.inference_mode(), or one rank a clip")
+    """RuntimeError where a gradient would silently stop."""
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError("this verb has no gradient: use common.distributed.adjoint, or torch.inference_mode()")
 
 
 def make_group(process: Process, size: int) -> Group:

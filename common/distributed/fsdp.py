@@ -67,6 +67,14 @@ def least_over_ranks(value: int, device: torch.device | str) -> int:
     return int(least.item())
 
 
+def largest_over_ranks(values: Tensor) -> Tensor:
+    """The largest of every value of a plain tensor over all ranks, on all of them."""
+    if world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
+
+
 def mean_over_ranks(values: Tensor) -> Tensor:
     """The mean of a plain tensor over all ranks, on all of them."""
     if world_size() > 1:

@@ -25,7 +25,7 @@ from common.logger import get_logger
 logger = get_logger(__name__)
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-TOLD = "told by the leader"
+TOLD, SAID = "told by the leader", "said to the leader"
 POLL_S = 0.2
 
 # How many devices of a kind there are, and what to do where there are none.
@@ -90,9 +90,35 @@ class Process:
             time.sleep(POLL_S)
         return json.loads(self.store.get(TOLD))
 
+    def told_to_leader(self, value: Any) -> list[Any] | None:
+        """What every process says, in the order of their ranks, on the one that leads; None on the others.
+
+        Args:
+            value: what JSON can hold. Said once for each job.
+        """
+        if self.world == 1:
+            return [value]
+        keys = [f"{SAID}/{rank}" for rank in range(self.world)]
+        self.store.set(keys[self.rank], json.dumps(value))
+        if not self.leads:
+            return None
+        while not self.store.check(keys):  # who is silent is ended by a watchdog of its own
+            self.alive("waiting for what the other processes say")
+            time.sleep(POLL_S)
+        return [json.loads(self.store.get(key)) for key in keys]
+
     def waiting(self, on: str) -> AbstractContextManager[None]:
         """Around a call that waits for other processes: the one that is late gets the blame, not this one."""
         return nullcontext() if self.watchdog is None else self.watchdog.waiting(on)
+
+    def group(self, size: int) -> tuple[int, int]:
+        """Which group of `size` neighbours this process belongs to, from 0, and how many groups there are.
+
+        Raises:
+            ValueError: `size` does not divide the number of processes.
+        """
+        self.check_divides(size)
+        return self.rank // size, self.world // size
 
     def check_divides(self, sp_size: int) -> None:
         """ValueError unless groups of `sp_size` processes use up the world."""

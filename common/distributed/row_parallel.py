@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.distributed import adjoint
 from common.distributed.collectives import Group, all_gather
 
 HALO, STATISTICS, ATTENTION = "rows of neighbours", "statistics of norms", "keys and values"
@@ -56,6 +57,8 @@ class RowParallel:
 
     def neighbours(self, x: Tensor, above: bool = True, below: bool = True) -> tuple[Tensor | None, Tensor | None]:
         """The last row of the block above and the first row of the block below, [B, T, 1, W, C]."""
+        if torch.is_grad_enabled():
+            return adjoint.neighbours(self, x, above, below)
         group, operations, arriving = self.group, [], []
         # A row that everybody wants from above is sent downwards, and the other way round.
         for wanted, to, edge, source, place in (
@@ -79,15 +82,24 @@ class RowParallel:
 
     def gather(self, own: Tensor) -> Tensor:
         """[...] of every rank -> [ranks, ...]."""
+        if torch.is_grad_enabled():
+            return adjoint.gather_blocks(self, own, self.group.own)
         return self._all_gather(own, STATISTICS)
 
     def gather_pixels(self, x: Tensor) -> Tensor:
         """[N, own rows * W, C] -> [N, all rows * W, C]."""
+        if torch.is_grad_enabled():
+            return self._gathered_with_gradients(x)
         of_row = x.shape[1] // self.counts[self.group.own]
         longest = max(self.counts) * of_row
         padded = x if x.shape[1] == longest else torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[1]))
         blocks = self._all_gather(padded, ATTENTION)
         return torch.cat([block[:, : count * of_row] for block, count in zip(blocks, self.counts, strict=True)], 1)
+
+    def _gathered_with_gradients(self, x: Tensor) -> Tensor:
+        of_row = x.shape[1] // self.counts[self.group.own]
+        counts = [count * of_row for count in self.counts]
+        return adjoint.gather_rows(self.group, x.transpose(0, 1).contiguous(), counts, ATTENTION).transpose(0, 1)
 
     def _all_gather(self, own: Tensor, purpose: str) -> Tensor:
         group, sent = self.group, self.group.on_wire(own.contiguous())
@@ -125,9 +137,14 @@ class ClipRows:
         span = self.blocks.span(self.group.own, scale)
         return x.narrow(dim, span.start, span.stop - span.start)
 
-    def whole(self, x: Tensor) -> Tensor:
-        """This rank's latents [t, own rows, w, c] (no rows on a rank without) -> all rows, on every rank."""
-        return self.group.gather_rows(x.transpose(0, 1), self.blocks.counts, "latents").transpose(0, 1)
+    def whole(self, x: Tensor, scale: int = 1) -> Tensor:
+        """This rank's rows [t, own rows, ...] (no rows on a rank without) -> all rows, on every rank.
+
+        Args:
+            scale: rows of x in a latent row.
+        """
+        counts = [count * scale for count in self.blocks.counts]
+        return adjoint.gather_rows(self.group, x.transpose(0, 1), counts, "latents").transpose(0, 1)
 
     def frame_span(self, frames: int) -> slice:
         """Which of a slice's frames this rank finishes."""
@@ -168,7 +185,7 @@ class WholeClip:
     def own(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
         return x
 
-    def whole(self, x: Tensor) -> Tensor:
+    def whole(self, x: Tensor, scale: int = 1) -> Tensor:
         return x
 
     def frame_span(self, frames: int) -> slice:

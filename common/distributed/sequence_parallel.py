@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from common.distributed import adjoint
 from common.distributed.collectives import Group
+from common.kernels.transfer import to_device
 
 
 class SequenceParallel:
@@ -25,10 +27,10 @@ class TokenExchange:
 
     def __init__(self, group: Group, owners: Sequence[Tensor], device: torch.device | str) -> None:
         self.group = group
-        self._own = [(owner == group.own).nonzero().squeeze(1).to(device) for owner in owners]
+        self._own = [to_device((owner == group.own).nonzero().squeeze(1), device) for owner in owners]
         self._counts = [torch.bincount(owner, minlength=group.size).tolist() for owner in owners]
         # Gathered tokens come rank by rank; where does each packed one lie among them?
-        self._packed = [owner.argsort(stable=True).argsort().to(device) for owner in owners]
+        self._packed = [to_device(owner.argsort(stable=True).argsort(), device) for owner in owners]
         self._routes = {
             (a, b): Route(group, owners[a], owners[b], device)
             for a in range(len(owners))
@@ -48,12 +50,18 @@ class TokenExchange:
 
     def leave(self, video: Tensor, cut: int) -> Tensor:
         """This rank's tokens [L_own, any] -> all [L, any], on every rank."""
-        rows = self.group.gather_rows(video, self._counts[cut], "result of the transformer")
+        rows = adjoint.gather_rows(self.group, video, self._counts[cut], "result of the transformer")
         return rows.index_select(0, self._packed[cut])
 
-    def sum_text(self, text: Tensor) -> Tensor:
-        """[M, C] float32 -> the sum over ranks."""
-        return self.group.total(text, "text")
+    def sum(self, part: Tensor, purpose: str) -> Tensor:
+        """A float32 tensor of every rank -> their sum."""
+        return adjoint.total(self.group, part, purpose)
+
+    def collect(self, part: Tensor, purpose: str) -> Tensor:
+        """A small float32 tensor [...] of every rank -> [ranks, ...], as a sum of tensors with one part each."""
+        others = part.new_zeros(1, *part.shape)
+        places = [part[None] if rank == self.group.own else others for rank in range(self.group.size)]
+        return self.sum(torch.cat(places), purpose)
 
 
 class Route:
@@ -69,10 +77,10 @@ class Route:
         self.send = torch.bincount(leaving, minlength=group.size).tolist()
         self.receive = torch.bincount(arriving, minlength=group.size).tolist()
         # Sorted by the other rank, in packed order within: both sides agree without talking.
-        self._pick = leaving.argsort(stable=True).to(device)
-        self._place = arriving.argsort(stable=True).argsort().to(device)
+        self._pick = to_device(leaving.argsort(stable=True), device)
+        self._place = to_device(arriving.argsort(stable=True).argsort(), device)
 
     def follow(self, video: Tensor) -> Tensor:
         """[tokens of this rank before, C] -> [tokens of this rank after, C]."""
         rows = video.index_select(0, self._pick)
-        return self.group.exchange(rows, self.send, self.receive, "tokens").index_select(0, self._place)
+        return adjoint.exchange(self.group, rows, self.send, self.receive, "tokens").index_select(0, self._place)

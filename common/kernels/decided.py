@@ -1,4 +1,4 @@
-"""Choices that are made once for a process: logged once, and constants for torch.compile."""
+"""What torch.compile is told of functions, without importing it for two seconds: constants, and what not to trace."""
 
 import functools
 from collections.abc import Callable
@@ -19,6 +19,12 @@ def decided_once(choose: Callable[Arguments, Choice]) -> Callable[Arguments, Cho
     def chosen(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Choice:
         return cached(*args, **kwargs)
 
-    # What `torch.compiler.assume_constant_result` sets; calling it would import the compiler, two seconds a start.
+    # What `torch.compiler.assume_constant_result` sets; calling it would import the compiler.
     chosen._dynamo_marked_constant = True
     return chosen
+
+
+def not_traced(function: Callable[Arguments, Choice]) -> Callable[Arguments, Choice]:
+    """`torch.compiler.disable` by the mark that it sets: compiled code calls the function as it is."""
+    function._torchdynamo_disable = True
+    return function

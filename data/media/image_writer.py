@@ -14,7 +14,7 @@ from data.image.transforms.na_resize import resize_8_bit
 from data.media.errors import shown
 from data.media.info import MediaInfo
 from data.media.names import WRITABLE_IMAGES
-from data.media.picture_tags import EXIF_START, IPTC_OF_PHOTOSHOP, IPTC_OF_TIFF, PictureTags, for_size
+from data.media.picture_tags import EXIF_START, IPTC_OF_PHOTOSHOP, IPTC_OF_TIFF, PictureTags, for_size, kept_as_found
 from data.media.whole import MediaWriter
 
 logger = get_logger(__name__)
@@ -135,6 +135,7 @@ def _tiff(given: dict) -> dict:
     exif = Image.Exif()
     if block := given.pop("exif"):
         exif.load(EXIF_START + block)
+        kept_as_found(exif)
     if xmp := given.pop("xmp"):
         exif[XMP_OF_TIFF] = xmp
     if iptc := given.pop("iptc"):

@@ -22,6 +22,8 @@ DESCRIPTIVE = (
     Base.XPSubject,
 )  # fmt: skip
 IPTC_OF_TIFF, IPTC_OF_PHOTOSHOP = 33723, 0x0404
+# Of kind 7 (undefined), which Pillow does not know. 27 and 28 are a GPS method and area.
+UNDEFINED = (Base.ComponentsConfiguration, Base.UserComment, Base.MakerNote, Base.FileSource, Base.SceneType, 27, 28)
 GRAY_MODES = ("1", "L", "LA", "La", "I", "F")
 ENTRY = 12  # bytes
 
@@ -129,7 +131,26 @@ def _exif_of_tiff(image: Image.Image) -> bytes | None:
     for directory in (IFD.Exif, IFD.GPSInfo):
         if directory in found and (values := found.get_ifd(directory)):
             own.get_ifd(directory).update(values)
-    return own.tobytes().removeprefix(EXIF_START) if len(own) or own._ifds else None
+    return kept_as_found(own).tobytes().removeprefix(EXIF_START) if len(own) or own._ifds else None
+
+
+class StoredText(str):
+    """A text of EXIF as Pillow reads it, a character a byte, which goes back to the same bytes: UTF-8 in most files."""
+
+    def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:
+        return super().encode("latin-1", "replace")
+
+
+def kept_as_found(exif: Image.Exif) -> Image.Exif:
+    """EXIF that Pillow read, to be written with the texts and kinds that were read: by itself it writes ASCII only."""
+    inner = [d for d in (IFD.Exif, IFD.GPSInfo) if d in exif or d in exif._ifds]
+    for values in (exif, *map(exif.get_ifd, inner)):
+        for tag, value in list(values.items()):
+            if isinstance(value, str):
+                values[tag] = StoredText(value)
+            elif isinstance(value, bytes) and tag in UNDEFINED:
+                values[tag] = (bytearray(value),)  # Pillow calls bytes numbers, and what it does not know undefined
+    return exif
 
 
 def _iptc_of(image: Image.Image) -> bytes | None:

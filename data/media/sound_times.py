@@ -1,7 +1,8 @@
 """When is each packet of sound heard? Times that rise, whatever the file says.
 
 Recordings that were glued together start again at zero; broken recorders repeat packets, or give one a time from
-nowhere. A muxer refuses times that do not rise.
+nowhere. A muxer refuses times that do not rise. Some clocks are too coarse for the packets: in Matroska's milliseconds,
+one of six packets of TrueHD has the time of the one before.
 """
 
 from fractions import Fraction
@@ -19,15 +20,17 @@ class RisingTimes:
     Args:
         time_base: seconds per tick of the packets.
         origin: container time in seconds that becomes zero.
+        packet_s: how long every packet lasts, where that is known. Shorter than a tick, it becomes the tick.
 
     Attributes:
         moved, skipped: how many packets were given another time, and how many were left out.
         joined: how many times another recording began.
     """
 
-    def __init__(self, time_base: Fraction, origin: Fraction) -> None:
-        self.time_base = time_base
-        self.shift = -round(origin / time_base)  # ticks from the file's time to ours
+    def __init__(self, time_base: Fraction, origin: Fraction, packet_s: Fraction | None = None) -> None:
+        self.coarse = packet_s is not None and packet_s < time_base
+        self.of_file, self.time_base = time_base, packet_s if self.coarse else time_base
+        self.shift = -round(origin / self.time_base)  # ticks from the file's time to ours
         self.next: int | None = None  # our time of the end of the last packet
         self.last = 0
         self.payload = b""
@@ -44,6 +47,8 @@ class RisingTimes:
         return waiting if waiting is not None and self._place(waiting, packet) else None
 
     def _place(self, packet: av.Packet, following: av.Packet | None) -> bool:
+        if self.coarse:
+            self._refine(packet)
         ticks, payload = _ticks(packet), bytes(packet)
         lead = packet.pts - ticks if packet.pts is not None and ticks is not None else 0
         if (packet.duration or 0) * self.time_base > MOST_PACKET_S:
@@ -54,13 +59,22 @@ class RisingTimes:
         else:
             time = self._after_the_last(ticks, step, following)
             again = payload == self.payload and ticks is not None and ticks + self.shift <= self.last
+            again = again and not self.coarse  # silence repeats itself
             if time is None or again:
                 self.skipped += 1
                 return False
-        self.moved += ticks is not None and time != ticks + self.shift
+        self.moved += ticks is not None and abs(time - ticks - self.shift) > self.coarse  # one tick is rounding
         self.last, self.next, self.payload, self.step = time, time + step, payload, step
         packet.dts, packet.pts = time, time + max(lead, 0)
         return True
+
+    def _refine(self, packet: av.Packet) -> None:
+        """Its times in ticks of one packet each."""
+        packet.pts, packet.dts = self._refined(packet.pts), self._refined(packet.dts)
+        packet.duration, packet.time_base = 1, self.time_base
+
+    def _refined(self, ticks: int | None) -> int | None:
+        return ticks if ticks is None or not self.coarse else round(ticks * self.of_file / self.time_base)
 
     def _after_the_last(self, ticks: int | None, step: int, following: av.Packet | None) -> int | None:
         """The time of a packet that is not the first; None: it is to be skipped."""
@@ -68,7 +82,7 @@ class RisingTimes:
             return self.next
         time = ticks + self.shift
         if abs(time - self.next) * self.time_base > SPLICE_S:
-            after = _ticks(following) if following is not None else None
+            after = self._refined(_ticks(following)) if following is not None else None
             if after is not None and abs(after - ticks - step) * self.time_base > SPLICE_S:
                 return self.next  # one time from nowhere: the next packet does not follow it
             if time < self.next:  # another recording starts here, with a clock of its own

@@ -35,8 +35,6 @@ class TrackWriter(ABC):
         refused: packets that could not be decoded, or that the muxer did not take.
     """
 
-    clock: type = RisingTimes
-
     def __init__(
         self,
         track: SoundTrack,
@@ -46,9 +44,13 @@ class TrackWriter(ABC):
         picture_s: Fraction = Fraction(0),
     ) -> None:
         self.track, self.output, self.picture_s = track, output, picture_s
-        self.times = self.clock(stream.time_base, origin)
+        self.times = self.new_times(stream, origin)
         self.refused = 0
         self.complaint = ""
+
+    def new_times(self, stream, origin: Fraction) -> RisingTimes:
+        """What gives the track's packets their times."""
+        return RisingTimes(stream.time_base, origin, packet_seconds(stream))
 
     @abstractmethod
     def write(self, packet: av.Packet) -> None:
@@ -77,6 +79,12 @@ class TrackWriter(ABC):
     def refuse(self, error: Exception) -> None:
         """Count a packet that is left out."""
         self.refused, self.complaint = self.refused + 1, reason(error)
+
+
+def packet_seconds(stream: av.AudioStream) -> Fraction | None:
+    """How long every packet lasts, for codecs whose packets are all alike; None for others."""
+    samples, rate = stream.codec_context.frame_size, stream.codec_context.sample_rate
+    return Fraction(samples, rate) if samples and rate else None
 
 
 class CopiedTrack(TrackWriter):

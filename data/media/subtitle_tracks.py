@@ -52,13 +52,15 @@ class SubtitleTimes:
 class CopiedSubtitles(CopiedTrack):
     """Packets as they are."""
 
-    clock = SubtitleTimes
+    def new_times(self, stream, origin: Fraction) -> SubtitleTimes:
+        return SubtitleTimes(stream.time_base, origin)
 
 
 class ConvertedSubtitles(TrackWriter):
     """Decoded to text and encoded as what the container takes; italics and the like stay, places and fonts do not."""
 
-    clock = SubtitleTimes
+    def new_times(self, stream, origin: Fraction) -> SubtitleTimes:
+        return SubtitleTimes(stream.time_base, origin)
 
     def __init__(self, track: SubtitleTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
         super().__init__(track, stream, output, *clock)

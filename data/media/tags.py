@@ -12,7 +12,10 @@ from data.media.names import WRITABLE_VIDEOS
 OF_THE_OLD_FILE = frozenset(
     "major_brand minor_version compatible_brands encoder encoder_options encoded_by duration bps number_of_frames "
     "number_of_bytes source_id handler_name vendor_id rotate filename mimetype hw_encoder "
-    "_statistics_tags _statistics_writing_app _statistics_writing_date_utc".split()
+    "_statistics_tags _statistics_writing_app _statistics_writing_date_utc "
+    # of MXF: names of this very file, and the program that wrote it
+    "uid generation_uid operational_pattern_ul file_package_umid material_package_umid company_name product_name "
+    "product_uid product_version product_version_num toolkit_version_num application_platform modification_date".split()
 )
 PROGRAMS = ("Lavf", "Lavc")
 OF_THE_STREAM = ("language", "name", "creation_time", "timecode")  # treated apart

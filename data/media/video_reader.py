@@ -132,6 +132,10 @@ class VideoReader(MediaReader):
                 jumps.push(packet)
                 if packet.stream_index != stream.index:
                     continue
+                if (
+                    not packet.size and packet.dts is not None
+                ):  # the picture before it stays; a decoder would take it for
+                    continue  # the end of the stream
                 times.push(packet)
                 frames = decode(packet)
                 seen.decodes = seen.decodes or packet.size > 0

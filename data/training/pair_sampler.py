@@ -7,12 +7,12 @@ import numpy as np
 
 from common.logger import get_logger
 from data.degradation.pipeline import Degradation
+from data.scene_cuts import has_cut
 from data.training.buckets import fits
 from data.training.decode import DecodeError, FrameReader
 from data.training.index import Index, Source
 from data.training.motion import MotionConfig, animate
 from data.training.sampling import ClipShape
-from data.scene_cuts import has_cut
 
 logger = get_logger(__name__)
 

@@ -66,6 +66,6 @@ def mean_over_windows(out: Tensor, layout: WindowLayout, tokens: int) -> Tensor:
         else:
             text = mean.new_zeros(tokens, mean.shape[-1]) if text is None else text
             text = text.index_copy(0, group.target, mean)
-    if text is None:  # a share without windows
-        text = out.new_zeros(tokens, out.shape[-1], dtype=torch.float32)
-    return layout.exchange.sum_text(text).to(out.dtype)
+    if text is None:  # a share without windows: the sum of no rows, with a gradient where other shares have one
+        text = out.float().sum(0, keepdim=True).expand(tokens, -1)
+    return layout.exchange.sum(text, "text").to(out.dtype)

@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from models.nadit.attention import HeadNorm
-from models.nadit.layout import ClipLayout
+from models.nadit.layout import ClipLayout, WindowLayout
 from models.nadit.model import NaDiT
 
 PAPER_TAPS, PAPER_BLOCKS = (16, 26, 36), 36
 
 
 class DiscriminatorOutput(NamedTuple):
-    """logits: [B] float32. features: video tokens [L, C] after each tapped block. A tuple as `NaDiTOutput` is."""
+    """logits: [B] float32. features: as those of `NaDiTOutput`. A tuple as that is."""
 
     logits: Tensor
     features: tuple[Tensor, ...]
@@ -45,21 +45,40 @@ class QueryHead(nn.Module):
         self.proj_out = nn.Linear(inner, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Linear(4 * dim, dim))
 
-    def forward(self, tokens: Tensor, counts: Sequence[int]) -> Tensor:
-        """tokens: [L, C] packed, `counts` of them in each sample -> [B, C]."""
+    def forward(self, tokens: Tensor, layout: WindowLayout) -> Tensor:
+        """tokens: [L, C], this share's of every sample -> [B, C], the same on every share."""
         q = self.norm_q(self.proj_q(self.norm_query(self.query)).unflatten(-1, (self.heads, self.head_dim)))  # H D
         k, v = self.proj_kv(self.norm_tokens(tokens)).unflatten(-1, (2, self.heads, self.head_dim)).unbind(1)  # L H D
         k = self.norm_k(k)
-        read, start = [], 0
-        for count, run in groupby(counts):  # samples of one size in a row are one dense call
-            samples = len(list(run))
-            rows = slice(start, start + samples * count)
-            start = rows.stop
-            dense = [x[rows].unflatten(0, (samples, count)).transpose(1, 2) for x in (k, v)]  # B H count D
-            query = q.to(k.dtype)[None, :, None].expand(samples, -1, 1, -1)  # B H 1 D
-            read.append(F.scaled_dot_product_attention(query, *dense).flatten(1))
-        x = self.query + self.proj_out(torch.cat(read))  # B C
+        with torch.autocast(tokens.device.type, enabled=False):
+            parts = layout.exchange.collect(read_samples(q.to(k.dtype), k, v, layout.token_counts), "heads")
+            weight = parts[..., -1:].softmax(0)  # of each share, by what its tokens have of the whole softmax
+            read = (weight * parts[..., :-1]).sum(0).flatten(1)  # B (H D)
+        x = self.query + self.proj_out(read.to(tokens.dtype))  # B C
         return x + self.mlp(self.norm_mlp(x))
+
+
+def read_samples(q: Tensor, k: Tensor, v: Tensor, counts: Sequence[int]) -> Tensor:
+    """Softmax attention of one query over the tokens of each sample.
+
+    Args:
+        q: [H, D]. k, v: [L, H, D], packed, `counts` of them in each sample; a sample may have none here.
+    Returns:
+        [B, H, D + 1] float32 (or wider): what was read, and the logarithm of the sum of all exponentials, by which
+        readings of the same sample's other tokens can be added.
+    """
+    wide = torch.promote_types(k.dtype, torch.float32)
+    scores = (k * q).sum(-1, dtype=wide) * q.shape[-1] ** -0.5  # L H
+    found, start = [], 0
+    for count, run in groupby(counts):  # samples of one size in a row go together
+        samples = len(list(run))
+        rows = slice(start, start + samples * count)
+        start = rows.stop
+        of_run = scores[rows].unflatten(0, (samples, count))  # b n H
+        values = v[rows].unflatten(0, (samples, count))  # b n H D
+        read = torch.einsum("bnh,bnhd->bhd", of_run.softmax(1).to(v.dtype), values).to(wide)
+        found.append(torch.cat([read, of_run.logsumexp(1)[..., None]], dim=-1))
+    return torch.cat(found)
 
 
 class Discriminator(nn.Module):
@@ -103,7 +122,11 @@ class Discriminator(nn.Module):
     ) -> DiscriminatorOutput:
         """How real each packed sample looks; arguments as those of `NaDiT.forward`, clean latents in place of noisy."""
         out = self.backbone(vid, txt, vid_shape, txt_shape, timestep, layout=layout, taps=self.taps)
-        said = [head(x, layout.token_counts) for head, x in zip(self.heads, out.features, strict=True)]
+        recompute = bool(self.backbone.recomputed) and torch.is_grad_enabled()
+        said = []
+        for head, tap, x in zip(self.heads, self.taps, out.features, strict=True):
+            windows = layout.blocks[tap]
+            said.append(checkpoint(head, x, windows, use_reentrant=False) if recompute else head(x, windows))
         with torch.autocast(vid.device.type, enabled=False):  # differences of logits are what counts: no rounding here
             said = self.norm(torch.cat(said, dim=1).to(self.norm.weight.dtype))
             return DiscriminatorOutput(self.out(said).squeeze(1).float(), out.features)

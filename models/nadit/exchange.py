@@ -1,7 +1,8 @@
 """What the network asks of those who share a clip's windows; whoever computes alone shares with nobody.
 
 Every share holds whole windows with all heads. Tokens change owner only where the cutting into windows changes, between
-regular and shifted blocks; text is everywhere and its mean over windows is summed over shares.
+regular and shifted blocks; text is everywhere and its mean over windows is summed over shares. All verbs have
+gradients, for the sum of what the shares compute; shares go backward through the same verbs.
 """
 
 from collections.abc import Sequence
@@ -26,8 +27,14 @@ class Exchange(Protocol):
     def leave(self, video: Tensor, cut: int) -> Tensor:
         """This share's tokens [L_own, any] -> all tokens [L, any], on every share."""
 
-    def sum_text(self, text: Tensor) -> Tensor:
-        """[M, C] float32 of every share -> their sum, the same on every share."""
+    def sum(self, part: Tensor, purpose: str) -> Tensor:
+        """A float32 tensor of every share, of one shape -> their sum, the same on every share.
+
+        purpose: what it is, for those who count what is sent.
+        """
+
+    def collect(self, part: Tensor, purpose: str) -> Tensor:
+        """A small float32 tensor [...] of every share, of one shape -> [shares, ...], the same on every share."""
 
 
 class Team(Protocol):
@@ -55,5 +62,8 @@ class Alone:
     def leave(self, video: Tensor, cut: int) -> Tensor:
         return video
 
-    def sum_text(self, text: Tensor) -> Tensor:
-        return text
+    def sum(self, part: Tensor, purpose: str) -> Tensor:
+        return part
+
+    def collect(self, part: Tensor, purpose: str) -> Tensor:
+        return part[None]

@@ -43,6 +43,7 @@ class WindowLayout:
 
     cut: its number among the clip's ways of cutting.
     exchange: what text means are summed with.
+    token_counts: video tokens of every sample, those of this share alone.
     sample_of_video: [L] which sample a video token belongs to; None when there is only one.
     rows: [S] rows of the video and text tokens stacked (video first) that form the attention sequences.
     video_rows: [L] row of S at which each video token's output lies.
@@ -51,6 +52,7 @@ class WindowLayout:
 
     cut: int
     exchange: Exchange
+    token_counts: tuple[int, ...]
     sample_of_video: Tensor | None
     sequences: Sequences
     rows: Tensor
@@ -74,10 +76,6 @@ class ClipLayout:
     blocks: tuple[WindowLayout, ...]
     exchange: Exchange
     sample_of_text: Tensor | None
-
-    @property
-    def token_counts(self) -> list[int]:
-        return [prod(grid) for grid in self.grids]
 
 
 def build_layout(
@@ -182,27 +180,47 @@ def _window_layout(
     at = is_video.nonzero().squeeze(1)
     video_rows.index_copy_(0, rows[at], at)
 
-    freqs = frequencies(rope, device)
     places = [(window.size, text_lengths[window.sample]) for window in ordered]
-    of_place = {place: window_positions(rope, *place) for place in set(places)}
-    positions = torch.empty(len(packed), 3)
-    if places:
-        positions.index_copy_(0, torch.cat(video_of_window), torch.cat([of_place[place] for place in places]))
-    rope_text = None
-    if rope.kind == "text_and_video":
-        rope_text = tables(to_device(torch.cat([text_positions(length) for length in text_lengths]), device), freqs)
+    rope_video, rope_text = _rope_tables(rope, places, video_of_window, text_lengths, device)
+    token_counts = Counter()
+    for window in ordered:
+        token_counts[window.sample] += prod(window.size)
     sample_of_video = _sample_of_token([prod(grid) for grid in grids], "cpu")
     return WindowLayout(
         cut=cut,
         exchange=exchange,
+        token_counts=tuple(token_counts[sample] for sample in range(len(grids))),
         sample_of_video=None if sample_of_video is None else to_device(sample_of_video[packed], device),
         sequences=Sequences.from_groups([(len(group), sum(key)) for key, group in groups.items()], device),
         rows=to_device(rows, device),
         video_rows=to_device(video_rows, device),
         text_means=_text_means(text_starts, Counter(window.sample for window in windows), text_lengths, device),
-        rope_video=tables(to_device(positions, device), freqs),
+        rope_video=rope_video,
         rope_text=rope_text,
     )
+
+
+def _rope_tables(
+    rope: RopeConfig,
+    places: list[tuple[Size3, int]],
+    video_of_window: list[Tensor],
+    text_lengths: tuple[int, ...],
+    device: torch.device | str,
+) -> tuple[Tables, Tables | None]:
+    """Tables for the tokens of all windows and of all texts; the text has none in the 7B.
+
+    Args:
+        places: size of every window, and the length of its text.
+    """
+    freqs = frequencies(rope, device)
+    of_place = {place: window_positions(rope, *place) for place in set(places)}
+    positions = torch.empty(sum(map(len, video_of_window)), 3)
+    if places:
+        positions.index_copy_(0, torch.cat(video_of_window), torch.cat([of_place[place] for place in places]))
+    rope_text = None
+    if rope.kind == "text_and_video":
+        rope_text = tables(to_device(torch.cat([text_positions(length) for length in text_lengths]), device), freqs)
+    return tables(to_device(positions, device), freqs), rope_text
 
 
 def _own_numbers(tokens: list[Tensor]) -> tuple[list[Tensor], Tensor]:

@@ -20,7 +20,8 @@ from models.nadit.patch import PatchIn, PatchOut
 
 
 class NaDiTOutput(NamedTuple):
-    """vid_sample: predicted velocity [L0, vid_out_channels]. features: video tokens [L, C] after each tapped block.
+    """vid_sample: predicted velocity [L0, vid_out_channels]. features: video tokens [L, C] after each tapped block;
+    where a team shares the clip, this share's under the block's cut.
 
     A tuple: FSDP gathers weights again before the backward pass by hooks on a network's outputs, which older releases
     of torch look for in tuples and not in dataclasses.
@@ -129,7 +130,7 @@ class NaDiT(nn.Module):
             else:
                 video, text = block(*streams)
             if number in taps:
-                features[number] = exchange.leave(video, windows.cut)
+                features[number] = video
         if self.config.tail:
             shift, scale = self.vid_out_ada(embedding)
             video = modulate(self.vid_out_norm(video), scale, shift, windows.sample_of_video)

@@ -3,6 +3,8 @@
 Angles are float32 everywhere: bfloat16 cannot tell position 256 from 257.
 """
 
+from functools import cache
+
 import torch
 from rotary_embedding_torch import RotaryEmbedding
 from torch import Tensor, nn
@@ -18,10 +20,16 @@ MAX_FREQUENCY = 256  # of the 7B's "pixel" frequencies; half of it is the highes
 
 def frequencies(rope: RopeConfig, device: torch.device | str = "cpu") -> Tensor:
     """The frequency vector of one axis, [axis_frequencies] float32."""
+    return to_device(_frequencies(rope).clone(), device)
+
+
+@cache
+def _frequencies(rope: RopeConfig) -> Tensor:
+    """On the CPU; the library builds a table of 8192 positions beside it, so it is asked once."""
     with torch.device("cpu"):  # a model built on the meta device still needs real numbers here
         kind = "lang" if rope.kind == "text_and_video" else "pixel"
         table = RotaryEmbedding(rope.axis_features, freqs_for=kind, theta=THETA, max_freq=MAX_FREQUENCY)
-    return to_device(table.freqs.detach().float(), device)
+    return table.freqs.detach().float()
 
 
 class RopeFrequencies(nn.Module):

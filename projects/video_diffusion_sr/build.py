@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,15 @@ def seed_weights(network: nn.Module, device: torch.device, dtype: torch.dtype, s
         network.reset_buffers(device)
     generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in network.named_parameters():
-        drawn = torch.randn(parameter.shape, device=device, generator=generator)  # float32, then rounded
-        if parameter.ndim >= 2:
-            parameter.copy_(drawn.mul_(parameter[0].numel() ** -0.5))
-        else:
-            parameter.copy_(drawn.mul_(0.1).add_(float(name.endswith("weight") or name.endswith("_scale"))))
+        parameter.copy_(drawn_weight(name, parameter.shape, generator))
+
+
+def drawn_weight(name: str, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Random values of one parameter that keep activations near one, float32 where the generator draws."""
+    drawn = torch.randn(shape, device=generator.device, generator=generator)
+    if len(shape) >= 2:
+        return drawn.mul_(prod(shape[1:]) ** -0.5)
+    return drawn.mul_(0.1).add_(float(name.endswith("weight") or name.endswith("_scale")))
 
 
 def load_in_parts(settings: RunSettings, parallel: Parallel) -> None:

@@ -20,6 +20,7 @@ from projects.video_diffusion_sr.request import Finish, Request
 from projects.video_diffusion_sr.resume import run_identity
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
 from projects.video_diffusion_sr.run_order import Job, restore_all
+from projects.video_diffusion_sr.run_page.page import page_of, target_of
 from projects.video_diffusion_sr.scene_cuts import AUTO, OFF, SceneCuts
 from projects.video_diffusion_sr.settings import resolve
 
@@ -76,9 +77,11 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
 
 def run_files(preset: Preset, request: Request, args: argparse.Namespace, process: Process) -> tuple[int, int]:
     """(failed files, files)."""
-    failed, total, work = prepare(preset, request, args, process)
-    if work is not None:
-        failed += sum(not restored for restored in restore_all(*work))
+    with page_of(preset, args, process) as page:
+        failed, total, work = prepare(preset, request, args, process)
+        if work is not None:
+            paths, job, several = work
+            failed += sum(not restored for restored in restore_all(paths, page.attach(job), several))
     return failed, total
 
 
@@ -130,6 +133,8 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--scene_cuts {args.scene_cuts}: there is no such file; give a list, auto or off")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
+    if args.report is not None:
+        target_of(args)
     return Request(
         res=(args.res_h, args.res_w),
         size=size_from_flags(args),

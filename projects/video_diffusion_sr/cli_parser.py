@@ -50,8 +50,8 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     )
     files.add_argument(
         "--no_resume", action="store_true",
-        help="begin every file anew; without this, what an interrupted run has finished of a long clip is kept beside the "
-        "result, and the same command goes on there",
+        help="begin every file anew; without this, what an interrupted run has finished of a long clip is kept beside "
+        "the result, and the same command goes on there",
     )  # fmt: skip
     files.add_argument(
         "--ckpt_dir", type=Path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
@@ -79,7 +79,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--strength",
         type=float,
         default=1.0,
-        help="1: the restored clip; less mixes in the input against over-sharpening",
+        help="1: the restored clip, 0: the resized input; less than 1 against over-sharpening, fine detail first",
     )
     result.add_argument(
         "--out_fps",
@@ -97,6 +97,11 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--deinterlace", choices=["auto", "always", "never"], default="auto", help="old tape; auto: where it is marked"
     )
     result.add_argument("--compare", action="store_true", help="also write a side-by-side clip and a contact sheet")
+    result.add_argument(
+        "--report", nargs="?", const=True, metavar="FILE.html",
+        help="also write a page about the run: figures, sliders between input and result, flicker, what was said; "
+        "default: report.html in --output_dir",
+    )  # fmt: skip
     result.add_argument(
         "--no_metadata", action="store_true",
         help="leave out tags, dates, places, covers, EXIF and XMP; sound, subtitles and chapters stay",

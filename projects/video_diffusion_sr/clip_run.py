@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.background import ReadAhead, ReadInPlace, WriteBehind, WriteInPlace
 from common.logger import get_logger
-from data.media import Frame, MediaInfo, MediaReader, output_path
+from data.media import Frame, MediaInfo, output_path
 from projects.video_diffusion_sr.file_errors import InputError, OutputError, rebuild
 from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.input_file import frames_of, open_input
@@ -90,7 +90,8 @@ class ClipRun:
             self.result = enter(
                 Result(
                     self.output, self.info, self.size, existing=existing, compare=wishes.compare,
-                    frame_rate=wishes.frame_rate, crf=wishes.crf, metadata=wishes.metadata, frames_out=frames_out,
+                    page_room=wishes.page_room, frame_rate=wishes.frame_rate, crf=wishes.crf, metadata=wishes.metadata,
+                    frames_out=frames_out,
                     identity=identity_of(restorer, self.info, self.size),
                 )
             )  # fmt: skip
@@ -203,7 +204,8 @@ class ClipRun:
         return Report(
             self.source, self.output, self._written, self.size, ended - self._started, damage=self.reader.damage,
             kept=self.place.frame,
-            waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended, **self._memory,
+            waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended,
+            samples=self.result.samples.complete(), **self._memory,
         )  # fmt: skip
 
     def stop(self) -> None:

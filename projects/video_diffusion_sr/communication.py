@@ -7,7 +7,7 @@ from the shapes of its convolutions.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -79,7 +79,7 @@ def communication_volume(
     tokens, moved = moved_tokens(layout, counter.owners, sp_size)
     rounds = len(config.windows) - config.last_block_video_only
     held = max(int(torch.bincount(owner).max()) for owner in counter.owners) if sp_size > 1 else 0
-    total = layout.token_counts[0]
+    total = prod(layout.grids[0])
     features = config.vid_out_channels * config.patch_size[0] * config.patch_size[1] * config.patch_size[2]
     encode, decode = (0, 0) if vae is None else vae_bytes(vae, latents, sp_size)
     return Volume(

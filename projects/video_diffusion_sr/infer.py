@@ -4,12 +4,14 @@ Letters: T, H, W frames and pixels · t, h, w latent frames and positions · c l
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from common.diffusion import EulerSampler, LinearInterpolation, condition_timestep, uniform_trailing
 from models.nadit.exchange import Team
+from models.nadit.layout import ClipLayout
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
@@ -55,6 +57,7 @@ class VideoDiffusionInfer:
         self.scaling_factor, self.team = scaling_factor, team
         self.stages = stages or Stages(vae, dit, next(vae.parameters()).device)
         self.guard = FiniteGuard()
+        self._layout_of_picture = lru_cache(maxsize=2)(self._new_layout)  # two: guidance asks with a second text
         self.schedule = LinearInterpolation(sampling.T)
         self.sampler = EulerSampler(
             self.schedule, uniform_trailing(sampling.steps, sampling.T, sampling.shift), sampling.prediction_type
@@ -116,11 +119,19 @@ class VideoDiffusionInfer:
 
         return self.guard.watch("the transformer", self.sampler.sample(noise, predict))
 
+    def _layout_of(self, shape: tuple[int, int, int], text_tokens: int) -> ClipLayout:
+        """The layout of one clip; that of a picture is kept for the next one, as it takes longer than the network."""
+        build = self._layout_of_picture if shape[0] == 1 else self._new_layout
+        return build(shape, text_tokens)
+
+    def _new_layout(self, shape: tuple[int, int, int], text_tokens: int) -> ClipLayout:
+        return self.dit.layout([shape], [text_tokens], self.device, self.team)
+
     def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor):
         """The network as a function of (x_t, t), with everything that stays the same over the steps done once."""
         dtype = next(self.dit.parameters()).dtype  # its device may be the host: blocks come when they are called
         text = text.to(self.device, dtype)
-        layout = self.dit.layout([shape], [len(text)], self.device, self.team)
+        layout = self._layout_of(shape, len(text))
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             tokens = torch.cat([x, condition], dim=-1).flatten(0, 2).to(dtype)  # (t h w) 2c+1

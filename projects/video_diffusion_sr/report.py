@@ -8,6 +8,7 @@ import torch
 
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.memory.workload import GIB
+from projects.video_diffusion_sr.run_page.samples import Sampled
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Report:
     predicted_gib: the plan's prediction of `peak_memory`; None without a prediction.
     damage: frames of the input that were lost before we saw them.
     kept: frames of these that an earlier run had made.
+    samples: what the page of `--report` shows of it; None: there is no page.
     waits: where its seconds went. ended: of `time.perf_counter`, when the result had its name.
     """
 
@@ -55,6 +57,7 @@ class Report:
     waits: Waits | None = None
     ended: float = 0.0
     kept: int = 0
+    samples: Sampled | None = None
 
     def line(self) -> str:
         speed = (self.frames - self.kept) / max(self.seconds, 1e-9)
@@ -64,7 +67,8 @@ class Report:
             memory += f", {self.predicted_gib:.2f} predicted, {self.reserved / GIB:.2f} reserved"
         return (
             f"{self.source.name} -> {self.output}: {self.frames} frame{'s' * (self.frames != 1)} of {width}x{height}"
-            f"{f', {self.kept} of them earlier,' if self.kept else ''} in {self.seconds:.1f} s ({speed:.2f} fps, {memory})"
+            f"{f', {self.kept} of them earlier,' if self.kept else ''} in {self.seconds:.1f} s "
+            f"({speed:.2f} fps, {memory})"
         )
 
 

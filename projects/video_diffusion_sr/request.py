@@ -21,6 +21,7 @@ class Finish:
     frame_rate: play the same frames at this rate; None keeps the file's own times. crf: H.264 quality, lower is better.
     compare: also write a side-by-side clip and a contact sheet. metadata: False leaves out tags, dates, places, covers.
     frames_out: "png": the result of a clip is a folder of pictures.
+    page_room: bytes of pictures that a file may have on the page of `--report`; None: there is no page.
     """
 
     color_fix: str = "wavelet"
@@ -30,6 +31,12 @@ class Finish:
     compare: bool = False
     metadata: bool = True
     frames_out: str | None = None
+    page_room: int | None = None
+
+    @property
+    def pairs(self) -> bool:
+        """Does anything show the resized input beside the result?"""
+        return self.compare or self.page_room is not None
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,16 @@ from projects.video_diffusion_sr.report import Report, reset_peak
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing
-from projects.video_diffusion_sr.stretches import FROM_ITS_BEGINNING, Place, RunIn, Shot, Shots, ShotInputs, without_first
+from projects.video_diffusion_sr.strength import mixed
+from projects.video_diffusion_sr.stretches import (
+    FROM_ITS_BEGINNING,
+    Place,
+    RunIn,
+    Shot,
+    ShotInputs,
+    Shots,
+    without_first,
+)
 
 PREPARE_FRAMES = 4  # cross to the device and are converted together, at most
 Stored = Callable[[Tensor], tuple[Tensor, ...]]
@@ -98,8 +107,8 @@ class Finished:
     """A slice of finished frames on their way to the host, on the rank that writes them.
 
     times: T, seconds. stages: which of them the marks stand for, see `FiniteGuard.marks`.
-    compared: the frames come with what a comparison shows. first: number of the first frame in its shot.
-    borders: see `MediaWriter.write_planes`.
+    compared: the frames come with what a comparison and a report's page show. first: number of the first frame in its
+    shot. borders: see `MediaWriter.write_planes`.
     """
 
     copy: HostCopy
@@ -164,7 +173,8 @@ def restore_frames(
 
 def _counted(frames: Iterator[Frame], count: int, progress: Progress) -> Iterator[Frame]:
     """The frames; after the last one the progress learns how many there are, `count` before these."""
-    for count, frame in enumerate(frames, count + 1):  # noqa: B020 (goes on from there)
+    for frame in frames:
+        count += 1
         yield frame
     progress.expect(count)
 
@@ -319,7 +329,7 @@ def decode_and_finish(
             whole = [rows.to_leader(result, part.frames) for result in results]
             if restorer.parallel.leads:
                 whole = [result[: len(degraded)] for result in whole]
-                (stages, marks), compared = infer.guard.marks(), restorer.finish.compare
+                (stages, marks), compared = infer.guard.marks(), restorer.finish.pairs
                 copy = HostCopy(*stored(whole[-1]), *(whole if compared else ()), marks)
                 yield Finished(copy, [frame.time for frame in degraded], stages, compared, part.first)
         pace.step()
@@ -374,16 +384,17 @@ def decode_rows(
 def finish_frames(clip: Tensor, degraded: list[Frame], size: tuple[int, int], restorer: Restorer) -> tuple[Tensor, ...]:
     """Results, u8 [T, 3, h, w], of decoded frames [3, T, h', w'] and the input's, a few at a time.
 
-    With a comparison to be written the resized input comes before them. Frames beyond the end of the input are zeros.
+    Where both are wanted (`Finish.pairs`) the resized input comes before them. Frames beyond the end of the input are
+    zeros.
     """
-    count = 2 if restorer.finish.compare else 1
+    count = 2 if restorer.finish.pairs else 1
     parts = [torch.zeros(clip.shape[1], 3, *size, dtype=torch.uint8, device=restorer.device) for _ in range(count)]
     for start in range(0, len(degraded), FINISH_FRAMES):
         given = degraded[start : start + FINISH_FRAMES]
         rgb = rgb_of(given, restorer.device)
         resized = torch.stack([restorer.geometry.to_output(frame, restorer.device) for frame in rgb])
         part = clip[:, start : start + len(given)].to(restorer.device)
-        results = [to_8_bit(resized)] if restorer.finish.compare else []
+        results = [to_8_bit(resized)] if restorer.finish.pairs else []
         results.append(to_8_bit(finish(part, resized, restorer.finish)))
         for target, result in zip(parts, results, strict=True):
             target[start : start + len(given)] = result
@@ -399,4 +410,4 @@ def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> Tensor:
     frames, _, height, width = degraded.shape
     content = clip[:, :frames, :height, :width].transpose(0, 1).float()
     result = fix_colour(wishes.color_fix, content, degraded)
-    return result if wishes.strength == 1.0 else torch.lerp(degraded, result, wishes.strength)
+    return result if wishes.strength == 1.0 else mixed(degraded, result, wishes.strength)

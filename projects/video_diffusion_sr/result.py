@@ -1,4 +1,4 @@
-"""The result of one file in the making, and the comparison beside it."""
+"""The result of one file in the making, the comparison beside it, and what a page shows of it."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -11,6 +11,7 @@ from torch import Tensor
 from data.media import BusyError, MediaError, MediaInfo, open_writer
 from projects.video_diffusion_sr.comparison import Comparison
 from projects.video_diffusion_sr.file_errors import OutputError, SkippedError, sentence
+from projects.video_diffusion_sr.run_page.samples import Samples
 
 Existing = Literal["replace", "skip", "refuse"]
 
@@ -21,7 +22,7 @@ class Result:
     Args:
         output: the file to be. info: the input. size: (height, width) of the frames.
         existing: what to do with a result that is there, or that another run makes now.
-        compare, frame_rate, crf, metadata, frames_out: see `restore.Finish`.
+        compare, frame_rate, crf, metadata, frames_out, page_room: see `request.Finish`.
         identity: see `open_writer`. A comparison is not kept, so with one nothing is.
 
     Raises:
@@ -42,6 +43,7 @@ class Result:
         metadata: bool = True,
         frames_out: str | None = None,
         identity: Mapping[str, str] | None = None,
+        page_room: int | None = None,
     ) -> None:
         quality = {} if crf is None else {"crf": crf}
         self.output, self.frames, self._open = output, 0, True
@@ -64,6 +66,7 @@ class Result:
             )
         beside = output.with_name(f"{output.name}.mp4") if frames_out else output
         self.comparison = Comparison(beside, info, size, compare, frame_rate)
+        self.samples = Samples(info, page_room)
 
     def write(
         self,
@@ -76,7 +79,7 @@ class Result:
 
         Args:
             stored: T frames as `writer.planes_for` gives them. times: T, seconds.
-            compared: the resized input and the result, u8 [T, 3, h, w] each, where a comparison is written.
+            compared: the resized input and the result, u8 [T, 3, h, w] each, where something shows both.
             borders: see `MediaWriter.write_planes`.
         """
         try:
@@ -86,6 +89,7 @@ class Result:
         self.frames += len(times)
         if compared is not None:
             self.comparison.write(*compared, times, self.writer.temporary, self.frames)
+            self.samples.write(*compared, times)
 
     def complete(self) -> None:
         """Give the result its name, then the comparison, which must not cost it."""

@@ -6,7 +6,6 @@ How many ranks share the clip, how fast and in how much memory is not among them
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +25,7 @@ NO_MATTER = {  # of a request
     "device", "dtype", "res", "size", "vram", "shard_weights", "overlap", "ckpt_dir", "checkpoint", "vae_checkpoint",
     "lora", "config", "overrides", "finish", "resume", "window_frames", "cuts",
 }  # fmt: skip  # what follows from them is told by itself
+SHOWN_BESIDE = {"compare", "page_room"}  # of a `Finish`: the result is the same without
 PARTS = ("common", "data", "models", "projects/video_diffusion_sr")  # of the program that make a result
 SAMPLES, SAMPLE_BYTES = 64, 64 * 1024  # of a file that is too large to be read whole
 
@@ -47,7 +47,8 @@ def run_identity(settings: RunSettings, prompts: Iterable[Path] = ()) -> dict[st
         "the program": program_digest(),
         "the libraries": f"torch {torch.__version__}, av {av.__version__}, opencv {cv2.__version__}",
     }
-    return {name: str(value) for name, value in {**named, **wishes, **asdict(request.finish)}.items()}
+    finish = {name: value for name, value in vars(request.finish).items() if name not in SHOWN_BESIDE}
+    return {name: str(value) for name, value in {**named, **wishes, **finish}.items()}
 
 
 def identity_of(restorer: Restorer, info: MediaInfo, size: tuple[int, int]) -> dict[str, str] | None:
@@ -90,4 +91,3 @@ def program_digest() -> str:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
-

@@ -26,6 +26,7 @@ from projects.video_diffusion_sr.find_inputs import find_inputs
 from projects.video_diffusion_sr.memory.budget import Clip, clip_of, read_budget
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
 from projects.video_diffusion_sr.result import Existing
+from projects.video_diffusion_sr.run_page.lines import outcome
 from projects.video_diffusion_sr.settings import RunSettings
 
 logger = get_logger(__name__)
@@ -83,7 +84,7 @@ def _look(args: argparse.Namespace, process: Process) -> list | str:
             clip = judge(path, found, args, process.attempt)
             rows.append([str(path), size_in_bytes(path), astuple(clip)])
         except SkippedError as reason:
-            logger.info("%s", reason)
+            logger.info("%s", reason, extra=outcome(path, "skipped"))
         except Exception as error:
             report_error(error, path, "", "read")
             failed += 1
@@ -148,8 +149,8 @@ def plan_files(
     budget = read_budget(settings, parallel)
     plan_all = partial(_unplanned_all, settings) if budget is None else budget.plan_all
     plans, refused = _plan_possible(clips, plan_all)
-    for line in refused.values():
-        say(parallel.process, logging.ERROR, line)
+    for path, line in refused.items():
+        say(parallel.process, logging.ERROR, line, outcome(path, "failed"))
     for plan in dict.fromkeys(plans.values()) if budget is not None else ():
         names = [path.name for path in plans if plans[path] == plan]
         line = f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {plan.describe()}"
@@ -184,11 +185,11 @@ def _plan_possible(clips: Mapping[Path, Clip], plan_all: Callable[[Mapping[Path,
 
 def report_error(error: Exception, path: Path, prefix: str = "", doing: str = "restored") -> None:
     """The file's line, and for --verbose where it comes from."""
-    logger.error("%s%s", prefix, sentence(error, path, doing))
+    logger.error("%s%s", prefix, sentence(error, path, doing), extra=outcome(path, "failed"))
     logger.debug("where it happened:", exc_info=error)
 
 
-def say(speaker: Process | Parallel, level: int, message: str) -> None:
-    """One line from one rank, not the same from all."""
+def say(speaker: Process | Parallel, level: int, message: str, about: dict | None = None) -> None:
+    """One line from one rank, not the same from all. about: see `run_page.lines.outcome`."""
     if speaker.leads:
-        logger.log(level, "%s", message)
+        logger.log(level, "%s", message, extra=about)

@@ -25,6 +25,7 @@ from projects.video_diffusion_sr.restore import compute, restore_clip
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing
 from projects.video_diffusion_sr.run_files import report_error, say
+from projects.video_diffusion_sr.run_page.lines import outcome as about
 
 logger = get_logger(__name__)
 
@@ -203,7 +204,7 @@ def _tell(path: Path, outcome: Report | Exception | None, job: Job) -> bool:
     """The file's line; was it restored, or skipped as asked?"""
     parallel, prefix = job.restorer.parallel, job.prefix(path)
     if isinstance(outcome, SkippedError):
-        say(parallel, logging.INFO, f"{prefix}{outcome}")
+        say(parallel, logging.INFO, f"{prefix}{outcome}", about(path, "skipped"))
         return True
     if isinstance(outcome, Exception):
         if parallel.leads:

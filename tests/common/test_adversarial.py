@@ -56,7 +56,7 @@ def test_feature_matching_weighs_samples_alike_and_leaves_real_features_alone():
     for r, f in zip(real, fake, strict=True):
         for a, b in zip(r.split(counts), f.split(counts), strict=True):
             expected += (a - b).abs().sum().item() / a.numel() / len(counts) / layers
-    loss = feature_matching(real, fake, share)
+    loss = feature_matching(real, fake, [share] * len(real))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     loss.backward()
     assert all(r.grad is None for r in real) and all(f.grad is not None for f in fake)

@@ -170,3 +170,17 @@ def test_a_track_of_measurements_is_told_and_titles_of_chapters_are_not(tmp_path
         assert [stream.type for stream in container.streams] == ["video", "audio", "data"]
     through(source, tmp_path / "out")
     assert caplog.text.count("plain.mp4: 1 data track (measurements, commands) left out") == 1
+
+
+def test_an_mxf_leaves_its_timecode_and_not_the_names_of_the_old_file(tmp_path):
+    path = tmp_path / "tape.mxf"
+    with av.open(str(path), "w") as container:
+        container.metadata["timecode"] = "01:02:03:04"
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for packet in (*stream.encode(av.VideoFrame(48, 32, "yuv420p")), *stream.encode(None)):
+            container.mux(packet)
+    with av.open(str(path)) as source:
+        assert "uid" in source.metadata and "product_name" in source.metadata
+        assert list(global_tags(source).items()) == [("timecode", "01:02:03:04")]
+        assert stream_tags(source.streams.video[0], ".mkv") == {}

@@ -1,6 +1,7 @@
 """Sound as phones and broken recorders leave it: it is kept where it can be, and never costs the picture."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -10,6 +11,7 @@ from data.media import MediaError, open_media, open_writer
 from data.media.names import carries
 from data.media.sound_plan import plan_sound
 from data.media.sound_times import RisingTimes
+from data.media.sound_tracks import packet_seconds
 from tests.data.media_round_trip import CLIP, TIMES, frames_of, sound_of, through
 from tests.data.media_samples import audio_packets, even_times, write_clip
 
@@ -76,6 +78,31 @@ def test_times_that_do_not_rise_are_made_to(tmp_path):
     assert times == [1024 * k for k in range(200)] and clock.joined == 1 and clock.skipped == 0
     nowhere = [*STEADY[:5], 10**9, *STEADY[6:]]
     assert placed(nowhere)[0] == STEADY and placed([*STEADY[:5], -(10**9), *STEADY[6:]])[0] == STEADY
+
+
+def test_packets_shorter_than_a_tick_keep_their_times_and_number():
+    """TrueHD in Matroska: 1200 packets a second on a clock of milliseconds, silence in all of them."""
+    clock, packets = RisingTimes(Fraction(1, 1000), Fraction(0), Fraction(40, 48_000)), []
+    for number in range(12_000):
+        packet = av.Packet(b"silence")
+        packet.pts = packet.dts = number * 5 // 6
+        packet.time_base = Fraction(1, 1000)
+        packets.append(packet)
+    placed = [packet for packet in map(clock.push, (*packets, None)) if packet is not None]
+    assert len(placed) == 12_000 and (clock.moved, clock.skipped, clock.joined) == (0, 0, 0)
+    ticks = [packet.dts for packet in placed]
+    assert all(a < b for a, b in pairwise(ticks))
+    errors = [abs(packet.dts * packet.time_base - Fraction(n, 1200)) for n, packet in enumerate(placed)]
+    assert max(errors) <= Fraction(1, 1000)
+
+
+@pytest.mark.parametrize(
+    "codec,suffix,expected", [("aac", ".mkv", Fraction(1024, 48_000)), ("pcm_s16le", ".mov", None)]
+)
+def test_only_packets_of_one_length_say_how_long_they_are(tmp_path, codec, suffix, expected):
+    path = write_clip(tmp_path / f"clip{suffix}", CLIP, TIMES, audio=codec)
+    with av.open(str(path)) as container:
+        assert packet_seconds(container.streams.audio[0]) == expected
 
 
 def test_repeated_packets_are_left_out(tmp_path):

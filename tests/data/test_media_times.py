@@ -214,3 +214,18 @@ def test_a_last_frame_that_claims_to_last_for_hours_lasts_one_step(tmp_path):
                 writer.write(frame.pixels[None], [frame.time])
     with av.open(str(tmp_path / "out.mp4")) as result:
         assert result.streams.video[0].duration * result.streams.video[0].time_base < Fraction(1, 4)
+
+
+def test_an_empty_packet_repeats_a_picture_and_is_no_damage(tmp_path):
+    """As encoders of Theora and recorders of AVI write where nothing moves; a decoder would take it for the end."""
+    source, target = write_clip(tmp_path / "clip.mkv", smooth_clip(12, 32, 48), even_times(12)), tmp_path / "gap.nut"
+    with av.open(str(source)) as original, av.open(str(target), "w") as container:
+        stream = container.add_stream_from_template(original.streams.video[0])
+        for number, packet in enumerate(original.demux(video=0)):
+            if packet.size:
+                kept = av.Packet(b"") if number == 6 else packet
+                kept.pts, kept.dts, kept.time_base, kept.stream = packet.pts, packet.dts, packet.time_base, stream
+                container.mux(kept)
+    with open_media(target) as reader:
+        times = [frame.time for frame in reader]
+    assert times == [t for number, t in enumerate(even_times(12)) if number != 6] and reader.damage is None

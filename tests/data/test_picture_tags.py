@@ -8,7 +8,8 @@ from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 
-from data.media.picture_tags import for_size, srgb_profile
+from data.media import open_media, open_writer
+from data.media.picture_tags import StoredText, for_size, kept_as_found, srgb_profile
 from tests.data.picture_samples import as_image, through
 
 
@@ -138,3 +139,24 @@ def test_sixteen_bits_are_told_to_become_eight(tmp_path, caplog):
     Image.fromarray(np.linspace(0, 1, 96, dtype=np.float32).reshape(8, 12)).save(tmp_path / "in.tif")
     assert through(tmp_path / "in.tif", tmp_path / "out").mode == "L"
     assert caplog.text.count("in.tif: has floats as samples, the result has 8 bits") == 1
+
+
+def test_texts_of_a_tiff_keep_their_bytes_and_comments_their_kind(tmp_path):
+    exif, name, lens = Image.Exif(), "Kamera é".encode(), "Objektiv ü 二".encode()
+    exif[Base.Model] = StoredText(name.decode("latin-1"))
+    exif.get_ifd(IFD.Exif).update(
+        {Base.LensModel: StoredText(lens.decode("latin-1")), Base.UserComment: (bytearray(b"UNICODE\0h\0i"),)}
+    )
+    loaded = Image.Exif()  # only directories that were read are written into a TIFF
+    loaded.load(exif.tobytes())
+    Image.effect_noise((32, 24), 60).convert("RGB").save(tmp_path / "in.tif", exif=kept_as_found(loaded))
+    with open_media(tmp_path / "in.tif") as reader:
+        with open_writer(tmp_path / "out.tif", reader.info, (24, 32)) as writer:
+            for frame in reader:
+                writer.write(frame.pixels[None], [frame.time])
+    for path in (tmp_path / "in.tif", tmp_path / "out.tif"):
+        content = path.read_bytes()
+        order = "<" if content[:2] == b"II" else ">"
+        assert name + b"\0" in content and lens + b"\0" in content and b"UNICODE\0h\0i" in content
+        for tag, kind in ((Base.Model, 2), (Base.LensModel, 2), (Base.UserComment, 7)):
+            assert struct.pack(f"{order}HH", tag, kind) in content

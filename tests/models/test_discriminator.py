@@ -1,6 +1,7 @@
 """The discriminator: one logit a sample that does not depend on its neighbours, from features of the right blocks."""
 
 import json
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -50,12 +51,39 @@ def test_features_are_the_video_tokens_after_the_tapped_blocks(discriminator):
     assert all(torch.equal(f, seen[tap]) for f, tap in zip(features, discriminator.taps, strict=True))
 
 
+class Collected(NamedTuple):
+    """What a head asks of a layout, where its own tokens are known and the other shares' parts too."""
+
+    token_counts: list[int]
+    parts: list[torch.Tensor]
+
+    @property
+    def exchange(self):
+        return self
+
+    def collect(self, part: torch.Tensor, purpose: str) -> torch.Tensor:
+        self.parts.append(part)
+        return torch.stack(self.parts)
+
+
+def read_by_shares(head: QueryHead, tokens: torch.Tensor, counts: list[int], shares: int) -> torch.Tensor:
+    """What the last share says after the others; the second has none of the first sample, the third one token."""
+    sample = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    owner = torch.tensor([0, 0, 0, 0, 0, 1, 0, 1, 1, 0, 2, 0, 1]) % shares
+    parts = []
+    for share in range(shares):
+        own = owner == share
+        result = head(tokens[own], Collected(torch.bincount(sample[own], minlength=len(counts)).tolist(), parts))
+    return result
+
+
 @torch.no_grad()
-def test_a_head_is_cross_attention_of_one_query_over_each_sample():
+@pytest.mark.parametrize("shares", [1, 3])
+def test_a_head_is_cross_attention_of_one_query_over_each_sample(shares):
     head = seed_weights(QueryHead(12, 2, 4, 1e-5)).double()
     counts = [5, 5, 3]
     tokens = torch.randn(13, 12, dtype=torch.float64)
-    result = head(tokens, counts)
+    result = read_by_shares(head, tokens, counts, shares)
     for row, x in zip(result, tokens.split(counts), strict=True):
         x = head.norm_tokens(x)
         k, v = (head.proj_kv(x)[:, i * 8 : (i + 1) * 8].view(-1, 2, 4) for i in range(2))

@@ -1,6 +1,5 @@
 """The stages of two networks on several ranks: sharded in every way, a step computes what it computes whole."""
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,88 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
-from common.checkpoint import save_safetensors
-from common.config import create_object, load_config
+from common.distributed import fsdp
 from common.distributed.process import Process, process_group
 from projects.video_diffusion_sr.training import sources
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
-from projects.video_diffusion_sr.training.conditioning import Prompts
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
-from projects.video_diffusion_sr.training.loop import Trainer
-from projects.video_diffusion_sr.training.settings import (
-    CheckpointSettings,
-    LogSettings,
-    LoopSettings,
-    OptimizerSettings,
-)
-from projects.video_diffusion_sr.training.stage import Source, Stage
-from tests.conftest import ROOT, seed_weights
+from projects.video_diffusion_sr.training.settings import CheckpointSettings
 from tests.parallel.ranks import run_ranks
-from tests.projects.training.tiny import MODEL, make_recipe, moments
+from tests.parallel.stages import SETTINGS, Same, SameDraws, build, check_same, save_weights, train
 
 pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
-SETTINGS = LoopSettings(
-    steps=3, precision="float32", checkpoint=CheckpointSettings(2, 2), log=LogSettings(1, 0), seed=4
-)
-SIZES = [(1, 4, 6), (3, 4, 4)]
-FAST = OptimizerSettings(lr=1e-3, betas=(0.0, 0.99))
 
-
-class Same(Source):
-    """Every rank trains on the same samples: the mean over ranks is then what one rank computes."""
-
-    def batches(self, start: int):
-        while True:
-            yield moments(SIZES, seed=start)
-            start += 1
-
-
-class SameDraws(Trainer):
-    """Draws that do not depend on the rank, so that ranks can be compared with one."""
-
-    def __init__(self, *arguments, **keywords) -> None:
-        super().__init__(*arguments, **keywords)
-        self.turns.process = replace(self.turns.process, rank=0)
-
-
-def build(kind: str, folder: Path) -> Stage:
-    """A stage on seeded weights, with gradient checkpointing, built on the meta device as large ones are."""
-    changes = [*MODEL, "dit.gradient_checkpoint=True", "vae.use_sample=False"]
-    recipe = create_object(load_config(ROOT / "configs_tiny/main.yaml", changes))
-    generator = torch.Generator().manual_seed(0)
-    prompts = Prompts(*(torch.randn(n, 24, generator=generator) for n in (3, 5)))
-    common = {"recipe": recipe, "prompts": prompts, "with_vae": False, "weights": folder / "dit.safetensors"}
-    torch.manual_seed(0)
-    if kind == "distill":
-        settings = DistillSettings(optimizer=FAST, guidance=1.5)
-        return DistillStage(settings=settings, steps=2, guided=True, **common)
-    settings = AdversarialSettings(generator=FAST, discriminator=FAST, penalty_values=1e4)
-    return AdversarialStage(settings=settings, discriminator_weights=folder / "judge.safetensors", **common)
-
-
-def train(kind: str, weights: Path, folder: Path, strategy: str, settings: LoopSettings, process: Process) -> None:
-    with torch.enable_grad():
-        SameDraws(build(kind, weights), Same(), settings, folder, process, strategy).run()
-
-
-def losses(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "/" in key} for line in lines]
+train_alike = partial(train, trainer=SameDraws)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    recipe = make_recipe(folder)
-    for name in ("dit", "judge"):
-        dit = seed_weights(recipe.build_dit()[0])
-        if name == "judge":
-            dit.vid_in.proj.weight.data.mul_(1.1)
-        save_safetensors(dit.state_dict(), folder / f"{name}.safetensors")
-    return folder
+    return save_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
@@ -99,39 +33,34 @@ def alone(weights, tmp_path_factory) -> dict[str, Path]:
     for kind in ("distill", "adversarial"):
         folders[kind] = tmp_path_factory.mktemp(kind)
         with process_group("cpu") as process:
-            train(kind, weights, folders[kind], "NO_SHARD", SETTINGS, process)
+            train_alike(kind, weights, folders[kind], "NO_SHARD", SETTINGS, process)
     return folders
-
-
-def without_constant(line: dict) -> dict:
-    """`real` less `fake` in place of both."""
-    line = dict(line)
-    if "discriminator/real" in line:
-        line["difference"] = line.pop("discriminator/real") - line.pop("discriminator/fake")
-    return line
-
-
-def check_same(one: Path, several: Path) -> None:
-    """The same losses and norms at every step, and the same weights at the end.
-
-    Of the discriminator's answers only differences: no loss depends on a constant added to all of them, so the gradient
-    of its last bias is rounding, which Adam makes as large as any other.
-    """
-    a, b = ([without_constant(line) for line in losses(folder)] for folder in (one, several))
-    assert len(a) == len(b) == SETTINGS.steps
-    for x, y in zip(a, b, strict=True):
-        assert x.keys() == y.keys() and len(x) >= 3
-        for key in x:
-            assert y[key] == pytest.approx(x[key], rel=2e-3, abs=1e-6), key
-    whole, sharded = (load_file(folder / "export/dit.safetensors") for folder in (one, several))
-    assert all((whole[key] - sharded[key]).abs().max() < 2e-4 for key in whole)
 
 
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD", "_HYBRID_SHARD_ZERO2"])
 @pytest.mark.parametrize("kind", ["distill", "adversarial"])
 def test_two_ranks_compute_what_one_does(kind, strategy, weights, alone, tmp_path):
-    run_ranks(2, partial(train, kind, weights, tmp_path, strategy, SETTINGS), fresh=True)
+    run_ranks(2, partial(train_alike, kind, weights, tmp_path, strategy, SETTINGS), fresh=True)
     check_same(alone[kind], tmp_path)
+
+
+def generators_turn(weights: Path, folder: Path, strategy: str, process: Process) -> None:
+    """After a step of both, the generator's losses go backward through the discriminator and leave nothing there."""
+    with torch.enable_grad():
+        trainer = SameDraws(build("adversarial", weights), Same(), SETTINGS, folder, process, strategy)
+        batch = next(trainer.source.batches(0))
+        _, prepared = trainer.train_step([batch])
+        generator = next(player for player in trainer.stage.players if player.name == "generator")
+        trainer.turns._pass_through_others(generator)
+        trainer.stage.losses("generator", prepared, trainer.turns.draws(0, 0, "test"))["total"].backward()
+        for name, module in trainer.stage.modules.items():
+            fsdp.reshard(module)
+            assert all((p.grad is None) == (name == "discriminator") for p in module.parameters()), name
+
+
+@pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD", "_HYBRID_SHARD_ZERO2"])
+def test_the_discriminator_keeps_no_gradients_in_the_generators_turn(strategy, weights, tmp_path):
+    run_ranks(2, partial(generators_turn, weights, tmp_path, strategy), fresh=True)
 
 
 def index_of_one(folder: Path, process: Process) -> None:
@@ -153,5 +82,5 @@ def test_a_sharded_run_goes_on_with_checkpoints_beside_training(weights, alone, 
     beside = replace(SETTINGS, checkpoint=CheckpointSettings(1, 2, asynchronous=True))
     for steps in (2, 3):
         settings = replace(beside, steps=steps)
-        run_ranks(2, partial(train, "adversarial", weights, tmp_path, "FULL_SHARD", settings), fresh=True)
+        run_ranks(2, partial(train_alike, "adversarial", weights, tmp_path, "FULL_SHARD", settings), fresh=True)
     check_same(alone["adversarial"], tmp_path)

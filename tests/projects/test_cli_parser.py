@@ -32,3 +32,11 @@ def test_help_loads_no_torch(program):
     code = f"import sys\ntry:\n    {program}\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)\nsys.exit(2)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert said.returncode == 0 and "--short_side" in said.stdout, said.stderr
+
+
+def test_starting_a_run_loads_neither_the_compiler_nor_what_training_needs():
+    """A user waits for imports: torch._dynamo alone takes as long as torch, `torch.compiler.disable` imports it."""
+    heavy = ("torch._dynamo", "torch.distributed.fsdp", "sympy", "diffusers", "peft", "cv2", "scipy", "skimage")
+    code = f"import sys, projects.video_diffusion_sr.cli\nsys.exit(' '.join(sys.modules.keys() & set({heavy!r})) or 0)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr

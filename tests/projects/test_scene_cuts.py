@@ -73,7 +73,9 @@ def frames_before_encoding(restorer, path: Path, source: str) -> torch.Tensor:  
     with open_media(path) as reader, open_media(path) as again, Progress("", None, show=False) as progress:
         restorer.follow(reader.info)
         frames = frames_of(reader, SceneCuts(source)), frames_of(again, SceneCuts(OFF))
-        return torch.cat([part.arrive()[0][0] for part in restore.restore_frames(reader.info, *frames, restorer, progress)])
+        return torch.cat(
+            [part.arrive()[0][0] for part in restore.restore_frames(reader.info, *frames, restorer, progress)]
+        )
 
 
 @pytest.mark.parametrize("use_sample", [True, False])

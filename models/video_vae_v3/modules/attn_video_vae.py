@@ -15,7 +15,7 @@ from models.video_vae_v3.modules.decoder import Decoder3D
 from models.video_vae_v3.modules.encoder import Encoder3D
 from models.video_vae_v3.modules.fold import is_prepared
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
-from models.video_vae_v3.modules.rows import RowExchange
+from models.video_vae_v3.modules.rows import RowExchange, SharedClip
 from models.video_vae_v3.modules.schedule import (
     DIRECT,
     F43,
@@ -154,7 +154,6 @@ class VideoAutoencoderKL(nn.Module):
     def _through(self, network: nn.Module, infer: Callable[..., Tensor], x: Tensor, memory: ClipMemory) -> Tensor:
         """One slice through a network, on the inference path where it was prepared and no gradient is wanted."""
         if not is_prepared(self) or torch.is_grad_enabled():
-            assert not memory.rows.shared, "rows of a picture go through the inference path alone"
             y = network(x, memory)
             memory.advance()
             return y
@@ -166,31 +165,37 @@ class VideoAutoencoderKL(nn.Module):
         memory.advance()
         return y
 
-    def _schedule(self, x: Tensor) -> Schedule:
-        """For a clip [B, any, any, H, W] of pixels or latents that comes without one."""
+    def _schedule(self, x: Tensor, height: int | None = None) -> Schedule:
+        """For a clip [B, any, any, H, W] of pixels or latents that comes without one; `height` of the whole picture."""
         scale = self.spatial_factor if x.shape[1] == self.latent_channels else 1
-        size = x.shape[3] * scale, x.shape[4] * scale
+        size = (height or x.shape[3]) * scale, x.shape[4] * scale
         most = None if self._conv_bytes is None else self._conv_bytes // (x.shape[0] * x.element_size())
         winograd = F43 if x.is_cuda and most is None else DIRECT
         return default_schedule(
             self.levels, *size, self.split_size, winograd, most_numbers=most, scores_bytes=self._conv_bytes
         )
 
-    def encode_moments(self, x: Tensor) -> Tensor:
-        """A whole clip [B, 3, T, H, W] -> moments, in slices of 1 + s, s, s, ... frames."""
-        return self._in_slices(self.encode_slice, x, self.split_size, (x.shape[2] - 1) // self.temporal_factor + 1)
+    def encode_moments(self, x: Tensor, rows: RowExchange | None = None, height: int | None = None) -> Tensor:
+        """A whole clip [B, 3, T, H, W] -> moments, in slices of 1 + s, s, s, ... frames.
 
-    def decode_latents(self, z: Tensor) -> Tensor:
-        """A whole clip of latents [B, latent_channels, t, h, w] -> [B, 3, T, H, W]."""
-        size = self.split_size and self.split_size // self.temporal_factor
-        return self._in_slices(self.decode_slice, z, size, (z.shape[2] - 1) * self.temporal_factor + 1)
+        Args:
+            rows, height: where x has some rows of a picture of this height: how it gets at the others.
+        """
+        slices = split_after_first(x, self.split_size)
+        memory = self.new_memory(self._schedule(x, height), rows, keep=len(slices) > 1)
+        return self._in_slices(self.encode_slice, slices, memory, (x.shape[2] - 1) // self.temporal_factor + 1)
 
+    def decode_latents(self, z: Tensor, rows: RowExchange | None = None, height: int | None = None) -> Tensor:
+        """A whole clip of latents [B, latent_channels, t, h, w] -> [B, 3, T, H, W]; `rows`, `height`: as above."""
+        slices = split_after_first(z, self.split_size and self.split_size // self.temporal_factor)
+        memory = self.new_memory(self._schedule(z, height), rows, keep=len(slices) > 1)
+        return self._in_slices(self.decode_slice, slices, memory, (z.shape[2] - 1) * self.temporal_factor + 1)
+
+    @staticmethod
     def _in_slices(
-        self, run: Callable[[Tensor, ClipMemory], Tensor], x: Tensor, size: int | None, frames: int
+        run: Callable[[Tensor, ClipMemory], Tensor], slices: Sequence[Tensor], memory: ClipMemory, frames: int
     ) -> Tensor:
-        """A clip through `run`, `size` frames at a time, of which `frames` come out."""
-        slices = split_after_first(x, size)
-        memory = self.new_memory(self._schedule(x), keep=len(slices) > 1)
+        """A clip through `run` slice by slice; `frames` come out."""
         if len(slices) == 1 or torch.is_grad_enabled():
             return torch.cat([run(part, memory) for part in slices], dim=2)
         whole, start = None, 0
@@ -230,10 +235,28 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
         """[B, C, t, h, w] -> [B, 3, T, H, W]; one latent frame may come as [B, C, h, w]."""
         return DecoderOutput(self.decode_latents(z if z.ndim == 5 else z[:, :, None]))
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, DiagonalGaussian]:
-        """Reconstruction [B, 3, T, H, W] and posterior: one pass of training."""
-        encoded = self.encode(x, noise)
-        return self.decode(encoded.latent).sample, encoded.posterior
+    def forward(
+        self, x: Tensor, noise: Tensor | None = None, rows: SharedClip | None = None
+    ) -> tuple[Tensor, DiagonalGaussian]:
+        """Reconstruction [B, 3, T, H, W] and posterior: one pass of training.
+
+        Args:
+            rows: those who share the clip: each passes the same whole inputs and gets the whole outputs; every one of
+                them has rows.
+        """
+        if rows is None:
+            encoded = self.encode(x, noise)
+            return self.decode(encoded.latent).sample, encoded.posterior
+        moments = self.encode_moments(rows.own(x, 3, self.spatial_factor), rows.exchange, x.shape[3])
+        posterior = DiagonalGaussian(whole_picture(rows, moments))
+        latent = posterior.mode() if noise is None else posterior.sample(noise)
+        made = self.decode_latents(rows.own(latent, 3), rows.exchange, latent.shape[3])
+        return whole_picture(rows, made, self.spatial_factor), posterior
+
+
+def whole_picture(rows: SharedClip, x: Tensor, scale: int = 1) -> Tensor:
+    """This share's rows [B, C, T, own, W] -> all rows; `scale`: rows of x in a latent row."""
+    return rows.whole(x.movedim(3, 1), scale).movedim(1, 3)
 
 
 def split_after_first(x: Tensor, size: int | None) -> list[Tensor]:

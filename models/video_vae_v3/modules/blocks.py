@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from common.kernels.group_norm import frame_group_norm
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
+from models.video_vae_v3.modules.rows import RowExchange
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
 NORM_EPS = 1e-6
@@ -18,8 +19,10 @@ class FrameNorm(nn.GroupNorm):
         super().__init__(groups, channels, eps=NORM_EPS)
         self.silu = silu
 
-    def forward(self, x: Tensor) -> Tensor:
-        return frame_group_norm(x, self.weight, self.bias, self.num_groups, self.eps, self.silu)
+    def forward(self, x: Tensor, rows: RowExchange) -> Tensor:
+        """rows: how the rows of x's frames that are not here are reached."""
+        gather = rows.gather if rows.shared else None
+        return frame_group_norm(x, self.weight, self.bias, self.num_groups, self.eps, self.silu, gather)
 
 
 class ResnetBlock(nn.Module):
@@ -34,8 +37,8 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = CausalConv3d(channels_in, channels_out, (1, 1, 1)) if channels_in != channels_out else None
 
     def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:
-        h = self.conv1(self.norm1(x), memory)
-        h = self.conv2(self.norm2(h), memory)
+        h = self.conv1(self.norm1(x, memory.rows), memory)
+        h = self.conv2(self.norm2(h, memory.rows), memory)
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x, memory))
 
 
@@ -50,11 +53,13 @@ class FrameAttention(nn.Module):
         self.to_v = nn.Linear(channels, channels)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: RowExchange) -> Tensor:
+        """rows: as for `FrameNorm`; every pixel here attends to all pixels of its frame."""
         batch, _, _, height, _ = x.shape
-        pixels = rearrange(self.group_norm(x), "b c t h w -> (b t) 1 (h w) c")
-        out = F.scaled_dot_product_attention(self.to_q(pixels), self.to_k(pixels), self.to_v(pixels))
-        return x + rearrange(self.to_out[0](out), "(b t) 1 (h w) c -> b c t h w", b=batch, h=height)
+        pixels = rearrange(self.group_norm(x, rows), "b c t h w -> (b t) (h w) c")
+        keys, values = rows.gather_pixels(self.to_k(pixels)), rows.gather_pixels(self.to_v(pixels))
+        out = F.scaled_dot_product_attention(*(y[:, None] for y in (self.to_q(pixels), keys, values)))[:, 0]
+        return x + rearrange(self.to_out[0](out), "(b t) (h w) c -> b c t h w", b=batch, h=height)
 
 
 class MidBlock(nn.Module):
@@ -66,7 +71,7 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList([ResnetBlock(channels, channels, groups) for _ in range(2)])
 
     def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:
-        x = self.attentions[0](self.resnets[0](x, memory))
+        x = self.attentions[0](self.resnets[0](x, memory), memory.rows)
         return self.resnets[1](x, memory)
 
 

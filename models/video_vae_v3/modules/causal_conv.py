@@ -1,9 +1,11 @@
 """3-D convolution that never looks ahead in time."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.kernels.conv3d import conv3d
+from models.video_vae_v3.modules.rows import RowExchange
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
 
@@ -29,6 +31,24 @@ class CausalConv3d(nn.Conv3d):
     def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:
         """x: [B, C, T, H, W], the next frames of the clip that `memory` belongs to."""
         x = memory.extend(self, x, self.kernel_size[0], self.stride[0])
-        if self.pad_end:
+        padding = self.padding
+        if memory.rows.shared and self.kernel_size[1] > 1:
+            x = between_neighbours(x, memory.rows, above=not self.pad_end)
+            x, padding = F.pad(x, (0, int(self.pad_end))), (0, 0, self.padding[2])
+        elif self.pad_end:
             x = F.pad(x, (0, 1, 0, 1))
-        return conv3d(x, self.weight, self.bias, self.stride, self.padding)
+        return conv3d(x, self.weight, self.bias, self.stride, padding)
+
+
+def between_neighbours(x: Tensor, rows: RowExchange, above: bool) -> Tensor:
+    """x [B, C, T, H, W] with the row after this block below it, and the one before it above; zeros at a picture's edge.
+
+    Args:
+        above: whether the row before the block is wanted.
+    """
+    packed = torch.cat([x[:, :, :, :1], x[:, :, :, -1:]], dim=3).permute(0, 2, 3, 4, 1).contiguous()  # B T 2 W C
+    found = rows.neighbours(packed, above=above)
+    upper, lower = (
+        torch.zeros_like(x[:, :, :, :1]) if row is None else row.permute(0, 4, 1, 2, 3) for row in found
+    )  # B C T 1 W
+    return torch.cat([upper, x, lower] if above else [x, lower], dim=3)

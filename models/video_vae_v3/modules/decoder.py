@@ -56,4 +56,4 @@ class Decoder3D(nn.Module):
         x = self.mid_block(self.conv_in(z, memory), memory)
         for block in self.up_blocks:
             x = block(x, memory)
-        return self.conv_out(self.conv_norm_out(x), memory)
+        return self.conv_out(self.conv_norm_out(x, memory.rows), memory)

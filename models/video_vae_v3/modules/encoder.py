@@ -57,4 +57,4 @@ class Encoder3D(nn.Module):
         for block in self.down_blocks:
             x = block(x, memory)
         x = self.mid_block(x, memory)
-        return self.conv_out(self.conv_norm_out(x), memory)
+        return self.conv_out(self.conv_norm_out(x, memory.rows), memory)

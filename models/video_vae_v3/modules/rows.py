@@ -1,7 +1,7 @@
 """What the networks ask of those who hold the other rows of a clip's pictures; one process holds all rows.
 
 Every share holds one block of consecutive rows of every frame, at every level. `common.distributed.row_parallel` has
-the exchange between ranks.
+the exchange between ranks. All verbs have gradients, as those of `models.nadit.exchange`.
 """
 
 from typing import Protocol
@@ -35,6 +35,21 @@ class RowExchange(Protocol):
 
     def gather_pixels(self, x: Tensor) -> Tensor:
         """The pixels of this block, [N, rows * W, C], in their order -> those of the picture."""
+
+
+class SharedClip(Protocol):
+    """How a whole clip becomes this share's rows, and rows a whole clip.
+
+    exchange: with those who hold the other rows; None: nobody does.
+    """
+
+    exchange: RowExchange | None
+
+    def own(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
+        """This share's rows of whole pictures, along `dim`; `scale`: rows of x in a latent row."""
+
+    def whole(self, x: Tensor, scale: int = 1) -> Tensor:
+        """This share's rows [any, own rows, ...] -> all rows, on every share; `scale` as for `own`."""
 
 
 class WholePicture:

@@ -14,9 +14,11 @@ class TemporalMemory(Protocol):
 
     Attributes:
         starts_clip: what comes next is the clip's first frame.
+        rows: which rows of its pictures are here, and how the others are reached.
     """
 
     starts_clip: bool
+    rows: RowExchange
 
     def extend(self, owner: nn.Module, x: Tensor, kernel: int, stride: int) -> Tensor:
         """x [B, C, T, H, W] with the frames before it in front, for a convolution of `kernel` taps in time."""

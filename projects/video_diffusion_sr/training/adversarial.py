@@ -183,14 +183,13 @@ class AdversarialStage(LatentStage):
         with torch.no_grad():
             real = self._judge([at.hq], at, t)
         generated = self._judge([fake], at, t)
-        share = self._token_share(at)
         relativistic = self.settings.loss == "rpgan"
         losses = {
             "gan": relativistic_generator_loss(real.logits, generated.logits)
             if relativistic
             else non_saturating_generator_loss(generated.logits),
             "l1": at.shapes.mean((fake - at.hq).abs()),
-            "features": feature_matching(real.features, generated.features, share),
+            "features": self._feature_distance(real, generated, at),
         }
         total = weights.gan * losses["gan"] + weights.l1 * losses["l1"] + weights.features * losses["features"]
         return losses | {"total": total}
@@ -212,11 +211,13 @@ class AdversarialStage(LatentStage):
         layout = self.cache.layout(discriminator.backbone, sizes, lengths)
         return discriminator(packed, texts.tokens, sizes, [[n] for n in lengths], t.repeat(count), layout=layout)
 
-    def _token_share(self, at: Prepared) -> Tensor:
-        """[L] what each of the discriminator's video tokens counts, as `Shapes.row_share` for latent positions."""
-        patch = self.modules["discriminator"].backbone.config.patch_size
-        grids = [tuple(n // p for n, p in zip(size, patch, strict=True)) for size in at.shapes.sizes]
-        return self.cache.shapes(grids).row_share
+    def _feature_distance(self, real: DiscriminatorOutput, generated: DiscriminatorOutput, at: Prepared) -> Tensor:
+        """The feature matching loss: of this share's tokens, summed over shares."""
+        discriminator = self.modules["discriminator"]
+        layout = self.cache.layout(discriminator.backbone, at.shapes.sizes, at.texts.lengths)
+        weight = self.cache.shapes(layout.grids).row_share  # L, what each token counts
+        weights = [layout.exchange.enter(weight, layout.blocks[tap].cut) for tap in discriminator.taps]
+        return layout.exchange.sum(feature_matching(real.features, generated.features, weights), "features")
 
     def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
         return self.generate(prepared, draws)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion import EulerSampler, Guidance, LinearInterpolation, uniform_trailing
+from common.distributed.parallel import Parallel
 from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
 from projects.video_diffusion_sr.lora import HEADER, LoraSettings, factors_of
@@ -86,11 +87,15 @@ class LatentStage(Stage):
         if with_vae:
             self.frozen["vae"] = recipe.build_vae()
         self.encoder: LatentEncoder = recipe.encoder(self.frozen.get("vae"))
+        self.parallel: Parallel | None = None
         self.cache = ShapeCache("cpu")
+
+    def share_clips(self, parallel: Parallel) -> None:
+        self.parallel = self.encoder.parallel = parallel
 
     def set_device(self, device: torch.device) -> None:
         super().set_device(device)
-        self.cache = ShapeCache(device)
+        self.cache = ShapeCache(device, team=None if self.parallel is None else self.parallel.team)
         self.prompts = self.prompts.to(device)
 
     def entry_points(self, name: str) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.distributed.parallel import Parallel
+from common.distributed.row_parallel import WholeClip
 from data.training.model_range import to_model_range, upsample_to_model_range
-from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL, whole_picture
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, Size3, pack
 
@@ -55,13 +57,14 @@ class LatentEncoder:
         scaling_factor: the transformer sees latents times this.
         use_sample: draw from the posterior; else its mean.
         grouping: encode clips of one size together; else one by one, which needs less memory.
-        split_size: frames that go through the encoder at once.
+        parallel: ranks that share every clip; each encodes some rows of its pictures.
     """
 
     vae: VideoAutoencoderKL | None
     scaling_factor: float
     use_sample: bool
     grouping: bool = False
+    parallel: Parallel | None = None
 
     @torch.no_grad()
     def __call__(self, batch: Any, cache: ShapeCache, draws: torch.Generator) -> Pairs:
@@ -105,10 +108,21 @@ class LatentEncoder:
         for members in groups.values():
             stacked = torch.stack([clips[i] for i in members]).to(weight)
             with torch.autocast(weight.device.type, enabled=False):  # the VAE has a dtype of its own
-                posterior = DiagonalGaussian(self.vae.encode_moments(stacked))
+                posterior = DiagonalGaussian(self._encode_rows(stacked))
             for row, i in enumerate(members):
                 mean[i], logvar[i] = posterior.mean[row], posterior.logvar[row]
         return mean, logvar
+
+    def _encode_rows(self, clips: Tensor) -> Tensor:
+        """Moments of clips [B, 3, T, H, W], of which each rank encodes the rows that are its own."""
+        height, scale = clips.shape[3], self.vae.spatial_factor
+        rows = WholeClip() if self.parallel is None else self.parallel.rows(height // scale)
+        if rows.holds_rows:
+            moments = self.vae.encode_moments(rows.own(clips, 3, scale), rows.exchange, height)  # B 2c t own w
+        else:
+            frames = 1 + (clips.shape[2] - 1) // self.vae.temporal_factor
+            moments = clips.new_empty(len(clips), 2 * self.vae.latent_channels, frames, 0, clips.shape[4] // scale)
+        return whole_picture(rows, moments)
 
 
 def pixels_of(sample: dict, device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,20 +13,23 @@ from common.distributed import fsdp
 from common.distributed.async_checkpoint import AsyncCheckpoints
 from common.distributed.checkpoint import checkpoints, read_meta, save_checkpoint
 from common.distributed.metadata import DamagedCheckpoint
+from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
 from projects.video_diffusion_sr.training.average import AveragedWeights
 from projects.video_diffusion_sr.training.bad_steps import BadSteps
 from projects.video_diffusion_sr.training.finite import FiniteWatch, NonFiniteLoss
 from projects.video_diffusion_sr.training.interrupt import StopRequest, stop_on_signals
-from projects.video_diffusion_sr.training.placement import described, place_networks
+from projects.video_diffusion_sr.training.placement import place_networks
 from projects.video_diffusion_sr.training.profiling import profiled
-from projects.video_diffusion_sr.training.reports import Reports
+from projects.video_diffusion_sr.training.reports import Reports, introduce
 from projects.video_diffusion_sr.training.run_state import RunState, refuse_other_run
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import Batch, Source, Stage, StepRecord, Work, names_of
 from projects.video_diffusion_sr.training.turns import Turns
-from projects.video_diffusion_sr.training.validation import Validation
+
+if TYPE_CHECKING:  # its measures bring libraries that a loop without it can do without
+    from projects.video_diffusion_sr.training.validation import Validation
 
 logger = get_logger(__name__)
 
@@ -54,11 +57,14 @@ class Trainer:
         folder: str | Path,
         process: Process,
         strategy: str = "NO_SHARD",
-        validation: Validation | None = None,
+        validation: "Validation | None" = None,
     ) -> None:
         self.stage, self.source, self.settings, self.validation = stage, source, settings, validation
         self.folder, self.process = Path(folder), process
         self.device = process.device
+        parallel = Parallel(process, settings.sp_size)
+        if parallel.size > 1:
+            stage.share_clips(parallel)
         stage.set_device(process.device)
         bf16 = settings.precision == "bf16"
         place_networks(stage, strategy, process.device, bf16=bf16, compiled=settings.compile)
@@ -89,28 +95,14 @@ class Trainer:
             self.resume()
         if self.bad_steps.most and not checkpoints(self.folder / "checkpoints"):
             self.save(wait=True)  # somewhere to go back to
-        self._introduce()
+        if self.process.leads:
+            introduce(self.stage, self.settings, self.process, self.step, self.folder)
         while True:
             try:
                 return self._run()
             except NonFiniteLoss as bad:
                 self.bad_steps.note(bad)
                 self._go_back()
-
-    def _introduce(self) -> None:
-        """Say what is about to run, before the first step, which may take long."""
-        process, settings = self.process, self.settings
-        if process.leads:
-            kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
-            logger.info(
-                "stage %s on %d x %s, %s: %s",
-                self.stage.name,
-                process.world,
-                kind,
-                settings.precision,
-                described(self.stage),
-            )
-            logger.info("steps %d to %d into %s", self.step + 1, settings.steps, self.folder)
 
     def _run(self) -> bool:
         """From the present step on; see `run`."""
@@ -121,7 +113,7 @@ class Trainer:
                 self.process.leads,
                 self.step,
                 settings.steps,
-                self.process.world,
+                self.process.group(settings.sp_size)[1],
                 self.device,
                 settings.wandb,
             )
@@ -200,7 +192,7 @@ class Trainer:
         if self.device.type == "cpu":
             self.watch.check()
         work = [self.stage.work(item) for item in prepared]
-        record.work = Work(sum(w.samples for w in work), sum(w.flops for w in work))
+        record.work = Work(sum(w.samples for w in work), sum(w.flops for w in work) / self.settings.sp_size)
         self.step += 1
         return record, prepared[0]
 

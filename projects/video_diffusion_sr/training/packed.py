@@ -11,6 +11,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from models.nadit.exchange import Team
 from models.nadit.layout import ClipLayout
 from models.nadit.model import NaDiT
 
@@ -66,10 +67,13 @@ class ShapeCache:
     """Shapes and transformer layouts of the combinations of sizes that a run has met, the last so many of them.
 
     Building one costs milliseconds of Python; a run on small clips meets the same few at every step.
+
+    Args:
+        team: those who share every batch's windows; None: nobody.
     """
 
-    def __init__(self, device: torch.device | str, capacity: int = 64) -> None:
-        self.device, self.capacity = device, capacity
+    def __init__(self, device: torch.device | str, capacity: int = 64, team: Team | None = None) -> None:
+        self.device, self.capacity, self.team = device, capacity, team
         self._kept: OrderedDict[tuple, Shapes | ClipLayout] = OrderedDict()
 
     def shapes(self, sizes: Sequence[Size3]) -> Shapes:
@@ -79,7 +83,7 @@ class ShapeCache:
     def layout(self, dit: NaDiT, sizes: Sequence[Size3], text_lengths: Sequence[int]) -> ClipLayout:
         """What `dit.forward` takes as `layout`; of the network's config, so networks of one config share it."""
         key = (dit.config, tuple(sizes), tuple(text_lengths))
-        return self._get(key, lambda: dit.layout(sizes, text_lengths, self.device))
+        return self._get(key, lambda: dit.layout(sizes, text_lengths, self.device, self.team))
 
     def _get(self, key: tuple, build):
         if key not in self._kept:

@@ -11,13 +11,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.distributed.process import Process
 from common.extras import need
 from common.logger import get_logger
-from projects.video_diffusion_sr.training.stage import Work
+from projects.video_diffusion_sr.training.placement import described
+from projects.video_diffusion_sr.training.settings import LoopSettings
+from projects.video_diffusion_sr.training.stage import Stage, Work
 
 logger = get_logger(__name__)
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "B200": 2250e12, "L40": 181e12}
+
+
+def introduce(stage: Stage, settings: LoopSettings, process: Process, step: int, folder: Path) -> None:
+    """Say what is about to run from `step` on, before that step, which may take long."""
+    kind = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
+    shared = f", {settings.sp_size} share every clip" if settings.sp_size > 1 else ""
+    where = f"{process.world} x {kind}{shared}, {settings.precision}"
+    logger.info("stage %s on %s: %s", stage.name, where, described(stage))
+    logger.info("steps %d to %d into %s", step + 1, settings.steps, folder)
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -35,7 +47,7 @@ class Reports:
         folder: of the run; gets `metrics.jsonl` and TensorBoard's files.
         leads: whether this rank speaks.
         start, steps: the first step of this process and the last of the run.
-        ranks: how many ranks work alike.
+        ranks: how many ranks, or groups that share clips, work on batches of their own.
         wandb: name of a Weights & Biases project that gets the scalars as well; None: none.
     """
 

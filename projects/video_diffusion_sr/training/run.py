@@ -24,14 +24,13 @@ from projects.video_diffusion_sr.training.distill import DistillSettings, Distil
 from projects.video_diffusion_sr.training.latent_statistics import fold, measure
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.run_record import record_start
-from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from
+from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from, split_settings
 from projects.video_diffusion_sr.training.sources import DataSettings, held_out_source, make_source
 from projects.video_diffusion_sr.training.stage import Batch, Source, Stage
 from projects.video_diffusion_sr.training.validation import Validation
 
 logger = get_logger(__name__)
 
-STAGES = ("vae", "diffusion", "distill", "adversarial")
 STATISTICS_BATCHES = 32  # of the VAE's training, on which the spread of its latents is measured
 LARGE_MEAN = 0.5  # of a latent channel, in spreads, that is worth a warning
 
@@ -40,7 +39,7 @@ LARGE_MEAN = 0.5  # of a latent channel, in spreads, that is worth a warning
 class RunOptions:
     """What a command line says about one run.
 
-    stage: one of `STAGES`. data: folders. output: of the run.
+    stage: one of `settings.STAGES`. data: folders. output: of the run.
     init_from: weights to start from. init_discriminator: of the adversarial stage's discriminator.
     prompts: a folder with pos_emb.pt and neg_emb.pt, or a .safetensors file with pos and neg; None: see
         `training_prompts`.
@@ -86,6 +85,7 @@ def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: 
         ValueError: settings, weights or data that do not fit.
     """
     loop, data, section = split_settings(train, options.stage)
+    data = settings_from(DataSettings, data, "train.data.")
     asked = recipe.compile_vae if options.stage == "vae" else recipe.compile
     loop = replace(loop, compile=loop.compile or asked)
     refuse_used_folder(options)
@@ -113,16 +113,6 @@ def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: 
     return True
 
 
-def split_settings(train: Mapping[str, Any], stage: str) -> tuple[LoopSettings, DataSettings, dict[str, Any]]:
-    """The three parts of a training YAML: the loop's, the data's, and the section named like the stage."""
-    others = [name for name in STAGES if name in train and name != stage]
-    if others and stage not in train:
-        raise ValueError(f"the training config has a section `{others[0]}`, but the stage is {stage}; use its config")
-    loop = {key: value for key, value in train.items() if key not in ("data", *STAGES)}
-    settings = settings_from(DataSettings, train.get("data"), "train.data.")
-    return settings_from(LoopSettings, loop, "train."), settings, train.get(stage)
-
-
 def make_validation(
     recipe: VideoDiffusionTrainer, options: RunOptions, data: DataSettings, loop: LoopSettings, process: Process
 ) -> Validation | None:
@@ -131,8 +121,8 @@ def make_validation(
         return None
     if options.stage != "vae" and not wants_vae(recipe, options):
         raise ValueError("--validation decodes clips and there is no VAE; give vae.checkpoint=FILE behind the stage")
-    cache, batches = options.output / "validation_index.json", loop.validation.batches
-    source = held_out_source(options.stage, options.validation, data, batches, process, cache)
+    cache = options.output / "validation_index.json"
+    source = held_out_source(options.stage, options.validation, data, loop, process, cache)
     return Validation(source, loop.validation)
 
 

@@ -11,6 +11,8 @@ from common.config import suggestion
 
 S = TypeVar("S")
 
+STAGES = ("vae", "diffusion", "distill", "adversarial")
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -105,6 +107,8 @@ class LoopSettings:
         seed: of everything that is drawn.
         steps: of the run (of one round, in progressive distillation).
         accumulation: batches a rank adds up before one step.
+        sp_size: ranks that share every clip: each computes its part of the windows. The batch is that of one rank, and
+            the job trains on as many batches at a time as it has groups of so many ranks.
         precision: "bf16" (float32 masters, bfloat16 compute) or "float32".
         ema_warmup: the average's decay starts low and reaches the model's `ema.decay` over the first steps.
         compile: torch.compile each block, on a GPU; the model's YAML may ask for it as well.
@@ -116,6 +120,7 @@ class LoopSettings:
     seed: int = 0
     steps: int = 10000
     accumulation: int = 1
+    sp_size: int = 1
     precision: str = "bf16"
     ema_warmup: bool = False
     compile: bool = False
@@ -131,9 +136,18 @@ class LoopSettings:
         if self.graphs and self.accumulation > 1:
             raise ValueError("graphs: a captured step takes one batch; set accumulation to 1")
         one_of("precision", self.precision, ("bf16", "float32"))
-        for name in ("steps", "accumulation"):
+        for name in ("steps", "accumulation", "sp_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def split_settings(train: Mapping[str, Any], stage: str) -> tuple[LoopSettings, Mapping[str, Any], Mapping[str, Any]]:
+    """The three parts of a training YAML: the loop's, and the sections `data` and of the stage as they stand there."""
+    others = [name for name in STAGES if name in train and name != stage]
+    if others and stage not in train:
+        raise ValueError(f"the training config has a section `{others[0]}`, but the stage is {stage}; use its config")
+    loop = {key: value for key, value in train.items() if key not in ("data", *STAGES)}
+    return settings_from(LoopSettings, loop, "train."), train.get("data"), train.get(stage)
 
 
 def one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:

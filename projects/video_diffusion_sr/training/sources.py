@@ -165,38 +165,43 @@ def make_source(
     """
     last = loop.steps * loop.accumulation
     if any((Path(folder) / INDEX).is_file() for folder in folders):
-        return latent_source(stage, folders, data, last, loop.seed, process)
+        return latent_source(stage, folders, data, loop, process)
     if not data.shapes or data.budget_pixels < 1:
         raise ValueError("clips are cut to data.shapes and packed up to data.budget_pixels; set both in --train")
     index = shared_index(folders, cache, process)
     if stage == "vae" and data.resident:
-        return resident_clips(index, data, loop.seed, process)
+        return resident_clips(index, data, loop, process)
     # A step of the loop takes so many batches, and shapes are scheduled over steps.
     shapes = [in_batches(shape, loop.accumulation) for shape in data.shapes]
-    dataset = clip_dataset(index, shapes, data, loop.seed, process, degraded=stage != "vae")
+    dataset = clip_dataset(index, shapes, data, loop.seed, process.group(loop.sp_size), degraded=stage != "vae")
     workers = fitting_workers(data.workers, process)
     return LoadedSource(VaeClips(dataset, loop.accumulation) if stage == "vae" else dataset, last, workers)
 
 
 def held_out_source(
-    stage: str, folders: Sequence[str | Path], data: DataSettings, batches: int, process: Process, cache: Path
+    stage: str, folders: Sequence[str | Path], data: DataSettings, loop: LoopSettings, process: Process, cache: Path
 ) -> "KeptBatches":
     """Batches of clips that are not trained on, in the shapes with which the run ends."""
     if not data.shapes or data.budget_pixels < 1:
         raise ValueError("--validation cuts clips to data.shapes up to data.budget_pixels; set both in --train")
     shapes = [replace(shape, start=0) for shape in data.shapes if shape.end is None]
     index = shared_index(folders, cache, process)
-    dataset = clip_dataset(index, shapes, data, HELD_OUT_SEED, process, degraded=stage != "vae")
-    return KeptBatches(VaeClips(dataset, 1) if stage == "vae" else dataset, batches)
+    group = process.group(loop.sp_size)
+    dataset = clip_dataset(index, shapes, data, HELD_OUT_SEED, group, degraded=stage != "vae")
+    return KeptBatches(VaeClips(dataset, 1) if stage == "vae" else dataset, loop.validation.batches)
 
 
 def clip_dataset(
-    index: Index, shapes: Sequence[ClipShape], data: DataSettings, seed: int, process: Process, degraded: bool
+    index: Index, shapes: Sequence[ClipShape], data: DataSettings, seed: int, group: tuple[int, int], degraded: bool
 ) -> ClipDataset:
-    """Pairs as the settings cut and degrade them, for this rank; clips alone where they are not degraded."""
+    """Pairs as the settings cut and degrade them; clips alone where they are not degraded.
+
+    Args:
+        group: number of this rank's group (of one, where clips are not shared), and how many there are.
+    """
     paths = (data.degradation_video, data.degradation_image)
     recipes = [OmegaConf.to_container(load_config(path)) if degraded else None for path in paths]
-    where = (seed, process.rank, process.world, data.sampler)
+    where = (seed, *group, data.sampler)
     return ClipDataset(index, shapes, data.budget_pixels, *recipes, *where, as_uint8=True)
 
 
@@ -226,20 +231,21 @@ def fitting_workers(wanted: int, process: Process) -> int:
 
 
 def latent_source(
-    stage: str, folders: Sequence[str | Path], data: DataSettings, last: int, seed: int, process: Process
+    stage: str, folders: Sequence[str | Path], data: DataSettings, loop: LoopSettings, process: Process
 ) -> Source:
     """A source of stored latents."""
     if stage == "vae":
         raise ValueError("the VAE is trained on clips, not on latents; give --data folders of videos and images")
     if len(folders) != 1 or data.budget_latents < 1:
         raise ValueError("stored latents: give one folder, and data.budget_latents in --train")
-    arguments = (folders[0], data.budget_latents, seed, process.rank, process.world)
+    arguments = (folders[0], data.budget_latents, loop.seed, *process.group(loop.sp_size))
     if data.resident:
         return ResidentLatents(*arguments, process.device)
+    last = loop.steps * loop.accumulation
     return LoadedSource(ShardDataset(*arguments), last, fitting_workers(data.workers, process))
 
 
-def resident_clips(index: Index, data: DataSettings, seed: int, process: Process) -> Source:
+def resident_clips(index: Index, data: DataSettings, loop: LoopSettings, process: Process) -> Source:
     """The VAE's clips, cut on the device from pictures that stay there."""
     from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
 
@@ -247,7 +253,8 @@ def resident_clips(index: Index, data: DataSettings, seed: int, process: Process
         raise ValueError("data.resident for the VAE takes one entry in data.shapes")
     shape = data.shapes[0]
     config = ResidentConfig(shape, data.budget_pixels // shape.pixels, motion=data.sampler.motion)
-    return ResidentClips(index, config, seed * process.world + process.rank, process.device)
+    group, groups = process.group(loop.sp_size)
+    return ResidentClips(index, config, loop.seed * groups + group, process.device)
 
 
 class KeptBatches(Source):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from common.distributed.parallel import Parallel
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
 
 
@@ -116,6 +117,17 @@ class Stage(ABC):
     def set_device(self, device: torch.device) -> None:
         """Where the networks will be; whatever else a stage holds goes there, too."""
         self.device = device
+
+    def share_clips(self, parallel: Parallel) -> None:
+        """Let the ranks of a group compute a batch together; called before `set_device`, for groups of several only.
+
+        Every rank of a group is given the same batch and the same draws, and returns the same losses, whose gradients
+        lie spread over the group as `common.distributed.adjoint` says.
+
+        Raises:
+            ValueError: the stage cannot.
+        """
+        raise ValueError(f"ranks cannot share a clip in stage {self.name}; set sp_size: 1")
 
     def units(self, name: str) -> Sequence[nn.Module]:
         """Parts of a module that are sharded (and compiled, if asked for) one by one; default: its `blocks`."""

@@ -27,7 +27,7 @@ class Turns:
 
     def __init__(self, stage: Stage, settings: LoopSettings, process: Process) -> None:
         self.stage, self.process, self.device = stage, process, process.device
-        self.seed, self.bf16 = settings.seed, settings.precision == "bf16"
+        self.seed, self.bf16, self.sp_size = settings.seed, settings.precision == "bf16", settings.sp_size
         self.parameters = named_parameters(stage)
         self.optimizers = {
             p.name: make_optimizer((w for _, w in self.parameters[p.name]), p.optimizer, settings.graphs)
@@ -97,14 +97,10 @@ class Turns:
         return scalars
 
     def _pass_through_others(self, player: Player) -> None:
-        """No gradients are kept for the networks of other players.
-
-        FSDP fixes the choice when it first gathers a network, so sharded ones compute them and they are dropped.
-        """
+        """No gradients are computed for the weights of other players; a sharded network learns of it when gathered."""
         for other in self.stage.players if len(self.stage.players) > 1 else ():
-            if not any(fsdp.is_sharded(self.stage.modules[name]) for name in other.modules):
-                for _, parameter in self.parameters[other.name]:
-                    parameter.requires_grad_(other.name == player.name)
+            for _, parameter in self.parameters[other.name]:
+                parameter.requires_grad_(other.name == player.name)
 
     @staticmethod
     def _clip(player: Player, parameters: list[nn.Parameter]) -> Tensor:
@@ -129,5 +125,6 @@ class Turns:
         return torch.Generator(self.device).manual_seed(self._seed(step, part, purpose))
 
     def _seed(self, step: int, part: int, purpose: str) -> int:
-        words = f"{self.seed}/{step}/{part}/{self.process.rank}/{purpose}"
+        group, _ = self.process.group(self.sp_size)  # ranks that share a clip draw alike
+        words = f"{self.seed}/{step}/{part}/{group}/{purpose}"
         return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.checkpoint import read_state_dict
+from common.distributed.parallel import Parallel
+from common.distributed.row_parallel import ClipRows
 from common.logger import get_logger
 from models.perceptual import PerceptualDistance
 from models.vae_discriminator import VideoPatchDiscriminator
@@ -124,8 +126,12 @@ class VaeStage(Stage):
                 "no perceptual loss, which the paper has: vae.perceptual_weights names no file; "
                 "projects/perceptual_weights.py makes one"
             )
+        self.parallel: Parallel | None = None
         self._shapes_only = copy.deepcopy(vae).to("meta")  # to count operations with, before anything is compiled
         self._flops: dict[tuple[int, ...], float] = {}
+
+    def share_clips(self, parallel: Parallel) -> None:
+        self.parallel = parallel
 
     def units(self, name: str) -> Sequence[torch.nn.Module]:
         module = self.modules.get(name)
@@ -157,7 +163,16 @@ class VaeStage(Stage):
         space, time = vae.spatial_factor, vae.temporal_factor
         shape = (batch, vae.latent_channels, 1 + (frames - 1) // time, height // space, width // space)
         noise = torch.randn(shape, generator=draws, device=self.device)
-        return vae(clip, noise)
+        return vae(clip, noise, None if self.parallel is None else self._rows(height // space))
+
+    def _rows(self, latent_rows: int) -> ClipRows:
+        """How the ranks of a group share pictures; ValueError where one would have none."""
+        if latent_rows < self.parallel.size:
+            raise ValueError(
+                f"sp_size {self.parallel.size}: a picture of {latent_rows} latent rows cannot be shared by so many "
+                "ranks; use larger clips or a smaller sp_size"
+            )
+        return self.parallel.rows(latent_rows)
 
     def _vae_losses(self, clip: Tensor, made: Tensor, posterior: DiagonalGaussian, step: int) -> dict[str, Tensor]:
         error = made.float() - clip

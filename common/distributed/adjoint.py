@@ -1,0 +1,131 @@
+"""The verbs of a `Group` with gradients: each is linear, and going backward applies its adjoint.
+
+The loss of a group is the sum of what its ranks compute. Where every rank computes the whole loss, as in training with
+shared clips, gradients are therefore those of the loss times the ranks of the group, spread over them; the mean of
+gradients over all ranks of the job, as FSDP and `fsdp.average_gradients` take it, is then the mean over groups of the
+loss's gradient, and nothing is scaled anywhere.
+
+Every rank must go backward through the same verbs in the same order. Autograd takes nodes in the reverse of the order
+in which they were made, so this holds where all ranks make the same calls; a rank whose share is empty makes them, too.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from common.distributed.collectives import Group
+from common.kernels.decided import not_traced
+
+BACKWARD = ", backward"
+
+
+class RowExchange(Protocol):
+    """What `common.distributed.row_parallel.RowParallel` has, without gradients where none are asked for."""
+
+    def neighbours(self, x: Tensor, above: bool, below: bool) -> tuple[Tensor | None, Tensor | None]:
+        """The rows next to this block."""
+
+    def gather(self, own: Tensor) -> Tensor:
+        """[...] of every block -> [blocks, ...]."""
+
+
+class _Exchange(Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, group: Group, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
+        ctx.group, ctx.send, ctx.receive, ctx.purpose = group, send, receive, purpose
+        return group.exchange(rows, send, receive, purpose)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        rows = ctx.group.exchange(gradient, ctx.receive, ctx.send, ctx.purpose + BACKWARD)
+        return rows, None, None, None, None
+
+
+class _Total(Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor, group: Group, purpose: str) -> Tensor:
+        ctx.group, ctx.purpose = group, purpose
+        return group.total(tensor, purpose)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return ctx.group.total(gradient, ctx.purpose + BACKWARD), None, None
+
+
+class _GatherRows(Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, group: Group, counts: Sequence[int], purpose: str) -> Tensor:
+        ctx.group, ctx.counts, ctx.purpose = group, counts, purpose
+        return group.gather_rows(rows, counts, purpose)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        # Every rank gets the gradients of its rows from all others, and adds them up.
+        group, counts = ctx.group, ctx.counts
+        own = counts[group.own]
+        arrived = group.exchange(gradient, counts, [own] * group.size, ctx.purpose + BACKWARD)
+        summed = arrived.unflatten(0, (group.size, own)).sum(0, dtype=torch.float32)
+        return summed.to(gradient.dtype), None, None, None
+
+
+class _Neighbours(Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, rows: RowExchange, above: bool, below: bool) -> tuple[Tensor, Tensor]:
+        ctx.rows, ctx.wanted, ctx.shape = rows, (above, below), x.shape
+        # Zeros for a row that there is not: a block that gets none has sent one, whose gradient it must fetch.
+        return tuple(torch.zeros_like(x[:, :, :1]) if row is None else row for row in rows.neighbours(x, above, below))
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        # The gradient of a row goes back to the block that it came from: of the row above to that block's last row.
+        above, below = ctx.wanted
+        found = ctx.rows.neighbours(torch.cat(gradients, dim=2).contiguous(), above=below, below=above)
+        gradient = gradients[0].new_zeros(ctx.shape)
+        for place, row in zip((0, -1), found, strict=True):
+            if row is not None:
+                gradient[:, :, place] += row[:, :, 0]
+        return gradient, None, None, None
+
+
+class _GatherBlocks(Function):
+    @staticmethod
+    def forward(ctx, own: Tensor, rows: RowExchange, number: int) -> Tensor:
+        ctx.rows, ctx.number = rows, number
+        return rows.gather(own)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return ctx.rows.gather(gradient)[:, ctx.number].sum(0), None, None  # they are small
+
+
+@not_traced
+def exchange(group: Group, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
+    """`Group.exchange`; backward the rows' gradients take the same way back."""
+    return _Exchange.apply(rows, group, send, receive, purpose)
+
+
+@not_traced
+def total(group: Group, tensor: Tensor, purpose: str) -> Tensor:
+    """`Group.total`; backward gradients are summed over the group likewise."""
+    return _Total.apply(tensor, group, purpose)
+
+
+@not_traced
+def gather_rows(group: Group, rows: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
+    """`Group.gather_rows`; backward every rank sums up the gradients of its rows over the group."""
+    return _GatherRows.apply(rows, group, counts, purpose)
+
+
+@not_traced
+def neighbours(rows: RowExchange, x: Tensor, above: bool, below: bool) -> tuple[Tensor, Tensor]:
+    """`RowExchange.neighbours`, with zeros for rows that are not wanted or lie outside the picture."""
+    return _Neighbours.apply(x, rows, above, below)
+
+
+@not_traced
+def gather_blocks(rows: RowExchange, own: Tensor, number: int) -> Tensor:
+    """`RowExchange.gather`, on block `number`."""
+    return _GatherBlocks.apply(own, rows, number)

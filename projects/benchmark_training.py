@@ -1,0 +1,191 @@
+"""Seconds and memory of a training step, beside what is predicted: random weights of the real shapes, random latents.
+
+python projects/benchmark_training.py diffusion --config configs_tiny/main.yaml --clip 5x64x96 --steps 2
+torchrun --nproc-per-node=2 projects/benchmark_training.py diffusion --config configs_3b/main.yaml --clip 21x720x1280
+torchrun --nproc-per-node=2 projects/benchmark_training.py adversarial --config configs_3b/main.yaml \\
+    --clip 9x720x1280 --clip 21x720x1280 dit.fsdp.sharding_strategy=FULL_SHARD train.sp_size=2
+
+Steps are those of the loop (draws, losses, gradients, clipping, optimisers, averages) without reading and writing.
+Settings are changed as for projects/train.py: KEY=VALUE in the model's YAML, train.KEY=VALUE in the run's.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from common.distributed.fsdp import STRATEGIES, largest_over_ranks
+from common.distributed.process import Process, process_group
+from common.logger import get_logger, set_up_logging
+from common.parent import end_with_parent, launched_by_torchrun
+from projects.benchmarking.profiling import profile
+from projects.benchmarking.timing import timed
+from projects.benchmarking.training import RandomLatents, RandomRecipe, random_stage
+from projects.video_diffusion_sr.training.cost import TEXT_TOKENS, Spread, memory, stages
+from projects.video_diffusion_sr.training.loop import Trainer
+from projects.video_diffusion_sr.training.overrides import load_run
+from projects.video_diffusion_sr.training.packed import Size3
+from projects.video_diffusion_sr.training.reports import peak_flops
+from projects.video_diffusion_sr.training.settings import CheckpointSettings, split_settings
+from projects.video_diffusion_sr.training.stage import Source
+
+logger = get_logger(__name__)
+
+GB = 1e9
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("stage", choices=("diffusion", "distill", "adversarial"))
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the model's YAML, or with train. to --train")
+    add("--config", default="configs_3b/main.yaml", help="the model's YAML (default: %(default)s)")
+    add("--train", help="the run's YAML (default: configs_train/STAGE.yaml)")
+    add(
+        "--clip", nargs="+", action="append", metavar="FxHxW",
+        help="frames x height x width of each sample of a batch (default: 21x720x1280); again for another batch",
+    )  # fmt: skip
+    add("--steps", type=int, default=3, help="that are timed (default: %(default)s)")
+    add("--warm_up", type=int, default=1, help="steps before those (default: %(default)s)")
+    add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
+    add("--json", type=Path, help="write what was measured to this file")
+    add("--profile", type=Path, help="write a step's kernels by time, and when the device waited")
+    args = parser.parse_intermixed_args(arguments)
+    args.overrides += [item for clips in args.clip or () for item in clips if "=" in item]
+    args.clip = [[item for item in clips if "=" not in item] for clips in args.clip or [["21x720x1280"]]]
+    if args.steps < 1 or args.warm_up < 1:
+        parser.error("--steps and --warm_up must be at least 1: the first step allocates what the others use")
+    return args
+
+
+def latent_sizes(clips: Sequence[str], recipe: RandomRecipe) -> list[Size3]:
+    """(t, h, w) of every clip, written FRAMESxHEIGHTxWIDTH; ValueError for what is no clip or cannot be cut."""
+    sizes = []
+    for clip in clips:
+        try:
+            frames, height, width = map(int, clip.split("x"))
+        except ValueError:
+            raise ValueError(f"--clip {clip}: write frames x height x width, as in 21x720x1280") from None
+        time, space = recipe.temporal_factor, recipe.spatial_factor
+        step = space * recipe.config.dit.model.patch_size[1]
+        if frames < 1 or (frames - 1) % time or height % step or width % step or min(height, width) < step:
+            raise ValueError(f"--clip {clip}: frames are {time}n + 1, height and width multiples of {step}")
+        sizes.append((1 + (frames - 1) // time, height // space, width // space))
+    return sizes
+
+
+def make_trainer(args: argparse.Namespace, model: DictConfig, train: Mapping, process: Process) -> Trainer:
+    """The loop on random weights, without batches yet."""
+    loop, _, section = split_settings(train, args.stage)
+    if loop.precision == "bf16":
+        torch.set_float32_matmul_precision("high")  # as a run does
+    recipe = RandomRecipe(OmegaConf.masked_copy(model, [key for key in model if key != "__object__"]), process.device)
+    loop = replace(loop, checkpoint=CheckpointSettings(every=0), compile=loop.compile or recipe.compile)
+    stage = random_stage(args.stage, recipe, section)
+    return Trainer(stage, Source(), loop, Path("unused"), process, recipe.strategy)
+
+
+def make_step(trainer: Trainer, sizes: Sequence[Size3]) -> Callable[[], float]:
+    """A training step on random latents of these sizes, which returns its operations on this rank."""
+    channels = trainer.stage.recipe.config.dit.model.vid_out_channels
+    stream = RandomLatents(sizes, channels, trainer.device).batches(0)
+
+    def step() -> float:
+        trainer.process.alive("a step")
+        record, _ = trainer.train_step([next(stream) for _ in range(trainer.settings.accumulation)])
+        return record.work.flops
+
+    return step
+
+
+def measure(trainer: Trainer, step: Callable[[], float], steps: int, warm_up: int) -> dict[str, float]:
+    """Seconds and operations of a step, and bytes on the fullest GPU."""
+    device, found, flops = trainer.device, {}, 0.0
+    for _ in range(warm_up):
+        flops = step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        found["state"] = float(torch.cuda.memory_allocated(device))  # what is there between steps
+        torch.cuda.reset_peak_memory_stats(device)
+    trainer.process.barrier()
+    found["seconds"] = timed(lambda: [step() for _ in range(steps)], device) / steps
+    trainer.watch.check()
+    if device.type == "cuda":
+        found["peak"] = float(torch.cuda.max_memory_allocated(device))
+        found["reserved"] = float(torch.cuda.max_memory_reserved(device))
+        torch.cuda.empty_cache()  # for batches of another size
+    names = sorted(found)
+    most = largest_over_ranks(torch.tensor([found[name] for name in names], dtype=torch.float64, device=device))
+    return dict(zip(names, most.tolist(), strict=True)) | {"flops": flops}
+
+
+def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str, float]:
+    """What `training_cost.py` says about the same step, bytes by purpose."""
+    modules, recipe, process = trainer.stage.modules, trainer.stage.recipe, trainer.process
+    dit, judge = modules["dit"], modules.get("discriminator")
+    counts = [0 if network is None else sum(p.numel() for p in network.parameters()) for network in (dit, judge)]
+    of_stage = stages(*counts, 0 if judge is None else len(judge.heads), recipe.gradient_checkpoint)[stage]
+    sharded, hybrid, cut_again = STRATEGIES[recipe.strategy]
+    ranks = (process.local_world if hybrid else process.world) if sharded else 1
+    tokens = sum(prod(size) // prod(dit.config.patch_size) + TEXT_TOKENS for size in sizes)
+    spread = Spread(ranks, trainer.settings.sp_size, ranks == 1 or not cut_again)
+    return memory(of_stage, dit.config, tokens, spread, recipe.gradient_checkpoint)
+
+
+def table(clips: Sequence[str], found: Mapping, predicted: Mapping, peak_rate: float | None) -> str:
+    """What was measured and what predicted for one batch, in lines."""
+    rate = found["flops"] / found["seconds"]
+    used = "" if peak_rate is None else f", MFU {rate / peak_rate:.1%}"
+    lines = [f"{' '.join(clips)}: {found['seconds']:.3f} s a step, {rate / 1e12:.1f} TFLOP/s a rank{used}"]
+    if "peak" in found:
+        measured = ", ".join(f"{name} {found[name] / GB:.1f}" for name in ("peak", "reserved", "state"))
+        lines.append(f"    GB measured: {measured}")
+    parts = ", ".join(f"{part} {size / GB:.1f}" for part, size in predicted.items())
+    return "\n".join([*lines, f"    GB predicted: peak {sum(predicted.values()) / GB:.1f} ({parts})"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the steps and print what they took."""
+    args = parse(arguments)
+    set_up_logging(False)
+    if launched_by_torchrun():
+        end_with_parent()
+    model, train = load_run(args.config, args.train or f"configs_train/{args.stage}.yaml", args.overrides)
+    with process_group(args.device) as process:
+        trainer, results = make_trainer(args, model, OmegaConf.to_container(train), process), []
+        recipe, loop, device = trainer.stage.recipe, trainer.settings, trainer.device
+        if process.leads:
+            name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+            print(f"{args.stage}, {args.config}, {process.world} x {name}, {recipe.strategy}, groups of {loop.sp_size}")
+        for clips in args.clip:
+            sizes = latent_sizes(clips, recipe)
+            predicted = predict(args.stage, trainer, sizes)
+            step = make_step(trainer, sizes)
+            found = measure(trainer, step, args.steps, args.warm_up)
+            kernels = profile({" ".join(clips): step}, device) if args.profile else None
+            if process.leads:
+                print(table(clips, found, predicted, peak_flops(device)), flush=True)
+            results.append({"clips": clips, "measured": found, "predicted": dict(predicted), "kernels": kernels})
+        if process.leads and args.json:
+            args.json.write_text(json.dumps(results, indent=1))
+        if process.leads and args.profile:
+            args.profile.write_text("\n".join(result["kernels"] for result in results))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, FileNotFoundError) as error:
+        logger.error("%s", error)
+        sys.exit(1)

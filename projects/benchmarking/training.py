@@ -1,0 +1,99 @@
+"""A training run on random weights and random latents: nothing is read, and everything has the real shapes."""
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.nadit.discriminator import Discriminator
+from projects.video_diffusion_sr.build import drawn_weight, seeded_prompts
+from projects.video_diffusion_sr.lora import LoraSettings
+from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
+from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.cost import TEXT_TOKENS
+from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
+from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.latent_stage import LatentStage
+from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.packed import Size3
+from projects.video_diffusion_sr.training.settings import settings_from
+from projects.video_diffusion_sr.training.stage import Source
+
+SHARPNESS = -10.0  # log-variance of the latents
+
+
+class DrawnState(Mapping[str, Tensor]):
+    """Random values for every parameter of a network on the meta device, drawn on `device` when they are asked for.
+
+    A tensor follows from its name, so ranks that ask for the same agree, and none holds more than one at a time.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        self.shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        self.device = device
+
+    def __getitem__(self, name: str) -> Tensor:
+        generator = torch.Generator(self.device).manual_seed(zlib.crc32(name.encode()))
+        return drawn_weight(name, self.shapes[name], generator)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+class RandomRecipe(VideoDiffusionTrainer):
+    """The recipe of a model, with random weights whatever file is named.
+
+    Args:
+        config: a model's `main.yaml`. device: where weights are drawn.
+    """
+
+    def __init__(self, config, device: torch.device) -> None:
+        super().__init__(config)
+        self.device = device
+
+    def build_dit(self, weights: Weights = None, lora: LoraSettings | None = None) -> tuple[nn.Module, DrawnState]:
+        with torch.device("meta"):
+            dit, _ = super().build_dit()
+        return dit, DrawnState(dit, self.device)
+
+    def build_discriminator(
+        self, weights: Weights = None, taps: Sequence[int] | None = None
+    ) -> tuple[Discriminator, DrawnState]:
+        backbone, _ = self.build_dit()
+        with torch.device("meta"):
+            discriminator = Discriminator(backbone, taps)
+        return discriminator, DrawnState(discriminator, self.device)
+
+
+class RandomLatents(Source):
+    """One batch of random latents of the given sizes (t, h, w), over and over."""
+
+    def __init__(self, sizes: Sequence[Size3], channels: int, device: torch.device) -> None:
+        rows = sum(t * h * w for t, h, w in sizes)
+        draws = torch.Generator(device).manual_seed(0)
+        hq, lq = (torch.randn(rows, channels, device=device, generator=draws) for _ in range(2))
+        sharp = torch.full_like(hq, SHARPNESS)
+        self.batch = MomentBatch(hq, sharp, lq, sharp, tuple(sizes), tuple(f"random {size}" for size in sizes))
+
+    def batches(self, start: int) -> Iterator[MomentBatch]:
+        while True:
+            yield self.batch
+
+
+def random_stage(kind: str, recipe: RandomRecipe, section: Mapping) -> LatentStage:
+    """A stage of a training YAML; `distill` is a round without guidance, the most frequent kind."""
+    width = recipe.config.dit.model.txt_in_dim
+    common = {"recipe": recipe, "prompts": Prompts(*seeded_prompts(width, TEXT_TOKENS)), "with_vae": False}
+    where = f"train.{kind}."
+    if kind == "diffusion":
+        return DiffusionStage(settings=settings_from(DiffusionStageSettings, section, where), weights=None, **common)
+    if kind == "distill":
+        settings = settings_from(DistillSettings, section, where)
+        return DistillStage(settings=settings, weights=None, steps=settings.rounds[-1], guided=False, **common)
+    settings = settings_from(AdversarialSettings, section, where)
+    return AdversarialStage(settings=settings, weights=None, discriminator_weights=None, **common)

@@ -1,0 +1,203 @@
+"""The text of a page from what happened in a run. Nothing in it points to a network, which its policy forbids too."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from common.logger import printable
+from projects.video_diffusion_sr.memory.workload import GIB
+from projects.video_diffusion_sr.run_page.chart import chart
+from projects.video_diffusion_sr.run_page.lines import by_file
+from projects.video_diffusion_sr.run_page.samples import Curve
+from projects.video_diffusion_sr.run_page.style import CSS, SCRIPT
+
+OPEN_FILES = 5  # so few are shown unfolded
+MOST_FILE_LINES = 60
+ENDED_EARLY = "The run ended early; this is what was done until then."
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+SAID = {"restored": "good", "skipped": "dim", "failed": "bad", "not restored": "warn"}
+LEVELS = {"ERROR": "bad", "CRITICAL": "bad", "WARNING": "warn"}
+
+Line = tuple[str, str]  # level, text
+
+
+@dataclass(frozen=True)
+class Page:
+    """facts: of the run, by name. files: that were to be restored. done: entries of those that are, see `entry_of`.
+
+    outcomes: (path, "failed" or "skipped", sentence). lines: what the run said. folder: where the page goes.
+    ended_early: the run was interrupted.
+    """
+
+    facts: Mapping[str, str]
+    started: str
+    files: Sequence[str]
+    done: Sequence[Mapping[str, Any]]
+    outcomes: Sequence[tuple[str, str, str]]
+    lines: Sequence[Line]
+    folder: Path
+    ended_early: bool = False
+
+
+@dataclass(frozen=True)
+class File:
+    """One row of the page: entry: None unless `state` is "restored"."""
+
+    path: str
+    state: str
+    entry: Mapping[str, Any] | None
+    lines: Sequence[Line]
+
+
+def page_text(page: Page) -> str:
+    """The whole page."""
+    files, others = files_of(page)
+    counts = {state: sum(file.state == state for file in files) for state in SAID}
+    title = f"{page.facts['model']}: {counts['restored']} of {len(files)} file{'s' * (len(files) != 1)} restored"
+    count = ", ".join(f'<span class="{SAID[state]}">{n} {state}</span>' for state, n in counts.items() if n)
+    early = f' <span class="warn">{ENDED_EARLY}</span>' if page.ended_early else ""
+    when = f"{page.started}, {page.facts['seconds']} s"
+    body = [
+        f'<h1>{said(title)}</h1><p class="dim">{said(when)}. {count}.{early}</p>',
+        table(files),
+        *(details(i, file, page.folder, len(files) <= OPEN_FILES) for i, file in enumerate(files) if has_more(file)),
+        card("Settings", facts_table(page.facts)),
+        card("Other lines of the run", listed(others)) if others else "",
+    ]
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{said(title)}</title>
+<style>{CSS}</style></head><body><main>
+{chr(10).join(body)}
+</main><script>{SCRIPT}</script></body></html>
+"""
+
+
+def files_of(page: Page) -> tuple[list[File], list[Line]]:
+    """Every file once, those that failed first; and the lines that are about none."""
+    entries = {entry["path"]: entry for entry in page.done}
+    told = {path: (kind, text) for path, kind, text in page.outcomes}
+    paths = sorted({*page.files, *entries, *told})
+    lines, others = by_file(page.lines, [Path(path).name for path in paths])
+    files = []
+    for path in paths:
+        own = list(lines[printable(Path(path).name)])
+        state = "restored" if path in entries else "not restored"
+        if path in told:
+            state, text = told[path]
+            own.append(("ERROR" if state == "failed" else "INFO", text))
+        files.append(File(path, state, entries.get(path), own))
+    order = ("failed", "not restored", "restored", "skipped")
+    return sorted(files, key=lambda file: order.index(file.state)), others
+
+
+def has_more(file: File) -> bool:
+    """Is there anything to say beyond its row?"""
+    return bool(file.entry or file.lines)
+
+
+def table(files: Sequence[File]) -> str:
+    """One row a file."""
+    heads = ("frames", "size", "s", "frames/s", "peak GiB", "flicker")
+    numbers = "".join(f'<th class="num">{head}</th>' for head in heads)
+    rows = "\n".join(row(i, file, len(heads)) for i, file in enumerate(files))
+    return f'<section class="scroll"><table><tr><th>file</th><th></th>{numbers}</tr>\n{rows}\n</table></section>'
+
+
+def row(number: int, file: File, columns: int) -> str:
+    """The file's name, what became of it, and its figures."""
+    name = said(Path(file.path).name)
+    link = f'<a href="#f{number}">{name}</a>' if has_more(file) else name
+    state = f'<td class="{SAID[file.state]}">{file.state}</td>'
+    cells = [""] * columns
+    if file.entry is not None:
+        entry, sampled = file.entry, file.entry["samples"]
+        flicker = sampled["flicker"] if sampled else None
+        speed, memory = entry["frames"] / max(entry["seconds"], 1e-9), entry["memory"] / GIB
+        cells = [
+            str(entry["frames"]), sizes(entry), f"{entry['seconds']:.1f}", f"{speed:.2f}", f"{memory:.2f}",
+            f"{flicker[0]:.2f} → {flicker[1]:.2f}" if flicker else "",
+        ]  # fmt: skip
+    return f'<tr><td class="name">{link}</td>{state}' + "".join(f'<td class="num">{c}</td>' for c in cells) + "</tr>"
+
+
+def sizes(entry: Mapping[str, Any]) -> str:
+    """Width and height, of the input where it is known."""
+    height, width = entry["size"]
+    before = f"{entry['samples']['input_size'][1]}×{entry['samples']['input_size'][0]} → " if entry["samples"] else ""
+    return f"{before}{width}×{height}"
+
+
+def details(number: int, file: File, folder: Path, unfolded: bool) -> str:
+    """Pictures, curve and lines of one file."""
+    parts, about = [], said(file.path)
+    if file.entry is not None:
+        sampled = file.entry["samples"] or {"stills": (), "curve": None}
+        about += f" → {link_to(file.entry['output'], folder)}"
+        if sampled["stills"]:
+            several = len(sampled["stills"]) > 1
+            pairs = "\n".join(pair(still, several) for still in sampled["stills"])
+            parts.append(f'<div class="pairs">\n{pairs}\n</div>')
+        if sampled["curve"] and sampled["curve"]["times"]:
+            parts.append(chart(Curve(**sampled["curve"])))
+    parts.append(listed(file.lines) if file.lines else "")
+    opened = " open" if unfolded or file.state == "failed" else ""
+    head = f'<h2>{said(Path(file.path).name)}</h2> <span class="{SAID[file.state]}">{file.state}</span>'
+    return (
+        f'<details class="file" id="f{number}"{opened}><summary>{head}<p class="dim">{about}</p></summary>\n'
+        + "\n".join(filter(None, parts))
+        + "</details>"
+    )
+
+
+def pair(still: Mapping[str, Any], named: bool) -> str:
+    """Two pictures on top of each other, and a slider over them."""
+    height, width = still["size"]
+    caption = f"<figcaption>{still['seconds']:.2f} s</figcaption>" if named else ""
+    label = f"input and restored at {still['seconds']:.2f} s: drag to compare"
+    images = "".join(
+        f'<img class="{kind}" alt="{said}" src="data:image/webp;base64,{still[kind]}">'
+        for kind, said in (("after", "restored"), ("before", "input"))
+    )
+    return (
+        f'<figure><div class="pair" style="aspect-ratio:{width}/{height}">{images}<span class="l">input</span>'
+        f'<span class="r">restored</span><input type="range" min="0" max="100" value="50" step="0.1" '
+        f'aria-label="{label}"></div>{caption}</figure>'
+    )
+
+
+def link_to(path: str, folder: Path) -> str:
+    """A link to a file that works as long as the page lies where it lies."""
+    try:
+        there = os.path.relpath(Path(path).resolve(), folder).replace(os.sep, "/")
+    except ValueError:  # another drive
+        return said(path)
+    return f'<a href="./{escape(quote(os.fsencode(there)))}">{said(path)}</a>'
+
+
+def facts_table(facts: Mapping[str, str]) -> str:
+    """Names and values."""
+    rows = "".join(f"<tr><th>{said(name)}</th><td>{said(value)}</td></tr>" for name, value in facts.items())
+    return f'<div class="scroll"><table class="facts">{rows}</table></div>'
+
+
+def listed(lines: Sequence[Line]) -> str:
+    """Lines as the run said them."""
+    items = [f'<li class="{LEVELS.get(level, "")}">{said(text)}</li>' for level, text in lines[:MOST_FILE_LINES]]
+    if len(lines) > MOST_FILE_LINES:
+        items.append(f'<li class="dim">and {len(lines) - MOST_FILE_LINES} more</li>')
+    return f'<ul class="lines">{"".join(items)}</ul>'
+
+
+def card(title: str, content: str) -> str:
+    """Something that a reader may unfold."""
+    return f'<details class="card"><summary><h2>{said(title)}</h2></summary>{content}</details>'
+
+
+def said(text: str) -> str:
+    """Text for a page: a name of a file must not become a tag, nor reverse the direction of writing."""
+    return escape(printable(text))

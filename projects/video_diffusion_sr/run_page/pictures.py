@@ -1,0 +1,49 @@
+"""Pictures small enough for a page."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+LARGEST_SIDE = 1280  # pixels
+SMALLEST_SIDE = 64
+QUALITY = 80
+TRIES = 5
+
+
+def shrunk(frame: np.ndarray, side: int) -> Image.Image:
+    """u8 [3, h, w] as a picture whose longer side is at most `side`."""
+    picture = Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0)))
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return picture
+
+
+def encode_pair(
+    before: Image.Image, after: Image.Image, most_bytes: int
+) -> tuple[tuple[bytes, bytes], tuple[int, int]]:
+    """Both as WebP of one size, together within `most_bytes` where `SMALLEST_SIDE` allows it; (height, width)."""
+    side = max(after.size)
+    for _ in range(TRIES):
+        pair = [fitted(picture, side) for picture in (before, after)]
+        encoded = tuple(webp(picture) for picture in pair)
+        total = sum(map(len, encoded))
+        if total <= most_bytes or side <= SMALLEST_SIDE:
+            break
+        side = max(int(side * min((most_bytes / total) ** 0.5, 0.9)), SMALLEST_SIDE)
+    return encoded, pair[1].size[::-1]
+
+
+def fitted(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with its longer side reduced to `side`."""
+    scale = side / max(picture.size)
+    if scale >= 1:
+        return picture
+    size = tuple(max(round(n * scale), 1) for n in picture.size)
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def webp(picture: Image.Image) -> bytes:
+    """The picture as a WebP file, lossy."""
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=QUALITY, method=4)
+    return file.getvalue()

@@ -1,0 +1,141 @@
+"""What a page shows of one file, taken from its frames as they pass on their way to the writer."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import cv2
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from common.logger import get_logger
+from data.media import MediaInfo
+from projects.video_diffusion_sr.file_errors import sentence
+from projects.video_diffusion_sr.run_page.pictures import LARGEST_SIDE, encode_pair, shrunk
+
+logger = get_logger(__name__)
+
+STILLS = 6  # of a clip, at most
+LEAST_BYTES = 1500  # of a picture; a smaller one shows nothing
+GOOD_BYTES = 12_000  # of a picture, below which fewer are better than smaller ones
+POINTS = 300  # of a curve
+
+
+@dataclass(frozen=True)
+class Still:
+    """One moment, before and after. seconds: when. before, after: WebP. size: (height, width) of both."""
+
+    seconds: float
+    before: bytes
+    after: bytes
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How much a clip changes from each frame to the next one.
+
+    times: seconds, of the later frame. before, after: of the resized input and of the result, mean absolute difference
+    over pixels and channels, in levels of 255. frames: that one point stands for; it is the largest of them.
+    """
+
+    times: tuple[float, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    frames: int = 1
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """input_size: (height, width) of the file. stills: in order of time. curve: without points for a picture.
+    flicker: means over all frames of what `curve` shows; None for a picture.
+    """
+
+    input_size: tuple[int, int]
+    stills: tuple[Still, ...]
+    curve: Curve
+    flicker: tuple[float, float] | None
+
+
+class Samples:
+    """Takes every frame of a file, keeps some of them small and a figure of each. Never costs the result.
+
+    Args:
+        info: the input. room: bytes of pictures that the page has for this file; None: there is no page.
+    """
+
+    def __init__(self, info: MediaInfo, room: int | None) -> None:
+        self.info, self.room, self.wanted = info, room, room is not None
+        self.stills: list[tuple[float, Image.Image, Image.Image]] = []
+        self.seen, self.every = 0, 1
+        self.last: tuple[np.ndarray, np.ndarray] | None = None
+        self.times, self.changes = array("d"), (array("f"), array("f"))
+
+    def write(self, inputs: Tensor, outputs: Tensor, times: Sequence[Fraction]) -> None:
+        """Append frames, u8 [T, 3, h, w] each: the resized input and the result; times in seconds."""
+        if not self.wanted:
+            return
+        try:
+            for pair in zip(inputs.numpy(), outputs.numpy(), map(float, times), strict=True):
+                self._take(*pair)
+        except Exception as error:
+            self._give_up(error)
+
+    def _take(self, before: np.ndarray, after: np.ndarray, seconds: float) -> None:
+        if self.last is not None:
+            self.times.append(seconds)
+            for changes, frame, earlier in zip(self.changes, (before, after), self.last, strict=True):
+                changes.append(change(earlier, frame))
+        self.last = before, after
+        if self.seen % self.every == 0:
+            self.stills.append((seconds, shrunk(before, LARGEST_SIDE), shrunk(after, LARGEST_SIDE)))
+        self.seen += 1
+        if len(self.stills) == 2 * STILLS:  # the length is unknown until the end: keep every second so far
+            self.stills, self.every = self.stills[::2], 2 * self.every
+
+    def complete(self) -> Sampled | None:
+        """No frame follows; None where there is no page, or nothing to show on it."""
+        self.last = None
+        if not self.wanted or self.seen == 0:
+            return None
+        try:
+            size = (self.info.height, self.info.width)
+            return Sampled(size, self._encoded(), curve(self.times, *self.changes), self._flicker())
+        except Exception as error:
+            self._give_up(error)
+            return None
+
+    def _encoded(self) -> tuple[Still, ...]:
+        if self.room < 2 * LEAST_BYTES:
+            return ()
+        count = max(min(STILLS, len(self.stills), self.room // (2 * GOOD_BYTES)), 1)
+        chosen = [self.stills[(2 * i + 1) * len(self.stills) // (2 * count)] for i in range(count)]
+        stills = []
+        for seconds, before, after in chosen:
+            pictures, size = encode_pair(before, after, self.room // count)
+            stills.append(Still(seconds, *pictures, size))
+        return tuple(stills)
+
+    def _flicker(self) -> tuple[float, float] | None:
+        return tuple(float(np.mean(changes)) for changes in self.changes) if self.times else None
+
+    def _give_up(self, error: Exception) -> None:
+        logger.warning("%s", sentence(error, self.info.path, "shown in the report"))
+        logger.debug("where it happened:", exc_info=error)
+        self.wanted, self.stills, self.last = False, [], None
+
+
+def change(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean absolute difference of two pictures u8 [3, h, w], in levels."""
+    rows = (-1, a.shape[-1])  # OpenCV takes a third dimension for channels
+    return cv2.norm(np.ascontiguousarray(a).reshape(rows), np.ascontiguousarray(b).reshape(rows), cv2.NORM_L1) / a.size
+
+
+def curve(times: Sequence[float], before: Sequence[float], after: Sequence[float]) -> Curve:
+    """At most `POINTS` points, each the largest of the frames that it stands for: a single jump stays visible."""
+    width = -(-len(times) // POINTS) or 1
+    starts = range(0, len(times), width)
+    highest = [tuple(round(max(values[i : i + width]), 3) for i in starts) for values in (before, after)]
+    return Curve(tuple(round(times[i], 3) for i in starts), *highest, width)

@@ -1,0 +1,83 @@
+"""Memory and passes of a step of each stage on latents, by formula; `projects/benchmark_training.py` measures them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from models.nadit.config import NaDiTConfig
+
+TEXT_TOKENS = 58  # of the released positive embedding
+MOMENTS, AVERAGED, GRADIENT, USED = 12, 4, 4, 2  # bytes a parameter: weight and two moments; its average; a teacher's
+GATHERED = 2  # bytes a parameter in bfloat16
+# Bytes a token and channel that a backward pass finds kept, counted by hooks on saved tensors of the 3B's widths in
+# bfloat16 on a CPU: inside of one block, and by each of the discriminator's heads. Fused kernels may keep less.
+BLOCK_BYTES, HEAD_BYTES = 70, 16
+VAE_BYTES = 2  # a parameter of the VAE, whole on every GPU
+
+
+@dataclass(frozen=True)
+class Stage:
+    """passes: of the transformer in a step, in forward passes, what checkpointing computes again included.
+    versions: of the batch that one backward pass holds. heads: of the discriminator.
+    averaged, trained, used: parameters. largest: those of the player with the most, as one at a time has gradients."""
+
+    name: str
+    passes: float
+    versions: int
+    averaged: int
+    trained: int
+    used: int
+    largest: int
+    heads: int = 0
+
+
+def stages(transformer: int, discriminator: int, heads: int, share: float) -> dict[str, Stage]:
+    """Networks and passes of each stage; arguments are numbers of parameters, of heads, and the share of the blocks
+    that gradient checkpointing computes again."""
+    trained = 3 + share  # forward, a backward pass of twice its work, and what is computed again
+    both, largest = transformer + discriminator, max(transformer, discriminator)
+    found = [
+        Stage("diffusion", trained, 1, transformer, transformer, 0, transformer),
+        Stage("distill", 2 + trained, 1, transformer, transformer, transformer, transformer),
+        # Discriminator's turn: generate, judge four; generator's: generate, judge real, judge generated, through which
+        # gradients pass to the generator alone.
+        Stage("adversarial", 1 + 6 * trained, 4, transformer, both, 0, largest, heads),
+    ]
+    return {stage.name: stage for stage in found}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a step is spread over GPUs.
+
+    state: GPUs that share the weights. clip: those that share each batch.
+    whole: gathered weights stay until the backward pass is done; else two blocks of them are there at a time.
+    """
+
+    state: int
+    clip: int
+    whole: bool
+
+
+def memory(
+    stage: Stage, config: NaDiTConfig, tokens: int, spread: Spread, share: float, vae: int = 0
+) -> Mapping[str, float]:
+    """Bytes on each GPU, by what they are for; their sum is the peak.
+
+    Args:
+        tokens: of a batch, texts included.
+        share: of the blocks whose insides are computed again, one at a time; those of the others are kept.
+        vae: its parameters; 0 where latents are stored.
+    """
+    sharded = spread.state > 1
+    stream = 2 if sharded else 4  # a lone GPU computes under autocast, whose residual stream is float32
+    insides = max(1, round(config.num_layers * (1 - share)))
+    heads = HEAD_BYTES * (stage.heads if share == 0 else 0)  # with checkpointing computed again, before the blocks are
+    each = stream * config.num_layers + BLOCK_BYTES * insides + heads
+    return {
+        "state": (MOMENTS * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / spread.state
+        + VAE_BYTES * vae,
+        "gradients": GRADIENT * stage.largest / spread.state,
+        "gathered": GATHERED * (stage.trained + stage.used) * (1 if spread.whole else 2 / config.num_layers),
+        "activations": float(each * ceil(tokens / spread.clip) * stage.versions * config.dim),
+    }

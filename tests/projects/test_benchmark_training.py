@@ -1,0 +1,41 @@
+"""The program that times training steps: it takes the loop's steps, and the state that it predicts is the state."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from common.distributed.process import process_group
+from projects.benchmark_training import latent_sizes, main, make_step, make_trainer, parse, predict
+from projects.video_diffusion_sr.training.overrides import load_run
+from tests.projects.training.tiny import MODEL
+
+NETWORK = [change for change in MODEL if change.startswith("dit.")]
+COMMON = [*NETWORK, "--config", "configs_tiny/main.yaml", "--device", "cpu", "--steps", "1"]
+
+
+def test_a_step_of_bfloat16_is_timed(tmp_path, capsys):
+    arguments = ["diffusion", *COMMON, "--clip", "1x32x32", "5x32x32", "--clip", "1x32x32", "--json", tmp_path / "it"]
+    assert main(list(map(str, arguments))) == 0
+    first, second = json.loads((tmp_path / "it").read_text())
+    assert first["measured"]["flops"] > second["measured"]["flops"] > 0 and first["measured"]["seconds"] > 0
+    assert "1x32x32 5x32x32: " in (out := capsys.readouterr().out) and "GB predicted" in out
+
+
+@pytest.mark.parametrize("stage", ["distill", "adversarial"])
+def test_the_predicted_state_is_what_a_checkpoint_holds_and_a_teacher(stage):
+    args = parse([stage, *COMMON, "train.precision=float32", "--clip", "1x32x32"])
+    model, train = load_run(args.config, f"configs_train/{stage}.yaml", args.overrides)
+    with process_group("cpu") as process:
+        trainer = make_trainer(args, model, OmegaConf.to_container(train), process)
+        sizes = latent_sizes(args.clip[0], trainer.stage.recipe)
+        make_step(trainer, sizes)()
+        kept = sum(x.nbytes for x in trainer._state().tensors().values())
+        teachers = [p.nbytes / 2 for network in trainer.stage.frozen.values() for p in network.parameters()]
+        assert predict(stage, trainer, sizes)["state"] == pytest.approx(kept + sum(teachers), rel=0.01)
+
+
+@pytest.mark.parametrize("clip", ["5x32", "4x32x32", "5x32x36", "0x32x32"])
+def test_what_is_no_clip_is_refused(clip):
+    with pytest.raises(ValueError, match="frames"):
+        main(["diffusion", *COMMON, "--clip", clip])
