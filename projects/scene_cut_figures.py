@@ -31,8 +31,8 @@ def made_up_shots(count: int, seed: int) -> Iterator[Shot]:
     draws = np.random.default_rng(seed)
     for _ in range(count):
         coarse = [draws.integers(0, 256, (rows, 7 * rows, 3)).astype(np.float32) for rows in (3, 9, 27)]
-        picture = sum(weight * cv2.resize(part, (4 * SIZE[1], SIZE[0]), interpolation=cv2.INTER_CUBIC)
-                      for weight, part in zip((0.6, 0.3, 0.1), coarse, strict=True)).clip(0, 255).astype(np.uint8)  # fmt: skip
+        scaled = [cv2.resize(part, (4 * SIZE[1], SIZE[0]), interpolation=cv2.INTER_CUBIC) for part in coarse]
+        picture = (0.6 * scaled[0] + 0.3 * scaled[1] + 0.1 * scaled[2]).clip(0, 255).astype(np.uint8)
         speed = int(draws.integers(0, 12))
         yield np.stack([picture[:, n * speed :][:, : SIZE[1]] for n in range(36)])
 

@@ -14,8 +14,10 @@ from data.media import Frame, MediaInfo, MediaReader
 from projects.benchmarking.timing import peak_gib, timed
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.progress import Progress
-from projects.video_diffusion_sr.restore import Finished, decode_and_finish, encode, prepare, restore_frames, sample
+from projects.video_diffusion_sr.restore import restore_frames, sample
 from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.to_frames import Finished, decode_and_finish
+from projects.video_diffusion_sr.to_latents import encode, prepare
 
 STAGES = ("encode", "transformer", "decode", "whole")
 RATE = 25
