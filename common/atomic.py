@@ -1,4 +1,4 @@
-"""A file appears under its name complete, or not at all; whatever happens, and whoever else writes it."""
+"""Atomic writes: a file appears under its name complete or not at all, also after a crash or beside another writer."""
 
 import os
 from collections.abc import Iterator

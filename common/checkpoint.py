@@ -53,7 +53,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_tensors_only(path: Path) -> object:
-    """What a PyTorch file holds, read by PyTorch's restricted unpickler, which knows tensors and nothing to call.
+    """What a PyTorch file holds, read by PyTorch's restricted unpickler, which builds tensors and calls nothing else.
 
     Raises:
         ValueError: damaged, incomplete, or more than tensors in plain containers.
@@ -118,8 +118,7 @@ def load_into(
     """
     state = with_current_names(state)
     refuse_misfit(module, state, source, advice)
-    if hasattr(module, "reset_buffers"):
-        module.reset_buffers(device)
+    reset_buffers(module, device)
     own = module.state_dict()
     from_file = {name for name in own if not recomputed(name)}
     empty = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in from_file]
@@ -130,6 +129,12 @@ def load_into(
     if torch.device(device).type == "cuda" or sum(tensor.nbytes for tensor in weights.values()) < CHEAP_BYTES:
         refuse_not_finite(weights, source, advice)
     module.load_state_dict(weights, strict=True, assign=True)
+
+
+def reset_buffers(module: nn.Module, device: torch.device | str) -> None:
+    """Let a module that computes buffers by itself, instead of loading them, do so on `device`."""
+    if callable(reset := getattr(module, "reset_buffers", None)):
+        reset(device)
 
 
 def converted(tensor: Tensor | StoredWeight, dtype: torch.dtype, device: torch.device | str) -> Tensor:
@@ -152,7 +157,9 @@ def refuse_not_finite(weights: Mapping[str, Tensor], source: str | Path, advice:
     raise ValueError(f"{source} holds values that are not finite in {shown(bad)}; the weights are damaged. {advice}")
 
 
-def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, advice: str) -> None:
+def refuse_misfit(
+    module: nn.Module, state: Mapping[str, Tensor | StoredWeight], source: str | Path, advice: str
+) -> None:
     """ValueError unless the state has exactly the module's names, shapes and kinds of numbers."""
     own = module.state_dict()
     troubles = []
@@ -176,7 +183,7 @@ def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], source: str | 
         raise ValueError(f"{source} does not fit {type(module).__name__}: {'; '.join(troubles)}. {advice}")
 
 
-def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_current_names(state: Mapping[str, Tensor | StoredWeight]) -> dict[str, Tensor | StoredWeight]:
     """The state with the names that older VAE files use for the middle attention brought up to date.
 
     query, key, value, proj_attn become to_q, to_k, to_v, to_out.0; weights stored as 1x1 convolutions become matrices.
@@ -226,6 +233,6 @@ def shown(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The start of an error's message."""
     return str(error).strip().split("\n")[0][:200] or type(error).__name__

@@ -22,7 +22,7 @@ from common.owner import Owner, read_owner, this_process
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 PREFIX = ".seedvr-"
 LOCK, PART = ".lock", ".part"
@@ -83,7 +83,7 @@ class Claim:
         return part
 
     def part_name(self, suffix: str = "") -> Path:
-        """A new name beside the target that nobody has yet; what has it is removed with the claim's leftovers."""
+        """An unused name beside the target. A file of this name is removed with the claim's leftovers."""
         return self.stem.with_name(f"{self.stem.name}-{os.urandom(4).hex()}{PART}{suffix[:8]}")
 
 
@@ -217,9 +217,13 @@ def _keep_touching(descriptor: int, stop: threading.Event) -> None:
 
 
 def _release(lock: Path, descriptor: int, stop: threading.Event | None) -> None:
-    """Remove the lock file and let go of the lock, in this order: nobody locks a file that has lost its name."""
+    """Remove the lock file, then release the lock: no process may lock a file whose name is already gone."""
     if stop is not None:
         stop.set()
-    for step in (lock.unlink, lambda: os.close(descriptor), *([lock.unlink] if fcntl is None else [])):
-        with contextlib.suppress(OSError):  # Windows removes closed files only
-            step()
+    with contextlib.suppress(OSError):
+        lock.unlink()
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+    if fcntl is None:  # Windows removes closed files only
+        with contextlib.suppress(OSError):
+            lock.unlink()

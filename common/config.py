@@ -137,10 +137,10 @@ def parse_override(override: str) -> tuple[str, Any]:
         raise ValueError(f"override `{override}` must have the form key.of.a.value=value")
     try:
         refuse_large_text(text)
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"override `{override[:100]}`: the value is not YAML: {error}") from error
-    return key.strip(), value
+    return key.strip(), parsed["value"]
 
 
 def override_names(override: str) -> list[str]:

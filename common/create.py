@@ -35,7 +35,9 @@ def create_object(config: Mapping[str, Any], **extra: Any) -> Any:
     args = about.get("args", "as_config")
     rest = OmegaConf.create({key: config[key] for key in config if key != "__object__"})
     if args == "as_params":
-        return cls(**{**OmegaConf.to_container(rest, resolve=True), **extra})
+        plain = OmegaConf.to_container(rest, resolve=True)
+        assert isinstance(plain, dict)
+        return cls(**{**plain, **extra})
     if args == "as_config":
         return cls(as_struct(rest), **extra)
     raise ValueError(f"__object__.args must be as_params or as_config, not {args!r}")

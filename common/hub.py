@@ -123,7 +123,7 @@ def git_blob_hash(path: Path) -> str:
     return digest_of(path, hashlib.sha1(f"blob {path.stat().st_size}\0".encode()))
 
 
-def digest_of(path: Path, digest) -> str:
+def digest_of(path: Path, digest: "hashlib._Hash") -> str:
     """The hash object's result after the file's content."""
     with path.open("rb") as file:
         while block := file.read(BLOCK):

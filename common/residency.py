@@ -1,7 +1,7 @@
 """Which model is on the device when. Several that fit together stay there; otherwise one at a time.
 
 Weights do not change in inference, so nothing is ever copied back: the master copy waits in pinned memory of the host,
-and a model leaves the device by forgetting its copy there. The next model's weights travel on a stream of their own
+and a model leaves the device when its copy there is freed. The next model's weights travel on a stream of their own
 while the current one computes.
 """
 
@@ -94,7 +94,7 @@ class Residency:
         logger.debug("%s: weights on their way to %s", name, self.device)
 
     def release(self, name: str) -> None:
-        """Forget a model's copy on the device."""
+        """Free a model's copy on the device."""
         if self.one_at_a_time and name in self._arrived:
             self._wait(name)  # its memory goes back to the computing stream, which must not overtake the copy
             del self._arrived[name]

@@ -7,14 +7,15 @@ before a value is built, so that no short text can fill the memory.
 import ast
 import operator
 from collections.abc import Callable
+from typing import Any
 
 MAX_TEXT = 10_000  # characters of an expression
 MAX_VALUES = 10_000  # values in a result, nested ones counted
 MAX_BITS = 256  # of an integer
 
-Value = int | float | str | bool | None | list | tuple
+Value = int | float | str | bool | None | list[Any] | tuple[Any, ...]
 
-ARITHMETIC: dict[type, Callable] = {
+ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -23,7 +24,7 @@ ARITHMETIC: dict[type, Callable] = {
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
-SIGNS: dict[type, Callable] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+SIGNS: dict[type, Callable[[Any], Any]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 
 
 def safe_eval(text: str) -> Value:
@@ -75,8 +76,10 @@ def combined(op: ast.operator, left: Value, right: Value) -> Value:
         if (size(left) - 1) * max(right, 0) >= MAX_VALUES:
             raise ValueError(f"the repeated list would have more than {MAX_VALUES} values")
         return left * right
-    if isinstance(op, ast.Add) and type(left) is type(right) and isinstance(left, list | tuple):
-        return bounded(left + right)
+    if isinstance(op, ast.Add) and isinstance(left, list) and isinstance(right, list):
+        return bounded([*left, *right])
+    if isinstance(op, ast.Add) and isinstance(left, tuple) and isinstance(right, tuple):
+        return bounded((*left, *right))
     if isinstance(op, ast.Pow):
         refuse_large_power(number(left), number(right))
     return bounded(ARITHMETIC[type(op)](number(left), number(right)))
@@ -90,7 +93,7 @@ def refuse_large_power(base: int | float, exponent: int | float) -> None:
 
 def number(value: Value) -> int | float:
     """The value, if it is a number: strings and truth values take no part in arithmetic."""
-    if type(value) not in (int, float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{value!r} is not a number")
     return value
 

@@ -18,7 +18,7 @@ def positive(value: Any, name: str) -> float:
     return float(value)
 
 
-def whole(value: Any, name: str) -> int:
+def whole_number(value: Any, name: str) -> int:
     """A whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"config key {name} must be a whole number of at least 1, not {value!r}")

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 
 MOST_BYTES = 1 << 20  # of a file
 MOST_VALUES = 20_000  # in a configuration, keys and containers counted
@@ -29,7 +29,7 @@ def refuse_large_text(text: str) -> None:
     if len(text) > MOST_BYTES:
         raise ValueError(f"it has {len(text)} characters, a configuration may have {MOST_BYTES}")
     sizes: dict[str, int] = {}
-    open_nodes: list[list] = [[None, 0]]  # name, values so far
+    open_nodes: list[list[Any]] = [[None, 0]]  # name, values so far
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             open_nodes.append([event.anchor, 1])
@@ -39,7 +39,7 @@ def refuse_large_text(text: str) -> None:
         if isinstance(event, yaml.ScalarEvent):
             name, size = event.anchor, 1
         elif isinstance(event, yaml.AliasEvent):
-            name, size = None, sizes.get(event.anchor, 1)
+            name, size = None, sizes.get(event.anchor or "", 1)
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             name, size = open_nodes.pop()
         else:
@@ -82,7 +82,7 @@ class Resolver:
         if isinstance(child, DictConfig | ListConfig) and not child._is_interpolation():
             self._resolve_all(child)
             return
-        text = child._value() if child is not None else None
+        text = child._value() if isinstance(child, Node) else None
         if not isinstance(text, str) or "${" not in text:
             return
         name = parent._get_full_key(key)
@@ -98,16 +98,17 @@ class Resolver:
 
     def _resolve_reference(self, parent: DictConfig | ListConfig, reference: str) -> None:
         """Resolve what a reference names before it is used; a name that does not exist is OmegaConf's to refuse."""
-        start, path = self.config, reference
+        start: Any = self.config
+        path = reference
         if reference.startswith("."):
             start = parent
             for _ in range(len(reference) - len(reference.lstrip(".")) - 1):
                 start = start._get_parent() if start is not None else None
             path = reference.lstrip(".")
-        keys = [key for key in re.split(r"[.\[\]]+", path) if key]
-        for key in keys:
+        for name in filter(None, re.split(r"[.\[\]]+", path)):
+            key: Any = name
             if isinstance(start, ListConfig):
-                key = int(key) if key.isdigit() and int(key) < len(start) else None
+                key = int(name) if name.isdigit() and int(name) < len(start) else None
             if not isinstance(start, DictConfig | ListConfig) or key is None or start._get_node(key) is None:
                 return
             self._resolve(start, key)

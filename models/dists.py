@@ -1,4 +1,4 @@
-"""DISTS (arXiv 2004.07728): how alike two pictures are in structure and texture, for those who have its weights."""
+"""DISTS (arXiv 2004.07728): how alike two pictures are in structure and texture; its weights are the user's to give."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# VGG-16 up to its last convolution; "L2" where the original has a max pool. Features are taken before every pool and at
-# the end, and the picture itself is the first of them.
-VGG16 = (64, 64, "L2", 128, 128, "L2", 256, 256, 256, "L2", 512, 512, 512, "L2", 512, 512, 512)
+from models.vgg import VGGDistance
+
 TAP_WIDTHS = (3, 64, 128, 256, 512, 512)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pictures in [0, 1], as VGG-16 was trained
 STABLE = 1e-6
@@ -23,34 +22,20 @@ class L2Pool(nn.Module):
         return (F.conv2d(x.square(), window, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
 
 
-class StructureTextureDistance(nn.Module):
+class StructureTextureDistance(VGGDistance):
     """Frozen. Names are those of torchvision's VGG-16 (`features.N.*`); `alpha`, `beta` [1, 1475, 1, 1] as theirs."""
 
+    name = "DISTS"
+
     def __init__(self) -> None:
-        super().__init__()
-        layers, before = [], 3
-        for width in VGG16:
-            if width == "L2":
-                layers.append(L2Pool())
-            else:
-                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
-                before = width
-        self.features = nn.Sequential(*layers)
+        super().__init__(L2Pool, MEAN, STD)
         self.alpha, self.beta = (nn.Parameter(torch.full((1, sum(TAP_WIDTHS), 1, 1), 0.1)) for _ in range(2))
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
         self.requires_grad_(False)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "StructureTextureDistance":
-        """Built with weights; ValueError where one is missing. The classifier's weights of a VGG file are ignored."""
-        distance = cls()
-        wanted = distance.state_dict()
-        missing = sorted(set(wanted) - set(state))
-        if missing:
-            raise ValueError(f"the DISTS weights lack {missing[0]} and {len(missing) - 1} more of {len(wanted)}")
-        distance.load_state_dict({name: state[name] for name in wanted})
-        return distance.eval()
+        """Built with weights, see `VGGDistance.load`."""
+        return cls().load(state)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Pictures [N, 3, H, W] in [-1, 1], 16 pixels or more a side -> float32 [N], 0 where they are equal."""
@@ -69,9 +54,5 @@ class StructureTextureDistance(nn.Module):
         return 1 - likeness
 
     def _taps(self, x: Tensor) -> list[Tensor]:
-        taps, x = [x], (x - self.mean) / self.std
-        for layer in self.features:
-            if isinstance(layer, L2Pool):
-                taps.append(x)
-            x = layer(x)
-        return [*taps, x]
+        """The picture itself is the first of what is compared."""
+        return [x, *self.taps(x)]

@@ -24,7 +24,7 @@ from data.media import find_media, open_media
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS
 from projects.video_diffusion_sr.presets import PRESETS
-from projects.video_diffusion_sr.progress import Progress
+from projects.video_diffusion_sr.progress import ProgressBar
 from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.restore import sample
 from projects.video_diffusion_sr.restorer import Restorer
@@ -34,7 +34,7 @@ from projects.video_diffusion_sr.to_latents import encode, prepare
 
 CODES = 127.5  # of 8 bits, for the networks' [-1, 1]
 WAYS = ("two latents shared", "no overlap", "pixels faded")
-QUIET = Progress("", None, show=False)
+QUIET = ProgressBar("", None, show=False)
 
 
 def frames_of(latents: Sequence[Tensor], restorer: Restorer) -> Tensor:

@@ -3,7 +3,7 @@
 Importing this package loads nothing heavy: PyTorch comes with the first call that needs it. See docs/python.md.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seedvr.errors import (
     Cancelled,
@@ -48,7 +48,7 @@ LAZY = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """The heavier names, imported when they are asked for."""
     if name not in LAZY:
         raise AttributeError(f"module 'seedvr' has no attribute {name!r}")

@@ -3,8 +3,12 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from seedvr import __version__
+
+if TYPE_CHECKING:
+    from projects.video_diffusion_sr.presets import Preset
 
 USAGE = """seedvr COMMAND ...
 
@@ -90,7 +94,7 @@ def train(arguments: list[str]) -> int:
         return say(str(error), 1)
 
 
-def chosen_model(command: str, arguments: list[str], places: list[str]):
+def chosen_model(command: str, arguments: list[str], places: list[str]) -> tuple["Preset", list[str]]:
     """(the preset that --model names, the program's arguments with what was given by place under its flag)"""
     from projects.video_diffusion_sr.presets import PRESETS
     from seedvr.folders import weights_folder
@@ -115,27 +119,12 @@ def with_default(arguments: list[str], flag: str, value: str) -> list[str]:
 
 
 def version(verbose: bool) -> int:
-    """The package's version; verbose: also of what it runs on."""
+    """The package's version; verbose: also everything that a bug report needs, which imports PyTorch."""
     sys.stdout.write(f"seedvr {__version__}\n")
     if verbose:
-        import platform
-        from importlib import metadata
+        from seedvr.environment import describe
 
-        import torch
-
-        lines = [f"python {platform.python_version()} on {platform.platform()}"]
-        for library in ("torch", "numpy", "diffusers", "safetensors", "av", "pillow", "opencv-python-headless"):
-            lines.append(f"{library} {metadata.version(library)}")
-        for number in range(torch.cuda.device_count()):
-            about = torch.cuda.get_device_properties(number)
-            lines.append(
-                f"cuda:{number} {about.name}, {about.total_memory / 2**30:.1f} GiB, sm_{about.major}{about.minor}"
-            )
-        lines += [] if torch.cuda.is_available() else ["no CUDA device"]
-        from seedvr.folders import weights_folder
-
-        lines.append(f"weights in {weights_folder()}")
-        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.write("\n".join(describe()) + "\n")
     return 0
 
 

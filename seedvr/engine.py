@@ -5,7 +5,7 @@ numbers of the command line. Where the pipeline changes, this is the file that c
 """
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,14 +28,14 @@ from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.input_file import frames_of, open_input
-from projects.video_diffusion_sr.memory.budget import clip_of, read_budget
+from projects.video_diffusion_sr.memory.budget import Budget, clip_of, read_budget
 from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, unplanned
 from projects.video_diffusion_sr.memory.stages import lasting
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import ROOT, Finish, Request
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
-from projects.video_diffusion_sr.settings import resolve
+from projects.video_diffusion_sr.settings import RunSettings, resolve
 from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError
 from seedvr.progress import Report
 
@@ -78,9 +78,9 @@ class Engine:
             device = choose_device(request.device, 0)
         self.parallel = Parallel(Process(0, 1, 0, device, None, 0, TIMEOUT_S))
         self._restorer: restorer.Restorer | None = None
-        self._placed: MemoryPlan | None = None
+        self._placed: MemoryPlan | None = None  # what its networks were placed for
         self.demands = Demands()  # of plans, where there are any
-        self._settle()
+        self.settings, self.budget = self._settle()
         if self.budget is None:  # elsewhere the plan, and so where weights wait, depends on the clip
             self._place(unplanned(self.settings, *self.settings.geometry.network_size(*preset.res), False))
 
@@ -104,19 +104,20 @@ class Engine:
             geometry = replace(self.settings.geometry, size=wishes.size)
             geometry.output_size(info.height, info.width)
         plan = self._plan(geometry, info)
-        if self._restorer is None or not may_follow(self._placed, plan):
-            if self._restorer is not None:
-                self._settle()
+        if self._placed is not None and not may_follow(self._placed, plan):
+            self.release()
+        built = self._restorer
+        if built is None:
             settings = replace(self.settings, geometry=geometry)
-            self._place(plan, kernels_for(settings, self.parallel, [(clip_of(info), plan)]))
+            built = self._place(plan, kernels_for(settings, self.parallel, [(clip_of(info), plan)]))
         with errors_as(InputError, ValueError):
-            infer = with_sampling(self._restorer.infer, wishes)
+            infer = with_sampling(built.infer, wishes)
         finish = Finish(wishes.color_fix, wishes.strength)
-        return replace(self._restorer, infer=infer, geometry=geometry, seed=wishes.seed, finish=finish), plan
+        return replace(built, infer=infer, geometry=geometry, seed=wishes.seed, finish=finish), plan
 
     def frames(
         self, source: Iterable[Frame], again: Iterable[Frame], info: MediaInfo, wishes: Wishes, report: Report
-    ) -> Iterator[Tensor]:
+    ) -> Generator[Tensor]:
         """Restored frames, u8 [T, 3, h, w] on the CPU, piece by piece, as many in all as the source has.
 
         Args:
@@ -142,11 +143,17 @@ class Engine:
             done = restore.restore_clip(
                 source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
             )
+        assert done is not None, "nothing in the folder stands in the way of the result"
         return done.output
 
     def release(self) -> None:
         """Drop the networks' weights; `prepare` loads them again."""
-        self._settle()
+        self._restorer = self._placed = None
+        del self.settings, self.budget  # the weights are in the settings' networks
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.settings, self.budget = self._settle()
 
     def _plan(self, geometry: Geometry, info: MediaInfo) -> MemoryPlan:
         if self.budget is None:
@@ -159,26 +166,24 @@ class Engine:
             budget = replace(self.budget, settings=replace(self.settings, geometry=geometry), demands=self.demands)
             return budget.plan(clip_of(info), blocks, derived)
 
-    def _settle(self) -> None:
-        """Everything that the request means, with networks that have no weights; earlier networks are dropped."""
-        self._restorer = self._placed = self.settings = self.budget = None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _settle(self) -> tuple[RunSettings, Budget | None]:
+        """Everything that the request means, with networks that have no weights; what memory there is on a GPU."""
         with errors_as(InputError, FileNotFoundError):
             load_config(self.request.config or ROOT / self.preset.config)
         with errors_as(WeightsError, FileNotFoundError), errors_as(InputError, ValueError):
-            self.settings = resolve(self.preset, self.request, self.device)
-            self.budget = read_budget(self.settings, self.parallel)
+            settings = resolve(self.preset, self.request, self.device)
+            return settings, read_budget(settings, self.parallel)
 
-    def _place(self, plan: MemoryPlan, beside: AbstractContextManager[None] | None = None) -> None:
+    def _place(self, plan: MemoryPlan, beside: AbstractContextManager[None] | None = None) -> restorer.Restorer:
         """Give the networks their weights, where a plan needs them.
 
         Args:
             beside: a block around it, see `dry_run.kernels_for`.
         """
         with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra), beside or nullcontext():
-            self._restorer, self._placed = load(self.settings, self.parallel, [plan]), plan
+            built = load(self.settings, self.parallel, [plan])
+        self._restorer, self._placed = built, plan
+        return built
 
 
 def marked(source: Iterable[Frame], info: MediaInfo, cuts: SceneCuts) -> Iterator[Frame]:

@@ -42,7 +42,7 @@ class Form:
             frames = frames.permute(0, 2, 3, 1).contiguous()
         if self.real:
             frames = frames.float() / 255
-        result = frames.numpy() if self.kind == "numpy" else frames.to(self.device)
+        result: Any = frames.numpy() if self.kind == "numpy" else frames.to(self.device)
         if self.real:
             result = result.astype(self.dtype) if self.kind == "numpy" else result.to(self.dtype)
         return result[0] if self.single else result

@@ -22,8 +22,8 @@ class Live:
     """
 
     def __init__(self, run: Callable[[Iterator[Any]], Iterable[Any]]) -> None:
-        self._in: queue.SimpleQueue = queue.SimpleQueue()
-        self._out: queue.SimpleQueue = queue.SimpleQueue()
+        self._in: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._run = run
         self._thread: threading.Thread | None = None
         self._ended = False

@@ -6,8 +6,9 @@ from typing import Any
 
 from projects.download import VARIANTS, fetch_variant, parse
 from projects.video_diffusion_sr.presets import PRESETS
+from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.weight_files import find_weights
-from seedvr.engine import Engine, Request
+from seedvr.engine import Engine
 from seedvr.errors import InputError, WeightsError
 from seedvr.folders import weights_folder
 from seedvr.restorer import Restorer
@@ -24,16 +25,16 @@ def load(
     device: str = "auto",
     dtype: str | None = None,
     vram: float | None = None,
-    checkpoint: str | PathLike | None = None,
-    vae_checkpoint: str | PathLike | None = None,
-    ckpt_dir: str | PathLike | None = None,
-    lora: str | PathLike | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    vae_checkpoint: str | PathLike[str] | None = None,
+    ckpt_dir: str | PathLike[str] | None = None,
+    lora: str | PathLike[str] | None = None,
     lora_scale: float = 1.0,
     window: int | None = None,
     weights_8_bit: bool = False,
     fit: str = "pad",
     deinterlace: str = "auto",
-    config: str | PathLike | None = None,
+    config: str | PathLike[str] | None = None,
     overrides: tuple[str, ...] = (),
 ) -> Restorer:
     """A restorer with the weights of a preset.
@@ -88,7 +89,7 @@ def load(
     return Restorer(Engine(chosen, request))
 
 
-def from_pretrained(source: str | PathLike, *, endpoint: str | None = None, **settings: Any) -> Restorer:
+def from_pretrained(source: str | PathLike[str], *, endpoint: str | None = None, **settings: Any) -> Restorer:
     """A restorer for a folder of weights, or for a repository of the hub, of which missing files are fetched.
 
     Args:

@@ -46,7 +46,7 @@ class SeedVRPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | PathLike, *, torch_dtype: torch.dtype | str | None = None, **settings: Any
+        cls, source: str | PathLike[str], *, torch_dtype: torch.dtype | str | None = None, **settings: Any
     ) -> Self:
         """A pipeline from a folder of `save_pretrained`, or from anything that `seedvr.from_pretrained` takes.
 
@@ -61,7 +61,7 @@ class SeedVRPipeline:
             return cls(load(**{**saving.read(Path(source)), **settings}))
         return cls(from_pretrained(source, **settings))
 
-    def save_pretrained(self, folder: str | PathLike) -> None:
+    def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write a folder that `from_pretrained` reads, LoRA merged.
 
         Raises:
@@ -138,7 +138,7 @@ class SeedVRPipeline:
             raise InputError("give a video or an image, one of them")
         if (height is None) != (width is None):
             raise InputError("height and width are given together; for one factor there is scale")
-        settings = {
+        settings: dict[str, Any] = {
             "size": None if height is None else (width, height),
             "scale": scale,
             "seed": seed_of(generator, seed),

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.media import Frame
 from data.media.sequence import is_sequence
-from seedvr.engine import Engine, Frame, OutputSize, Wishes, facts, open_clip
+from projects.video_diffusion_sr.output_size import OutputSize
+from seedvr.engine import Engine, Wishes, facts, open_clip
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
 from seedvr.live import Live
@@ -69,7 +71,7 @@ class Restorer:
             InputError, WeightsError, MemoryPlanError, Cancelled.
         """
         wishes = self._wishes(settings)
-        if isinstance(frames, (str, PathLike)):
+        if isinstance(frames, str | PathLike):
             return self._from_file(Path(frames), wishes, Report(progress, cancel))
         pixels, form = take(frames)
         report = Report(progress, cancel, len(pixels))
@@ -79,8 +81,8 @@ class Restorer:
 
     def restore_file(
         self,
-        source: str | PathLike,
-        target: str | PathLike,
+        source: str | PathLike[str],
+        target: str | PathLike[str],
         *,
         progress: Callback | None = None,
         cancel: Flag | None = None,

@@ -11,10 +11,11 @@ from omegaconf import OmegaConf
 
 from common.atomic import atomic_write
 from common.checkpoint import save_safetensors
+from projects.video_diffusion_sr.bare_network import network_without_weights
 from projects.video_diffusion_sr.build import load_network
 from projects.video_diffusion_sr.presets import PRESETS, Preset
 from projects.video_diffusion_sr.prompts import NEGATIVE, POSITIVE
-from projects.video_diffusion_sr.settings import RunSettings, network_without_weights
+from projects.video_diffusion_sr.settings import RunSettings
 from seedvr import __version__
 from seedvr.errors import WeightsError
 
@@ -37,7 +38,7 @@ def save(folder: Path, settings: RunSettings) -> None:
     request, config = settings.request, settings.config
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
-    models = {TRANSFORMER: (config.dit.model, settings.dtype), VAE: (config.vae.model, torch.float32)}
+    models = {TRANSFORMER: (config["dit"]["model"], settings.dtype), VAE: (config["vae"]["model"], torch.float32)}
     for (name, (model, dtype)), file in zip(models.items(), settings.checkpoints, strict=True):
         network = network_without_weights(model)
         load_network(network, file, torch.device("cpu"), dtype)
@@ -47,11 +48,11 @@ def save(folder: Path, settings: RunSettings) -> None:
             load_lora(network, request.lora, request.lora_scale)
         (folder / name).mkdir(exist_ok=True)
         save_safetensors(network.state_dict(), folder / name / WEIGHTS, {"format": "pt"})
-    for file in prompt_files(settings.preset):
-        target = folder / PROMPTS / file
+    for prompts in prompt_files(settings.preset):
+        target = folder / PROMPTS / prompts
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not (target.exists() and target.samefile(request.ckpt_dir / file)):
-            shutil.copyfile(request.ckpt_dir / file, target)
+        if not (target.exists() and target.samefile(request.ckpt_dir / prompts)):
+            shutil.copyfile(request.ckpt_dir / prompts, target)
     (folder / CONFIG).write_text(OmegaConf.to_yaml(portable(config)), encoding="utf-8")
     index = {
         "_class_name": CLASS,
@@ -94,6 +95,6 @@ def prompt_files(preset: Preset) -> tuple[str, ...]:
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration in plain types, without the place of this machine's weights."""
-    plain = json.loads(json.dumps(OmegaConf.to_container(config, resolve=True)))
+    plain: dict[str, Any] = json.loads(json.dumps(OmegaConf.to_container(config, resolve=True)))
     plain["vae"]["checkpoint"] = f"{VAE}/{WEIGHTS}"
     return plain

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.diffusion.euler import EulerSampler
 from common.diffusion.guidance import Guidance
 from common.diffusion.schedule import LinearInterpolation
-from common.diffusion.timesteps import LogitNormal, uniform_trailing
+from common.diffusion.timesteps import LogitNormal
 from common.diffusion.types import PredictionType, as_prediction_type
-from common.typed_values import number, positive, switch, whole
+from common.typed_values import number, positive, switch, whole_number
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,6 @@ class DiffusionSettings:
     transform: bool
     guidance: Guidance
 
-    def sampler(self, steps: int | None = None) -> EulerSampler:
-        """The Euler sampler, with another number of steps where one is given."""
-        timesteps = uniform_trailing(self.steps if steps is None else steps, self.schedule.T, self.shift)
-        return EulerSampler(self.schedule, timesteps, self.prediction_type)
-
 
 def read_diffusion_settings(config: Mapping[str, Any]) -> DiffusionSettings:
     """The settings in a configuration's `diffusion` mapping.
@@ -62,7 +56,7 @@ def read_diffusion_settings(config: Mapping[str, Any]) -> DiffusionSettings:
         training=LogitNormal(
             T, *(number(training[key], f"diffusion.timesteps.training.{key}") for key in ("loc", "scale"))
         ),
-        steps=whole(sampling["steps"], "diffusion.timesteps.sampling.steps"),
+        steps=whole_number(sampling["steps"], "diffusion.timesteps.sampling.steps"),
         shift=positive(sampling["shift"], "diffusion.timesteps.sampling.shift"),
         transform=switch(times["transform"], "diffusion.timesteps.transform"),
         guidance=Guidance(*(number(cfg[key], f"diffusion.cfg.{key}") for key in ("scale", "rescale", "partial"))),

@@ -10,14 +10,14 @@ in which they were made, so this holds where all ranks make the same calls; a ra
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from common.distributed.collectives import Group
-from common.kernels.decided import not_traced
+from common.kernels.cached_choice import not_traced
 
 BACKWARD = ", backward"
 
@@ -34,35 +34,37 @@ class RowExchange(Protocol):
 
 class _Exchange(Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, group: Group, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, group: Group, send: Sequence[int], receive: Sequence[int], purpose: str
+    ) -> Tensor:
         ctx.group, ctx.send, ctx.receive, ctx.purpose = group, send, receive, purpose
         return group.exchange(rows, send, receive, purpose)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows = ctx.group.exchange(gradient, ctx.receive, ctx.send, ctx.purpose + BACKWARD)
         return rows, None, None, None, None
 
 
 class _Total(Function):
     @staticmethod
-    def forward(ctx, tensor: Tensor, group: Group, purpose: str) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, group: Group, purpose: str) -> Tensor:
         ctx.group, ctx.purpose = group, purpose
         return group.total(tensor, purpose)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.group.total(gradient, ctx.purpose + BACKWARD), None, None
 
 
 class _GatherRows(Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, group: Group, counts: Sequence[int], purpose: str) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, group: Group, counts: Sequence[int], purpose: str) -> Tensor:
         ctx.group, ctx.counts, ctx.purpose = group, counts, purpose
         return group.gather_rows(rows, counts, purpose)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         # Every rank gets the gradients of its rows from all others, and adds them up.
         group, counts = ctx.group, ctx.counts
         own = counts[group.own]
@@ -73,13 +75,16 @@ class _GatherRows(Function):
 
 class _Neighbours(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, rows: RowExchange, above: bool, below: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, rows: RowExchange, above: bool, below: bool) -> tuple[Tensor, Tensor]:
         ctx.rows, ctx.wanted, ctx.shape = rows, (above, below), x.shape
         # Zeros for a row that there is not: a block that gets none has sent one, whose gradient it must fetch.
-        return tuple(torch.zeros_like(x[:, :, :1]) if row is None else row for row in rows.neighbours(x, above, below))
+        first, second = (
+            torch.zeros_like(x[:, :, :1]) if row is None else row for row in rows.neighbours(x, above, below)
+        )
+        return first, second
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         # The gradient of a row goes back to the block that it came from: of the row above to that block's last row.
         above, below = ctx.wanted
         found = ctx.rows.neighbours(torch.cat(gradients, dim=2).contiguous(), above=below, below=above)
@@ -92,40 +97,40 @@ class _Neighbours(Function):
 
 class _GatherBlocks(Function):
     @staticmethod
-    def forward(ctx, own: Tensor, rows: RowExchange, number: int) -> Tensor:
+    def forward(ctx: Any, own: Tensor, rows: RowExchange, number: int) -> Tensor:
         ctx.rows, ctx.number = rows, number
         return rows.gather(own)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.rows.gather(gradient)[:, ctx.number].sum(0), None, None  # they are small
 
 
 @not_traced
 def exchange(group: Group, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
     """`Group.exchange`; backward the rows' gradients take the same way back."""
-    return _Exchange.apply(rows, group, send, receive, purpose)
+    return _Exchange.apply(rows, group, send, receive, purpose)  # type: ignore[no-untyped-call]
 
 
 @not_traced
 def total(group: Group, tensor: Tensor, purpose: str) -> Tensor:
     """`Group.total`; backward gradients are summed over the group likewise."""
-    return _Total.apply(tensor, group, purpose)
+    return _Total.apply(tensor, group, purpose)  # type: ignore[no-untyped-call]
 
 
 @not_traced
 def gather_rows(group: Group, rows: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
     """`Group.gather_rows`; backward every rank sums up the gradients of its rows over the group."""
-    return _GatherRows.apply(rows, group, counts, purpose)
+    return _GatherRows.apply(rows, group, counts, purpose)  # type: ignore[no-untyped-call]
 
 
 @not_traced
 def neighbours(rows: RowExchange, x: Tensor, above: bool, below: bool) -> tuple[Tensor, Tensor]:
     """`RowExchange.neighbours`, with zeros for rows that are not wanted or lie outside the picture."""
-    return _Neighbours.apply(x, rows, above, below)
+    return _Neighbours.apply(x, rows, above, below)  # type: ignore[no-untyped-call]
 
 
 @not_traced
 def gather_blocks(rows: RowExchange, own: Tensor, number: int) -> Tensor:
     """`RowExchange.gather`, on block `number`."""
-    return _GatherBlocks.apply(own, rows, number)
+    return _GatherBlocks.apply(own, rows, number)  # type: ignore[no-untyped-call]

@@ -30,7 +30,7 @@ class AsyncCheckpoints:
         self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
         if self._group is None:  # the writing thread outlives `quiet`
             warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
-        self._pending: tuple[Future, int, dict[str, Any]] | None = None
+        self._pending: tuple[Future[Any], int, dict[str, Any]] | None = None
 
     def start(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Copy the tensors to the host, which is waited for, and write them later. Completes the one before first."""
@@ -43,6 +43,7 @@ class AsyncCheckpoints:
                 process_group=self._group,
                 no_dist=self._group is None,
             )
+        assert isinstance(future, Future)  # of the default checkpointer; another kind returns two
         self._pending = future, step, dict(meta)
 
     def poll(self, device: torch.device | str) -> None:

@@ -167,7 +167,7 @@ def averaged_state(checkpoint: str | Path, module: str | None = None, raw: bool 
     return {key: tensors[name] for key, name in wanted.items()}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
     """An optimiser's state as name -> tensor, the very tensors; parameters that never moved have none."""
     return {
         f"{names[parameter]}/{key}": value

@@ -7,6 +7,7 @@ directly. Nothing here has a gradient: `adjoint.py` has the verbs with one.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -53,7 +54,7 @@ class Group:
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
         """The first send[0] rows go to number 0, the next send[1] to number 1, ...; what came, in the same order."""
         _refuse_gradients(rows)
-        whole = dict(output_split_sizes=list(receive), input_split_sizes=list(send), group=self.handle)
+        whole: dict[str, Any] = dict(output_split_sizes=list(receive), input_split_sizes=list(send), group=self.handle)
         rows = rows.contiguous()
         arrived = rows.new_empty(sum(receive), *rows.shape[1:])
         self._count(purpose, rows, len(rows) - send[self.own])
@@ -115,7 +116,7 @@ class Group:
             if arrived is not tensor:
                 tensor.copy_(arrived)
 
-    def operation(self, kind: Callable, tensor: Tensor, other: int) -> dist.P2POp:
+    def operation(self, kind: Callable[..., Any], tensor: Tensor, other: int) -> dist.P2POp:
         """A send (`dist.isend`) to, or a receive from, a number of this group; for `dist.batch_isend_irecv`."""
         return dist.P2POp(kind, tensor, group=self.handle, group_peer=other)
 
@@ -155,4 +156,5 @@ def make_group(process: Process, size: int) -> Group:
         handle = dist.new_group(list(ranks)) if size > 1 else None
         if process.rank in ranks:
             own = Group(process, ranks, handle)
+    assert own is not None, "every rank is in one group"
     return own

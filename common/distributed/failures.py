@@ -58,8 +58,10 @@ def lost_partner(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in text for word in ("gloo", "nccl", "connection closed"))
 
 
-def read_cause(store: dist.Store) -> str | None:
+def read_cause(store: dist.Store | None) -> str | None:
     """What the first failing process left; None when nothing came in time (it was killed, or hangs)."""
+    if store is None:
+        return None
     try:
         store.wait([CAUSE], timedelta(seconds=PATIENCE_S))
         cause = store.get(CAUSE).decode()
@@ -69,8 +71,10 @@ def read_cause(store: dist.Store) -> str | None:
     return cause
 
 
-def leave_cause(store: dist.Store, cause: str) -> str:
+def leave_cause(store: dist.Store | None, cause: str) -> str:
     """Only the first cause stays; returns it."""
+    if store is None:
+        return cause
     try:
         return store.compare_set(CAUSE, "", cause).decode()
     except (RuntimeError, OSError) as error:

@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from common.checkpoint import reset_buffers
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -146,8 +147,7 @@ def place(module: nn.Module, device: torch.device | str, state: Mapping[str, Ten
     if state is None:
         module.to(device)
         return
-    if hasattr(module, "reset_buffers"):
-        module.reset_buffers(device)
+    reset_buffers(module, device)
     filled = {}
     for name, own in module.state_dict().items():
         if name.endswith("rope.freqs"):  # computed by formula, in float32

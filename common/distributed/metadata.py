@@ -46,6 +46,7 @@ class SafeReader(FileSystemReader):
         found = read_metadata(Path(self.path))
         if getattr(found, "storage_meta", None) is None:
             found.storage_meta = metadata.StorageMeta()
+        assert found.storage_meta is not None
         found.storage_meta.load_id = self.load_id
         return found
 

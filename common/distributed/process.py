@@ -83,6 +83,7 @@ class Process:
         """
         if self.world == 1:
             return make()
+        assert self.store is not None, "a job of several processes has a store"
         if self.leads:
             self.store.set(TOLD, json.dumps(make()))
         while not self.store.check([TOLD]):  # however long it works: its own watchdog ends it when it is silent
@@ -98,6 +99,7 @@ class Process:
         """
         if self.world == 1:
             return [value]
+        assert self.store is not None, "a job of several processes has a store"
         keys = [f"{SAID}/{rank}" for rank in range(self.world)]
         self.store.set(keys[self.rank], json.dumps(value))
         if not self.leads:
@@ -209,21 +211,22 @@ def choose_device(device: str | torch.device, local_rank: int) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", *VISIBLE):
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", *VISIBLE):
         raise RuntimeError("a device is auto, cpu, cuda, mps or xpu, or one of several GPUs, such as cuda:1")
-    if device.type == "cpu":
-        return device
-    count, remedy = VISIBLE[device.type]
+    if chosen.type == "cpu":
+        return chosen
+    count, remedy = VISIBLE[chosen.type]
+    index: int | None = chosen.index  # None where the name has no number, which torch's annotation leaves out
     if not (seen := count()):
-        raise RuntimeError(f"no {NAMES[device.type]} device is visible to PyTorch; use --device cpu, or {remedy}")
-    if (device.index or 0) >= seen:
-        raise RuntimeError(f"there is no device {device}: PyTorch sees {seen} of its kind, counted from 0")
-    if device.type != "cuda":
-        logger.info("on %s everything is computed by plain PyTorch: own kernels and memory plans are for CUDA", device)
-    return torch.device(device.type, local_rank % seen) if device.index is None else device
+        raise RuntimeError(f"no {NAMES[chosen.type]} device is visible to PyTorch; use --device cpu, or {remedy}")
+    if (index or 0) >= seen:
+        raise RuntimeError(f"there is no device {chosen}: PyTorch sees {seen} of its kind, counted from 0")
+    if chosen.type != "cuda":
+        logger.info("on %s everything is computed by plain PyTorch: own kernels and memory plans are for CUDA", chosen)
+    return torch.device(chosen.type, local_rank % seen) if index is None else chosen
 
 
 def choose_backend(device: torch.device, local_world: int) -> str:

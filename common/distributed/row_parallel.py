@@ -78,7 +78,8 @@ class RowParallel:
         with group.waiting(HALO):
             for request in dist.batch_isend_irecv(operations) if operations else ():
                 request.wait()
-        return tuple(None if row is None else row.to(x.device) for row in arriving)
+        from_above, from_below = (None if row is None else row.to(x.device) for row in arriving)
+        return from_above, from_below
 
     def gather(self, own: Tensor) -> Tensor:
         """[...] of every rank -> [ranks, ...]."""

@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-from common.checkpoint import ADVICE, converted, is_rope_frequency, refuse_misfit, with_current_names
+from common.checkpoint import ADVICE, converted, is_rope_frequency, refuse_misfit, reset_buffers, with_current_names
 from common.distributed.collectives import Group
 from common.distributed.process import Process
 from common.logger import get_logger
@@ -55,8 +55,7 @@ def load_sharded(
     for unit in units:
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
-    if hasattr(module, "reset_buffers"):
-        module.reset_buffers(device)
+    reset_buffers(module, device)
     parts = {}
     for name, own in module.state_dict().items():
         if is_rope_frequency(name):  # computed by formula, in float32
@@ -67,6 +66,7 @@ def load_sharded(
             parts[name] = converted(state[name], dtype, device)
     module.load_state_dict(parts, strict=True, assign=True)
     for unit, following in pairwise(units):
+        assert isinstance(unit, FSDPModule) and isinstance(following, FSDPModule)  # since `fully_shard`
         unit.set_modules_to_forward_prefetch([following])
     held = sum(_held_bytes(parameter) for parameter in module.parameters())
     logger.info("weights over %d ranks: %.2f GiB on each", mesh.size(), held / 2**30)
@@ -85,10 +85,11 @@ def local_mesh(group: Group) -> DeviceMesh:
     """The ranks to share weights with: of this group, those on this machine. Every rank of the job must ask."""
     process = group.process
     size = ranks_that_share(process, group.size)
-    handle = None
+    handle: dist.ProcessGroup | None = None
     for first in range(0, process.world, size):
         made = dist.new_group(list(range(first, first + size)))
         handle = made if first <= process.rank < first + size else handle
+    assert handle is not None, "every rank is in one group"
     return DeviceMesh.from_group(handle, process.device.type)
 
 

@@ -24,6 +24,7 @@ class Verdicts:
         group, process = self.group, self.group.process
         if group.size == 1:
             return [outcome]
+        assert process.store is not None, "a job of several processes has a store"
         keys = [self._key(self.count, number) for number in range(group.size)]
         process.store.set(keys[group.own], outcome)
         with process.waiting("what the other ranks of this clip say"):
@@ -53,9 +54,9 @@ class Verdicts:
             own = error
         if self.group.size == 1:
             return
-        outcome = None if own is None else [type(own).__name__, str(own)]
+        outcome = None if own is None else (type(own).__name__, str(own))
         failures = [found for found in map(json.loads, self.exchange(json.dumps(outcome))) if found]
-        if own is not None:
+        if outcome is not None:
             raise rebuild(*outcome) from own
         if failures:
             raise rebuild(*failures[0])

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TextIO
 
 from common.logger import get_logger
 
@@ -48,10 +49,11 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _stderr():
+def _stderr() -> TextIO:
     """Standard error as a file with a descriptor, also where a test has replaced `sys.stderr`."""
     try:
         sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):
+        assert sys.__stderr__ is not None, "a process without standard error"
         return sys.__stderr__
     return sys.stderr

@@ -88,6 +88,7 @@ def _agree(group: Group, names: list[str]) -> None:
     if group.process.store is None:
         return
     own = f"{len(names)} files, {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]}"
+    assert group.process.store is not None, "a job of several processes has a store"
     first = group.process.store.compare_set(AGREED, "", own).decode()
     if first != own:
         raise ValueError(
@@ -101,6 +102,7 @@ def _numbers(group: Group) -> Iterator[int]:
     store = group.process.store
     if store is None:
         yield from count()
+        return
     while True:
         number = torch.tensor(store.add(DRAWN, 1) - 1 if group.leads else 0)
         yield int(group.broadcast(number, 0, "next file")) if group.size > 1 else int(number)
@@ -137,7 +139,8 @@ class Journal:
                 for file in self.folder.glob("*.jsonl"):
                     file.unlink()
         process.barrier()
-        done, begun = set(), Counter()
+        done: set[str] = set()
+        begun: Counter[str] = Counter()
         for file in self.folder.glob("*.jsonl"):
             for line in file.read_text().splitlines():
                 try:

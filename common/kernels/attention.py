@@ -5,18 +5,19 @@ Nothing is ever padded and nothing is masked: sequences of one length form a gro
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.decided import decided_once
+from common.kernels.cached_choice import cached_choice
 from common.kernels.transfer import to_device
 from common.logger import get_logger
 
 logger = get_logger(__name__)
 
-BACKENDS = ("auto", "sdpa", "flash_attn", "torch_varlen")
+Backend = Literal["sdpa", "flash_attn", "torch_varlen"]
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,17 @@ class Sequences:
         return max(length for _, length in self.groups)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, backend: str = "auto") -> Tensor:
-    """softmax(q k^T / sqrt(D)) v within each sequence.
+def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v within each sequence, by the fastest backend that this machine has.
 
     Args:
         q, k, v: [rows, H, D], sequences one after another as `sequences` says.
-        backend: one of `BACKENDS`; "auto" picks the fastest that this machine has.
     Returns:
         [rows, H, D]
     """
     if not sequences.groups:
         return q  # no rows
-    if backend == "auto":
-        backend = fastest_backend(q.device.type, q.dtype, q.device.index)
+    backend = fastest_backend(q.device.type, q.dtype, q.device.index)
     if backend == "sdpa":
         return _sdpa(q, k, v, sequences)
     bounds, longest = sequences.boundaries, sequences.longest
@@ -60,11 +59,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, backend: st
         from flash_attn import flash_attn_varlen_func
 
         return flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest)
-    if backend == "torch_varlen":
-        from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention.varlen import varlen_attn
 
-        return varlen_attn(q, k, v, bounds, bounds, longest, longest)
-    raise ValueError(f"attention backend {backend!r} is unknown; choose from {BACKENDS}")
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest)
+    assert isinstance(out, Tensor)  # with what else it may return only where asked
+    return out
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
@@ -78,14 +77,14 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-@decided_once
-def fastest_backend(device_type: str, dtype: torch.dtype, index: int | None = None) -> str:
-    """Decided once for a device and dtype, and said once.
+@cached_choice
+def fastest_backend(device_type: str, dtype: torch.dtype, index: int | None = None) -> Backend:
+    """The backend for a device and dtype; chosen and logged once.
 
     cuDNN's attention behind SDPA beats FlashAttention-2 by 1.6 times on Hopper (see docs/performance.md); older CUDA
     devices do without it, and there one ragged call of FlashAttention-2 is faster than a dense call a group.
     """
-    backend = "sdpa"
+    backend: Backend = "sdpa"
     half = dtype in (torch.float16, torch.bfloat16)
     if device_type == "cuda" and half and (8, 0) <= torch.cuda.get_device_capability(index) < (9, 0):
         if importlib.util.find_spec("flash_attn") is not None:

@@ -4,45 +4,17 @@ One entry point an operation; what is here runs on every device and is the refer
 taken on CUDA when no gradient is wanted. Letters: B clips · T frames · H, W pixels · C channels · S chunks of pixels.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.kernels.group_norm import frame_group_norm
+from common.kernels.norm_statistics import Norm, NormStatistics
 from common.kernels.triton_support import use_triton
 
 MOST_SCORES = 2**30  # bytes
-
-
-@dataclass(frozen=True)
-class Norm:
-    """GroupNorm of every frame alone, and whether SiLU follows. weight, bias: [C]."""
-
-    weight: Tensor
-    bias: Tensor
-    groups: int
-    eps: float
-    silu: bool
-
-
-@dataclass(frozen=True)
-class NormStatistics:
-    """What a pass over an activation measured of it, for the norm that reads it next.
-
-    parts: [B, T, S, C, 2] float32, mean and sum of squared deviations of every chunk of pixels and channel.
-    chunk: pixels in a chunk (the last one may have fewer); pixels: of a frame.
-    """
-
-    parts: Tensor
-    chunk: int
-    pixels: int
-
-    def frames(self, start: int, stop: int) -> "NormStatistics":
-        """Of the frames start..stop alone."""
-        return NormStatistics(self.parts[:, start:stop], self.chunk, self.pixels)
 
 
 Gather = Callable[[Tensor], Tensor]  # the same tensor of every block of a picture, [blocks, ...] in the blocks' order
@@ -52,22 +24,22 @@ def norm_silu_into(
     out: Tensor,
     x: Tensor,
     norm: Norm,
-    pending: Tensor | None = None,
+    deferred: Tensor | None = None,
     statistics: NormStatistics | None = None,
     gather: Gather | None = None,
 ) -> None:
-    """GroupNorm of every frame of x + pending alone, then SiLU where asked, written into `out`.
+    """GroupNorm of every frame of x + deferred alone, then SiLU where asked, written into `out`.
 
     Args:
         out: [B, T, H, W, C], any strides in B, T and from pixel to pixel (part of a larger buffer).
-        x, pending, statistics, gather: see `norm_coefficients`.
+        x, deferred, statistics, gather: see `norm_coefficients`.
     """
     if not use_triton(x, out) and gather is None:
-        x = x if pending is None else x + pending
+        x = x if deferred is None else x + deferred
         y = frame_group_norm(x.permute(0, 4, 1, 2, 3), norm.weight, norm.bias, norm.groups, norm.eps, norm.silu)
         out.copy_(y.permute(0, 2, 3, 4, 1))
         return
-    scale, shift = norm_coefficients(x, norm, pending, statistics, gather)
+    scale, shift = norm_coefficients(x, norm, deferred, statistics, gather)
     if use_triton(x, out):
         from common.kernels import frame_norm_triton as kernels
 
@@ -81,40 +53,40 @@ def norm_silu_into(
 def norm_coefficients(
     x: Tensor,
     norm: Norm,
-    pending: Tensor | None = None,
+    deferred: Tensor | None = None,
     statistics: NormStatistics | None = None,
     gather: Gather | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(scale, shift), [B * T, C] in float32 at least, that make GroupNorm of x + pending, frame by frame, out of x.
+    """(scale, shift), [B * T, C] in float32 at least, that make GroupNorm of x + deferred, frame by frame, out of x.
 
     Args:
-        x: [B, T, H, W, C]; pending: [C], a bias that its producer left out.
-        statistics: of x (without `pending`), when its producer measured them.
+        x: [B, T, H, W, C]; deferred: [C], a bias that its producer left out.
+        statistics: of x (without `deferred`), when its producer measured them.
         gather: where x is one block of rows of a picture; statistics of all blocks are combined, in the blocks' order,
-            so that whoever holds a block gets the same bits. None: x is the whole picture.
+            so that every rank gets the same bits. None: x is the whole picture.
     """
     if use_triton(x):
         from common.kernels import frame_norm_triton as kernels
 
         statistics = kernels.measure(x) if statistics is None else statistics
         if gather is None:
-            return kernels.coefficients(x, statistics, norm, pending)
-        return kernels.combine(gather(kernels.group_statistics(x, statistics, norm, pending)), norm, pending)
-    own = group_statistics(x, norm.groups, pending)
-    return combine_statistics(own[None] if gather is None else gather(own), norm, pending)
+            return kernels.coefficients(x, statistics, norm, deferred)
+        return kernels.combine(gather(kernels.group_statistics(x, statistics, norm, deferred)), norm, deferred)
+    own = group_statistics(x, norm.groups, deferred)
+    return combine_statistics(own[None] if gather is None else gather(own), norm, deferred)
 
 
-def group_statistics(x: Tensor, groups: int, pending: Tensor | None) -> Tensor:
-    """Count, mean and sum of squared deviations of x + pending by frame and group: [B * T, groups, 3]."""
+def group_statistics(x: Tensor, groups: int, deferred: Tensor | None) -> Tensor:
+    """Count, mean and sum of squared deviations of x + deferred by frame and group: [B * T, groups, 3]."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    value = x.to(wide) if pending is None else x.to(wide) + pending.to(wide)
+    value = x.to(wide) if deferred is None else x.to(wide) + deferred.to(wide)
     grouped = value.flatten(2, 3).flatten(0, 1).unflatten(-1, (groups, -1))  # (b t) p g c
     variance, mean = torch.var_mean(grouped, (1, 3), correction=0)  # (b t) g
     count = torch.full_like(mean, grouped.shape[1] * grouped.shape[3])
     return torch.stack([count, mean, variance * count], -1)
 
 
-def combine_statistics(blocks: Tensor, norm: Norm, pending: Tensor | None) -> tuple[Tensor, Tensor]:
+def combine_statistics(blocks: Tensor, norm: Norm, deferred: Tensor | None) -> tuple[Tensor, Tensor]:
     """(scale, shift) as `norm_coefficients` gives them, from the blocks' `group_statistics`, [N, B * T, groups, 3]."""
     count, mean, squares = blocks.unbind(-1)
     everything = count.sum(0)
@@ -122,7 +94,7 @@ def combine_statistics(blocks: Tensor, norm: Norm, pending: Tensor | None) -> tu
     variance = (squares + count * (mean - centre) ** 2).sum(0) / everything
     wide, of_group = blocks.dtype, len(norm.weight) // norm.groups
     scale = norm.weight.to(wide) * (variance + norm.eps).rsqrt().repeat_interleave(of_group, 1)
-    waiting = 0 if pending is None else pending.to(wide)
+    waiting = 0 if deferred is None else deferred.to(wide)
     return scale, norm.bias.to(wide) + (waiting - centre.repeat_interleave(of_group, 1)) * scale
 
 
@@ -130,14 +102,14 @@ def add_bias_residual(
     y: Tensor,
     bias: Tensor | None,
     x: Tensor | None = None,
-    pending: Tensor | None = None,
+    deferred: Tensor | None = None,
     out: Tensor | None = None,
     measure: bool = True,
 ) -> tuple[Tensor, NormStatistics | None]:
-    """(y + bias) + (x + pending) in one pass, into `out` or over y.
+    """(y + bias) + (x + deferred) in one pass, into `out` or over y.
 
     Args:
-        y, x: [B, T, H, W, C]; bias, pending: [C].
+        y, x: [B, T, H, W, C]; bias, deferred: [C].
         out: [B, T, H, W, C], any strides but in C (part of a larger buffer).
         measure: also return the statistics of the result, where the pass can have them for free (the kernel can).
     """
@@ -145,10 +117,10 @@ def add_bias_residual(
     if use_triton(y, out):
         from common.kernels import frame_norm_triton as kernels
 
-        return out, kernels.add(out, y, bias, x, pending, measure)
+        return out, kernels.add(out, y, bias, x, deferred, measure)
     total = y if bias is None else y + bias
     if x is not None:
-        total = total + (x if pending is None else x + pending)
+        total = total + (x if deferred is None else x + deferred)
     out.copy_(total)
     return out, None
 
@@ -171,7 +143,7 @@ def add_phase_bias(
     return out, None
 
 
-def phase_bias(table: Tensor, size: tuple[int, int, int]) -> Tensor:
+def phase_bias(table: Tensor, size: Sequence[int]) -> Tensor:
     """The table [Z, 4, 4, C] of `add_phase_bias` for every pixel of `size`, [T, H, W, C]."""
     frames = torch.arange(size[0], device=table.device) % table.shape[0]
     rows, columns = (_border_class(n, table.device) for n in size[1:])

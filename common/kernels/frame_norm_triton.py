@@ -4,18 +4,19 @@ A frame is cut into chunks of pixels, a program a chunk, so that even one frame 
 the chunk's first pixel: plain sums of squares would lose the variance of an activation that stands far from zero.
 """
 
+from typing import cast
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.frame_norm import Norm, NormStatistics
+from common.kernels.norm_statistics import Norm, NormStatistics
 from common.kernels.triton_support import launch
 
 TILE = 4096  # elements that a program of four warps holds at once
 PROGRAMS = 1056  # eight a multiprocessor of the largest device of today
-MOST_CHUNKS = 1024
-MOST_PARTS = 2**18  # chunks times channels
+MOST_CHUNKS, MOST_PARTS = 1024, 2**18  # parts: chunks times channels
 CHUNKS = 256  # that a program of `_coefficients_kernel` reads at once
 
 
@@ -101,9 +102,9 @@ def _coefficients_kernel(
     member = tl.arange(0, OF_GROUP)
     channel = group * of_group + member
     inside = member < of_group
-    pending = tl.zeros([OF_GROUP], tl.float32)
+    deferred = tl.zeros([OF_GROUP], tl.float32)
     if PENDING:
-        pending += tl.load(pending_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+        deferred += tl.load(pending_ptr + channel, mask=inside, other=0.0).to(tl.float32)
     everything = (pixels * of_group).to(tl.float32)
     sums = tl.zeros([CHUNKS, OF_GROUP], tl.float32)
     for start in range(0, chunks, CHUNKS):
@@ -111,14 +112,14 @@ def _coefficients_kernel(
         ok = (part < chunks)[:, None] & inside[None, :]
         mean = tl.load(parts_ptr + (part[:, None] * channels + channel[None, :]) * 2, mask=ok, other=0.0)
         count = tl.minimum(chunk, pixels - part * chunk)[:, None].to(tl.float32)
-        sums += tl.where(ok, (mean + pending[None, :]) * count, 0.0)
+        sums += tl.where(ok, (mean + deferred[None, :]) * count, 0.0)
     centre = tl.sum(tl.sum(sums, 0), 0) / everything
     squares = tl.zeros([CHUNKS, OF_GROUP], tl.float32)
     for start in range(0, chunks, CHUNKS):
         part = start + tl.arange(0, CHUNKS)
         ok = (part < chunks)[:, None] & inside[None, :]
         at = parts_ptr + (part[:, None] * channels + channel[None, :]) * 2
-        away = tl.load(at, mask=ok, other=0.0) + pending[None, :] - centre
+        away = tl.load(at, mask=ok, other=0.0) + deferred[None, :] - centre
         count = tl.minimum(chunk, pixels - part * chunk)[:, None].to(tl.float32)
         squares += tl.where(ok, tl.load(at + 1, mask=ok, other=0.0) + count * away * away, 0.0)
     deviations = tl.sum(tl.sum(squares, 0), 0)
@@ -130,7 +131,7 @@ def _coefficients_kernel(
         return
     variance = deviations / everything
     scale = tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
-    shift = tl.load(bias_ptr + channel, mask=inside, other=0.0).to(tl.float32) + (pending - centre) * scale
+    shift = tl.load(bias_ptr + channel, mask=inside, other=0.0).to(tl.float32) + (deferred - centre) * scale
     to = picture.to(tl.int64) * channels + channel
     tl.store(scale_ptr + to, scale, mask=inside)
     tl.store(shift_ptr + to, shift, mask=inside)
@@ -196,7 +197,7 @@ def _tile(channels: int) -> dict[str, int]:
 
 
 def _run_add(
-    out: Tensor, y: Tensor, bias: Tensor | None, kind: int, x: Tensor | None, pending: Tensor | None,
+    out: Tensor, y: Tensor, bias: Tensor | None, kind: int, x: Tensor | None, deferred: Tensor | None,
     write: bool, measure: bool,
 ) -> NormStatistics | None:  # fmt: skip
     batch, frames, height, width, channels = y.shape
@@ -209,10 +210,10 @@ def _run_add(
     other = y if x is None else x
     launch(
         _add_kernel, (chunks, batch * frames),
-        out, y, other, y if bias is None else bias, y if pending is None else pending, parts,
-        frames, height, width, channels, chunk, chunks, bias.shape[0] if kind == 2 else 1,
+        out, y, other, y if bias is None else bias, y if deferred is None else deferred, parts,
+        frames, height, width, channels, chunk, chunks, 1 if bias is None or kind != 2 else bias.shape[0],
         *out.stride()[:4], y.stride(0), y.stride(1), other.stride(0), other.stride(1),
-        BIAS=kind, RESIDUAL=x is not None, PENDING=pending is not None, WRITE=write, MEASURE=measure, **tile,
+        BIAS=kind, RESIDUAL=x is not None, PENDING=deferred is not None, WRITE=write, MEASURE=measure, **tile,
         num_warps=4,
     )  # fmt: skip
     return NormStatistics(parts, chunk, pixels) if measure else None
@@ -227,14 +228,14 @@ def require_packed_pixels(*tensors: Tensor) -> None:
 
 def measure(x: Tensor) -> NormStatistics:
     """The statistics of x [B, T, H, W, C]."""
-    return _run_add(x, x, None, 0, None, None, write=False, measure=True)
+    return cast(NormStatistics, _run_add(x, x, None, 0, None, None, write=False, measure=True))
 
 
 def add(
-    out: Tensor, y: Tensor, bias: Tensor | None, x: Tensor | None, pending: Tensor | None, measure: bool
+    out: Tensor, y: Tensor, bias: Tensor | None, x: Tensor | None, deferred: Tensor | None, measure: bool
 ) -> NormStatistics | None:
-    """out = y + bias + x + pending, and its statistics where asked."""
-    return _run_add(out, y, bias, int(bias is not None), x, pending, write=True, measure=measure)
+    """out = y + bias + x + deferred, and its statistics where asked."""
+    return _run_add(out, y, bias, int(bias is not None), x, deferred, write=True, measure=measure)
 
 
 def add_table(out: Tensor, y: Tensor, table: Tensor, measure: bool) -> NormStatistics | None:
@@ -242,36 +243,36 @@ def add_table(out: Tensor, y: Tensor, table: Tensor, measure: bool) -> NormStati
     return _run_add(out, y, table.contiguous(), 2, None, None, write=True, measure=measure)
 
 
-def coefficients(x: Tensor, statistics: NormStatistics, norm: Norm, pending: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(scale, shift) [B * T, C] float32 that make the norm of x + pending out of x, whose statistics are given."""
+def coefficients(x: Tensor, statistics: NormStatistics, norm: Norm, deferred: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(scale, shift) [B * T, C] float32 that make the norm of x + deferred out of x, whose statistics are given."""
     scale = x.new_empty(x.shape[0] * x.shape[1], x.shape[-1], dtype=torch.float32)
     shift = torch.empty_like(scale)
-    _run_coefficients(scale, shift, x, statistics, norm, pending, False)
+    _run_coefficients(scale, shift, x, statistics, norm, deferred, False)
     return scale, shift
 
 
-def group_statistics(x: Tensor, statistics: NormStatistics, norm: Norm, pending: Tensor | None) -> Tensor:
+def group_statistics(x: Tensor, statistics: NormStatistics, norm: Norm, deferred: Tensor | None) -> Tensor:
     """See `common.kernels.frame_norm.group_statistics`; from those of chunks."""
     out = x.new_empty(x.shape[0] * x.shape[1], norm.groups, 3, dtype=torch.float32)
-    _run_coefficients(out, out, x, statistics, norm, pending, True)
+    _run_coefficients(out, out, x, statistics, norm, deferred, True)
     return out
 
 
 def _run_coefficients(
-    out: Tensor, shift: Tensor, x: Tensor, statistics: NormStatistics, norm: Norm, pending: Tensor | None, group: bool
+    out: Tensor, shift: Tensor, x: Tensor, statistics: NormStatistics, norm: Norm, deferred: Tensor | None, group: bool
 ) -> None:
     parts, channels = statistics.parts, x.shape[-1]
     of_group = channels // norm.groups
     launch(
         _coefficients_kernel, (x.shape[0] * x.shape[1], norm.groups),
-        out, shift, parts, norm.weight, norm.bias, norm.weight if pending is None else pending, x.shape[1],
+        out, shift, parts, norm.weight, norm.bias, norm.weight if deferred is None else deferred, x.shape[1],
         parts.stride(0), parts.stride(1), channels, of_group, statistics.pixels, statistics.chunk, parts.shape[2],
-        norm.eps, PENDING=pending is not None, STATISTICS=group,
+        norm.eps, PENDING=deferred is not None, STATISTICS=group,
         CHUNKS=CHUNKS, OF_GROUP=triton.next_power_of_2(of_group), num_warps=4,
     )  # fmt: skip
 
 
-def combine(blocks: Tensor, norm: Norm, pending: Tensor | None) -> tuple[Tensor, Tensor]:
+def combine(blocks: Tensor, norm: Norm, deferred: Tensor | None) -> tuple[Tensor, Tensor]:
     """See `common.kernels.frame_norm.combine_statistics`."""
     count, pictures, groups, _ = blocks.shape
     channels = len(norm.weight)
@@ -279,9 +280,9 @@ def combine(blocks: Tensor, norm: Norm, pending: Tensor | None) -> tuple[Tensor,
     shift = torch.empty_like(scale)
     launch(
         _combine_kernel, (pictures, groups),
-        scale, shift, blocks.contiguous(), norm.weight, norm.bias, norm.weight if pending is None else pending,
+        scale, shift, blocks.contiguous(), norm.weight, norm.bias, norm.weight if deferred is None else deferred,
         count, channels, channels // groups, norm.eps,
-        PENDING=pending is not None, OF_GROUP=triton.next_power_of_2(channels // groups), num_warps=1,
+        PENDING=deferred is not None, OF_GROUP=triton.next_power_of_2(channels // groups), num_warps=1,
     )  # fmt: skip
     return scale, shift
 

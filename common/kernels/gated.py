@@ -16,7 +16,7 @@ def silu_mul(gate: Tensor, x: Tensor) -> Tensor:
     return F.silu(gate) * x
 
 
-def linear_gelu(x: Tensor, linear: nn.Module) -> Tensor:
+def linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
     """GELU (tanh form) of a linear layer: [n, in] -> [n, out].
 
     On CUDA without gradients the matrix product applies it before it writes, if the layer is a plain `nn.Linear`: a

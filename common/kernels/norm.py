@@ -8,15 +8,15 @@ import importlib.util
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.decided import decided_once
-from common.kernels.per_token import per_token
+from common.kernels.cached_choice import cached_choice
+from common.kernels.token_broadcast import broadcast_to_tokens
 from common.kernels.triton_support import use_triton
 from common.logger import get_logger
 
 logger = get_logger(__name__)
 
 
-@decided_once
+@cached_choice
 def apex_available() -> bool:
     """Is apex's fused RMSNorm importable? Looked up once and said once; nothing needs it."""
     found = (
@@ -42,7 +42,7 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tens
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor, sample_of_token: Tensor | None) -> Tensor:
     """x * scale + shift with one scale and shift [B, C] a sample; x is [n, C]."""
-    return x * per_token(scale, sample_of_token) + per_token(shift, sample_of_token)
+    return x * broadcast_to_tokens(scale, sample_of_token) + broadcast_to_tokens(shift, sample_of_token)
 
 
 def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, sample_of_token: Tensor | None, eps: float) -> Tensor:
@@ -60,4 +60,4 @@ def gate_residual(x: Tensor, y: Tensor, gate: Tensor, sample_of_token: Tensor | 
         from common.kernels import stream_triton
 
         return stream_triton.gate_residual(x, y, gate, sample_of_token)
-    return x + y * per_token(gate, sample_of_token)
+    return x + y * broadcast_to_tokens(gate, sample_of_token)

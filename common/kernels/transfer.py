@@ -15,7 +15,7 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
 
 
 class HostCopy:
-    """Tensors on their way to the host, copied when the work queued so far is done. Nobody waits before `arrive`.
+    """An asynchronous copy of tensors to the host, behind the work queued so far. Only `arrive` waits for it.
 
     Args:
         tensors: on one device. Those on a CPU are taken as they are.
@@ -27,6 +27,7 @@ class HostCopy:
         self.nbytes = sum(x.nbytes for x in tensors)
         self._event: torch.cuda.Event | None = None
         self._tensors = tensors
+        self._sources: tuple[Tensor, ...] = ()
         if any(x.is_cuda for x in tensors):
             # The sources stay referenced until the copies are done; the allocator would hand their memory out again.
             self._sources = tensors
@@ -40,7 +41,7 @@ class HostCopy:
         """The tensors on the host; waits until they are there. May be called in another thread."""
         if self._event is not None:
             self._event.synchronize()
-            self._event = self._sources = None
+            self._event, self._sources = None, ()
         return self._tensors
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels.decided import decided_once
+from common.kernels.cached_choice import cached_choice
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -43,7 +43,7 @@ def kernels(choice: Kernels) -> Iterator[None]:
         _chosen.reset(token)
 
 
-@decided_once
+@cached_choice
 def triton_available() -> bool:
     """Do the own kernels run here? Not without Triton, on ROCm, or with SEEDVR_KERNELS=plain. Decided and said once."""
     why = why_plain()

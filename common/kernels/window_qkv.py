@@ -42,7 +42,8 @@ def window_qkv(video: Stream, text: Stream, rows: Tensor, heads: int, eps: float
 
         return gather(video, text, rows, heads, eps)
     both = torch.cat([_heads(video, heads, eps), _heads(text, heads, eps)])
-    return both.index_select(0, rows).unbind(1)
+    q, k, v = both.index_select(0, rows).unbind(1)
+    return q, k, v
 
 
 def _heads(stream: Stream, heads: int, eps: float) -> Tensor:

@@ -18,47 +18,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.kernels.frame_norm import NormStatistics, phase_bias
+from common.kernels.frame_norm import phase_bias
+from common.kernels.norm_statistics import NormStatistics
 from common.kernels.triton_support import use_triton
+from common.kernels.winograd_matrices import (
+    CARRIED,
+    INPUT_SCALE,
+    WEIGHT_SCALE,
+    input_matrix,
+    output_matrix,
+    weight_matrix,
+)
 
-TAPS = 3
-CARRIED = TAPS - 1  # frames before the new ones that a group reads
-POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}  # by m
-INPUT_SCALE = 0.125  # of the frames: their largest combination is 5.7 times a frame
-WEIGHT_SCALE = 0.25  # of the weights: products four times as large as float16's largest number still pass
 MOST_IN_CHUNK = 320  # pixels of which norm statistics are taken together
-
-
-def input_matrix(m: int) -> list[list[float]]:
-    """B, [m + 2][m + 2]: for each point the coefficients of the polynomial that vanishes at the others."""
-    points = POINTS[m]
-    rows = [[*_vanishing(points[:i] + points[i + 1 :]), 0.0] for i in range(len(points))]
-    return [*rows, _vanishing(points)]
-
-
-def weight_matrix(m: int) -> list[list[float]]:
-    """G, [m + 2][3]: powers of each point, over that polynomial's value there."""
-    rows = []
-    for i, point in enumerate(POINTS[m]):
-        value = 1.0
-        for other in POINTS[m][:i] + POINTS[m][i + 1 :]:
-            value *= point - other
-        rows.append([point**power / value for power in range(TAPS)])
-    return [*rows, [0.0, 0.0, 1.0]]
-
-
-def output_matrix(m: int) -> list[list[float]]:
-    """A, [m][m + 2]: powers of each point."""
-    return [[point**power for point in POINTS[m]] + [float(power == m - 1)] for power in range(m)]
-
-
-def _vanishing(points: Sequence[float]) -> list[float]:
-    """Coefficients of the product of (x - point), from the constant up."""
-    coefficients = [1.0]
-    for point in points:
-        shifted, scaled = [0.0, *coefficients], [-point * c for c in coefficients] + [0.0]
-        coefficients = [a + b for a, b in zip(shifted, scaled, strict=True)]
-    return coefficients
 
 
 def transform_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -117,23 +89,23 @@ def transform_output(
     skip: int,
     bias: Tensor | None,
     x: Tensor | None = None,
-    pending: Tensor | None = None,
+    deferred: Tensor | None = None,
     statistics: NormStatistics | None = None,
 ) -> None:
-    """(A of the products + bias) + (x + pending), m frames, for a block of rows.
+    """(A of the products + bias) + (x + deferred), m frames, for a block of rows.
 
     Args:
         out: [B, m, H, W, O], any strides but in O; `x` may be the same tensor.
         products: m + 2 of [B, R, W, O] packed, from rows `skip` on those of the block.
         rows: from, to; multiples of the rows of a chunk of `statistics`, but for the last.
-        bias: [O], or the table [1, 4, 4, O] of a folded upsampler, see `frame_norm.add_phase_bias`; pending: [O].
+        bias: [O], or the table [1, 4, 4, O] of a folded upsampler, see `frame_norm.add_phase_bias`; deferred: [O].
         x: [B, m, H, W, O], pixels packed.
         statistics: of `new_statistics(out)`, filled in for the block.
     """
     if use_triton(out, *products):
         from common.kernels import winograd_triton as kernels
 
-        kernels.transform_output(out, products, rows, skip, bias, x, pending, statistics)
+        kernels.transform_output(out, products, rows, skip, bias, x, deferred, statistics)
         return
     first, stop = rows
     wide = torch.float64 if out.dtype == torch.float64 else torch.float32
@@ -142,7 +114,7 @@ def transform_output(
     total = torch.einsum("fm,mbhwc->bfhwc", matrix, stacked)
     if bias is not None and bias.ndim == 4:
         bias = phase_bias(bias, out.shape[1:4])[:, first:stop]
-    for term in (bias, None if x is None else x[:, :, first:stop], pending):
+    for term in (bias, None if x is None else x[:, :, first:stop], deferred):
         total = total if term is None else total + term.to(wide)
     out[:, :, first:stop] = total
 

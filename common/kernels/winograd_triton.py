@@ -6,10 +6,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.frame_norm import NormStatistics
 from common.kernels.frame_norm_triton import bias_of, require_packed_pixels
+from common.kernels.norm_statistics import NormStatistics
 from common.kernels.triton_support import launch
-from common.kernels.winograd import INPUT_SCALE, POINTS, WEIGHT_SCALE
+from common.kernels.winograd_matrices import INPUT_SCALE, POINTS, WEIGHT_SCALE
 
 TILE_IN, TILE_OUT = 512, 512  # elements of each frame that a program of four warps holds at once
 MOST_CHANNELS = 128  # of a program that takes statistics
@@ -239,7 +239,7 @@ def transform_input(
 
 def transform_output(
     out: Tensor, products: Sequence[Tensor], rows: tuple[int, int], skip: int, bias: Tensor | None, x: Tensor | None,
-    pending: Tensor | None, statistics: NormStatistics | None,
+    deferred: Tensor | None, statistics: NormStatistics | None,
 ) -> None:  # fmt: skip
     batch, m, _, width, channels = out.shape
     assert len(products) == m + 2 and all(p.is_contiguous() for p in products), "packed products"
@@ -258,11 +258,11 @@ def transform_output(
     six = [*products, products[0], products[0]][:6]
     launch(
         _output_kernel, grid,
-        out, *six, other, out if bias is None else bias, out if pending is None else pending, parts,
+        out, *six, other, out if bias is None else bias, out if deferred is None else deferred, parts,
         first, stop, skip * width, out.shape[2], width, channels, chunk, chunks,
         *out.stride()[:4], other.stride(0), other.stride(1), products[0].stride(0),
         M=m, NEAR=near, FAR=far, GAIN=1 / (INPUT_SCALE * WEIGHT_SCALE),
-        BIAS=kind, RESIDUAL=x is not None, PENDING=pending is not None, MEASURE=statistics is not None,
+        BIAS=kind, RESIDUAL=x is not None, PENDING=deferred is not None, MEASURE=statistics is not None,
         PIXELS=max(1, TILE_OUT // wide), CHANNELS=wide, num_warps=4,
     )  # fmt: skip
 

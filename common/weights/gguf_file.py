@@ -1,5 +1,6 @@
-"""GGUF files, read through the package `gguf`, which knows how every kind of block is unpacked."""
+"""GGUF files, read through the package `gguf`, which unpacks every kind of block."""
 
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,10 +30,11 @@ def read_gguf(path: Path) -> tuple[dict[str, Tensor | StoredWeight], str, str]:
     except Exception as error:  # a damaged header fails in the package in whatever way its numbers lead to
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(f"{path} is damaged or no GGUF file ({reason}); fetch it again") from error
-    state, kinds = {}, {}
+    state: dict[str, Tensor | StoredWeight] = {}
+    kinds: Counter[str] = Counter()
     for tensor in reader.tensors:
         state[tensor.name] = read_tensor(gguf, reader, tensor, path)
-        kinds[tensor.tensor_type.name] = kinds.get(tensor.tensor_type.name, 0) + 1
+        kinds[tensor.tensor_type.name] += 1
     architecture = reader.fields.get("general.architecture")
     words = "GGUF, " + ", ".join(f"{count} tensors {kind}" for kind, count in sorted(kinds.items()))
     return state, words, "" if architecture is None else str(architecture.contents())

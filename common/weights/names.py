@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from torch import Tensor
+
+from common.weights.stored import StoredWeight
+
 Weight = TypeVar("Weight")
 
 # Longest first: a file has the first of them under which it has names that the network has.
@@ -61,7 +65,7 @@ def without_prefix(state: Mapping[str, Weight], wanted: Iterable[str]) -> tuple[
     """
     wanted = set(wanted)
     fitting = {prefix: sum(prefix + name in state for name in wanted) for prefix in ("", *PREFIXES)}
-    best = max(fitting, key=fitting.get)  # the first of the best
+    best = max(fitting, key=fitting.__getitem__)  # the first of the best
     if not fitting[best]:  # scaled layouts keep the weights' names, so nothing of this network is here
         return dict(state), ""
     others = tuple(part for part in OTHER_PARTS if not best.startswith(part))
@@ -79,11 +83,11 @@ def without_embeddings(state: Mapping[str, Weight]) -> dict[str, Weight]:
     return {name: weight for name, weight in state.items() if name not in EMBEDDINGS}
 
 
-def other_contents(state: Mapping[str, object], wanted: Mapping[str, object]) -> str | None:
+def other_contents(state: Mapping[str, Tensor | StoredWeight], wanted: Mapping[str, Tensor]) -> str | None:
     """What a file holds instead of the weights of this network, as a sentence's end; None where it cannot be told.
 
     Args:
-        state, wanted: name -> anything with a `shape`.
+        state, wanted: of the file, and of the network; only names and shapes are read.
     """
     if INPUT_LAYER in state and VAE_LAYER in wanted:
         return "the transformer's weights; give them with --checkpoint, and a VAE's here"

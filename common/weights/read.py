@@ -40,7 +40,7 @@ def read_weights(path: str | Path, wanted: Mapping[str, Tensor]) -> dict[str, Te
         raw, words, architecture = read_gguf(path)
         header: dict[str, str] = {}
     else:
-        raw, words, architecture = read_state_dict(path), "", ""
+        raw, words, architecture = {**read_state_dict(path)}, "", ""
         header = read_header(path)
     state, prefix = without_prefix(raw, wanted)
     state = without_embeddings(state)

@@ -6,6 +6,7 @@ one for each row; the weight is their product. Newer files also name the format 
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def join_scales(
     refuse_other_layouts(state, wanted, path)
     beside = {name for name in state if name not in wanted and name.rpartition(".")[2] in (*INPUT_SCALES, *MARKERS)}
     beside |= {name for name in state if name.rpartition(".")[2] == FORMAT_TENSOR}
-    joined, used, kinds = {}, set(), {}
+    joined: dict[str, Tensor | StoredWeight] = {}
+    used: set[str] = set()
+    kinds: Counter[str] = Counter()
     for name, weight in state.items():
         scale = next((s for s in scale_names(name) if s in state and s not in wanted), None)
         if name in beside:
@@ -65,7 +68,7 @@ def join_scales(
         if scale is not None:
             used.add(scale)
             joined[name], kind = scaled_weight(name, weight, state[scale], path)
-            kinds[kind] = kinds.get(kind, 0) + 1
+            kinds[kind] += 1
         else:
             refuse_bare_integers(name, weight, path)
             joined[name] = weight
@@ -84,9 +87,15 @@ def scale_names(name: str) -> tuple[str, ...]:
     return f"{layer}scale_{leaf}", f"{layer}{leaf}_scale", f"{name}.scale_weight", f"{name}.weight_scale"
 
 
-def scaled_weight(name: str, weight: Tensor | StoredWeight, scale: Tensor, path: Path) -> tuple[StoredWeight, str]:
+def scaled_weight(
+    name: str, weight: Tensor | StoredWeight, scale: Tensor | StoredWeight, path: Path
+) -> tuple[StoredWeight, str]:
     """(weight times scale, what that is called); ValueError when the scale is not one a tensor or row."""
-    if isinstance(weight, StoredWeight) or not (weight.is_floating_point() or weight.dtype == torch.int8):
+    if (
+        isinstance(weight, StoredWeight)
+        or isinstance(scale, StoredWeight)
+        or not (weight.is_floating_point() or weight.dtype == torch.int8)
+    ):
         raise ValueError(
             f"{path}: {name} is stored as packed {weight.dtype} with a scale, which is not read; {INSTEAD}"
         )

@@ -7,7 +7,7 @@ import numpy as np
 
 from data.degradation import kernels
 from data.degradation.config import BlurConfig, SincConfig, Walk
-from data.degradation.draws import choose, walk, walk_with_half_below_one
+from data.degradation.random_walks import choose, walk, walk_with_half_below_one
 
 Frames = list[np.ndarray]  # float32 [h, w, 3] in [0, 1] or a little outside; every frame may have a size of its own
 
@@ -24,37 +24,37 @@ class BlurDraw:
     parameters: dict[str, np.ndarray]
 
 
-def draw_blur(config: BlurConfig, frames: int, rng: np.random.Generator) -> BlurDraw:
+def draw_blur(config: BlurConfig, frames: int, generator: np.random.Generator) -> BlurDraw:
     """Draw kind and size once, the kernel's magnitudes for each of `frames` frames."""
-    if rng.random() >= config.probability:
+    if generator.random() >= config.probability:
         return _identity(frames)
-    kind, size = choose(rng, config.kinds), int(rng.choice(config.sizes))
+    kind, size = choose(generator, config.kinds), int(generator.choice(config.sizes))
     if kind == "sinc":
-        return _draw_sinc(size, config.cutoff_small if size < LARGE_SINC else config.cutoff_large, frames, rng)
+        return _draw_sinc(size, config.cutoff_small if size < LARGE_SINC else config.cutoff_large, frames, generator)
     shape, _, spread = kind.rpartition("_")
     if shape not in ("", "generalised", "plateau") or spread not in ("iso", "aniso"):
         raise ValueError(
             f"blur kinds are iso and aniso, plain or after generalised_ or plateau_, and sinc; not {kind}."
         )
-    sigma_x = walk(rng, config.sigma, frames)
+    sigma_x = walk(generator, config.sigma, frames)
     isotropic = spread == "iso"
-    sigma_y = sigma_x if isotropic else walk(rng, config.sigma, frames)
-    angle = np.zeros(frames) if isotropic else walk(rng, config.angle, frames)
+    sigma_y = sigma_x if isotropic else walk(generator, config.sigma, frames)
+    angle = np.zeros(frames) if isotropic else walk(generator, config.angle, frames)
     q = kernels.squared_distance(size, sigma_x, sigma_y, angle)
     parameters = {"sigma_x": sigma_x, "sigma_y": sigma_y, "angle": angle}
     if not shape:
         return BlurDraw(kind, size, kernels.gaussian(q), parameters)
     is_plateau = shape == "plateau"
-    beta = walk_with_half_below_one(rng, config.beta_plateau if is_plateau else config.beta_generalised, frames)
+    beta = walk_with_half_below_one(generator, config.beta_plateau if is_plateau else config.beta_generalised, frames)
     kernel = kernels.plateau(q, beta) if is_plateau else kernels.generalised(q, beta)
     return BlurDraw(kind, size, kernel, parameters | {"beta": beta})
 
 
-def draw_sinc(config: SincConfig, frames: int, rng: np.random.Generator) -> BlurDraw:
+def draw_sinc(config: SincConfig, frames: int, generator: np.random.Generator) -> BlurDraw:
     """Draw the last filter, or the identity."""
-    if rng.random() >= config.probability:
+    if generator.random() >= config.probability:
         return _identity(frames)
-    return _draw_sinc(int(rng.choice(config.sizes)), config.cutoff, frames, rng)
+    return _draw_sinc(int(generator.choice(config.sizes)), config.cutoff, frames, generator)
 
 
 def apply_blur(frames: Frames, draw: BlurDraw) -> Frames:
@@ -71,8 +71,8 @@ def _filter(frame: np.ndarray, kernel: np.ndarray, kind: str) -> np.ndarray:
     return cv2.filter2D(frame, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
-def _draw_sinc(size: int, cutoff: Walk, frames: int, rng: np.random.Generator) -> BlurDraw:
-    w = walk(rng, cutoff, frames)
+def _draw_sinc(size: int, cutoff: Walk, frames: int, generator: np.random.Generator) -> BlurDraw:
+    w = walk(generator, cutoff, frames)
     return BlurDraw("sinc", size, kernels.sinc(size, w), {"cutoff": w})
 
 

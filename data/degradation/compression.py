@@ -9,8 +9,8 @@ import numpy as np
 
 from data.degradation.blur import Frames
 from data.degradation.config import CompressionConfig
-from data.degradation.draws import choose
 from data.degradation.jpeg import from_8_bit, to_8_bit
+from data.degradation.random_walks import choose
 from data.pixel_formats import EXACT
 
 MIN_BITS = 1000  # libx264 counts whole kilobits and refuses none
@@ -26,14 +26,16 @@ class CompressionDraw:
     preset: str
 
 
-def draw_compression(config: CompressionConfig, ground_truth_area: int, rng: np.random.Generator) -> CompressionDraw:
+def draw_compression(
+    config: CompressionConfig, ground_truth_area: int, generator: np.random.Generator
+) -> CompressionDraw:
     """Draw encoder and bitrate once for the clip.
 
     The bits grow with the area of the *ground truth*, in pixels: a crop of 512x512 then loses as much per pixel as one
     of 256x256, and at 256x256 the numbers are the recipe's own at every stage, whatever size the clip has by then.
     """
-    codec = choose(rng, config.codecs)
-    bits = rng.uniform(*config.bits_per_frame) * ground_truth_area / REFERENCE_AREA
+    codec = choose(generator, config.codecs)
+    bits = generator.uniform(*config.bits_per_frame) * ground_truth_area / REFERENCE_AREA
     return CompressionDraw(codec, max(1, round(bits)), config.preset)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from data.degradation.blur import Frames
 from data.degradation.config import JpegConfig
-from data.degradation.draws import walk
+from data.degradation.random_walks import walk
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class JpegDraw:
     qualities: np.ndarray
 
 
-def draw_jpeg(config: JpegConfig, frames: int, rng: np.random.Generator) -> JpegDraw:
+def draw_jpeg(config: JpegConfig, frames: int, generator: np.random.Generator) -> JpegDraw:
     """Draw a quality for each of `frames` frames."""
-    return JpegDraw(np.rint(walk(rng, config.quality, frames)).astype(int))
+    return JpegDraw(np.rint(walk(generator, config.quality, frames)).astype(int))
 
 
 def apply_jpeg(frames: Frames, draw: JpegDraw) -> Frames:

@@ -7,7 +7,7 @@ import numpy as np
 
 from data.degradation.blur import Frames
 from data.degradation.config import NoiseConfig
-from data.degradation.draws import choose, walk
+from data.degradation.random_walks import choose, walk
 
 
 @dataclass(frozen=True)
@@ -19,27 +19,27 @@ class NoiseDraw:
     levels: np.ndarray
 
 
-def draw_noise(config: NoiseConfig, frames: int, rng: np.random.Generator) -> NoiseDraw:
+def draw_noise(config: NoiseConfig, frames: int, generator: np.random.Generator) -> NoiseDraw:
     """Draw kind and colour once, the level for each of `frames` frames."""
-    kind, gray = choose(rng, config.kinds), bool(rng.random() < config.gray)
+    kind, gray = choose(generator, config.kinds), bool(generator.random() < config.gray)
     if kind not in ("gaussian", "poisson"):
         raise ValueError(f"noise kinds are gaussian and poisson, not `{kind}`.")
-    return NoiseDraw(kind, gray, walk(rng, config.sigma if kind == "gaussian" else config.poisson_scale, frames))
+    return NoiseDraw(kind, gray, walk(generator, config.sigma if kind == "gaussian" else config.poisson_scale, frames))
 
 
-def apply_noise(frames: Frames, draw: NoiseDraw, rng: np.random.Generator) -> Frames:
+def apply_noise(frames: Frames, draw: NoiseDraw, generator: np.random.Generator) -> Frames:
     """Add noise to every frame. The result is not clipped: sums of noise and filters may leave [0, 1]."""
     make = _gaussian if draw.kind == "gaussian" else _poisson
-    return [frame + make(frame, level, draw.gray, rng) for frame, level in zip(frames, draw.levels, strict=True)]
+    return [frame + make(frame, level, draw.gray, generator) for frame, level in zip(frames, draw.levels, strict=True)]
 
 
-def _gaussian(frame: np.ndarray, sigma: float, gray: bool, rng: np.random.Generator) -> np.ndarray:
+def _gaussian(frame: np.ndarray, sigma: float, gray: bool, generator: np.random.Generator) -> np.ndarray:
     """float32, [h, w, 3] or [h, w, 1], standard deviation sigma / 255."""
     shape = (*frame.shape[:2], 1 if gray else 3)
-    return rng.standard_normal(shape, dtype=np.float32) * np.float32(sigma / 255)
+    return generator.standard_normal(shape, dtype=np.float32) * np.float32(sigma / 255)
 
 
-def _poisson(frame: np.ndarray, scale: float, gray: bool, rng: np.random.Generator) -> np.ndarray:
+def _poisson(frame: np.ndarray, scale: float, gray: bool, generator: np.random.Generator) -> np.ndarray:
     """(Poisson(x V) / V - x) scale for x in [0, 1] at 8 bits: variance scale^2 x / V.
 
     V, the photons of full white, is the number of distinct 8-bit values raised to a power of two: a frame of few
@@ -52,4 +52,4 @@ def _poisson(frame: np.ndarray, scale: float, gray: bool, rng: np.random.Generat
     distinct = np.count_nonzero(np.bincount(levels.ravel(), minlength=256))
     white = 2.0 ** np.ceil(np.log2(distinct))
     x = levels.astype(np.float32) / 255
-    return ((rng.poisson(x * white) / white).astype(np.float32) - x) * np.float32(scale)
+    return ((generator.poisson(x * white) / white).astype(np.float32) - x) * np.float32(scale)

@@ -33,11 +33,11 @@ class Step:
 
 
 class _Run:
-    """One clip on its way through a recipe: the frames so far, the dice, and the record."""
+    """One clip on its way through a recipe: the frames so far, the random generator, and the record."""
 
-    def __init__(self, clip: np.ndarray, scale: int, rng: np.random.Generator, trace: list[Step] | None) -> None:
+    def __init__(self, clip: np.ndarray, scale: int, generator: np.random.Generator, trace: list[Step] | None) -> None:
         self.frames: Frames = [from_8_bit(f) if f.dtype == np.uint8 else f.astype(np.float32) for f in clip]
-        self.rng = rng
+        self.generator = generator
         self.trace = trace
         self.count, height, width = clip.shape[:3]
         self.area = height * width
@@ -48,42 +48,42 @@ class _Run:
             self.trace.append(Step(stage, draw, to_8_bit(self.frames[0])))
 
     def blur(self, stage: str, config: BlurConfig) -> None:
-        draw = draw_blur(config, self.count, self.rng)
+        draw = draw_blur(config, self.count, self.generator)
         self.frames = apply_blur(self.frames, draw)
         self.record(stage, draw)
 
     def resize(self, stage: str, config: ResizeConfig) -> None:
-        draw = draw_resize(config, self.count, self.rng)
+        draw = draw_resize(config, self.count, self.generator)
         self.frames = apply_resize(self.frames, draw, self.output if config.relative_to == "output" else None)
         self.record(stage, draw)
 
     def noise(self, stage: str, config: NoiseConfig, clip: bool = False) -> None:
-        draw = draw_noise(config, self.count, self.rng)
-        self.frames = apply_noise(self.frames, draw, self.rng)
+        draw = draw_noise(config, self.count, self.generator)
+        self.frames = apply_noise(self.frames, draw, self.generator)
         if clip:
             self.frames = [np.clip(frame, 0, 1) for frame in self.frames]
         self.record(stage, draw)
 
     def jpeg(self, stage: str, config: JpegConfig) -> None:
-        draw = draw_jpeg(config, self.count, self.rng)
+        draw = draw_jpeg(config, self.count, self.generator)
         self.frames = apply_jpeg(self.frames, draw)
         self.record(stage, draw)
 
     def compress(self, stage: str, config: CompressionConfig) -> None:
-        draw = draw_compression(config, self.area, self.rng)
+        draw = draw_compression(config, self.area, self.generator)
         self.frames = apply_compression(self.frames, draw)
         self.record(stage, draw)
 
     def final_resize(self, config: ImageDegradationConfig) -> None:
-        interpolation = draw_interpolation(config.final_resize.interpolations, self.rng)
+        interpolation = draw_interpolation(config.final_resize.interpolations, self.generator)
         self.frames = resize_to(self.frames, *self.output, interpolation)
         self.record("final_resize", interpolation)
-        draw = draw_sinc(config.final_sinc, self.count, self.rng)
+        draw = draw_sinc(config.final_sinc, self.count, self.generator)
         self.frames = apply_blur(self.frames, draw)
         self.record("final_sinc", draw)
 
     def in_random_order(self, first: Callable[[], None], second: Callable[[], None]) -> None:
-        for stage in (first, second) if self.rng.random() < 0.5 else (second, first):
+        for stage in (first, second) if self.generator.random() < 0.5 else (second, first):
             stage()
 
 

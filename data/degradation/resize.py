@@ -8,7 +8,7 @@ import numpy as np
 
 from data.degradation.blur import Frames
 from data.degradation.config import ResizeConfig, Walk
-from data.degradation.draws import choose, walk
+from data.degradation.random_walks import choose, walk
 
 MIN_SIDE = 16  # pixels: one macroblock, the least that every encoder takes
 
@@ -22,16 +22,16 @@ class ResizeDraw:
     scales: np.ndarray
 
 
-def draw_resize(config: ResizeConfig, frames: int, rng: np.random.Generator) -> ResizeDraw:
+def draw_resize(config: ResizeConfig, frames: int, generator: np.random.Generator) -> ResizeDraw:
     """Draw direction and interpolation once, the scale for each of `frames` frames."""
-    mode, interpolation = choose(rng, config.modes), choose(rng, config.interpolations)
+    mode, interpolation = choose(generator, config.modes), choose(generator, config.interpolations)
     low, high = config.scale.range
     if mode == "keep":
         return ResizeDraw(mode, interpolation, np.ones(frames))
     if mode not in ("up", "down"):
         raise ValueError(f"resize modes are up, down and keep, not `{mode}`.")
     side = (min(1.0, low), 1.0) if mode == "down" else (1.0, max(1.0, high))
-    return ResizeDraw(mode, interpolation, walk(rng, Walk(side, config.scale.walk), frames))
+    return ResizeDraw(mode, interpolation, walk(generator, Walk(side, config.scale.walk), frames))
 
 
 def apply_resize(frames: Frames, draw: ResizeDraw, relative_to: tuple[int, int] | None = None) -> Frames:
@@ -52,9 +52,9 @@ def resize_to(frames: Frames, height: int, width: int, interpolation: str) -> Fr
     return [_to_size(frame, height, width, interpolation) for frame in frames]
 
 
-def draw_interpolation(interpolations: Mapping[str, float], rng: np.random.Generator) -> str:
+def draw_interpolation(interpolations: Mapping[str, float], generator: np.random.Generator) -> str:
     """One of bilinear, area, bicubic."""
-    return choose(rng, interpolations)
+    return choose(generator, interpolations)
 
 
 def _even(side: float) -> int:

@@ -5,6 +5,20 @@ without torch, which takes seconds to load.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data.media.errors import MediaError
+    from data.media.find import is_probably_media
+    from data.media.frame import Frame, rgb_of
+    from data.media.info import MediaInfo, MediaReader
+    from data.media.names import output_path
+    from data.media.probe import Probe
+    from data.media.probe_process import probe_all
+    from data.media.reader import open_media
+    from data.media.search import find_media, place_of
+    from data.media.whole import BusyError, MediaWriter
+    from data.media.writer import open_writer
 
 _HOME = {
     "BusyError": "whole",

@@ -1,7 +1,7 @@
-"""How does a clip fit the network? Time in steps of `factor`, sides in multiples, long clips in slices.
+"""How does a clip fit the network? Frames in steps of `factor`, sides in multiples.
 
 The causal VAE turns frame 0 into one latent frame and every further `factor` frames into one more, so a clip must have
-factor * n + 1 frames. This file is the only place that knows that rule. T frames, t latent frames.
+factor * n + 1 frames.
 """
 
 import torch
@@ -18,19 +18,9 @@ def causal_length(frames: int, factor: int = 4) -> int:
 def latent_frames(frames: int, factor: int = 4) -> int:
     """Latent frames of a clip of factor * n + 1 frames; ValueError for any other length."""
     if frames != causal_length(frames, factor):
-        raise ValueError(f"{frames} frames; the VAE needs {factor}n+1, pad_to_causal() does this")
+        fitting = causal_length(frames, factor)
+        raise ValueError(f"{frames} frames; the VAE needs {factor}n+1: repeat the last frame until there are {fitting}")
     return 1 + (frames - 1) // factor
-
-
-def pad_to_causal(clip: Tensor, factor: int = 4) -> Tensor:
-    """Repeat the last frame until the length is factor * n + 1: [C, T, H, W] -> [C, T', H, W].
-
-    The caller cuts the result back to T.
-    """
-    missing = causal_length(clip.shape[1], factor) - clip.shape[1]
-    if missing == 0:
-        return clip
-    return torch.cat([clip, clip[:, -1:].expand(-1, missing, -1, -1)], dim=1)
 
 
 def pad_to_multiple(frames: Tensor, multiple: int = 16) -> Tensor:
@@ -50,19 +40,3 @@ def pad_to_multiple(frames: Tensor, multiple: int = 16) -> Tensor:
         source = torch.where(source < size, source, mirrored if reaches else torch.full_like(source, size - 1))
         frames = frames.index_select(axis, source)
     return frames
-
-
-def slice_plan(total_frames: int, slice_frames: int, factor: int = 4) -> list[int]:
-    """Lengths of the slices a clip is encoded in: [1 + s, s, s, ..., rest], which sum to `total_frames`.
-
-    Args:
-        total_frames: factor * n + 1.
-        slice_frames: s, a multiple of `factor`, so that every slice ends where a latent frame ends.
-    """
-    latent_frames(total_frames, factor)
-    if slice_frames < factor or slice_frames % factor:
-        raise ValueError(f"slices of {slice_frames} frames would cut a latent frame; use a multiple of {factor}")
-    plan = [min(1 + slice_frames, total_frames)]
-    while (left := total_frames - sum(plan)) > 0:
-        plan.append(min(slice_frames, left))
-    return plan

@@ -1,8 +1,18 @@
 """The door to the 3B generation: its YAML keys, translated into the one transformer in `models.nadit`."""
 
 from collections.abc import Sequence
+from typing import Literal
 
-from models.nadit.config import NORMS, NaDiTConfig, RopeConfig, read_windows, require, require_shared_keys
+from models.nadit.config import (
+    NORMS,
+    NaDiTConfig,
+    RopeConfig,
+    read_size,
+    read_windows,
+    require,
+    require_shared_keys,
+    require_widths,
+)
 from models.nadit.model import NaDiT as Transformer
 
 
@@ -33,7 +43,7 @@ class NaDiT(Transformer):
         patch_size: Sequence[int],
         num_layers: int,
         mm_layers: int,
-        mlp_type: str,
+        mlp_type: Literal["normal", "swiglu"],
         block_type: Sequence[str],
         window: Sequence[Sequence[int]],
         window_method: Sequence[str],
@@ -43,10 +53,8 @@ class NaDiT(Transformer):
         txt_in_norm: str | None = None,
         msa_type: str | None = None,
     ) -> None:
-        require_shared_keys(
-            norm=norm, qk_norm=qk_norm, ada=ada, block_type=block_type, num_layers=num_layers,
-            vid_dim=vid_dim, txt_dim=txt_dim, emb_dim=emb_dim,
-        )  # fmt: skip
+        require_shared_keys(norm=norm, qk_norm=qk_norm, ada=ada, block_type=block_type, num_layers=num_layers)
+        require_widths(vid_dim=vid_dim, txt_dim=txt_dim, emb_dim=emb_dim)
         require("mlp_type", mlp_type, ["swiglu", "normal"])
         require("rope_type", rope_type, ["mmrope3d"])
         require("msa_type", msa_type, [None, "None"])
@@ -70,7 +78,7 @@ class NaDiT(Transformer):
                 expand_ratio=expand_ratio,
                 norm_eps=norm_eps,
                 qkv_bias=qk_bias,
-                patch_size=tuple(patch_size),
+                patch_size=read_size("patch_size", patch_size),
                 num_layers=num_layers,
                 windows=windows,
                 shifted=shifted,

@@ -28,7 +28,7 @@ class WindowAttention(nn.Module):
     """Video tokens attend within their window, and text tokens within each window of their sample (then averaged).
 
     Args:
-        video_only: the text's output is not used by anybody and is not computed; its keys and values still are.
+        video_only: the text's output is not used later and is not computed; its keys and values still are.
     """
 
     def __init__(self, config: NaDiTConfig, shared: bool, video_only: bool) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 WINDOW_METHODS = {"720pwin_by_size_bysize": False, "720pswin_by_size_bysize": True}  # name -> is it the shifted one?
 NORMS = {"rms", "fusedrms"}
@@ -65,7 +65,7 @@ class NaDiTConfig:
         return self.last_block_video_only and layer == self.num_layers - 1
 
 
-def per_layer(name: str, value: object, num_layers: int) -> list:
+def per_layer(name: str, value: object, num_layers: int) -> list[Any]:
     """A YAML list with one entry a block; refuses any other length."""
     entries = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
     if entries is None or len(entries) != num_layers:
@@ -73,12 +73,17 @@ def per_layer(name: str, value: object, num_layers: int) -> list:
     return entries
 
 
+def read_size(name: str, value: Sequence[int]) -> Size3:
+    """Three whole numbers along (time, height, width) from a YAML; ValueError unless all are at least 1."""
+    numbers = [int(n) for n in value]
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise ValueError(f"{name} must be three numbers (time, height, width) of at least 1, got {value}")
+    return numbers[0], numbers[1], numbers[2]
+
+
 def read_windows(window: object, window_method: object, num_layers: int) -> tuple[tuple[Size3, ...], tuple[bool, ...]]:
     """The YAML keys `window` and `window_method` as counts and shift switches, one a block."""
-    windows = tuple(tuple(int(n) for n in counts) for counts in per_layer("window", window, num_layers))
-    for counts in windows:
-        if len(counts) != 3 or min(counts) < 1:
-            raise ValueError(f"a window is three counts (time, height, width) of at least 1, got {counts}")
+    windows = tuple(read_size("window", counts) for counts in per_layer("window", window, num_layers))
     methods = per_layer("window_method", window_method, num_layers)
     for method in methods:
         if method not in WINDOW_METHODS:
@@ -93,14 +98,16 @@ def require(key: str, value: object, allowed: Sequence[object], why: str = "") -
         raise ValueError(f"{key}={value!r} is not supported: use {choices}{'; ' + why if why else ''}")
 
 
-def require_shared_keys(
-    *, norm: str, qk_norm: str, ada: str, block_type: object, num_layers: int, vid_dim: int, txt_dim: int, emb_dim: int
-) -> None:
+def require_shared_keys(*, norm: str, qk_norm: str, ada: str, block_type: object, num_layers: int) -> None:
     """The keys that both generations have and that only the released values of make sense for."""
     require("norm", norm, sorted(NORMS))
     require("qk_norm", qk_norm, sorted(NORMS))
     require("ada", ada, ["single"])
     for kind in per_layer("block_type", block_type, num_layers):
         require("block_type", kind, ["mmdit_sr"])
+
+
+def require_widths(*, vid_dim: int, txt_dim: int, emb_dim: int) -> None:
+    """The widths of streams and time embedding, of which the YAML names three and the network has one."""
     require("txt_dim", txt_dim, [vid_dim], "text and video meet in one attention and must be equally wide")
     require("emb_dim", emb_dim, [6 * vid_dim], "the time embedding holds shift, scale and gate of two layers")

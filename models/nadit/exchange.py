@@ -1,4 +1,4 @@
-"""What the network asks of those who share a clip's windows; whoever computes alone shares with nobody.
+"""The exchange of tokens between ranks that share a clip's windows, and that of a single process.
 
 Every share holds whole windows with all heads. Tokens change owner only where the cutting into windows changes, between
 regular and shifted blocks; text is everywhere and its mean over windows is summed over shares. All verbs have
@@ -37,8 +37,8 @@ class Exchange(Protocol):
         """A small float32 tensor [...] of every share, of one shape -> [shares, ...], the same on every share."""
 
 
-class Team(Protocol):
-    """Those who share a clip.
+class SequenceGroup(Protocol):
+    """The ranks that share a clip, seen from one of them.
 
     size: how many shares; own: the number of this one.
     """
@@ -50,7 +50,7 @@ class Team(Protocol):
         """owners: for every cut [L] which share holds each packed token."""
 
 
-class Alone:
+class SingleProcess:
     """The exchange of one who holds all tokens: nothing moves."""
 
     def enter(self, packed: Tensor, cut: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from common.kernels.attention import Sequences
 from common.kernels.transfer import to_device
 from models.nadit.config import NaDiTConfig, RopeConfig, Size3
-from models.nadit.exchange import Alone, Exchange, Team
+from models.nadit.exchange import Exchange, SequenceGroup, SingleProcess
 from models.nadit.placement import PlacedWindow, share_windows
 from models.nadit.rope import Tables, frequencies, tables, text_positions, window_positions
 from models.nadit.windows import cut_windows
@@ -67,7 +67,7 @@ class ClipLayout:
     """Everything that a forward pass needs to know about shapes.
 
     blocks: the window layout of every block; blocks that cut alike share one object.
-    exchange: moves video tokens to where the next block wants them.
+    exchange: moves video tokens to the rank that holds them in the next block.
     sample_of_text: [M] which sample a token belongs to; None when there is only one.
     """
 
@@ -83,14 +83,14 @@ def build_layout(
     video_shapes: Sequence[Sequence[int]],
     text_lengths: Sequence[int],
     device: torch.device | str = "cpu",
-    team: Team | None = None,
+    team: SequenceGroup | None = None,
 ) -> ClipLayout:
     """The layout of a packed batch.
 
     Args:
         video_shapes: latent (t, h, w) of every sample; must be multiples of the patch.
         text_lengths: text tokens of every sample.
-        team: those who share the batch's windows, all with the same arguments; None: computed by one.
+        team: the ranks that share the batch's windows, all with the same arguments; None: a single process.
     Raises:
         ValueError: a shape that the patch does not divide, or as many texts as videos are not given.
     """
@@ -100,15 +100,17 @@ def build_layout(
     lengths = tuple(int(n) for n in text_lengths)
     kinds = list(zip(config.windows, config.shifted, strict=True))
     cuts = {kind: _place_windows(grids, *kind) for kind in dict.fromkeys(kinds)}
-    exchange, shared = Alone(), [None] * len(cuts)
+    exchange: Exchange = SingleProcess()
+    shared: list[list[bool] | None] = [None] * len(cuts)
     if team is not None and team.size > 1:
         owners = share_windows(config, list(cuts.values()), lengths, team.size)
         exchange = team.exchange(
             [_owner_of_token(grids, *pair) for pair in zip(cuts.values(), owners, strict=True)], device
         )
         shared = [[owner == team.own for owner in of_cut] for of_cut in owners]
+    batch = _Batch(config.rope, grids, lengths, device)
     layouts = {
-        kind: _window_layout(config.rope, grids, lengths, windows, own, number, exchange, device)
+        kind: _window_layout(batch, windows, own, number, exchange)
         for number, ((kind, windows), own) in enumerate(zip(cuts.items(), shared, strict=True))
     }
     return ClipLayout(
@@ -124,7 +126,8 @@ def token_grid(shape: Sequence[int], patch: Size3) -> Size3:
     """Tokens (T, H, W) of a latent (t, h, w)."""
     if any(n % p or n < 1 for n, p in zip(shape, patch, strict=True)):
         raise ValueError(f"a latent of {tuple(shape)} cannot be cut into patches of {patch}; pad it to a multiple")
-    return tuple(int(n) // p for n, p in zip(shape, patch, strict=True))
+    t, h, w = (int(n) // p for n, p in zip(shape, patch, strict=True))
+    return t, h, w
 
 
 def _sample_of_token(counts: Sequence[int], device: torch.device | str) -> Tensor | None:
@@ -145,82 +148,87 @@ def _owner_of_token(grids: tuple[Size3, ...], windows: list[PlacedWindow], owner
     return owner_of_token
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What all ways of cutting a packed batch have in common.
+
+    grids: tokens (T, H, W) of every sample. text_lengths: text tokens of every sample. device: of the layout's tensors.
+    """
+
+    rope: RopeConfig
+    grids: tuple[Size3, ...]
+    text_lengths: tuple[int, ...]
+    device: torch.device | str
+
+
 def _window_layout(
-    rope: RopeConfig,
-    grids: tuple[Size3, ...],
-    text_lengths: tuple[int, ...],
-    windows: list[PlacedWindow],
-    own: list[bool] | None,
-    cut: int,
-    exchange: Exchange,
-    device: torch.device | str,
+    batch: _Batch, windows: list[PlacedWindow], own: list[bool] | None, cut: int, exchange: Exchange
 ) -> WindowLayout:
     """The layout of all windows, or of those that are this share's own."""
     groups = defaultdict(list)  # windows of one length follow one another: each run is one dense attention call
     for number, window in enumerate(windows):
         if own is None or own[number]:
-            groups[prod(window.size), text_lengths[window.sample]].append(window)
+            groups[prod(window.size), batch.text_lengths[window.sample]].append(window)
     ordered = [window for group in groups.values() for window in group]
 
-    video_of_window = _video_tokens(grids, ordered)
-    packed = torch.arange(sum(prod(grid) for grid in grids))
+    video_of_window = _video_tokens(batch.grids, ordered)
+    packed = torch.arange(sum(prod(grid) for grid in batch.grids))
     if own is not None:
         video_of_window, packed = _own_numbers(video_of_window)
-    first_text = list(accumulate(text_lengths, initial=len(packed)))
-    rows, text_starts, start = [], defaultdict(list), 0
-    for window, video in zip(ordered, video_of_window, strict=True):
-        length = text_lengths[window.sample]
-        text_starts[window.sample].append(start + len(video))
-        rows += [video, torch.arange(length) + first_text[window.sample]]
-        start += len(video) + length
-    rows = torch.cat(rows) if rows else torch.empty(0, dtype=torch.long)
-
+    rows, text_starts = _sequence_rows(batch, ordered, video_of_window, len(packed))
+    rope_video, rope_text = _rope_tables(batch, ordered, video_of_window, len(packed))
     is_video = rows < len(packed)
     video_rows = torch.empty(len(packed), dtype=torch.long)
     at = is_video.nonzero().squeeze(1)
     video_rows.index_copy_(0, rows[at], at)
-
-    places = [(window.size, text_lengths[window.sample]) for window in ordered]
-    rope_video, rope_text = _rope_tables(rope, places, video_of_window, text_lengths, device)
-    token_counts = Counter()
+    token_counts: Counter[int] = Counter()
     for window in ordered:
         token_counts[window.sample] += prod(window.size)
-    sample_of_video = _sample_of_token([prod(grid) for grid in grids], "cpu")
+    sample_of_video = _sample_of_token([prod(grid) for grid in batch.grids], "cpu")
     return WindowLayout(
         cut=cut,
         exchange=exchange,
-        token_counts=tuple(token_counts[sample] for sample in range(len(grids))),
-        sample_of_video=None if sample_of_video is None else to_device(sample_of_video[packed], device),
-        sequences=Sequences.from_groups([(len(group), sum(key)) for key, group in groups.items()], device),
-        rows=to_device(rows, device),
-        video_rows=to_device(video_rows, device),
-        text_means=_text_means(text_starts, Counter(window.sample for window in windows), text_lengths, device),
+        token_counts=tuple(token_counts[sample] for sample in range(len(batch.grids))),
+        sample_of_video=None if sample_of_video is None else to_device(sample_of_video[packed], batch.device),
+        sequences=Sequences.from_groups([(len(group), sum(key)) for key, group in groups.items()], batch.device),
+        rows=to_device(rows, batch.device),
+        video_rows=to_device(video_rows, batch.device),
+        text_means=_text_means(batch, text_starts, Counter(window.sample for window in windows)),
         rope_video=rope_video,
         rope_text=rope_text,
     )
 
 
-def _rope_tables(
-    rope: RopeConfig,
-    places: list[tuple[Size3, int]],
-    video_of_window: list[Tensor],
-    text_lengths: tuple[int, ...],
-    device: torch.device | str,
-) -> tuple[Tables, Tables | None]:
-    """Tables for the tokens of all windows and of all texts; the text has none in the 7B.
+def _sequence_rows(
+    batch: _Batch, windows: list[PlacedWindow], video_of_window: list[Tensor], video_tokens: int
+) -> tuple[Tensor, dict[int, list[int]]]:
+    """[S] the stacked tokens (video first) of all attention sequences; rows of S at which a sample's texts start."""
+    first_text = list(accumulate(batch.text_lengths, initial=video_tokens))
+    tokens: list[Tensor] = []
+    text_starts, start = defaultdict(list), 0
+    for window, video in zip(windows, video_of_window, strict=True):
+        length = batch.text_lengths[window.sample]
+        text_starts[window.sample].append(start + len(video))
+        tokens += [video, torch.arange(length) + first_text[window.sample]]
+        start += len(video) + length
+    return torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.long), text_starts
 
-    Args:
-        places: size of every window, and the length of its text.
-    """
+
+def _rope_tables(
+    batch: _Batch, windows: list[PlacedWindow], video_of_window: list[Tensor], video_tokens: int
+) -> tuple[Tables, Tables | None]:
+    """Rotary tables of the packed video tokens, and of the text tokens where the generation rotates them."""
+    rope, device = batch.rope, batch.device
     freqs = frequencies(rope, device)
+    places = [(window.size, batch.text_lengths[window.sample]) for window in windows]
     of_place = {place: window_positions(rope, *place) for place in set(places)}
-    positions = torch.empty(sum(map(len, video_of_window)), 3)
+    positions = torch.empty(video_tokens, 3)
     if places:
         positions.index_copy_(0, torch.cat(video_of_window), torch.cat([of_place[place] for place in places]))
-    rope_text = None
+    text = None
     if rope.kind == "text_and_video":
-        rope_text = tables(to_device(torch.cat([text_positions(length) for length in text_lengths]), device), freqs)
-    return tables(to_device(positions, device), freqs), rope_text
+        text = tables(to_device(torch.cat([text_positions(n) for n in batch.text_lengths]), device), freqs)
+    return tables(to_device(positions, device), freqs), text
 
 
 def _own_numbers(tokens: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -243,20 +251,17 @@ def _video_tokens(grids: tuple[Size3, ...], windows: list[PlacedWindow]) -> list
 
 
 def _text_means(
-    text_starts: dict[int, list[int]],
-    windows_of_sample: Counter[int],
-    text_lengths: tuple[int, ...],
-    device: torch.device | str,
+    batch: _Batch, text_starts: dict[int, list[int]], windows_of_sample: Counter[int]
 ) -> tuple[TextMean, ...]:
     alike = defaultdict(list)
-    for sample, length in enumerate(text_lengths):
+    for sample, length in enumerate(batch.text_lengths):
         if sample in text_starts:
             alike[len(text_starts[sample]), windows_of_sample[sample], length].append(sample)
-    spans = list(pairwise(accumulate(text_lengths, initial=0)))
+    spans = list(pairwise(accumulate(batch.text_lengths, initial=0)))
     means = []
     for (_, windows, length), samples in alike.items():
         starts = torch.tensor([text_starts[sample] for sample in samples])  # samples windows
         rows = starts[:, :, None] + torch.arange(length)
         target = torch.cat([torch.arange(*spans[sample]) for sample in samples])
-        means.append(TextMean(to_device(rows, device), to_device(target, device), windows))
+        means.append(TextMean(to_device(rows, batch.device), to_device(target, batch.device), windows))
     return tuple(means)

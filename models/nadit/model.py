@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.kernels.norm import modulate, rms_norm
+from models.module_list import module_list
 from models.nadit.block import Block
 from models.nadit.config import NaDiTConfig
-from models.nadit.exchange import Team
+from models.nadit.exchange import SequenceGroup
 from models.nadit.layout import ClipLayout, build_layout
 from models.nadit.modulation import TailModulation, TimeEmbedding
 from models.nadit.patch import PatchIn, PatchOut
@@ -54,7 +55,7 @@ class NaDiT(nn.Module):
         same_width = config.txt_in_dim == config.dim
         self.txt_in = nn.Identity() if same_width else nn.Linear(config.txt_in_dim, config.dim)
         self.emb_in = TimeEmbedding(config.dim)
-        self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.num_layers)])
+        self.blocks = module_list([Block(config, layer) for layer in range(config.num_layers)])
         if config.tail:
             self.vid_out_norm = TailNorm(config.dim, config.norm_eps)
             self.vid_out_ada = TailModulation(config.dim)
@@ -81,12 +82,12 @@ class NaDiT(nn.Module):
         video_shapes: Sequence[Sequence[int]],
         text_lengths: Sequence[int],
         device: torch.device | str = "cpu",
-        team: Team | None = None,
+        team: SequenceGroup | None = None,
     ) -> ClipLayout:
         """What depends on shapes only; build it once for all steps of a clip and pass it to `forward`.
 
         Args:
-            team: those who share the clip: each passes the same whole inputs to `forward` and gets the whole output.
+            team: the ranks that share the clip; each passes the same whole inputs to `forward` and gets all the output.
         """
         return build_layout(self.config, video_shapes, text_lengths, device, team)
 

@@ -33,7 +33,7 @@ class PlacedWindow:
 def share_windows(
     config: NaDiTConfig, cuts: Sequence[Sequence[PlacedWindow]], text_lengths: Sequence[int], shares: int
 ) -> list[list[int]]:
-    """For every cut, the share (0 .. shares - 1) that each window belongs to. The same on whoever asks.
+    """For every cut, the share (0 .. shares - 1) that each window belongs to. The same on every rank.
 
     Windows are lined up along the axes in some order and the line is cut into runs of nearly equal work. Of all orders
     the one with the least time is taken, counting both the slowest share and the tokens that move.

@@ -3,7 +3,9 @@
 Angles are float32 everywhere: bfloat16 cannot tell position 256 from 257.
 """
 
+from collections.abc import Callable
 from functools import cache
+from typing import Self
 
 import torch
 from rotary_embedding_torch import RotaryEmbedding
@@ -45,16 +47,21 @@ class RopeFrequencies(nn.Module):
         self.rope.register_buffer("freqs", torch.empty(rope.axis_frequencies, dtype=torch.float32))
         self.reset_buffers()
 
+    @property
+    def freqs(self) -> Tensor:
+        """[axis_frequencies] float32."""
+        return self.rope.get_buffer("freqs")
+
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
         """Compute the frequencies again, on `device` or where the buffer is."""
-        device = self.rope.freqs.device if device is None else torch.device(device)
-        if device.type != "meta":
-            self.rope.freqs = frequencies(self.config, device)
+        target = self.freqs.device if device is None else torch.device(device)
+        if target.type != "meta":
+            self.rope.freqs = frequencies(self.config, target)
 
-    def _apply(self, fn, recurse=True):  # called by .to(), .half(), .cuda(), ...
-        super()._apply(fn, recurse)
-        if self.rope.freqs.dtype != torch.float32:
-            self.rope.freqs = self.rope.freqs.float()
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # called by .to(), .half(), ...
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # as in nn.Module
+        if self.freqs.dtype != torch.float32:
+            self.rope.freqs = self.freqs.float()
             self.reset_buffers()
         return self
 

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from common.kernels import frame_norm
 from common.kernels.triton_support import Kernels, kernels
-from common.kernels.winograd import CARRIED, new_statistics, transform_dtype, transform_input, transform_output
+from common.kernels.winograd import new_statistics, transform_dtype, transform_input, transform_output
+from common.kernels.winograd_matrices import CARRIED
 from models.video_vae_v3.modules.schedule import F23, F43
 from projects.benchmarking.timing import median_seconds
 

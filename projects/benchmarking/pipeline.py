@@ -13,7 +13,7 @@ from common.distributed.parallel import Parallel
 from data.media import Frame, MediaInfo, MediaReader
 from projects.benchmarking.timing import peak_gib, timed
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
-from projects.video_diffusion_sr.progress import Progress
+from projects.video_diffusion_sr.progress import ProgressBar
 from projects.video_diffusion_sr.restore import restore_frames, sample
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.to_frames import Finished, decode_and_finish
@@ -48,7 +48,7 @@ class Pipeline:
 
     def __init__(self, restorer: Restorer, clip: NoiseClip, plan: MemoryPlan, keep_result: bool = False) -> None:
         self.restorer, self.clip, self.plan, self.keep_result = restorer, clip, plan, keep_result
-        self.progress = Progress("", None, show=False)
+        self.progress = ProgressBar("", None, show=False)
         self.latents: list[Tensor] = []
         self.restored: list[Tensor] = []
         self.result: Tensor | None = None

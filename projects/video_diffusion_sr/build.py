@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint import load_into
+from common.checkpoint import load_into, reset_buffers
 from common.distributed.parallel import Parallel
 from common.logger import get_logger
 from common.weights.read import read_weights
@@ -127,8 +127,7 @@ def load_network(network: nn.Module, checkpoint: Path | None, device: torch.devi
 def seed_weights(network: nn.Module, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
     """Random weights that keep activations near one, for a network on the meta device: the same in every dtype."""
     network.to_empty(device=device).to(dtype)
-    if hasattr(network, "reset_buffers"):
-        network.reset_buffers(device)
+    reset_buffers(network, device)
     generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in network.named_parameters():
         parameter.copy_(drawn_weight(name, parameter.shape, generator))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.config import create_object
 from models.nadit.config import NaDiTConfig
-from models.nadit.exchange import Alone, Exchange
+from models.nadit.exchange import Exchange, SingleProcess
 from models.nadit.layout import ClipLayout, build_layout
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
@@ -113,7 +113,7 @@ class Counter:
 
     def exchange(self, owners: Sequence[Tensor], device: torch.device | str) -> Exchange:
         self.owners = list(owners)
-        return Alone()
+        return SingleProcess()
 
 
 def moved_tokens(layout: ClipLayout, owners: Sequence[Tensor], size: int) -> tuple[int, float]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion import EulerSampler, LinearInterpolation, condition_timestep, uniform_trailing
-from models.nadit.exchange import Team
+from models.nadit.exchange import SequenceGroup
 from models.nadit.layout import ClipLayout
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
@@ -50,7 +50,7 @@ class VideoDiffusionInfer:
         prompts: Prompts,
         sampling: Sampling,
         scaling_factor: float,
-        team: Team | None = None,
+        team: SequenceGroup | None = None,
         stages: Stages | None = None,
     ) -> None:
         self.vae, self.dit, self.prompts, self.sampling = vae, dit, prompts, sampling

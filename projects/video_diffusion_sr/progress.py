@@ -1,8 +1,8 @@
-"""A bar that knows how long a file still takes."""
+"""Progress of a restoration, and a bar that shows how long it still takes."""
 
 import contextlib
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from tqdm import tqdm
 
@@ -12,8 +12,24 @@ from common.logger import printable
 WEIGHTS = {"encode": 2, "sample": 2, "decode": 4}
 
 
-class Progress:
-    """Progress of one file over its stages.
+class Progress(Protocol):
+    """What a restoration reports to. A context manager around the work on one clip."""
+
+    def advance(self, stage: str, frames: int) -> None:
+        """So many more frames are through a stage ("encode", "sample" or "decode")."""
+
+    def expect(self, frames: int) -> None:
+        """The true number of frames is known now."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class ProgressBar:
+    """A bar that shows the progress of one file over its stages, and the time left.
 
     Args:
         name: shown in front.

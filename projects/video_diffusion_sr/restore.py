@@ -18,7 +18,7 @@ from projects.video_diffusion_sr.clip_run import ClipRun
 from projects.video_diffusion_sr.file_errors import InputError, NotFiniteError, OutputError, rebuild
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
-from projects.video_diffusion_sr.progress import Progress
+from projects.video_diffusion_sr.progress import Progress, ProgressBar
 from projects.video_diffusion_sr.report import Report, reset_peak
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing
@@ -42,7 +42,7 @@ def restore_clip(
     show_progress: bool = False,
     plan: MemoryPlan | None = None,
     existing: Existing = "replace",
-    new_progress: Callable[[str, int | None, bool], Progress] = Progress,
+    new_progress: Callable[[str, int | None, bool], Progress] = ProgressBar,
 ) -> Report | None:
     """Restore one file.
 
@@ -70,7 +70,7 @@ def compute(
     restorer: Restorer,
     plan: MemoryPlan | None,
     show_progress: bool = False,
-    new_progress: Callable[[str, int | None, bool], Progress] = Progress,
+    new_progress: Callable[[str, int | None, bool], Progress] = ProgressBar,
 ) -> None:
     """Everything that the device does for one file; its frames are handed to the run's writer as they are made."""
     reset_peak(restorer.device)

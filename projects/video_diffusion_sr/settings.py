@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from common.typed_values import positive, switch, whole
+from common.typed_values import positive, switch, whole_number
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.bare_network import network_without_weights
@@ -113,7 +113,7 @@ def check_vae(config: Mapping[str, Any]) -> None:
     if not isinstance(config.checkpoint, str):
         raise ValueError(f"config key vae.checkpoint must be a path, not {config.checkpoint!r}")
     if config.slicing.split_size is not None:
-        whole(config.slicing.split_size, "vae.slicing.split_size")
+        whole_number(config.slicing.split_size, "vae.slicing.split_size")
     for name, gib in config.memory_limit.items():
         if gib is not None:
             positive(gib, f"vae.memory_limit.{name}")

@@ -35,7 +35,7 @@ def test_the_released_values(generation):
     assert settings.schedule == LinearInterpolation(1000.0) and settings.training == LogitNormal(1000.0, 0.0, 1.0)
     assert settings.guidance == Guidance(7.5, 0.0, 1.0) and settings.transform is True
     assert settings.prediction_type == settings.loss == "v_lerp"
-    assert settings.sampler().steps == 50 and settings.sampler(1).timesteps.tolist() == [1000.0]
+    assert settings.steps == 50 and settings.shift == 1.0
 
 
 @pytest.mark.parametrize(("path", "value"), list(leaves(RELEASED)), ids=str)

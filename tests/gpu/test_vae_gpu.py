@@ -7,10 +7,11 @@ import torch
 
 from common.config import load_config
 from models.video_vae_v3.modules.attn_video_vae import split_after_first
-from models.video_vae_v3.modules.fold import prepare_inference, release_inference
+from models.video_vae_v3.modules.fold import prepare_inference
 from models.video_vae_v3.modules.schedule import F23, F43, LevelSchedule, Schedule
 from projects.benchmarking.timing import relative_distance
 from projects.video_diffusion_sr.build import build_network
+from tests.plain_vae import release_inference
 
 pytestmark = pytest.mark.gpu
 SIZE = (1, 3, 17, 144, 208)

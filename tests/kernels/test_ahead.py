@@ -82,7 +82,7 @@ def recorded(monkeypatch, run) -> set:
         kinds = tuple(x.dtype if isinstance(x, torch.Tensor) else type(x) for x in arguments)
         found.add((kernel, kinds, tuple(constants.items())))
 
-    for name in ("few_channels", "frame_norm", "softmax", "stream", "window_qkv", "winograd"):
+    for name in ("frame_norm", "rgb_conv", "softmax", "stream", "window_qkv", "winograd"):
         monkeypatch.setattr(f"common.kernels.{name}_triton.launch", record)
     run()
     return found

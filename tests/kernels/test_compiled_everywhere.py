@@ -12,7 +12,7 @@ import tempfile
 import pytest
 import torch
 
-from common.kernels.frame_norm import Norm
+from common.kernels.norm_statistics import Norm
 from common.kernels.window_qkv import Stream
 
 triton = pytest.importorskip("triton", reason="Triton is not installed, so no kernel can be compiled")
@@ -23,8 +23,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from common.kernels import few_channels_triton as few
 from common.kernels import frame_norm_triton as norm
+from common.kernels import rgb_conv_triton as few
 from common.kernels import softmax_triton, stream_triton, window_qkv_triton
 from common.kernels import winograd_triton as winograd
 
@@ -62,21 +62,21 @@ def transformer(dtype: torch.dtype) -> None:
 def vae(dtype: torch.dtype) -> None:
     """The VAE's levels, 128 to 512 channels."""
     softmax_triton.softmax(empty(64, 3600), 0.04, dtype)
-    few.conv_from_few(empty(1, 4, 64, 96, 3, dtype=dtype), empty(128, 3, 3, 3, 3, dtype=dtype))
+    few.conv_from_rgb(empty(1, 4, 64, 96, 3, dtype=dtype), empty(128, 3, 3, 3, 3, dtype=dtype))
     half = torch.float32 if dtype == torch.float32 else torch.float16
     taps, sums = empty(1, 81, 1, 64, 96, dtype=half), empty(1, 2, 3, 64, 96)
     weight = empty(3, 128, 3, 3, 3, dtype=dtype)
-    few.project_onto_taps(taps, empty(1, 1, 64, 96, 128, dtype=dtype), empty(1, 128), empty(1, 128), weight)
+    few.tap_projection(taps, empty(1, 1, 64, 96, 128, dtype=dtype), empty(1, 128), empty(1, 128), weight)
     for first in (True, False):
-        few.sum_taps(taps, empty(3, dtype=dtype), sums, first)
+        few.streaming_tap_sum(taps, empty(3, dtype=dtype), sums, first)
     for channels in (128, 256, 512):
         x, bias = empty(1, 4, 64, 96, channels, dtype=dtype), empty(channels, dtype=dtype)
         group = Norm(bias, bias, 32, 1e-6, True)
-        for pending in (None, bias):
-            statistics = norm.add(x, x, bias, x, pending, measure=True)
-            norm.coefficients(x, statistics, group, pending)
-            blocks = norm.group_statistics(x, statistics, group, pending)
-            norm.combine(blocks[None], group, pending)
+        for deferred in (None, bias):
+            statistics = norm.add(x, x, bias, x, deferred, measure=True)
+            norm.coefficients(x, statistics, group, deferred)
+            blocks = norm.group_statistics(x, statistics, group, deferred)
+            norm.combine(blocks[None], group, deferred)
         norm.measure(x)
         norm.add_table(x, x, empty(2, 4, 4, channels, dtype=dtype), True)
         norm.scale_shift(x, x, empty(4, channels), empty(4, channels), True)
@@ -86,8 +86,8 @@ def vae(dtype: torch.dtype) -> None:
             winograd.transform_input(products, frames, factor, factor, True, carried, (0, 64), (0, 64))
             measured = norm.measure(frames)
             for table in (bias, empty(1, 4, 4, channels, dtype=dtype)):
-                for source, pending, kept in ((None, None, None), (frames, bias, measured)):
-                    winograd.transform_output(frames, list(products), (0, 64), 0, table, source, pending, kept)
+                for source, deferred, kept in ((None, None, None), (frames, bias, measured)):
+                    winograd.transform_output(frames, list(products), (0, 64), 0, table, source, deferred, kept)
 
 
 def launches(monkeypatch, run, dtype: torch.dtype) -> dict:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from common.kernels import frame_norm
-from common.kernels.frame_norm import Norm
 from common.kernels.group_norm import frame_group_norm
+from common.kernels.norm_statistics import Norm
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,17 +48,17 @@ def expected_norm(x, weight, bias, groups, silu):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("silu", [True, False])
-@pytest.mark.parametrize("pending", [True, False])
+@pytest.mark.parametrize("deferred", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_norm_silu_into(case, pending, silu, dtype):
+def test_norm_silu_into(case, deferred, silu, dtype):
     *shape, groups = case
     x = far_from_zero(*shape, dtype=dtype)
     weight, bias, waiting = (torch.randn(shape[-1]).to(DEVICE, dtype) for _ in range(3))
     buffer, out = packed(*shape, dtype=dtype)
-    frame_norm.norm_silu_into(out, x, Norm(weight, bias, groups, 1e-6, silu), waiting if pending else None)
-    value = x.double() + waiting.double() if pending else x
+    frame_norm.norm_silu_into(out, x, Norm(weight, bias, groups, 1e-6, silu), waiting if deferred else None)
+    value = x.double() + waiting.double() if deferred else x
     error = (out.double() - expected_norm(value, weight, bias, groups, silu)).abs().max()
-    plain_rounding = 0.5 if pending and dtype != torch.float32 else 0  # the plain path rounds x + pending
+    plain_rounding = 0.5 if deferred and dtype != torch.float32 else 0  # the plain path rounds x + deferred
     assert error < DTYPES[dtype] * 10 + plain_rounding
     assert buffer[:, :2].isnan().all()
 
@@ -110,14 +110,14 @@ def test_writing_into_a_padded_picture(case):
     assert (buffer[:, :, -1] == 7).all() and (buffer[:, :, :, -1] == 7).all()
 
 
-@pytest.mark.parametrize("pending", [True, False])
+@pytest.mark.parametrize("deferred", [True, False])
 @pytest.mark.parametrize("cuts", [(1, 4), (2, 2, 1), (5,)])
 @pytest.mark.parametrize("case", CASES)
-def test_statistics_of_blocks_of_rows_make_the_norm_of_the_picture(case, cuts, pending):
+def test_statistics_of_blocks_of_rows_make_the_norm_of_the_picture(case, cuts, deferred):
     batch, frames, _, width, channels, groups = case
     x = far_from_zero(batch, frames, sum(cuts), width, channels)
     weight, bias, waiting = torch.randn(3, channels).to(DEVICE)
-    norm, waiting = Norm(weight, bias, groups, 1e-6, True), waiting if pending else None
+    norm, waiting = Norm(weight, bias, groups, 1e-6, True), waiting if deferred else None
     blocks, shared, seen = x.split(cuts, dim=2), [], []
 
     def note(own):

@@ -10,21 +10,23 @@ import torch
 from torch.nn import functional as F
 
 from common.kernels import frame_norm, winograd
-from common.kernels.frame_norm import Norm
+from common.kernels.norm_statistics import Norm
 from common.kernels.winograd import (
+    chunk_of,
+    new_statistics,
+    transform_dtype,
+    transform_input,
+    transform_output,
+    transform_weights,
+)
+from common.kernels.winograd_matrices import (
     CARRIED,
     INPUT_SCALE,
     POINTS,
     TAPS,
     WEIGHT_SCALE,
-    chunk_of,
     input_matrix,
-    new_statistics,
     output_matrix,
-    transform_dtype,
-    transform_input,
-    transform_output,
-    transform_weights,
     weight_matrix,
 )
 
@@ -108,11 +110,11 @@ def test_output_and_its_statistics(case, residual, dtype, m, kernels, monkeypatc
     monkeypatch.setattr(winograd, "MOST_IN_CHUNK", 40 if case[2] < 40 else 770)
     batch, height, width, _, outer = case
     products = torch.randn(m + 2, batch, height, width, outer).to(DEVICE, transform_dtype(dtype))
-    bias, pending = (3 * torch.randn(2, outer)).to(DEVICE, dtype)
+    bias, deferred = (3 * torch.randn(2, outer)).to(DEVICE, dtype)
     x = None if residual == "none" else torch.randn(batch, m, height, width, outer).to(DEVICE, dtype)
     matrix = torch.tensor(output_matrix(m)).double().to(DEVICE) / (INPUT_SCALE * WEIGHT_SCALE)
     expected = torch.einsum("fm,mbhwc->bfhwc", matrix, products.double()) + bias.double()
-    expected = expected if x is None else expected + x.double() + pending.double()
+    expected = expected if x is None else expected + x.double() + deferred.double()
     out = x if residual == "in place" else torch.full_like(expected, float("nan"), dtype=dtype)
     statistics, align = new_statistics(out), chunk_of(width)[1]
     step = max(2 // align, 1) * align
@@ -120,7 +122,7 @@ def test_output_and_its_statistics(case, residual, dtype, m, kernels, monkeypatc
         stop = min(start + step, height)
         skip = min(start, 1)
         part = [p[:, start - skip : stop + 1].contiguous() for p in products]
-        transform_output(out, part, (start, stop), skip, bias, x, None if x is None else pending, statistics)
+        transform_output(out, part, (start, stop), skip, bias, x, None if x is None else deferred, statistics)
     assert relative(out, expected) < DTYPES[dtype]
     assert (statistics is not None) == (kernels == "triton")
     if statistics is not None:
@@ -164,11 +166,11 @@ def pixels_of_chunks(statistics):
 def test_coefficients_are_the_norm(channels, m):
     """Far from zero, with a bias that waits, of more chunks than are summed at once."""
     x = (torch.randn(2, m, 40, 9, channels) + 8 * torch.randn(channels)).to(DEVICE)
-    weight, bias, pending = torch.randn(3, channels).to(DEVICE)
-    scale, shift = frame_norm.norm_coefficients(x, Norm(weight, bias, channels // 8, 1e-6, False), pending)
+    weight, bias, deferred = torch.randn(3, channels).to(DEVICE)
+    scale, shift = frame_norm.norm_coefficients(x, Norm(weight, bias, channels // 8, 1e-6, False), deferred)
     found = x * scale.view(2, m, 1, 1, -1) + shift.view(2, m, 1, 1, -1)
     expected = torch.empty_like(x)
-    frame_norm.norm_silu_into(expected, x, Norm(weight, bias, channels // 8, 1e-6, False), pending)
+    frame_norm.norm_silu_into(expected, x, Norm(weight, bias, channels // 8, 1e-6, False), deferred)
     assert relative(found, expected) < 1e-5
 
 

@@ -14,7 +14,7 @@ def distance():
     torch.manual_seed(0)
     made = PerceptualDistance()
     for k in range(5):
-        made.get_submodule(f"lin{k}").weight.uniform_(0, 1)
+        made.get_parameter(f"lin{k}.model.1.weight").uniform_(0, 1)
     return made
 
 

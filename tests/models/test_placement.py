@@ -67,7 +67,7 @@ def best_limit(work: list[int], shares: int) -> int:
 def test_shares_make_up_the_whole():
     """Each share's layout holds its own windows; together they are the layout of one who is alone."""
 
-    class Team:
+    class SequenceGroup:
         def __init__(self, size: int, own: int) -> None:
             self.size, self.own, self.owners = size, own, None
 
@@ -76,7 +76,7 @@ def test_shares_make_up_the_whole():
 
     shapes, lengths = [(5, 8, 12), (1, 6, 6)], [4, 3]
     whole = build_layout(CONFIG, shapes, lengths)
-    parts = [build_layout(CONFIG, shapes, lengths, team=Team(3, own)) for own in range(3)]
+    parts = [build_layout(CONFIG, shapes, lengths, team=SequenceGroup(3, own)) for own in range(3)]
     for cut, block in enumerate(whole.blocks[:2]):
         assert sum(len(part.blocks[cut].video_rows) for part in parts) == len(block.video_rows)
         sequences = [Counter(), Counter()]

@@ -4,19 +4,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.kernels.winograd import INPUT_SCALE
+from common.kernels.winograd_matrices import INPUT_SCALE
 from models.video_vae_v3.modules import inference_layers, upsampling, winograd
 from models.video_vae_v3.modules.activation import Activation
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper, split_after_first
 from models.video_vae_v3.modules.blocks import Upsample
-from models.video_vae_v3.modules.fold import fold_upsample, prepare_inference, release_inference
+from models.video_vae_v3.modules.fold import fold_upsample, prepare_inference
 from models.video_vae_v3.modules.row_blocks import in_row_blocks
 from models.video_vae_v3.modules.schedule import DIRECT, F23, F43, LevelSchedule, Schedule, direct_schedule
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.upsampling import upsample, upsampler_input
-from models.video_vae_v3.modules.winograd import WinogradWeights, winograd_conv
+from models.video_vae_v3.modules.winograd import Addends, InputNorm, WinogradWeights, winograd_conv
 from tests.conftest import seed_weights
 from tests.models.shared_rows import in_blocks
+from tests.plain_vae import release_inference
 
 SMALL = {"block_out_channels": (16, 24, 32), "layers_per_block": 1, "norm_num_groups": 8, "latent_channels": 4}
 WHOLE, ONE, TWO = LevelSchedule(), LevelSchedule(1), LevelSchedule(2)
@@ -65,7 +66,7 @@ def test_every_schedule_equals_the_plain_network(vae, batch, every):
     clip, latents = pixels_and_latents(vae, 13, 8, 12, batch)
     release_inference(vae)
     vae.set_causal_slicing(None)
-    moments, frames = vae.encode_moments(clip), vae.decode_latents(latents)
+    moments, frames = vae.encode_parameters(clip), vae.decode_latents(latents)
     prepare_inference(vae, (F23, F43))
     for levels in filter(lambda levels: fits(vae, levels), LEVELS[::every]):
         for size in (None, 4, 8):
@@ -79,10 +80,10 @@ def test_a_memory_limit_makes_groups_smaller_and_changes_nothing(vae):
     clip, latents = pixels_and_latents(vae, 9, 8, 12)
     prepare_inference(vae)
     vae.set_causal_slicing(8)
-    expected = vae.encode_moments(clip), vae.decode_latents(latents)
+    expected = vae.encode_parameters(clip), vae.decode_latents(latents)
     vae.set_memory_limit(1e-9)  # GiB
     assert vae._schedule(clip).levels[0].group in (1, 2)
-    results = vae.encode_moments(clip), vae.decode_latents(latents)
+    results = vae.encode_parameters(clip), vae.decode_latents(latents)
     vae.set_memory_limit(None)
     assert vae._schedule(clip).levels[0] == LevelSchedule()
     for result, whole in zip(results, expected, strict=True):
@@ -120,7 +121,7 @@ def test_blocks_of_rows_of_an_image():
     prepare_inference(vae)
     image, latent = pixels_and_latents(vae, 1, 20, 12)
     schedule = Schedule(4, (WHOLE,) * 3, single_frame=True)
-    moments, frames = vae.encode_moments(image), vae.decode_latents(latent)
+    moments, frames = vae.encode_parameters(image), vae.decode_latents(latent)
     encoded = in_blocks(
         lambda rows, block: vae.encode_slice(
             image[:, :, :, 4 * block.start : 4 * block.stop], vae.new_memory(schedule, rows)
@@ -141,13 +142,13 @@ def test_winograd_in_blocks_of_rows_and_with_frames_left_over(size, monkeypatch)
     vae = small_vae(1)
     clip, latents = pixels_and_latents(vae, 21, 20, 12)
     vae.set_causal_slicing(size)
-    expected = vae.encode_moments(clip), vae.decode_latents(latents)
+    expected = vae.encode_parameters(clip), vae.decode_latents(latents)
     prepare_inference(vae)
     taken = []
 
-    def counted(memory, layer, x, *rest, **options):
-        taken.append((x.shape[1], options.get("up", 1)))
-        return winograd_conv(memory, layer, x, *rest, **options)
+    def counted(memory, layer, x, norm, out, *rest):
+        taken.append((x.shape[1], out.shape[3] // x.shape[3]))
+        return winograd_conv(memory, layer, x, norm, out, *rest)
 
     monkeypatch.setattr(inference_layers, "winograd_conv", counted)
     monkeypatch.setattr(upsampling, "winograd_conv", counted)
@@ -211,9 +212,9 @@ def test_an_activation_is_free_once_its_consumer_is_done():
 def test_images_and_single_frames(vae):
     image, latent = torch.randn(1, 3, 1, 20, 12).double(), torch.randn(1, 4, 1, 5, 3).double()
     release_inference(vae)
-    expected = vae.encode_moments(image), vae.decode_latents(latent)
+    expected = vae.encode_parameters(image), vae.decode_latents(latent)
     prepare_inference(vae)
-    assert (vae.encode_moments(image) - expected[0]).abs().max() < 1e-12
+    assert (vae.encode_parameters(image) - expected[0]).abs().max() < 1e-12
     assert (vae.decode_latents(latent) - expected[1]).abs().max() < 1e-12
 
 
@@ -292,7 +293,7 @@ def test_activations_as_large_as_the_release_has_pass_through_float16(m):
     x = torch.randn(1, 2 + m, 6, 8, 16).mul(6000).clamp(-60000, 60000).bfloat16()
     memory = ClipMemory(direct_schedule(None, 3))
     memory.put(layer, x[:, :2].mul(INPUT_SCALE).half())
-    norm, out = (torch.ones(m, 16), torch.zeros(m, 16)), torch.empty(1, m, 6, 8, 12).bfloat16()
-    winograd_conv(memory, layer, x[:, 2:], norm, False, out, torch.zeros(12).bfloat16())
+    norm, out = InputNorm(torch.ones(m, 16), torch.zeros(m, 16), False), torch.empty(1, m, 6, 8, 12).bfloat16()
+    winograd_conv(memory, layer, x[:, 2:], norm, out, Addends(torch.zeros(12).bfloat16()))
     expected = F.conv3d(x.double().movedim(-1, 1), taps.double().movedim(0, 2), padding=(0, 1, 1)).movedim(1, -1)
     assert out.isfinite().all() and (out.double() - expected).norm() < 5e-3 * expected.norm()

@@ -43,7 +43,7 @@ def vae():
 @torch.no_grad()
 def test_one_tile_is_untiled(vae):
     x, z = torch.randn(1, 3, 3, 12, 16), torch.randn(1, 4, 2, 6, 8)
-    assert torch.allclose(encode_tiled(vae, x, 8, 2), vae.encode_moments(x), atol=1e-6)
+    assert torch.allclose(encode_tiled(vae, x, 8, 2), vae.encode_parameters(x), atol=1e-6)
     assert torch.allclose(decode_tiled(vae, z, 8, 2), vae.decode_latents(z), atol=1e-6)
 
 

@@ -60,7 +60,7 @@ def test_any_allowed_cut_gives_the_same_numbers(vae, recorded, encode_cuts):
 def test_two_clips_may_be_in_flight_at_once(vae):
     clips = [torch.randn(1, 3, 9, 16, 16) for _ in range(2)]
     vae.set_causal_slicing(None)
-    alone = [vae.encode_moments(clip) for clip in clips]
+    alone = [vae.encode_parameters(clip) for clip in clips]
     memories = [vae.new_memory(), vae.new_memory()]
     first = [vae.encode_slice(clip[:, :, :5], memory) for clip, memory in zip(clips, memories, strict=True)]
     second = [vae.encode_slice(clip[:, :, 5:], memory) for clip, memory in zip(clips, memories, strict=True)]
@@ -71,7 +71,7 @@ def test_two_clips_may_be_in_flight_at_once(vae):
 @torch.no_grad()
 def test_encoding_a_prefix_gives_a_prefix(vae):
     x = case_input("clip17")
-    assert (vae.encode_moments(x[:, :, :9]) - vae.encode_moments(x)[:, :, :3]).abs().max() <= TOLERANCE
+    assert (vae.encode_parameters(x[:, :, :9]) - vae.encode_parameters(x)[:, :, :3]).abs().max() <= TOLERANCE
 
 
 @pytest.mark.parametrize(("frames", "starts"), [(4, True), (3, False), (5, False)])

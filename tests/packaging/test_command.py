@@ -1,11 +1,14 @@
 """The console command: which program it starts, with which arguments."""
 
+import re
+
 import pytest
 from PIL import Image
 
 from projects.video_diffusion_sr import cli
 from seedvr import __version__, folders
 from seedvr.command import chosen_model, main
+from tests.conftest import ROOT
 
 
 def test_places_become_flags_and_flags_stay():
@@ -29,10 +32,19 @@ def test_weights_of_an_installed_package_lie_outside_of_it(monkeypatch, tmp_path
 
 def test_it_says_its_version_and_what_it_can_do(capsys):
     assert main(["--version"]) == 0 and capsys.readouterr().out == f"seedvr {__version__}\n"
-    assert main(["--version", "--verbose"]) == 0 and "torch " in capsys.readouterr().out
+    assert main(["--version", "--verbose"]) == 0
+    facts = capsys.readouterr().out
+    for fact in ("python ", "torch ", "libavcodec ", "own kernels: ", "weights in "):
+        assert f"\n{fact}" in facts
+
     assert main(["--help"]) == 0 and "restore" in capsys.readouterr().out
     assert main([]) == 2 and "commands:" in capsys.readouterr().out
     assert main(["restor", "x"]) == 2 and "no command 'restor'" in capsys.readouterr().err
+
+
+def test_the_changelog_begins_with_the_version():
+    headings = re.findall(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.M)
+    assert headings[0] == __version__
 
 
 def test_restore_is_the_program(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.cli import main
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
-from projects.video_diffusion_sr.progress import Progress
+from projects.video_diffusion_sr.progress import ProgressBar
 from projects.video_diffusion_sr.request import Finish, Request
 from projects.video_diffusion_sr.restore import Restorer, restore_clip
 
@@ -68,7 +68,7 @@ def test_every_frame_in_is_a_frame_out(restorer, tmp_path, frames):
 
 def frames_before_the_codec(restorer: Restorer, path: Path, plan: MemoryPlan | None = None) -> torch.Tensor:
     """What `restore_clip` would write."""
-    with open_media(path) as reader, open_media(path) as again, Progress("", None, show=False) as progress:
+    with open_media(path) as reader, open_media(path) as again, ProgressBar("", None, show=False) as progress:
         restorer.follow(reader.info, plan)
         finished = restore.restore_frames(reader.info, iter(reader), iter(again), restorer, progress)
         return torch.cat([part.arrive()[0][0] for part in finished])

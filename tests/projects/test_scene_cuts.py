@@ -13,7 +13,7 @@ from data.media import open_media
 from data.scene_cuts import find_cuts, thumbnail
 from projects.video_diffusion_sr import restore
 from projects.video_diffusion_sr.input_file import frames_of
-from projects.video_diffusion_sr.progress import Progress
+from projects.video_diffusion_sr.progress import ProgressBar
 from projects.video_diffusion_sr.restore import restore_clip
 from projects.video_diffusion_sr.scene_cuts import OFF, SceneCuts, read_list
 from tests.projects.test_resume import restorer  # noqa: F401 (a fixture)
@@ -70,7 +70,7 @@ def test_every_frame_is_judged_by_at_most_three_behind_it():
 
 
 def frames_before_encoding(restorer, path: Path, source: str) -> torch.Tensor:  # noqa: F811
-    with open_media(path) as reader, open_media(path) as again, Progress("", None, show=False) as progress:
+    with open_media(path) as reader, open_media(path) as again, ProgressBar("", None, show=False) as progress:
         restorer.follow(reader.info)
         frames = frames_of(reader, SceneCuts(source)), frames_of(again, SceneCuts(OFF))
         return torch.cat(

@@ -50,9 +50,7 @@ class NaResize:
         size = self.output_size(*frames.shape[-2:])
         if size == tuple(frames.shape[-2:]):
             return frames
-        flat = frames.reshape(-1, *frames.shape[-3:])  # n C H W
-        flat = F.interpolate(flat, size=size, mode="bicubic", antialias=True, align_corners=False)
-        return flat.reshape(*frames.shape[:-2], *size)
+        return bicubic(frames, size)
 
     def from_8_bit(self, pixels: Tensor) -> Tensor:
         """Resize one 8-bit picture of any size: u8 [C, H, W] -> float32 [C, h, w] about [0, 1], unclamped."""
@@ -69,11 +67,14 @@ def resize_8_bit(pixels: Tensor, size: tuple[int, int], divisor: int = 255) -> T
     if size == (height, width):
         return pixels / divisor
     if height * width <= LARGE_PIXELS:
-        return _bicubic(pixels / divisor, size)
+        return bicubic(pixels / divisor, size)
     strips = pixels.split(max(STRIP_PIXELS // width, 1), dim=-2)
-    rows = [_bicubic(strip / divisor, (strip.shape[-2], size[1])) for strip in strips]  # C rows w
-    return _bicubic(torch.cat(rows, dim=-2), size)
+    rows = [bicubic(strip / divisor, (strip.shape[-2], size[1])) for strip in strips]  # C rows w
+    return bicubic(torch.cat(rows, dim=-2), size)
 
 
-def _bicubic(frame: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(frame[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0]
+def bicubic(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Floats [..., C, H, W] -> [..., C, h, w] of (h, w) = size: antialiased, pixel centres kept, unclamped."""
+    flat = frames.reshape(-1, *frames.shape[-3:])  # n C H W
+    flat = F.interpolate(flat, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return flat.reshape(*frames.shape[:-2], *size)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from common.kernels.frame_norm import NormStatistics
+from common.kernels.norm_statistics import NormStatistics
 
 
 class Activation:

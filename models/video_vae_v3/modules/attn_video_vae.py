@@ -5,7 +5,8 @@ models compress less.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ class VideoAutoencoderKL(nn.Module):
         """Bound the input of a convolution in inference to so many GiB: levels take fewer frames at once.
 
         One frame (two where time is halved) is the least, whatever the bound. Exact, but slower. It holds for clips
-        without a schedule of their own (`encode_moments`, `decode_latents` and what calls them).
+        without a schedule of their own (`encode_parameters`, `decode_latents` and what calls them).
 
         Args:
             conv_max_mem: GiB; None: no bound.
@@ -171,12 +172,11 @@ class VideoAutoencoderKL(nn.Module):
         size = (height or x.shape[3]) * scale, x.shape[4] * scale
         most = None if self._conv_bytes is None else self._conv_bytes // (x.shape[0] * x.element_size())
         winograd = F43 if x.is_cuda and most is None else DIRECT
-        return default_schedule(
-            self.levels, *size, self.split_size, winograd, most_numbers=most, scores_bytes=self._conv_bytes
-        )
+        schedule = default_schedule(self.levels, *size, self.split_size, winograd, most_numbers=most)
+        return replace(schedule, scores_bytes=self._conv_bytes)
 
-    def encode_moments(self, x: Tensor, rows: RowExchange | None = None, height: int | None = None) -> Tensor:
-        """A whole clip [B, 3, T, H, W] -> moments, in slices of 1 + s, s, s, ... frames.
+    def encode_parameters(self, x: Tensor, rows: RowExchange | None = None, height: int | None = None) -> Tensor:
+        """A whole clip [B, 3, T, H, W] -> parameters, in slices of 1 + s, s, s, ... frames.
 
         Args:
             rows, height: where x has some rows of a picture of this height: how it gets at the others.
@@ -198,14 +198,17 @@ class VideoAutoencoderKL(nn.Module):
         """A clip through `run` slice by slice; `frames` come out."""
         if len(slices) == 1 or torch.is_grad_enabled():
             return torch.cat([run(part, memory) for part in slices], dim=2)
-        whole, start = None, 0
-        for part in slices:
+        first = run(slices[0], memory)
+        # One place for all slices: collecting them first would hold everything twice.
+        clip = first.new_empty(*first.shape[:2], frames, *first.shape[3:])
+        start = first.shape[2]
+        clip[:, :, :start] = first
+        del first
+        for part in slices[1:]:
             y = run(part, memory)
-            if whole is None:  # one place for all slices: collecting them first would hold everything twice
-                whole = y.new_empty(*y.shape[:2], frames, *y.shape[3:])
-            whole[:, :, start : start + y.shape[2]] = y
+            clip[:, :, start : start + y.shape[2]] = y
             start += y.shape[2]
-        return whole
+        return clip
 
 
 class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
@@ -216,7 +219,7 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
         keys: the keys of the VAE's YAML, see `VideoAutoencoderKL`.
     """
 
-    def __init__(self, *, freeze_encoder: bool = False, **keys) -> None:
+    def __init__(self, *, freeze_encoder: bool = False, **keys: Any) -> None:
         super().__init__(**keys)
         self.freeze_encoder = freeze_encoder
         if freeze_encoder:
@@ -228,7 +231,7 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
         Args:
             noise: [B, C, t, h, w]; with it `.latent` is a sample of the posterior, without it the mean.
         """
-        posterior = DiagonalGaussian(self.encode_moments(x if x.ndim == 5 else x[:, :, None]))
+        posterior = DiagonalGaussian(self.encode_parameters(x if x.ndim == 5 else x[:, :, None]))
         return EncoderOutput(posterior.mode() if noise is None else posterior.sample(noise), posterior)
 
     def decode(self, z: Tensor) -> DecoderOutput:
@@ -247,7 +250,7 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
         if rows is None:
             encoded = self.encode(x, noise)
             return self.decode(encoded.latent).sample, encoded.posterior
-        moments = self.encode_moments(rows.own(x, 3, self.spatial_factor), rows.exchange, x.shape[3])
+        moments = self.encode_parameters(rows.own(x, 3, self.spatial_factor), rows.exchange, x.shape[3])
         posterior = DiagonalGaussian(whole_picture(rows, moments))
         latent = posterior.mode() if noise is None else posterior.sample(noise)
         made = self.decode_latents(rows.own(latent, 3), rows.exchange, latent.shape[3])

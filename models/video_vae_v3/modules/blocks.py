@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.kernels.group_norm import frame_group_norm
+from models.module_list import module_list
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.rows import RowExchange
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
@@ -19,7 +20,7 @@ class FrameNorm(nn.GroupNorm):
         super().__init__(groups, channels, eps=NORM_EPS)
         self.silu = silu
 
-    def forward(self, x: Tensor, rows: RowExchange) -> Tensor:
+    def forward(self, x: Tensor, rows: RowExchange) -> Tensor:  # type: ignore[override]  # one argument more
         """rows: how the rows of x's frames that are not here are reached."""
         gather = rows.gather if rows.shared else None
         return frame_group_norm(x, self.weight, self.bias, self.num_groups, self.eps, self.silu, gather)
@@ -51,14 +52,15 @@ class FrameAttention(nn.Module):
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.to_out = module_list([nn.Linear(channels, channels)])
 
     def forward(self, x: Tensor, rows: RowExchange) -> Tensor:
         """rows: as for `FrameNorm`; every pixel here attends to all pixels of its frame."""
         batch, _, _, height, _ = x.shape
         pixels = rearrange(self.group_norm(x, rows), "b c t h w -> (b t) (h w) c")
         keys, values = rows.gather_pixels(self.to_k(pixels)), rows.gather_pixels(self.to_v(pixels))
-        out = F.scaled_dot_product_attention(*(y[:, None] for y in (self.to_q(pixels), keys, values)))[:, 0]
+        queries = self.to_q(pixels)[:, None]  # one head
+        out = F.scaled_dot_product_attention(queries, keys[:, None], values[:, None])[:, 0]
         return x + rearrange(self.to_out[0](out), "(b t) (h w) c -> b c t h w", b=batch, h=height)
 
 
@@ -67,8 +69,8 @@ class MidBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.attentions = nn.ModuleList([FrameAttention(channels, groups)])
-        self.resnets = nn.ModuleList([ResnetBlock(channels, channels, groups) for _ in range(2)])
+        self.attentions = module_list([FrameAttention(channels, groups)])
+        self.resnets = module_list([ResnetBlock(channels, channels, groups) for _ in range(2)])
 
     def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:
         x = self.attentions[0](self.resnets[0](x, memory), memory.rows)
@@ -93,6 +95,14 @@ class Upsample(nn.Module):
     Where time doubles, the first frame of a clip yields one frame, not two: 1 + n frames become 1 + 2n.
     """
 
+    # See `fold.fold_upsample`; only where the inference path is prepared, `_after` only where time doubles.
+    derived_folded: Tensor
+    derived_after: Tensor
+    derived_alone: Tensor
+    derived_table: Tensor
+    derived_table_after: Tensor
+    derived_table_alone: Tensor
+
     def __init__(self, channels: int, temporal: bool) -> None:
         super().__init__()
         self.time_factor = 2 if temporal else 1
@@ -102,9 +112,10 @@ class Upsample(nn.Module):
 
     def reset_upscale(self) -> None:
         """Start as nearest-neighbour enlargement: every sub-position is a copy of its pixel."""
-        weight = self.upscale_conv.weight
+        weight, bias = self.upscale_conv.weight, self.upscale_conv.bias
+        assert bias is not None
         if not weight.is_meta:
-            nn.init.zeros_(self.upscale_conv.bias)
+            nn.init.zeros_(bias)
             nn.init.zeros_(weight)
             copies = weight.data.unflatten(0, (4 * self.time_factor, -1))[..., 0, 0, 0]
             copies.diagonal(dim1=1, dim2=2).fill_(1)

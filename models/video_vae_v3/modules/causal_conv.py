@@ -16,6 +16,10 @@ class CausalConv3d(nn.Conv3d):
         pad_end: pad height and width by one row and column at the end only (how the encoder halves them).
     """
 
+    bias: nn.Parameter
+    padding: tuple[int, int, int]
+    derived_first: Tensor  # [O, C, h, w], see `fold.prepare_conv`; only where the inference path is prepared
+
     def __init__(
         self,
         channels_in: int,
@@ -28,7 +32,7 @@ class CausalConv3d(nn.Conv3d):
         super().__init__(channels_in, channels_out, kernel, stride, padding=(0, *space))
         self.pad_end = pad_end
 
-    def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:
+    def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:  # type: ignore[override]  # one argument more
         """x: [B, C, T, H, W], the next frames of the clip that `memory` belongs to."""
         x = memory.extend(self, x, self.kernel_size[0], self.stride[0])
         padding = self.padding

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from common.kernels.winograd import CARRIED, INPUT_SCALE, transform_dtype
+from common.kernels.winograd import transform_dtype
+from common.kernels.winograd_matrices import CARRIED, INPUT_SCALE
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models.module_list import module_list
 from models.video_vae_v3.modules.blocks import FrameNorm, MidBlock, ResnetBlock, Upsample
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
@@ -15,9 +16,9 @@ class UpDecoderBlock3D(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, layers: int, groups: int, temporal: bool | None) -> None:
         super().__init__()
         widths = [channels_in] + [channels_out] * layers
-        self.resnets = nn.ModuleList([ResnetBlock(widths[i], widths[i + 1], groups) for i in range(layers)])
+        self.resnets = module_list([ResnetBlock(widths[i], widths[i + 1], groups) for i in range(layers)])
         upsamplers = [] if temporal is None else [Upsample(channels_out, temporal)]
-        self.upsamplers = nn.ModuleList(upsamplers)
+        self.upsamplers = module_list(upsamplers)
 
     def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:
         for layer in (*self.resnets, *self.upsamplers):
@@ -43,11 +44,12 @@ class Decoder3D(nn.Module):
         super().__init__()
         widths, doublings = list(reversed(block_out_channels)), len(block_out_channels) - 1
         self.conv_in = CausalConv3d(latent_channels, widths[0])
-        self.up_blocks = nn.ModuleList()
+        blocks = []
         for level, width in enumerate(widths):
             temporal = None if level == doublings else level < temporal_scale_num
             before = widths[max(level - 1, 0)]
-            self.up_blocks.append(UpDecoderBlock3D(before, width, layers_per_block + 1, groups, temporal))
+            blocks.append(UpDecoderBlock3D(before, width, layers_per_block + 1, groups, temporal))
+        self.up_blocks = module_list(blocks)
         self.mid_block = MidBlock(widths[0], groups)
         self.conv_norm_out = FrameNorm(widths[-1], groups, silu=True)
         self.conv_out = CausalConv3d(widths[-1], out_channels)

@@ -1,9 +1,10 @@
-"""Pixels to latent moments."""
+"""Pixels to latent parameters."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models.module_list import module_list
 from models.video_vae_v3.modules.blocks import Downsample, FrameNorm, MidBlock, ResnetBlock
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.temporal_memory import TemporalMemory
@@ -15,9 +16,9 @@ class DownEncoderBlock3D(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, layers: int, groups: int, temporal: bool | None) -> None:
         super().__init__()
         widths = [channels_in] + [channels_out] * layers
-        self.resnets = nn.ModuleList([ResnetBlock(widths[i], widths[i + 1], groups) for i in range(layers)])
+        self.resnets = module_list([ResnetBlock(widths[i], widths[i + 1], groups) for i in range(layers)])
         downsamplers = [] if temporal is None else [Downsample(channels_out, temporal)]
-        self.downsamplers = nn.ModuleList(downsamplers)
+        self.downsamplers = module_list(downsamplers)
 
     def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:
         for layer in (*self.resnets, *self.downsamplers):
@@ -43,11 +44,12 @@ class Encoder3D(nn.Module):
         super().__init__()
         widths, halvings = list(block_out_channels), len(block_out_channels) - 1
         self.conv_in = CausalConv3d(in_channels, widths[0])
-        self.down_blocks = nn.ModuleList()
+        blocks = []
         for level, width in enumerate(widths):
             temporal = None if level == halvings else level >= halvings - temporal_scale_num
             before = widths[max(level - 1, 0)]
-            self.down_blocks.append(DownEncoderBlock3D(before, width, layers_per_block, groups, temporal))
+            blocks.append(DownEncoderBlock3D(before, width, layers_per_block, groups, temporal))
+        self.down_blocks = module_list(blocks)
         self.mid_block = MidBlock(widths[-1], groups)
         self.conv_norm_out = FrameNorm(widths[-1], groups, silu=True)
         self.conv_out = CausalConv3d(widths[-1], 2 * latent_channels)

@@ -8,14 +8,17 @@ Two identities (derivation in docs/performance.md):
   after the 1x1x1 has added its bias).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import product
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from models.video_vae_v3.modules.blocks import Upsample
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
+from models.video_vae_v3.modules.decoder import Decoder3D, UpDecoderBlock3D
+from models.video_vae_v3.modules.encoder import DownEncoderBlock3D, Encoder3D
 from models.video_vae_v3.modules.schedule import F43
 from models.video_vae_v3.modules.winograd import prepare_conv as prepare_winograd
 from models.video_vae_v3.modules.winograd import prepare_upsample as prepare_winograd_upsample
@@ -30,11 +33,21 @@ _BORDER_TAPS = (
 )
 
 
-def prepare_inference(vae: nn.Module, winograd: Iterable[int] = (F43,)) -> None:
+class Autoencoder(Protocol):
+    """What this module reads of a VAE."""
+
+    encoder: Encoder3D
+    decoder: Decoder3D
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
+def prepare_inference(vae: Autoencoder, winograd: Iterable[int] = (F43,)) -> None:
     """Derive the weights of the inference path; call it on float32 weights, before the model is cast.
 
     The derived weights are non-persistent buffers beside the ones they come from: names and values of the state dict
-    stay. They do not follow later changes of the weights (training): see `release_inference`.
+    stay.
+    They do not follow later changes of the weights: derive them again after training.
 
     Args:
         winograd: the m of F(m, 3) that the schedules to come use.
@@ -44,19 +57,13 @@ def prepare_inference(vae: nn.Module, winograd: Iterable[int] = (F43,)) -> None:
             prepare_conv(module)
     fold_upsamplers(vae)
     sizes = tuple(winograd)
-    for block in (*vae.encoder.down_blocks[:-1], *vae.decoder.up_blocks[1:]):  # the smallest pictures gain little
-        prepare_level(block, sizes)
+    for down in vae.encoder.down_blocks[:-1]:  # the smallest pictures gain little
+        prepare_level(down, sizes)
+    for up in vae.decoder.up_blocks[1:]:
+        prepare_level(up, sizes)
 
 
-def release_inference(vae: nn.Module) -> None:
-    """Remove the derived weights; the plain path is taken again."""
-    for module in list(vae.modules()):
-        for names in (module._buffers, module._modules):
-            for name in [name for name in names if name.startswith("derived_")]:
-                delattr(module, name)
-
-
-def is_prepared(vae: nn.Module) -> bool:
+def is_prepared(vae: Autoencoder) -> bool:
     """Has `prepare_inference` derived the weights of the inference path?"""
     return "derived_first" in vae.decoder.conv_in._buffers
 
@@ -69,17 +76,17 @@ def prepare_conv(conv: CausalConv3d) -> None:
     conv.register_buffer("derived_first", first, persistent=False)
 
 
-def prepare_level(block: nn.Module, sizes: tuple[int, ...]) -> None:
+def prepare_level(block: DownEncoderBlock3D | UpDecoderBlock3D, sizes: tuple[int, ...]) -> None:
     """Let groups of m frames go through a level by Winograd F(m, 3), for every m of `sizes`."""
     for resnet in block.resnets:
         prepare_winograd(resnet.conv1, sizes)
         prepare_winograd(resnet.conv2, sizes)
-    for up in getattr(block, "upsamplers", ()):
+    for up in block.upsamplers if isinstance(block, UpDecoderBlock3D) else ():
         if up.time_factor == 1:
             prepare_winograd_upsample(up, sizes)
 
 
-def fold_upsamplers(vae: nn.Module) -> None:
+def fold_upsamplers(vae: Autoencoder) -> None:
     """Fold every `Upsample` below `vae`."""
     for module in vae.modules():
         if isinstance(module, Upsample):
@@ -129,17 +136,19 @@ def _spatial_taps(taps: Tensor, subs: Tensor) -> list[list[Tensor]]:
     """The spatial part of the fold, by time tap and sub-frame: enlarged row 2i + s meets tap a at 2i + s - a + 1."""
     steps = []
     for a in range(3):
-        steps.append([])
+        of_tap = []
         for s in range(subs.shape[2]):
             step = taps.new_zeros(subs.shape[-1], taps.shape[0], 4, 4)
             for ah, aw, sh, sw in product(range(3), range(3), range(2), range(2)):
                 step[:, :, sh - ah + 2, sw - aw + 2] += (taps[:, :, a, ah, aw] @ subs[sh, sw, s]).T
-            steps[-1].append(step)
+            of_tap.append(step)
+        steps.append(of_tap)
     return steps
 
 
 def _bias_table(up: Upsample, frames: list[list[int]]) -> Tensor:
     """[len(frames), 4, 4, C]: the constant part; `frames` names the sub-frame that each time tap meets."""
+    assert up.upscale_conv.bias is not None
     taps, bias = wide(up.conv.weight), wide(up.upscale_conv.bias).unflatten(0, (2, 2, up.time_factor, -1))
     added = torch.einsum("oiahw,xysi->ahwxyso", taps, bias)  # by tap and by the sub-position that it meets
     meets = torch.zeros(len(frames), 4, 4, *added.shape[:-1], dtype=torch.float64)

@@ -12,23 +12,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.kernels.conv3d import conv3d
-from common.kernels.few_channels import (
-    FEW,
-    conv_from_few,
+from common.kernels.frame_norm import add_bias_residual, norm_coefficients, norm_silu_into, wide_attention
+from common.kernels.norm_statistics import Norm, NormStatistics
+from common.kernels.rgb_conv import (
+    MOST_RGB_CHANNELS,
+    conv_from_rgb,
     new_tap_sums,
-    project_onto_taps,
-    projects_onto_taps,
-    sum_taps,
-    taps_dtype,
+    streaming_tap_sum,
+    tap_dtype,
+    tap_projection,
+    uses_tap_projection,
 )
-from common.kernels.frame_norm import Norm, add_bias_residual, norm_coefficients, norm_silu_into, wide_attention
 from models.video_vae_v3.modules.activation import Activation
 from models.video_vae_v3.modules.blocks import FrameAttention, FrameNorm, MidBlock, ResnetBlock
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
 from models.video_vae_v3.modules.conv_input import ConvInput, complete, conv_input
 from models.video_vae_v3.modules.row_blocks import in_row_blocks
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
-from models.video_vae_v3.modules.winograd import winograd_conv
+from models.video_vae_v3.modules.winograd import Addends, InputNorm, winograd_conv
 
 
 class InferenceLayers:
@@ -46,17 +47,21 @@ class InferenceLayers:
     def resnet(self, block: ResnetBlock, group: Activation) -> Activation:
         """The block's result, which may have taken the place of its input."""
         if self.goes_by_winograd(group):
-            return self._winograd_resnet(block, group)
-        y, bias, x, pending = self._resnet_sum(block, group)
-        return Activation(y, bias) if x is None else Activation(*_settled(add_bias_residual(y, bias, x, pending)))
+            h, measured, out, waiting = self._winograd_first(block, group)
+            return Activation(out, None, self._winograd_second(block, h, measured, out, out, waiting))
+        y, bias, x, deferred = self._resnet_sum(block, group)
+        return Activation(y, bias) if x is None else _settled(*add_bias_residual(y, bias, x, deferred))
 
     def resnet_into(self, block: ResnetBlock, group: Activation, make: Callable[[], ConvInput]) -> ConvInput:
         """The block's result as the new frames of the next convolution's input, which is made when it is needed."""
         if self.goes_by_winograd(group):
-            return self._winograd_resnet(block, group, make)
-        y, bias, x, pending = self._resnet_sum(block, group)
+            h, measured, residual, waiting = self._winograd_first(block, group)
+            given = make()
+            self._winograd_second(block, h, measured, given.new, residual, waiting, measure=False)
+            return given
+        y, bias, x, deferred = self._resnet_sum(block, group)
         given = make()
-        add_bias_residual(y, bias, x, pending, given.new, measure=False)
+        add_bias_residual(y, bias, x, deferred, given.new, measure=False)
         return given
 
     def goes_by_winograd(self, group: Activation) -> bool:
@@ -64,16 +69,16 @@ class InferenceLayers:
         return group.frames == self.winograd and not self.memory.starts_clip
 
     def _resnet_sum(self, block: ResnetBlock, group: Activation) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """The block's result as y + bias + x + pending; the last two None where channels change."""
-        x, pending = group.take(), group.bias
-        h = self._norm_conv(block.norm1, block.conv1, Activation(x, pending, group.statistics))
-        h = self._norm_conv(block.norm2, block.conv2, h)
-        y, bias = h.take(), h.bias
+        """The block's result as y + bias + x + deferred; the last two None where channels change."""
+        x, deferred = group.take(), group.bias
+        h = self._norm_conv(block.norm1, block.conv1, Activation(x, deferred, group.statistics))
+        y = self._norm_conv(block.norm2, block.conv2, h).take()
+        bias: Tensor = block.conv2.bias
         if block.conv_shortcut is None:
-            return y, bias, x, pending
+            return y, bias, x, deferred
         weight, bias = block.conv_shortcut.weight.flatten(1), bias + block.conv_shortcut.bias
-        if pending is not None:
-            bias = bias + F.linear(pending, weight)
+        if deferred is not None:
+            bias = bias + F.linear(deferred, weight)
         y.flatten(0, 3).addmm_(x.reshape(-1, x.shape[-1]), weight.T)
         return y, bias, None, None
 
@@ -86,7 +91,7 @@ class InferenceLayers:
         return self.convolve(conv, given)
 
     def convolve(self, conv: CausalConv3d, given: ConvInput) -> Activation:
-        """The convolution of an input whose new frames are written; its bias stays pending."""
+        """The convolution of an input whose new frames are written; its bias stays deferred."""
         kernel, stride = conv.kernel_size[0], conv.stride[0]
         by_winograd = self.winograd > 0 and kernel == 3 and stride == 1
         buffer = complete(self.memory, conv, given, kernel - stride, by_winograd)
@@ -95,8 +100,8 @@ class InferenceLayers:
         pad = conv.padding[1] if given.halo == (0, 0) else 0, conv.padding[2]
 
         def run(x: Tensor) -> Tensor:
-            if conv.in_channels <= FEW:
-                return conv_from_few(x, weight[:, :, None] if alone else weight, pad[0] == 1)
+            if conv.in_channels <= MOST_RGB_CHANNELS:
+                return conv_from_rgb(x, weight[:, :, None] if alone else weight, pad[0] == 1)
             if alone:
                 y = F.conv2d(channels_second(x[:, 0]), weight, None, conv.stride[1:], pad)[:, :, None]
             else:
@@ -108,23 +113,34 @@ class InferenceLayers:
         out_shape = (batch, frames, height // conv.stride[1], width // conv.stride[2], len(weight))
         return Activation(in_row_blocks(run, buffer, out_shape, down=conv.stride[1], halo=given.halo), conv.bias)
 
-    def _winograd_resnet(
-        self, block: ResnetBlock, group: Activation, make: Callable[[], ConvInput] | None = None
-    ) -> Activation | ConvInput:
-        """A resnet of m frames, into what `make` makes; else over its input if that fits."""
-        x, pending = group.take(), group.bias
+    def _winograd_first(
+        self, block: ResnetBlock, group: Activation
+    ) -> tuple[Tensor, NormStatistics | None, Tensor, Tensor | None]:
+        """The first half of a resnet of m frames: conv1's result and statistics, x and deferred of the shortcut."""
+        x, deferred = group.take(), group.bias
         h = x.new_empty(*x.shape[:-1], block.conv1.out_channels)
-        norm = norm_coefficients(x, norm_of(block.norm1), pending, group.statistics, self.gather)
-        statistics = winograd_conv(self.memory, block.conv1, x, norm, True, h, block.conv1.bias)
+        scale, shift = norm_coefficients(x, norm_of(block.norm1), deferred, group.statistics, self.gather)
+        norm = InputNorm(scale, shift, silu=True)
+        statistics = winograd_conv(self.memory, block.conv1, x, norm, h, Addends(block.conv1.bias))
         if block.conv_shortcut is not None:
             weight, bias = block.conv_shortcut.weight.flatten(1), block.conv_shortcut.bias
-            x, pending = _linear_in_place(x, weight), bias if pending is None else bias + F.linear(pending, weight)
-        given = None if make is None else make()
-        out = x if given is None else given.new
-        norm = norm_coefficients(h, norm_of(block.norm2), None, statistics, self.gather)
-        bias = block.conv2.bias
-        statistics = winograd_conv(self.memory, block.conv2, h, norm, True, out, bias, x, pending, given is None)
-        return Activation(out, None, statistics) if given is None else given
+            x, deferred = _linear_in_place(x, weight), bias if deferred is None else bias + F.linear(deferred, weight)
+        return h, statistics, x, deferred
+
+    def _winograd_second(
+        self,
+        block: ResnetBlock,
+        h: Tensor,
+        statistics: NormStatistics | None,
+        out: Tensor,
+        x: Tensor,
+        deferred: Tensor | None,
+        measure: bool = True,
+    ) -> NormStatistics | None:
+        """The second half: conv2 of the norm of h, plus x + deferred, into `out`, which may be x."""
+        scale, shift = norm_coefficients(h, norm_of(block.norm2), None, statistics, self.gather)
+        norm = InputNorm(scale, shift, silu=True)
+        return winograd_conv(self.memory, block.conv2, h, norm, out, Addends(block.conv2.bias, x, deferred), measure)
 
     def mid(self, mid: MidBlock, group: Activation) -> Activation:
         return self.resnet(mid.resnets[1], self._attention(mid.attentions[0], self.resnet(mid.resnets[0], group)))
@@ -138,7 +154,7 @@ class InferenceLayers:
         keys, values = rows.gather_pixels(block.to_k(pixels)), rows.gather_pixels(block.to_v(pixels))
         out = wide_attention(block.to_q(pixels), keys, values, self.memory.schedule.scores_bytes)
         y = F.linear(out, block.to_out[0].weight).view(x.shape)
-        return Activation(*_settled(add_bias_residual(y, block.to_out[0].bias, x, group.bias)))
+        return _settled(*add_bias_residual(y, block.to_out[0].bias, x, group.bias))
 
     def conv_in(self, conv: CausalConv3d, group: Activation) -> Activation:
         """The first convolution of a network."""
@@ -150,37 +166,40 @@ class InferenceLayers:
     def conv_out(self, norm: FrameNorm, conv: CausalConv3d, group: Activation) -> Tensor:
         """[B, T, H, W, C] -> [B, O, T, H, W], the last norm and convolution of a network."""
         x = group.take()
-        if not projects_onto_taps(x, conv.out_channels):
+        if not uses_tap_projection(x, conv.out_channels):
             y = self._norm_conv(norm, conv, Activation(x, group.bias, group.statistics))
-            return (y.take() + y.bias).permute(0, 4, 1, 2, 3)
+            return (y.take() + conv.bias).permute(0, 4, 1, 2, 3)
         scale, shift = norm_coefficients(x, norm_of(norm), group.bias, group.statistics, self.gather)
         scale, shift = (part.unflatten(0, x.shape[:2]) for part in (scale, shift))  # b t c
         above, below = self.memory.rows.neighbours(x)
         outs = []
         for n in range(x.shape[1]):
-            rows = [None if part is None else part[:, n : n + 1] for part in (above, x, below)]
-            outs.append(self._from_taps(conv, rows, scale[:, n].contiguous(), shift[:, n].contiguous()))
+            halo_rows = [None if row is None else row[:, n : n + 1] for row in (above, below)]
+            norm_n = scale[:, n].contiguous(), shift[:, n].contiguous()
+            outs.append(self._streaming_conv_out(conv, x[:, n : n + 1], halo_rows, *norm_n))
         return outs[0] if len(outs) == 1 else torch.cat(outs, 2)
 
-    def _from_taps(self, conv: CausalConv3d, rows: list[Tensor | None], scale: Tensor, shift: Tensor) -> Tensor:
+    def _streaming_conv_out(
+        self, conv: CausalConv3d, frame: Tensor, halo_rows: list[Tensor | None], scale: Tensor, shift: Tensor
+    ) -> Tensor:
         """One frame of `conv_out` by projections onto its taps; what they add to the next frames is carried.
 
         Args:
-            rows: [B, 1, 1, W, C] the neighbour's row above where there is one, this block's frame, the row below.
+            frame: [B, 1, H, W, C]. halo_rows: [B, 1, 1, W, C] above and below it, where there are such.
         """
-        frame, halo = rows[1], int(self.memory.rows.shared)
+        halo = int(self.memory.rows.shared)
         batch, _, height, width, _ = frame.shape
         shape = (batch, 27 * conv.out_channels, 1, height + 2 * halo, width)
-        taps = frame.new_empty(shape, dtype=taps_dtype(frame))
+        taps = frame.new_empty(shape, dtype=tap_dtype(frame))
         places = slice(0, halo), slice(halo, height + halo), slice(height + halo, None)
-        for part, place in zip(rows, places, strict=True):
+        for part, place in zip((halo_rows[0], frame, halo_rows[1]), places, strict=True):
             if part is not None:
-                project_onto_taps(taps[:, :, :, place], part, scale, shift, conv.weight)
+                tap_projection(taps[:, :, :, place], part, scale, shift, conv.weight)
             else:
                 taps[:, :, :, place] = 0
         first = not self.memory.holds(conv)
         sums = new_tap_sums(taps) if first else self.memory.take(conv, taps.device)
-        out = sum_taps(taps, conv.bias, sums, first)
+        out = streaming_tap_sum(taps, conv.bias, sums, first)
         self.memory.put(conv, sums)
         return out[:, :, :, halo : height + halo]
 
@@ -200,9 +219,9 @@ def channels_last(y: Tensor) -> Tensor:
     return y.permute(0, 2, 3, 4, 1).contiguous()
 
 
-def _settled(written: tuple) -> tuple:
-    """(x, statistics) of a pass that has added all biases, as arguments of an `Activation`."""
-    return written[0], None, written[1]
+def _settled(x: Tensor, statistics: NormStatistics | None) -> Activation:
+    """What a pass that has added all biases wrote and measured, as an activation."""
+    return Activation(x, None, statistics)
 
 
 def _linear_in_place(x: Tensor, weight: Tensor) -> Tensor:

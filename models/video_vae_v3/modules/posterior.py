@@ -9,9 +9,9 @@ LOGVAR_RANGE = (-30.0, 20.0)
 class DiagonalGaussian:
     """mean and logvar, each [B, latent_channels, t, h, w]; logvar is clamped to [-30, 20]."""
 
-    def __init__(self, moments: Tensor) -> None:
-        """moments: [B, 2 * latent_channels, t, h, w], means first."""
-        self.mean, logvar = moments.chunk(2, dim=1)
+    def __init__(self, parameters: Tensor) -> None:
+        """parameters: [B, 2 * latent_channels, t, h, w], means first."""
+        self.mean, logvar = parameters.chunk(2, dim=1)
         self.logvar = logvar.clamp(*LOGVAR_RANGE)
 
     def mode(self) -> Tensor:

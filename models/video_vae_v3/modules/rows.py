@@ -1,4 +1,4 @@
-"""What the networks ask of those who hold the other rows of a clip's pictures; one process holds all rows.
+"""The exchange of rows between ranks that share a clip's pictures, and that of a single process.
 
 Every share holds one block of consecutive rows of every frame, at every level. `common.distributed.row_parallel` has
 the exchange between ranks. All verbs have gradients, as those of `models.nadit.exchange`.

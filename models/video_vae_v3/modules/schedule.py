@@ -95,14 +95,12 @@ def default_schedule(
     *,
     single_frame: bool = False,
     most_numbers: int | None = None,
-    scores_bytes: int | None = None,
-    tile: int | None = None,
 ) -> Schedule:
-    """The schedule that takes large levels by Winograd and all others by slices.
+    """The schedule that takes large levels by Winograd and all others by slices, without tiles or a bound of scores.
 
     Args:
         levels: see `level_shapes`.
-        height, width: in pixels, of the picture or, with `tile`, of one tile.
+        height, width: in pixels, of the picture or, where it is cut into tiles, of one tile.
         slice_frames: see `Schedule`. Levels to which a slice brings fewer frames than `winograd` are not filtered.
         winograd: `F43` or `F23` for the large levels; `DIRECT` filters none.
         most_numbers: that the input of a direct convolution may have, carried frames and batch included; None: any
@@ -120,7 +118,7 @@ def default_schedule(
             halves = level + 1 < len(levels) and levels[level + 1].time > shape.time
             numbers = (height >> level) * (width >> level) * shape.channels
             chosen.append(LevelSchedule(_direct_group(frames, numbers, most_numbers, 2 if halves else 1)))
-    return Schedule(slice_frames, tuple(chosen), single_frame, scores_bytes, tile)
+    return Schedule(slice_frames, tuple(chosen), single_frame)
 
 
 def filled_slice(levels: Sequence[LevelShape], height: int, width: int, winograd: int) -> int:

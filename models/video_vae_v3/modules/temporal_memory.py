@@ -50,7 +50,7 @@ class ClipMemory:
         self.keep, self.starts_clip = keep, True
         self._device = device
         self._carried: dict[nn.Module, Tensor] = {}
-        self._first: set[nn.Module] = set()  # those who carry the clip's first frame alone
+        self._first: set[nn.Module] = set()  # layers that carry the clip's first frame alone
 
     def put(self, owner: nn.Module, frames: Tensor) -> None:
         """Keep a tensor for the next time that `owner` asks; it must not be changed by others."""

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class TileMemories:
     """
 
     def __init__(self, vae: VideoAutoencoderKL, schedule: Schedule) -> None:
-        self._memories = defaultdict(partial(vae.new_memory, schedule))
+        self._memories: defaultdict[tuple[Span, Span], ClipMemory] = defaultdict(partial(vae.new_memory, schedule))
 
     @contextmanager
     def of(self, tile: tuple[Span, Span]) -> Iterator[ClipMemory]:
@@ -72,7 +73,8 @@ def decode_tiled(
         memories: of the clip whose next latents these are; None: they are a whole clip.
     """
     size = vae.split_size and vae.split_size // vae.temporal_factor
-    return _in_tiles(vae, vae.decode_slice, z, size, tile, overlap, (1, vae.spatial_factor), device, memories)
+    direction = _Direction(vae.decode_slice, size, 1, vae.spatial_factor)
+    return _in_tiles(vae, direction, z, (tile, overlap), device, memories)
 
 
 def encode_tiled(
@@ -83,35 +85,44 @@ def encode_tiled(
     device: str = "cpu",
     memories: TileMemories | None = None,
 ) -> Tensor:
-    """[B, 3, T, H, W] -> moments [B, 2C, t, h, w] on `device`, in tiles of tile x tile latents; as `decode_tiled`."""
-    return _in_tiles(vae, vae.encode_slice, x, vae.split_size, tile, overlap, (vae.spatial_factor, 1), device, memories)
+    """[B, 3, T, H, W] -> [B, 2C, t, h, w], posterior parameters on `device`, in tiles of tile x tile latents."""
+    direction = _Direction(vae.encode_slice, vae.split_size, vae.spatial_factor, 1)
+    return _in_tiles(vae, direction, x, (tile, overlap), device, memories)
+
+
+class _Direction(NamedTuple):
+    """Encoding or decoding.
+
+    run: one slice through the network. frames: of the input in a slice after the first; None: all.
+    into, out_of: pixels of the input and of the output to a latent.
+    """
+
+    run: Callable[[Tensor, ClipMemory], Tensor]
+    frames: int | None
+    into: int
+    out_of: int
 
 
 def _in_tiles(
     vae: VideoAutoencoderKL,
-    run: Callable[[Tensor, ClipMemory], Tensor],
+    direction: _Direction,
     x: Tensor,
-    size: int | None,
-    tile: int,
-    overlap: int,
-    scales: tuple[int, int],
+    tiling: tuple[int, int],
     device: str,
     memories: TileMemories | None,
 ) -> Tensor:
-    """`size`: frames of x at once, after the first. `scales`: pixels of the input and of the output to a latent."""
-    into, out_of = scales
+    """`tiling`: side and overlap of tiles, in latents."""
+    (tile, overlap), into, out_of = tiling, direction.into, direction.out_of
     height, width = (n // into for n in x.shape[3:])
     weight = next(vae.parameters())
-    total, weights = None, torch.zeros(height * out_of, width * out_of, device=device)
+    total: Tensor | None = None
+    weights = torch.zeros(height * out_of, width * out_of, device=device)
     for place in _tiles(height, width, tile, overlap):
         (top, bottom), (left, right) = place
         part = x[..., top * into : bottom * into, left * into : right * into]
-        memory = nullcontext(vae.new_memory()) if memories is None else memories.of(place)
-        with memory as memory:
-            starts = memory.starts_clip
-            y = torch.cat(
-                [run(piece.to(weight), memory).to(device, torch.float32) for piece in _slices(part, size, starts)], 2
-            )
+        with nullcontext(vae.new_memory()) if memories is None else memories.of(place) as memory:
+            slices = _slices(part, direction.frames, memory.starts_clip)
+            y = torch.cat([direction.run(x.to(weight), memory).to(device, torch.float32) for x in slices], 2)
         rows = ramp((bottom - top) * out_of, overlap * out_of, top > 0, bottom < height)
         columns = ramp((right - left) * out_of, overlap * out_of, left > 0, right < width)
         share = (rows[:, None] * columns).to(device)
@@ -120,6 +131,7 @@ def _in_tiles(
         target = (..., slice(top * out_of, bottom * out_of), slice(left * out_of, right * out_of))
         total[target] += y * share
         weights[target] += share
+    assert total is not None, "a picture has at least one tile"
     return total.div_(weights).to(x.dtype)
 
 

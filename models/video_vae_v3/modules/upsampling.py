@@ -14,7 +14,7 @@ from models.video_vae_v3.modules.inference_layers import channels_last, channels
 from models.video_vae_v3.modules.row_blocks import in_row_blocks
 from models.video_vae_v3.modules.rows import RowExchange
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
-from models.video_vae_v3.modules.winograd import has_winograd, winograd_conv
+from models.video_vae_v3.modules.winograd import Addends, InputNorm, has_winograd, winograd_conv
 
 
 def upsampler_input(memory: ClipMemory, up: Upsample, shape: Sequence[int]) -> ConvInput:
@@ -59,9 +59,9 @@ def upsample_winograd(memory: ClipMemory, up: Upsample, group: Activation) -> Ac
     batch, m, height, width, channels = x.shape
     out = x.new_empty(batch, m, 2 * height, 2 * width, up.conv.out_channels)
     scale = x.new_ones(batch * m, channels, dtype=torch.promote_types(x.dtype, torch.float32))
-    norm = scale, torch.zeros_like(scale) if group.bias is None else scale * group.bias  # none but the bias
+    shift = torch.zeros_like(scale) if group.bias is None else scale * group.bias  # no norm but the bias
     table = table_of_rows(up.derived_table, memory.rows)
-    return Activation(out, None, winograd_conv(memory, up, x, norm, False, out, table, up=2))
+    return Activation(out, None, winograd_conv(memory, up, x, InputNorm(scale, shift, False), out, Addends(table)))
 
 
 def table_of_rows(table: Tensor, rows: RowExchange) -> Tensor:

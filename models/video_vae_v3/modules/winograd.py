@@ -5,12 +5,13 @@ for the algebra.
 """
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.kernels.frame_norm import NormStatistics
+from common.kernels.norm_statistics import NormStatistics
 from common.kernels.winograd import (
     chunk_of,
     new_statistics,
@@ -19,6 +20,7 @@ from common.kernels.winograd import (
     transform_output,
     transform_weights,
 )
+from models.video_vae_v3.modules.blocks import Upsample
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
 BLOCK_BYTES = 640 * 2**20  # of what goes into and comes out of the products of a block, about
@@ -33,6 +35,8 @@ class WinogradWeights(nn.Module):
         taps: [3, A, B, h, w], see `transform_weights`.
     """
 
+    products: Tensor  # [m + 2, A, B, h, w]
+
     def __init__(self, taps: Tensor, m: int) -> None:
         super().__init__()
         self.register_buffer("products", transform_weights(taps, m), persistent=False)
@@ -42,15 +46,15 @@ class WinogradWeights(nn.Module):
             y = fn(x)
             return x.to(y.device, transform_dtype(y.dtype)) if y.dtype == torch.bfloat16 else y
 
-        return super()._apply(applied, recurse)
+        return super()._apply(applied, recurse)  # type: ignore[no-untyped-call]  # as in nn.Module
 
 
-def prepare_conv(conv: nn.Module, sizes: Iterable[int]) -> None:
+def prepare_conv(conv: nn.Conv3d, sizes: Iterable[int]) -> None:
     """Give a convolution [O, C, 3, 3, 3] the weights of F(m, 3) for every m of `sizes`."""
     _store(conv, conv.weight.data.movedim(2, 0), sizes)
 
 
-def prepare_upsample(up: nn.Module, sizes: Iterable[int]) -> None:
+def prepare_upsample(up: Upsample, sizes: Iterable[int]) -> None:
     """The same for a folded upsampler that leaves time alone, [C, O, 3, 4, 4], which meets the newest frame first."""
     _store(up, up.derived_folded.movedim(2, 0).flip(0), sizes)
 
@@ -64,29 +68,47 @@ def has_winograd(layer: nn.Module, m: int) -> bool:
     return f"derived_winograd{m}" in layer._modules
 
 
+class InputNorm(NamedTuple):
+    """What a convolution's input is made of: x * scale + shift, then SiLU where `silu`.
+
+    scale, shift: [B * m, C], see `frame_norm.norm_coefficients`.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    silu: bool
+
+
+class Addends(NamedTuple):
+    """What is added to a convolution's result.
+
+    bias: [O], or a table, see `transform_output`.
+    residual: of the shape of the result, or the tensor that the result is written to. deferred: [O], its bias.
+    """
+
+    bias: Tensor
+    residual: Tensor | None = None
+    deferred: Tensor | None = None
+
+
 def winograd_conv(
     memory: ClipMemory,
     layer: nn.Module,
     x: Tensor,
-    norm: tuple[Tensor, Tensor],
-    silu: bool,
+    norm: InputNorm,
     out: Tensor,
-    bias: Tensor,
-    residual: Tensor | None = None,
-    pending: Tensor | None = None,
+    addends: Addends,
     measure: bool = True,
-    up: int = 1,
 ) -> NormStatistics | None:
-    """A layer's convolution of the norm of m frames, plus residual + pending, into `out`.
+    """A layer's convolution of the norm of m frames, plus what is added to it, into `out`.
 
     Args:
-        x: [B, m, H, W, C]. norm: (scale, shift), see `frame_norm.norm_coefficients`.
-        out: [B, m, up * H, up * W, O], any strides but in O.
-        bias: see `transform_output`. residual: of the shape of `out`, or the same tensor; pending: [O].
+        x: [B, m, H, W, C].
+        out: [B, m, up * H, up * W, O], any strides but in O; up is 2 for a folded upsampler, else 1.
         measure: also return the statistics of `out`, where the path takes them.
-        up: 2 for a folded upsampler.
     """
     (batch, m, height, width, channels), halo = x.shape, int(memory.rows.shared)
+    up = out.shape[3] // width
     weights = getattr(layer, f"derived_winograd{m}").products
     above, below = memory.rows.neighbours(x)
     past = memory.take(layer, x.device)
@@ -103,15 +125,15 @@ def winograd_conv(
         inner = max(first, 0), min(last, height)
         # The next block reads its first two rows once more, with the frames before these.
         settled = inner[0], height if stop == height else stop - 1
-        transform_input(frames[:, :, inner[0] - first : inner[1] - first], x, *norm, silu, own, inner, settled)
-        if first < 0:
-            transform_input(frames[:, :, :1], above, *norm, silu, past[:, :, :1], (0, 1), (0, 1))
-        if last > height:
-            transform_input(frames[:, :, -1:], below, *norm, silu, past[:, :, -1:], (0, 1), (0, 1))
+        transform_input(frames[:, :, inner[0] - first : inner[1] - first], x, *norm, own, inner, settled)
+        if above is not None and first < 0:
+            transform_input(frames[:, :, :1], above, *norm, past[:, :, :1], (0, 1), (0, 1))
+        if below is not None and last > height:
+            transform_input(frames[:, :, -1:], below, *norm, past[:, :, -1:], (0, 1), (0, 1))
         products = [_product(frame, weight, up) for frame, weight in zip(frames, weights, strict=True)]
         del frames
         rows, skip = (up * start, up * stop), up * (start - first)
-        transform_output(out, products, rows, skip, bias, residual, pending, statistics)
+        transform_output(out, products, rows, skip, *addends, statistics)
     memory.put(layer, past)
     return statistics
 

@@ -12,7 +12,7 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
 from data.media import MediaInfo, Probe
-from data.video.framing import causal_length
+from data.video.framing import causal_length, latent_frames
 from projects.video_diffusion_sr.communication import token_share
 from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, candidates
 from projects.video_diffusion_sr.memory.predict import predict
@@ -71,7 +71,7 @@ class Budget:
         frames = min(n for n in (clip.frames, longest) if n is not None)
         frames = causal_length(max(frames, 1), vae.temporal_factor)
         height, width = self.settings.geometry.network_size(clip.height, clip.width)
-        latents = (frames - 1) // vae.temporal_factor + 1, height // vae.spatial_factor, width // vae.spatial_factor
+        latents = latent_frames(frames, vae.temporal_factor), height // vae.spatial_factor, width // vae.spatial_factor
         return replace(
             self.networks,
             frames=frames,

@@ -152,10 +152,8 @@ def tiled_schedules(work: Workload) -> Iterator[Schedule]:
     tile = max(work.height, work.width) // scale
     while tile > SMALLEST_TILE:
         tile = max(ceil(tile * 0.75 / 8) * 8, SMALLEST_TILE)
-        yield default_schedule(
-            work.vae.levels, *tile_size(work, tile), TILED_SLICE, F23,
-            single_frame=work.still, scores_bytes=TIGHT_SCORES, tile=tile,
-        )  # fmt: skip
+        schedule = default_schedule(work.vae.levels, *tile_size(work, tile), TILED_SLICE, F23, single_frame=work.still)
+        yield replace(schedule, scores_bytes=TIGHT_SCORES, tile=tile)
 
 
 def tile_size(work: Workload, tile: int) -> tuple[int, int]:

@@ -99,7 +99,7 @@ class LatentStage(Stage):
         self.prompts = self.prompts.to(device)
 
     def entry_points(self, name: str) -> tuple[str, ...]:
-        return ("encode_moments", "decode_latents") if name == "vae" else ()
+        return ("encode_parameters", "decode_latents") if name == "vae" else ()
 
     def prepare(self, batch: Any, draws: torch.Generator) -> Prepared:
         pairs: Pairs = self.encoder(batch, self.cache, draws)

@@ -49,7 +49,7 @@ def measure(vae: VideoAutoencoderKL, clips: Iterable[Tensor]) -> LatentStatistic
     """Statistics over clips [B, 3, T, H, W] in [-1, 1], on the VAE's device; ValueError where there are none."""
     count, total, squares = 0, 0.0, 0.0
     for clip in clips:
-        posterior = DiagonalGaussian(vae.encode_moments(clip.to(next(vae.parameters()))))
+        posterior = DiagonalGaussian(vae.encode_parameters(clip.to(next(vae.parameters()))))
         mean = posterior.mean.double().movedim(1, 0).flatten(1)  # c positions
         variance = posterior.logvar.double().exp().movedim(1, 0).flatten(1)
         count += mean.shape[1]

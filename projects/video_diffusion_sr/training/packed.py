@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from models.nadit.exchange import Team
+from models.nadit.exchange import SequenceGroup
 from models.nadit.layout import ClipLayout
 from models.nadit.model import NaDiT
 
@@ -72,7 +72,7 @@ class ShapeCache:
         team: those who share every batch's windows; None: nobody.
     """
 
-    def __init__(self, device: torch.device | str, capacity: int = 64, team: Team | None = None) -> None:
+    def __init__(self, device: torch.device | str, capacity: int = 64, team: SequenceGroup | None = None) -> None:
         self.device, self.capacity, self.team = device, capacity, team
         self._kept: OrderedDict[tuple, Shapes | ClipLayout] = OrderedDict()
 

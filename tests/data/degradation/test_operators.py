@@ -10,9 +10,9 @@ from data.degradation import kernels
 from data.degradation.blur import BlurDraw, apply_blur, draw_blur
 from data.degradation.compression import CompressionDraw, apply_compression, draw_compression, encode
 from data.degradation.config import BlurConfig, CompressionConfig, NoiseConfig, ResizeConfig, SharpenConfig, Walk
-from data.degradation.draws import choose, walk, walk_with_half_below_one
 from data.degradation.jpeg import JpegDraw, apply_jpeg, encode_jpeg, to_8_bit
 from data.degradation.noise import NoiseDraw, apply_noise, draw_noise
+from data.degradation.random_walks import choose, walk, walk_with_half_below_one
 from data.degradation.resize import MIN_SIDE, ResizeDraw, apply_resize, draw_resize
 from data.degradation.sharpen import apply_sharpen
 

@@ -150,7 +150,7 @@ def test_a_normalised_vae_has_channels_of_spread_one_and_the_same_pixels():
     vae.set_causal_slicing(None)
     vae.encoder.conv_out.weight[:4] *= torch.tensor([0.1, 1.0, 5.0, 30.0])[:, None, None, None, None]
     clips = [torch.rand(2, 3, 5, 16, 24) * 2 - 1, torch.rand(1, 3, 1, 32, 32) * 2 - 1]
-    before = [DiagonalGaussian(vae.encode_moments(clip)) for clip in clips]
+    before = [DiagonalGaussian(vae.encode_parameters(clip)) for clip in clips]
     latents = torch.cat([p.mean.movedim(1, 0).flatten(1) for p in before], 1)
     variance = torch.cat([p.logvar.exp().movedim(1, 0).flatten(1) for p in before], 1).mean(1)
     pixels = [vae.decode_latents(p.mean) for p in before]
@@ -164,7 +164,7 @@ def test_a_normalised_vae_has_channels_of_spread_one_and_the_same_pixels():
     torch.testing.assert_close(again.std, torch.ones(4, dtype=torch.float64), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(again.mean, folded.mean, rtol=1e-3, atol=1e-3)
     for clip, old, picture in zip(clips, before, pixels, strict=True):
-        new = DiagonalGaussian(vae.encode_moments(clip))
+        new = DiagonalGaussian(vae.encode_parameters(clip))
         scale = spread[None, :, None, None, None]
         torch.testing.assert_close(new.mean * scale, old.mean, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(new.logvar + 2 * scale.log(), old.logvar, rtol=1e-3, atol=1e-4)

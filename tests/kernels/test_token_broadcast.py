@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.kernels.per_token import per_token
+from common.kernels.token_broadcast import broadcast_to_tokens
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -14,7 +14,7 @@ def test_value_and_gradient_are_those_of_index_select(dtype):
     gradient = torch.randn(300, 7, generator=draws).to(dtype)
     wanted = vectors.index_select(0, sample)
     (of_plain,) = torch.autograd.grad(wanted, vectors, gradient)
-    made = per_token(vectors, sample)
+    made = broadcast_to_tokens(vectors, sample)
     (of_own,) = torch.autograd.grad(made, vectors, gradient)
     assert torch.equal(made, wanted)
     exact = torch.zeros(5, 7, dtype=torch.float64).index_add(0, sample, gradient.double())
@@ -26,6 +26,6 @@ def test_value_and_gradient_are_those_of_index_select(dtype):
 
 def test_without_gradients_or_samples():
     vectors = torch.randn(1, 7)
-    assert per_token(vectors, None) is vectors
+    assert broadcast_to_tokens(vectors, None) is vectors
     with torch.inference_mode():
-        assert torch.equal(per_token(vectors, torch.zeros(3, dtype=torch.long)), vectors.expand(3, 7))
+        assert torch.equal(broadcast_to_tokens(vectors, torch.zeros(3, dtype=torch.long)), vectors.expand(3, 7))

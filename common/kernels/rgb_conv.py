@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from common.kernels.conv3d import conv3d
 from common.kernels.triton_support import use_triton
 
-FEW = 4
+MOST_RGB_CHANNELS = 4
 ALIGNED = 16  # channels that tensor cores take at once
 
 
-def conv_from_few(x: Tensor, weight: Tensor, pad_rows: bool = True) -> Tensor:
+def conv_from_rgb(x: Tensor, weight: Tensor, pad_rows: bool = True) -> Tensor:
     """Convolution of few channels, zero padding in width, none in time, no bias.
 
     Args:
@@ -29,16 +29,16 @@ def conv_from_few(x: Tensor, weight: Tensor, pad_rows: bool = True) -> Tensor:
     if use_triton(x, weight):
         if x.dtype != torch.float32:
             return conv_of_stacked(x, weight, pad_rows)
-        from common.kernels import few_channels_triton as kernels
+        from common.kernels import rgb_conv_triton as kernels
 
-        y = kernels.conv_from_few(x, weight)
+        y = kernels.conv_from_rgb(x, weight)
         return y if pad_rows else y[:, :, 1:-1].contiguous()
     y = conv3d(x.movedim(-1, 1), weight, None, (1, 1, 1), (0, int(pad_rows), 1))
     return y.movedim(1, -1).contiguous()
 
 
 def conv_of_stacked(x: Tensor, weight: Tensor, pad_rows: bool = True) -> Tensor:
-    """`conv_from_few` as a 2-D convolution: the frames that an output frame sees stand side by side in the channels.
+    """`conv_from_rgb` as a 2-D convolution: the frames that an output frame sees stand side by side in the channels.
 
     Zeros fill the channels up to what the library's kernels for tensor cores take.
     """
@@ -54,12 +54,12 @@ def conv_of_stacked(x: Tensor, weight: Tensor, pad_rows: bool = True) -> Tensor:
     return y.movedim(1, -1).contiguous().unflatten(0, (batch, frames))
 
 
-def projects_onto_taps(x: Tensor, channels_out: int) -> bool:
-    """Should a last convolution go through `project_onto_taps` and `sum_taps`?"""
-    return channels_out <= FEW and use_triton(x) and x.shape[-1] <= 256
+def uses_tap_projection(x: Tensor, channels_out: int) -> bool:
+    """Should a last convolution go through `tap_projection` and `streaming_tap_sum`?"""
+    return channels_out <= MOST_RGB_CHANNELS and use_triton(x) and x.shape[-1] <= 256
 
 
-def project_onto_taps(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> None:
+def tap_projection(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> None:
     """SiLU(x * scale + shift) of every pixel, times every tap of a 3x3x3 convolution.
 
     Args:
@@ -67,18 +67,18 @@ def project_onto_taps(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weig
         x: [B, T, H, W, C]; scale, shift: [B * T, C], its norm, see `frame_norm.norm_coefficients`.
         weight: [O, C, 3, 3, 3], O <= 4.
     """
-    from common.kernels import few_channels_triton as kernels
+    from common.kernels import rgb_conv_triton as kernels
 
-    kernels.project_onto_taps(out, x, scale, shift, weight)
+    kernels.tap_projection(out, x, scale, shift, weight)
 
 
 def new_tap_sums(taps: Tensor) -> Tensor:
-    """Room for what `sum_taps` carries: [B, 2, O, H, W] float32, for projections [B, 27 * O, 1, H, W]."""
+    """Room for what `streaming_tap_sum` carries: [B, 2, O, H, W] float32, for projections [B, 27 * O, 1, H, W]."""
     batch, planes, _, height, width = taps.shape
     return taps.new_empty(batch, 2, planes // 27, height, width, dtype=torch.float32)
 
 
-def sum_taps(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
+def streaming_tap_sum(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
     """One frame of the convolution's result, and what its input adds to the two frames after it.
 
     Args:
@@ -88,11 +88,11 @@ def sum_taps(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
     Returns:
         [B, O, 1, H, W] in the dtype of `bias`.
     """
-    from common.kernels import few_channels_triton as kernels
+    from common.kernels import rgb_conv_triton as kernels
 
-    return kernels.sum_taps(taps, bias, sums, first)
+    return kernels.streaming_tap_sum(taps, bias, sums, first)
 
 
-def taps_dtype(x: Tensor) -> torch.dtype:
+def tap_dtype(x: Tensor) -> torch.dtype:
     """Half precision for half-precision activations: with ten bits, 27 roundings stay below bfloat16's one."""
     return torch.float32 if x.dtype == torch.float32 else torch.float16

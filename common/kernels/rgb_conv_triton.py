@@ -1,4 +1,4 @@
-"""Triton kernels behind `common.kernels.few_channels`."""
+"""Triton kernels behind `common.kernels.rgb_conv`."""
 
 import torch
 import triton
@@ -11,7 +11,7 @@ PIXELS = 128
 
 
 @triton.jit(do_not_specialize=["frames", "height", "width"])
-def _from_few_kernel(
+def _from_rgb_kernel(
     out_ptr, x_ptr, weight_ptr, frames, height, width, channels, channels_out, taps, x_b, x_t,
     PRECISION: tl.constexpr, PIXELS: tl.constexpr, TAPS: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
@@ -105,15 +105,15 @@ def _pixels(x: Tensor) -> int:
     return PIXELS // 2 if x.dtype == torch.float32 else PIXELS
 
 
-def conv_from_few(x: Tensor, weight: Tensor) -> Tensor:
-    """See `common.kernels.few_channels.conv_from_few`."""
+def conv_from_rgb(x: Tensor, weight: Tensor) -> Tensor:
+    """See `common.kernels.rgb_conv.conv_from_rgb`."""
     (batch, frames, height, width, channels), (outer, _, kernel, _, _) = x.shape, weight.shape
     assert x.stride(2) == width * channels and x.stride(4) == 1, "pixels must be packed"
     frames = frames - kernel + 1
     taps = weight.permute(2, 3, 4, 1, 0).reshape(-1, outer).contiguous()
     out = x.new_empty(batch, frames, height, width, outer)
     launch(
-        _from_few_kernel, (triton.cdiv(height * width, _pixels(x)), batch * frames),
+        _from_rgb_kernel, (triton.cdiv(height * width, _pixels(x)), batch * frames),
         out, x, taps, frames, height, width, channels, outer, len(taps), x.stride(0), x.stride(1),
         PRECISION=_precision(x), PIXELS=_pixels(x), TAPS=max(16, triton.next_power_of_2(len(taps))),
         OUT=max(16, triton.next_power_of_2(outer)), num_warps=8,
@@ -121,8 +121,8 @@ def conv_from_few(x: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
-def project_onto_taps(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> None:
-    """See `common.kernels.few_channels.project_onto_taps`."""
+def tap_projection(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> None:
+    """See `common.kernels.rgb_conv.tap_projection`."""
     batch, frames, height, width, channels = x.shape
     planes = weight.permute(1, 2, 3, 4, 0).reshape(channels, -1).to(x.dtype).contiguous()  # C (27 O)
     assert out.stride(3) == width and out.stride(4) == 1, "pixels must be packed"
@@ -135,8 +135,8 @@ def project_onto_taps(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weig
     )  # fmt: skip
 
 
-def sum_taps(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
-    """See `common.kernels.few_channels.sum_taps`."""
+def streaming_tap_sum(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
+    """See `common.kernels.rgb_conv.streaming_tap_sum`."""
     batch, planes, _, height, width = taps.shape
     assert taps.stride(3) == width and taps.stride(4) == 1 and planes == 27 * len(bias), "pixels must be packed"
     out = bias.new_empty(batch, len(bias), 1, height, width)

@@ -1,0 +1,13 @@
+"""Lists of layers, typed by the class of their entries."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from torch import nn
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def module_list(layers: Iterable[Layer]) -> Sequence[Layer]:
+    """An `nn.ModuleList` of these layers, typed as the sequence that it is: an entry has the class of its layer."""
+    return nn.ModuleList(layers)  # type: ignore[return-value]  # torch declares its entries as plain modules
