@@ -47,7 +47,8 @@ def _latents_back(
         # What changes the rate counts in the longer frames of the level below.
         below, winograd = times[min(level + 1, len(times) - 1)], schedule.levels[level].winograd
         resamplers = [*getattr(block, "downsamplers", ()), *getattr(block, "upsamplers", ())]
-        frames += times[level] * _frames_back(block.resnets, winograd)
+        resnets = block.get_submodule("resnets")
+        frames += times[level] * _frames_back(resnets, winograd)
         frames += max(below, times[level]) * sum(_frames_back(part, winograd) for part in resamplers)
     return -(-frames // vae.temporal_factor) + 1
 
