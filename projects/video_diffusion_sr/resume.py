@@ -6,7 +6,6 @@ How many ranks share the clip, how fast and in how much memory is not among them
 import hashlib
 import json
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
 import av
@@ -82,7 +81,6 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-@cache
 def program_digest() -> str:
     """Of the source of all that makes a result."""
     sources = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
