@@ -26,7 +26,6 @@ PROMISED_PARAMETERS = {
 }
 PARAMETERS_YET = {
     "data/media/video_writer.py VideoWriter.__init__",
-    "data/media/video_writer.py VideoWriter.__init__",
     "data/media/writer.py open_writer",
     "data/training/clip_dataset.py ClipDataset.__init__",
     "projects/benchmarking/counting.py convolution_flops",
