@@ -15,6 +15,7 @@ from data.media.video_writer import VideoWriter
 from data.media.whole import MediaWriter
 
 VISUALLY_LOSSLESS_CRF = 16
+KNOWN = ", ".join([*WRITABLE_VIDEOS, *WRITABLE_IMAGES])
 
 
 def open_writer(
@@ -44,8 +45,7 @@ def open_writer(
         metadata: False leaves out tags, dates, places, covers and attached files, of pictures EXIF, XMP and texts.
         frames_out: "png": `path` is a folder to be, whatever its suffix, which gets frame_00001.png, frame_00002.png...
         quiet: tell nothing of what is left out or changed, where a writer of the same input has told it already.
-        identity: what the frames come from and how they are made, see `common.kept`: a writer with the same one goes on
-            behind what is kept of a long clip (`MediaWriter.frames`). None: nothing is kept, what is there goes.
+        identity: of what is kept of a long clip, behind which the writer goes on, see `common.kept`; None: nothing is.
 
     Raises:
         MediaError: the suffix names no format, the file exists, or the target is the input itself.
@@ -64,9 +64,8 @@ def open_writer(
     if frames_out:
         return SequenceWriter(path, info, frame_rate=frame_rate, quiet=quiet)
     if path.suffix.lower() in WRITABLE_VIDEOS:
-        wishes = {"crf": crf, "frame_rate": frame_rate, "quiet": quiet, "metadata": metadata, "identity": identity}
-        return VideoWriter(path, info, size, **wishes)
+        wishes = {"frame_rate": frame_rate, "quiet": quiet, "metadata": metadata, "identity": identity}
+        return VideoWriter(path, info, size, crf=crf, **wishes)
     if path.suffix.lower() in WRITABLE_IMAGES:
         return ImageWriter(path, info, metadata=metadata, quiet=quiet)
-    known = ", ".join([*WRITABLE_VIDEOS, *WRITABLE_IMAGES])
-    raise MediaError(f"{shown(path)}: cannot write {path.suffix or 'a file without a suffix'}; use one of {known}")
+    raise MediaError(f"{shown(path)}: cannot write {path.suffix or 'a file without a suffix'}; use one of {KNOWN}")
