@@ -53,11 +53,7 @@ def open_writer(
     path = Path(path)
     if not 0 <= crf <= 51:
         raise ValueError(f"crf goes from 0 (lossless) to 51 (coarse), got {crf}")
-    if path.exists() and not overwrite:
-        raise MediaError(f"{printable(str(path))}: exists already; delete it or allow overwriting")
-    source = folder_of(info.path)
-    if path.exists() and source.exists() and path.samefile(source):
-        raise MediaError(f"{printable(str(path))}: is the input itself; choose another output folder")
+    _refuse(path, folder_of(info.path), overwrite)
     if frames_out not in (None, *FRAMES_OUT):
         raise ValueError(f"frames_out is None or one of {', '.join(FRAMES_OUT)}, not {frames_out!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,3 +65,11 @@ def open_writer(
     if path.suffix.lower() in WRITABLE_IMAGES:
         return ImageWriter(path, info, metadata=metadata, quiet=quiet)
     raise MediaError(f"{shown(path)}: cannot write {path.suffix or 'a file without a suffix'}; use one of {KNOWN}")
+
+
+def _refuse(path: Path, source: Path, overwrite: bool) -> None:
+    """MediaError where a file that is there must stay."""
+    if path.exists() and not overwrite:
+        raise MediaError(f"{printable(str(path))}: exists already; delete it or allow overwriting")
+    if path.exists() and source.exists() and path.samefile(source):
+        raise MediaError(f"{printable(str(path))}: is the input itself; choose another output folder")
