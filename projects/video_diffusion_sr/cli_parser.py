@@ -58,6 +58,11 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--skip_existing", action="store_true", help="leave results that exist and go on; resumes a run"
     )
     files.add_argument(
+        "--no_resume", action="store_true",
+        help="begin every file anew; without this, what an interrupted run has finished of a long clip is kept beside "
+        "the result, and the same command goes on there",
+    )  # fmt: skip
+    files.add_argument(
         "--ckpt_dir", type=Path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
     )
     files.add_argument("--checkpoint", type=Path, metavar="FILE", help="the transformer's weights, wherever they lie")
@@ -165,6 +170,14 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         help=f"longer clips go through the transformer in overlapping windows of this many frames; 0: never "
         f"({preset.window_frames})",
     )  # fmt: skip
+    run.add_argument(
+        "--scene_cuts", default="auto", metavar="auto|off|FILE",
+        help="shots are restored each by itself: auto finds the cuts; FILE lists the numbers of shots' first frames, "
+        "from 0, one a line, or is a folder with NAME.cuts.csv for each file (%(default)s)",
+    )  # fmt: skip
+    run.add_argument(
+        "--write_scene_cuts", type=Path, metavar="FILE", help="write that list, or of many files lists into a folder"
+    )
     run.add_argument(
         "--vram", type=float, metavar="GIB",
         help="GPU memory to stay within: what PyTorch's allocator takes, to which the driver adds some 0.5 GiB. "
