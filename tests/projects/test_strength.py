@@ -11,6 +11,7 @@ import torch
 from projects import strength_study
 from projects.degrade import write_clip
 from projects.video_diffusion_sr.color_fix import low_frequencies
+from projects.video_diffusion_sr.finishing import finish
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.strength import EXPONENTS, mixed
 from projects.video_diffusion_sr.to_frames import finish
