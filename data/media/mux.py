@@ -32,7 +32,7 @@ logger = get_logger(__name__)
 
 MOST_READ_ERRORS = 100  # of the input, before the rest of its sound is given up
 
-# By codec, the muxers that are told the tag of the picture: it says which ProRes it is, and that Apple's players know it.
+# By codec, the muxers that are told the picture's tag: it says which ProRes it is, and that Apple's players know it.
 TAGGED = {"prores": ("mov", "matroska"), "hevc": ("mp4", "mov")}
 
 LONGEST_STEM = 200  # bytes; with what is added it stays below the 255 of file systems

@@ -14,7 +14,6 @@ from projects.video_diffusion_sr.color_fix import low_frequencies
 from projects.video_diffusion_sr.finishing import finish
 from projects.video_diffusion_sr.request import Finish
 from projects.video_diffusion_sr.strength import EXPONENTS, mixed
-from projects.video_diffusion_sr.to_frames import finish
 
 STRENGTHS = [0.0, 0.1, 0.3, 0.5, 0.8, 1.0]
 
