@@ -1,6 +1,6 @@
 """Where one shot ends and the next begins: a picture that differs from the one before it as no other step nearby does.
 
-Frames are compared as small thumbnails, three frames ahead at most, so a stream stays one. docs/decisions/0010 has what
+Frames are compared as small thumbnails, three frames ahead at most, so a stream stays one. docs/decisions/0011 has what
 was measured, and why no library does it.
 """
 

@@ -173,7 +173,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     run.add_argument(
         "--scene_cuts", default="auto", metavar="auto|off|FILE",
         help="shots are restored each by itself: auto finds the cuts; FILE lists the numbers of shots' first frames, "
-        "from 0, one a line, or is a folder with NAME.cuts.csv for each file (%(default)s)",
+        "from 0 at --start, one a line, or is a folder with NAME.cuts.csv for each file (%(default)s)",
     )  # fmt: skip
     run.add_argument(
         "--write_scene_cuts", type=Path, metavar="FILE", help="write that list, or of many files lists into a folder"
