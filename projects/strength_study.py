@@ -36,7 +36,7 @@ from data.degradation.pipeline import build_degradation
 from data.media import Frame, MediaInfo
 from projects.evaluation.frames import find_clips, read_frames
 from projects.evaluation.measures import Measures, luma
-from projects.video_diffusion_sr import restore
+from projects.video_diffusion_sr import restore, to_frames, to_latents
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
@@ -132,8 +132,8 @@ def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> 
     progress = ProgressBar("", None, show=False)
     restorer.follow(info)
     rows, times = restorer.rows(info), [frame.time for frame in frames]
-    prepared = restore.prepare(iter(frames), restorer, rows, [])
-    latents = torch.cat(list(restore.encode(prepared, restorer.latent_size(info), restorer, rows, progress)))
+    prepared = to_latents.prepare(iter(frames), restorer, rows)
+    latents = torch.cat(list(to_latents.encode(prepared, restorer.latent_size(info), restorer, rows, progress)))
     restored = torch.cat(list(restore.sample(iter([latents]), restorer, progress)))
     given = torch.stack([restorer.geometry.to_output(frame.pixels, "cpu") for frame in frames])
     factor = restorer.infer.vae.temporal_factor
@@ -143,7 +143,7 @@ def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> 
         for piece in z.split(step):
             pieces.append(restorer.infer.decode_slice(piece, memory))
         clip = torch.cat(pieces, dim=1)[:, : len(times)]
-        return restore.finish(clip, given, Finish())
+        return to_frames.finish(clip, given, Finish())
 
     return Material(given, finish(restored), latents, restored, finish(latents), finish, restorer.infer, restorer.seed)
 

@@ -33,12 +33,14 @@ class Frame:
         time: seconds since the clip's zero; strictly increasing within a clip.
         layout: what the planes mean; None for the RGB of a picture.
         orientation: how stored pixels become displayed ones.
+        begins_shot: a cut lies before it; readers do not know.
     """
 
     planes: tuple[Tensor, ...]
     time: Fraction
     layout: YuvLayout | None = None
     orientation: Orientation = UPRIGHT
+    begins_shot: bool = False
 
     @classmethod
     def of_rgb(cls, pixels: Tensor, time: Fraction, alpha: Tensor | None = None) -> Self:

@@ -7,12 +7,12 @@ import numpy as np
 
 from common.logger import get_logger
 from data.degradation.pipeline import Degradation
+from data.scene_cuts import has_cut
 from data.training.buckets import fits
 from data.training.decode import DecodeError, FrameReader
 from data.training.index import Index, Source
 from data.training.motion import MotionConfig, animate
 from data.training.sampling import ClipShape
-from data.training.scene_cuts import has_cut
 
 logger = get_logger(__name__)
 
@@ -44,7 +44,7 @@ class SamplerConfig:
         motion: the camera over photographs; None never makes clips of them.
         flip: probability of a horizontal mirror.
         cache_bytes: memory for decoded short clips, per process.
-        reject_cuts: draw again where a clip spans two scenes (`data.training.scene_cuts`).
+        reject_cuts: draw again where a clip spans two scenes (`data.scene_cuts`).
     """
 
     image_share: float = 0.5

@@ -64,6 +64,11 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         "--skip_existing", action="store_true", help="skip files that have a result; resumes an interrupted run"
     )
     files.add_argument(
+        "--no_resume", action="store_true",
+        help="start every file again; otherwise the finished segments of an interrupted long clip are kept beside the "
+        "result, and the same command resumes there",
+    )  # fmt: skip
+    files.add_argument(
         "--ckpt_dir", type=Path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
     )
     files.add_argument(
@@ -190,6 +195,14 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         help=f"run longer clips through the transformer in overlapping windows of this many frames; 0: no windows "
         f"({preset.window_frames})",
     )  # fmt: skip
+    run.add_argument(
+        "--scene_cuts", default="auto", metavar="auto|off|FILE",
+        help="restore every shot separately; auto: find the cuts; FILE: a list of the shots' first frames, from 0, one "
+        "per line, or a folder with NAME.cuts.csv for each file (%(default)s)",
+    )  # fmt: skip
+    run.add_argument(
+        "--write_scene_cuts", type=Path, metavar="FILE", help="write the list of cuts, or a folder of lists"
+    )
     run.add_argument(
         "--vram", type=float, metavar="GIB",
         help="limit of the GPU memory that PyTorch allocates; the driver adds about 0.5 GiB. The program chooses "

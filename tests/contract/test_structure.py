@@ -25,6 +25,7 @@ PROMISED_PARAMETERS = {
     "seedvr/pipeline.py SeedVRPipeline.__call__",
 }
 PARAMETERS_YET = {
+    "data/media/video_writer.py VideoWriter.__init__",
     "data/media/writer.py open_writer",
     "data/training/clip_dataset.py ClipDataset.__init__",
     "projects/benchmarking/counting.py convolution_flops",
@@ -40,7 +41,7 @@ FUNCTIONS_YET = {
     "projects/video_diffusion_sr/cli_parser.py parser",
     "seedvr/loading.py load",  # mostly what its arguments mean
 }
-FILES_YET = {"projects/video_diffusion_sr/restore.py"}
+FILES_YET: set[str] = set()
 STATE_YET = {
     "common/kernels/attention.py fastest_backend",  # facts of the machine, looked up once
     "common/kernels/norm.py apex_available",

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from data.scene_cuts import has_cut
 from data.training import index as index_module
 from data.training.buckets import expand, fits
 from data.training.clip_dataset import ClipDataset, make_loader, read_text
@@ -17,7 +18,6 @@ from data.training.make_pairs import make_pairs
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.pair_sampler import SamplerConfig
 from data.training.sampling import ClipShape
-from data.training.scene_cuts import has_cut
 from tests.data.training.conftest import LEVEL_STEP, recipe
 
 SHAPES = (ClipShape(5, 32, 48), ClipShape(1, 64, 64), ClipShape(9, 32, 32, weight=0.5))
