@@ -201,10 +201,8 @@ class VideoReader(MediaReader):
                 jumps.push(packet)
                 if packet.stream_index != stream.index:
                     continue
-                if (
-                    not packet.size and packet.dts is not None
-                ):  # the picture before it stays; a decoder would take it for
-                    continue  # the end of the stream
+                if not packet.size and packet.dts is not None:  # the picture before it stays
+                    continue  # a decoder would take it for the end of the stream
                 times.push(packet)
                 frames = decode(packet)
                 seen.decodes = seen.decodes or packet.size > 0
@@ -225,12 +223,12 @@ class VideoReader(MediaReader):
         """What was lost, as a sentence; MediaError where the file was cut and frames are missing."""
         if not seen.decodes or index_reaches_past_the_end(stream, self.path):
             promised = frame_count_hint(container, stream)
-            raise self._cut(seen.frames, f"{promised or 'an unknown number of'} frames")
+            raise _cut(self.path, seen.frames, f"{promised or 'an unknown number of'} frames")
         step = seen.step(stream)
         end = step * seen.frames if seen.last is None else seen.last + step
         missing = shortfall(self.path, container, stream, seen.frames, end, step)
         if missing and missing.cut and missing.frames_missing:
-            raise self._cut(seen.frames, missing.promised)
+            raise _cut(self.path, seen.frames, missing.promised)
         lost = [jumped] if jumped else []
         if self._transparent and not self._told_transparent:
             lost.append(TRANSPARENT)
@@ -244,11 +242,12 @@ class VideoReader(MediaReader):
             lost.append(f"the file ends at {self.path.stat().st_size} of {missing.promised}, behind its last frame")
         return f"{shown(self.path)}: {', '.join(lost)}; {seen.frames} frames were read" if lost else None
 
-    def _cut(self, frames: int, promised: str) -> MediaError:
-        return MediaError(
-            f"{shown(self.path)}: only {frames} of {promised} could be decoded, the rest of the file is damaged or "
-            "missing; get a complete copy, or cut the clip to its readable part"
-        )
+
+def _cut(path: Path, frames: int, promised: str) -> MediaError:
+    return MediaError(
+        f"{shown(path)}: only {frames} of {promised} could be decoded, the rest of the file is damaged or missing; get "
+        "a complete copy, or cut the clip to its readable part"
+    )
 
 
 @dataclass

@@ -23,13 +23,13 @@ PROMISED_PARAMETERS = {
     "models/video_vae_v3/modules/attn_video_vae.py VideoAutoencoderKL.__init__",
     "seedvr/loading.py load",
     "seedvr/pipeline.py SeedVRPipeline.__call__",
+    "seedvr/restorer.py Restorer.restore_file",
 }
 PARAMETERS_YET = {
     "data/media/video_writer.py VideoWriter.__init__",
     "data/media/writer.py open_writer",
     "data/training/clip_dataset.py ClipDataset.__init__",
     "projects/benchmarking/counting.py convolution_flops",
-    "projects/video_diffusion_sr/result.py Result.__init__",
     "projects/video_diffusion_sr/training/adversarial.py AdversarialStage.__init__",
     "projects/video_diffusion_sr/training/distill.py DistillStage.__init__",
 }
@@ -46,8 +46,14 @@ STATE_YET = {
     "common/kernels/attention.py fastest_backend",  # facts of the machine, looked up once
     "common/kernels/norm.py apex_available",
     "common/kernels/triton_support.py triton_available",
+    "data/media/codecs.py formats_of_encoder",
+    "data/media/encoding.py _try_hardware",
     "models/nadit/rope.py _frequencies",
-    "data/yuv/from_rgb.py plan",  # results of pure functions of a few integers, kept
+    "data/colour/tone.py _curve_table",  # results of pure functions of a few numbers, kept
+    "data/colour/tone.py _hlg_table",
+    "data/colour/tone.py _pq_table",
+    "data/colour/tone.py _pq_table_back",
+    "data/yuv/from_rgb.py plan",
     "data/yuv/storage.py stand_in",
     "data/yuv/storage.py storage_of",
     "data/yuv/taps.py downsampling",
