@@ -5,10 +5,12 @@ primaries stay. Light above the peak that the curve is made for takes the last t
 codes, so that no code of PQ is lost.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data.colour.curves import (
@@ -31,21 +33,21 @@ BT2020_TO_BT709 = ((1.660491, -0.587641, -0.072850), (-0.124550, 1.132900, -0.00
 
 def pq_to_tone(rgb: Tensor, peak: int) -> Tensor:
     """Codes of PQ -> SDR of the same primaries: float32 of any shape, in [0, 1]."""
-    return _looked_up(rgb, _pq_table(peak, rgb.device))
+    return _looked_up(rgb, _table(_pq_to_tone_curve, peak, rgb.device))
 
 
 def tone_to_pq(words: Tensor, peak: int) -> Tensor:
     """The way back: int32 in 0..65535 -> int32 in 0..65535 of PQ."""
-    return _pq_table_back(peak, words.device)[words]
+    return _table(_tone_to_pq_curve, peak, words.device)[words]
 
 
 def hlg_to_tone(rgb: Tensor) -> Tensor:
     """Codes of HLG [..., 3, H, W] -> SDR of the same primaries, as a display of 1000 nits shows them."""
-    scene = _looked_up(rgb, _hlg_table(rgb.device))
+    scene = _looked_up(rgb, _table(_hlg_to_scene_curve, HLG_PEAK, rgb.device))
     red, green, blue = scene.unbind(-3)
     luma = red * BT2020_LUMA[0] + green * BT2020_LUMA[1] + blue * BT2020_LUMA[2]
     shown = scene * luma.clamp_(min=1e-9).pow_(HLG_GAMMA - 1).unsqueeze(-3)  # BT.2100, OOTF
-    return _looked_up(shown.clamp_(0, 1).pow_(1 / SDR_GAMMA), _curve_table(HLG_PEAK, rgb.device))
+    return _looked_up(shown.clamp_(0, 1).pow_(1 / SDR_GAMMA), _table(_hdr_to_sdr_curve, HLG_PEAK, rgb.device))
 
 
 def bt2020_to_bt709(rgb: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ def _looked_up(unit: Tensor, table: Tensor) -> Tensor:
     return table[words_of(unit)]
 
 
-def tone_of_pq(codes: np.ndarray, peak: int) -> np.ndarray:
+def tone_of_pq(codes: NDArray[np.float64], peak: int) -> NDArray[np.float64]:
     """The curve itself, float64."""
     if peak >= PQ_PEAK:
         return hdr_to_sdr((pq_to_light(codes) / PQ_PEAK) ** (1 / SDR_GAMMA), PQ_PEAK)
@@ -74,22 +76,23 @@ def tone_of_pq(codes: np.ndarray, peak: int) -> np.ndarray:
 
 
 @cache
-def _pq_table(peak: int, device: torch.device) -> Tensor:
-    return torch.from_numpy(tone_of_pq(np.arange(MOST + 1) / MOST, peak)).float().to(device)
+def _table(curve: Callable[[NDArray[np.float64], int], NDArray[np.generic]], peak: int, device: torch.device) -> Tensor:
+    """A curve at all 65536 words. Kept, since each frame of a clip needs the same one."""
+    return torch.from_numpy(curve(np.arange(MOST + 1) / MOST, peak)).to(device)
 
 
-@cache
-def _pq_table_back(peak: int, device: torch.device) -> Tensor:
-    codes = np.arange(MOST + 1) / MOST
-    back = np.interp(codes, tone_of_pq(codes, peak), codes)
-    return torch.from_numpy((back * MOST).round()).to(torch.int32).to(device)
+def _pq_to_tone_curve(codes: NDArray[np.float64], peak: int) -> NDArray[np.float32]:
+    return tone_of_pq(codes, peak).astype(np.float32)
 
 
-@cache
-def _hlg_table(device: torch.device) -> Tensor:
-    return torch.from_numpy(hlg_to_scene(np.arange(MOST + 1) / MOST)).float().to(device)
+def _tone_to_pq_curve(codes: NDArray[np.float64], peak: int) -> NDArray[np.int32]:
+    """The inverse of `tone_of_pq`, in words."""
+    return (np.interp(codes, tone_of_pq(codes, peak), codes) * MOST).round().astype(np.int32)
 
 
-@cache
-def _curve_table(peak: int, device: torch.device) -> Tensor:
-    return torch.from_numpy(hdr_to_sdr(np.arange(MOST + 1) / MOST, peak)).float().to(device)
+def _hlg_to_scene_curve(codes: NDArray[np.float64], _peak: int) -> NDArray[np.float32]:
+    return hlg_to_scene(codes).astype(np.float32)
+
+
+def _hdr_to_sdr_curve(codes: NDArray[np.float64], peak: int) -> NDArray[np.float32]:
+    return hdr_to_sdr(codes, peak).astype(np.float32)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Literal
 
 import av
@@ -101,7 +100,6 @@ LOSSLESS = ("ffv1", "png")
 NVENC_FORMATS = {"yuv420p10le": "p010le", "yuv444p10le": "yuv444p16le", "yuv422p10le": "p210le"}
 
 
-@cache
 def formats_of_encoder(encoder: str) -> tuple[str, ...]:
     """Pixel formats that an encoder of this libav takes."""
     return tuple(form.name for form in av.Codec(encoder, "w").video_formats or ())

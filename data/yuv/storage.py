@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from functools import cache
 
 import av
 from av.video.format import names as KNOWN_FORMATS
@@ -37,7 +36,6 @@ class Storage:
     alpha: bool = False
 
 
-@cache
 def storage_of(name: str) -> Storage | None:
     """How a pixel format is read; None for one that libav has to repack first, see `stand_in`."""
     return _planar(name) or _semi_planar(name) or _packed_rgb(name)
@@ -81,7 +79,6 @@ def _packed_rgb(name: str) -> Storage | None:
     return Storage("rgb", places, depth=16 if name.endswith("le") else 8, alpha=alpha)
 
 
-@cache
 def stand_in(name: str) -> str:
     """The format that a frame of another one is repacked to by libav: all of its samples, none of them changed.
 

@@ -6,7 +6,6 @@ lie are fractions with small denominators (23/40, 279/320, ...), so that nothing
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from math import ceil, floor, lcm
 
 A = Fraction(-3, 5)
@@ -50,7 +49,6 @@ def keys(x: Fraction) -> Fraction:
     return Fraction(0)
 
 
-@cache
 def upsampling(ratio: int, site: Fraction) -> Taps:
     """Coarse samples to fine ones. Phase p makes fine sample ratio * k + p; offsets count coarse samples from k.
 
@@ -63,7 +61,6 @@ def upsampling(ratio: int, site: Fraction) -> Taps:
     return _integers([{n: keys(place - n) for n in range(floor(place) - 1, floor(place) + 3)} for place in places])
 
 
-@cache
 def downsampling(ratio: int, site: Fraction) -> Taps:
     """Fine samples to coarse ones: one phase, offsets count fine samples from ratio * k. The kernel is as wide as
     `ratio` asks for, so that what the coarse grid cannot show does not alias."""

@@ -23,6 +23,7 @@ PROMISED_PARAMETERS = {
     "models/video_vae_v3/modules/attn_video_vae.py VideoAutoencoderKL.__init__",
     "seedvr/loading.py load",
     "seedvr/pipeline.py SeedVRPipeline.__call__",
+    "seedvr/restorer.py Restorer.restore_file",  # as docs/python.md promises them
 }
 PARAMETERS_YET = {
     "data/media/writer.py open_writer",
@@ -45,19 +46,15 @@ STATE_YET = {
     "common/kernels/attention.py fastest_backend",  # facts of the machine, looked up once
     "common/kernels/norm.py apex_available",
     "common/kernels/triton_support.py triton_available",
-    "models/nadit/rope.py _frequencies",
-    "data/yuv/from_rgb.py plan",  # results of pure functions of a few integers, kept
-    "data/yuv/storage.py stand_in",
-    "data/yuv/storage.py storage_of",
-    "data/yuv/taps.py downsampling",
-    "data/yuv/taps.py upsampling",
+    "data/media/encoding.py _try_hardware",  # starts the encoder of a GPU
+    "data/colour/tone.py _table",  # results of pure functions, needed again for each frame
+    "data/yuv/from_rgb.py plan",
     "data/yuv/to_rgb.py plan",
+    "models/nadit/rope.py _frequencies",
     "projects/video_diffusion_sr/training/flops.py attention_flops",
     "projects/video_diffusion_sr/training/flops.py sample_flops",
 }
 CIRCLES_YET = {
-    "data.media.completeness",
-    "data.media.video_file",
     "projects.video_diffusion_sr.train",
     "projects.video_diffusion_sr.training.run",
 }
