@@ -8,9 +8,8 @@ import gc
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,12 +19,9 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process, choose_device
 from common.distributed.timeout import TIMEOUT_S
 from common.extras import MissingExtra
-from data.media import Frame, MediaError, MediaInfo, MediaReader, OutputOptions, Stretch
-from data.media.encoding import check_options
-from data.media.stretch import seconds_of
+from data.media import Frame, MediaError, MediaInfo, MediaReader, Stretch
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
-from projects.video_diffusion_sr.color_fix import KINDS
 from projects.video_diffusion_sr.dry_run import kernels_for
 from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.geometry import Geometry
@@ -35,60 +31,13 @@ from projects.video_diffusion_sr.memory.budget import Budget, clip_of, read_budg
 from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, unplanned
 from projects.video_diffusion_sr.memory.stages import lasting
 from projects.video_diffusion_sr.output_form import path_of
-from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.record import Recorder, move_record, recorder, remove_record
 from projects.video_diffusion_sr.request import ROOT, Finish, Request
 from projects.video_diffusion_sr.settings import RunSettings, resolve
-from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError
+from seedvr.clip_options import Part, Wishes
+from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError, errors_as
 from seedvr.progress import Report
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What a caller asks of one clip. None: what the preset says.
-
-    strength, color_fix: as on the command line. steps: network calls. guidance: 1 is none.
-    codec to crf: of the result's file, see `data.media.OutputOptions`.
-    """
-
-    size: OutputSize
-    seed: int = 666
-    strength: float = 1.0
-    color_fix: str = "wavelet"
-    steps: int | None = None
-    guidance: float | None = None
-    codec: str = "auto"
-    bit_depth: int | None = None
-    pixel_format: str | None = None
-    container: str | None = None
-    encoder: str = "cpu"
-    hdr: Literal["keep", "sdr"] = "keep"
-    crf: float | None = None
-
-    def __post_init__(self) -> None:
-        check_options(self.output)
-        if not 0 <= self.strength <= 1:
-            raise InputError(f"strength {self.strength} must lie between 0 (the input) and 1 (the restored clip)")
-        if self.color_fix not in KINDS:
-            raise InputError(f"unknown colour fix {self.color_fix!r}; choose one of {', '.join(KINDS)}")
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"steps {self.steps} must be at least 1")
-
-    @property
-    def output(self) -> OutputOptions:
-        """The form of the result's file."""
-        return OutputOptions(
-            self.codec, self.bit_depth, self.pixel_format, self.container, self.encoder, self.hdr, self.crf
-        )
-
-
-@dataclass(frozen=True)
-class Part:
-    """Of a file: stretch: what of it is restored. record: a record is written beside the result."""
-
-    stretch: Stretch
-    record: bool = False
 
 
 class Engine:
@@ -261,18 +210,6 @@ def open_clip(path: Path, deinterlace: str) -> MediaReader:
         return open_input(path, deinterlace, Stretch())
 
 
-def stretch_of(start: float | str | None, end: float | str | None, frames: int | tuple[int, int] | None) -> Stretch:
-    """The part of a clip that a caller names; InputError for one that cannot be."""
-    with errors_as(InputError, ValueError):
-        begin, until = (None if moment is None else seconds_of(str(moment)) for moment in (start, end))
-        if frames is None or isinstance(frames, int):
-            return Stretch(begin or None, until, count=frames)
-        if not (isinstance(frames, list | tuple) and [type(number) for number in frames] == [int, int]):
-            raise InputError(f"frames={frames!r} is neither a number nor two: of the first frame and of the one behind")
-        numbered = Stretch.of_frames(*frames)
-        return replace(numbered, start=begin or None, end=until)
-
-
 def place(made: Path, final: Path, record: bool) -> None:
     """Give a result its name, and its record one that goes with it; the record of what was there goes."""
     remove_record(final)
@@ -294,15 +231,6 @@ def facts(pixels: Tensor, frames: int | None) -> MediaInfo:
     return MediaInfo(
         Path("frames"), "image" if frames == 1 else "video", width, height, frame_count_hint=frames, depth=depth
     )
-
-
-@contextmanager
-def errors_as(kind: type[Exception], *caught: type[Exception]) -> Iterator[None]:
-    """The engine's errors as one of this package's, with the same sentence."""
-    try:
-        yield
-    except caught as error:
-        raise kind(str(error)) from error
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from common.logger import get_logger
 from seedvr import saving
-from seedvr.engine import Engine, errors_as
-from seedvr.errors import InputError, WeightsError
+from seedvr.engine import Engine
+from seedvr.errors import InputError, WeightsError, errors_as
 from seedvr.frames import Form, take
 from seedvr.loading import from_pretrained, load
 from seedvr.restorer import Restorer

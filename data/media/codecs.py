@@ -100,11 +100,6 @@ LOSSLESS = ("ffv1", "png")
 NVENC_FORMATS = {"yuv420p10le": "p010le", "yuv444p10le": "yuv444p16le", "yuv422p10le": "p210le"}
 
 
-def formats_of_encoder(encoder: str) -> tuple[str, ...]:
-    """Pixel formats that an encoder of this libav takes."""
-    return tuple(form.name for form in av.Codec(encoder, "w").video_formats or ())
-
-
 def planar_of(name: str) -> str | None:
     """The planar format with the samples of another one, as `frame_from` makes it; None for one that is not made."""
     storage = storage_of(name)

@@ -137,26 +137,12 @@ class VideoReader(MediaReader):
             for moment in times:
                 try:
                     container.seek(int((moment + self.info.time_origin) / stream.time_base), stream=stream)
-                    frame, time = self._last_until(moment, container.decode(stream), stream)
+                    frame, time = _last_until(moment, container.decode(stream), stream, self.info.time_origin)
                 except (av.FFmpegError, ValueError) as error:
                     logger.debug("%s: no frame at %.3f s (%s)", shown(self.path), float(moment), error)
                     return []
                 found.setdefault(time, self._as_planes(self._whole(frame, stream), time, {}))
         return list(found.values())
-
-    def _last_until(self, moment: Fraction, frames: Iterator[av.VideoFrame], stream) -> tuple[av.VideoFrame, Fraction]:
-        """The last of the frames that begins before this moment or at it, and its time; ValueError without one."""
-        last = None
-        for frame in frames:
-            if frame.pts is None:
-                raise ValueError("a frame without a time")
-            time = frame.pts * stream.time_base - self.info.time_origin
-            if time > moment:
-                break
-            last = frame, time
-        if last is None:
-            raise ValueError("the decoder did not leap far enough back")
-        return last
 
     def _whole(self, frame: av.VideoFrame, stream) -> av.VideoFrame:
         """A frame without its woven fields, where `deinterlace` says so."""
@@ -201,10 +187,8 @@ class VideoReader(MediaReader):
                 jumps.push(packet)
                 if packet.stream_index != stream.index:
                     continue
-                if (
-                    not packet.size and packet.dts is not None
-                ):  # the picture before it stays; a decoder would take it for
-                    continue  # the end of the stream
+                if not packet.size and packet.dts is not None:  # the picture before it stays
+                    continue  # a decoder would take the packet for the end of the stream
                 times.push(packet)
                 frames = decode(packet)
                 seen.decodes = seen.decodes or packet.size > 0
@@ -225,12 +209,12 @@ class VideoReader(MediaReader):
         """What was lost, as a sentence; MediaError where the file was cut and frames are missing."""
         if not seen.decodes or index_reaches_past_the_end(stream, self.path):
             promised = frame_count_hint(container, stream)
-            raise self._cut(seen.frames, f"{promised or 'an unknown number of'} frames")
+            raise _cut(self.path, seen.frames, f"{promised or 'an unknown number of'} frames")
         step = seen.step(stream)
         end = step * seen.frames if seen.last is None else seen.last + step
         missing = shortfall(self.path, container, stream, seen.frames, end, step)
         if missing and missing.cut and missing.frames_missing:
-            raise self._cut(seen.frames, missing.promised)
+            raise _cut(self.path, seen.frames, missing.promised)
         lost = [jumped] if jumped else []
         if self._transparent and not self._told_transparent:
             lost.append(TRANSPARENT)
@@ -244,11 +228,33 @@ class VideoReader(MediaReader):
             lost.append(f"the file ends at {self.path.stat().st_size} of {missing.promised}, behind its last frame")
         return f"{shown(self.path)}: {', '.join(lost)}; {seen.frames} frames were read" if lost else None
 
-    def _cut(self, frames: int, promised: str) -> MediaError:
-        return MediaError(
-            f"{shown(self.path)}: only {frames} of {promised} could be decoded, the rest of the file is damaged or "
-            "missing; get a complete copy, or cut the clip to its readable part"
-        )
+
+def _cut(path: Path, frames: int, promised: str) -> MediaError:
+    return MediaError(
+        f"{shown(path)}: only {frames} of {promised} could be decoded, the rest of the file is damaged or missing; "
+        "get a complete copy, or cut the clip to its readable part"
+    )
+
+
+def _last_until(
+    moment: Fraction, frames: Iterator[av.VideoFrame], stream: av.VideoStream, origin: Fraction
+) -> tuple[av.VideoFrame, Fraction]:
+    """The last of the frames that begins before this moment or at it, and its time; ValueError without one.
+
+    Args:
+        moment: seconds from `origin`, which is in seconds of the stream's clock.
+    """
+    last = None
+    for frame in frames:
+        if frame.pts is None:
+            raise ValueError("a frame without a time")
+        time = frame.pts * stream.time_base - origin
+        if time > moment:
+            break
+        last = frame, time
+    if last is None:
+        raise ValueError("the decoder did not leap far enough back")
+    return last
 
 
 @dataclass

@@ -29,24 +29,24 @@ PARAMETERS_YET = {
     "data/media/writer.py open_writer",
     "data/training/clip_dataset.py ClipDataset.__init__",
     "projects/benchmarking/counting.py convolution_flops",
-    "projects/video_diffusion_sr/result.py Result.__init__",
     "projects/video_diffusion_sr/training/adversarial.py AdversarialStage.__init__",
     "projects/video_diffusion_sr/training/distill.py DistillStage.__init__",
 }
 CLASSES_YET = {"projects/video_diffusion_sr/training/loop.py Trainer"}
 FUNCTIONS_YET = {
+    "data/media/writer.py open_writer",
     "models/dit/nadit.py NaDiT.__init__",  # a promised list of arguments, and their translation
     "models/dit_v2/nadit.py NaDiT.__init__",
     "projects/video_diffusion_sr/build.py load",
     "projects/video_diffusion_sr/cli_parser.py parser",
     "seedvr/loading.py load",  # mostly what its arguments mean
 }
-FILES_YET = {"projects/video_diffusion_sr/restore.py"}
+FILES_YET: set[str] = set()
 STATE_YET = {
     "common/kernels/attention.py fastest_backend",  # facts of the machine, looked up once
     "common/kernels/norm.py apex_available",
     "common/kernels/triton_support.py triton_available",
-    "data/media/encoding.py _try_hardware",  # starts the encoder of a GPU
+    "data/media/encoders.py try_hardware",  # starts the encoder of a GPU
     "data/colour/tone.py _table",  # results of pure functions, needed again for each frame
     "data/yuv/from_rgb.py plan",
     "data/yuv/to_rgb.py plan",
