@@ -16,7 +16,7 @@ Found = tuple[list[Path], list[tuple[Path, str]]]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class SearchOptions:
     """See `find_media`."""
 
     recursive: bool
@@ -48,7 +48,7 @@ def find_media(
     Raises:
         MediaError: the path does not exist, nothing is media, or nothing is what `frames_as_clip` asks for.
     """
-    path, wishes = Path(path), Wishes(recursive, frames_as_clip, None if leave_out is None else Path(leave_out))
+    path, options = Path(path), SearchOptions(recursive, frames_as_clip, None if leave_out is None else Path(leave_out))
     if is_pattern(path):
         numbered(path)
         return [path], []
@@ -58,7 +58,7 @@ def find_media(
         if frames_as_clip:
             raise MediaError(f"{printable(str(path))}: is a file, and no folder of numbered pictures")
         return [path], []
-    media, skipped = _search(path, wishes, is_top=True)
+    media, skipped = _search(path, options, is_top=True)
     if frames_as_clip and not any(entry.is_dir() for entry in media):
         raise MediaError(f"{printable(str(path))}: no numbered pictures that make a clip ({_why_not_numbered(path)})")
     if not media:
@@ -99,7 +99,7 @@ def why_no_clip(folder: Path) -> str | None:
     return None
 
 
-def _search(folder: Path, wishes: Wishes, is_top: bool = False) -> Found:
+def _search(folder: Path, options: SearchOptions, is_top: bool = False) -> Found:
     """`find_media` of one folder, and of those in it where that is asked for."""
     media, skipped, taken = [], [], frozenset()
     try:
@@ -108,14 +108,14 @@ def _search(folder: Path, wishes: Wishes, is_top: bool = False) -> Found:
         if is_top:
             raise MediaError(f"{printable(str(folder))}: the folder cannot be read ({reason(error)})") from error
         return [], [(folder, f"cannot be read ({reason(error)})")]
-    if wishes.frames_as_clip and _why_not_numbered(folder) is None:
+    if options.frames_as_clip and _why_not_numbered(folder) is None:
         named = folder if folder.name not in ("", "..") else folder.resolve()
         media, taken = [named], frozenset(numbered(folder).files)
     for entry in entries:
         if entry in taken:
             continue
         if _is_open_folder(entry):
-            below, reasons = _folder(entry, wishes)
+            below, reasons = _folder(entry, options)
             media += below
             skipped += reasons
         elif why := _why_skipped(entry):
@@ -125,16 +125,16 @@ def _search(folder: Path, wishes: Wishes, is_top: bool = False) -> Found:
     return media, skipped
 
 
-def _folder(entry: Path, wishes: Wishes) -> Found:
+def _folder(entry: Path, options: SearchOptions) -> Found:
     """What a folder inside a folder gives."""
-    if wishes.leave_out is not None and entry.resolve() == wishes.leave_out.resolve():
+    if options.leave_out is not None and entry.resolve() == options.leave_out.resolve():
         return [], [(entry, "the folder of the results")]
-    if wishes.recursive:
+    if options.recursive:
         if entry.is_symlink():
             return [], [(entry, "a link to a folder, which is not followed")]
-        found = _search(entry, wishes)
+        found = _search(entry, options)
         return found if any(found) else ([], [(entry, "an empty folder")])
-    why = _why_not_numbered(entry) if wishes.frames_as_clip else why_no_clip(entry)
+    why = _why_not_numbered(entry) if options.frames_as_clip else why_no_clip(entry)
     return ([entry], []) if why is None else ([], [(entry, f"a folder that is not searched, and no clip ({why})")])
 
 
