@@ -9,7 +9,7 @@ from common.distributed.process import Process
 from common.distributed.row_parallel import ClipRows, WholeClip
 from common.distributed.sequence_parallel import SequenceParallel
 from common.distributed.verdict import Verdicts
-from common.distributed.work_queue import hand_out
+from common.distributed.work_queue import queued_items
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -60,5 +60,5 @@ class Parallel:
         name: Callable[[Item], str] = str,
         journal: Path | None = None,
     ) -> Iterator[Item]:
-        """The items for this rank's group, longest first, from one queue for all groups. See `work_queue.hand_out`."""
-        return hand_out(self.group, items, cost=cost, name=name, journal=journal)
+        """The items for this rank's group, longest first, from one queue for all groups. See `work_queue.queued_items`."""
+        return queued_items(self.group, items, cost=cost, name=name, journal=journal)

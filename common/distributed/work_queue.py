@@ -33,7 +33,7 @@ DRAWN, SERVED, AGREED = "queue/drawn", "queue/served", "queue/agreed"
 POLL_S = 0.2
 
 
-def hand_out(
+def queued_items(
     group: Group,
     items: Sequence[Item],
     *,
