@@ -12,7 +12,7 @@ from seedvr.errors import InputError, errors_as
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ClipOptions:
     """What a caller asks of one clip. None: what the preset says.
 
     strength, color_fix: as on the command line. steps: network calls. guidance: 1 is none.

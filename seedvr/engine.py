@@ -35,7 +35,7 @@ from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.record import Recorder, move_record, recorder, remove_record
 from projects.video_diffusion_sr.request import ROOT, Finish, Request
 from projects.video_diffusion_sr.settings import RunSettings, resolve
-from seedvr.clip_options import Part, Wishes
+from seedvr.clip_options import ClipOptions, Part
 from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError, errors_as
 from seedvr.progress import Report
 
@@ -71,14 +71,14 @@ class Engine:
         """Whether clips longer than a window are restored in windows, so in bounded memory."""
         return self.settings.window is not None
 
-    def prepare(self, wishes: Wishes, info: MediaInfo) -> tuple[restorer.Restorer, MemoryPlan]:
+    def prepare(self, options: ClipOptions, info: MediaInfo) -> tuple[restorer.Restorer, MemoryPlan]:
         """(the pipeline's restorer for one clip, the plan for it), networks placed so that it can follow the plan.
 
         Raises:
             MemoryPlanError: the clip does not fit. WeightsError, InputError: as for the engine.
         """
         with errors_as(InputError, ValueError):
-            geometry = replace(self.settings.geometry, size=wishes.size)
+            geometry = replace(self.settings.geometry, size=options.size)
             geometry.output_size(info.height, info.width)
         plan = self._plan(geometry, info)
         if self._placed is not None and not may_follow(self._placed, plan):
@@ -88,17 +88,17 @@ class Engine:
             settings = replace(self.settings, geometry=geometry)
             built = self._place(plan, kernels_for(settings, self.parallel, [(clip_of(info), plan)]))
         with errors_as(InputError, ValueError):
-            infer = with_sampling(built.infer, wishes)
-        frames_out = "png" if wishes.codec == "png" else None
-        finish = Finish(wishes.color_fix, wishes.strength, frames_out=frames_out, output=wishes.output)
-        return replace(built, infer=infer, geometry=geometry, seed=wishes.seed, finish=finish), plan
+            infer = with_sampling(built.infer, options)
+        frames_out = "png" if options.codec == "png" else None
+        finish = Finish(options.color_fix, options.strength, frames_out=frames_out, output=options.output)
+        return replace(built, infer=infer, geometry=geometry, seed=options.seed, finish=finish), plan
 
     def frames(
         self,
         source: Iterable[Frame],
         again: Iterable[Frame],
         info: MediaInfo,
-        wishes: Wishes,
+        options: ClipOptions,
         report: Report,
         bits: int = 8,
     ) -> Generator[Tensor]:
@@ -110,7 +110,7 @@ class Engine:
             info: size, depth and length of the clip; its path is only a name.
             bits: of results: 8 (u8), or 16 (words, whose bits torch holds as int16).
         """
-        made, plan = self.prepare(wishes, info)
+        made, plan = self.prepare(options, info)
         made.follow(info, plan)
         frames, inputs = (frames_of(part) if isinstance(part, MediaReader) else iter(part) for part in (source, again))
         with running():
@@ -121,11 +121,11 @@ class Engine:
                 if len(result):
                     yield result
 
-    def file(self, source: Path, folder: Path, wishes: Wishes, report: Report, part: Part) -> Path:
+    def file(self, source: Path, folder: Path, options: ClipOptions, report: Report, part: Part) -> Path:
         """Restore a part of a file into a folder, under the name that the command line gives it; the result's path."""
         info, stretch = info_of(source), part.stretch
-        made, plan = self.prepare(wishes, replace(info, frame_count_hint=stretch.frames(info)))
-        made = replace(made, stretch=stretch, recorder=self._recorder(wishes, made, stretch) if part.record else None)
+        made, plan = self.prepare(options, replace(info, frame_count_hint=stretch.frames(info)))
+        made = replace(made, stretch=stretch, recorder=self._recorder(options, made, stretch) if part.record else None)
         with running():
             done = restore.restore_clip(
                 source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
@@ -133,10 +133,10 @@ class Engine:
         assert done is not None, "nothing in the folder stands in the way of the result"
         return done.output
 
-    def _recorder(self, wishes: Wishes, made: restorer.Restorer, stretch: Stretch) -> Recorder:
+    def _recorder(self, options: ClipOptions, made: restorer.Restorer, stretch: Stretch) -> Recorder:
         """What writes the record of one result, as if its settings had been asked for on the command line."""
         request = replace(
-            self.request, size=wishes.size, seed=wishes.seed, steps=wishes.steps, cfg_scale=wishes.guidance,
+            self.request, size=options.size, seed=options.seed, steps=options.steps, cfg_scale=options.guidance,
             finish=made.finish, stretch=stretch,
         )  # fmt: skip
         return recorder(replace(self.settings, request=request, sampling=made.infer.sampling))
@@ -190,13 +190,13 @@ def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:
     )
 
 
-def with_sampling(infer: VideoDiffusionInfer, wishes: Wishes) -> VideoDiffusionInfer:
+def with_sampling(infer: VideoDiffusionInfer, options: ClipOptions) -> VideoDiffusionInfer:
     """The same networks with the caller's steps and guidance."""
     sampling = infer.sampling
-    if wishes.steps is not None:
-        sampling = replace(sampling, steps=wishes.steps)
-    if wishes.guidance is not None:
-        sampling = replace(sampling, guidance=replace(sampling.guidance, scale=wishes.guidance))
+    if options.steps is not None:
+        sampling = replace(sampling, steps=options.steps)
+    if options.guidance is not None:
+        sampling = replace(sampling, guidance=replace(sampling.guidance, scale=options.guidance))
     if sampling == infer.sampling:
         return infer
     return VideoDiffusionInfer(

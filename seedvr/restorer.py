@@ -17,7 +17,7 @@ from torch import Tensor
 from data.media import Frame
 from data.media.sequence import is_sequence
 from projects.video_diffusion_sr.output_size import OutputSize
-from seedvr.clip_options import Part, Wishes, stretch_of
+from seedvr.clip_options import ClipOptions, Part, stretch_of
 from seedvr.engine import Engine, facts, open_clip, place
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
@@ -72,14 +72,14 @@ class Restorer:
         Raises:
             InputError, WeightsError, MemoryPlanError, Cancelled.
         """
-        wishes = self._wishes(settings)
+        options = self._options(settings)
         if isinstance(frames, str | PathLike):
-            return self._from_file(Path(frames), wishes, Report(progress, cancel))
+            return self._from_file(Path(frames), options, Report(progress, cancel))
         pixels, form = take(frames)
         report = Report(progress, cancel, len(pixels))
         with self._alone():
             info = facts(pixels, len(pixels))
-            pieces = self._engine.frames(timed(pixels), timed(pixels), info, wishes, report, form.bits)
+            pieces = self._engine.frames(timed(pixels), timed(pixels), info, options, report, form.bits)
             return form.give(torch.cat(list(pieces)))
 
     def restore_file(
@@ -111,7 +111,7 @@ class Restorer:
         Raises:
             InputError: the input cannot be read, or the target's suffix is not that of the result.
         """
-        wishes, source, part = self._wishes(settings), Path(source), Part(stretch_of(start, end, frames), record)
+        options, source, part = self._options(settings), Path(source), Part(stretch_of(start, end, frames), record)
         into_folder = os.fspath(target).endswith(("/", os.sep)) or Path(target).is_dir()
         folder = Path(target) if into_folder else Path(target).parent
         if not source.is_file() and not is_sequence(source):
@@ -119,7 +119,7 @@ class Restorer:
         folder.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the result gets its name in one step.
         with self._alone(), tempfile.TemporaryDirectory(dir=folder, prefix=".seedvr-") as unfinished:
-            made = self._engine.file(source, Path(unfinished), wishes, Report(progress, cancel), part)
+            made = self._engine.file(source, Path(unfinished), options, Report(progress, cancel), part)
             final = folder / made.name if into_folder else Path(target)
             if made.suffix.lower() != final.suffix.lower():
                 raise InputError(
@@ -145,13 +145,13 @@ class Restorer:
         """
         if not self._engine.windowed:
             raise InputError("a stream needs a window, and this restorer takes whole clips: load it with window=121")
-        return self._stream(iter(frames), self._wishes(settings), Report(progress, cancel))
+        return self._stream(iter(frames), self._options(settings), Report(progress, cancel))
 
     def live(self, **settings: Any) -> Live:
         """For frames that come by and by: `push(frames)` gives back what is ready, `flush()` the rest."""
         return Live(lambda frames: self.stream(frames, **settings))
 
-    def _stream(self, frames: Iterator[Any], wishes: Wishes, report: Report) -> Iterator[Any]:
+    def _stream(self, frames: Iterator[Any], options: ClipOptions, report: Report) -> Iterator[Any]:
         feed = Feed(frames, report)
         try:
             first = feed.start()
@@ -160,19 +160,19 @@ class Restorer:
         info = facts(first, None)
         with (
             self._alone(),
-            closing(self._engine.frames(feed, feed.again(), info, wishes, report, feed.form.bits)) as pieces,
+            closing(self._engine.frames(feed, feed.again(), info, options, report, feed.form.bits)) as pieces,
         ):
             for piece in pieces:
                 yield from (feed.form.give(frame[None]) for frame in piece)
 
-    def _from_file(self, path: Path, wishes: Wishes, report: Report) -> Any:
+    def _from_file(self, path: Path, options: ClipOptions, report: Report) -> Any:
         deinterlace = self._engine.request.deinterlace
         with self._alone(), open_clip(path, deinterlace) as reader, reader.again() as again:
             report.total = reader.info.frame_count_hint
-            pieces = list(self._engine.frames(reader, again, reader.info, wishes, report))
+            pieces = list(self._engine.frames(reader, again, reader.info, options, report))
         return Form("numpy").give(torch.cat(pieces))
 
-    def _wishes(self, settings: dict[str, Any]) -> Wishes:
+    def _options(self, settings: dict[str, Any]) -> ClipOptions:
         """The settings of a call, checked; InputError for one that nothing knows."""
         settings = dict(settings)
         sizes = {name: settings.pop(name, None) for name in ("height", "width", "scale", "short_side", "size")}
@@ -183,11 +183,11 @@ class Restorer:
         asked = {"area": area, "scale": sizes["scale"], "short_side": sizes["short_side"], "exact": exact}
         if all(value is None for value in asked.values()):
             asked["area"] = self._engine.preset.res
-        known = set(Wishes.__dataclass_fields__) - {"size"}
+        known = set(ClipOptions.__dataclass_fields__) - {"size"}
         if unknown := [name for name in settings if name not in known]:
             raise InputError(f"there is no setting {unknown[0]!r}; known are {', '.join(sorted({*known, *sizes}))}")
         try:
-            return Wishes(OutputSize(**asked), **settings)
+            return ClipOptions(OutputSize(**asked), **settings)
         except (ValueError, TypeError) as error:
             raise InputError(str(error)) from error
 
