@@ -60,5 +60,5 @@ class Parallel:
         name: Callable[[Item], str] = str,
         journal: Path | None = None,
     ) -> Iterator[Item]:
-        """The items for this rank's group, longest first, from one queue for all groups. See `work_queue.queued_items`."""
+        """The items for this rank's group, longest first, from one queue for all groups: `work_queue.queued_items`."""
         return queued_items(self.group, items, cost=cost, name=name, journal=journal)
