@@ -33,14 +33,14 @@ def hlg_to_scene(code: np.ndarray) -> np.ndarray:
 
 
 def hdr_to_sdr(lightness: np.ndarray, peak: float) -> np.ndarray:
-    """The tone curve of BT.2446 method A, of rising values for rising ones.
+    """The tone curve of BT.2446 method A; it is strictly increasing.
 
     Args:
         lightness: 0 to 1, (light / peak) ** (1 / 2.4).
         peak: of the HDR picture, nits.
 
     Returns:
-        0 to 1, the same of SDR: (light / 100 nits) ** (1 / 2.4).
+        0 to 1, lightness of SDR: (light / 100 nits) ** (1 / 2.4).
     """
     hdr, sdr = _spread(peak), _spread(SDR_PEAK)
     seen = np.log1p((hdr - 1) * np.asarray(lightness, np.float64)) / np.log(hdr)

@@ -1,4 +1,4 @@
-"""How the pixels of one file become what networks take, and how results become what its file stores."""
+"""Converts the pixels of one file to the networks' input, and results to the pixels that its output stores."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -30,12 +30,12 @@ class PixelPath:
 
     @property
     def dtype_in(self) -> torch.dtype:
-        """Of pixels, as `rgb_of` is asked for them."""
+        """The dtype of pixels that `into` takes, for `rgb_of`."""
         return torch.float32 if self.deep or self.curve != "none" else torch.uint8
 
     @property
     def dtype_out(self) -> torch.dtype:
-        """Of results."""
+        """The dtype of results."""
         return torch.uint8 if self.bits == 8 else torch.int16
 
     def into(self, rgb: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""HDR as pictures that networks of SDR know, and back: tables over 16 bits, the same on every device.
+"""Tone curves between HDR and the SDR that the networks take: tables over 16 bits, the same on every device.
 
-Of PQ, each of R, G and B goes through the curve of BT.2446 method A by itself, which makes the way back exact; the
-primaries stay. Light above the peak that the curve is made for takes the last twentieth of the range, straight over PQ
-codes, so that no code of PQ is lost.
+PQ: the curve of BT.2446 method A is applied to R, G and B separately, so that its inverse is exact; the primaries
+stay. Light above the peak of the curve is mapped to the last twentieth of the range, linearly in PQ codes, so that no
+code of PQ is lost.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def pq_to_tone(rgb: Tensor, peak: int) -> Tensor:
 
 
 def tone_to_pq(words: Tensor, peak: int) -> Tensor:
-    """The way back: int32 in 0..65535 -> int32 in 0..65535 of PQ."""
+    """The inverse of `pq_to_tone`: int32 in 0..65535 -> int32 in 0..65535 of PQ."""
     return _table(_tone_to_pq_curve, peak, words.device)[words]
 
 
@@ -58,7 +58,7 @@ def bt2020_to_bt709(rgb: Tensor) -> Tensor:
 
 
 def words_of(unit: Tensor) -> Tensor:
-    """Floats, clipped to [0, 1] -> int32 in 0..65535, the nearest."""
+    """Floats, clipped to [0, 1] -> int32 in 0..65535, rounded."""
     return unit.clamp(0, 1).mul_(MOST).round_().to(torch.int32)
 
 
@@ -67,7 +67,7 @@ def _looked_up(unit: Tensor, table: Tensor) -> Tensor:
 
 
 def tone_of_pq(codes: NDArray[np.float64], peak: int) -> NDArray[np.float64]:
-    """The curve itself, float64."""
+    """PQ codes in [0, 1] -> SDR in [0, 1], float64; see the module's docstring."""
     if peak >= PQ_PEAK:
         return hdr_to_sdr((pq_to_light(codes) / PQ_PEAK) ** (1 / SDR_GAMMA), PQ_PEAK)
     last = light_to_pq(peak)

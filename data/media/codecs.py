@@ -1,4 +1,4 @@
-"""Which codecs are there for results, what can each do here, and what may a user ask of them?"""
+"""The codecs of results, what each supports here, and the options of users."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -70,7 +70,7 @@ class Codec:
     crf: tuple[float, float] | None = None
 
 
-# Default crf: cannot be told from the source by eye. x265 and SVT-AV1 count on other scales than x264.
+# Default crf: visually lossless. x265 and SVT-AV1 use other scales than x264.
 TABLE = {
     "h264": Codec(
         "H.264", {"cpu": "libx264", "nvenc": "h264_nvenc"}, (8, 10), CONTAINERS,
@@ -96,12 +96,12 @@ TABLE = {
 }  # fmt: skip
 AUTO = {8: "h264", 10: "hevc", 12: "hevc", 16: "ffv1"}  # by depth
 LOSSLESS = ("ffv1", "png")
-# Hardware takes more than 8 bits as words with 6 or 0 bits below.
+# Hardware encoders take samples of more than 8 bits in the high bits of 16-bit words.
 NVENC_FORMATS = {"yuv420p10le": "p010le", "yuv444p10le": "yuv444p16le", "yuv422p10le": "p210le"}
 
 
 def planar_of(name: str) -> str | None:
-    """The planar format with the samples of another one, as `frame_from` makes it; None for one that is not made."""
+    """The planar format with the samples of another one, as `frame_from` makes it; None where it is not supported."""
     storage = storage_of(name)
     if name == "rgb48be":
         return "gbrp16le"

@@ -1,7 +1,7 @@
-"""Does a clip end before its container says? A cut download or copy decodes without a complaint in most containers.
+"""Does a clip end before its container says? In most containers a truncated file decodes without an error.
 
-Two kinds of evidence. Bytes: the container's own lengths reach behind the end of the file, so the file was cut.
-Promises: the header counts more frames, or a longer time, than was decoded; recorders that crash also leave those.
+There are two kinds of evidence. Bytes: the container's lengths reach beyond the end of the file, so the file was cut.
+Header: it counts more frames, or a longer duration, than was decoded; recorders that crash also write such headers.
 """
 
 import itertools
@@ -15,8 +15,8 @@ from data.media.container_lengths import asf_lengths, promised_size
 from data.media.video_file import open_container
 
 PADDING_BYTES = 16  # some writers miscount the padding of the last chunk
-TIMED = ("matroska", "flv", "mxf")  # formats whose header states a duration that FFmpeg does not work out itself
-AUDIO_TAIL_S = Fraction(1, 2)  # how much longer than the picture the whole file may be without notice
+TIMED = ("matroska", "flv", "mxf")  # formats whose duration is read from the header and not estimated by FFmpeg
+AUDIO_TAIL_S = Fraction(1, 2)  # how much longer than the picture the file may be without a message
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def shortfall(path: Path, container, stream, decoded: int, end: Fraction, step: 
 
 
 def promised_frames(container, stream) -> int | None:
-    """The header's count of frames, where it counts what is shown: an edit list of an MP4 hides some of its samples."""
+    """The header's count of frames, in formats that count displayed ones: an edit list of an MP4 hides samples."""
     if container.format.name == "avi":
         return stream.frames or None
     tag = stream.metadata.get("NUMBER_OF_FRAMES") or stream.metadata.get("NUMBER_OF_FRAMES-eng")
@@ -71,7 +71,7 @@ def promised_end(container, stream) -> tuple[Fraction | None, bool]:
     tag = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng") or ""
     if container.format.name.startswith("matroska") and (seconds := _clock_time(tag)):
         return seconds, True
-    if container.format.name == "asf":  # of a cut one, FFmpeg says nothing
+    if container.format.name == "asf":  # FFmpeg gives no duration of a truncated one
         return asf_lengths(Path(container.name))[1], False
     if container.format.name.startswith(TIMED) and container.duration:
         return Fraction(container.duration, av.time_base), False

@@ -25,7 +25,7 @@ from data.yuv.storage import storage_of
 
 
 class Source(Protocol):
-    """What a choice depends on: `MediaInfo` and `Probe` have it."""
+    """The facts of a clip on which a choice depends; `MediaInfo` and `Probe` have them."""
 
     depth: int
     transfer: int
@@ -56,7 +56,7 @@ class Encoding:
 
     @property
     def result_bits(self) -> Literal[8, 16]:
-        """Of the RGB that it is made of."""
+        """Bits of the RGB frames from which it is encoded."""
         return 8 if self.layout.depth == 8 and not self.dither else 16
 
     @property
@@ -68,7 +68,7 @@ class Encoding:
 
     @property
     def full_range(self) -> bool:
-        """As its tag says."""
+        """Whether its range tag says full range."""
         return self.layout.full_range or self.layout.model == "rgb"
 
 
@@ -137,7 +137,7 @@ def keeps_alpha(options: OutputOptions) -> bool:
 
 
 def colour_out(colour: Colour, options: OutputOptions) -> Colour:
-    """What the values of a result mean: those of the source, or BT.709 where HDR becomes SDR."""
+    """The colour of a result: that of the source, or BT.709 where HDR becomes SDR."""
     return SDR if colour.is_hdr and options.hdr == "sdr" else colour
 
 
@@ -179,7 +179,7 @@ def _codec_of(source: Source, options: OutputOptions) -> str:
 
 
 def _needed(source: Source, options: OutputOptions) -> int:
-    """Bits by which nothing of a file is crushed: 8, or 10 for all that has more."""
+    """The fewest bits that keep the file's precision: 8, or 10 for deeper files."""
     if source.transfer in (PQ, HLG):
         return 10 if options.hdr == "keep" else 8
     return 10 if source.depth > 8 else 8
@@ -198,7 +198,7 @@ def _depth_of(source: Source, options: OutputOptions, codec: Codec) -> int:
     if depth is None:
         needed = _needed(source, options)
         if needed > 8 and codec in (TABLE[n] for n in LOSSLESS):
-            needed = max(needed, source.depth)  # what is lossless keeps all
+            needed = max(needed, source.depth)  # lossless codecs keep every bit
         depth = next((d for d in codec.depths if d >= needed), codec.depths[-1])
     if depth not in codec.depths:
         others = [n for n, c in TABLE.items() if depth in c.depths]

@@ -1,4 +1,4 @@
-"""What of a clip stands beside picture and sound, and what of it does the output's container take?
+"""Subtitles, chapters, tags, covers and attachments of a clip: which ones does the output's container take?
 
 Decided before the first frame is written, so that a line can say what is left out.
 """
@@ -45,7 +45,7 @@ class Attached:
 
 @dataclass(frozen=True)
 class SubtitleTrack:
-    """One track of subtitles that goes over.
+    """One track of subtitles that the output gets.
 
     Attributes:
         index: of the stream in the input.
@@ -89,7 +89,7 @@ NOTHING = Extras()
 def told_extras(
     info: MediaInfo, suffix: str, rate: Fraction, *, metadata: bool = True, timed: bool = True, quiet: bool = False
 ) -> Extras:
-    """The plan, with a line for each kind that is left out unless `quiet`; nothing where even looking for it fails.
+    """The plan, with a line for each kind that is left out unless `quiet`; empty where reading them fails.
 
     Args:
         info: the input.
@@ -102,7 +102,7 @@ def told_extras(
         return NOTHING
     try:
         extras, notes = plan_extras(info, suffix, rate, metadata, timed)
-    except Exception as error:  # nothing beside the picture ever costs the picture
+    except Exception as error:  # an error of a subtitle or a tag must not stop the restoration
         extras, notes = NOTHING, [f"tags, chapters and subtitles are left out, they cannot be read ({reason(error)})"]
     for note in notes:
         logger.log(logging.DEBUG if quiet else logging.WARNING, "%s: %s", shown(info.path), note)
@@ -110,7 +110,7 @@ def told_extras(
 
 
 def plan_extras(info: MediaInfo, suffix: str, rate: Fraction, metadata: bool, timed: bool) -> tuple[Extras, list[str]]:
-    """(what goes over, sentences about what stays behind or changes), see `told_extras`."""
+    """(what the output gets, sentences about what is left out or changes), see `told_extras`."""
     with open_container(info.path) as container:
         video = choose_tracks(container, info.path).video
         subtitles, notes = _subtitles(container, suffix, metadata)
@@ -207,15 +207,15 @@ def _attachments(container) -> tuple[Attached, ...]:
 def _tags(tags: dict, suffix: str, rate: Fraction, covers: bool) -> tuple[dict, bool, list[str]]:
     """(tags that go over, whether as QuickTime keys, names of those that do not).
 
-    Keys may have any name, but FFmpeg writes no cover beside them, and fewer players show them: they are taken where
-    the usual way loses a tag and there is no cover.
+    Keys may have any name, but FFmpeg writes no cover beside them, and fewer players show them: they are used where
+    ordinary tags would lose one and there is no cover.
     """
     kept, keys = carried(tags, suffix, rate, False), False
     if len(kept) < len(tags) and suffix in QUICKTIME and not covers:
         named = carried(with_apple_place(tags), suffix, rate, True)
         if len(named) > len(kept):
             kept, keys = named, True
-    if not kept and tags.get("timecode"):  # one that is none, or not of this rate, refuses the whole file
+    if not kept and tags.get("timecode"):  # the muxer refuses the file for an invalid one
         kept, keys, _ = _tags({name: tags[name] for name in tags if name != "timecode"}, suffix, rate, covers)
     return kept, keys, sorted(set(tags) - set(kept))
 

@@ -1,7 +1,7 @@
-"""What is one picture of a clip? What the decoder gave, and its RGB where somebody asks for it.
+"""One picture of a clip: the decoder's planes, and its RGB on request.
 
-A decoder's frame is 4:2:0 as a rule, half the bytes of its RGB. So frames wait and cross to a device as planes, and
-become RGB there, the same bits as on the CPU (`data.yuv`).
+A decoded frame is usually 4:2:0, half the bytes of its RGB. So frames are kept and copied to a device as planes, and
+converted to RGB there, with the same bits as on the CPU (`data.yuv`).
 """
 
 from collections.abc import Sequence

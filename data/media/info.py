@@ -1,4 +1,4 @@
-"""What is known about a file before its frames are read, and what a reader is. Without torch, for probing."""
+"""The facts of a file before its frames are read, and the interface of readers. Without torch, for probing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class MediaInfo:
         tags: what the file of a picture says about it; None for clips, whose file is read again when the result is
             written.
         duration: seconds from time zero to the end of the last frame, as the container says; None when it does not.
-        frame_count_hint: the container's word, often wrong; good for progress bars only.
+        frame_count_hint: the container's count, often wrong; for progress bars only.
         time_base: seconds per tick of the container's clock.
         time_origin: container time, in seconds, that frames and audio call zero.
         audio_codecs: codec names of the audio streams that can be read, in order.
@@ -86,7 +86,7 @@ class MediaReader(ABC):
 
     Attributes:
         info: facts of the file.
-        notes: sentences about what was chosen or left out; `open_media` tells them once.
+        notes: sentences about what was chosen or left out; `open_media` logs them once.
         damage: after an iteration, a sentence about frames lost to damaged data; None when nothing was lost.
     """
 
@@ -95,7 +95,7 @@ class MediaReader(ABC):
     damage: str | None = None
 
     def __iter__(self) -> Iterator[Frame]:
-        """Decode lazily; raises MediaError, whatever a decoder raises, where the rest cannot be decoded."""
+        """Decode lazily. Where the rest cannot be decoded, any exception of a decoder becomes a MediaError."""
         frames = self._frames()
         try:
             while True:
@@ -129,7 +129,7 @@ class MediaReader(ABC):
         return copy.copy(self)
 
     def close(self) -> None:  # noqa: B027 (a reader without open files has nothing to do)
-        """Let go of open files; a running iteration ends."""
+        """Close open files; a running iteration ends."""
 
     def __enter__(self) -> Self:
         return self
@@ -141,12 +141,12 @@ class MediaReader(ABC):
 
 
 def spread(items: list, count: int) -> list:
-    """So many of the items, from the middles of equal shares of them; all where they are fewer."""
+    """`count` of the items, from the middles of equal shares; all of them where there are fewer."""
     if len(items) <= count:
         return items
     return [items[(2 * n + 1) * len(items) // (2 * count)] for n in range(count)]
 
 
 def middles(length: Fraction, count: int) -> list[Fraction]:
-    """The middles of so many equal shares of a length."""
+    """The middles of `count` equal shares of a length."""
     return [length * (2 * n + 1) / (2 * count) for n in range(count)]

@@ -1,4 +1,4 @@
-"""Is the result better than the input? A clip with both side by side, and a sheet of stills."""
+"""Compares the result with the input: a clip with both side by side, and a sheet of stills."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,7 +54,7 @@ class SideBySide:
 
     Args:
         path: of the comparison, see `open_writer`.
-        info: the input; its sound goes along, its transparency does not. The writer of the result tells about both.
+        info: the input; its sound is copied, its transparency is not. The result's writer logs messages about both.
         size: (height, width) of the finished frames; the comparison is twice as wide.
         frame_rate: see `open_writer`.
     """
@@ -68,7 +68,7 @@ class SideBySide:
         frame_rate: Fraction | None = None,
     ) -> None:
         wide = (size[0], 2 * size[1])
-        # For the eye: 8 bits, and of HDR the form that the networks have.
+        # For viewing: 8 bits, and HDR as the SDR that the networks take.
         colour = Colour(info.colour.primaries) if info.colour.is_hdr else info.colour
         plain = replace(info, alpha=None, transparent=False, depth=8, colour=colour)
         self.writer = open_writer(path, plain, wide, frame_rate=frame_rate, quiet=True, metadata=False)

@@ -1,7 +1,7 @@
-"""How large is a file's picture, how long is it, what will its result be called? With as little decoding as possible.
+"""The facts of a file that a run needs at its start, with as little decoding as possible.
 
-A picture's header is enough; of a clip one frame is decoded, which alone tells its size and which way is up. Damage
-behind that is found when the file is read. Works without torch.
+A picture's header is enough. One frame of a clip is decoded, since only a frame has the size and the rotation. Later
+damage is found when the file is read. Works without torch.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from data.media.video_file import choose_tracks, describe, first_frame, open_con
 
 @dataclass(frozen=True)
 class Probe:
-    """What a run has to know of a file before it begins.
+    """What a run needs of a file before it begins.
 
     Attributes:
         kind: "video", "image", "animation" or "sequence".
@@ -52,7 +52,7 @@ class Probe:
 
 
 def probe(path: str | PathLike) -> Probe:
-    """Look into one file.
+    """Probe one file.
 
     Raises:
         MediaError: a sentence that names the file: it is missing, not media, too large, or damaged at its beginning.

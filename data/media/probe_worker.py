@@ -1,7 +1,7 @@
-"""The process that probes files for another: a path in, a line out. Whatever a decoder does, it does it here.
+"""The process that probes files for another one: a path in, a line out. A crash of a decoder ends only this process.
 
 Starts in a fraction of a second, since nothing here loads torch. Requests and answers are lines of JSON on standard
-input and output; libraries that print by themselves print nowhere.
+input and output; what libraries print is dropped.
 """
 
 import json
@@ -24,7 +24,7 @@ def serve(memory_bytes: int, timeout_s: float) -> None:
     """Answer until standard input ends.
 
     Args:
-        memory_bytes: address space of this process; what wants more gets a MemoryError. 0: no limit.
+        memory_bytes: address space of this process; an allocation beyond it raises MemoryError. 0: no limit.
         timeout_s: the kernel ends this process when one file takes longer, even if its parent is gone by then.
     """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")

@@ -1,4 +1,4 @@
-"""Which reader fits this file?"""
+"""Chooses the reader of a file."""
 
 from os import PathLike
 from pathlib import Path
@@ -22,7 +22,7 @@ def open_media(
 ) -> MediaReader:
     """Open a video, a picture, an animation or a clip of numbered pictures, by what it holds and not by its name.
 
-    What was chosen or left out (`MediaReader.notes`) is told, a line each.
+    What was chosen or left out (`MediaReader.notes`) is logged, a line each.
 
     Args:
         path: a file; of numbered pictures their folder, or a printf pattern such as `walk/frame_%05d.png`.

@@ -9,7 +9,7 @@ from data.media.find import why_not_media
 from data.media.probe_process import probe_all
 from data.media.sequence import is_pattern, numbered
 
-# Cameras number their photographs too, all of one size, in formats that lose something. Frames are stored without loss.
+# Cameras number their photographs too, all of one size, but in lossy formats. Frames are stored without loss.
 FRAME_SUFFIXES = frozenset(".png .tif .tiff .bmp .dib .ppm .pgm .tga".split())
 
 Found = tuple[list[Path], list[tuple[Path, str]]]
@@ -74,10 +74,10 @@ def place_of(path: Path, root: Path, output_dir: Path) -> Path:
 
 
 def why_no_clip(folder: Path) -> str | None:
-    """Why a folder is no clip without being asked to; None if it is one.
+    """Why a folder is not taken as a clip by default; None if it is.
 
-    A folder of independent pictures must never become a clip by accident. So all that is in it must be pictures that
-    differ in one number alone, without a gap, stored without loss, and of one size.
+    A folder of independent pictures must never become a clip by accident. So it must hold only pictures whose names
+    differ in one number, without a gap, stored without loss, and of one size.
     """
     if why := _why_not_numbered(folder):
         return why
@@ -126,7 +126,7 @@ def _search(folder: Path, options: SearchOptions, is_top: bool = False) -> Found
 
 
 def _folder(entry: Path, options: SearchOptions) -> Found:
-    """What a folder inside a folder gives."""
+    """The media found in a folder inside a folder."""
     if options.leave_out is not None and entry.resolve() == options.leave_out.resolve():
         return [], [(entry, "the folder of the results")]
     if options.recursive:
@@ -139,7 +139,7 @@ def _folder(entry: Path, options: SearchOptions) -> Found:
 
 
 def _why_not_numbered(folder: Path) -> str | None:
-    """What keeps pictures from being one clip, also where that is asked for; None where nothing does."""
+    """Why pictures cannot be one clip even with `frames_as_clip`; None where they can."""
     try:
         numbered(folder)
     except MediaError as error:

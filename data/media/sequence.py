@@ -1,7 +1,7 @@
 """Which numbered pictures are the frames of one clip? Without torch, for probing and for the search of folders.
 
 A clip of pictures is named by its folder, or by a printf pattern such as `walk/frame_%05d.png`. Both are ordinary
-paths everywhere else; only this module knows what lies behind them.
+paths everywhere else; only this module tells the two apart.
 """
 
 import re
@@ -14,9 +14,9 @@ from pathlib import Path
 from data.media.errors import MediaError, printable, reason, shown
 from data.media.find import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-SEQUENCE_RATE = Fraction(24)  # frames per second; pictures do not say
+SEQUENCE_RATE = Fraction(24)  # frames per second; pictures have no rate
 PRINTF = re.compile(r"(?P<before>[^%]*)%(?:0(?P<width>\d{1,2}))?d(?P<after>[^%]*)")
-MOST_RANGES = 5  # of missing numbers that are told one by one
+MOST_RANGES = 5  # of missing numbers that a message lists
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def folder_of(path: Path) -> Path:
 
 
 def clip_name(path: Path) -> str:
-    """What the clip is called: as its folder, since `frame_%05d` says nothing."""
+    """The clip's name: that of its folder, since `frame_%05d` is no name."""
     folder = folder_of(path)
     return folder.name or folder.resolve().name or "clip"
 

@@ -1,4 +1,4 @@
-"""What does a clip show whose frames are numbered pictures?"""
+"""Reads a clip whose frames are numbered pictures."""
 
 from collections.abc import Generator
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Which part of a clip is asked for? From a moment or a frame on, up to a moment or for a number of frames.
+"""A part of a clip: from a moment or a frame, up to a moment or for a number of frames.
 
 Without torch, for flags and for probing. `data.media.stretch_reader` reads it.
 """
@@ -16,7 +16,7 @@ CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
 class Long(Protocol):
-    """What is known of a clip's length: `MediaInfo` and `Probe` have it."""
+    """The length of a clip; `MediaInfo` and `Probe` have it."""
 
     @property
     def kind(self) -> str: ...
@@ -37,7 +37,7 @@ class Stretch:
         first: number of the first frame, from 0; count: frames. None: to the end.
 
     Raises:
-        ValueError: nothing can lie in it, or its begin or its end is named twice.
+        ValueError: it is empty, or its start or its end is given twice.
     """
 
     start: Fraction | None = None
@@ -71,7 +71,7 @@ class Stretch:
 
     @property
     def label(self) -> str:
-        """What is added to the name of a result, such as "_10s-12.5s" or "_f20-f40"; "" for all of a clip."""
+        """The suffix of a result's name, such as "_10s-12.5s" or "_f20-f40"; "" for all of a clip."""
         if self.whole:
             return ""
         begin = f"f{self.first}" if self.start is None and self.end is None else f"{_short(self.start)}s"
@@ -106,7 +106,7 @@ class Stretch:
             raise MediaError(f"{shown(path)}: {self.missing(clip.duration)}")
 
     def missing(self, seconds: Fraction | None = None, frames: int | None = None) -> str:
-        """Why nothing of a clip lies in the stretch: it is that long, or so many frames were looked at."""
+        """A sentence for a stretch without frames: the clip lasts `seconds`, or `frames` frames were read."""
         if frames is not None and self.end is not None:
             return f"no frame begins from {_short(self.start)} s up to {_short(self.end)} s; ask for a longer part"
         where = f"frame {self.first}" if self.start is None else f"{_short(self.start)} s"

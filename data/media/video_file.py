@@ -1,4 +1,4 @@
-"""What does a clip hold, before its frames are read? Without torch, for the probing process."""
+"""The streams and the facts of a clip, before its frames are read. Without torch, for the probing process."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +21,7 @@ CONTAINERS = (
 )
 
 MOST_PIXELS = 1 << 27  # of a frame: 16K by 8K
-MOST_REFUSED = 1000  # packets at the start of a clip, before it is given up
+MOST_REFUSED = 1000  # packets at the start of a clip before it is refused
 
 
 def open_container(path: Path) -> av.container.InputContainer:
@@ -55,7 +55,7 @@ class Tracks:
 def choose_tracks(container, path: Path) -> Tracks:
     """The video track that the file calls its default, else the largest; every audio track that can be read.
 
-    Cover pictures are no video tracks. A codec that FFmpeg does not know has no codec context.
+    Cover pictures are no video tracks. A stream whose codec FFmpeg does not support has no codec context.
     """
     moving, covers = [], []
     for stream in container.streams.video:
@@ -157,7 +157,7 @@ def has_captions(frame: av.VideoFrame) -> bool:
     """Whether closed captions (CEA-608 or -708) are hidden in a frame, as broadcasts do."""
     try:
         return frame.side_data.get("A53_CC") is not None
-    except ValueError:  # some other side data of this frame is of a kind that PyAV cannot name
+    except ValueError:  # PyAV raises for side data of a kind that it does not support
         return False
 
 
@@ -189,7 +189,7 @@ def _why_no_video(path: Path, container, moving: list, covers: list) -> str:
 
 
 def _why_unreadable(path: Path) -> str:
-    """A guess at what is wrong with a file that no demuxer accepts."""
+    """The likely reason why no demuxer accepts a file."""
     if path.stat().st_size == 0:
         return "the file is empty"
     with path.open("rb") as file:

@@ -13,7 +13,7 @@ from data.pixel_formats import EXACT
 from data.yuv.layout import SITES, ChromaLocation, YuvLayout, matrix_of
 from data.yuv.storage import SUBSAMPLING, stand_in, storage_of
 
-NO_MATRIX, BT709 = 0, 1  # AVColorSpace and swscale count alike here
+NO_MATRIX, BT709 = 0, 1  # the same numbers in AVColorSpace and swscale
 NUMBER_OF_MATRIX = {"bt709": BT709, "fcc": 4, "bt601": 6, "smpte240m": 7, "ycgco": 8, "bt2020": 9}
 PROBE_PX, PROBE_STEP, NO_COLOUR = 16, 24, 128
 
@@ -53,7 +53,7 @@ def planes_of(frame: av.VideoFrame, location: ChromaLocation | None = None) -> t
 
 
 def scaled_to(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
-    """The frame, or one scaled by libswscale where it has another size: some streams change theirs midway."""
+    """The frame, or one scaled by libswscale where it has another size: some streams change their size midway."""
     if (frame.width, frame.height) == (width, height):
         return frame
     name = frame.format.name
@@ -134,11 +134,11 @@ def stacked(pictures: Sequence[Sequence[Tensor]], pin_memory: bool = False) -> t
 def chroma_location(frame: av.VideoFrame) -> ChromaLocation:
     """Where a frame's chroma samples lie. "center" where the file does not say, as libswscale has it.
 
-    PyAV does not show AVFrame.chroma_location, but libswscale heeds it. So a small frame with the properties of this
-    one gets a ramp of colour, and the place at which libswscale finds the ramp's middle tells.
+    PyAV does not show AVFrame.chroma_location, but libswscale uses it. So a small frame
+    with the same properties and a ramp of colour is converted; the position of the ramp's middle gives the location.
     """
     try:
-        # Two steps: a frame that has the wanted size and format already would come back itself.
+        # Two steps: a frame that already has the size and format would be returned unconverted.
         small = _reformatted(frame, width=PROBE_PX, height=PROBE_PX, format="yuv444p")
         small = _reformatted(small, format="yuv420p")
         small.color_range = ColorRange.MPEG

@@ -1,4 +1,4 @@
-"""RGB to YUV planes, on the device that holds it: what an encoder takes.
+"""RGB to the YUV planes that an encoder takes, on the RGB's device.
 
     Y = black + k_r R + k_g G + k_b B        U, V alike from R, G, B averaged over the place of a chroma sample, cubic
 
@@ -20,7 +20,7 @@ from data.yuv.layout import YuvLayout, rgb_to_yuv
 from data.yuv.taps import Taps, downsampling
 
 AVERAGE_BITS = 15
-FLOAT_BITS = 16  # what float32 in [0, 1] is rounded to first
+FLOAT_BITS = 16  # to which float32 in [0, 1] is rounded first
 SUM_BITS = 30
 
 
@@ -96,7 +96,7 @@ def from_rgb(rgb: Tensor, layout: YuvLayout, dither: bool = False) -> tuple[Tens
             (clipped, and rounded to 16 bits); any device. For a layout with alpha [T, 4, H, W].
         layout: progressive, no word with unused bits. Where a side is odd, its last row or column is repeated for
             chroma.
-        dither: codes stand for what lies between them by their mean over neighbours, not each for the nearest.
+        dither: round with `data.yuv.dither`, so that the mean over neighbours keeps the value; else to the nearest.
 
     Returns:
         [T, H, W], for "yuv" two planes [T, h, w], for "rgb" two of the size of the first, and alpha of that size last;
@@ -140,7 +140,7 @@ def _sized(planes: tuple[Tensor, ...], layout: YuvLayout) -> tuple[Tensor, ...]:
 
 
 def _sums(colours: list[Tensor], layout: YuvLayout, numbers: Plan) -> list[Tensor]:
-    """What stands in the planes of the size of the picture, before the fraction is cut: int32 [t, rows, W] each."""
+    """The planes of the size of the picture, before the fraction is dropped: int32 [t, rows, W] each."""
     if layout.model == "rgb":
         return [weighted([x], [numbers.alone], 0) for x in colours]
     sums = [weighted(colours[:3], list(numbers.luma), numbers.luma_constant)]
@@ -150,7 +150,7 @@ def _sums(colours: list[Tensor], layout: YuvLayout, numbers: Plan) -> list[Tenso
 
 
 def _ends(area: tuple[int, int, int], fraction: int, device: torch.device, dither: bool) -> Tensor | int:
-    """What is added before the fraction is cut: one half, or a threshold for each pixel of rows and columns."""
+    """The number added before the fraction is dropped: one half, or a dithering threshold for each pixel."""
     return thresholds(*area, fraction, device) if dither else half(fraction)
 
 

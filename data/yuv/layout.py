@@ -1,4 +1,4 @@
-"""What do the numbers of a decoded picture's planes mean?"""
+"""The layout of a decoded picture's planes: model, subsampling, depth, range, matrix."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -110,7 +110,7 @@ class YuvLayout:
 def matrix_of(number: int, height: int, width: int) -> Matrix:
     """The matrix of a frame by its AVColorSpace.
 
-    Where it names none that is known: BT.709 above 576 rows or 1024 columns, BT.601 below, as players do.
+    Where it names no supported one: BT.709 above 576 rows or 1024 columns, BT.601 below, as players do.
     """
     return MATRIX_OF_NUMBER.get(number, "bt709" if height > 576 or width > 1024 else "bt601")
 

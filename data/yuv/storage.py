@@ -1,4 +1,4 @@
-"""Where does a pixel format of libav keep the samples of a picture?"""
+"""Where the samples of a picture are in memory, for each pixel format of libav."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ PACKED_RGB = (
 
 @dataclass(frozen=True)
 class Storage:
-    """A pixel format whose samples are read where they lie.
+    """A pixel format whose samples are read in place.
 
     Attributes:
         places: for each plane of the layout (see `YuvLayout.model`; alpha last): (plane of the frame, first sample in
@@ -42,7 +42,7 @@ def storage_of(name: str) -> Storage | None:
 
 
 def _planar(name: str) -> Storage | None:
-    """One plane for every colour; grey with alpha is here too."""
+    """Formats with one plane for every colour, and grey with alpha."""
     if found := re.fullmatch(rf"yuv([aj]?)(4\d\d)p{BITS}", name):
         kind, sampling, bits = found.groups()
         places = tuple((n, 0, 1) for n in range(4 if kind == "a" else 3))
@@ -58,7 +58,7 @@ def _planar(name: str) -> Storage | None:
 
 
 def _semi_planar(name: str) -> Storage | None:
-    """A plane of luma and one of both chromas in turn, as hardware decoders give them."""
+    """A plane of luma and one of interleaved chroma, as hardware decoders give them."""
     if found := re.fullmatch(r"nv(12|21|16|24|42)", name):
         u, v = (1, 0) if found[1] in ("21", "42") else (0, 1)
         sampling = {"12": (2, 2), "21": (2, 2), "16": (2, 1)}.get(found[1], (1, 1))
@@ -70,7 +70,7 @@ def _semi_planar(name: str) -> Storage | None:
 
 
 def _packed_rgb(name: str) -> Storage | None:
-    """All colours of a pixel beside each other; 0 is a byte without meaning."""
+    """Interleaved colours; 0 stands for an unused byte."""
     if name not in PACKED_RGB:
         return None
     order = re.match(r"[rgba0]+", name)[0]
@@ -80,7 +80,7 @@ def _packed_rgb(name: str) -> Storage | None:
 
 
 def stand_in(name: str) -> str:
-    """The format that a frame of another one is repacked to by libav: all of its samples, none of them changed.
+    """The format to which libav repacks a frame that `storage_of` does not read: the same samples, unchanged.
 
     Formats of floating point, Bayer patterns and XYZ are converted, to 16 bits.
     """

@@ -1,4 +1,4 @@
-"""Which samples, with which weights, make a sample at another place? Cubic weights as exact integers.
+"""Cubic interpolation weights (taps) as exact integers.
 
 The kernel is Keys' cubic with a = -0.6, the one that FFmpeg calls bicubic. Its weights at the places where chroma can
 lie are fractions with small denominators (23/40, 279/320, ...), so that nothing is rounded before the sum.
@@ -62,8 +62,8 @@ def upsampling(ratio: int, site: Fraction) -> Taps:
 
 
 def downsampling(ratio: int, site: Fraction) -> Taps:
-    """Fine samples to coarse ones: one phase, offsets count fine samples from ratio * k. The kernel is as wide as
-    `ratio` asks for, so that what the coarse grid cannot show does not alias."""
+    """Fine samples to coarse ones: one phase, offsets count fine samples from ratio * k. The kernel is scaled
+    by `ratio`, so that frequencies above those of the coarse grid do not alias."""
     if ratio == 1:
         return Taps(1, (((0, 1),),))
     reach = range(ceil(site - 2 * ratio), floor(site + 2 * ratio) + 1)

@@ -98,7 +98,7 @@ def checked(planes: Sequence[Tensor], layout: YuvLayout) -> list[Tensor]:
         size = (frames, *(small if number else (height, width)))
         if tuple(plane.shape) != size or plane.dtype != layout.dtype:
             raise ValueError(
-                f"plane {number} is {plane.dtype} {tuple(plane.shape)}, but the layout wants {layout.dtype} {size}"
+                f"plane {number} is {plane.dtype} {tuple(plane.shape)}, but the layout needs {layout.dtype} {size}"
             )
     return planes
 
