@@ -1,4 +1,4 @@
-"""One object for a program: who works with whom, on which files, and how a clip is shared."""
+"""One object for a program: the groups of ranks, their files, and how a group shares a clip."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ Item = TypeVar("Item")
 
 
 class Parallel:
-    """Groups of `sp_size` ranks, each working on one clip at a time. In groups of one every verb does nothing special.
+    """Groups of `sp_size` ranks, each working on one clip at a time. In groups of one there is no communication.
 
     Args:
         process: from `process_group`.
         sp_size: ranks that share a clip.
     Attributes:
         size, own: of this rank's group, and its number in it. leads: does it write the files of its group?
-        verdicts: makes one decision of what the ranks of the group find.
+        verdicts: exchanges outcomes, so that all ranks of the group decide alike.
         team: for `dit.layout(..., team=...)`; None in a group of one.
     Raises:
         ValueError: `sp_size` does not divide the number of processes.
@@ -40,7 +40,7 @@ class Parallel:
 
     @property
     def traffic(self) -> Traffic:
-        """What this rank has sent so far."""
+        """Bytes that this rank has sent so far."""
         return self.group.traffic
 
     def rows(self, latent_rows: int) -> ClipRows | WholeClip:
