@@ -31,13 +31,13 @@ from common.diffusion import EulerSampler
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from common.seed import frame_noise
+from data.colour.path import to_8_bit
 from data.degradation.pipeline import build_degradation
 from data.media import Frame, MediaInfo
 from projects.evaluation.frames import find_clips, read_frames
 from projects.evaluation.measures import Measures, luma
 from projects.video_diffusion_sr import restore
 from projects.video_diffusion_sr.build import build
-from projects.video_diffusion_sr.geometry import to_8_bit
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.progress import ProgressBar

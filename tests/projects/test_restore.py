@@ -14,8 +14,9 @@ from PIL import Image
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
+from data.colour.path import to_8_bit
 from data.media import MediaError, open_media
-from projects.video_diffusion_sr import restore
+from projects.video_diffusion_sr import finishing, restore
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.cli import main
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
@@ -109,7 +110,7 @@ def test_strength_zero_is_the_resized_input(restorer, tmp_path):
     none = replace(restorer, finish=Finish(strength=0.0))
     result = read(restore_clip(tmp_path / "still.png", tmp_path / "out", none).output)[0]
     source = read(tmp_path / "still.png")[0]
-    expected = restore.to_8_bit(restorer.geometry.to_output(source, "cpu"))
+    expected = to_8_bit(restorer.geometry.to_output(source, "cpu"))
     assert torch.equal(result, expected)
 
 
@@ -136,7 +137,7 @@ def test_a_failure_in_the_middle_leaves_nothing(restorer, tmp_path, monkeypatch)
     def broken(*_):
         raise MediaError("clip.mp4: the disk is full")
 
-    monkeypatch.setattr(restore, "fix_colour", broken)
+    monkeypatch.setattr(finishing, "fix_colour", broken)
     with pytest.raises(MediaError):
         restore_clip(
             write_clip(tmp_path / "clip.mp4", 9), tmp_path / "out", replace(restorer, finish=Finish(compare=True))
@@ -216,7 +217,7 @@ def test_an_interrupted_run_leaves_finished_files_only(folder, capfd, monkeypatc
 
     assert run(folder) == 0
     write_clip(folder / "in" / "c.mp4", 3)
-    monkeypatch.setattr(restore, "fix_colour", interrupted)
+    monkeypatch.setattr(finishing, "fix_colour", interrupted)
     assert run(folder, "--skip_existing") == 130
     assert "--skip_existing goes on" in capfd.readouterr().err
     assert sorted(path.name for path in (folder / "out").iterdir() if path.is_file()) == ["a.mp4", "b.png"]
