@@ -59,7 +59,7 @@ class Part:
 
 
 def stretch_of(start: float | str | None, end: float | str | None, frames: int | tuple[int, int] | None) -> Stretch:
-    """The part of a clip that a caller names; InputError for one that cannot be."""
+    """The part of a clip by a caller's arguments; InputError for invalid ones."""
     with errors_as(InputError, ValueError):
         begin, until = (None if moment is None else seconds_of(str(moment)) for moment in (start, end))
         if frames is None or isinstance(frames, int):

@@ -1,7 +1,7 @@
-"""The one module in which this package meets the pipeline of `projects/video_diffusion_sr`.
+"""The interface of this package to the pipeline of `projects/video_diffusion_sr`.
 
-Everything that an `Engine` does is in the pipeline's own functions, in the pipeline's order, so a result has the
-numbers of the command line. Where the pipeline changes, this is the file that changes with it.
+An `Engine` calls the pipeline's functions in the pipeline's order, so its results are those of the command line. When
+the pipeline changes, this is the file to change.
 """
 
 import gc
@@ -44,7 +44,7 @@ class Engine:
     """Networks of one preset on one device.
 
     Args:
-        preset, request: what to build; the request's size is not used, every clip has its own.
+        preset, request: what to build; the request's size is ignored, since every clip has its own.
     Raises:
         InputError: a setting that makes no sense. WeightsError: weights are missing or do not fit.
     """
@@ -55,10 +55,10 @@ class Engine:
             device = choose_device(request.device, 0)
         self.parallel = Parallel(Process(0, 1, 0, device, None, 0, TIMEOUT_S))
         self._restorer: restorer.Restorer | None = None
-        self._placed: MemoryPlan | None = None  # what its networks were placed for
-        self.demands = Demands()  # of plans, where there are any
+        self._placed: MemoryPlan | None = None  # the plan for which its networks were placed
+        self.demands = Demands()  # on plans, where there are plans
         self.settings, self.budget = self._settle()
-        if self.budget is None:  # elsewhere the plan, and so where weights wait, depends on the clip
+        if self.budget is None:  # with a budget, the plan and the place of weights depend on the clip
             self._place(unplanned(self.settings, *self.settings.geometry.network_size(*preset.res), False))
 
     @property
@@ -72,7 +72,7 @@ class Engine:
         return self.settings.window is not None
 
     def prepare(self, options: ClipOptions, info: MediaInfo) -> tuple[restorer.Restorer, MemoryPlan]:
-        """(the pipeline's restorer for one clip, the plan for it), networks placed so that it can follow the plan.
+        """(the pipeline's restorer for one clip, the clip's plan), with networks placed as the plan needs.
 
         Raises:
             MemoryPlanError: the clip does not fit. WeightsError, InputError: as for the engine.
@@ -102,11 +102,11 @@ class Engine:
         report: Report,
         bits: int = 8,
     ) -> Generator[Tensor]:
-        """Restored frames, [T, 3, h, w] on the CPU, piece by piece, as many in all as the source has. HDR becomes SDR.
+        """Restored frames in chunks [T, 3, h, w] on the CPU, in all as many as the source has. HDR becomes SDR.
 
         Args:
-            source: the clip, from a file or from a caller. again: the same frames once more, asked for when their
-                results are finished.
+            source: the clip, from a file or from a caller. again: an iterator of the same frames, read again
+                when their results are finished.
             info: size, depth and length of the clip; its path is only a name.
             bits: of results: 8 (u8), or 16 (words, whose bits torch holds as int16).
         """
@@ -134,7 +134,7 @@ class Engine:
         return done.output
 
     def _recorder(self, options: ClipOptions, made: restorer.Restorer, stretch: Stretch) -> Recorder:
-        """What writes the record of one result, as if its settings had been asked for on the command line."""
+        """The writer of one result's record, as for the same settings on the command line."""
         request = replace(
             self.request, size=options.size, seed=options.seed, steps=options.steps, cfg_scale=options.guidance,
             finish=made.finish, stretch=stretch,
@@ -162,7 +162,7 @@ class Engine:
             return budget.plan(clip_of(info), blocks, derived)
 
     def _settle(self) -> tuple[RunSettings, Budget | None]:
-        """Everything that the request means, with networks that have no weights; what memory there is on a GPU."""
+        """Resolve the request into settings, with networks without weights, and read the memory budget of a GPU."""
         with errors_as(InputError, FileNotFoundError):
             load_config(self.request.config or ROOT / self.preset.config)
         with errors_as(WeightsError, FileNotFoundError), errors_as(InputError, ValueError):
@@ -170,10 +170,10 @@ class Engine:
             return settings, read_budget(settings, self.parallel)
 
     def _place(self, plan: MemoryPlan, beside: AbstractContextManager[None] | None = None) -> restorer.Restorer:
-        """Give the networks their weights, where a plan needs them.
+        """Load the networks' weights onto the devices that a plan names.
 
         Args:
-            beside: a block around it, see `dry_run.kernels_for`.
+            beside: a context in which weights are loaded, see `dry_run.kernels_for`.
         """
         with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra), beside or nullcontext():
             built = load(self.settings, self.parallel, [plan])
@@ -182,7 +182,7 @@ class Engine:
 
 
 def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:
-    """Whether networks that were placed for one plan can run by another."""
+    """Whether networks placed for one plan can run under another."""
     return (
         lasting(placed) == lasting(plan)
         and (plan.offload == "none" or placed.offload != "none")
@@ -205,13 +205,13 @@ def with_sampling(infer: VideoDiffusionInfer, options: ClipOptions) -> VideoDiff
 
 
 def open_clip(path: Path, deinterlace: str) -> MediaReader:
-    """A reader of a file; InputError when there is none, or it is no clip."""
+    """A reader of a file; InputError when the file is missing or is no clip."""
     with errors_as(InputError, ValueError):
         return open_input(path, deinterlace, Stretch())
 
 
 def place(made: Path, final: Path, record: bool) -> None:
-    """Give a result its name, and its record one that goes with it; the record of what was there goes."""
+    """Move a result to its final path, and its record beside it; a record of a replaced file is removed."""
     remove_record(final)
     os.replace(made, final)
     if record:
@@ -219,13 +219,13 @@ def place(made: Path, final: Path, record: bool) -> None:
 
 
 def info_of(path: Path) -> MediaInfo:
-    """Facts of a file, as it says them."""
+    """Facts of a file, from its header."""
     with open_clip(path, "never") as reader:
         return reader.info
 
 
 def facts(pixels: Tensor, frames: int | None) -> MediaInfo:
-    """Facts of a clip that is in no file, from its frames [..., 3, H, W]. One frame counts as a picture."""
+    """Facts of a clip in memory, from its frames [..., 3, H, W]. One frame counts as a picture."""
     height, width = pixels.shape[-2:]
     depth = 32 if pixels.is_floating_point() else 8
     return MediaInfo(
@@ -235,7 +235,7 @@ def facts(pixels: Tensor, frames: int | None) -> MediaInfo:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """Errors of a run. Only the pipeline's own are changed: what a callback or an iterator raises is its caller's."""
+    """A block whose pipeline errors are raised as this package's. Errors of callbacks and iterators pass unchanged."""
     try:
         yield
     except MediaError as error:

@@ -34,7 +34,7 @@ class Cancelled(SeedVRError):
 
 @contextmanager
 def errors_as(kind: type[Exception], *caught: type[Exception]) -> Iterator[None]:
-    """The engine's errors as one of this package's, with the same sentence."""
+    """A block whose `caught` errors are raised as `kind`, one of this package's, with the same message."""
     try:
         yield
     except caught as error:

@@ -53,7 +53,7 @@ class Restorer:
         return self._engine.preset.name
 
     def release(self) -> None:
-        """Give the networks' memory back; the next clip loads them again. InputError in the middle of a clip."""
+        """Free the networks' memory; the next clip loads them again. InputError in the middle of a clip."""
         with self._alone():
             self._engine.release()
 
@@ -67,8 +67,8 @@ class Restorer:
                 or [3, H, W]; a PIL picture or a list of them; or the path of a video or picture.
             settings: see the class.
         Returns:
-            Frames in the form in which they came, as many; for a path a u8 array [T, H, W, 3], HDR as SDR. Floats keep
-            their precision on the way in, and come in steps of 1/65535.
+            As many frames in the form of the input; for a path a u8 array [T, H, W, 3], HDR as SDR. Float
+            input is not rounded; float results are multiples of 1/65535.
         Raises:
             InputError, WeightsError, MemoryPlanError, Cancelled.
         """
@@ -101,9 +101,9 @@ class Restorer:
             source: a file; of numbered pictures their folder, or a pattern such as `walk/frame_%05d.png`.
             target: the result's path, replaced if it exists; or a folder (existing, or named with a slash at its end),
                 in which the result gets the name that the command line gives it.
-            start, end: restore what is first shown from here on, and before there: seconds, or "hh:mm:ss.ms". Sound
-                and what else stands beside the picture is cut at the same moments.
-            frames: restore so many frames, or those from the first number up to the second, which is left out; from 0.
+            start, end: restore frames first shown at `start` or later and before `end`: seconds, or "hh:mm:ss.ms".
+                Sound, subtitles and chapters are cut at the same moments.
+            frames: restore so many frames, or those from the first number (from 0) up to the second, exclusive.
             record: also write the command line's JSON of settings, versions, weights and times, under the result's
                 name with ".json" behind it.
         Returns:
@@ -117,7 +117,7 @@ class Restorer:
         if not source.is_file() and not is_sequence(source):
             raise InputError(f"{source}: there is no such file")
         folder.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that the result gets its name in one step.
+        # Beside the target, so that the result is moved to its name atomically.
         with self._alone(), tempfile.TemporaryDirectory(dir=folder, prefix=".seedvr-") as unfinished:
             made = self._engine.file(source, Path(unfinished), options, Report(progress, cancel), part)
             final = folder / made.name if into_folder else Path(target)
@@ -148,7 +148,7 @@ class Restorer:
         return self._stream(iter(frames), self._options(settings), Report(progress, cancel))
 
     def live(self, **settings: Any) -> Live:
-        """For frames that come by and by: `push(frames)` gives back what is ready, `flush()` the rest."""
+        """For frames that arrive one after another: `push(frames)` returns finished ones, `flush()` the rest."""
         return Live(lambda frames: self.stream(frames, **settings))
 
     def _stream(self, frames: Iterator[Any], options: ClipOptions, report: Report) -> Iterator[Any]:
@@ -173,7 +173,7 @@ class Restorer:
         return Form("numpy").give(torch.cat(pieces))
 
     def _options(self, settings: dict[str, Any]) -> ClipOptions:
-        """The settings of a call, checked; InputError for one that nothing knows."""
+        """The settings of a call, checked; InputError for an unknown one."""
         settings = dict(settings)
         sizes = {name: settings.pop(name, None) for name in ("height", "width", "scale", "short_side", "size")}
         if (sizes["height"] is None) != (sizes["width"] is None):
@@ -202,7 +202,7 @@ class Restorer:
 
 
 def timed(pixels: Tensor) -> Iterator[Frame]:
-    """Frames of [T, 3, H, W], numbered: the pipeline wants times, and no one reads these."""
+    """Frames of [T, 3, H, W] with their numbers as times, which the pipeline requires and this package ignores."""
     return (Frame.of_rgb(frame, Fraction(number)) for number, frame in enumerate(pixels))
 
 
@@ -249,7 +249,7 @@ class Feed:
             yield frame
 
     def again(self) -> Iterator[Frame]:
-        """The held frames, first in, first out; it goes on after it was empty."""
+        """The held frames, first in, first out; it can be continued after it was empty."""
         return Again(self._held)
 
 
