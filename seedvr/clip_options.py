@@ -13,19 +13,15 @@ from seedvr.errors import InputError, errors_as
 
 @dataclass(frozen=True)
 class ClipOptions:
-    """What a caller asks of one clip. None: what the preset says.
-
-    strength, color_fix: as on the command line. steps: network calls. guidance: 1 is none.
-    codec to crf: of the result's file, see `data.media.OutputOptions`.
-    """
+    """A caller's options for one clip. None: the preset's value."""
 
     size: OutputSize
     seed: int = 666
-    strength: float = 1.0
-    color_fix: str = "wavelet"
-    steps: int | None = None
-    guidance: float | None = None
-    codec: str = "auto"
+    strength: float = 1.0  # 1: the restored clip, 0: the resized input
+    color_fix: str = "wavelet"  # as on the command line
+    steps: int | None = None  # network calls
+    guidance: float | None = None  # 1: none
+    codec: str = "auto"  # this and what follows: of the result's file, see `data.media.OutputOptions`
     bit_depth: int | None = None
     pixel_format: str | None = None
     container: str | None = None
@@ -52,10 +48,10 @@ class ClipOptions:
 
 @dataclass(frozen=True)
 class Part:
-    """Of a file: stretch: what of it is restored. record: a record is written beside the result."""
+    """The part of a file that is restored, and whether its record is kept."""
 
-    stretch: Stretch
-    record: bool = False
+    stretch: Stretch  # the part
+    record: bool = False  # write a record beside the result
 
 
 def stretch_of(start: float | str | None, end: float | str | None, frames: int | tuple[int, int] | None) -> Stretch:

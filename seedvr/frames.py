@@ -20,18 +20,14 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Form:
-    """The form of a caller's frames, which results get too.
+    """The form of a caller's frames, which results get too."""
 
-    kind: "numpy", "torch" or "pil". last: the channels are the last dimension. real: floats in [0, 1], else u8.
-    single: one frame without a dimension for time. dtype: of floats; device: of tensors.
-    """
-
-    kind: str
-    last: bool = True
-    real: bool = False
-    single: bool = False
-    dtype: Any = None
-    device: Any = "cpu"
+    kind: str  # "numpy", "torch" or "pil"
+    last: bool = True  # the channels are the last dimension
+    real: bool = False  # floats in [0, 1], else u8
+    single: bool = False  # one frame without a dimension for time
+    dtype: Any = None  # of floats
+    device: Any = "cpu"  # of tensors
 
     @property
     def bits(self) -> int:

@@ -27,11 +27,10 @@ MOST = 65535  # of a 16-bit word
 
 @dataclass(frozen=True)
 class SeedVRPipelineOutput:
-    """frames: of every clip; `frames[0]` is the first one's.
+    """The result of a call."""
 
-    "np": float32 [B, T, h, w, 3]; "pt": float32 [B, T, 3, h, w], both in 0..1; "pil": a list of lists of pictures.
-    """
-
+    # "np": float32 [B, T, h, w, 3]; "pt": float32 [B, T, 3, h, w], both in 0..1; "pil": a list of lists of pictures.
+    # `frames[0]` is the first clip.
     frames: Any
 
 

@@ -39,25 +39,18 @@ NAMES = {"cuda": "CUDA", "mps": "Apple MPS", "xpu": "Intel XPU"}
 
 @dataclass(frozen=True)
 class Process:
-    """One process of a job.
+    """One process of a job."""
 
-    rank, world: of all processes. local_rank, local_world: of those on this machine.
-    device: what this process computes on.
-    backend: "gloo", "nccl", or None in a world of one without a launcher.
-    attempt: how often the launcher has restarted the job, from 0.
-    store: what all processes can write keys into; None without a launcher.
-    """
-
-    rank: int
-    world: int
-    local_rank: int
-    device: torch.device
-    backend: str | None
-    attempt: int
-    timeout_s: float
-    store: dist.Store | None = None
+    rank: int  # among all processes
+    world: int  # number of all processes
+    local_rank: int  # among those on this machine
+    device: torch.device  # on which this process computes
+    backend: str | None  # "gloo", "nccl", or None in a world of one without a launcher
+    attempt: int  # how often the launcher has restarted the job, from 0
+    timeout_s: float  # seconds without a report after which the job fails
+    store: dist.Store | None = None  # key-value store of all processes; None without a launcher
     watchdog: Watchdog | None = field(default=None, repr=False)
-    local_world: int = 1
+    local_world: int = 1  # number of processes on this machine
 
     @property
     def leads(self) -> bool:

@@ -19,12 +19,9 @@ HALO, STATISTICS, ATTENTION = "rows of neighbours", "statistics of norms", "keys
 
 @dataclass(frozen=True)
 class RowBlocks:
-    """Which latent rows each rank of a group holds; ranks beyond the number of rows hold none.
+    """Which latent rows each rank of a group holds; ranks beyond the number of rows hold none."""
 
-    counts: rows of every rank, in order; they differ by one at most.
-    """
-
-    counts: tuple[int, ...]
+    counts: tuple[int, ...]  # rows of every rank, in order; they differ by one at most
 
     @staticmethod
     def of(rows: int, ranks: int) -> "RowBlocks":

@@ -13,20 +13,12 @@ Curve = Literal["none", "pq", "pq to sdr", "hlg to sdr"]
 
 @dataclass(frozen=True)
 class PixelPath:
-    """Decided once a file.
+    """The conversions of one file's pixels; decided once a file."""
 
-    Attributes:
-        deep: the file has more than 8 bits: its pixels are float32 in [0, 1], otherwise u8.
-        bits: of results: 8 (u8), or 16 (words, whose bits torch holds as int16).
-        curve: "none": values go through as they are. "pq": PQ through a tone curve, and back. "... to sdr": to BT.709
-            before the networks, for good.
-        peak: of a PQ picture, nits.
-    """
-
-    deep: bool = False
-    bits: Literal[8, 16] = 8
-    curve: Curve = "none"
-    peak: int = 1000
+    deep: bool = False  # the file has more than 8 bits: its pixels are float32 in [0, 1], otherwise u8
+    bits: Literal[8, 16] = 8  # of results: 8 (u8), or 16 (words, whose bits torch holds as int16)
+    curve: Curve = "none"  # "none": values stay. "pq": tone curve, and its inverse. "... to sdr": to BT.709, not undone
+    peak: int = 1000  # of a PQ picture, nits
 
     @property
     def dtype_in(self) -> torch.dtype:

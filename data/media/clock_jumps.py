@@ -21,13 +21,10 @@ SKEW_S = 2  # how far apart in a file the sound and the picture of one moment ma
 
 @dataclass(frozen=True)
 class Jump:
-    """One jump of the clock; seconds of the file's own clock.
+    """One jump of the clock, in seconds of the file's clock."""
 
-    after: the end of the last picture before it. seconds: how much too late everything behind it is.
-    """
-
-    after: Fraction
-    seconds: Fraction
+    after: Fraction  # end of the last picture before the jump
+    seconds: Fraction  # by which all later times are too late
 
     @property
     def middle(self) -> Fraction:

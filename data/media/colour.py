@@ -25,19 +25,14 @@ NAMES = {BT709: "BT.709", BT601_625: "BT.601", BT601_525: "BT.601", BT2020: "BT.
 
 @dataclass(frozen=True)
 class Colour:
-    """What values of R, G and B mean.
+    """The meaning of values of R, G and B."""
 
-    Attributes:
-        primaries, transfer: numbers of H.273.
-        mastering: of the display that HDR was graded on, in the order of the bits of SMPTE ST 2086 in HEVC: x and y of
-            green, blue, red and white in steps of 0.00002, most and least light in steps of 0.0001 nits; None where the
-            file does not say.
-        light: most light of a pixel, and of a frame's mean, in nits (CTA-861.3); None where the file does not say.
-    """
-
-    primaries: int = BT709
-    transfer: int = BT709
+    primaries: int = BT709  # number of H.273
+    transfer: int = BT709  # number of H.273
+    # Display of the HDR grading, in the order of SMPTE ST 2086 in HEVC: x and y of green, blue, red and white in steps
+    # of 0.00002, most and least light in steps of 0.0001 nits; None where the file has none.
     mastering: tuple[int, ...] | None = None
+    # Largest light of a pixel, and of a frame's mean, in nits (CTA-861.3); None where the file has none.
     light: tuple[int, int] | None = None
 
     @property

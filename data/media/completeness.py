@@ -21,17 +21,11 @@ AUDIO_TAIL_S = Fraction(1, 2)  # how much longer than the picture the file may b
 
 @dataclass(frozen=True)
 class Shortfall:
-    """What a clip lacks at its end.
+    """What is missing at the end of a clip."""
 
-    Attributes:
-        cut: the container's lengths reach behind the end of the file.
-        promised: what the container promises, in words, such as "25 frames" or "9000 bytes".
-        frames_missing: fewer frames were decoded than promised; False when only later bytes (an index) are gone.
-    """
-
-    cut: bool
-    promised: str
-    frames_missing: bool
+    cut: bool  # the container's lengths reach beyond the end of the file
+    promised: str  # the container's length in words, such as "25 frames" or "9000 bytes"
+    frames_missing: bool  # fewer frames were decoded than promised; False when only later bytes (an index) are missing
 
 
 def shortfall(path: Path, container, stream, decoded: int, end: Fraction, step: Fraction) -> Shortfall | None:

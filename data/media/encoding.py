@@ -34,25 +34,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the pictures of one clip are stored. The same for all of its frames.
+    """How the pictures of one clip are stored, the same for all of its frames."""
 
-    Attributes:
-        codec: a key of `TABLE`. encoder: libav's name of what encodes.
-        layout: of the planes that the encoder is given. stored: its pixel format, of the same samples.
-        crf: None for codecs without.
-        colour: that the result is tagged with.
-        dither: 8 bits stand for more.
-        containers: in which it may lie.
-    """
-
-    codec: str = "h264"
-    encoder: str = "libx264"
-    layout: YuvLayout = YuvLayout()  # noqa: RUF009 (frozen). BT.709 limited; chroma on the left, where H.264 has it
-    stored: str = "yuv420p"
-    crf: float | None = 16
-    colour: Colour = SDR
-    dither: bool = False
-    containers: tuple[str, ...] = CONTAINERS
+    codec: str = "h264"  # a key of `TABLE`
+    encoder: str = "libx264"  # libav's name
+    # of the planes given to the encoder; BT.709 limited, chroma on the left as in H.264
+    layout: YuvLayout = YuvLayout()  # noqa: RUF009 (frozen)
+    stored: str = "yuv420p"  # pixel format of the file, with the same samples as `layout`
+    crf: float | None = 16  # None for codecs without
+    colour: Colour = SDR  # tags of the result
+    dither: bool = False  # 8 bits are made from more
+    containers: tuple[str, ...] = CONTAINERS  # that take the codec
 
     @property
     def result_bits(self) -> Literal[8, 16]:

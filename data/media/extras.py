@@ -35,46 +35,33 @@ KEPT_BY_MATROSKA = "Matroska (.mkv) would take"
 
 @dataclass(frozen=True)
 class Attached:
-    """A cover picture or another file inside a clip. data: its bytes. codec: of a cover, else empty."""
+    """A cover picture or another file inside a clip."""
 
-    name: str
+    name: str  # of the file
     mimetype: str
-    data: bytes = field(repr=False)
-    codec: str = ""
+    data: bytes = field(repr=False)  # content of the file
+    codec: str = ""  # of a cover, else empty
 
 
 @dataclass(frozen=True)
 class SubtitleTrack:
-    """One track of subtitles that the output gets.
+    """One track of subtitles that the output gets."""
 
-    Attributes:
-        index: of the stream in the input.
-        name: "subtitle track 2 (ass)", for messages.
-        how: "copy" packet by packet, or "convert" the text to what the container takes.
-        tags, disposition: what the output says about the track.
-    """
-
-    index: int
-    name: str
-    how: Literal["copy", "convert"]
-    tags: Mapping[str, str]
-    disposition: int
+    index: int  # of the stream in the input
+    name: str  # "subtitle track 2 (ass)", for messages
+    how: Literal["copy", "convert"]  # "copy" packets, or "convert" the text to a codec of the container
+    tags: Mapping[str, str]  # of the track in the output
+    disposition: int  # of the track in the output, as FFmpeg's flags
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What goes over.
+    """What the output gets beside picture and sound."""
 
-    Attributes:
-        tags, video_tags: of the clip and of its picture.
-        keys: write the tags as QuickTime keys.
-        chapters: as PyAV gives them; zero is the first frame.
-    """
-
-    tags: Mapping[str, str] = field(default_factory=dict)
-    video_tags: Mapping[str, str] = field(default_factory=dict)
-    keys: bool = False
-    chapters: tuple[dict, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)  # of the clip
+    video_tags: Mapping[str, str] = field(default_factory=dict)  # of its picture
+    keys: bool = False  # write the tags as QuickTime keys
+    chapters: tuple[dict, ...] = ()  # in PyAV's form; zero is the first frame
     covers: tuple[Attached, ...] = ()
     attachments: tuple[Attached, ...] = ()
     subtitles: tuple[SubtitleTrack, ...] = ()

@@ -24,21 +24,15 @@ MOST = 65535  # of a 16-bit word
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture and when it is shown.
+    """One picture, and when it is shown."""
 
-    Attributes:
-        planes: on the CPU, never to be written to. Of a clip: the decoder's own memory, [1, H, W] and [1, h, w], u8 or
-            int16, as `layout` says. Of a picture: its RGB [1, 3, H, W], u8, 16-bit words (int16) or float32 in [0, 1];
-            and its alpha [1, 1, H, W], u8 or words, if it has any.
-        time: seconds since the clip's zero; strictly increasing within a clip.
-        layout: what the planes mean; None for the RGB of a picture.
-        orientation: how stored pixels become displayed ones.
-    """
-
+    # On the CPU, read-only. Of a clip: the decoder's memory, [1, H, W] and [1, h, w], u8 or int16, see `layout`. Of a
+    # picture: its RGB [1, 3, H, W], u8, 16-bit words (int16) or float32 in [0, 1]; and its alpha [1, 1, H, W], u8 or
+    # words, if it has any.
     planes: tuple[Tensor, ...]
-    time: Fraction
-    layout: YuvLayout | None = None
-    orientation: Orientation = UPRIGHT
+    time: Fraction  # seconds since the clip's zero; strictly increasing within a clip
+    layout: YuvLayout | None = None  # of the planes; None for the RGB of a picture
+    orientation: Orientation = UPRIGHT  # from stored to displayed pixels
 
     @classmethod
     def of_rgb(cls, pixels: Tensor, time: Fraction, alpha: Tensor | None = None) -> Self:

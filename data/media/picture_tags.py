@@ -30,25 +30,15 @@ ENTRY = 12  # bytes
 
 @dataclass(frozen=True)
 class PictureTags:
-    """The metadata that the result gets.
+    """The metadata that the result gets."""
 
-    Attributes:
-        exif: a TIFF block, as after "Exif\\0\\0".
-        xmp: a packet of XML.
-        iptc: IIM records.
-        profile: an ICC profile of sRGB; None where the input had none.
-        dpi: pixels per inch, across and down.
-        texts: keyword to text, as PNG and JPEG hold them.
-        gray: the picture has no colour.
-    """
-
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    iptc: bytes | None = None
-    profile: bytes | None = None
-    dpi: tuple[float, float] | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)
-    gray: bool = False
+    exif: bytes | None = None  # a TIFF block, as after "Exif\0\0"
+    xmp: bytes | None = None  # a packet of XML
+    iptc: bytes | None = None  # IIM records
+    profile: bytes | None = None  # an ICC profile of sRGB; None where the input had none
+    dpi: tuple[float, float] | None = None  # pixels per inch, across and down
+    texts: Mapping[str, str] = field(default_factory=dict)  # keyword to text, as in PNG and JPEG
+    gray: bool = False  # the picture has no colour
 
 
 def read_tags(image: Image.Image) -> tuple[PictureTags, list[str]]:

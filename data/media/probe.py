@@ -27,28 +27,19 @@ from data.media.video_file import choose_tracks, describe, first_frame, open_con
 
 @dataclass(frozen=True)
 class Probe:
-    """What a run needs of a file before it begins.
-
-    Attributes:
-        kind: "video", "image", "animation" or "sequence".
-        height, width: pixels as displayed.
-        frame_count_hint: about how many frames there are; None when the file does not say.
-        audio_codecs, subtitle_codecs: of the tracks that can be read; `output_path` depends on them.
-        depth: bits of a sample. primaries, transfer: of `Colour`. transparent: a clip has an alpha plane.
-        duration: seconds; None when the file does not say.
-    """
+    """The facts of a file that a run needs before it begins."""
 
     kind: Kind
-    height: int
-    width: int
-    frame_count_hint: int | None
-    audio_codecs: tuple[str, ...] = ()
-    subtitle_codecs: tuple[str, ...] = ()
-    depth: int = 8
-    primaries: int = BT709
-    transfer: int = BT709
-    transparent: bool = False
-    duration: float | None = None
+    height: int  # pixels as displayed
+    width: int  # pixels as displayed
+    frame_count_hint: int | None  # approximate; None when the file has no count
+    audio_codecs: tuple[str, ...] = ()  # of the tracks that can be read; `output_path` depends on them
+    subtitle_codecs: tuple[str, ...] = ()  # likewise
+    depth: int = 8  # bits of a sample
+    primaries: int = BT709  # of `Colour`
+    transfer: int = BT709  # of `Colour`
+    transparent: bool = False  # a clip has an alpha plane
+    duration: float | None = None  # seconds; None when the file has none
 
 
 def probe(path: str | PathLike) -> Probe:

@@ -17,7 +17,7 @@ Found = tuple[list[Path], list[tuple[Path, str]]]
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """See `find_media`."""
+    """The arguments of `find_media`."""
 
     recursive: bool
     frames_as_clip: bool

@@ -21,10 +21,10 @@ MOST_RANGES = 5  # of missing numbers that a message lists
 
 @dataclass(frozen=True)
 class NumberedPictures:
-    """Pictures in the order of the numbers in their names, and these numbers: at least one, strictly increasing."""
+    """Pictures in the order of the numbers in their names; at least one."""
 
-    files: tuple[Path, ...]
-    numbers: tuple[int, ...]
+    files: tuple[Path, ...]  # in order
+    numbers: tuple[int, ...]  # strictly increasing
 
     @property
     def missing(self) -> str | None:

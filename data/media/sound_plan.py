@@ -25,20 +25,13 @@ MOST_PACKETS = 5000  # of picture and sound, read for that; a track can be empty
 
 @dataclass(frozen=True)
 class SoundTrack:
-    """One track of the input that the output gets.
+    """One track of the input that the output gets."""
 
-    Attributes:
-        index: of the stream in the input.
-        name: "sound track 2 (wmav2)", for messages.
-        how: "copy" packet by packet, or "aac": decode and encode anew.
-        tags, disposition: what the output says about the track: its language, its title, whether it is the default.
-    """
-
-    index: int
-    name: str
-    how: Literal["copy", "aac"]
-    tags: Mapping[str, str] = field(default_factory=dict)
-    disposition: int = 0
+    index: int  # of the stream in the input
+    name: str  # "sound track 2 (wmav2)", for messages
+    how: Literal["copy", "aac"]  # "copy" packets, or "aac": decode and encode
+    tags: Mapping[str, str] = field(default_factory=dict)  # of the track in the output: its language, its title
+    disposition: int = 0  # of the track in the output, as FFmpeg's flags, such as the default track
 
 
 def plan_sound(info: MediaInfo, suffix: str, metadata: bool = True) -> tuple[tuple[SoundTrack, ...], tuple[str, ...]]:

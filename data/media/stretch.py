@@ -32,18 +32,14 @@ class Long(Protocol):
 class Stretch:
     """A part of a clip; without arguments all of it.
 
-    Attributes:
-        start, end: seconds since the clip's zero: frames that are first shown at `start` or later and before `end`.
-        first: number of the first frame, from 0; count: frames. None: to the end.
-
     Raises:
         ValueError: it is empty, or its start or its end is given twice.
     """
 
-    start: Fraction | None = None
-    end: Fraction | None = None
-    first: int = 0
-    count: int | None = None
+    start: Fraction | None = None  # seconds since the clip's zero; frames first shown at `start` or later
+    end: Fraction | None = None  # seconds; frames first shown before `end`
+    first: int = 0  # number of the first frame, from 0
+    count: int | None = None  # frames; None: to the end
 
     def __post_init__(self) -> None:
         if self.start is not None and self.first:

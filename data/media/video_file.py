@@ -39,17 +39,11 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 @dataclass(frozen=True)
 class Tracks:
-    """The streams of a clip that are used.
+    """The streams of a clip that are used."""
 
-    Attributes:
-        video: the video stream.
-        audio: the audio streams whose codec is known.
-        notes: sentences about the streams that are left out.
-    """
-
-    video: av.VideoStream
-    audio: tuple[av.AudioStream, ...]
-    notes: tuple[str, ...]
+    video: av.VideoStream  # the video stream
+    audio: tuple[av.AudioStream, ...]  # audio streams with a supported codec
+    notes: tuple[str, ...]  # sentences about the streams that are left out
 
 
 def choose_tracks(container, path: Path) -> Tracks:

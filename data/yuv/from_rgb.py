@@ -26,31 +26,22 @@ SUM_BITS = 30
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole numbers of a layout.
+    """The integer coefficients of a layout."""
 
-    Attributes:
-        rows, columns: taps of chroma, columns first; drop_rows, drop_columns: bits to drop after each.
-        fraction: bits below a code of the result.
-        above, below, left, right: rows and columns needed around a tile; left is a multiple of the subsampling.
-        luma, luma_constant: weights of R, G, B in Y, and what is added.
-        chroma, chroma_constant: the same of U and V for averages.
-        alone: the weight of a colour or of alpha that is stored as it is, full range.
-    """
-
-    rows: Taps
-    columns: Taps
-    drop_rows: int
-    drop_columns: int
-    fraction: int
-    above: int
-    below: int
-    left: int
-    right: int
-    luma: tuple[int, ...]
-    luma_constant: int
-    chroma: tuple[tuple[int, ...], ...]
-    chroma_constant: int
-    alone: int
+    rows: Taps  # taps of chroma, after `columns`
+    columns: Taps  # taps of chroma, first
+    drop_rows: int  # bits to drop after `rows`
+    drop_columns: int  # bits to drop after `columns`
+    fraction: int  # bits below a code of the result
+    above: int  # rows needed around a tile
+    below: int  # rows needed around a tile
+    left: int  # columns needed around a tile, a multiple of the subsampling
+    right: int  # columns needed around a tile
+    luma: tuple[int, ...]  # weights of R, G, B in Y
+    luma_constant: int  # added to Y
+    chroma: tuple[tuple[int, ...], ...]  # weights of averaged R, G, B in U and V
+    chroma_constant: int  # added to U and V
+    alone: int  # weight of a colour or of alpha that is stored unchanged, full range
 
 
 @cache

@@ -19,20 +19,16 @@ PACKED_RGB = (
 
 @dataclass(frozen=True)
 class Storage:
-    """A pixel format whose samples are read in place.
-
-    Attributes:
-        places: for each plane of the layout (see `YuvLayout.model`; alpha last): (plane of the frame, first sample in
-            a row, samples from one pixel to the next).
-        full_range: the format itself says so (yuvj420p).
-    """
+    """A pixel format whose samples are read in place. Other fields as in `YuvLayout`."""
 
     model: Model
+    # For each plane of the layout (alpha last): (plane of the frame, first sample in a row, samples from one pixel to
+    # the next).
     places: tuple[tuple[int, int, int], ...]
     subsampling: tuple[int, int] = (1, 1)
     depth: int = 8
     shift: int = 0
-    full_range: bool = False
+    full_range: bool = False  # the format implies full range (yuvj420p)
     alpha: bool = False
 
 

@@ -13,14 +13,10 @@ A = Fraction(-3, 5)
 
 @dataclass(frozen=True)
 class Taps:
-    """Weights of one axis.
+    """Weights of one axis."""
 
-    Attributes:
-        denominator: what the weights of a phase add up to.
-        phases: for each phase, pairs (offset, weight). A place outside of the picture takes the nearest sample inside.
-    """
-
-    denominator: int
+    denominator: int  # sum of the weights of a phase
+    # For each phase, pairs (offset, weight); offsets outside of the picture take the nearest sample inside.
     phases: tuple[tuple[tuple[int, int], ...], ...]
 
     @property

@@ -25,23 +25,16 @@ CHROMA_BITS = 15
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole numbers of a layout.
+    """The integer coefficients of a layout."""
 
-    Attributes:
-        rows, columns: taps of the chroma planes; drop_rows, drop_columns: bits to drop after each.
-        no_chroma: the code of no colour.
-        luma, constant: weight of a luma code, and what is added, in levels of 255 << FRACTION.
-        chroma: weights of U and V in R, G and B.
-    """
-
-    rows: Taps
-    columns: Taps
-    drop_rows: int
-    drop_columns: int
-    no_chroma: int
-    luma: int
-    constant: int
-    chroma: tuple[tuple[int, int], ...]
+    rows: Taps  # taps of the chroma planes, first
+    columns: Taps  # taps of the chroma planes, after `rows`
+    drop_rows: int  # bits to drop after `rows`
+    drop_columns: int  # bits to drop after `columns`
+    no_chroma: int  # the code of no colour
+    luma: int  # weight of a luma code, in levels of 255 << FRACTION
+    constant: int  # added, in the same levels
+    chroma: tuple[tuple[int, int], ...]  # weights of U and V in R, G and B
 
 
 @cache
