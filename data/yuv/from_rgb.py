@@ -25,7 +25,7 @@ SUM_BITS = 30
 
 
 @dataclass(frozen=True)
-class Plan:
+class Coefficients:
     """The integer coefficients of a layout."""
 
     rows: Taps  # taps of chroma, after `columns`
@@ -45,7 +45,7 @@ class Plan:
 
 
 @cache
-def plan(layout: YuvLayout, bits: int) -> Plan:
+def coefficients(layout: YuvLayout, bits: int) -> Coefficients:
     """The numbers for RGB of 8 or 16 bits."""
     (black, luma_steps), (no_chroma, chroma_steps) = layout.luma_range(), layout.chroma_range()
     (x, y), (across, down) = layout.site(), layout.subsampling
@@ -61,7 +61,7 @@ def plan(layout: YuvLayout, bits: int) -> Plan:
     luma_unit = luma_steps * 2**fraction / white
     average = white * columns.denominator * rows.denominator / 2 ** (drop_columns + drop_rows)
     chroma_unit = chroma_steps * 2**fraction / average
-    return Plan(
+    return Coefficients(
         rows,
         columns,
         drop_rows,
@@ -106,7 +106,7 @@ def from_rgb(rgb: Tensor, layout: YuvLayout, dither: bool = False) -> tuple[Tens
     if layout.model == "yuv":
         sizes[1:3] = [layout.chroma_size(height, width)] * 2
     planes = tuple(torch.empty(frames, *size, dtype=layout.dtype, device=rgb.device) for size in sizes)
-    numbers = plan(layout, 8 if rgb.dtype == torch.uint8 else FLOAT_BITS)
+    numbers = coefficients(layout, 8 if rgb.dtype == torch.uint8 else FLOAT_BITS)
     down = layout.subsampling[1] if layout.model == "yuv" else 1
     for part, first, last in tiles((frames, height, width), rgb.device, down) if rgb.numel() else ():
         colours = [_with_neighbours(rgb[part, channel], first, last, layout, numbers) for channel in range(channels)]
@@ -130,7 +130,7 @@ def _sized(planes: tuple[Tensor, ...], layout: YuvLayout) -> tuple[Tensor, ...]:
     return (planes[0], *planes[3:]) if layout.model == "yuv" else planes
 
 
-def _sums(colours: list[Tensor], layout: YuvLayout, numbers: Plan) -> list[Tensor]:
+def _sums(colours: list[Tensor], layout: YuvLayout, numbers: Coefficients) -> list[Tensor]:
     """The planes of the size of the picture, before the fraction is dropped: int32 [t, rows, W] each."""
     if layout.model == "rgb":
         return [weighted([x], [numbers.alone], 0) for x in colours]
@@ -149,7 +149,7 @@ def _codes(total: Tensor, ends: Tensor | int, fraction: int, layout: YuvLayout) 
     return shifted(total.add_(ends), fraction).clamp_(0, 2**layout.depth - 1)
 
 
-def _with_neighbours(colour: Tensor, first: int, last: int, layout: YuvLayout, numbers: Plan) -> Tensor:
+def _with_neighbours(colour: Tensor, first: int, last: int, layout: YuvLayout, numbers: Coefficients) -> Tensor:
     """Rows first..last of a channel [t, H, W] with the pixels around them that chroma needs: u8 or int32."""
     across, down = layout.subsampling if layout.model == "yuv" else (1, 1)
     full = -(-colour.shape[-1] // across) * across
@@ -162,7 +162,7 @@ def _with_neighbours(colour: Tensor, first: int, last: int, layout: YuvLayout, n
     return x.clamp(0, 1).mul_(2**FLOAT_BITS - 1).round_().to(torch.int32)
 
 
-def _average(x: Tensor, layout: YuvLayout, numbers: Plan) -> Tensor:
+def _average(x: Tensor, layout: YuvLayout, numbers: Coefficients) -> Tensor:
     """A colour with its neighbours at the places of chroma samples, about AVERAGE_BITS bits: int32 [t, rows, w]."""
     across, down = layout.subsampling
     phases = split(x, across)

@@ -48,8 +48,8 @@ STATE_YET = {
     "common/kernels/triton_support.py triton_available",
     "data/media/encoders.py try_hardware",  # starts the encoder of a GPU
     "data/colour/tone.py _table",  # results of pure functions, needed again for each frame
-    "data/yuv/from_rgb.py plan",
-    "data/yuv/to_rgb.py plan",
+    "data/yuv/from_rgb.py coefficients",
+    "data/yuv/to_rgb.py coefficients",
     "models/nadit/rope.py _frequencies",
     "projects/video_diffusion_sr/training/flops.py attention_flops",
     "projects/video_diffusion_sr/training/flops.py sample_flops",
