@@ -11,7 +11,14 @@ from common.distributed.row_parallel import RowBlocks
 from common.kernels import ahead
 from common.kernels.triton_support import Kernels, kernels, launch, use_triton
 from models.video_vae_v3.modules.fold import prepare_inference
-from models.video_vae_v3.modules.schedule import F23, F43, default_schedule, level_shapes
+from models.video_vae_v3.modules.schedule import (
+    F23,
+    F43,
+    LevelSchedule,
+    Schedule,
+    default_schedule,
+    level_shapes,
+)
 from projects.video_diffusion_sr.build import seed_weights
 from projects.video_diffusion_sr.dry_run import dry_rows, dry_run, slices_of
 from projects.video_diffusion_sr.memory.budget import Clip
@@ -94,9 +101,10 @@ def test_the_dry_run_meets_every_launch_of_the_vae(monkeypatch, winograd):
     """The real slices on the CPU, with kernels that write nothing, against the dry run of the same clip."""
     pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.setattr("common.kernels.triton_support.triton_available", lambda: True)
-    size, frames = (64, 96), 22
-    settings = resolve(PRESETS["seedvr2_3b"], Request(res=size, random_weights=True), torch.device("cpu"))
-    schedule = default_schedule(settings.vae.levels, *size, 8, winograd)
+    size, frames = (32, 48), 22
+    settings = resolve(PRESETS["seedvr2_tiny"], Request(res=size, random_weights=True), torch.device("cpu"))
+    large = LevelSchedule(group=winograd, winograd=winograd)
+    schedule = Schedule(8, (large,) * (len(settings.vae.levels) - 1) + (LevelSchedule(),))
     dry = dry_run(settings, ALONE, [(Clip(*size, frames), MemoryPlan(schedule))])
     with torch.no_grad(), kernels(Kernels.AHEAD):
         ahead_of_time = recorded(monkeypatch, dry)
@@ -109,7 +117,9 @@ def test_the_dry_run_meets_every_launch_of_the_vae(monkeypatch, winograd):
         for length in (9, 8, 8):  # 22 frames, filled up to 25
             settings.vae.encode_slice(torch.zeros(1, 3, length, *size), memory)
         for length in (2, 2, 2, 1):
-            settings.vae.decode_slice(torch.zeros(1, 16, length, *(n // 8 for n in size)), other)
+            settings.vae.decode_slice(
+                torch.zeros(1, settings.vae.latent_channels, length, *(n // 8 for n in size)), other
+            )
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # CPU tensors count as a GPU's
     with torch.no_grad():
