@@ -52,8 +52,8 @@ def hlg_to_tone(rgb: Tensor) -> Tensor:
 
 def bt2020_to_bt709(rgb: Tensor) -> Tensor:
     """SDR of the primaries of BT.2020 [..., 3, H, W] -> of BT.709; colours outside are clipped."""
-    light = rgb.clamp(0, 1).pow_(SDR_GAMMA).unbind(-3)
-    rows = [sum(weight * part for weight, part in zip(row, light, strict=True)) for row in BT2020_TO_BT709]
+    red, green, blue = rgb.clamp(0, 1).pow_(SDR_GAMMA).unbind(-3)
+    rows = [r * red + g * green + b * blue for r, g, b in BT2020_TO_BT709]
     return torch.stack(rows, dim=-3).clamp_(0, 1).pow_(1 / SDR_GAMMA)
 
 
@@ -70,7 +70,7 @@ def tone_of_pq(codes: NDArray[np.float64], peak: int) -> NDArray[np.float64]:
     """PQ codes in [0, 1] -> SDR in [0, 1], float64; see the module's docstring."""
     if peak >= PQ_PEAK:
         return hdr_to_sdr((pq_to_light(codes) / PQ_PEAK) ** (1 / SDR_GAMMA), PQ_PEAK)
-    last = light_to_pq(peak)
+    last = light_to_pq(np.array(peak, np.float64))
     below = hdr_to_sdr((pq_to_light(np.minimum(codes, last)) / peak) ** (1 / SDR_GAMMA), peak)
     return BELOW_PEAK * below + (1 - BELOW_PEAK) * np.maximum(codes - last, 0) / (1 - last)
 

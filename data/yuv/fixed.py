@@ -4,7 +4,7 @@ Integer sums do not depend on their order and are not rounded, so a CPU, a GPU a
 Tiles keep the intermediate numbers of a CPU in its cache and those of a GPU bounded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil, log2
 
 import torch
@@ -15,8 +15,8 @@ from data.yuv.layout import YuvLayout
 CPU_TILE, GPU_TILE = 2**19, 2**22  # pixels of luma; some 24 bytes each
 
 
-def tiles(shape: tuple[int, int, int], device: torch.device, multiple: int) -> Iterator[tuple[slice, int, int]]:
-    """(frames, first row, row behind the last) over [T, H, W]; first rows are multiples of `multiple`."""
+def tiles(shape: Sequence[int], device: torch.device, multiple: int) -> Iterator[tuple[slice, int, int]]:
+    """(frames, first row, row behind the last) of (T, H, W); first rows are multiples of `multiple`."""
     frames, height, width = shape
     budget = CPU_TILE if device.type == "cpu" else GPU_TILE
     rows = max(budget // max(width, 1) // multiple, 1) * multiple

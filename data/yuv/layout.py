@@ -26,7 +26,7 @@ MATRIX_OF_NUMBER: dict[int, Matrix] = {
 
 # Where the first chroma sample lies, from the centre of the first luma sample to the centre of the last one that it
 # stands for: 0 is the first, 1 the last.
-SITES: dict[str, tuple[Fraction, Fraction]] = {  # x, y
+SITES: dict[ChromaLocation, tuple[Fraction, Fraction]] = {  # x, y
     "left": (Fraction(0), Fraction(1, 2)),
     "center": (Fraction(1, 2), Fraction(1, 2)),
     "topleft": (Fraction(0), Fraction(0)),

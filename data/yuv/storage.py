@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 import av
-from av.video.format import names as KNOWN_FORMATS
+from av.video.format import names as KNOWN_FORMATS  # type: ignore[attr-defined]  # PyAV's stubs lack it
 
 from data.yuv.layout import Model
 
@@ -69,7 +69,7 @@ def _packed_rgb(name: str) -> Storage | None:
     """Interleaved colours; 0 stands for an unused byte."""
     if name not in PACKED_RGB:
         return None
-    order = re.match(r"[rgba0]+", name)[0]
+    order = name.rstrip("le").rstrip("2468")  # the rest are the colours: rgb48le, 0bgr
     alpha = "a" in order
     places = tuple((0, order.index(colour), len(order)) for colour in ("rgba" if alpha else "rgb"))
     return Storage("rgb", places, depth=16 if name.endswith("le") else 8, alpha=alpha)
