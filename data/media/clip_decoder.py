@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import av
+from av.video.codeccontext import VideoCodecContext
 
 # FFmpeg's native decoders of VP8 and VP9 ignore the second picture, which holds the transparency.
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -15,6 +16,7 @@ def decoder_of(stream: av.VideoStream) -> Callable[[av.Packet], list[av.VideoFra
     if name is None or tags.get("alpha_mode") != "1" or name not in av.codecs_available:
         return av.Packet.decode
     context = av.CodecContext.create(name, "r")
+    assert isinstance(context, VideoCodecContext)
     context.extradata = stream.codec_context.extradata
 
     def decode(packet: av.Packet) -> list[av.VideoFrame]:

@@ -28,7 +28,14 @@ class Shortfall:
     frames_missing: bool  # fewer frames were decoded than promised; False when only later bytes (an index) are missing
 
 
-def shortfall(path: Path, container, stream, decoded: int, end: Fraction, step: Fraction) -> Shortfall | None:
+def shortfall(
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    decoded: int,
+    end: Fraction,
+    step: Fraction,
+) -> Shortfall | None:
     """What is missing after the last frame; None when the clip is as long as its container says.
 
     Args:
@@ -52,7 +59,7 @@ def shortfall(path: Path, container, stream, decoded: int, end: Fraction, step: 
     return Shortfall(True, f"{promised_bytes} bytes", False) if cut else None
 
 
-def promised_frames(container, stream) -> int | None:
+def promised_frames(container: av.container.InputContainer, stream: av.VideoStream) -> int | None:
     """The header's count of frames, in formats that count displayed ones: an edit list of an MP4 hides samples."""
     if container.format.name == "avi":
         return stream.frames or None
@@ -60,7 +67,7 @@ def promised_frames(container, stream) -> int | None:
     return int(tag) if tag and tag.isascii() and tag.isdigit() else None
 
 
-def promised_end(container, stream) -> tuple[Fraction | None, bool]:
+def promised_end(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[Fraction | None, bool]:
     """(seconds to the end that the header promises, whether of this very stream and not of the longest one)."""
     tag = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng") or ""
     if container.format.name.startswith("matroska") and (seconds := _clock_time(tag)):
@@ -72,7 +79,7 @@ def promised_end(container, stream) -> tuple[Fraction | None, bool]:
     return None, False
 
 
-def index_reaches_past_the_end(stream, path: Path) -> bool:
+def index_reaches_past_the_end(stream: av.VideoStream, path: Path) -> bool:
     """Whether the index lists packets behind the end of the file: a download cut exactly between two packets."""
     size = path.stat().st_size
     entries = stream.index_entries
@@ -89,7 +96,7 @@ def _clock_time(text: str) -> Fraction | None:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def _another_stream_reaches(path: Path, stream, seconds: Fraction) -> bool:
+def _another_stream_reaches(path: Path, stream: av.VideoStream, seconds: Fraction) -> bool:
     """Whether sound or subtitles go on to about this time, so that only the picture ends early, as in a slide show."""
     with open_container(path) as container:
         others = [s for s in container.streams if s.index != stream.index and s.type in ("audio", "subtitle")]

@@ -81,7 +81,7 @@ def _ebml_size(file: BinaryIO) -> int | None:
 
 def _boxes(file: BinaryIO, size: int) -> tuple[list[bytes], int | None]:
     """(names, end of the last box; None where a box is not counted)."""
-    position, names = 0, []
+    position, names = 0, list[bytes]()
     while position < size:
         file.seek(position)
         header = file.read(16)

@@ -22,7 +22,7 @@ class DecodeTimes:
     def __init__(self, stream: av.VideoStream) -> None:
         self.used = stream.container.format.name in ONLY_DECODE_TIMES
         self.waiting: list[int] = []
-        self.time_base: Fraction = stream.time_base
+        self.time_base = stream.time_base or Fraction(1)  # PyAV has none for streams that are no clips
 
     def push(self, packet: av.Packet) -> None:
         """A packet goes into the decoder."""

@@ -37,7 +37,7 @@ class Deinterlacer:
         return self._finished()
 
     def _finished(self) -> list[tuple[av.VideoFrame, object]]:
-        finished = []
+        finished: list[tuple[av.VideoFrame, object]] = []
         while True:
             try:
                 frame = self.graph.vpull()

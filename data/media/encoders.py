@@ -5,6 +5,7 @@ from fractions import Fraction
 from functools import cache
 
 import av
+from av.video.codeccontext import VideoCodecContext
 
 from data.media.codecs import TABLE, Codec, OutputOptions, either, planar_of
 from data.media.errors import reason
@@ -33,8 +34,9 @@ def encoder_of(name: str, options: OutputOptions, available: Iterable[str] | Non
 def try_hardware(encoder: str) -> None:
     """ValueError where an encoder is in the build and does not open on this machine."""
     context = av.CodecContext.create(encoder, "w")
+    assert isinstance(context, VideoCodecContext)
     context.width = context.height = TRIED_PX
-    context.pix_fmt, context.framerate, context.time_base = "yuv420p", 25, Fraction(1, 25)
+    context.pix_fmt, context.framerate, context.time_base = "yuv420p", Fraction(25), Fraction(1, 25)
     try:
         context.open()
     except (av.FFmpegError, OSError) as error:

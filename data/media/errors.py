@@ -16,7 +16,7 @@ class MediaError(ValueError):
     """A file that cannot be read or written; the message is a sentence that starts with the file's name."""
 
 
-def shown(path: str | PathLike) -> str:
+def shown(path: str | PathLike[str]) -> str:
     """The name of a file, safe to print: control characters, escape codes and invalid bytes as `\\x1b`."""
     return printable(Path(path).name or str(path))
 

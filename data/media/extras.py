@@ -11,8 +11,8 @@ from typing import Literal
 
 import av
 
-from common.logger import get_logger
-from data.media.errors import printable, reason, shown
+from common.logger import get_logger, printable
+from data.media.errors import reason, shown
 from data.media.info import MediaInfo
 from data.media.names import TEXT_SUBTITLES, muxer_takes
 from data.media.tags import QUICKTIME, carried, global_tags, stream_tags, with_apple_place

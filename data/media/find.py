@@ -59,7 +59,7 @@ CLIP_STARTS = (
 SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
 
 
-def is_probably_media(path: str | PathLike) -> bool:
+def is_probably_media(path: str | PathLike[str]) -> bool:
     """Whether a file is a video or a picture: by its suffix where that is one, else by its first bytes.
 
     Only opening the file is certain. A file that does not exist is judged by its name.

@@ -100,7 +100,7 @@ def _together(frames: list[Frame], device: torch.device, dtype: torch.dtype) -> 
     planes = first.planes[:colours]
     if len(frames) > 1 or device.type == "cuda":
         planes = stacked([frame.planes[:colours] for frame in frames], pin_memory=device.type == "cuda")
-    planes = [plane.to(device, non_blocking=True) for plane in planes]
+    planes = tuple(plane.to(device, non_blocking=True) for plane in planes)
     if first.layout is not None:
         return first.orientation.apply(to_rgb(planes, replace(first.layout, alpha=False), dtype))
     return first.orientation.apply(planes[0] if planes[0].dtype == dtype else _converted(planes[0], dtype))

@@ -178,7 +178,8 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
     del visible
     levels = [_halved(pixels, alpha)]
     while max(levels[-1][1].shape[-2:]) > 1 and not bool((levels[-1][1] > 0).all()):
-        levels.append(tuple(avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1]))
+        colour, weight = (avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1])
+        levels.append((colour, weight))
     colour = levels[-1][0] / levels[-1][1].clamp(min=1e-6)
     while len(levels) > 1:
         levels.pop()
@@ -188,7 +189,7 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
     levels.clear()
     result = torch.empty_like(pixels)
     for top, bottom in strips_of(*pixels.shape[-2:]):
-        coarse = _enlarged_rows(colour, top, bottom, pixels.shape[-2:])
+        coarse = _enlarged_rows(colour, top, bottom, (pixels.shape[-2], pixels.shape[-1]))
         if pixels.dtype == torch.uint8:
             coarse = coarse.round().clamp(0, 255).to(torch.uint8)
         result[:, top:bottom] = torch.where(alpha[:, top:bottom] != 0, pixels[:, top:bottom], coarse)

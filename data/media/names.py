@@ -82,8 +82,8 @@ def video_suffix(info: Described, containers: Sequence[str] = CONTAINERS) -> str
 
 
 def output_path(
-    input_path: str | PathLike,
-    output_dir: str | PathLike,
+    input_path: str | PathLike[str],
+    output_dir: str | PathLike[str],
     info: Described,
     *,
     frames_out: str | None = None,

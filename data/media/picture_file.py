@@ -11,8 +11,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import IFD, Base
 from PIL.JpegImagePlugin import JpegImageFile
 
-from common.logger import get_logger
-from data.media.errors import MediaError, decoding, printable, shown
+from common.logger import get_logger, printable
+from data.media.errors import MediaError, decoding, shown
 from data.media.picture_formats import formats_of, holds_picture_format
 from data.media.tiff_tags import BITS, described
 

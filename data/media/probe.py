@@ -42,7 +42,7 @@ class Probe:
     duration: float | None = None  # seconds; None when the file has none
 
 
-def probe(path: str | PathLike) -> Probe:
+def probe(path: str | PathLike[str]) -> Probe:
     """Probe one file.
 
     Raises:
@@ -61,11 +61,18 @@ def probe(path: str | PathLike) -> Probe:
             info = describe(path, container, tracks, first, orientation_of(first).transpose)
     if min(info.height, info.width) < 1:
         raise MediaError(f"{shown(path)}: its frames have no pixels")
-    tracks = info.audio_codecs, info.subtitle_codecs
-    colour = info.colour.primaries, info.colour.transfer
-    seconds = info.duration and float(info.duration)
     return Probe(
-        "video", info.height, info.width, info.frame_count_hint, *tracks, info.depth, *colour, info.transparent, seconds
+        kind="video",
+        height=info.height,
+        width=info.width,
+        frame_count_hint=info.frame_count_hint,
+        audio_codecs=info.audio_codecs,
+        subtitle_codecs=info.subtitle_codecs,
+        depth=info.depth,
+        primaries=info.colour.primaries,
+        transfer=info.colour.transfer,
+        transparent=info.transparent,
+        duration=None if info.duration is None else float(info.duration),
     )
 
 
@@ -79,7 +86,7 @@ def _probe_sequence(path: Path) -> Probe:
 def _probe_picture(path: Path) -> Probe:
     with open_picture(path) as image, quiet_pillow():
         if is_animation(image):
-            return Probe("animation", image.size[1], image.size[0], image.n_frames - first_shown(image))
+            return Probe("animation", image.size[1], image.size[0], getattr(image, "n_frames", 1) - first_shown(image))
         colour = colour_of_png(path) if image.format == "PNG" else SDR
         depth = 16 if is_deep(image) else 8
         return Probe(

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from dataclasses import asdict
+from typing import TextIO
 
 from data.media.errors import MediaError
 from data.media.probe import probe
@@ -17,7 +18,7 @@ from data.media.probe import probe
 try:
     import resource
 except ImportError:  # not a Unix
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 
 def serve(memory_bytes: int, timeout_s: float) -> None:
@@ -54,6 +55,6 @@ def answer(path: str) -> dict:
         return {"error": str(error)}
 
 
-def _say(answers, message: dict) -> None:
+def _say(answers: TextIO, message: dict[str, object]) -> None:
     answers.write(json.dumps(message) + "\n")
     answers.flush()

@@ -18,7 +18,7 @@ logger = get_logger(__name__)
 
 
 def open_media(
-    path: str | PathLike, *, deinterlace: Deinterlace = "auto", alpha: Alpha = "white", stretch: Stretch = WHOLE
+    path: str | PathLike[str], *, deinterlace: Deinterlace = "auto", alpha: Alpha = "white", stretch: Stretch = WHOLE
 ) -> MediaReader:
     """Open a video, a picture, an animation or a clip of numbered pictures, by what it holds and not by its name.
 
@@ -38,6 +38,7 @@ def open_media(
     path = Path(path)
     if deinterlace not in ("auto", "always", "never"):
         raise ValueError(f"deinterlace is 'auto', 'always' or 'never', not {deinterlace!r}")
+    reader: MediaReader
     with decoding(path):
         if is_sequence(path):
             reader = SequenceReader(path, alpha)

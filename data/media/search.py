@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from data.media.errors import MediaError, printable, reason
+from common.logger import printable
+from data.media.errors import MediaError, reason
 from data.media.find import why_not_media
 from data.media.probe_process import probe_all
 from data.media.sequence import is_pattern, numbered
@@ -25,11 +26,11 @@ class SearchOptions:
 
 
 def find_media(
-    path: str | PathLike,
+    path: str | PathLike[str],
     *,
     recursive: bool = False,
     frames_as_clip: bool = False,
-    leave_out: str | PathLike | None = None,
+    leave_out: str | PathLike[str] | None = None,
 ) -> Found:
     """(media by name, (other entry, why it is skipped)) of a folder; hidden entries are never media.
 
@@ -86,8 +87,8 @@ def why_no_clip(folder: Path) -> str | None:
         return f"its {len(pictures.files)} pictures are {pictures.files[0].suffix}, as photographs are"
     if pictures.missing:
         return pictures.missing
-    other = set(folder.iterdir()) - set(pictures.files)
-    if other := sorted(entry for entry in other if not entry.name.startswith(".")):
+    beside = set(folder.iterdir()) - set(pictures.files)
+    if other := sorted(entry for entry in beside if not entry.name.startswith(".")):
         return f"it holds {printable(other[0].name)} beside its pictures"
     sizes = set()
     for file, found in probe_all(pictures.files):
@@ -101,7 +102,9 @@ def why_no_clip(folder: Path) -> str | None:
 
 def _search(folder: Path, options: SearchOptions, is_top: bool = False) -> Found:
     """`find_media` of one folder, and of those in it where that is asked for."""
-    media, skipped, taken = [], [], frozenset()
+    media: list[Path] = []
+    skipped: list[tuple[Path, str]] = []
+    taken: frozenset[Path] = frozenset()
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:

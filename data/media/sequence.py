@@ -11,7 +11,8 @@ from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
-from data.media.errors import MediaError, printable, reason, shown
+from common.logger import printable
+from data.media.errors import MediaError, reason, shown
 from data.media.find import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 SEQUENCE_RATE = Fraction(24)  # frames per second; pictures have no rate
@@ -38,13 +39,13 @@ class NumberedPictures:
         return f"{count} {'number is' if count == 1 else 'numbers are'} missing: {said}{more}"
 
 
-def is_pattern(path: str | PathLike) -> bool:
+def is_pattern(path: str | PathLike[str]) -> bool:
     """Whether a path is a printf pattern of pictures, such as `frame_%05d.png`, and not the name of a file."""
     path = Path(path)
     return path.suffix.lower() in IMAGE_SUFFIXES and PRINTF.fullmatch(path.name) is not None and not path.exists()
 
 
-def is_sequence(path: str | PathLike) -> bool:
+def is_sequence(path: str | PathLike[str]) -> bool:
     """Whether a path stands for the pictures of a clip: a pattern, or a folder."""
     return is_pattern(path) or Path(path).is_dir()
 
@@ -60,7 +61,7 @@ def clip_name(path: Path) -> str:
     return folder.name or folder.resolve().name or "clip"
 
 
-def numbered(path: str | PathLike) -> NumberedPictures:
+def numbered(path: str | PathLike[str]) -> NumberedPictures:
     """The pictures of a pattern, or of a folder in which all pictures have one name but for one number.
 
     Raises:
@@ -88,6 +89,7 @@ def size_in_bytes(path: Path) -> int:
 
 def _of_pattern(path: Path, entries: list[Path]) -> list[tuple[int, Path]]:
     pattern = PRINTF.fullmatch(path.name)
+    assert pattern is not None, "see `is_pattern`"
     before, after, width = pattern["before"], pattern["after"], int(pattern["width"] or 1)
     found = []
     for entry in entries:

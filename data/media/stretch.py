@@ -89,8 +89,8 @@ class Stretch:
         rate = total / seconds if total and seconds else None
         if rate is None and (self.start is not None or self.end is not None):
             return self.count
-        first = self.first if self.start is None else ceil(self.start * rate)
-        behind = total if self.end is None else ceil(self.end * rate)
+        first = self.first if self.start is None or rate is None else ceil(self.start * rate)
+        behind = total if self.end is None or rate is None else ceil(self.end * rate)
         counts = [end - first for end in (total, behind) if end is not None]
         if self.count is not None:
             counts.append(self.count)
@@ -101,12 +101,12 @@ class Stretch:
         if self.start is not None and clip.kind != "image" and clip.duration and self.start >= clip.duration:
             raise MediaError(f"{shown(path)}: {self.missing(clip.duration)}")
 
-    def missing(self, seconds: Fraction | None = None, frames: int | None = None) -> str:
+    def missing(self, seconds: Fraction | float | None = None, frames: int | None = None) -> str:
         """A sentence for a stretch without frames: the clip lasts `seconds`, or `frames` frames were read."""
         if frames is not None and self.end is not None:
             return f"no frame begins from {_short(self.start)} s up to {_short(self.end)} s; ask for a longer part"
         where = f"frame {self.first}" if self.start is None else f"{_short(self.start)} s"
-        length = f"{float(seconds):.2f} s" if frames is None else f"{frames} frame{'s' * (frames != 1)}"
+        length = f"{float(seconds or 0):.2f} s" if frames is None else f"{frames} frame{'s' * (frames != 1)}"
         return f"has no frame from {where} on, it has {length}; begin earlier"
 
 

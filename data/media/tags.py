@@ -29,7 +29,7 @@ LANGUAGES_OF_MOV = dict(
 )
 
 
-def global_tags(container) -> dict[str, str]:
+def global_tags(container: av.container.Container) -> dict[str, str]:
     """The tags of a clip as a whole, with its place under its plain name, and its timecode."""
     tags = _own(container.metadata)
     names = {name.lower(): name for name in tags}
@@ -47,7 +47,7 @@ def with_apple_place(tags: Mapping[str, str]) -> dict[str, str]:
     return {APPLE_PLACE: tags[PLACE], **tags} if PLACE in tags else dict(tags)
 
 
-def stream_tags(stream, suffix: str, metadata: bool = True) -> dict[str, str]:
+def stream_tags(stream: av.stream.Stream, suffix: str, metadata: bool = True) -> dict[str, str]:
     """The tags of one track for a container; without `metadata`, its language alone."""
     language = stream.metadata.get("language", "und")
     if suffix == ".mov":

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import av
 
+from common.logger import printable
 from data.media.clip_decoder import decoder_of
 from data.media.clock import nominal_rate
 from data.media.colour import colour_of
 from data.media.container_lengths import top_level_boxes
-from data.media.errors import MACHINE_ERRORS, MediaError, decoding, printable, shown
+from data.media.errors import MACHINE_ERRORS, MediaError, decoding, shown
 from data.media.info import MediaInfo
 from data.media.unreadable import ADVICE, is_encrypted, is_encrypted_packet, video_codec_name
 
