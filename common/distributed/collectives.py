@@ -47,8 +47,8 @@ class Group:
         self.traffic = Traffic()
 
     @property
-    def leads(self) -> bool:
-        """Is this the rank that writes files for the group?"""
+    def is_leader(self) -> bool:
+        """Whether this rank writes files for the group: its rank 0."""
         return self.own == 0
 
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:

@@ -37,7 +37,7 @@ def report_failure(error: BaseException, process: "Process") -> None:
         cause = read_cause(process.store)
         logger.error("%s ends too: %s", this, cause or f"another process is gone or silent ({first_line(error)})")
     elif isinstance(error, RefusedRequest):
-        if leave_cause(process.store, str(error)) != str(error) or process.leads:
+        if leave_cause(process.store, str(error)) != str(error) or process.is_leader:
             logger.error("%s", error)
         return  # torchrun's summary would repeat where the refusal was raised, which says nothing
     else:

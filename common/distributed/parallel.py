@@ -24,7 +24,7 @@ class Parallel:
         process: from `process_group`.
         sp_size: ranks that share a clip.
     Attributes:
-        size, own: of this rank's group, and its number in it. leads: does it write the files of its group?
+        size, own: of this rank's group, and its number in it. is_leader: whether it writes the files of its group.
         verdicts: exchanges outcomes, so that all ranks of the group decide alike.
         team: for `dit.layout(..., team=...)`; None in a group of one.
     Raises:
@@ -34,7 +34,7 @@ class Parallel:
     def __init__(self, process: Process, sp_size: int = 1) -> None:
         self.process = process
         self.group: Group = make_group(process, sp_size)
-        self.size, self.own, self.leads = sp_size, self.group.own, self.group.leads
+        self.size, self.own, self.is_leader = sp_size, self.group.own, self.group.is_leader
         self.verdicts = Verdicts(self.group)
         self.team = SequenceParallel(self.group) if sp_size > 1 else None
 
@@ -47,7 +47,7 @@ class Parallel:
         """How this rank's group shares the pictures of a clip of so many latent rows."""
         if self.size == 1:
             return WholeClip()
-        if latent_rows < self.size and self.leads:
+        if latent_rows < self.size and self.is_leader:
             idle = self.size - latent_rows
             logger.info("a picture of %d latent rows: %d of %d ranks idle in the VAE", latent_rows, idle, self.size)
         return ClipRows(self.group, latent_rows)

@@ -53,8 +53,8 @@ class Process:
     local_world: int = 1  # number of processes on this machine
 
     @property
-    def leads(self) -> bool:
-        """Is this the process that speaks for all (logs, shared files)?"""
+    def is_leader(self) -> bool:
+        """Whether this process writes logs and shared files for all: rank 0."""
         return self.rank == 0
 
     def alive(self, doing: str) -> None:
@@ -69,7 +69,7 @@ class Process:
                 dist.barrier(device_ids=[self.device.index] if self.backend == "nccl" else None)
 
     def told_by_leader(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns on the process that leads, on every process; once for each job.
+        """What `make` returns on the leader, on every process; once for each job.
 
         Args:
             make: called there only; returns what JSON can hold.
@@ -77,7 +77,7 @@ class Process:
         if self.world == 1:
             return make()
         assert self.store is not None, "a job of several processes has a store"
-        if self.leads:
+        if self.is_leader:
             self.store.set(TOLD, json.dumps(make()))
         while not self.store.check([TOLD]):  # without a limit: the first process's watchdog ends it if it hangs
             self.alive("waiting for the first process")
@@ -85,17 +85,17 @@ class Process:
         return json.loads(self.store.get(TOLD))
 
     def told_to_leader(self, value: Any) -> list[Any] | None:
-        """What every process says, in the order of their ranks, on the one that leads; None on the others.
+        """The values of all processes, in the order of their ranks, on the leader; None on the others.
 
         Args:
-            value: what JSON can hold. Said once for each job.
+            value: what JSON can hold. Called once for each job.
         """
         if self.world == 1:
             return [value]
         assert self.store is not None, "a job of several processes has a store"
         keys = [f"{SAID}/{rank}" for rank in range(self.world)]
         self.store.set(keys[self.rank], json.dumps(value))
-        if not self.leads:
+        if not self.is_leader:
             return None
         while not self.store.check(keys):  # a process that hangs is ended by its own watchdog
             self.alive("waiting for what the other processes say")

@@ -169,7 +169,7 @@ class ClipRows:
             whole = self.to_leader(x.view(torch.uint8), frames)
             return None if whole is None else whole.view(torch.int16)
         group, shares = self.group, RowBlocks.of(frames, self.group.size).counts
-        if not group.leads:
+        if not group.is_leader:
             group.transfer(send=[(x, 0)] if len(x) else [], purpose="finished frames")
             return None
         others = [x.new_empty(share, *x.shape[1:]) for share in shares[1:]]

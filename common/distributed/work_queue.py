@@ -63,7 +63,7 @@ def queued_items(
         return begun[name(item)], -cost(item) if several else 0.0
 
     waiting = sorted((item for item in items if name(item) not in done), key=place)
-    if len(waiting) < len(items) and process.leads:
+    if len(waiting) < len(items) and process.is_leader:
         logger.info("%d of %d files were finished before the restart", len(items) - len(waiting), len(items))
     for number in _numbers(group):
         if number >= len(waiting):
@@ -103,7 +103,7 @@ def _numbers(group: Group) -> Iterator[int]:
         yield from count()
         return
     while True:
-        number = torch.tensor(store.add(DRAWN, 1) - 1 if group.leads else 0)
+        number = torch.tensor(store.add(DRAWN, 1) - 1 if group.is_leader else 0)
         yield int(group.broadcast(number, 0, "next file")) if group.size > 1 else int(number)
 
 
@@ -129,7 +129,7 @@ class Journal:
     def open(self) -> tuple[set[str], Counter[str]]:
         """(names that are done, how often each was begun) before this restart; all ranks call it together."""
         process = self.group.process
-        if process.leads:
+        if process.is_leader:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_dead_journals(self.output, self.folder)
             with suppress(BeingMadeError):  # the attempt before this one is still ending
@@ -155,14 +155,14 @@ class Journal:
 
     def note(self, event: str, name: str) -> None:
         """Append "begun" or "done" and a name, on the group's leader."""
-        if self.group.leads:
+        if self.group.is_leader:
             with self.own.open("a") as file:
                 file.write(json.dumps([event, name]) + "\n")
 
     def close(self) -> None:
         """Everything is done: remove the journal."""
         self.group.process.barrier()
-        if self.group.process.leads:
+        if self.group.process.is_leader:
             for file in self.folder.glob("*.jsonl"):
                 file.unlink()
             with suppress(OSError):  # files kept for a restart, see `job.mark_ended`

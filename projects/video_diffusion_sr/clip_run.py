@@ -56,7 +56,7 @@ class ClipRun:
 
     def __init__(self, source: Path, output_dir: Path, restorer: Restorer, existing: Existing = "replace") -> None:
         self.source = source
-        self.leads, self._restorer = restorer.parallel.leads, restorer
+        self.is_leader, self._restorer = restorer.parallel.is_leader, restorer
         self._failure, self._written, self._stopped = None, 0, False
         self._readers: list[ReadAhead[Frame] | ReadInPlace[Frame]] = []
         self._stack = ExitStack()
@@ -73,7 +73,7 @@ class ClipRun:
         self.output = place_of_result(self.source, output_dir, self.info, wishes, restorer.stretch)
         self.size = restorer.geometry.output_size(self.info.height, self.info.width)
         self.result = None
-        if self.leads:
+        if self.is_leader:
             self.result = enter(Result(self.output, self.info, self.size, existing=existing, wishes=wishes))
             say_size(self.source, (self.info.height, self.info.width), self.size)
         self.writer = enter(
@@ -153,7 +153,7 @@ class ClipRun:
         self.writer.finish()
         if self._stopped:
             raise OutputError(f"{self.source.name}: stopped before it was written")
-        if self.leads and self._written != self._frames_read:
+        if self.is_leader and self._written != self._frames_read:
             counts = f"{self._frames_read} frames were read, but {self._written} when reading it once more"
             raise InputError(f"{self.source.name}: {counts}")
 
@@ -163,9 +163,9 @@ class ClipRun:
         with restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
             if restorer.parallel.size == 1:
                 self._finish_writing()
-            if self.leads:
+            if self.is_leader:
                 self.result.complete()
-        if not self.leads:
+        if not self.is_leader:
             return None
         ended = time.perf_counter()
         reading = sum(reader.waited for reader in self._readers)

@@ -79,7 +79,7 @@ def compute(
     shared = restorer.parallel.size > 1
     with (
         restorer.parallel.verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild),
-        new_progress(run.source.name, run.info.frame_count_hint, show_progress and run.leads) as progress,
+        new_progress(run.source.name, run.info.frame_count_hint, show_progress and run.is_leader) as progress,
     ):
         for finished in restore_frames(run.info, run.frames, run.inputs, restorer, progress, run.stored, run.path):
             run.write(finished)
@@ -271,7 +271,7 @@ def decode_and_finish(
             degraded = list(islice(inputs, frames))
             parts = finisher.finish(clip, degraded[rows.frame_span(frames)])
             whole = [rows.to_leader(part, frames) for part in parts]
-            if restorer.parallel.leads:
+            if restorer.parallel.is_leader:
                 whole = [part[: len(degraded)] for part in whole]
                 (stages, marks), compared = infer.guard.marks(), restorer.finish.pairs
                 copy = HostCopy(*stored(whole[-1]), *(whole if compared else ())[:2], marks)
