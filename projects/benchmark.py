@@ -160,7 +160,7 @@ def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
     if args.profile:
         stages = {name: getattr(pipeline, name) for name in STAGES if name != "whole"}
         tables = profile(stages, device)
-        if parallel.process.leads:
+        if parallel.process.is_leader:
             args.profile.write_text(tables)
     if args.distance:
         from projects.benchmarking.distance import distances, results_of
@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> in
             with tempfile.TemporaryDirectory() as folder:
                 files = {"end_to_end": {**end_to_end(args, process, Path(folder)), "imports": imports}}
         result = {**measure(args, Parallel(process, args.sp_size)), **files}
-        if process.leads:
+        if process.is_leader:
             print(table(result))
             time_operations(args, process.device, result)
             if args.json:

@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with process_group(args.device) as process:
         trainer, results = make_trainer(args, model, OmegaConf.to_container(train), process), []
         recipe, loop, device = trainer.stage.recipe, trainer.settings, trainer.device
-        if process.leads:
+        if process.is_leader:
             name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
             print(f"{args.stage}, {args.config}, {process.world} x {name}, {recipe.strategy}, groups of {loop.sp_size}")
         for clips in args.clip:
@@ -173,12 +173,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             step = make_step(trainer, sizes)
             found = measure(trainer, step, args.steps, args.warm_up)
             kernels = profile({" ".join(clips): step}, device) if args.profile else None
-            if process.leads:
+            if process.is_leader:
                 print(table(clips, found, predicted, peak_flops(device)), flush=True)
             results.append({"clips": clips, "measured": found, "predicted": dict(predicted), "kernels": kernels})
-        if process.leads and args.json:
+        if process.is_leader and args.json:
             args.json.write_text(json.dumps(results, indent=1))
-        if process.leads and args.profile:
+        if process.is_leader and args.profile:
             args.profile.write_text("\n".join(result["kernels"] for result in results))
     return 0
 

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with process_group(args.device) as process:
         encode_part(recipe, data, int(train["seed"]), args, process)
         process.barrier()
-        if process.leads:
+        if process.is_leader:
             samples = join_parts(args.output, process.world)
             logger.info("%d pairs in %s", samples, args.output)
     return 0

@@ -65,7 +65,7 @@ def test_two_ranks_share_a_clip_and_say_what_they_sent(tmp_path):
 
     def work(process: Process) -> None:
         result = benchmark.measure(args, Parallel(process, args.sp_size))
-        if process.leads:
+        if process.is_leader:
             (tmp_path / "run.json").write_text(json.dumps(result))
 
     run_ranks(2, work)

@@ -21,11 +21,11 @@ class BadSteps:
     Args:
         folder: of the run.
         most: how many steps may be left out; 0 ends the run with the first.
-        leads: whether this rank writes.
+        is_leader: whether this rank writes.
     """
 
-    def __init__(self, folder: Path, most: int, leads: bool) -> None:
-        self.path, self.most, self.leads = folder / FILE, most, leads
+    def __init__(self, folder: Path, most: int, is_leader: bool) -> None:
+        self.path, self.most, self.is_leader = folder / FILE, most, is_leader
         self.steps: set[int] = set()
 
     def load(self) -> None:
@@ -39,7 +39,7 @@ class BadSteps:
             raise bad
         self.steps.add(bad.step)
         logger.warning("%s. Step %d is left out (%d of at most %d)", bad, bad.step, len(self.steps), self.most)
-        if self.leads:
+        if self.is_leader:
             part = Path(f"{self.path}.part")
             part.parent.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(sorted(self.steps)))

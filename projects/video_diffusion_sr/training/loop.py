@@ -73,7 +73,7 @@ class Trainer:
             name: AveragedWeights(stage.modules[name], stage.ema_decay, settings.ema_warmup) for name in stage.ema_of
         }
         self.watch = FiniteWatch(self.device, settings.bad_steps.most_norm)
-        self.bad_steps = BadSteps(self.folder, settings.bad_steps.most, process.leads)
+        self.bad_steps = BadSteps(self.folder, settings.bad_steps.most, process.is_leader)
         saving = settings.checkpoint
         self.writer = AsyncCheckpoints(self.folder / "checkpoints", saving.keep) if saving.asynchronous else None
         self.step = 0
@@ -95,7 +95,7 @@ class Trainer:
             self.resume()
         if self.bad_steps.most and not checkpoints(self.folder / "checkpoints"):
             self.save(wait=True)  # somewhere to go back to
-        if self.process.leads:
+        if self.process.is_leader:
             introduce(self.stage, self.settings, self.process, self.step, self.folder)
         while True:
             try:
@@ -110,7 +110,7 @@ class Trainer:
         with ExitStack() as stack:
             reports = Reports(
                 self.folder,
-                self.process.leads,
+                self.process.is_leader,
                 self.step,
                 settings.steps,
                 self.process.group(settings.sp_size)[1],
@@ -272,7 +272,7 @@ class Trainer:
     def export(self) -> list[Path]:
         """Averaged weights as the files that inference loads, in `export/`."""
         weights = {name: average.full_state() for name, average in self.averages.items()}
-        if not self.process.leads:
+        if not self.process.is_leader:
             return []
         paths = []
         for file, state in self.stage.export(weights).items():

@@ -45,7 +45,7 @@ class Reports:
 
     Args:
         folder: of the run; gets `metrics.jsonl` and TensorBoard's files.
-        leads: whether this rank speaks.
+        is_leader: whether this rank writes logs.
         start, steps: the first step of this process and the last of the run.
         ranks: how many ranks, or groups that share clips, work on batches of their own.
         wandb: name of a Weights & Biases project that gets the scalars as well; None: none.
@@ -54,20 +54,20 @@ class Reports:
     def __init__(
         self,
         folder: Path,
-        leads: bool,
+        is_leader: bool,
         start: int,
         steps: int,
         ranks: int,
         device: torch.device,
         wandb: str | None = None,
     ) -> None:
-        self.leads, self.ranks, self.steps, self.device = leads, ranks, steps, device
+        self.is_leader, self.ranks, self.steps, self.device = is_leader, ranks, steps, device
         self.peak = peak_flops(device)
         self._work = Work()
         self._since, self._from_step = time.perf_counter(), start
         self._waited, self._fills = 0.0, []
         self._board = self._file = self._bar = self._wandb = None
-        if leads:
+        if is_leader:
             need("tensorboard", "train", "training")
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
@@ -110,14 +110,14 @@ class Reports:
         now["memory_gib"] = peak_memory(self.device) / 2**30
         self._since, self._from_step, self._work = time.perf_counter(), step + 1, Work()
         self._waited, self._fills = 0.0, []
-        if self.leads:
+        if self.is_leader:
             self._write(step, now)
             self._say(step, now)
         return now["steps_per_s"]
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
         """Write measures of held-out clips after step `step`; the time that they took is no training time."""
-        if self.leads and values:
+        if self.is_leader and values:
             self._write(step, values)
             words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             logger.info("step %d: %s", step + 1, words)
@@ -143,12 +143,12 @@ class Reports:
 
     def images(self, step: int, images: Mapping[str, Tensor]) -> None:
         """Pictures [3, H, W] in [0, 1] after step `step`."""
-        for name, image in images.items() if self.leads else ():
+        for name, image in images.items() if self.is_leader else ():
             self._board.add_image(name, image.detach().float().clamp(0, 1).cpu(), step)
 
     def close(self) -> None:
         """The run is over, or stops here."""
-        if self.leads:
+        if self.is_leader:
             self._bar.close()
             self._board.close()
             self._file.close()

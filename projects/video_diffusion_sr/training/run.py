@@ -90,7 +90,7 @@ def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: 
     loop = replace(loop, compile=loop.compile or asked)
     refuse_used_folder(options)
     torch.manual_seed(loop.seed)
-    if process.leads:
+    if process.is_leader:
         model = OmegaConf.to_container(recipe.config, resolve=True)
         record_start(options.output, model, train, {**options.described(), "ranks": process.world})
     if loop.precision == "bf16":
@@ -105,10 +105,10 @@ def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: 
         trainer = Trainer(leg.build(), source, loop, leg.folder, process, recipe.strategy, validation)
         if not trainer.run(options.resume):
             return False
-        if options.stage == "vae" and process.leads:
+        if options.stage == "vae" and process.is_leader:
             normalize_exported_vae(recipe, source, loop, leg.folder / "export" / "vae.safetensors", process)
         process.barrier()
-    if process.leads and legs[-1].folder != options.output:
+    if process.is_leader and legs[-1].folder != options.output:
         shutil.copytree(legs[-1].folder / "export", options.output / "export", dirs_exist_ok=True)
     return True
 

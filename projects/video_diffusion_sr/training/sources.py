@@ -215,10 +215,10 @@ def shared_index(folders: Sequence[str | Path], cache: Path | None, process: Pro
     """The index of the folders, probed by one rank and read by the others from the file that it keeps."""
     if cache is None:
         return build_index(folders)
-    if process.leads:
+    if process.is_leader:
         index = cached_index(folders, cache)
     process.barrier()
-    return index if process.leads else Index.load(cache)
+    return index if process.is_leader else Index.load(cache)
 
 
 def fitting_workers(wanted: int, process: Process) -> int:
