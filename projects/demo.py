@@ -21,9 +21,9 @@ from omegaconf import OmegaConf
 from common.config import load_config
 from common.extras import MissingExtra, need
 from common.logger import get_logger, set_up_logging
-from data.colour.path import to_8_bit
 from data.degradation.pipeline import build_degradation
 from data.media import MediaInfo, OutputOptions, open_media, open_writer
+from data.pixel_range import model_to_uint8
 from data.training.motion import MotionConfig, animate
 from projects.video_diffusion_sr.cli import main as restore
 from projects.video_diffusion_sr.comparison import FOLDER
@@ -96,7 +96,7 @@ def read(path: Path) -> np.ndarray:
 def enlarged(frame: np.ndarray) -> np.ndarray:
     """A degraded frame, bicubic to the size of the result: what the restorer starts from."""
     pixels = torch.from_numpy(frame).permute(2, 0, 1)
-    return to_8_bit(Geometry(SIZE, 1).to_output(pixels, "cpu")).permute(1, 2, 0).numpy()
+    return model_to_uint8(Geometry(SIZE, 1).to_output(pixels, "cpu")).permute(1, 2, 0).numpy()
 
 
 def psnr(truth: np.ndarray, other: np.ndarray) -> float:

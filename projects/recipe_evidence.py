@@ -34,6 +34,7 @@ from common.diffusion import Guidance
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 from data.degradation.pipeline import build_degradation
+from data.pixel_range import model_to_uint8
 from data.training.model_range import to_model_range, upsample_to_model_range
 from projects.evaluation.distribution import distribution_measures
 from projects.evaluation.measures import frame_scores
@@ -111,7 +112,7 @@ class Evidence:
     def _write(self, row: str, clips: Tensor) -> None:
         """[N, 3, 1, H, W] in [-1, 1] -> `rows/ROW.npy`, uint8 [N, H, W, 3]."""
         (self.output / "rows").mkdir(parents=True, exist_ok=True)
-        pictures = ((clips[:, :, 0].float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        pictures = model_to_uint8(clips[:, :, 0]).permute(0, 2, 3, 1)
         np.save(self.output / "rows" / f"{row}.npy", pictures.cpu().numpy())
 
     @torch.no_grad()

@@ -33,11 +33,11 @@ from common.distributed.process import process_group
 from common.seed import frame_noise
 from data.degradation.pipeline import build_degradation
 from data.media import Frame, MediaInfo
+from data.pixel_range import model_to_uint8
 from projects.evaluation.frames import find_clips, read_frames
 from projects.evaluation.measures import Measures, luma
 from projects.video_diffusion_sr import restore
 from projects.video_diffusion_sr.build import build
-from projects.video_diffusion_sr.geometry import to_8_bit
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.progress import ProgressBar
@@ -193,7 +193,7 @@ def slope(frame: np.ndarray) -> np.ndarray:
 
 def as_frames(clip: Tensor) -> np.ndarray:
     """[T, 3, h, w] about [-1, 1] -> uint8 [T, h, w, 3]."""
-    return to_8_bit(clip).permute(0, 2, 3, 1).numpy()
+    return model_to_uint8(clip).permute(0, 2, 3, 1).numpy()
 
 
 def measure(name: str, s: float, m: Material, clean: np.ndarray) -> dict[str, float]:

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.pixel_range import uint8_to_model
+
 NAMES = ("two_sample", "swd", "spectrum", "finest")
 LEVELS, SIDE, PROJECTIONS, PATCHES = (
     3,
@@ -107,12 +109,12 @@ def cropped(picture: np.ndarray, dice: np.random.Generator) -> Tensor:
     """A random patch, mirrored or not: float32 [3, PATCH, PATCH] in [-1, 1]."""
     y, x = (int(dice.integers(side - PATCH + 1)) for side in picture.shape[:2])
     patch = picture[y : y + PATCH, x : x + PATCH][:, :: int(dice.choice((-1, 1)))]
-    return torch.from_numpy(patch.copy()).permute(2, 0, 1).float() / 127.5 - 1
+    return uint8_to_model(torch.from_numpy(patch.copy()).permute(2, 0, 1))
 
 
 def tiles(picture: np.ndarray) -> Tensor:
     """All whole patches side by side, float32 [n, 3, PATCH, PATCH] in [-1, 1]."""
-    whole = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 127.5 - 1
+    whole = uint8_to_model(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1))
     return whole.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).permute(1, 2, 0, 3, 4).flatten(0, 1)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from common.checkpoint import read_state_dict
 from common.extras import need
+from data.pixel_range import uint8_to_model
 from models.dists import StructureTextureDistance
 from models.perceptual import PerceptualDistance
 from projects.evaluation.vmaf import vmaf
@@ -165,4 +166,4 @@ class Measures:
 
 def pixels(frame: np.ndarray, device: torch.device | str) -> Tensor:
     """uint8 [H, W, 3] to float32 [1, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return uint8_to_model(torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)[None])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.diffusion import EulerSampler, Guidance, LinearInterpolation, uniform_trailing
 from common.distributed.parallel import Parallel
+from data.pixel_range import model_to_unit
 from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
 from projects.video_diffusion_sr.lora import HEADER, LoraSettings, factors_of
@@ -175,7 +176,7 @@ class LatentStage(Stage):
         """Low quality | output | ground truth: the middle frame of the first sample, all decoded by the VAE."""
         clips = [self.decoded(rows, at.shapes)[0] for rows in (at.lq, output, at.hq)]
         middle = [clip[:, clip.shape[1] // 2] for clip in clips]  # 3 H W each
-        return {"lq_output_gt": (torch.cat(middle, dim=2) + 1) / 2}
+        return {"lq_output_gt": model_to_unit(torch.cat(middle, dim=2))}
 
     def first(self, at: Prepared) -> Prepared:
         """The first sample alone, for pictures."""

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.logger import get_logger
+from data.image.transforms.na_resize import bicubic
+from data.pixel_range import uint8_to_model
 from data.training.decode import decode
 from data.training.index import Index
 from data.training.motion import MotionConfig, camera_path
@@ -90,7 +92,7 @@ class ResidentClips(Source):
             draws = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + number % 2**32)
             clips = torch.cat([soften(clips[:soft], config.scale, config.noise, draws), clips[soft:]])
         names = [f"{name} batch={number} slot={slot}" for slot, (_, name) in enumerate(made)]
-        return ClipBatch(names, number, (clips.round().clamp(0, 255) / 127.5 - 1,))
+        return ClipBatch(names, number, (uint8_to_model(clips.round().clamp(0, 255)),))
 
     def _clip(self, dice: np.random.Generator) -> tuple[Tensor, str]:
         shape = self.config.shape
@@ -131,9 +133,9 @@ def film(picture: Tensor, shape: ClipShape, dice: np.random.Generator, motion: M
 def soften(clips: Tensor, scale: int, noise: float, draws: torch.Generator) -> Tensor:
     """[B, 3, T, H, W] in 0..255 made `scale` times smaller, noisy, and large again."""
     frames = clips.transpose(1, 2).flatten(0, 1)  # (B T) 3 H W
-    small = F.interpolate(frames, scale_factor=1 / scale, mode="bicubic", antialias=True)
+    small = bicubic(frames, (frames.shape[-2] // scale, frames.shape[-1] // scale))
     sigma = noise * torch.rand(len(clips), generator=draws, device=clips.device)
     sigma = sigma.repeat_interleave(clips.shape[2])[:, None, None, None]
     small = (small + sigma * torch.randn(small.shape, generator=draws, device=clips.device)).clamp(0, 255)
-    large = F.interpolate(small, clips.shape[-2:], mode="bicubic", antialias=True)
+    large = bicubic(small, clips.shape[-2:])
     return large.unflatten(0, (len(clips), -1)).transpose(1, 2)

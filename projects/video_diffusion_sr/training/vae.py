@@ -18,6 +18,7 @@ from common.checkpoint import read_state_dict
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import ClipRows
 from common.logger import get_logger
+from data.pixel_range import model_to_unit, uint8_to_model
 from models.perceptual import PerceptualDistance
 from models.vae_discriminator import VideoPatchDiscriminator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
@@ -200,7 +201,7 @@ class VaeStage(Stage):
         clip = prepared.clips[0][:1]
         made, _ = self._reconstruct(clip, draws)
         pair = torch.cat([clip[0, :, -1], made[0, :, -1].float()], dim=-1)  # 3 H 2W
-        return {"input and reconstruction": ((pair + 1) / 2)[..., :MAX_LOGGED_WIDTH]}
+        return {"input and reconstruction": model_to_unit(pair)[..., :MAX_LOGGED_WIDTH]}
 
     def validate(self, batch: ClipBatch, draws: torch.Generator) -> list[tuple[Tensor, Tensor]]:
         clips = self.prepare(batch, draws).clips
@@ -220,7 +221,7 @@ class VaeStage(Stage):
 
 def in_model_range(clip: Tensor) -> Tensor:
     """uint8, or float in [-1, 1] already, of any shape -> float32 in [-1, 1]."""
-    return clip.float() / 127.5 - 1 if clip.dtype == torch.uint8 else clip.float()
+    return uint8_to_model(clip) if clip.dtype == torch.uint8 else clip.float()
 
 
 @torch.no_grad()

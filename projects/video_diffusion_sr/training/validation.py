@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from common.distributed import fsdp
-from projects.evaluation.frames import to_uint8
+from data.pixel_range import model_to_unit
+from projects.evaluation.frames import stored_frames
 from projects.evaluation.measures import Measures
 from projects.video_diffusion_sr.training.settings import ValidationSettings
 from projects.video_diffusion_sr.training.stage import Source, Stage
@@ -44,13 +45,13 @@ class Validation:
         stream = self.source.batches(0)
         for _ in range(self.settings.batches):
             for output, truth in stage.validate(next(stream), draws):
-                pairs = zip(to_uint8(output), to_uint8(truth), strict=True)
+                pairs = zip(stored_frames(output), stored_frames(truth), strict=True)
                 for name, value in self.measures.of_clip(pairs, stage.device)[1].items():
                     totals[name] += value
                 if clips < PICTURES:
                     middle = output.shape[1] // 2
                     pair = torch.cat([output[:, middle], truth[:, middle]], dim=2)  # 3 H 2W
-                    pictures[f"validation/{clips}_output_gt"] = (pair + 1) / 2
+                    pictures[f"validation/{clips}_output_gt"] = model_to_unit(pair)
                 clips += 1
         names = self.measures.names
         means = fsdp.mean_over_ranks(torch.tensor([totals[n] for n in names] + [float(clips)], device=stage.device))
