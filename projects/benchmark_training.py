@@ -27,10 +27,12 @@ from common.distributed.fsdp import STRATEGIES, largest_over_ranks
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 from common.parent import end_with_parent, launched_by_torchrun
+from data.video.framing import latent_frames
 from projects.benchmarking.profiling import profile
 from projects.benchmarking.timing import timed
 from projects.benchmarking.training import RandomLatents, RandomRecipe, random_stage
-from projects.video_diffusion_sr.training.cost import TEXT_TOKENS, Spread, memory, stages
+from projects.video_diffusion_sr.communication import TEXT_TOKENS
+from projects.video_diffusion_sr.training.cost import Spread, memory, stages
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.overrides import load_run
 from projects.video_diffusion_sr.training.packed import Size3
@@ -80,7 +82,7 @@ def latent_sizes(clips: Sequence[str], recipe: RandomRecipe) -> list[Size3]:
         step = space * recipe.config.dit.model.patch_size[1]
         if frames < 1 or (frames - 1) % time or height % step or width % step or min(height, width) < step:
             raise ValueError(f"--clip {clip}: frames are {time}n + 1, height and width multiples of {step}")
-        sizes.append((1 + (frames - 1) // time, height // space, width // space))
+        sizes.append((latent_frames(frames, time), height // space, width // space))
     return sizes
 
 

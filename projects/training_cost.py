@@ -19,9 +19,11 @@ import torch
 
 from common.config import create_object, load_config
 from common.distributed.fsdp import STRATEGIES
+from data.video.framing import latent_frames
 from models.nadit.discriminator import Discriminator
-from projects.video_diffusion_sr.training.cost import TEXT_TOKENS, Spread, memory, stages
-from projects.video_diffusion_sr.training.flops import forward_flops
+from projects.video_diffusion_sr.communication import TEXT_TOKENS
+from projects.video_diffusion_sr.flops import transformer_flops
+from projects.video_diffusion_sr.training.cost import Spread, memory, stages
 
 GB = 1e9
 
@@ -53,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sharded, hybrid, cut_again = STRATEGIES[args.strategy or recipe.strategy]
     frames, height, width = map(int, args.clip.split("x"))
     space = recipe.spatial_factor
-    latent = (1 + (frames - 1) // recipe.temporal_factor, height // space, width // space)
+    latent = (latent_frames(frames, recipe.temporal_factor), height // space, width // space)
     tokens = prod(n // p for n, p in zip(latent, dit.config.patch_size, strict=True)) + TEXT_TOKENS
-    once = forward_flops(dit.config, [latent], [TEXT_TOKENS])
+    once = transformer_flops(dit.config, [latent], [TEXT_TOKENS])
     sizes = [sum(p.numel() for p in network.parameters()) for network in (dit, discriminator)]
     print(f"{args.config}: {tokens} tokens a clip, {once / 1e12:.0f} TFLOP a forward pass\n")
     print("| stage | GPUs | state | gathered | one block | inputs or gradients | GB a GPU | s a step | clips a day |")

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from models.nadit.discriminator import Discriminator
 from projects.video_diffusion_sr.build import drawn_weight, seeded_prompts
+from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
 from projects.video_diffusion_sr.training.conditioning import Prompts
-from projects.video_diffusion_sr.training.cost import TEXT_TOKENS
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage

@@ -27,7 +27,6 @@ PROMISED_PARAMETERS = {
 PARAMETERS_YET = {
     "data/media/writer.py open_writer",
     "data/training/clip_dataset.py ClipDataset.__init__",
-    "projects/benchmarking/counting.py convolution_flops",
     "projects/video_diffusion_sr/result.py Result.__init__",
     "projects/video_diffusion_sr/training/adversarial.py AdversarialStage.__init__",
     "projects/video_diffusion_sr/training/distill.py DistillStage.__init__",
@@ -52,8 +51,6 @@ STATE_YET = {
     "data/yuv/taps.py downsampling",
     "data/yuv/taps.py upsampling",
     "data/yuv/to_rgb.py plan",
-    "projects/video_diffusion_sr/training/flops.py attention_flops",
-    "projects/video_diffusion_sr/training/flops.py sample_flops",
 }
 CIRCLES_YET = {
     "data.media.completeness",

@@ -6,7 +6,6 @@ from math import ceil
 
 from models.nadit.config import NaDiTConfig
 
-TEXT_TOKENS = 58  # of the released positive embedding
 MOMENTS, AVERAGED, GRADIENT, USED = 12, 4, 4, 2  # bytes a parameter: weight and two moments; its average; a teacher's
 GATHERED = 2  # bytes a parameter in bfloat16
 # Bytes a token and channel that a backward pass finds kept, counted by hooks on saved tensors of the 3B's widths in

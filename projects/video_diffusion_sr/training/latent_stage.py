@@ -13,9 +13,9 @@ from common.distributed.parallel import Parallel
 from data.pixel_range import model_to_unit
 from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
+from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.lora import HEADER, LoraSettings, factors_of
 from projects.video_diffusion_sr.training.conditioning import Conditioner, Prompts, Texts, joined
-from projects.video_diffusion_sr.training.flops import forward_flops
 from projects.video_diffusion_sr.training.latents import LatentEncoder, Pairs, pixels_of
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, unpack
 from projects.video_diffusion_sr.training.stage import Stage, Work, names_of
@@ -191,7 +191,7 @@ class LatentStage(Stage):
         for name, passes in self.forward_passes.items():
             network = networks[name]
             config = network.backbone.config if isinstance(network, Discriminator) else network.config
-            flops += passes * forward_flops(config, sizes, lengths)
+            flops += passes * transformer_flops(config, sizes, lengths)
         return Work(len(sizes), flops)
 
     def use_lora(self, settings: LoraSettings) -> None:

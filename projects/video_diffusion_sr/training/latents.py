@@ -11,6 +11,7 @@ from torch import Tensor
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import WholeClip
 from data.training.model_range import to_model_range, upsample_to_model_range
+from data.video.framing import latent_frames
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL, whole_picture
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, Size3, pack
@@ -120,7 +121,7 @@ class LatentEncoder:
         if rows.holds_rows:
             moments = self.vae.encode_parameters(rows.own(clips, 3, scale), rows.exchange, height)  # B 2c t own w
         else:
-            frames = 1 + (clips.shape[2] - 1) // self.vae.temporal_factor
+            frames = latent_frames(clips.shape[2], self.vae.temporal_factor)
             moments = clips.new_empty(len(clips), 2 * self.vae.latent_channels, frames, 0, clips.shape[4] // scale)
         return whole_picture(rows, moments)
 

@@ -12,17 +12,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from common.checkpoint import read_state_dict
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import ClipRows
 from common.logger import get_logger
 from data.pixel_range import model_to_unit, uint8_to_model
+from data.video.framing import latent_frames
 from models.perceptual import PerceptualDistance
 from models.vae_discriminator import VideoPatchDiscriminator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
+from projects.evaluation.psnr import decibels
+from projects.video_diffusion_sr.flops import vae_flops
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of, settings_from
 from projects.video_diffusion_sr.training.stage import Player, Stage, Work
 
@@ -153,7 +155,7 @@ class VaeStage(Stage):
                 parts.setdefault(name, []).append(value)
         shares = shares_of_pixels(prepared.clips)
         losses = {name: (torch.stack(values) * shares).sum() for name, values in parts.items()}
-        psnr = -10 * (losses.pop("mse") / 4).log10()  # of values in [-1, 1]
+        psnr = decibels(losses.pop("mse"), data_range=2)
         weights = self.settings.weights
         total = sum(getattr(weights, name) * value for name, value in losses.items())
         return losses | {"total": total, "psnr": psnr}
@@ -162,7 +164,7 @@ class VaeStage(Stage):
         vae = self.modules["vae"]
         batch, _, frames, height, width = clip.shape
         space, time = vae.spatial_factor, vae.temporal_factor
-        shape = (batch, vae.latent_channels, 1 + (frames - 1) // time, height // space, width // space)
+        shape = (batch, vae.latent_channels, latent_frames(frames, time), height // space, width // space)
         noise = torch.randn(shape, generator=draws, device=self.device)
         return vae(clip, noise, None if self.parallel is None else self._rows(height // space))
 
@@ -215,21 +217,13 @@ class VaeStage(Stage):
     def _forward_flops(self, shape: tuple[int, ...]) -> float:
         """Of one clip through encoder and decoder, the discriminator left out; counted once a shape, without data."""
         if shape[2:] not in self._flops:
-            self._flops[shape[2:]] = forward_flops(self._shapes_only, shape[2:])
+            self._flops[shape[2:]] = vae_flops(self._shapes_only, shape[2:])
         return self._flops[shape[2:]]
 
 
 def in_model_range(clip: Tensor) -> Tensor:
     """uint8, or float in [-1, 1] already, of any shape -> float32 in [-1, 1]."""
     return uint8_to_model(clip) if clip.dtype == torch.uint8 else clip.float()
-
-
-@torch.no_grad()
-def forward_flops(vae: VideoAutoencoderKL, size: tuple[int, ...]) -> float:
-    """Floating point operations of encoding and decoding one clip of (T, H, W); `vae` is on the meta device."""
-    with FlopCounterMode(display=False) as counter:
-        vae(torch.empty(1, 3, *size, device="meta"))
-    return float(counter.get_total_flops())
 
 
 def kl_divergence(posterior: DiagonalGaussian) -> Tensor:

@@ -10,11 +10,11 @@ from common.diffusion import resolution_shift
 from common.diffusion.adversarial import penalty_share
 from data.training.latent_shards import ShardDataset, ShardWriter
 from models.nadit.discriminator import DiscriminatorOutput
+from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, LossWeights
 from projects.video_diffusion_sr.training.conditioning import Prompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage, two_step_velocity
-from projects.video_diffusion_sr.training.flops import forward_flops
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, pack, unpack
 from projects.video_diffusion_sr.training.placement import place_networks
 from projects.video_diffusion_sr.training.sources import ResidentLatents
@@ -230,7 +230,7 @@ def test_a_student_can_have_a_teacher_of_another_size(folder):
     assert len(stage.modules["dit"].blocks) == 4 and len(stage.frozen["teacher"].blocks) == 6
     assert stage.weights.keys() == {"teacher"} and stage.unguided(1).lengths == (1,)
     prepared = stage.prepare(moments(SIZES), draws())
-    once = [forward_flops(net.config, SIZES, [3, 3]) for net in (stage.modules["dit"], stage.frozen["teacher"])]
+    once = [transformer_flops(net.config, SIZES, [3, 3]) for net in (stage.modules["dit"], stage.frozen["teacher"])]
     assert stage.work(prepared).flops == pytest.approx(3 * once[0] + 4 * once[1])
     other = make_recipe(folder, "dit.model.txt_in_dim=32")
     with pytest.raises(ValueError, match=r"the teacher's dit\.model\.txt_in_dim is 32"):
@@ -403,4 +403,4 @@ def test_operations_are_those_that_are_counted_in_a_real_pass(folder):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         dit(vid, txt, SIZES, [[3], [5]], torch.tensor([1.0, 2.0]))
     # The time embedding is a pass per sample, and the last block does not feed its text forward: both are left out.
-    assert forward_flops(dit.config, SIZES, [3, 5]) == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert transformer_flops(dit.config, SIZES, [3, 5]) == pytest.approx(counter.get_total_flops(), rel=0.1)
