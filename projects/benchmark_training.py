@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.distributed.fsdp import STRATEGIES, largest_over_ranks
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
-from common.parent import end_with_parent, launched_by_torchrun
+from common.parent import end_with_parent, has_launcher
 from data.video.framing import latent_frames
 from projects.benchmarking.profiling import profile
 from projects.benchmarking.timing import timed
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the steps and print what they took."""
     args = parse(arguments)
     set_up_logging(False)
-    if launched_by_torchrun():
+    if has_launcher():
         end_with_parent()
     model, train = load_run(args.config, args.train or f"configs_train/{args.stage}.yaml", args.overrides)
     with process_group(args.device) as process:
