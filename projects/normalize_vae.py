@@ -43,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, fold, write; 0 when the file is written."""
     args = parse(arguments)
     set_up_logging()
+    from common.strict_settings import settings_from
     from projects.video_diffusion_sr.training.overrides import load_run
     from projects.video_diffusion_sr.training.run import write_normalized_vae
-    from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from
+    from projects.video_diffusion_sr.training.settings import LoopSettings
     from projects.video_diffusion_sr.training.sources import DataSettings, make_source
 
     model, train = load_run(args.config, args.train, args.overrides)

@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Encode; 0 when the index is written."""
     args = parse(arguments)
     set_up_logging()
+    from common.strict_settings import settings_from
     from projects.video_diffusion_sr.training.overrides import load_run
-    from projects.video_diffusion_sr.training.settings import settings_from
     from projects.video_diffusion_sr.training.sources import DataSettings
 
     model, run = load_run(args.config, args.train, args.overrides)

@@ -33,6 +33,7 @@ from common.create import create_object
 from common.diffusion import Guidance
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
+from common.strict_settings import settings_from
 from data.degradation.pipeline import build_degradation
 from data.pixel_range import model_to_uint8
 from data.training.model_range import to_model_range, upsample_to_model_range
@@ -46,7 +47,7 @@ from projects.video_diffusion_sr.training.distill import DistillSettings, Distil
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.latents import MomentBatch
 from projects.video_diffusion_sr.training.loop import Trainer
-from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from
+from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.tiny.pair_latents import PairLatents, SetPlan
 from projects.video_diffusion_sr.training.tiny.residual_start import start_as_residual
 

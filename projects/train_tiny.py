@@ -29,6 +29,7 @@ from common.create import create_object
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
+from common.strict_settings import settings_from
 from data.degradation.pipeline import build_degradation
 from data.training.index import build_index
 from data.training.latent_shards import INDEX, ShardReader
@@ -44,7 +45,7 @@ from projects.video_diffusion_sr.training.latent_statistics import stated_scale
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
 from projects.video_diffusion_sr.training.run import write_normalized_vae
-from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from
+from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import Source, Stage
 from projects.video_diffusion_sr.training.tiny.linear_decoder import decoder_metric
 from projects.video_diffusion_sr.training.tiny.pair_latents import Milder, PairLatents, SetPlan

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from common.strict_settings import settings_from
 from models.nadit.discriminator import Discriminator
 from projects.video_diffusion_sr.build import drawn_weight, seeded_prompts
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
@@ -18,7 +19,6 @@ from projects.video_diffusion_sr.training.distill import DistillSettings, Distil
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.latents import MomentBatch
 from projects.video_diffusion_sr.training.packed import Size3
-from projects.video_diffusion_sr.training.settings import settings_from
 from projects.video_diffusion_sr.training.stage import Source
 
 SHARPNESS = -10.0  # log-variance of the latents

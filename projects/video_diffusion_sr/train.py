@@ -17,6 +17,7 @@ from common.checkpoint import refuse_misfit, with_current_names
 from common.config import create_object
 from common.diffusion import read_diffusion_settings
 from common.distributed.process import Process
+from common.strict_settings import settings_from
 from common.weights.read import read_weights
 from common.weights.stored import StoredWeight, dense
 from models.nadit.discriminator import Discriminator
@@ -58,7 +59,7 @@ class VideoDiffusionTrainer:
     def __init__(self, config: DictConfig) -> None:
         self.config = config
         self.diffusion = read_diffusion_settings(config.diffusion)
-        self.condition = ConditionSettings.read(config.condition)
+        self.condition = settings_from(ConditionSettings, config.condition, "condition.")
         self.ema_decay = float(config.ema.decay)
         self.strategy = str(config.dit.fsdp.sharding_strategy)
         self.gradient_checkpoint = float(config.dit.gradient_checkpoint)

@@ -1,8 +1,7 @@
 """What the transformer is told about a clip: the condition latents with their mask, and the text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,14 +31,6 @@ class ConditionSettings:
             raise ValueError(f"condition: the chances of i2v, v2v and sr are {chances}; they must sum to at most 1")
         if not 0 <= self.noise_scale <= 1:
             raise ValueError(f"condition.noise_scale must be in [0, 1], got {self.noise_scale}")
-
-    @staticmethod
-    def read(config: Mapping[str, Any]) -> "ConditionSettings":
-        """From the YAML; ValueError for a key that is unknown or missing."""
-        known = {"i2v", "v2v", "sr", "noise_scale"}
-        if set(config) != known:
-            raise ValueError(f"the section `condition` must have the keys {sorted(known)}, got {sorted(config)}")
-        return ConditionSettings(**{key: float(config[key]) for key in known})
 
 
 @dataclass(frozen=True)

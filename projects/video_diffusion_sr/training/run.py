@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from common.checkpoint import load_tensors_only, read_state_dict, save_safetensors
 from common.distributed.process import Process
 from common.logger import get_logger
+from common.strict_settings import settings_from
 from projects.video_diffusion_sr.build import seeded_prompts
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts, read_prompt_pair
@@ -24,7 +25,7 @@ from projects.video_diffusion_sr.training.distill import DistillSettings, Distil
 from projects.video_diffusion_sr.training.latent_statistics import fold, measure
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.run_record import record_start
-from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from, split_settings
+from projects.video_diffusion_sr.training.settings import LoopSettings, split_settings
 from projects.video_diffusion_sr.training.sources import DataSettings, held_out_source, make_source
 from projects.video_diffusion_sr.training.stage import Batch, Source, Stage
 from projects.video_diffusion_sr.training.validation import Validation

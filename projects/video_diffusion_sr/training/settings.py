@@ -1,15 +1,10 @@
 """The training YAML (`configs_train/*.yaml`), typed and frozen; unknown keys are refused with a sentence."""
 
-import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from common.config import suggestion
-
-S = TypeVar("S")
+from common.strict_settings import settings_from
 
 STAGES = ("vae", "diffusion", "distill", "adversarial")
 
@@ -154,44 +149,3 @@ def one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
     """ValueError unless the value is one of these."""
     if value not in allowed:
         raise ValueError(f"{key}={value!r} is unknown; choose from {', '.join(allowed)}")
-
-
-def settings_from(cls: type[S], mapping: Mapping[str, Any] | None, where: str = "") -> S:
-    """A frozen dataclass out of a YAML mapping, nested ones included.
-
-    Args:
-        where: what stands before a key in messages, as the command line spells it.
-
-    Raises:
-        ValueError: a key that the dataclass does not have, or a value of another kind than its annotation.
-    """
-    mapping = {} if mapping is None else mapping
-    if not isinstance(mapping, Mapping):
-        raise ValueError(f"{where or cls.__name__} must be a mapping of keys to values, got {mapping!r}")
-    kinds = typing.get_type_hints(cls)
-    known = sorted(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
-    if unknown := sorted(set(map(str, mapping)) - set(known)):
-        hint = suggestion(unknown[0], known)
-        raise ValueError(f"unknown key {where}{unknown[0]} in the training config{hint}")
-    return cls(**{key: converted(kinds[key], value, f"{where}{key}") for key, value in mapping.items()})
-
-
-def converted(kind: Any, value: Any, where: str) -> Any:
-    """The value as the annotation `kind` wants it."""
-    if dataclasses.is_dataclass(kind):
-        return settings_from(kind, value, f"{where}.")
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        return converted(next(a for a in args if a is not type(None)), value, where)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
-        if len(inner) == len(value):
-            return tuple(converted(k, v, where) for k, v in zip(inner, value, strict=True))
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-        return value
-    name = getattr(kind, "__name__", str(kind))
-    raise ValueError(f"{where} must be {name}, got {value!r}")

@@ -17,6 +17,7 @@ from common.checkpoint import read_state_dict
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import ClipRows
 from common.logger import get_logger
+from common.strict_settings import settings_from
 from data.pixel_range import model_to_unit, uint8_to_model
 from data.video.framing import latent_frames
 from models.perceptual import PerceptualDistance
@@ -25,7 +26,7 @@ from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.evaluation.psnr import decibels
 from projects.video_diffusion_sr.flops import vae_flops
-from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of, settings_from
+from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
 from projects.video_diffusion_sr.training.stage import Player, Stage, Work
 
 logger = get_logger(__name__)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from common.distributed import checkpoint as checkpoint_module
 from common.distributed.checkpoint import averaged_state, checkpoints
 from common.distributed.process import process_group
+from common.strict_settings import settings_from
 from projects.video_diffusion_sr.training.average import AveragedWeights
 from projects.video_diffusion_sr.training.finite import NonFiniteLoss
 from projects.video_diffusion_sr.training.loop import Trainer
@@ -23,7 +24,6 @@ from projects.video_diffusion_sr.training.settings import (
     LogSettings,
     LoopSettings,
     OptimizerSettings,
-    settings_from,
 )
 from tests.projects.training.toy import Toy, ToySource, ToyStage
 
