@@ -1,4 +1,4 @@
-"""A section of a YAML file as a frozen dataclass: unknown, missing and ill-typed keys are refused by their full name."""
+"""A section of a YAML file as a frozen dataclass; unknown, missing and ill-typed keys are refused by their name."""
 
 import dataclasses
 import types

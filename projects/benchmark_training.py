@@ -31,6 +31,7 @@ from data.video.framing import latent_frames
 from projects.benchmarking.profiling import profile
 from projects.benchmarking.timing import timed
 from projects.benchmarking.training import RandomLatents, RandomRecipe, random_stage
+from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.training.cost import Spread, memory, stages
 from projects.video_diffusion_sr.training.loop import Trainer
@@ -47,10 +48,10 @@ GB = 1e9
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("stage", choices=("diffusion", "distill", "adversarial"))
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the model's YAML, or with train. to --train")
+    add_settings(parser, "changes to the model's YAML, or with train. to --train")
     add("--config", default="configs_3b/main.yaml", help="the model's YAML (default: %(default)s)")
     add("--train", help="the run's YAML (default: configs_train/STAGE.yaml)")
     add(
@@ -62,7 +63,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
     add("--json", type=Path, help="write what was measured to this file")
     add("--profile", type=Path, help="write a step's kernels by time, and when the device waited")
-    args = parser.parse_intermixed_args(arguments)
+    args = parse_with_settings(parser, arguments)
     args.overrides += [item for clips in args.clip or () for item in clips if "=" in item]
     args.clip = [[item for item in clips if "=" not in item] for clips in args.clip or [["21x720x1280"]]]
     if args.steps < 1 or args.warm_up < 1:
@@ -186,8 +187,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        sys.exit(1)
+    sys.exit(run_program(main))

@@ -25,22 +25,23 @@ from omegaconf import OmegaConf
 from common.config import create_object
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
+from projects.program import add_settings, new_parser, parse_with_settings, run_program
 
 logger = get_logger(__name__)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the model's YAML, or with train. to --train")
+    add_settings(parser, "changes to the model's YAML, or with train. to --train")
     add("--config", default="configs_3b/main.yaml", help="the model's YAML, of which the VAE is used")
     add("--train", default="configs_train/diffusion.yaml", help="the YAML whose section `data` says what to cut")
-    add("--data", nargs="+", required=True, help="folders of videos and images")
+    add("--input", "--data", dest="data", nargs="+", required=True, help="folders of videos and images")
     add("--output", type=Path, required=True, help="a folder for the shards: new, or of this command before")
     add("--batches", type=int, required=True, help="how many batches of data.budget_pixels, over all ranks")
     add("--device", default="auto", help="auto, cuda or cpu")
-    return parser.parse_intermixed_args(arguments)
+    return parse_with_settings(parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,8 +115,4 @@ def join_parts(folder: Path, parts: int) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        logger.error("%s", error)
-        sys.exit(1)
+    sys.exit(run_program(main))

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from common.checkpoint import read_state_dict, save_safetensors
+from common.checkpoint import load_into, read_state_dict, save_safetensors
 from common.config import load_config
 from common.create import create_object
 from common.diffusion import Guidance
@@ -39,6 +39,7 @@ from data.pixel_range import model_to_uint8
 from data.training.model_range import to_model_range, upsample_to_model_range
 from projects.evaluation.distribution import distribution_measures
 from projects.evaluation.measures import frame_scores
+from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.build import build_vae, seeded_prompts
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
 from projects.video_diffusion_sr.training.conditioning import Prompts
@@ -145,7 +146,8 @@ class Evidence:
         trainer = Trainer(stage, self.source, settings, self.output / name, self.process)
         if not exported.is_file() and not trainer.run():
             raise SystemExit(3)
-        stage.modules["dit"].load_state_dict(read_state_dict(exported))
+        state, device = read_state_dict(exported), self.process.device
+        load_into(stage.modules["dit"], state, dtype=torch.float32, device=device, source=exported)
         return exported, stage
 
     def run(self) -> None:
@@ -221,19 +223,19 @@ def measure(_recipe: dict, args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("command", choices=("train", "measure"))
     parser.add_argument("--recipe", default="configs_train/evidence.yaml")
     parser.add_argument("--held_out", type=Path, required=True, help="pictures that nothing was trained on")
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--rows", type=Path, default=Path("photographs.csv"), help="measure: where the lines go")
     parser.add_argument("--workers", type=int, default=4, help="measure: rows at a time")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recipe")
-    args = parser.parse_intermixed_args(arguments)
+    add_settings(parser, "changes to the recipe")
+    args = parse_with_settings(parser, arguments)
     set_up_logging()
     recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
     {"train": train, "measure": measure}[args.command](recipe, args)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -10,7 +10,6 @@ transformer a restoration by regression; what is special to it stands in `projec
 Its weights are `OUTPUT/fit/export/dit.safetensors`.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ from common.config import load_config
 from common.create import create_object
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
-from common.signals import exit_code, interrupted_by_signals
+from common.signals import interrupted_by_signals
 from common.strict_settings import settings_from
 from data.degradation.pipeline import build_degradation
 from data.training.index import build_index
@@ -38,6 +37,7 @@ from data.training.model_range import to_model_range
 from data.training.pair_sampler import PairSampler
 from data.training.sampling import ClipShape
 from models.nadit.model import NaDiT
+from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.build import build_vae, seeded_prompts
 from projects.video_diffusion_sr.training.conditioning import Prompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
@@ -176,24 +176,23 @@ COMMANDS = {"pairs": make_pairs, "vae": train_vae, "fit": fit}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--recipe", default="configs_train/tiny.yaml")
-    parser.add_argument("--data", nargs="+", default=[], help="folders of photographs and videos (pairs, vae)")
+    parser.add_argument(
+        "--input", "--data", dest="data", nargs="+", default=[], help="folders of photographs and videos (pairs, vae)"
+    )
     parser.add_argument("--vae", type=Path, help="fit: another VAE than that of the output")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recipe")
-    args = parser.parse_intermixed_args(arguments)
+    add_settings(parser, "changes to the recipe")
+    args = parse_with_settings(parser, arguments)
     if not args.data and args.command != "fit":
         parser.error(f"{args.command} reads photographs and videos: give --data FOLDER...")
     set_up_logging()
     recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
     more = (args.vae,) if args.command == "fit" else ()
-    try:
-        COMMANDS[args.command](recipe, args.data, args.output, *more)
-    except KeyboardInterrupt as stopped:
-        sys.exit(exit_code(stopped))
+    COMMANDS[args.command](recipe, args.data, args.output, *more)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -21,6 +21,7 @@ from common.config import create_object, load_config
 from common.distributed.fsdp import STRATEGIES
 from data.video.framing import latent_frames
 from models.nadit.discriminator import Discriminator
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.training.cost import Spread, memory, stages
@@ -30,7 +31,7 @@ GB = 1e9
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--config", default="configs_3b/main.yaml")
     add("--gpus", type=int, nargs="+", default=[1, 8, 64])
@@ -75,4 +76,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

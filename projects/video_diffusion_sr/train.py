@@ -13,13 +13,13 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from common.checkpoint import refuse_misfit, with_current_names
+from common.checkpoint import load_into, refuse_misfit, with_current_names
 from common.config import create_object
 from common.diffusion import read_diffusion_settings
 from common.distributed.process import Process
 from common.strict_settings import settings_from
 from common.weights.read import read_weights
-from common.weights.stored import StoredWeight, dense
+from common.weights.stored import StoredWeight
 from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
@@ -136,9 +136,12 @@ class VideoDiffusionTrainer:
 
     def build_untrained_vae(self, weights: Weights = None) -> nn.Module:
         """The VAE to be trained, float32 on the CPU; from a checkpoint or fresh."""
-        vae = create_object(self.config.vae.model)
-        if weights is not None:
-            vae.load_state_dict({name: dense(weight) for name, weight in fitting_weights(vae, weights).items()})
+        if weights is None:
+            return create_object(self.config.vae.model)
+        with torch.device("meta"):
+            vae = create_object(self.config.vae.model)
+        state = read_weights(weights, vae.state_dict())
+        load_into(vae, state, dtype=torch.float32, device="cpu", source=weights, advice=ADVICE)
         return vae
 
     def encoder(self, vae: VideoAutoencoderKL | None) -> LatentEncoder:
