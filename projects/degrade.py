@@ -38,7 +38,7 @@ DEFAULT_CONFIG = ROOT / "configs_degradation" / "video.yaml"
 
 
 def generator_for(seed: int, name: str) -> np.random.Generator:
-    """The dice of one file: the seed of the set and the file's name."""
+    """The random generator of one file, from the seed of the set and the name of the file."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 

@@ -58,8 +58,8 @@ def main() -> int:
     except MissingExtra as error:
         logger.error("%s", error)
         return 2
-    rng = np.random.default_rng(args.seed)
-    clean = animate(photograph, args.frames, *SIZE, rng, CAMERA)  # u8 [T, H, W, 3]
+    generator = np.random.default_rng(args.seed)
+    clean = animate(photograph, args.frames, *SIZE, generator, CAMERA)  # u8 [T, H, W, 3]
     config = OmegaConf.to_container(load_config(ROOT / "configs_degradation" / "video.yaml"))
     degraded = build_degradation(config)(clean, args.seed)  # u8 [T, H/4, W/4, 3]
     truth = write(clean, args.output / "ground_truth" / f"{args.photo}.mp4")

@@ -122,13 +122,13 @@ class Evidence:
         """The held-out pictures in so many steps."""
         if (self.output / "rows" / f"{row}.npy").is_file():
             return
-        draws = torch.Generator(self.process.device).manual_seed(self.recipe["seed"])
+        generator = torch.Generator(self.process.device).manual_seed(self.recipe["seed"])
         made = []
         for hq, lq in zip(*(z.split(AT_ONCE) for z in self.moments), strict=True):
             size = tuple(hq.shape[2:])
             rows = [z.permute(0, 2, 3, 4, 1).flatten(0, 3) for z in (hq, lq)]
             batch = MomentBatch(rows[0], rows[0], rows[1], rows[1], (size,) * len(hq), ("held out",) * len(hq))
-            latents = stage.sample(stage.modules["dit"], stage.prepare(batch, draws), steps, Guidance(), draws)
+            latents = stage.sample(stage.modules["dit"], stage.prepare(batch, generator), steps, Guidance(), generator)
             made.append((latents / self.scale).unflatten(0, (len(hq), *size)).permute(0, 4, 1, 2, 3))
         self._write(row, self._decoded(torch.cat(made)))
         logger.info("restored: %s", row)

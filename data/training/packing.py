@@ -86,8 +86,8 @@ class BatchPlanner:
 
     def _window(self, number: int) -> list[Counts]:
         """The batches of one window, shuffled."""
-        rng = np.random.default_rng([self.seed, SHAPE_STREAM, self.phase, number])
-        offset = rng.random()
+        generator = np.random.default_rng([self.seed, SHAPE_STREAM, self.phase, number])
+        offset = generator.random()
         # The most samples that still fit into the window's batches, by bisection.
         fits, too_many = 1, int(WINDOW * self.budget / min(self.sizes)) + 2
         packed = self._packed(fits, offset)
@@ -100,7 +100,7 @@ class BatchPlanner:
                 too_many = middle
         while len(packed) < WINDOW:
             packed = divided(packed)
-        return [packed[i] for i in rng.permutation(WINDOW)]
+        return [packed[i] for i in generator.permutation(WINDOW)]
 
     def _packed(self, samples: int, offset: float) -> list[Counts]:
         """So many samples, shared out exactly up to rounding, in as few batches as a greedy search finds."""

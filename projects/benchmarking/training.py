@@ -75,8 +75,8 @@ class RandomLatents(Source):
 
     def __init__(self, sizes: Sequence[Size3], channels: int, device: torch.device) -> None:
         rows = sum(t * h * w for t, h, w in sizes)
-        draws = torch.Generator(device).manual_seed(0)
-        hq, lq = (torch.randn(rows, channels, device=device, generator=draws) for _ in range(2))
+        generator = torch.Generator(device).manual_seed(0)
+        hq, lq = (torch.randn(rows, channels, device=device, generator=generator) for _ in range(2))
         sharp = torch.full_like(hq, SHARPNESS)
         self.batch = MomentBatch(hq, sharp, lq, sharp, tuple(sizes), tuple(f"random {size}" for size in sizes))
 

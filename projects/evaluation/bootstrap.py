@@ -16,9 +16,9 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | No
     """
     if len(values) < 2:
         return None
-    rng = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     clips = np.asarray(values, dtype=np.float64)
-    parts = [clips[rng.integers(len(clips), size=(AT_ONCE, len(clips)))].mean(1) for _ in range(DRAWS // AT_ONCE)]
+    parts = [clips[generator.integers(len(clips), size=(AT_ONCE, len(clips)))].mean(1) for _ in range(DRAWS // AT_ONCE)]
     means = np.concatenate(parts)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -57,7 +57,7 @@ def generators_turn(weights: Path, folder: Path, strategy: str, process: Process
         generator = next(player for player in trainer.stage.players if player.name == "generator")
         trainer.turns._pass_through_others(generator)
         with trainer.turns.autocast():
-            losses = trainer.stage.losses("generator", prepared, trainer.turns.draws(0, 0, "test"))
+            losses = trainer.stage.losses("generator", prepared, trainer.turns.generator(0, 0, "test"))
         losses["total"].backward()
         for name, module in trainer.stage.modules.items():
             fsdp.reshard(module)

@@ -136,34 +136,34 @@ class AdversarialStage(LatentStage):
             return list(self.modules[name].backbone.blocks)
         return super().units(name)
 
-    def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
         if player == "generator":
-            return self._generator_losses(prepared, draws)
-        return self._discriminator_losses(prepared, draws)
+            return self._generator_losses(prepared, generator)
+        return self._discriminator_losses(prepared, generator)
 
-    def generate(self, at: Prepared, draws: torch.Generator) -> Tensor:
+    def generate(self, at: Prepared, generator: torch.Generator) -> Tensor:
         """Latents [L0, c] in one step from noise."""
-        noise = self.normal(at.hq, draws)
+        noise = self.normal(at.hq, generator)
         start = torch.full((), self.schedule.T, device=self.device)  # filled there: a copy would wait for the device
         return noise - self.predict(self.modules["dit"], noise, at, start)
 
-    def _times(self, at: Prepared, draws: torch.Generator) -> Tensor:
+    def _times(self, at: Prepared, generator: torch.Generator) -> Tensor:
         settings = self.settings
         frames = at.shapes.size_table[:, 0].float()
-        return shifted_uniform_times(frames, settings.image_shift, settings.video_shift, self.schedule.T, draws)
+        return shifted_uniform_times(frames, settings.image_shift, settings.video_shift, self.schedule.T, generator)
 
-    def _discriminator_losses(self, at: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def _discriminator_losses(self, at: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
         weights, table = self.settings.weights, at.shapes.size_table
         with torch.no_grad():
-            fake = self.generate(at, draws)
+            fake = self.generate(at, generator)
         sigma = torch.where(table[:, 0] > 1, self.settings.sigma, self.settings.image_sigma).float()
         sigma = at.shapes.per_row(sigma)[:, None]  # L0 1
         versions = {"real": at.hq, "fake": fake}
         if weights.r1 > 0:
-            versions["r1"] = at.hq + sigma * self.normal(fake, draws)
+            versions["r1"] = at.hq + sigma * self.normal(fake, generator)
         if weights.r2 > 0:
-            versions["r2"] = fake + sigma * self.normal(fake, draws)
-        logits = dict(zip(versions, self._logits(list(versions.values()), at, draws), strict=True))
+            versions["r2"] = fake + sigma * self.normal(fake, generator)
+        logits = dict(zip(versions, self._logits(list(versions.values()), at, generator), strict=True))
         real, generated = logits["real"], logits["fake"]
         of_pair = (
             relativistic_discriminator_loss if self.settings.loss == "rpgan" else non_saturating_discriminator_loss
@@ -176,10 +176,10 @@ class AdversarialStage(LatentStage):
         total = losses["gan"] + sum(getattr(weights, name) * losses[name] for name in ("r1", "r2") if name in losses)
         return losses | {"total": total, "real": real.mean(), "fake": generated.mean()}
 
-    def _generator_losses(self, at: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def _generator_losses(self, at: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
         weights = self.settings.weights
-        fake = self.generate(at, draws)
-        t = self._times(at, draws)
+        fake = self.generate(at, generator)
+        t = self._times(at, generator)
         with torch.no_grad():
             real = self._judge([at.hq], at, t)
         generated = self._judge([fake], at, t)
@@ -194,9 +194,9 @@ class AdversarialStage(LatentStage):
         total = weights.gan * losses["gan"] + weights.l1 * losses["l1"] + weights.features * losses["features"]
         return losses | {"total": total}
 
-    def _logits(self, latents: list[Tensor], at: Prepared, draws: torch.Generator) -> list[Tensor]:
+    def _logits(self, latents: list[Tensor], at: Prepared, generator: torch.Generator) -> list[Tensor]:
         """Logits [B] of several versions of a batch, all at the same times."""
-        t = self._times(at, draws)
+        t = self._times(at, generator)
         if not self.settings.together:
             return [self._judge([x], at, t).logits for x in latents]
         return list(self._judge(latents, at, t).logits.chunk(len(latents)))
@@ -219,5 +219,5 @@ class AdversarialStage(LatentStage):
         weights = [layout.exchange.enter(weight, layout.blocks[tap].cut) for tap in discriminator.taps]
         return layout.exchange.sum(feature_matching(real.features, generated.features, weights), "features")
 
-    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
-        return self.generate(prepared, draws)
+    def restore(self, prepared: Prepared, generator: torch.Generator) -> Tensor:
+        return self.generate(prepared, generator)

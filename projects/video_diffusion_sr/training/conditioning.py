@@ -48,12 +48,12 @@ class Conditioner:
     spatial_factor: int
     transform: bool
 
-    def __call__(self, hq: Tensor, lq: Tensor, shapes: Shapes, draws: torch.Generator) -> Tensor:
+    def __call__(self, hq: Tensor, lq: Tensor, shapes: Shapes, generator: torch.Generator) -> Tensor:
         """Condition and mask, [L0, c + 1], of packed latents [L0, c]."""
-        given = self._noised(lq, shapes, draws)
+        given = self._noised(lq, shapes, generator)
         if self.settings.sr >= 1:
             return torch.cat([given, torch.ones_like(given[:, :1])], dim=1)
-        u = shapes.per_row(torch.rand(len(shapes.sizes), generator=draws, device=hq.device))
+        u = shapes.per_row(torch.rand(len(shapes.sizes), generator=generator, device=hq.device))
         sr, i2v, v2v = self.settings.sr, self.settings.i2v, self.settings.v2v
         restored = u < sr
         extended = ((u >= sr) & (u < sr + i2v) & (shapes.frame_of_row < GIVEN_FRAMES["i2v"])) | (
@@ -62,13 +62,13 @@ class Conditioner:
         mask = (restored | extended)[:, None].to(hq.dtype)
         return torch.cat([torch.where(restored[:, None], given, hq) * mask, mask], dim=1)
 
-    def _noised(self, lq: Tensor, shapes: Shapes, draws: torch.Generator) -> Tensor:
+    def _noised(self, lq: Tensor, shapes: Shapes, generator: torch.Generator) -> Tensor:
         """Synthetic degradation is harsher than the real one; noise softens the condition (arXiv 2501.01320, 3.3)."""
         if self.settings.noise_scale == 0:
             return lq
-        u = torch.rand(len(shapes.sizes), generator=draws, device=lq.device)
+        u = torch.rand(len(shapes.sizes), generator=generator, device=lq.device)
         t = u * self.settings.noise_scale * self.schedule.T
-        noise = torch.randn(lq.shape, generator=draws, device=lq.device)
+        noise = torch.randn(lq.shape, generator=generator, device=lq.device)
         return self.schedule.forward(lq, noise, shapes.per_row(self.shifted(t, shapes)))
 
     def shifted(self, t: Tensor, shapes: Shapes) -> Tensor:
@@ -117,13 +117,13 @@ class Prompts:
         """What guidance is against, for every sample: the "negative" text or the "null_text"."""
         return joined([{"negative": self.negative, "null_text": self.null}[kind]] * samples)
 
-    def drawn(self, own: Sequence[Tensor | None], dropout: float, draws: torch.Generator) -> Texts:
+    def drawn(self, own: Sequence[Tensor | None], dropout: float, generator: torch.Generator) -> Texts:
         """Each sample's own text, or the positive one where it has none; the null text with chance `dropout`.
 
         The choice is made on the CPU from the generator's seed: it decides shapes, and a device would have to be asked.
         """
-        dice = torch.Generator().manual_seed(draws.initial_seed())
-        dropped = (torch.rand(len(own), generator=dice) < dropout).tolist()
+        on_cpu = torch.Generator().manual_seed(generator.initial_seed())
+        dropped = (torch.rand(len(own), generator=on_cpu) < dropout).tolist()
         texts = [self.positive if text is None else text for text in own]
         return joined([self.null if drop else text for drop, text in zip(dropped, texts, strict=True)])
 

@@ -79,11 +79,11 @@ class DiffusionStage(LatentStage):
         super().set_device(device)
         self.metric = None if self.metric is None else self.metric.to(device)
 
-    def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
         shapes, diffusion = prepared.shapes, self.recipe.diffusion
-        t = diffusion.training.sample(len(shapes.sizes), draws, self.device)
+        t = diffusion.training.sample(len(shapes.sizes), generator, self.device)
         t = self.conditioner.shifted(t, shapes)  # B
-        noise = self.normal(prepared.hq, draws)
+        noise = self.normal(prepared.hq, generator)
         t_of_row = shapes.per_row(t)
         x_t = self.schedule.forward(prepared.hq, noise, t_of_row)  # L0 c
         wanted = self.schedule.convert_to_pred(prepared.hq, noise, t_of_row, diffusion.loss)
@@ -97,6 +97,6 @@ class DiffusionStage(LatentStage):
             "squared": shapes.mean(squared.detach()),
         }
 
-    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
+    def restore(self, prepared: Prepared, generator: torch.Generator) -> Tensor:
         steps, guidance = self.settings.image_steps, self.recipe.diffusion.guidance
-        return self.sample(self.modules["dit"], prepared, steps, guidance, draws)
+        return self.sample(self.modules["dit"], prepared, steps, guidance, generator)

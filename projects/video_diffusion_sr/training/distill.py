@@ -95,11 +95,11 @@ class DistillStage(LatentStage):
         super().set_device(device)
         self.times = self.times.to(device)
 
-    def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
         shapes = prepared.shapes
-        number = torch.randint(self.steps, (len(shapes.sizes),), generator=draws, device=self.device)
+        number = torch.randint(self.steps, (len(shapes.sizes),), generator=generator, device=self.device)
         t, middle, end = (self.times[2 * number + i] for i in range(3))  # B each
-        x_t = self.schedule.forward(prepared.hq, self.normal(prepared.hq, draws), shapes.per_row(t))
+        x_t = self.schedule.forward(prepared.hq, self.normal(prepared.hq, generator), shapes.per_row(t))
         with torch.no_grad():
             teacher = self.frozen["teacher"]
             wanted = two_step_velocity(
@@ -114,8 +114,8 @@ class DistillStage(LatentStage):
             lambda: self.predict(dit, x, at, t), lambda: self.predict(dit, x, at, t, negative), 0, 1, None
         )
 
-    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
-        return self.sample(self.modules["dit"], prepared, self.steps, Guidance(), draws)
+    def restore(self, prepared: Prepared, generator: torch.Generator) -> Tensor:
+        return self.sample(self.modules["dit"], prepared, self.steps, Guidance(), generator)
 
 
 def two_step_velocity(

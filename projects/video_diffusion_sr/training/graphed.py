@@ -56,7 +56,7 @@ class GraphedTurns:
         device: torch.device,
     ) -> None:
         self.turn, self.parameters = turn, parameters
-        self.draws = torch.Generator(device)
+        self.generator = torch.Generator(device)
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
         self.turns: Counter[Hashable] = Counter()
@@ -65,13 +65,13 @@ class GraphedTurns:
     def __call__(self, prepared: Copied, seed: int) -> dict[str, Tensor]:
         """One turn; the scalars are overwritten by the next turn of this shape."""
         key = prepared.shape_key
-        self.draws.manual_seed(seed)
+        self.generator.manual_seed(seed)
         self.turns[key] += 1
         if self.turns[key] <= WARM:
             return self._plain(prepared)
         if key not in self.captured:
             self.captured[key] = self._capture(prepared)
-            self.draws.manual_seed(seed)
+            self.generator.manual_seed(seed)
         captured = self.captured[key]
         captured.inputs.copy_(prepared)
         captured.graph.replay()
@@ -82,7 +82,7 @@ class GraphedTurns:
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             self._forget_gradients()
-            scalars = self.turn(prepared, self.draws)
+            scalars = self.turn(prepared, self.generator)
             self._forget_gradients()
         torch.cuda.current_stream().wait_stream(self.stream)
         return scalars
@@ -92,10 +92,10 @@ class GraphedTurns:
         inputs = prepared.clone()
         self._forget_gradients()  # so that the graph's own are made inside of it
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.draws)
+        graph.register_generator_state(self.generator)
         torch.cuda.synchronize()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            scalars = self.turn(inputs, self.draws)
+            scalars = self.turn(inputs, self.generator)
         return Captured(graph, inputs, scalars)
 
     def _forget_gradients(self) -> None:

@@ -102,16 +102,16 @@ class LatentStage(Stage):
     def entry_points(self, name: str) -> tuple[str, ...]:
         return ("encode_parameters", "decode_latents") if name == "vae" else ()
 
-    def prepare(self, batch: Any, draws: torch.Generator) -> Prepared:
-        pairs: Pairs = self.encoder(batch, self.cache, draws)
+    def prepare(self, batch: Any, generator: torch.Generator) -> Prepared:
+        pairs: Pairs = self.encoder(batch, self.cache, generator)
         for name, text in zip(names_of(batch), pairs.texts, strict=True):
             if text is not None and text.shape[1] != self.prompts.width:
                 raise ValueError(
                     f"{name}: its text embedding is {text.shape[1]} wide, the model reads {self.prompts.width}; "
                     "make it with the text encoder of this model, or remove it"
                 )
-        given = self.conditioner(pairs.hq, pairs.lq, pairs.shapes, draws)
-        texts = self.prompts.drawn(pairs.texts, self.prompt_dropout, draws)
+        given = self.conditioner(pairs.hq, pairs.lq, pairs.shapes, generator)
+        texts = self.prompts.drawn(pairs.texts, self.prompt_dropout, generator)
         return Prepared(pairs.hq, pairs.lq, given, pairs.shapes, texts)
 
     def predict(self, dit: NaDiT, x: Tensor, at: Prepared, t: Tensor, texts: Texts | None = None) -> Tensor:
@@ -122,20 +122,20 @@ class LatentStage(Stage):
         packed = torch.cat([x, at.given], dim=1)
         return dit(packed, texts.tokens, at.shapes.sizes, lengths, t, layout=layout).vid_sample.float()
 
-    def normal(self, like: Tensor, draws: torch.Generator) -> Tensor:
+    def normal(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Standard normal noise of a tensor's shape."""
-        return torch.randn(like.shape, generator=draws, device=like.device)
+        return torch.randn(like.shape, generator=generator, device=like.device)
 
     def unguided(self, samples: int) -> Texts:
         """What guidance is against, for every sample."""
         return self.prompts.other_side(self.other_text, samples)
 
     @abstractmethod
-    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
+    def restore(self, prepared: Prepared, generator: torch.Generator) -> Tensor:
         """Restored latents [L0, c] as the trained transformer makes them at inference."""
 
     @torch.no_grad()
-    def sample(self, dit: NaDiT, at: Prepared, steps: int, guidance: Guidance, draws: torch.Generator) -> Tensor:
+    def sample(self, dit: NaDiT, at: Prepared, steps: int, guidance: Guidance, generator: torch.Generator) -> Tensor:
         """Restored latents [L0, c] in so many Euler steps."""
         diffusion = self.recipe.diffusion
         sampler = EulerSampler(
@@ -148,13 +148,13 @@ class LatentStage(Stage):
                 lambda: self.predict(dit, x, at, t), lambda: self.predict(dit, x, at, t, negative), i, steps, None
             )
 
-        return sampler.sample(self.normal(at.hq, draws), predict)
+        return sampler.sample(self.normal(at.hq, generator), predict)
 
-    def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def images(self, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
         if "vae" not in self.frozen:
             return {}
         at = self.first(prepared)
-        return self.triptych(at, self.restore(at, draws))
+        return self.triptych(at, self.restore(at, generator))
 
     @torch.no_grad()
     def decoded(self, rows: Tensor, shapes: Shapes) -> list[Tensor]:
@@ -166,9 +166,9 @@ class LatentStage(Stage):
             latents = [latent / self.encoder.scaling_factor for latent in unpack(rows, shapes.sizes)]
             return [vae.decode_latents(z[None].to(next(vae.parameters())))[0].float() for z in latents]
 
-    def validate(self, batch: Any, draws: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-        prepared = self.prepare(batch, draws)
-        outputs = self.decoded(self.restore(prepared, draws), prepared.shapes)
+    def validate(self, batch: Any, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        prepared = self.prepare(batch, generator)
+        outputs = self.decoded(self.restore(prepared, generator), prepared.shapes)
         truths = [pixels_of(sample, self.device)[0] for sample in batch]
         return list(zip(outputs, truths, strict=True))
 

@@ -68,20 +68,20 @@ class LatentEncoder:
     parallel: Parallel | None = None
 
     @torch.no_grad()
-    def __call__(self, batch: Any, cache: ShapeCache, draws: torch.Generator) -> Pairs:
+    def __call__(self, batch: Any, cache: ShapeCache, generator: torch.Generator) -> Pairs:
         """A batch: `MomentBatch`, or samples with stored moments [c, t, h, w], or samples with pixels `hq`, `lq`.
 
         Pixels are float32 [3, T, H, W] in [-1, 1], or uint8 [T, H, W, 3] with `lq` not enlarged yet.
         """
         moments = batch if isinstance(batch, MomentBatch) else self._moments(batch, cache.device)
-        hq = self._draw(moments.hq_mean, moments.hq_logvar, draws)
-        lq = self._draw(moments.lq_mean, moments.lq_logvar, draws)
+        hq = self._draw(moments.hq_mean, moments.hq_logvar, generator)
+        lq = self._draw(moments.lq_mean, moments.lq_logvar, generator)
         return Pairs(hq, lq, cache.shapes(moments.sizes), moments.texts or (None,) * len(moments.sizes))
 
-    def _draw(self, mean: Tensor, logvar: Tensor, draws: torch.Generator) -> Tensor:
+    def _draw(self, mean: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:
         mean = mean.float()
         if self.use_sample:
-            noise = torch.randn(mean.shape, generator=draws, device=mean.device)
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
             mean = mean + (0.5 * logvar.float()).exp() * noise
         return mean * self.scaling_factor
 

@@ -151,7 +151,9 @@ class Trainer:
             self._pace(reports.scalars(step, self._mean_scalars(record)))
         if self.validation is not None and self.validation.due(step, last):
             self.process.alive(f"validation after step {step}")
-            values, pictures = self._averaged(lambda draws: self.validation.measure(self.stage, draws), "validation")
+            values, pictures = self._averaged(
+                lambda generator: self.validation.measure(self.stage, generator), "validation"
+            )
             reports.validation(step, values)
             reports.images(step, pictures)
         if log.images and (step % log.images == 0 or last):
@@ -171,7 +173,7 @@ class Trainer:
         prepared = []
         for part, batch in enumerate(batches):
             with torch.no_grad(), self.turns.autocast():
-                prepared.append(self.stage.prepare(batch, self.turns.draws(step, part, "prepare")))
+                prepared.append(self.stage.prepare(batch, self.turns.generator(step, part, "prepare")))
         record = StepRecord(step, tuple(name for batch in batches for name in names_of(batch)))
         players = [] if step in self.bad_steps.steps else [p for p in self.stage.players if p.plays(step)]
         for player in players:
@@ -198,7 +200,7 @@ class Trainer:
 
     def images(self, prepared: Any) -> dict[str, Tensor]:
         """The stage's pictures of a prepared batch, on averaged weights."""
-        return self._averaged(lambda draws: self.stage.images(prepared, draws), "images")
+        return self._averaged(lambda generator: self.stage.images(prepared, generator), "images")
 
     @torch.no_grad()
     def _averaged(self, compute: Callable[[torch.Generator], Any], purpose: str) -> Any:
@@ -209,7 +211,7 @@ class Trainer:
                 stack.callback(fsdp.reshard, self.stage.modules[name])
             stack.enter_context(self.turns.autocast())
             # Validation draws the same noise every time: what changes from one to the next is the network.
-            return compute(self.turns.draws(0 if purpose == "validation" else self.step, 0, purpose))
+            return compute(self.turns.generator(0 if purpose == "validation" else self.step, 0, purpose))
 
     def _checkpoint_due(self) -> bool:
         every = self.settings.checkpoint.every

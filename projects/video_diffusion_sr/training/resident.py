@@ -89,34 +89,36 @@ class ResidentClips(Source):
         clips = torch.stack([clip for clip, _ in made])  # B 3 T H W, 0..255
         soft = round(config.clips * config.soft_share)
         if soft:
-            draws = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + number % 2**32)
-            clips = torch.cat([soften(clips[:soft], config.scale, config.noise, draws), clips[soft:]])
+            generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + number % 2**32)
+            clips = torch.cat([soften(clips[:soft], config.scale, config.noise, generator), clips[soft:]])
         names = [f"{name} batch={number} slot={slot}" for slot, (_, name) in enumerate(made)]
         return ClipBatch(names, number, (uint8_to_model(clips.round().clamp(0, 255)),))
 
-    def _clip(self, dice: np.random.Generator) -> tuple[Tensor, str]:
+    def _clip(self, generator: np.random.Generator) -> tuple[Tensor, str]:
         shape = self.config.shape
-        video = dice.random() >= self.config.image_share
+        video = generator.random() >= self.config.image_share
         video = video if self.pixels[video] else not video
-        source = int(dice.integers(len(self.pixels[video])))
+        source = int(generator.integers(len(self.pixels[video])))
         pixels = self.pixels[video][source]
-        clip = cut(pixels, shape, dice) if video else film(pixels[0], shape, dice, self.config.motion)
-        return clip.flip(-1) if dice.random() < 0.5 else clip, self.names[video][source]
+        clip = cut(pixels, shape, generator) if video else film(pixels[0], shape, generator, self.config.motion)
+        return clip.flip(-1) if generator.random() < 0.5 else clip, self.names[video][source]
 
 
-def cut(video: Tensor, shape: ClipShape, dice: np.random.Generator) -> Tensor:
+def cut(video: Tensor, shape: ClipShape, generator: np.random.Generator) -> Tensor:
     """A random crop in time and space of uint8 [T, H, W, 3] -> float32 [3, t, h, w] in 0..255."""
     sizes = (shape.frames, shape.height, shape.width)
-    t, y, x = (int(dice.integers(whole - part + 1)) for whole, part in zip(video.shape[:3], sizes, strict=True))
+    t, y, x = (int(generator.integers(whole - part + 1)) for whole, part in zip(video.shape[:3], sizes, strict=True))
     crop = video[t : t + shape.frames, y : y + shape.height, x : x + shape.width]
     return crop.permute(3, 0, 1, 2).float()
 
 
-def film(picture: Tensor, shape: ClipShape, dice: np.random.Generator, motion: MotionConfig) -> Tensor:
+def film(picture: Tensor, shape: ClipShape, generator: np.random.Generator, motion: MotionConfig) -> Tensor:
     """uint8 [H, W, 3] filmed by a moving camera, bicubic -> float32 [3, t, h, w] in 0..255."""
     height, width = picture.shape[:2]
-    maps = camera_path(height, width, shape.frames, shape.height, shape.width, dice, motion)  # t 2 3, pixels to pixels
-    if dice.random() < 0.5:  # whole pixels: a photograph's finest detail, which interpolation would soften
+    maps = camera_path(
+        height, width, shape.frames, shape.height, shape.width, generator, motion
+    )  # t 2 3, pixels to pixels
+    if generator.random() < 0.5:  # whole pixels: a photograph's finest detail, which interpolation would soften
         maps[:, :, :2], maps[:, :, 2] = np.eye(2), maps[:, :, 2].round()
     maps = torch.from_numpy(maps).float().to(picture.device)
     rows = torch.arange(shape.height, device=picture.device, dtype=torch.float32)
@@ -130,12 +132,12 @@ def film(picture: Tensor, shape: ClipShape, dice: np.random.Generator, motion: M
     return clip[0].unflatten(1, (shape.frames, shape.height))
 
 
-def soften(clips: Tensor, scale: int, noise: float, draws: torch.Generator) -> Tensor:
+def soften(clips: Tensor, scale: int, noise: float, generator: torch.Generator) -> Tensor:
     """[B, 3, T, H, W] in 0..255 made `scale` times smaller, noisy, and large again."""
     frames = clips.transpose(1, 2).flatten(0, 1)  # (B T) 3 H W
     small = bicubic(frames, (frames.shape[-2] // scale, frames.shape[-1] // scale))
-    sigma = noise * torch.rand(len(clips), generator=draws, device=clips.device)
+    sigma = noise * torch.rand(len(clips), generator=generator, device=clips.device)
     sigma = sigma.repeat_interleave(clips.shape[2])[:, None, None, None]
-    small = (small + sigma * torch.randn(small.shape, generator=draws, device=clips.device)).clamp(0, 255)
+    small = (small + sigma * torch.randn(small.shape, generator=generator, device=clips.device)).clamp(0, 255)
     large = bicubic(small, clips.shape[-2:])
     return large.unflatten(0, (len(clips), -1)).transpose(1, 2)

@@ -138,7 +138,7 @@ class Stage(ABC):
         """Methods of a module, apart from `forward`, that `losses` or `images` call and that need its weights."""
         return ()
 
-    def prepare(self, batch: Batch, draws: torch.Generator) -> Any:
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Any:
         """What all players share of a batch, made once, without gradients: moved to the device, encoded, noised.
 
         The default hands the batch on as it is.
@@ -146,7 +146,7 @@ class Stage(ABC):
         return batch
 
     @abstractmethod
-    def losses(self, player: str, prepared: Any, draws: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars by name: `total`, which is minimised, and its parts for the log, detached by the loop.
 
         Args:
@@ -154,11 +154,11 @@ class Stage(ABC):
             prepared: what `prepare` returned.
         """
 
-    def images(self, prepared: Any, draws: torch.Generator) -> dict[str, Tensor]:
+    def images(self, prepared: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Pictures for TensorBoard by name, [3, H, W] in [0, 1]; called without gradients, on averaged weights."""
         return {}
 
-    def validate(self, batch: Batch, draws: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    def validate(self, batch: Batch, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
         """Outputs and ground truths of held-out clips, [3, T, H, W] float32 in about [-1, 1]; as `images` is called.
 
         Raises:

@@ -49,7 +49,7 @@ class Turns:
             raise ValueError(f"graphs: a captured turn is for one GPU, not for {found}; set graphs to False")
         return {
             player.name: GraphedTurns(
-                lambda prepared, draws, player=player: self._update(player, [prepared], [draws]),
+                lambda prepared, generator, player=player: self._update(player, [prepared], [generator]),
                 [parameter for _, parameter in self.parameters[player.name]],
                 self.device,
             )
@@ -72,18 +72,18 @@ class Turns:
         if self.graphed is not None:
             scalars = self.graphed[player.name](prepared[0], self._seed(step, 0, player.name))
         else:
-            parts = [self.draws(step, part, player.name) for part in range(len(prepared))]
-            scalars = self._update(player, prepared, parts)
+            generators = [self.generator(step, part, player.name) for part in range(len(prepared))]
+            scalars = self._update(player, prepared, generators)
             for module in self.stage.modules.values():  # of all players: gradients that only passed through go, too
                 module.zero_grad(set_to_none=True)
         return scalars, rate
 
-    def _update(self, player: Player, prepared: list[Any], draws: list[torch.Generator]) -> dict[str, Tensor]:
+    def _update(self, player: Player, prepared: list[Any], generators: list[torch.Generator]) -> dict[str, Tensor]:
         """Gradients of one player over all parts of the step, then its optimiser; the mean losses and the norm."""
         scalars: dict[str, Tensor] = {}
-        for item, own_draws in zip(prepared, draws, strict=True):
+        for item, generator in zip(prepared, generators, strict=True):
             with self.autocast():
-                losses = self.stage.losses(player.name, item, own_draws)
+                losses = self.stage.losses(player.name, item, generator)
             (losses["total"] / len(prepared)).backward()
             for name, value in losses.items():
                 value = value.detach()
@@ -129,7 +129,7 @@ class Turns:
         # A captured step may not keep casts of weights from one time to the next.
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self.graphed is None)
 
-    def draws(self, step: int, part: int, purpose: str) -> torch.Generator:
+    def generator(self, step: int, part: int, purpose: str) -> torch.Generator:
         """The generator of one purpose in one part of one step on this rank, on the device."""
         return torch.Generator(self.device).manual_seed(self._seed(step, part, purpose))
 

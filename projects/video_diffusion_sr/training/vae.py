@@ -141,16 +141,16 @@ class VaeStage(Stage):
         module = self.modules.get(name)
         return [module.encoder, module.decoder] if isinstance(module, VideoAutoencoderKL) else []
 
-    def prepare(self, batch: ClipBatch, draws: torch.Generator) -> Prepared:
+    def prepare(self, batch: ClipBatch, generator: torch.Generator) -> Prepared:
         return Prepared(batch.step, [in_model_range(c.to(self.device, non_blocking=True)) for c in batch.clips])
 
-    def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
         if player == "discriminator":
-            return self._discriminator_losses(prepared, draws)
+            return self._discriminator_losses(prepared, generator)
         parts: dict[str, list[Tensor]] = {}
         prepared.made.clear()
         for clip in prepared.clips:
-            made, posterior = self._reconstruct(clip, draws)
+            made, posterior = self._reconstruct(clip, generator)
             prepared.made.append(made.detach())
             for name, value in self._vae_losses(clip, made, posterior, prepared.step).items():
                 parts.setdefault(name, []).append(value)
@@ -161,12 +161,12 @@ class VaeStage(Stage):
         total = sum(getattr(weights, name) * value for name, value in losses.items())
         return losses | {"total": total, "psnr": psnr}
 
-    def _reconstruct(self, clip: Tensor, draws: torch.Generator) -> tuple[Tensor, DiagonalGaussian]:
+    def _reconstruct(self, clip: Tensor, generator: torch.Generator) -> tuple[Tensor, DiagonalGaussian]:
         vae = self.modules["vae"]
         batch, _, frames, height, width = clip.shape
         space, time = vae.spatial_factor, vae.temporal_factor
         shape = (batch, vae.latent_channels, latent_frames(frames, time), height // space, width // space)
-        noise = torch.randn(shape, generator=draws, device=self.device)
+        noise = torch.randn(shape, generator=generator, device=self.device)
         return vae(clip, noise, None if self.parallel is None else self._rows(height // space))
 
     def _rows(self, latent_rows: int) -> ClipRows:
@@ -191,24 +191,24 @@ class VaeStage(Stage):
             losses["gan"] = generator_loss(self.settings.gan.kind, discriminator(made), real)
         return losses
 
-    def _discriminator_losses(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def _discriminator_losses(self, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
         if not prepared.made:  # the VAE did not play before in this step
             with torch.no_grad():
-                prepared.made.extend(self._reconstruct(clip, draws)[0] for clip in prepared.clips)
+                prepared.made.extend(self._reconstruct(clip, generator)[0] for clip in prepared.clips)
         discriminator, losses = self.modules["discriminator"], []
         for clip, made in zip(prepared.clips, prepared.made, strict=True):
             losses.append(discriminator_loss(self.settings.gan.kind, discriminator(clip), discriminator(made)))
         return {"total": (torch.stack(losses) * shares_of_pixels(prepared.clips)).sum()}
 
-    def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def images(self, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
         clip = prepared.clips[0][:1]
-        made, _ = self._reconstruct(clip, draws)
+        made, _ = self._reconstruct(clip, generator)
         pair = torch.cat([clip[0, :, -1], made[0, :, -1].float()], dim=-1)  # 3 H 2W
         return {"input and reconstruction": model_to_unit(pair)[..., :MAX_LOGGED_WIDTH]}
 
-    def validate(self, batch: ClipBatch, draws: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-        clips = self.prepare(batch, draws).clips
-        made = [self._reconstruct(clip, draws)[0].float() for clip in clips]
+    def validate(self, batch: ClipBatch, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        clips = self.prepare(batch, generator).clips
+        made = [self._reconstruct(clip, generator)[0].float() for clip in clips]
         return [(a, b) for group, truth in zip(made, clips, strict=True) for a, b in zip(group, truth, strict=True)]
 
     def work(self, prepared: Prepared) -> Work:

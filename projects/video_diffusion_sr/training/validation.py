@@ -34,7 +34,7 @@ class Validation:
         return every > 0 and (last or (step + 1) % every == 0)
 
     @torch.no_grad()
-    def measure(self, stage: Stage, draws: torch.Generator) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def measure(self, stage: Stage, generator: torch.Generator) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Means over all held-out clips of all ranks, and pictures (output | ground truth). Every rank calls it.
 
         Args:
@@ -44,7 +44,7 @@ class Validation:
         clips, pictures = 0, {}
         stream = self.source.batches(0)
         for _ in range(self.settings.batches):
-            for output, truth in stage.validate(next(stream), draws):
+            for output, truth in stage.validate(next(stream), generator):
                 pairs = zip(stored_frames(output), stored_frames(truth), strict=True)
                 for name, value in self.measures.of_clip(pairs, stage.device)[1].items():
                     totals[name] += value

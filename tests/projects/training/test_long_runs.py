@@ -149,9 +149,9 @@ class Clips(Source):
 class Restorer(ToyStage):
     """Answers each held-out clip a little too bright, and notes which weights it answers with."""
 
-    def validate(self, batch, draws):
+    def validate(self, batch, generator):
         self.seen = self.modules["net"].out.weight.detach().clone()
-        self.drawn = [*getattr(self, "drawn", []), torch.rand(1, generator=draws).item()]
+        self.drawn = [*getattr(self, "drawn", []), torch.rand(1, generator=generator).item()]
         truths = [torch.full((3, 2, 32, 32), sample["level"]) for sample in batch]
         return [(truth + 0.12, truth) for truth in truths]
 

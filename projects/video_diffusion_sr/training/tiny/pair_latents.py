@@ -43,9 +43,9 @@ class Milder:
         if min(self.mixed, self.clean) < 0 or self.mixed + self.clean > 1:
             raise ValueError(f"milder: shares of samples must sum to at most 1, got {self.mixed} and {self.clean}")
 
-    def shares(self, count: int, dice: np.random.Generator) -> np.ndarray:
+    def shares(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """How far each of `count` conditions is moved towards its truth, [count] in [0, 1]."""
-        kind, share = dice.random((2, count))
+        kind, share = generator.random((2, count))
         return np.where(kind < self.clean, 1.0, np.where(kind < self.clean + self.mixed, share, 0.0))
 
 
@@ -155,17 +155,19 @@ class PairLatents(Source):
         Sets are not forgotten, so batches are asked for in order.
         """
         self.read(self.plan.count(number))
-        dice = slot_generator(self.seed, number, 0)
+        generator = slot_generator(self.seed, number, 0)
         sizes = list(self.latents)
         weights = [len(self.names[size]) * size[0] * size[1] * size[2] for size in sizes]
-        return self._draw(sizes[int(dice.choice(len(sizes), p=[w / sum(weights) for w in weights]))], number, dice)
+        return self._draw(
+            sizes[int(generator.choice(len(sizes), p=[w / sum(weights) for w in weights]))], number, generator
+        )
 
-    def _draw(self, size: Size3, number: int, dice: np.random.Generator) -> MomentBatch:
+    def _draw(self, size: Size3, number: int, generator: np.random.Generator) -> MomentBatch:
         count = max(1, self.budget // (size[0] * size[1] * size[2]))
-        rows = dice.integers(len(self.names[size]), size=count)
+        rows = generator.integers(len(self.names[size]), size=count)
         index = torch.from_numpy(rows).to(self.device, non_blocking=True)
         hq, lq = (x.index_select(0, index) for x in self.latents[size][0])
-        shares = torch.from_numpy(self.milder.shares(count, dice)).to(self.device, hq.dtype, non_blocking=True)
+        shares = torch.from_numpy(self.milder.shares(count, generator)).to(self.device, hq.dtype, non_blocking=True)
         lq = lq.lerp(hq, shares[:, None, None])
         hq, lq = hq.flatten(0, 1), lq.flatten(0, 1)
         names = tuple(f"{self.names[size][row]} batch={number}" for row in rows)
