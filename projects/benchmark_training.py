@@ -122,7 +122,7 @@ def measure(trainer: Trainer, step: Callable[[], float], steps: int, warm_up: in
         torch.cuda.reset_peak_memory_stats(device)
     trainer.process.barrier()
     found["seconds"] = timed(lambda: [step() for _ in range(steps)], device) / steps
-    trainer.watch.check()
+    trainer.nan_guard.check()
     if device.type == "cuda":
         found["peak"] = float(torch.cuda.max_memory_allocated(device))
         found["reserved"] = float(torch.cuda.max_memory_reserved(device))

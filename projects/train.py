@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if has_launcher():
         end_with_parent()
     from projects.video_diffusion_sr.lora import LoraSettings
-    from projects.video_diffusion_sr.training.finite import NonFiniteLoss
+    from projects.video_diffusion_sr.training.nan_guard import NonFiniteLoss
     from projects.video_diffusion_sr.training.overrides import load_run
     from projects.video_diffusion_sr.training.run import RunOptions
 

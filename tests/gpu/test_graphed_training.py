@@ -70,7 +70,7 @@ def train(kind: str, folder, graphs: bool) -> list[dict[str, float]]:
         assert (trainer.turns.graphed is not None) == graphs
         if graphs:
             assert all(len(turns.captured) == len(SIZES) for turns in trainer.turns.graphed.values())
-        trainer.watch.check()
+        trainer.nan_guard.check()
     return records
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from common.logger import get_logger
-from projects.video_diffusion_sr.training.finite import NonFiniteLoss
+from projects.video_diffusion_sr.training.nan_guard import NonFiniteLoss
 
 logger = get_logger(__name__)
 

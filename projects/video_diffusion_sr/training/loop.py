@@ -18,8 +18,8 @@ from common.distributed.process import Process
 from common.logger import get_logger
 from projects.video_diffusion_sr.training.average import AveragedWeights
 from projects.video_diffusion_sr.training.bad_steps import BadSteps
-from projects.video_diffusion_sr.training.finite import FiniteWatch, NonFiniteLoss
 from projects.video_diffusion_sr.training.interrupt import StopRequest, stop_on_signals
+from projects.video_diffusion_sr.training.nan_guard import NaNGuard, NonFiniteLoss
 from projects.video_diffusion_sr.training.placement import place_networks
 from projects.video_diffusion_sr.training.profiling import profiled
 from projects.video_diffusion_sr.training.reports import Reports, introduce
@@ -72,7 +72,7 @@ class Trainer:
         self.averages = {
             name: AveragedWeights(stage.modules[name], stage.ema_decay, settings.ema_warmup) for name in stage.ema_of
         }
-        self.watch = FiniteWatch(self.device, settings.bad_steps.most_norm)
+        self.nan_guard = NaNGuard(self.device, settings.bad_steps.most_norm)
         self.bad_steps = BadSteps(self.folder, settings.bad_steps.most, process.leads)
         saving = settings.checkpoint
         self.writer = AsyncCheckpoints(self.folder / "checkpoints", saving.keep) if saving.asynchronous else None
@@ -145,7 +145,7 @@ class Trainer:
         log, step = self.settings.log, record.step
         regular = bool(log.every) and self.step % log.every == 0
         if regular or last or (log.every and step == first):
-            self.watch.check()
+            self.nan_guard.check()
             if self.writer is not None:
                 self.writer.poll(self.device)
             self._pace(reports.scalars(step, self._mean_scalars(record)))
@@ -163,7 +163,7 @@ class Trainer:
         """To the newest checkpoint, as if nothing had been computed since."""
         if self.writer is not None:
             self.writer.finish()
-        self.watch.clear()
+        self.nan_guard.clear()
         self.turns.clear()
         self.resume()
 
@@ -183,9 +183,9 @@ class Trainer:
             for name in player.modules:  # an average counts the steps in which its network moved
                 if name in self.averages:
                     self.averages[name].update((step - player.start) // player.every)
-        self.watch.record(step, record.names, record.scalars)
+        self.nan_guard.record(step, record.names, record.scalars)
         if self.device.type == "cpu":
-            self.watch.check()
+            self.nan_guard.check()
         work = [self.stage.work(item) for item in prepared]
         record.work = Work(sum(w.samples for w in work), sum(w.flops for w in work) / self.settings.sp_size)
         self.step += 1
@@ -234,7 +234,7 @@ class Trainer:
         Args:
             wait: until it is written, also where checkpoints are asynchronous.
         """
-        self.watch.check()
+        self.nan_guard.check()
         self.process.alive("writing a checkpoint")
         meta = {"stage": self.stage.name, "seed": self.settings.seed, "header": self.stage.export_header}
         tensors = self._state().tensors()

@@ -15,8 +15,8 @@ from common.distributed.checkpoint import checkpoints, load_checkpoint
 from common.distributed.process import process_group
 from data.training.sampling import ClipShape
 from projects.evaluation.measures import psnr
-from projects.video_diffusion_sr.training.finite import NonFiniteLoss
 from projects.video_diffusion_sr.training.loop import Trainer
+from projects.video_diffusion_sr.training.nan_guard import NonFiniteLoss
 from projects.video_diffusion_sr.training.run_record import differences, record_start
 from projects.video_diffusion_sr.training.settings import (
     BadStepSettings,

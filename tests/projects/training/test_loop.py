@@ -16,8 +16,8 @@ from common.distributed.checkpoint import averaged_state, checkpoints
 from common.distributed.process import process_group
 from common.strict_settings import settings_from
 from projects.video_diffusion_sr.training.average import AveragedWeights
-from projects.video_diffusion_sr.training.finite import NonFiniteLoss
 from projects.video_diffusion_sr.training.loop import Trainer
+from projects.video_diffusion_sr.training.nan_guard import NonFiniteLoss
 from projects.video_diffusion_sr.training.optimizer import learning_rate
 from projects.video_diffusion_sr.training.settings import (
     CheckpointSettings,

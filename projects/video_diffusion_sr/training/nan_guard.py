@@ -23,7 +23,7 @@ class NonFiniteLoss(RuntimeError):
         self.step = step
 
 
-class FiniteWatch:
+class NaNGuard:
     """Remembers on the device which step was the first bad one; `check` reads it.
 
     Args:
