@@ -16,8 +16,8 @@ from common.distributed.metadata import DamagedCheckpoint
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from projects.video_diffusion_sr.training.average import AveragedWeights
 from projects.video_diffusion_sr.training.bad_steps import BadSteps
+from projects.video_diffusion_sr.training.ema import ExponentialMovingAverage
 from projects.video_diffusion_sr.training.interrupt import StopRequest, stop_on_signals
 from projects.video_diffusion_sr.training.nan_guard import NaNGuard, NonFiniteLoss
 from projects.video_diffusion_sr.training.placement import place_networks
@@ -69,8 +69,9 @@ class Trainer:
         bf16 = settings.precision == "bf16"
         place_networks(stage, strategy, process.device, bf16=bf16, compiled=settings.compile)
         self.turns = Turns(stage, settings, process)
-        self.averages = {
-            name: AveragedWeights(stage.modules[name], stage.ema_decay, settings.ema_warmup) for name in stage.ema_of
+        self.emas = {
+            name: ExponentialMovingAverage(stage.modules[name], stage.ema_decay, settings.ema_warmup)
+            for name in stage.ema_of
         }
         self.nan_guard = NaNGuard(self.device, settings.bad_steps.most_norm)
         self.bad_steps = BadSteps(self.folder, settings.bad_steps.most, process.leads)
@@ -151,7 +152,7 @@ class Trainer:
             self._pace(reports.scalars(step, self._mean_scalars(record)))
         if self.validation is not None and self.validation.due(step, last):
             self.process.alive(f"validation after step {step}")
-            values, pictures = self._averaged(
+            values, pictures = self._with_ema(
                 lambda generator: self.validation.measure(self.stage, generator), "validation"
             )
             reports.validation(step, values)
@@ -181,8 +182,8 @@ class Trainer:
             record.scalars |= {f"{player.name}/{name}": value for name, value in scalars.items()}
             record.rates[f"{player.name}/lr"] = rate
             for name in player.modules:  # an average counts the steps in which its network moved
-                if name in self.averages:
-                    self.averages[name].update((step - player.start) // player.every)
+                if name in self.emas:
+                    self.emas[name].update((step - player.start) // player.every)
         self.nan_guard.record(step, record.names, record.scalars)
         if self.device.type == "cpu":
             self.nan_guard.check()
@@ -200,13 +201,13 @@ class Trainer:
 
     def images(self, prepared: Any) -> dict[str, Tensor]:
         """The stage's pictures of a prepared batch, on averaged weights."""
-        return self._averaged(lambda generator: self.stage.images(prepared, generator), "images")
+        return self._with_ema(lambda generator: self.stage.images(prepared, generator), "images")
 
     @torch.no_grad()
-    def _averaged(self, compute: Callable[[torch.Generator], Any], purpose: str) -> Any:
+    def _with_ema(self, compute: Callable[[torch.Generator], Any], purpose: str) -> Any:
         """What `compute` returns with averaged weights in place."""
         with ExitStack() as stack:
-            for name, average in self.averages.items():
+            for name, average in self.emas.items():
                 stack.enter_context(average.in_place())
                 stack.callback(fsdp.reshard, self.stage.modules[name])
             stack.enter_context(self.turns.autocast())
@@ -268,12 +269,12 @@ class Trainer:
             return
 
     def _state(self) -> RunState:
-        everything = (self.stage.modules, self.averages, self.turns.optimizers, self.turns.parameters)
+        everything = (self.stage.modules, self.emas, self.turns.optimizers, self.turns.parameters)
         return RunState(*everything, self.stage.save_frozen)
 
     def export(self) -> list[Path]:
         """Averaged weights as the files that inference loads, in `export/`."""
-        weights = {name: average.full_state() for name, average in self.averages.items()}
+        weights = {name: average.full_state() for name, average in self.emas.items()}
         if not self.process.leads:
             return []
         paths = []

@@ -15,19 +15,19 @@ from common.distributed.checkpoint import (
     saved_shapes,
 )
 from common.distributed.metadata import DamagedCheckpoint
-from projects.video_diffusion_sr.training.average import AveragedWeights
+from projects.video_diffusion_sr.training.ema import ExponentialMovingAverage
 
 
 @dataclass(frozen=True)
 class RunState:
     """What changes from step to step.
 
-    modules, averages: by module name. optimizers: by player. parameters: (name, parameter) of each player.
+    modules, emas: by module name. optimizers: by player. parameters: (name, parameter) of each player.
     frozen: whether parameters that no player moves belong to it.
     """
 
     modules: Mapping[str, nn.Module]
-    averages: Mapping[str, AveragedWeights]
+    emas: Mapping[str, ExponentialMovingAverage]
     optimizers: Mapping[str, torch.optim.Optimizer]
     parameters: Mapping[str, list[tuple[str, nn.Parameter]]]
     frozen: bool = True
@@ -39,7 +39,7 @@ class RunState:
         for name, module in self.modules.items():
             whole = {f"{name}.{key}": value for key, value in module.state_dict().items()}
             tensors |= {f"modules/{key}": value for key, value in whole.items() if self.frozen or key in moved}
-        for name, average in self.averages.items():
+        for name, average in self.emas.items():
             tensors |= {f"ema/{name}.{key}": value for key, value in average.average.items()}
         for player, optimizer in self.optimizers.items():
             tensors |= optimizer_tensors(optimizer, self._names(player))

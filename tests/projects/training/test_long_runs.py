@@ -135,7 +135,7 @@ def test_an_average_counts_the_steps_in_which_its_network_moved(tmp_path):
             if moved[-1]:
                 expected = 0.9 * expected + 0.1 * weights()
     assert moved == [True, False, True, False, True]
-    torch.testing.assert_close(trainer.averages["net"].average["out.weight"], expected)
+    torch.testing.assert_close(trainer.emas["net"].average["out.weight"], expected)
 
 
 class Clips(Source):
@@ -165,7 +165,7 @@ def test_held_out_clips_are_measured_on_averaged_weights(tmp_path):
     bright = [np.full((32, 32, 3), round((level + 1.12) * 127.5), np.uint8) for level in (0.1, 0.5, -0.5)]
     expected = np.mean([psnr(a, b) for a, b in zip(bright, levels, strict=True)])
     assert lines[0]["validation/psnr"] == pytest.approx(expected, abs=1e-4)
-    assert torch.equal(trainer.stage.seen, trainer.averages["net"].average["out.weight"])
+    assert torch.equal(trainer.stage.seen, trainer.emas["net"].average["out.weight"])
     drawn = trainer.stage.drawn
     assert drawn[:2] == drawn[2:] and drawn[0] != drawn[1]  # the same noise each time
     with process_group("cpu") as process, pytest.raises(NotImplementedError, match="remove --validation"):

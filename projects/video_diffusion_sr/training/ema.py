@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.distributed.fsdp import full_state, local_tensors, reshard
 
 
-class AveragedWeights:
+class ExponentialMovingAverage:
     """avg <- decay * avg + (1 - decay) * weight, for every trainable parameter of a module, in float32.
 
     Args:
