@@ -18,7 +18,6 @@ from common.distributed.process import Process
 from common.logger import get_logger
 from projects.video_diffusion_sr.training.bad_steps import BadSteps
 from projects.video_diffusion_sr.training.ema import ExponentialMovingAverage
-from projects.video_diffusion_sr.training.interrupt import StopRequest, stop_on_signals
 from projects.video_diffusion_sr.training.nan_guard import NaNGuard, NonFiniteLoss
 from projects.video_diffusion_sr.training.placement import place_networks
 from projects.video_diffusion_sr.training.profiling import profiled
@@ -26,6 +25,7 @@ from projects.video_diffusion_sr.training.reports import Reports, introduce
 from projects.video_diffusion_sr.training.run_state import RunState, refuse_other_run
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import Batch, Source, Stage, StepRecord, Work, names_of
+from projects.video_diffusion_sr.training.stop_signals import StopRequest, stop_on_signals
 from projects.video_diffusion_sr.training.turns import Turns
 
 if TYPE_CHECKING:  # its measures bring libraries that a loop without it can do without
