@@ -207,8 +207,8 @@ class Trainer:
     def _with_ema(self, compute: Callable[[torch.Generator], Any], purpose: str) -> Any:
         """What `compute` returns with averaged weights in place."""
         with ExitStack() as stack:
-            for name, average in self.emas.items():
-                stack.enter_context(average.in_place())
+            for name, ema in self.emas.items():
+                stack.enter_context(ema.in_place())
                 stack.callback(fsdp.reshard, self.stage.modules[name])
             stack.enter_context(self.turns.autocast())
             # Validation draws the same noise every time: what changes from one to the next is the network.
@@ -274,7 +274,7 @@ class Trainer:
 
     def export(self) -> list[Path]:
         """Averaged weights as the files that inference loads, in `export/`."""
-        weights = {name: average.full_state() for name, average in self.emas.items()}
+        weights = {name: average.full_state() for name, ema in self.emas.items()}
         if not self.process.leads:
             return []
         paths = []

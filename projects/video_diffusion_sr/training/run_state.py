@@ -39,8 +39,8 @@ class RunState:
         for name, module in self.modules.items():
             whole = {f"{name}.{key}": value for key, value in module.state_dict().items()}
             tensors |= {f"modules/{key}": value for key, value in whole.items() if self.frozen or key in moved}
-        for name, average in self.emas.items():
-            tensors |= {f"ema/{name}.{key}": value for key, value in average.average.items()}
+        for name, ema in self.emas.items():
+            tensors |= {f"ema/{name}.{key}": value for key, value in ema.average.items()}
         for player, optimizer in self.optimizers.items():
             tensors |= optimizer_tensors(optimizer, self._names(player))
         return tensors
