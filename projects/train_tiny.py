@@ -48,7 +48,7 @@ from projects.video_diffusion_sr.training.run import write_normalized_vae
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import Source, Stage
 from projects.video_diffusion_sr.training.tiny.linear_decoder import decoder_metric
-from projects.video_diffusion_sr.training.tiny.pair_latents import Milder, PairLatents, SetPlan
+from projects.video_diffusion_sr.training.tiny.pair_latents import ConditionMixing, PairLatents, SetPlan
 from projects.video_diffusion_sr.training.tiny.pca_start import start_from_components
 from projects.video_diffusion_sr.training.tiny.residual_start import start_as_residual
 from projects.video_diffusion_sr.training.tiny.ridge_head import Sample, solve_head
@@ -112,8 +112,8 @@ def fit(recipe: dict, _data: Sequence[str], output: Path, vae_weights: Path | No
     plan = SetPlan(**section["sets"], last=len(recipe["pairs"]["sets"]) * recipe["pairs"]["rounds"])
     with process_group() as process:
         vae = build_vae(plain.vae, weights, process.device, torch.float32)
-        milder = Milder(**section["milder"])
-        source = PairLatents(vae, output / "pairs", plan, section["budget_latents"], recipe["seed"], milder)
+        mixing = ConditionMixing(**section["condition_mixing"])
+        source = PairLatents(vae, output / "pairs", plan, section["budget_latents"], recipe["seed"], mixing)
         source.read(plan.count(0))
         metric = decoder_metric(vae, clips_of(output / "pairs", plan.first, process.device), scale)
         start = output / "fit/start.safetensors"

@@ -25,11 +25,11 @@ POLL_S, PATIENCE_S = 1.0, 900.0  # between two looks for a set; until it counts 
 
 
 @dataclass(frozen=True)
-class Milder:
-    """Conditions better than the degraded clip, so that a good input passes unharmed.
+class ConditionMixing:
+    """Mix conditions with the ground truth, so that a good input passes unharmed.
 
     Synthetic degradation never shows the model a sharp input, which users have; without such pairs it is free to do
-    anything to one. A milder condition is the degraded latent moved towards the truth's by a share.
+    anything to one. A mixed condition is the degraded latent moved towards the truth's by a share.
 
     Attributes:
         mixed: how many of the samples are moved by a share drawn evenly from [0, 1].
@@ -41,7 +41,9 @@ class Milder:
 
     def __post_init__(self) -> None:
         if min(self.mixed, self.clean) < 0 or self.mixed + self.clean > 1:
-            raise ValueError(f"milder: shares of samples must sum to at most 1, got {self.mixed} and {self.clean}")
+            raise ValueError(
+                f"condition_mixing: shares of samples must sum to at most 1, got {self.mixed} and {self.clean}"
+            )
 
     def shares(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """How far each of `count` conditions is moved towards its truth, [count] in [0, 1]."""
@@ -75,7 +77,7 @@ class PairLatents(Source):
         vae: encodes on the device it is on.
         folder: holds `set_000`, `set_001`, ..., or will; a set that a batch needs is waited for.
         budget: latent positions (t x h x w) of a batch.
-        milder: which conditions are not degraded in full.
+        mixing: how conditions are mixed with the ground truth.
     """
 
     def __init__(
@@ -85,10 +87,10 @@ class PairLatents(Source):
         plan: SetPlan,
         budget: int,
         seed: int,
-        milder: Milder | None = None,
+        mixing: ConditionMixing | None = None,
     ) -> None:
         self.vae, self.folder, self.plan, self.budget, self.seed = vae, folder, plan, budget, seed
-        self.milder = milder or Milder()
+        self.mixing = mixing or ConditionMixing()
         self.device = next(vae.parameters()).device
         self.sets_read = 0
         self.latents: dict[Size3, list[tuple[Tensor, Tensor]]] = {}  # chunks of hq, lq: [N, positions, c] float16
@@ -167,7 +169,7 @@ class PairLatents(Source):
         rows = generator.integers(len(self.names[size]), size=count)
         index = torch.from_numpy(rows).to(self.device, non_blocking=True)
         hq, lq = (x.index_select(0, index) for x in self.latents[size][0])
-        shares = torch.from_numpy(self.milder.shares(count, generator)).to(self.device, hq.dtype, non_blocking=True)
+        shares = torch.from_numpy(self.mixing.shares(count, generator)).to(self.device, hq.dtype, non_blocking=True)
         lq = lq.lerp(hq, shares[:, None, None])
         hq, lq = hq.flatten(0, 1), lq.flatten(0, 1)
         names = tuple(f"{self.names[size][row]} batch={number}" for row in rows)
