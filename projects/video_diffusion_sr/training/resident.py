@@ -32,7 +32,7 @@ class ResidentConfig:
         shape: frames, height, width of every clip.
         clips: in a batch.
         image_share: how often a clip is a filmed photograph.
-        soft_share: how many of a batch's clips are made soft and noisy: at inference the VAE meets enlarged low-quality
+        blur_share: how many of a batch's clips are blurred and made noisy: at inference the VAE meets enlarged low-quality
             pictures as well.
         scale: by which those are made smaller and larger again.
         noise: the largest standard deviation of their noise, 8-bit levels.
@@ -42,7 +42,7 @@ class ResidentConfig:
     shape: ClipShape
     clips: int = 32
     image_share: float = 0.65
-    soft_share: float = 0.25
+    blur_share: float = 0.25
     scale: int = 4
     noise: float = 15.0
     motion: MotionConfig = field(default_factory=MotionConfig)
@@ -87,10 +87,10 @@ class ResidentClips(Source):
         config = self.config
         made = [self._clip(slot_generator(self.seed, number % 2**32, slot)) for slot in range(config.clips)]
         clips = torch.stack([clip for clip, _ in made])  # B 3 T H W, 0..255
-        soft = round(config.clips * config.soft_share)
-        if soft:
+        blurred = round(config.clips * config.blur_share)
+        if blurred:
             generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + number % 2**32)
-            clips = torch.cat([soften(clips[:soft], config.scale, config.noise, generator), clips[soft:]])
+            clips = torch.cat([synthetic_blur(clips[:blurred], config.scale, config.noise, generator), clips[blurred:]])
         names = [f"{name} batch={number} slot={slot}" for slot, (_, name) in enumerate(made)]
         return ClipBatch(names, number, (uint8_to_model(clips.round().clamp(0, 255)),))
 
@@ -132,7 +132,7 @@ def film(picture: Tensor, shape: ClipShape, generator: np.random.Generator, moti
     return clip[0].unflatten(1, (shape.frames, shape.height))
 
 
-def soften(clips: Tensor, scale: int, noise: float, generator: torch.Generator) -> Tensor:
+def synthetic_blur(clips: Tensor, scale: int, noise: float, generator: torch.Generator) -> Tensor:
     """[B, 3, T, H, W] in 0..255 made `scale` times smaller, noisy, and large again."""
     frames = clips.transpose(1, 2).flatten(0, 1)  # (B T) 3 H W
     small = bicubic(frames, (frames.shape[-2] // scale, frames.shape[-1] // scale))
