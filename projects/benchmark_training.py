@@ -33,7 +33,7 @@ from projects.benchmarking.timing import timed
 from projects.benchmarking.training import RandomLatents, RandomRecipe, random_stage
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
-from projects.video_diffusion_sr.training.cost import Spread, memory, stages
+from projects.video_diffusion_sr.training.cost import Spread, memory, stage_costs
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.overrides import load_run
 from projects.video_diffusion_sr.training.packed import Size3
@@ -137,7 +137,7 @@ def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str
     modules, recipe, process = trainer.stage.modules, trainer.stage.recipe, trainer.process
     dit, judge = modules["dit"], modules.get("discriminator")
     counts = [0 if network is None else sum(p.numel() for p in network.parameters()) for network in (dit, judge)]
-    of_stage = stages(*counts, 0 if judge is None else len(judge.heads), recipe.gradient_checkpoint)[stage]
+    of_stage = stage_costs(*counts, 0 if judge is None else len(judge.heads), recipe.gradient_checkpoint)[stage]
     sharded, hybrid, cut_again = STRATEGIES[recipe.strategy]
     ranks = (process.local_world if hybrid else process.world) if sharded else 1
     tokens = sum(prod(size) // prod(dit.config.patch_size) + TEXT_TOKENS for size in sizes)

@@ -24,7 +24,7 @@ from models.nadit.discriminator import Discriminator
 from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.flops import transformer_flops
-from projects.video_diffusion_sr.training.cost import Spread, memory, stages
+from projects.video_diffusion_sr.training.cost import Spread, memory, stage_costs
 
 GB = 1e9
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{args.config}: {tokens} tokens a clip, {once / 1e12:.0f} TFLOP a forward pass\n")
     print("| stage | GPUs | state | gathered | one block | inputs or gradients | GB a GPU | s a step | clips a day |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for stage in stages(*sizes, len(discriminator.heads), share).values():
+    for stage in stage_costs(*sizes, len(discriminator.heads), share).values():
         seconds = stage.passes * once / (args.peak * 1e12 * args.utilisation) / args.sp_size
         for gpus in args.gpus:
             ranks = (min(gpus, args.per_host) if hybrid else gpus) if sharded else 1

@@ -16,7 +16,7 @@ VAE_BYTES = 2  # a parameter of the VAE, whole on every GPU
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageCost:
     """passes: of the transformer in a step, in forward passes, what checkpointing computes again included.
     versions: of the batch that one backward pass holds. heads: of the discriminator.
     averaged, trained, used: parameters. largest: those of the player with the most, as one at a time has gradients."""
@@ -31,17 +31,17 @@ class Stage:
     heads: int = 0
 
 
-def stages(transformer: int, discriminator: int, heads: int, share: float) -> dict[str, Stage]:
+def stage_costs(transformer: int, discriminator: int, heads: int, share: float) -> dict[str, StageCost]:
     """Networks and passes of each stage; arguments are numbers of parameters, of heads, and the share of the blocks
     that gradient checkpointing computes again."""
     trained = 3 + share  # forward, a backward pass of twice its work, and what is computed again
     both, largest = transformer + discriminator, max(transformer, discriminator)
     found = [
-        Stage("diffusion", trained, 1, transformer, transformer, 0, transformer),
-        Stage("distill", 2 + trained, 1, transformer, transformer, transformer, transformer),
+        StageCost("diffusion", trained, 1, transformer, transformer, 0, transformer),
+        StageCost("distill", 2 + trained, 1, transformer, transformer, transformer, transformer),
         # Discriminator's turn: generate, judge four; generator's: generate, judge real, judge generated, through which
         # gradients pass to the generator alone.
-        Stage("adversarial", 1 + 6 * trained, 4, transformer, both, 0, largest, heads),
+        StageCost("adversarial", 1 + 6 * trained, 4, transformer, both, 0, largest, heads),
     ]
     return {stage.name: stage for stage in found}
 
@@ -60,7 +60,7 @@ class Spread:
 
 
 def memory(
-    stage: Stage, config: NaDiTConfig, tokens: int, spread: Spread, share: float, vae: int = 0
+    stage: StageCost, config: NaDiTConfig, tokens: int, spread: Spread, share: float, vae: int = 0
 ) -> Mapping[str, float]:
     """Bytes on each GPU, by what they are for; their sum is the peak.
 
