@@ -20,7 +20,7 @@ from common.diffusion.adversarial import (
 from models.nadit.discriminator import DiscriminatorOutput
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.training.conditioning import Prompts, Texts
-from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared, refuse_other_latents
+from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents, refuse_other_latents
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
 from projects.video_diffusion_sr.training.stage import Player
 
@@ -136,23 +136,23 @@ class AdversarialStage(LatentStage):
             return list(self.modules[name].backbone.blocks)
         return super().units(name)
 
-    def losses(self, player: str, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         if player == "generator":
             return self._generator_losses(prepared, generator)
         return self._discriminator_losses(prepared, generator)
 
-    def generate(self, at: Prepared, generator: torch.Generator) -> Tensor:
+    def generate(self, at: PreparedLatents, generator: torch.Generator) -> Tensor:
         """Latents [L0, c] in one step from noise."""
         noise = self.normal(at.hq, generator)
         start = torch.full((), self.schedule.T, device=self.device)  # filled there: a copy would wait for the device
         return noise - self.predict(self.modules["dit"], noise, at, start)
 
-    def _times(self, at: Prepared, generator: torch.Generator) -> Tensor:
+    def _times(self, at: PreparedLatents, generator: torch.Generator) -> Tensor:
         settings = self.settings
         frames = at.shapes.size_table[:, 0].float()
         return shifted_uniform_times(frames, settings.image_shift, settings.video_shift, self.schedule.T, generator)
 
-    def _discriminator_losses(self, at: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
+    def _discriminator_losses(self, at: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         weights, table = self.settings.weights, at.shapes.size_table
         with torch.no_grad():
             fake = self.generate(at, generator)
@@ -176,7 +176,7 @@ class AdversarialStage(LatentStage):
         total = losses["gan"] + sum(getattr(weights, name) * losses[name] for name in ("r1", "r2") if name in losses)
         return losses | {"total": total, "real": real.mean(), "fake": generated.mean()}
 
-    def _generator_losses(self, at: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
+    def _generator_losses(self, at: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         weights = self.settings.weights
         fake = self.generate(at, generator)
         t = self._times(at, generator)
@@ -194,14 +194,14 @@ class AdversarialStage(LatentStage):
         total = weights.gan * losses["gan"] + weights.l1 * losses["l1"] + weights.features * losses["features"]
         return losses | {"total": total}
 
-    def _logits(self, latents: list[Tensor], at: Prepared, generator: torch.Generator) -> list[Tensor]:
+    def _logits(self, latents: list[Tensor], at: PreparedLatents, generator: torch.Generator) -> list[Tensor]:
         """Logits [B] of several versions of a batch, all at the same times."""
         t = self._times(at, generator)
         if not self.settings.together:
             return [self._judge([x], at, t).logits for x in latents]
         return list(self._judge(latents, at, t).logits.chunk(len(latents)))
 
-    def _judge(self, latents: list[Tensor], at: Prepared, t: Tensor) -> DiscriminatorOutput:
+    def _judge(self, latents: list[Tensor], at: PreparedLatents, t: Tensor) -> DiscriminatorOutput:
         """The discriminator on several versions of a batch, packed one after another."""
         count, texts = len(latents), at.texts
         sizes, lengths = at.shapes.sizes * count, texts.lengths * count
@@ -211,7 +211,9 @@ class AdversarialStage(LatentStage):
         layout = self.cache.layout(discriminator.backbone, sizes, lengths)
         return discriminator(packed, texts.tokens, sizes, [[n] for n in lengths], t.repeat(count), layout=layout)
 
-    def _feature_distance(self, real: DiscriminatorOutput, generated: DiscriminatorOutput, at: Prepared) -> Tensor:
+    def _feature_distance(
+        self, real: DiscriminatorOutput, generated: DiscriminatorOutput, at: PreparedLatents
+    ) -> Tensor:
         """The feature matching loss: of this share's tokens, summed over shares."""
         discriminator = self.modules["discriminator"]
         layout = self.cache.layout(discriminator.backbone, at.shapes.sizes, at.texts.lengths)
@@ -219,5 +221,5 @@ class AdversarialStage(LatentStage):
         weights = [layout.exchange.enter(weight, layout.blocks[tap].cut) for tap in discriminator.taps]
         return layout.exchange.sum(feature_matching(real.features, generated.features, weights), "features")
 
-    def restore(self, prepared: Prepared, generator: torch.Generator) -> Tensor:
+    def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
         return self.generate(prepared, generator)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.training.conditioning import Prompts
-from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared
+from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
 from projects.video_diffusion_sr.training.stage import Player
 from projects.video_diffusion_sr.training.tiny.linear_decoder import DecoderMetric
@@ -79,7 +79,7 @@ class DiffusionStage(LatentStage):
         super().set_device(device)
         self.metric = None if self.metric is None else self.metric.to(device)
 
-    def losses(self, player: str, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         shapes, diffusion = prepared.shapes, self.recipe.diffusion
         t = diffusion.training.sample(len(shapes.sizes), generator, self.device)
         t = self.conditioner.shifted(t, shapes)  # B
@@ -97,6 +97,6 @@ class DiffusionStage(LatentStage):
             "squared": shapes.mean(squared.detach()),
         }
 
-    def restore(self, prepared: Prepared, generator: torch.Generator) -> Tensor:
+    def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
         steps, guidance = self.settings.image_steps, self.recipe.diffusion.guidance
         return self.sample(self.modules["dit"], prepared, steps, guidance, generator)

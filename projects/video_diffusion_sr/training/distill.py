@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.diffusion import Guidance, LinearInterpolation, uniform_trailing
 from projects.video_diffusion_sr.training.conditioning import Prompts
-from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared, refuse_other_latents
+from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents, refuse_other_latents
 from projects.video_diffusion_sr.training.packed import Shapes
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
 from projects.video_diffusion_sr.training.stage import Player
@@ -95,7 +95,7 @@ class DistillStage(LatentStage):
         super().set_device(device)
         self.times = self.times.to(device)
 
-    def losses(self, player: str, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         shapes = prepared.shapes
         number = torch.randint(self.steps, (len(shapes.sizes),), generator=generator, device=self.device)
         t, middle, end = (self.times[2 * number + i] for i in range(3))  # B each
@@ -108,13 +108,13 @@ class DistillStage(LatentStage):
         predicted = self.predict(self.modules["dit"], x_t, prepared, t)
         return {"total": shapes.mean((predicted - wanted).square())}
 
-    def _guided(self, dit: torch.nn.Module, x: Tensor, at: Prepared, t: Tensor) -> Tensor:
+    def _guided(self, dit: torch.nn.Module, x: Tensor, at: PreparedLatents, t: Tensor) -> Tensor:
         negative = self.unguided(len(at.shapes.sizes))
         return self.guidance.predict(
             lambda: self.predict(dit, x, at, t), lambda: self.predict(dit, x, at, t, negative), 0, 1, None
         )
 
-    def restore(self, prepared: Prepared, generator: torch.Generator) -> Tensor:
+    def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
         return self.sample(self.modules["dit"], prepared, self.steps, Guidance(), generator)
 
 

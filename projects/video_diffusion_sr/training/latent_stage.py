@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedLatents:
     """A batch that is ready for the transformer.
 
     hq: [L0, c] float32 ground truth. lq: the same of the degraded clip. given: [L0, c + 1] condition and mask.
@@ -102,7 +102,7 @@ class LatentStage(Stage):
     def entry_points(self, name: str) -> tuple[str, ...]:
         return ("encode_parameters", "decode_latents") if name == "vae" else ()
 
-    def prepare(self, batch: Any, generator: torch.Generator) -> Prepared:
+    def prepare(self, batch: Any, generator: torch.Generator) -> PreparedLatents:
         pairs: Pairs = self.encoder(batch, self.cache, generator)
         for name, text in zip(names_of(batch), pairs.texts, strict=True):
             if text is not None and text.shape[1] != self.prompts.width:
@@ -112,9 +112,9 @@ class LatentStage(Stage):
                 )
         given = self.conditioner(pairs.hq, pairs.lq, pairs.shapes, generator)
         texts = self.prompts.drawn(pairs.texts, self.prompt_dropout, generator)
-        return Prepared(pairs.hq, pairs.lq, given, pairs.shapes, texts)
+        return PreparedLatents(pairs.hq, pairs.lq, given, pairs.shapes, texts)
 
-    def predict(self, dit: NaDiT, x: Tensor, at: Prepared, t: Tensor, texts: Texts | None = None) -> Tensor:
+    def predict(self, dit: NaDiT, x: Tensor, at: PreparedLatents, t: Tensor, texts: Texts | None = None) -> Tensor:
         """What a transformer says about x [L0, c] at times t ([B] or scalar): [L0, c] float32."""
         texts = at.texts if texts is None else texts
         layout = self.cache.layout(dit, at.shapes.sizes, texts.lengths)
@@ -131,11 +131,13 @@ class LatentStage(Stage):
         return self.prompts.other_side(self.other_text, samples)
 
     @abstractmethod
-    def restore(self, prepared: Prepared, generator: torch.Generator) -> Tensor:
+    def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
         """Restored latents [L0, c] as the trained transformer makes them at inference."""
 
     @torch.no_grad()
-    def sample(self, dit: NaDiT, at: Prepared, steps: int, guidance: Guidance, generator: torch.Generator) -> Tensor:
+    def sample(
+        self, dit: NaDiT, at: PreparedLatents, steps: int, guidance: Guidance, generator: torch.Generator
+    ) -> Tensor:
         """Restored latents [L0, c] in so many Euler steps."""
         diffusion = self.recipe.diffusion
         sampler = EulerSampler(
@@ -150,7 +152,7 @@ class LatentStage(Stage):
 
         return sampler.sample(self.normal(at.hq, generator), predict)
 
-    def images(self, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
+    def images(self, prepared: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         if "vae" not in self.frozen:
             return {}
         at = self.first(prepared)
@@ -172,19 +174,19 @@ class LatentStage(Stage):
         truths = [pixels_of(sample, self.device)[0] for sample in batch]
         return list(zip(outputs, truths, strict=True))
 
-    def triptych(self, at: Prepared, output: Tensor) -> dict[str, Tensor]:
+    def triptych(self, at: PreparedLatents, output: Tensor) -> dict[str, Tensor]:
         """Low quality | output | ground truth: the middle frame of the first sample, all decoded by the VAE."""
         clips = [self.decoded(rows, at.shapes)[0] for rows in (at.lq, output, at.hq)]
         middle = [clip[:, clip.shape[1] // 2] for clip in clips]  # 3 H W each
         return {"lq_output_gt": model_to_unit(torch.cat(middle, dim=2))}
 
-    def first(self, at: Prepared) -> Prepared:
+    def first(self, at: PreparedLatents) -> PreparedLatents:
         """The first sample alone, for pictures."""
         rows = at.shapes.counts[0]
         shapes, text = self.cache.shapes(at.shapes.sizes[:1]), joined([at.texts.tokens[: at.texts.lengths[0]]])
-        return Prepared(at.hq[:rows], at.lq[:rows], at.given[:rows], shapes, text)
+        return PreparedLatents(at.hq[:rows], at.lq[:rows], at.given[:rows], shapes, text)
 
-    def work(self, prepared: Prepared) -> Work:
+    def work(self, prepared: PreparedLatents) -> Work:
         sizes, lengths = prepared.shapes.sizes, prepared.texts.lengths
         networks = {**self.modules, **self.frozen}
         flops = 0.0

@@ -92,7 +92,7 @@ class ClipBatch:
 
 
 @dataclass
-class Prepared:
+class PreparedClips:
     """Clips on the device in [-1, 1], and what the VAE made of them: the discriminator's turn finds it here."""
 
     step: int
@@ -141,10 +141,10 @@ class VaeStage(Stage):
         module = self.modules.get(name)
         return [module.encoder, module.decoder] if isinstance(module, VideoAutoencoderKL) else []
 
-    def prepare(self, batch: ClipBatch, generator: torch.Generator) -> Prepared:
-        return Prepared(batch.step, [in_model_range(c.to(self.device, non_blocking=True)) for c in batch.clips])
+    def prepare(self, batch: ClipBatch, generator: torch.Generator) -> PreparedClips:
+        return PreparedClips(batch.step, [in_model_range(c.to(self.device, non_blocking=True)) for c in batch.clips])
 
-    def losses(self, player: str, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: PreparedClips, generator: torch.Generator) -> dict[str, Tensor]:
         if player == "discriminator":
             return self._discriminator_losses(prepared, generator)
         parts: dict[str, list[Tensor]] = {}
@@ -191,7 +191,7 @@ class VaeStage(Stage):
             losses["gan"] = generator_loss(self.settings.gan.kind, discriminator(made), real)
         return losses
 
-    def _discriminator_losses(self, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
+    def _discriminator_losses(self, prepared: PreparedClips, generator: torch.Generator) -> dict[str, Tensor]:
         if not prepared.made:  # the VAE did not play before in this step
             with torch.no_grad():
                 prepared.made.extend(self._reconstruct(clip, generator)[0] for clip in prepared.clips)
@@ -200,7 +200,7 @@ class VaeStage(Stage):
             losses.append(discriminator_loss(self.settings.gan.kind, discriminator(clip), discriminator(made)))
         return {"total": (torch.stack(losses) * shares_of_pixels(prepared.clips)).sum()}
 
-    def images(self, prepared: Prepared, generator: torch.Generator) -> dict[str, Tensor]:
+    def images(self, prepared: PreparedClips, generator: torch.Generator) -> dict[str, Tensor]:
         clip = prepared.clips[0][:1]
         made, _ = self._reconstruct(clip, generator)
         pair = torch.cat([clip[0, :, -1], made[0, :, -1].float()], dim=-1)  # 3 H 2W
@@ -211,7 +211,7 @@ class VaeStage(Stage):
         made = [self._reconstruct(clip, generator)[0].float() for clip in clips]
         return [(a, b) for group, truth in zip(made, clips, strict=True) for a, b in zip(group, truth, strict=True)]
 
-    def work(self, prepared: Prepared) -> Work:
+    def work(self, prepared: PreparedClips) -> Work:
         shapes = [tuple(clip.shape) for clip in prepared.clips]
         return Work(sum(s[0] for s in shapes), sum(TRAINING_OPERATIONS * s[0] * self._forward_flops(s) for s in shapes))
 
