@@ -42,7 +42,7 @@ from projects.evaluation.measures import frame_scores
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.build import build_vae, seeded_prompts
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
@@ -83,7 +83,7 @@ class Evidence:
         self.vae = build_vae(config.vae, Path(config.vae.checkpoint), process.device, torch.float32)
         self.trainer = create_object(config)
         self.scale = float(config.vae.scaling_factor)
-        prompts = Prompts(*seeded_prompts(config.dit.model.txt_in_dim))
+        prompts = TrainingPrompts(*seeded_prompts(config.dit.model.txt_in_dim))
         self.common = {"recipe": self.trainer, "prompts": prompts, "with_vae": False}
         sets = len(recipe["pairs"]["sets"]) * recipe["pairs"]["rounds"]
         self.source = PairLatents(self.vae, output / "pairs", SetPlan(sets, 1, sets), 0, recipe["seed"])

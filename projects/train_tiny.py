@@ -39,7 +39,7 @@ from data.training.sampling import ClipShape
 from models.nadit.model import NaDiT
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.build import build_vae, seeded_prompts
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.latent_statistics import stated_scale
 from projects.video_diffusion_sr.training.loop import Trainer
@@ -108,7 +108,7 @@ def fit(recipe: dict, _data: Sequence[str], output: Path, vae_weights: Path | No
     plain = load_config(recipe["config"])
     scale = stated_scale(weights) or float(plain.vae.scaling_factor)
     config = load_config(recipe["config"], [f"vae.scaling_factor={scale}", *section["model"]])
-    prompts = Prompts(*seeded_prompts(config.dit.model.txt_in_dim))
+    prompts = TrainingPrompts(*seeded_prompts(config.dit.model.txt_in_dim))
     plan = SetPlan(**section["sets"], last=len(recipe["pairs"]["sets"]) * recipe["pairs"]["rounds"])
     with process_group() as process:
         vae = build_vae(plain.vae, weights, process.device, torch.float32)

@@ -13,7 +13,7 @@ from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
@@ -88,7 +88,7 @@ class RandomLatents(Source):
 def random_stage(kind: str, recipe: RandomRecipe, section: Mapping) -> LatentStage:
     """A stage of a training YAML; `distill` is a round without guidance, the most frequent kind."""
     width = recipe.config.dit.model.txt_in_dim
-    common = {"recipe": recipe, "prompts": Prompts(*seeded_prompts(width, TEXT_TOKENS)), "with_vae": False}
+    common = {"recipe": recipe, "prompts": TrainingPrompts(*seeded_prompts(width, TEXT_TOKENS)), "with_vae": False}
     where = f"train.{kind}."
     if kind == "diffusion":
         return DiffusionStage(settings=settings_from(DiffusionStageSettings, section, where), weights=None, **common)

@@ -11,7 +11,7 @@ from common.create import create_object
 from common.distributed.process import process_group
 from projects.video_diffusion_sr.build import seeded_prompts
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
@@ -42,7 +42,7 @@ def made(kind: str, folder) -> LatentStage:
     """A stage of two blocks with seeded weights."""
     torch.manual_seed(0)
     recipe = create_object(load_config("configs_tiny/main.yaml", ["dit.model.num_layers=2"]))
-    prompts = Prompts(*seeded_prompts(recipe.config.dit.model.txt_in_dim))
+    prompts = TrainingPrompts(*seeded_prompts(recipe.config.dit.model.txt_in_dim))
     optimizer = OptimizerSettings(lr=1e-3, warmup=4, schedule="cosine", clip=1.0)
     common = {"recipe": recipe, "prompts": prompts, "with_vae": False}
     if kind == "diffusion":

@@ -12,7 +12,7 @@ from common.checkpoint import save_safetensors
 from common.config import create_object, load_config
 from common.distributed.process import Process
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.loop import Trainer
@@ -68,7 +68,7 @@ def build(kind: str, folder: Path) -> Stage:
     changes = [*MODEL, "dit.gradient_checkpoint=True", "vae.use_sample=False", small_windows]
     recipe = create_object(load_config(ROOT / "configs_tiny/main.yaml", changes))
     generator = torch.Generator().manual_seed(0)
-    prompts = Prompts(*(torch.randn(n, 24, generator=generator) for n in (3, 5)))
+    prompts = TrainingPrompts(*(torch.randn(n, 24, generator=generator) for n in (3, 5)))
     common = {"recipe": recipe, "prompts": prompts, "with_vae": False, "weights": folder / "dit.safetensors"}
     torch.manual_seed(0)
     if kind == "vae":

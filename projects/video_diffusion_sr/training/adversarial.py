@@ -19,7 +19,7 @@ from common.diffusion.adversarial import (
 )
 from models.nadit.discriminator import DiscriminatorOutput
 from projects.video_diffusion_sr.lora import LoraSettings
-from projects.video_diffusion_sr.training.conditioning import Prompts, Texts
+from projects.video_diffusion_sr.training.conditioning import Texts, TrainingPrompts
 from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents, refuse_other_latents
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
 from projects.video_diffusion_sr.training.stage import Player
@@ -98,7 +98,7 @@ class AdversarialStage(LatentStage):
         self,
         recipe: "VideoDiffusionTrainer",
         settings: AdversarialSettings,
-        prompts: Prompts,
+        prompts: TrainingPrompts,
         weights: "Weights",
         discriminator_weights: "Weights",
         with_vae: bool = True,

@@ -88,7 +88,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class TrainingPrompts:
     """The text embeddings that are not of one clip, [tokens, width] each, on one device.
 
     positive: of every clip that has no text of its own.
@@ -111,7 +111,7 @@ class Prompts:
 
     def to(self, device: torch.device | str) -> "Prompts":
         """The same on another device."""
-        return Prompts(self.positive.to(device), self.negative.to(device), self.null.to(device))
+        return TrainingPrompts(self.positive.to(device), self.negative.to(device), self.null.to(device))
 
     def other_side(self, kind: str, samples: int) -> Texts:
         """What guidance is against, for every sample: the "negative" text or the "null_text"."""

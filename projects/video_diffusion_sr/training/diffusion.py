@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from projects.video_diffusion_sr.lora import LoraSettings
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
 from projects.video_diffusion_sr.training.stage import Player
@@ -55,7 +55,7 @@ class DiffusionStage(LatentStage):
         self,
         recipe: "VideoDiffusionTrainer",
         settings: DiffusionStageSettings,
-        prompts: Prompts,
+        prompts: TrainingPrompts,
         weights: "Weights",
         with_vae: bool = True,
         lora: LoraSettings | None = None,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion import Guidance, LinearInterpolation, uniform_trailing
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents, refuse_other_latents
 from projects.video_diffusion_sr.training.packed import Shapes
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
@@ -61,7 +61,7 @@ class DistillStage(LatentStage):
         self,
         recipe: "VideoDiffusionTrainer",
         settings: DistillSettings,
-        prompts: Prompts,
+        prompts: TrainingPrompts,
         weights: "Weights",
         steps: int,
         guided: bool,

@@ -15,7 +15,7 @@ from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
 from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.lora import HEADER, LoraSettings, factors_of
-from projects.video_diffusion_sr.training.conditioning import Conditioner, Prompts, Texts, joined
+from projects.video_diffusion_sr.training.conditioning import Conditioner, Texts, TrainingPrompts, joined
 from projects.video_diffusion_sr.training.latents import LatentEncoder, Pairs, pixels_of
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, unpack
 from projects.video_diffusion_sr.training.stage import Stage, Work, names_of
@@ -74,7 +74,7 @@ class LatentStage(Stage):
     def __init__(
         self,
         recipe: "VideoDiffusionTrainer",
-        prompts: Prompts,
+        prompts: TrainingPrompts,
         noise_scale: float | None = None,
         prompt_dropout: float = 0.0,
         with_vae: bool = True,

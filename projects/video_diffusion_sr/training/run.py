@@ -19,7 +19,7 @@ from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts, read_pro
 from projects.video_diffusion_sr.train import ROOT, VideoDiffusionTrainer, Weights
 from projects.video_diffusion_sr.training import vae as vae_stage
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_statistics import fold, measure
@@ -222,7 +222,7 @@ def wants_vae(recipe: VideoDiffusionTrainer, options: RunOptions) -> bool:
     return there or not stored
 
 
-def training_prompts(path: Path | None, width: int) -> Prompts:
+def training_prompts(path: Path | None, width: int) -> TrainingPrompts:
     """The text embeddings that stand for every clip, float32 on the CPU.
 
     Without a path: the released ones in ckpts/ for a model of their width, fixed random ones for any other. The null
@@ -244,4 +244,4 @@ def training_prompts(path: Path | None, width: int) -> Prompts:
     if wrong is not None:
         raise ValueError(f"{what}: a text of shape {tuple(wrong.shape)}, the model reads {width}; see --prompts")
     logger.info("text: %s; null text: %s", what, "zeros" if null is None else "given")
-    return Prompts(*(t.float() for t in texts))
+    return TrainingPrompts(*(t.float() for t in texts))

@@ -26,7 +26,7 @@ from torch import Tensor
 from common.diffusion import Guidance
 from common.distributed.process import process_group
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, LossWeights
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
@@ -140,7 +140,7 @@ class Experiment:
     def __init__(self, folder: Path, seed: int, lengths: Lengths) -> None:
         self.folder, self.seed, self.lengths = folder, seed, lengths
         draws = torch.Generator().manual_seed(seed)
-        prompts = Prompts(*torch.randn(2, 2, WIDTH, generator=draws))
+        prompts = TrainingPrompts(*torch.randn(2, 2, WIDTH, generator=draws))
         self.common = {"recipe": make_recipe(folder, *NETWORK), "prompts": prompts, "with_vae": False}
 
     def train(self, name: str, make, steps: int) -> tuple[Path, LatentStage]:

@@ -12,7 +12,7 @@ from data.training.latent_shards import ShardDataset, ShardWriter
 from models.nadit.discriminator import DiscriminatorOutput
 from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, LossWeights
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage, two_step_velocity
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, pack, unpack
@@ -33,8 +33,8 @@ def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def prompts(width: int = 24) -> Prompts:
-    return Prompts(torch.randn(3, width, generator=draws(1)), torch.randn(5, width, generator=draws(2)))
+def prompts(width: int = 24) -> TrainingPrompts:
+    return TrainingPrompts(torch.randn(3, width, generator=draws(1)), torch.randn(5, width, generator=draws(2)))
 
 
 def ready(stage, seed: int = 0):
