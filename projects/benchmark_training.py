@@ -39,7 +39,7 @@ from projects.video_diffusion_sr.training.overrides import load_run
 from projects.video_diffusion_sr.training.packed import Size3
 from projects.video_diffusion_sr.training.reports import peak_flops
 from projects.video_diffusion_sr.training.settings import CheckpointSettings, split_settings
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 
 logger = get_logger(__name__)
 
@@ -95,7 +95,7 @@ def make_trainer(args: argparse.Namespace, model: DictConfig, train: Mapping, pr
     recipe = RandomRecipe(OmegaConf.masked_copy(model, [key for key in model if key != "__object__"]), process.device)
     loop = replace(loop, checkpoint=CheckpointSettings(every=0), compile=loop.compile or recipe.compile)
     stage = random_stage(args.stage, recipe, section)
-    return Trainer(stage, Source(), loop, Path("unused"), process, recipe.strategy)
+    return Trainer(stage, BatchSource(), loop, Path("unused"), process, recipe.strategy)
 
 
 def make_step(trainer: Trainer, sizes: Sequence[Size3]) -> Callable[[], float]:

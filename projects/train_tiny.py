@@ -46,7 +46,7 @@ from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
 from projects.video_diffusion_sr.training.run import write_normalized_vae
 from projects.video_diffusion_sr.training.settings import LoopSettings
-from projects.video_diffusion_sr.training.stage import Source, Stage
+from projects.video_diffusion_sr.training.stage import BatchSource, Stage
 from projects.video_diffusion_sr.training.tiny.linear_decoder import decoder_metric
 from projects.video_diffusion_sr.training.tiny.pair_latents import ConditionMixing, PairLatents, SetPlan
 from projects.video_diffusion_sr.training.tiny.pca_start import start_from_components
@@ -126,7 +126,7 @@ def fit(recipe: dict, _data: Sequence[str], output: Path, vae_weights: Path | No
         train(recipe, section["loop"], stage, source, output / "fit", process)
 
 
-def train(recipe: dict, loop: dict, stage: Stage, source: Source, folder: Path, process: Process) -> None:
+def train(recipe: dict, loop: dict, stage: Stage, source: BatchSource, folder: Path, process: Process) -> None:
     """Run a stage to its last step; SystemExit where it is asked to stop."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True

@@ -19,7 +19,7 @@ from projects.video_diffusion_sr.training.distill import DistillSettings, Distil
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.latents import MomentBatch
 from projects.video_diffusion_sr.training.packed import Size3
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 
 SHARPNESS = -10.0  # log-variance of the latents
 
@@ -70,7 +70,7 @@ class RandomRecipe(VideoDiffusionTrainer):
         return discriminator, DrawnState(discriminator, self.device)
 
 
-class RandomLatents(Source):
+class RandomLatents(BatchSource):
     """One batch of random latents of the given sizes (t, h, w), over and over."""
 
     def __init__(self, sizes: Sequence[Size3], channels: int, device: torch.device) -> None:

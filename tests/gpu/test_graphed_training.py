@@ -18,7 +18,7 @@ from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.latents import MomentBatch
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.settings import LogSettings, LoopSettings, OptimizerSettings
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 
 pytestmark = pytest.mark.gpu
 
@@ -26,7 +26,7 @@ SIZES = ((3, 8, 12), (1, 16, 8))
 STEPS = 12
 
 
-class Alternating(Source):
+class Alternating(BatchSource):
     """Batches of two shapes by turns."""
 
     def batches(self, start):

@@ -22,7 +22,7 @@ from projects.video_diffusion_sr.training.settings import (
     LoopSettings,
     OptimizerSettings,
 )
-from projects.video_diffusion_sr.training.stage import Source, Stage
+from projects.video_diffusion_sr.training.stage import BatchSource, Stage
 from projects.video_diffusion_sr.training.vae import VaeGan, VaeSettings, VaeStage, VaeWeights
 from tests.conftest import ROOT, seed_weights
 from tests.projects.training.tiny import MODEL, make_recipe, moments
@@ -34,7 +34,7 @@ SIZES = [(1, 4, 6), (3, 8, 6)]
 FAST = OptimizerSettings(lr=1e-3, betas=(0.0, 0.99))
 
 
-class Same(Source):
+class Same(BatchSource):
     """The same batches on whoever asks."""
 
     def batches(self, start: int):

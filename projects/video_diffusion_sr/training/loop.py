@@ -24,7 +24,7 @@ from projects.video_diffusion_sr.training.profiling import profiled
 from projects.video_diffusion_sr.training.reports import Reports, introduce
 from projects.video_diffusion_sr.training.run_state import RunState, refuse_other_run
 from projects.video_diffusion_sr.training.settings import LoopSettings
-from projects.video_diffusion_sr.training.stage import Batch, Source, Stage, StepRecord, Work, names_of
+from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage, StepRecord, Work, names_of
 from projects.video_diffusion_sr.training.stop_signals import StopRequest, stop_on_signals
 from projects.video_diffusion_sr.training.turns import Turns
 
@@ -52,7 +52,7 @@ class Trainer:
     def __init__(
         self,
         stage: Stage,
-        source: Source,
+        source: BatchSource,
         settings: LoopSettings,
         folder: str | Path,
         process: Process,

@@ -18,7 +18,7 @@ from data.training.decode import decode
 from data.training.index import Index
 from data.training.motion import MotionConfig, camera_path
 from data.training.sampling import ClipShape, slot_generator
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 from projects.video_diffusion_sr.training.vae import ClipBatch
 
 logger = get_logger(__name__)
@@ -48,7 +48,7 @@ class ResidentConfig:
     motion: MotionConfig = field(default_factory=MotionConfig)
 
 
-class ResidentClips(Source):
+class ResidentClips(BatchSource):
     """Clips for `VaeStage`, made on the device where the pictures are.
 
     Args:

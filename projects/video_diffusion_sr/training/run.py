@@ -27,7 +27,7 @@ from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.run_record import record_start
 from projects.video_diffusion_sr.training.settings import LoopSettings, split_settings
 from projects.video_diffusion_sr.training.sources import DataSettings, held_out_source, make_source
-from projects.video_diffusion_sr.training.stage import Batch, Source, Stage
+from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage
 from projects.video_diffusion_sr.training.validation import Validation
 
 logger = get_logger(__name__)
@@ -128,7 +128,7 @@ def make_validation(
 
 
 def normalize_exported_vae(
-    recipe: VideoDiffusionTrainer, source: Source, loop: LoopSettings, path: Path, process: Process
+    recipe: VideoDiffusionTrainer, source: BatchSource, loop: LoopSettings, path: Path, process: Process
 ) -> None:
     """Make every latent channel's spread one in a VAE that was just exported."""
     vae = recipe.build_untrained_vae(path).to(process.device).eval()

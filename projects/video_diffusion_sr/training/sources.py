@@ -21,7 +21,7 @@ from data.training.pair_sampler import SamplerConfig
 from data.training.sampling import ClipShape, slot_generator
 from projects.video_diffusion_sr.training.latents import MOMENTS, MomentBatch
 from projects.video_diffusion_sr.training.settings import LoopSettings
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 
 logger = get_logger(__name__)
 
@@ -54,7 +54,7 @@ class DataSettings:
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(image_share=0.0))
 
 
-class LoadedSource(Source):
+class LoadedSource(BatchSource):
     """Batches of a dataset through a loader; number n is `dataset[n]`."""
 
     def __init__(self, dataset: Any, last: int, workers: int) -> None:
@@ -67,7 +67,7 @@ class LoadedSource(Source):
         return self.dataset.fill(number)
 
 
-class ResidentLatents(Source):
+class ResidentLatents(BatchSource):
     """Stored latents that stay on the device: a batch is a handful of gathers, with nothing to decode or copy.
 
     Batches hold what `ShardDataset` with the same arguments would yield, draw for draw.
@@ -151,7 +151,7 @@ def make_source(
     loop: LoopSettings,
     process: Process,
     cache: Path | None = None,
-) -> Source:
+) -> BatchSource:
     """The source that the settings describe.
 
     Args:
@@ -232,7 +232,7 @@ def fitting_workers(wanted: int, process: Process) -> int:
 
 def latent_source(
     stage: str, folders: Sequence[str | Path], data: DataSettings, loop: LoopSettings, process: Process
-) -> Source:
+) -> BatchSource:
     """A source of stored latents."""
     if stage == "vae":
         raise ValueError("the VAE is trained on clips, not on latents; give --data folders of videos and images")
@@ -245,7 +245,7 @@ def latent_source(
     return LoadedSource(ShardDataset(*arguments), last, fitting_workers(data.workers, process))
 
 
-def resident_clips(index: Index, data: DataSettings, loop: LoopSettings, process: Process) -> Source:
+def resident_clips(index: Index, data: DataSettings, loop: LoopSettings, process: Process) -> BatchSource:
     """The VAE's clips, cut on the device from pictures that stay there."""
     from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
 
@@ -257,7 +257,7 @@ def resident_clips(index: Index, data: DataSettings, loop: LoopSettings, process
     return ResidentClips(index, config, loop.seed * groups + group, process.device)
 
 
-class KeptBatches(Source):
+class KeptBatches(BatchSource):
     """The first batches of a dataset, made once and kept."""
 
     def __init__(self, dataset: Any, count: int) -> None:

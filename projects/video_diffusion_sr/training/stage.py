@@ -33,7 +33,7 @@ def names_of(batch: Batch) -> tuple[str, ...]:
     return tuple(sample["identity"] for sample in batch) if isinstance(batch, list) else tuple(batch.names)
 
 
-class Source:
+class BatchSource:
     """Where batches come from."""
 
     def batches(self, start: int) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ from data.pixel_range import model_to_unit
 from projects.evaluation.frames import stored_frames
 from projects.evaluation.measures import Measures
 from projects.video_diffusion_sr.training.settings import ValidationSettings
-from projects.video_diffusion_sr.training.stage import Source, Stage
+from projects.video_diffusion_sr.training.stage import BatchSource, Stage
 
 SEED = 0  # of the held-out crops: the same for every run, so that runs can be compared
 PICTURES = 4  # clips whose middle frame is shown
@@ -24,7 +24,7 @@ class Validation:
         settings: how often, how much, with which weight files.
     """
 
-    def __init__(self, source: Source, settings: ValidationSettings) -> None:
+    def __init__(self, source: BatchSource, settings: ValidationSettings) -> None:
         self.source, self.settings = source, settings
         self.measures = Measures.chosen(settings.lpips_weights, settings.dists_weights)
 

@@ -38,7 +38,7 @@ from projects.video_diffusion_sr.training.settings import (
     LoopSettings,
     OptimizerSettings,
 )
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 from tests.projects.training.tiny import make_recipe
 
 SIZE, CHANNELS, BATCH = (1, 4, 4), 16, 48
@@ -71,7 +71,7 @@ def pattern() -> Tensor:
     return 0.6 * torch.randn(POSITIONS, CHANNELS, generator=torch.Generator().manual_seed(7)).sign()
 
 
-class Pairs(Source):
+class Pairs(BatchSource):
     """Batches of the problem."""
 
     def __init__(self, seed: int) -> None:

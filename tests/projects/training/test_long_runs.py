@@ -27,7 +27,7 @@ from projects.video_diffusion_sr.training.settings import (
     ValidationSettings,
 )
 from projects.video_diffusion_sr.training.sources import fitting_workers, in_batches
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 from projects.video_diffusion_sr.training.validation import Validation
 from tests.projects.training.toy import WIDTH, ToySource, ToyStage
 
@@ -138,7 +138,7 @@ def test_an_average_counts_the_steps_in_which_its_network_moved(tmp_path):
     torch.testing.assert_close(trainer.emas["net"].average["out.weight"], expected)
 
 
-class Clips(Source):
+class Clips(BatchSource):
     """Held-out clips of one grey level each."""
 
     def batches(self, start: int):

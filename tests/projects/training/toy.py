@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
-from projects.video_diffusion_sr.training.stage import Player, Source, Stage, Work
+from projects.video_diffusion_sr.training.stage import BatchSource, Player, Stage, Work
 
 WIDTH = 8
 
@@ -58,7 +58,7 @@ class ToyStage(Stage):
         return Work(len(prepared), 1e6)
 
 
-class ToySource(Source):
+class ToySource(BatchSource):
     """Batch n of a rank follows from (n, rank); `bad` is the number of a batch with a value that is no number."""
 
     def __init__(self, rank: int = 0, world: int = 1, samples: int = 4, bad: int = -1) -> None:

@@ -16,7 +16,7 @@ from data.training.sampling import slot_generator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.training.latents import MomentBatch
 from projects.video_diffusion_sr.training.packed import Size3
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 
 logger = get_logger(__name__)
 
@@ -67,7 +67,7 @@ class SetPlan:
         return min(self.last, self.first + batch // self.every)
 
 
-class PairLatents(Source):
+class PairLatents(BatchSource):
     """Batches of one size each, of about `budget` latent positions; batch n follows from (seed, n) and the plan.
 
     One size a batch keeps the transformer's layouts few, and each is a CUDA graph of its own. Square pairs are encoded
