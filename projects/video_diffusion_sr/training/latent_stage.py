@@ -16,7 +16,7 @@ from models.nadit.model import NaDiT
 from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.lora import HEADER, LoraSettings, factors_of
 from projects.video_diffusion_sr.training.conditioning import Conditioner, Texts, TrainingPrompts, joined
-from projects.video_diffusion_sr.training.latents import LatentEncoder, Pairs, pixels_of
+from projects.video_diffusion_sr.training.latents import LatentEncoder, LatentPairs, pixels_of
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, unpack
 from projects.video_diffusion_sr.training.stage import Stage, Work, names_of
 
@@ -103,7 +103,7 @@ class LatentStage(Stage):
         return ("encode_parameters", "decode_latents") if name == "vae" else ()
 
     def prepare(self, batch: Any, generator: torch.Generator) -> PreparedLatents:
-        pairs: Pairs = self.encoder(batch, self.cache, generator)
+        pairs: LatentPairs = self.encoder(batch, self.cache, generator)
         for name, text in zip(names_of(batch), pairs.texts, strict=True):
             if text is not None and text.shape[1] != self.prompts.width:
                 raise ValueError(

@@ -37,7 +37,7 @@ class MomentBatch:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class LatentPairs:
     """Packed latents as the transformer sees them (scaled), [L0, c] float32: ground truth and low quality.
 
     texts: each sample's own text embedding, float32 [tokens, width], or None.
@@ -51,7 +51,7 @@ class Pairs:
 
 @dataclass
 class LatentEncoder:
-    """Makes `Pairs` of any kind of batch.
+    """Makes `LatentPairs` of any kind of batch.
 
     Attributes:
         vae: encodes pixels; None where only stored moments come.
@@ -68,7 +68,7 @@ class LatentEncoder:
     parallel: Parallel | None = None
 
     @torch.no_grad()
-    def __call__(self, batch: Any, cache: ShapeCache, generator: torch.Generator) -> Pairs:
+    def __call__(self, batch: Any, cache: ShapeCache, generator: torch.Generator) -> LatentPairs:
         """A batch: `MomentBatch`, or samples with stored moments [c, t, h, w], or samples with pixels `hq`, `lq`.
 
         Pixels are float32 [3, T, H, W] in [-1, 1], or uint8 [T, H, W, 3] with `lq` not enlarged yet.
@@ -76,7 +76,7 @@ class LatentEncoder:
         moments = batch if isinstance(batch, MomentBatch) else self._moments(batch, cache.device)
         hq = self._draw(moments.hq_mean, moments.hq_logvar, generator)
         lq = self._draw(moments.lq_mean, moments.lq_logvar, generator)
-        return Pairs(hq, lq, cache.shapes(moments.sizes), moments.texts or (None,) * len(moments.sizes))
+        return LatentPairs(hq, lq, cache.shapes(moments.sizes), moments.texts or (None,) * len(moments.sizes))
 
     def _draw(self, mean: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:
         mean = mean.float()
