@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recipe, run = create_object(model), OmegaConf.to_container(train)
     data = settings_from(DataSettings, run["data"], "train.data.")
     with process_group(args.device) as process:
-        vae = recipe.build_vae().to(process.device, torch.float32)
+        vae = recipe.build_trained_vae().to(process.device, torch.float32)
         loop = LoopSettings(seed=int(run["seed"]), steps=args.batches)
         source = make_source("vae", args.data, data, loop, process)
         batches = (batch for batch, _ in zip(source.batches(0), range(args.batches), strict=False))

@@ -72,7 +72,7 @@ def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Proc
     from projects.video_diffusion_sr.training.settings import LoopSettings
     from projects.video_diffusion_sr.training.sources import make_source
 
-    vae = recipe.build_vae().to(process.device)
+    vae = recipe.build_trained_vae().to(process.device)
     weight = next(vae.parameters())
     share = LoopSettings(seed=seed, steps=-(-args.batches // process.world))
     args.output.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ class VideoDiffusionTrainer:
         heads = {k: v.clone() for k, v in discriminator.state_dict().items() if not k.startswith("backbone.")}
         return discriminator.to("meta"), {f"backbone.{k}": v for k, v in state.items()} | heads
 
-    def build_vae(self) -> VideoAutoencoderKL:
+    def build_trained_vae(self) -> VideoAutoencoderKL:
         """The trained VAE on the CPU in `vae.dtype` (float32 where there is no CUDA device), frozen.
 
         Raises:

@@ -86,7 +86,7 @@ class LatentStage(Stage):
         self.schedule: LinearInterpolation = recipe.diffusion.schedule
         self.conditioner: Conditioner = recipe.conditioner(noise_scale)
         if with_vae:
-            self.frozen["vae"] = recipe.build_vae()
+            self.frozen["vae"] = recipe.build_trained_vae()
         self.encoder: LatentEncoder = recipe.encoder(self.frozen.get("vae"))
         self.parallel: Parallel | None = None
         self.cache = ShapeCache("cpu")

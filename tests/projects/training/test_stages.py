@@ -79,7 +79,7 @@ def test_stored_moments_are_drawn_and_scaled(folder):
 @torch.no_grad()
 def test_pixels_encode_to_what_the_vae_says_grouped_or_not(folder):
     recipe = make_recipe(folder, "vae.use_sample=False")
-    vae = recipe.build_vae()
+    vae = recipe.build_trained_vae()
     clips = [torch.rand(3, *size) * 2 - 1 for size in [(3, 8, 16), (1, 16, 8), (3, 8, 16)]]
     samples = [{"hq": clip, "lq": -clip, "identity": str(i)} for i, clip in enumerate(clips)]
     for grouping in (False, True):
