@@ -109,7 +109,7 @@ class TrainingPrompts:
     def width(self) -> int:
         return self.positive.shape[1]
 
-    def to(self, device: torch.device | str) -> "Prompts":
+    def to(self, device: torch.device | str) -> "TrainingPrompts":
         """The same on another device."""
         return TrainingPrompts(self.positive.to(device), self.negative.to(device), self.null.to(device))
 

@@ -42,11 +42,11 @@ class PreparedLatents:
         """See `graphed.Copied`."""
         return self.shapes.sizes, self.texts.lengths
 
-    def clone(self) -> "Prepared":
+    def clone(self) -> "PreparedLatents":
         texts = replace(self.texts, tokens=self.texts.tokens.clone())
         return replace(self, hq=self.hq.clone(), lq=self.lq.clone(), given=self.given.clone(), texts=texts)
 
-    def copy_(self, other: "Prepared") -> None:
+    def copy_(self, other: "PreparedLatents") -> None:
         for own, value in (
             (self.hq, other.hq),
             (self.lq, other.lq),

@@ -274,7 +274,7 @@ class Trainer:
 
     def export(self) -> list[Path]:
         """Averaged weights as the files that inference loads, in `export/`."""
-        weights = {name: average.full_state() for name, ema in self.emas.items()}
+        weights = {name: ema.full_state() for name, ema in self.emas.items()}
         if not self.process.leads:
             return []
         paths = []

@@ -32,8 +32,8 @@ class ResidentConfig:
         shape: frames, height, width of every clip.
         clips: in a batch.
         image_share: how often a clip is a filmed photograph.
-        blur_share: how many of a batch's clips are blurred and made noisy: at inference the VAE meets enlarged low-quality
-            pictures as well.
+        blur_share: the share of a batch's clips that are blurred and made noisy, since at inference the VAE encodes
+            enlarged low-quality pictures as well.
         scale: by which those are made smaller and larger again.
         noise: the largest standard deviation of their noise, 8-bit levels.
         motion: the camera over photographs.
