@@ -138,7 +138,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, caplo
         (newest / {"metadata": ".metadata"}.get(damage, damage)).write_bytes(b"\x80\x04K")
     again, complete = train(tmp_path)
     assert complete and f"resumed from {newest.with_name('step_00000004')}" in caplog.text
-    for one, other in zip(trainer.emas.values(), again.averages.values(), strict=True):
+    for one, other in zip(trainer.emas.values(), again.emas.values(), strict=True):
         assert all(torch.equal(one.average[name], other.average[name]) for name in one.average)
     for checkpoint in checkpoints(tmp_path / "checkpoints"):
         (checkpoint / ".metadata").write_bytes(b"")
