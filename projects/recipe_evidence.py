@@ -41,10 +41,10 @@ from projects.evaluation.distribution import distribution_measures
 from projects.evaluation.measures import frame_scores
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.build import build_vae, seeded_prompts
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, DiscriminatorStart
 from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.latents import MomentBatch
 from projects.video_diffusion_sr.training.loop import Trainer
@@ -159,7 +159,7 @@ class Evidence:
         section = self.recipe["distill"]
         settings = settings_from(DistillSettings, section["settings"], "distill.settings.")
         for steps in settings.rounds:
-            arguments = {"settings": settings, "weights": distilled, "steps": steps, "guided": False}
+            arguments = {"settings": settings, "weights": distilled, "this_round": DistillRound(steps, guided=False)}
             make = partial(DistillStage, **arguments, **self.common)
             distilled, stage = self.train(f"distill_{steps:02d}", make, section)
             self.restore(f"distilled, steps {steps:02d}", stage, steps)
@@ -168,7 +168,7 @@ class Evidence:
             changes = OmegaConf.merge(section["settings"], run.get("settings", {}))
             settings = settings_from(AdversarialSettings, OmegaConf.to_container(changes), "adversarial.settings.")
             start = diffusion if run.get("start") == "diffusion" else distilled
-            arguments = {"settings": settings, "weights": start, "discriminator_weights": diffusion}
+            arguments = {"settings": settings, "weights": start, "discriminator": DiscriminatorStart(diffusion)}
             make = partial(AdversarialStage, **arguments, **self.common)
             _, stage = self.train(f"adversarial_{number}", make, section)
             self.restore(run["name"], stage, 1)

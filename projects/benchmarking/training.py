@@ -12,10 +12,10 @@ from projects.video_diffusion_sr.build import drawn_weight, seeded_prompts
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, DiscriminatorStart
 from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.latents import MomentBatch
 from projects.video_diffusion_sr.training.packed import Size3
@@ -94,6 +94,8 @@ def random_stage(kind: str, recipe: RandomRecipe, section: Mapping) -> LatentSta
         return DiffusionStage(settings=settings_from(DiffusionStageSettings, section, where), weights=None, **common)
     if kind == "distill":
         settings = settings_from(DistillSettings, section, where)
-        return DistillStage(settings=settings, weights=None, steps=settings.rounds[-1], guided=False, **common)
+        return DistillStage(
+            settings=settings, weights=None, this_round=DistillRound(settings.rounds[-1], guided=False), **common
+        )
     settings = settings_from(AdversarialSettings, section, where)
-    return AdversarialStage(settings=settings, weights=None, discriminator_weights=None, **common)
+    return AdversarialStage(settings=settings, weights=None, discriminator=DiscriminatorStart(), **common)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -28,9 +28,7 @@ from projects.video_diffusion_sr.lora import LoraSettings, add_lora, with_base_n
 from projects.video_diffusion_sr.training.conditioning import Conditioner, ConditionSettings
 from projects.video_diffusion_sr.training.latent_statistics import stated_scale
 from projects.video_diffusion_sr.training.latents import LatentEncoder
-
-if TYPE_CHECKING:
-    from projects.video_diffusion_sr.training.run import RunOptions
+from projects.video_diffusion_sr.training.run import RunOptions, run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 ADVICE = "`--init_from` must name weights of the model in --config, overrides included"
@@ -69,7 +67,7 @@ class VideoDiffusionTrainer:
             vae = create_object(config.vae.model)
         self.temporal_factor, self.spatial_factor = vae.temporal_factor, vae.spatial_factor
 
-    def train(self, run: Mapping[str, Any], options: "RunOptions", process: Process) -> bool:
+    def train(self, run: Mapping[str, Any], options: RunOptions, process: Process) -> bool:
         """Train one stage to its end, or until asked to stop; whether it is complete.
 
         Args:
@@ -77,8 +75,6 @@ class VideoDiffusionTrainer:
             options: stage, data, folder and weights of this run.
             process: from `common.distributed.process.process_group`.
         """
-        from projects.video_diffusion_sr.training.run import run_stage  # which imports this module
-
         return run_stage(self, run, options, process)
 
     def build_dit(self, weights: Weights = None, lora: LoraSettings | None = None) -> tuple[NaDiT, State | None]:

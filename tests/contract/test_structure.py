@@ -28,8 +28,6 @@ PARAMETERS_YET = {
     "data/media/writer.py open_writer",
     "data/training/clip_dataset.py ClipDataset.__init__",
     "projects/video_diffusion_sr/result.py Result.__init__",
-    "projects/video_diffusion_sr/training/adversarial.py AdversarialStage.__init__",
-    "projects/video_diffusion_sr/training/distill.py DistillStage.__init__",
 }
 CLASSES_YET = {"projects/video_diffusion_sr/training/loop.py Trainer"}
 FUNCTIONS_YET = {
@@ -55,8 +53,6 @@ STATE_YET = {
 CIRCLES_YET = {
     "data.media.completeness",
     "data.media.video_file",
-    "projects.video_diffusion_sr.train",
-    "projects.video_diffusion_sr.training.run",
 }
 
 CACHES = {"cache", "lru_cache", "cached_choice"}

@@ -10,10 +10,10 @@ from common.config import load_config
 from common.create import create_object
 from common.distributed.process import process_group
 from projects.video_diffusion_sr.build import seeded_prompts
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, DiscriminatorStart
 from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.latents import MomentBatch
 from projects.video_diffusion_sr.training.loop import Trainer
@@ -52,9 +52,9 @@ def made(kind: str, folder) -> LatentStage:
     save_safetensors(recipe.build_dit()[0].state_dict(), weights)
     if kind == "distill":
         settings = DistillSettings(optimizer, (2,), noise_scale=0.0, ema_decay=0.9)
-        return DistillStage(settings=settings, weights=weights, steps=2, guided=False, **common)
+        return DistillStage(settings=settings, weights=weights, this_round=DistillRound(2, guided=False), **common)
     settings = AdversarialSettings(optimizer, optimizer, penalty_values=1e5, noise_scale=0.0)
-    return AdversarialStage(settings=settings, weights=weights, discriminator_weights=weights, **common)
+    return AdversarialStage(settings=settings, weights=weights, discriminator=DiscriminatorStart(weights), **common)
 
 
 def train(kind: str, folder, graphs: bool) -> list[dict[str, float]]:

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from common.checkpoint import save_safetensors
 from common.config import create_object, load_config
 from common.distributed.process import Process
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, DiscriminatorStart
 from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.settings import (
     CheckpointSettings,
@@ -78,11 +78,11 @@ def build(kind: str, folder: Path) -> Stage:
         return DiffusionStage(settings=DiffusionStageSettings(optimizer=FAST), **common)
     if kind == "distill":
         settings = DistillSettings(optimizer=FAST, guidance=1.5)
-        return DistillStage(settings=settings, steps=2, guided=True, **common)
+        return DistillStage(settings=settings, this_round=DistillRound(2, guided=True), **common)
     # Noise that changes answers by more than rounding, as a penalty is the square of a difference.
     noise = {"sigma": 1.0, "image_sigma": 1.0, "penalty_values": 1e6}
     settings = AdversarialSettings(generator=FAST, discriminator=FAST, **noise)
-    return AdversarialStage(settings=settings, discriminator_weights=folder / "judge.safetensors", **common)
+    return AdversarialStage(settings=settings, discriminator=DiscriminatorStart(folder / "judge.safetensors"), **common)
 
 
 def train(

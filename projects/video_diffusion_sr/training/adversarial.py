@@ -82,14 +82,24 @@ class AdversarialSettings:
             raise ValueError(f"adversarial.penalty_values must be positive, or null, got {self.penalty_values}")
 
 
+@dataclass(frozen=True)
+class DiscriminatorStart:
+    """Where the discriminator's backbone comes from.
+
+    weights: of the diffusion model before distillation, read if `discriminator_init` is "diffusion".
+    recipe: of another model, where the discriminator is larger than the generator; None: the generator's.
+    """
+
+    weights: "Weights" = None
+    recipe: "VideoDiffusionTrainer | None" = None
+
+
 class AdversarialStage(LatentStage):
     """Generator x^ = noise - v(noise, condition, T) against a discriminator on the same backbone.
 
     Args:
         weights: of the distilled model, where the generator starts.
-        discriminator_weights: of the diffusion model before distillation, where the discriminator's backbone starts if
-            `discriminator_init` says so.
-        discriminator_recipe: another model's, where the discriminator is larger than the generator.
+        discriminator: where the discriminator's backbone starts.
     """
 
     name = "adversarial"
@@ -100,20 +110,19 @@ class AdversarialStage(LatentStage):
         settings: AdversarialSettings,
         prompts: TrainingPrompts,
         weights: "Weights",
-        discriminator_weights: "Weights",
+        discriminator: DiscriminatorStart,
         with_vae: bool = True,
         lora: LoraSettings | None = None,
-        discriminator_recipe: "VideoDiffusionTrainer | None" = None,
     ) -> None:
         super().__init__(recipe, prompts, settings.noise_scale, 0.0, with_vae)
         if recipe.diffusion.loss != "v_lerp":
             raise ValueError(f"a step from T is noise - v; diffusion.loss.type {recipe.diffusion.loss} is no such v")
         self.settings = settings
         self.modules["dit"], state = recipe.build_dit(weights, lora)
-        judge = discriminator_recipe or recipe
-        refuse_other_latents(recipe, judge, "discriminator")
-        start = {"diffusion": discriminator_weights, "distilled": weights, "random": None}[settings.discriminator_init]
-        self.modules["discriminator"], other = judge.build_discriminator(start, settings.taps)
+        other_recipe = discriminator.recipe or recipe
+        refuse_other_latents(recipe, other_recipe, "discriminator")
+        start = {"diffusion": discriminator.weights, "distilled": weights, "random": None}[settings.discriminator_init]
+        self.modules["discriminator"], other = other_recipe.build_discriminator(start, settings.taps)
         for name, values in (("dit", state), ("discriminator", other)):
             if values is not None:
                 self.weights[name] = values

@@ -25,10 +25,15 @@ from torch import Tensor
 
 from common.diffusion import Guidance
 from common.distributed.process import process_group
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, LossWeights
+from projects.video_diffusion_sr.training.adversarial import (
+    AdversarialSettings,
+    AdversarialStage,
+    DiscriminatorStart,
+    LossWeights,
+)
 from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.latents import MomentBatch
 from projects.video_diffusion_sr.training.loop import Trainer
@@ -184,7 +189,7 @@ class Experiment:
         settings = DistillSettings(optimizer=cosine, rounds=rounds, noise_scale=0.0, ema_decay=0.98)
         stages = {}
         for n in rounds:
-            make = partial(DistillStage, settings=settings, weights=weights, steps=n, guided=False)
+            make = partial(DistillStage, settings=settings, weights=weights, this_round=DistillRound(n, guided=False))
             weights, stages[n] = self.train(f"distill_{n}", make, self.lengths.distill)
         return weights, stages
 
@@ -195,7 +200,7 @@ class Experiment:
         settings = AdversarialSettings(
             **players, weights=losses, loss=loss, image_sigma=0.1, noise_scale=0.0, ema_decay=0.98
         )
-        start = {"weights": weights, "discriminator_weights": judge}
+        start = {"weights": weights, "discriminator": DiscriminatorStart(judge)}
         make = partial(AdversarialStage, settings=settings, **start)
         return self.train(name, make, self.lengths.adversarial)[1]
 

@@ -6,15 +6,20 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from common.checkpoint import save_safetensors
-from common.diffusion import resolution_shift
+from common.diffusion import resolution_shift, uniform_trailing
 from common.diffusion.adversarial import penalty_share
 from data.training.latent_shards import ShardDataset, ShardWriter
 from models.nadit.discriminator import DiscriminatorOutput
 from projects.video_diffusion_sr.flops import transformer_flops
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, LossWeights
+from projects.video_diffusion_sr.training.adversarial import (
+    AdversarialSettings,
+    AdversarialStage,
+    DiscriminatorStart,
+    LossWeights,
+)
 from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage, two_step_velocity
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage, two_step_velocity
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, pack, unpack
 from projects.video_diffusion_sr.training.placement import place_networks
 from projects.video_diffusion_sr.training.sources import ResidentLatents
@@ -198,9 +203,11 @@ def test_two_euler_steps_of_the_teacher_are_one_of_the_target(folder):
 
 def test_a_student_that_knows_the_answer_has_no_loss_and_times_fit_the_samplers(folder):
     recipe = make_recipe(folder)
-    stage = DistillStage(recipe, DistillSettings(guidance=1.0), prompts(), None, 2, guided=True)
+    stage = DistillStage(recipe, DistillSettings(guidance=1.0), prompts(), None, DistillRound(2, guided=True))
     assert stage.times.tolist() == [1000.0, 750.0, 500.0, 250.0, 0.0]
-    assert stage.times[:-1:2].tolist() == recipe.diffusion.sampler(2).timesteps.tolist()
+    diffusion = recipe.diffusion
+    visited = uniform_trailing(2, diffusion.schedule.T, diffusion.shift)  # the times of a sampler with two steps
+    assert stage.times[:-1:2].tolist() == visited.tolist()
     prepared = ready(stage)
     for module in (stage.modules["dit"], stage.frozen["teacher"]):  # both say the same constant, whatever they see
         torch.nn.init.zeros_(module.vid_out.proj.weight)
@@ -213,8 +220,8 @@ def test_a_student_that_knows_the_answer_has_no_loss_and_times_fit_the_samplers(
 def test_guidance_is_the_first_rounds_alone_and_rounds_must_halve(folder):
     recipe = make_recipe(folder)  # its YAML guides by 1.5
     settings = DistillSettings(rounds=(2, 1))
-    first = DistillStage(recipe, settings, prompts(), None, 2, guided=True)
-    second = DistillStage(recipe, settings, prompts(), None, 1, guided=False)
+    first = DistillStage(recipe, settings, prompts(), None, DistillRound(2, guided=True))
+    second = DistillStage(recipe, settings, prompts(), None, DistillRound(1, guided=False))
     assert (first.guidance.scale, second.guidance.scale) == (1.5, 1.0)
     with pytest.raises(ValueError, match="must halve"):
         DistillSettings(rounds=(8, 2))
@@ -226,7 +233,7 @@ def test_a_student_can_have_a_teacher_of_another_size(folder):
     save_safetensors(larger.build_dit()[0].state_dict(), folder / "teacher.safetensors")
     teacher = (larger, folder / "teacher.safetensors")
     settings = DistillSettings(guidance=3.0, guidance_against="null_text")
-    stage = DistillStage(recipe, settings, prompts(), None, 2, guided=True, teacher=teacher)
+    stage = DistillStage(recipe, settings, prompts(), None, DistillRound(2, guided=True), teacher=teacher)
     assert len(stage.modules["dit"].blocks) == 4 and len(stage.frozen["teacher"].blocks) == 6
     assert stage.weights.keys() == {"teacher"} and stage.unguided(1).lengths == (1,)
     prepared = stage.prepare(moments(SIZES), draws())
@@ -234,12 +241,12 @@ def test_a_student_can_have_a_teacher_of_another_size(folder):
     assert stage.work(prepared).flops == pytest.approx(3 * once[0] + 4 * once[1])
     other = make_recipe(folder, "dit.model.txt_in_dim=32")
     with pytest.raises(ValueError, match=r"the teacher's dit\.model\.txt_in_dim is 32"):
-        DistillStage(recipe, settings, prompts(), None, 2, True, teacher=(other, None))
+        DistillStage(recipe, settings, prompts(), None, DistillRound(2, guided=True), teacher=(other, None))
 
 
 def test_a_teacher_is_kept_in_16_bits_where_the_run_computes_in_them(folder):
     for bf16 in (False, True):
-        stage = DistillStage(make_recipe(folder), DistillSettings(), prompts(), None, 2, guided=False)
+        stage = DistillStage(make_recipe(folder), DistillSettings(), prompts(), None, DistillRound(2, guided=False))
         place_networks(stage, "NO_SHARD", torch.device("cpu"), bf16=bf16, compiled=False)
         kept = torch.bfloat16 if bf16 else torch.float32
         assert {p.dtype for p in stage.frozen["teacher"].parameters()} == {kept}
@@ -250,7 +257,7 @@ def test_a_teacher_is_kept_in_16_bits_where_the_run_computes_in_them(folder):
 
 def adversarial(folder, together: bool = True, **settings) -> AdversarialStage:
     settings = AdversarialSettings(together=together, **settings)
-    return AdversarialStage(make_recipe(folder), settings, prompts(), None, None)
+    return AdversarialStage(make_recipe(folder), settings, prompts(), None, DiscriminatorStart())
 
 
 class Recorder(torch.nn.Module):
@@ -321,7 +328,7 @@ def test_the_discriminator_starts_where_it_is_told_and_may_be_larger(folder):
 
     def start(kind: str, judge=None, weights=paths["diffusion"]):
         settings = AdversarialSettings(discriminator_init=kind)
-        stage = AdversarialStage(recipe, settings, prompts(), paths["distilled"], weights, discriminator_recipe=judge)
+        stage = AdversarialStage(recipe, settings, prompts(), paths["distilled"], DiscriminatorStart(weights, judge))
         state = stage.weights.get("discriminator") or stage.modules["discriminator"].state_dict()
         return stage, state["backbone.vid_in.proj.weight"]
 
