@@ -30,7 +30,7 @@ def test_the_predicted_state_is_what_a_checkpoint_holds_and_a_teacher(stage):
         trainer = make_trainer(args, model, OmegaConf.to_container(train), process)
         sizes = latent_sizes(args.clip[0], trainer.stage.recipe)
         make_step(trainer, sizes)()
-        kept = sum(x.nbytes for x in trainer._state().tensors().values())
+        kept = sum(x.nbytes for x in trainer.checkpoints.state.tensors().values())
         teachers = [p.nbytes / 2 for network in trainer.stage.frozen.values() for p in network.parameters()]
         assert predict(stage, trainer, sizes)["state"] == pytest.approx(kept + sum(teachers), rel=0.01)
 

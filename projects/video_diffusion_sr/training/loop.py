@@ -10,9 +10,6 @@ from torch import Tensor
 
 from common.checkpoint import save_safetensors
 from common.distributed import fsdp
-from common.distributed.async_checkpoint import AsyncCheckpoints
-from common.distributed.checkpoint import checkpoints, read_meta, save_checkpoint
-from common.distributed.metadata import DamagedCheckpoint
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
@@ -22,7 +19,8 @@ from projects.video_diffusion_sr.training.nan_guard import NaNGuard, NonFiniteLo
 from projects.video_diffusion_sr.training.placement import place_networks
 from projects.video_diffusion_sr.training.profiling import profiled
 from projects.video_diffusion_sr.training.reports import Reports, introduce
-from projects.video_diffusion_sr.training.run_state import RunState, refuse_other_run
+from projects.video_diffusion_sr.training.run_checkpoints import RunCheckpoints
+from projects.video_diffusion_sr.training.run_state import RunState
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage, StepRecord, Work, names_of
 from projects.video_diffusion_sr.training.stop_signals import StopRequest, stop_on_signals
@@ -75,8 +73,9 @@ class Trainer:
         }
         self.nan_guard = NaNGuard(self.device, settings.bad_steps.most_norm)
         self.bad_steps = BadSteps(self.folder, settings.bad_steps.most, process.leads)
-        saving = settings.checkpoint
-        self.writer = AsyncCheckpoints(self.folder / "checkpoints", saving.keep) if saving.asynchronous else None
+        state = RunState(stage.modules, self.emas, self.turns.optimizers, self.turns.parameters, stage.save_frozen)
+        of_run = (stage.name, settings.seed, stage.export_header)
+        self.checkpoints = RunCheckpoints(self.folder / "checkpoints", settings.checkpoint, state, *of_run)
         self.step = 0
         self.agree_every = 1
 
@@ -94,7 +93,7 @@ class Trainer:
         """
         if resume:
             self.resume()
-        if self.bad_steps.most and not checkpoints(self.folder / "checkpoints"):
+        if self.bad_steps.most and not self.checkpoints.found:
             self.save(wait=True)  # somewhere to go back to
         if self.process.leads:
             introduce(self.stage, self.settings, self.process, self.step, self.folder)
@@ -133,7 +132,7 @@ class Trainer:
                 if profiler is not None:
                     profiler.step()
                 stopping = self._asked_to_stop(request)
-                if self._checkpoint_due() or last or stopping:
+                if self.checkpoints.due(self.step) or last or stopping:
                     self.save(wait=last or stopping)
                 if stopping and not last:
                     logger.info("stopped after step %d of %d; the same command goes on", self.step, self.settings.steps)
@@ -147,8 +146,7 @@ class Trainer:
         regular = bool(log.every) and self.step % log.every == 0
         if regular or last or (log.every and step == first):
             self.nan_guard.check()
-            if self.writer is not None:
-                self.writer.poll(self.device)
+            self.checkpoints.poll(self.device)
             self._pace(reports.scalars(step, self._mean_scalars(record)))
         if self.validation is not None and self.validation.due(step, last):
             self.process.alive(f"validation after step {step}")
@@ -162,8 +160,7 @@ class Trainer:
 
     def _go_back(self) -> None:
         """To the newest checkpoint, as if nothing had been computed since."""
-        if self.writer is not None:
-            self.writer.finish()
+        self.checkpoints.finish()
         self.nan_guard.clear()
         self.turns.clear()
         self.resume()
@@ -214,10 +211,6 @@ class Trainer:
             # Validation draws the same noise every time: what changes from one to the next is the network.
             return compute(self.turns.generator(0 if purpose == "validation" else self.step, 0, purpose))
 
-    def _checkpoint_due(self) -> bool:
-        every = self.settings.checkpoint.every
-        return every > 0 and self.step % every == 0
-
     def _asked_to_stop(self, request: StopRequest) -> bool:
         """All ranks agree; with several, once a second at most, as asking makes the device wait."""
         if self.process.world == 1:
@@ -237,14 +230,7 @@ class Trainer:
         """
         self.nan_guard.check()
         self.process.alive("writing a checkpoint")
-        meta = {"stage": self.stage.name, "seed": self.settings.seed, "header": self.stage.export_header}
-        tensors = self._state().tensors()
-        if self.writer is None:
-            save_checkpoint(self.folder / "checkpoints", self.step, tensors, meta, self.settings.checkpoint.keep)
-            return
-        self.writer.start(self.step, tensors, meta)
-        if wait:
-            self.writer.finish()
+        self.checkpoints.save(self.step, wait)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint of the folder that can be read; nothing happens where there is none.
@@ -253,24 +239,8 @@ class Trainer:
             DamagedCheckpoint: there are checkpoints, and none can be read.
         """
         self.bad_steps.load()
-        found = checkpoints(self.folder / "checkpoints")
-        for number, checkpoint in enumerate(reversed(found), start=1):
-            try:
-                meta = read_meta(checkpoint)
-                refuse_other_run(checkpoint, meta, self.stage.name, self.settings.seed)
-                self._state().load(checkpoint)
-            except DamagedCheckpoint as error:
-                if number == len(found):
-                    raise
-                logger.warning("%s; going on from the one before it", error)
-                continue
-            self.step = int(meta["step"])
-            logger.info("resumed from %s", checkpoint)
-            return
-
-    def _state(self) -> RunState:
-        everything = (self.stage.modules, self.emas, self.turns.optimizers, self.turns.parameters)
-        return RunState(*everything, self.stage.save_frozen)
+        step = self.checkpoints.load_newest()
+        self.step = self.step if step is None else step
 
     def export(self) -> list[Path]:
         """Averaged weights as the files that inference loads, in `export/`."""

@@ -17,7 +17,6 @@ from projects.video_diffusion_sr.build import seeded_prompts
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts, read_prompt_pair
 from projects.video_diffusion_sr.request import ROOT
-from projects.video_diffusion_sr.training import vae as vae_stage
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, DiscriminatorStart
 from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
@@ -28,6 +27,7 @@ from projects.video_diffusion_sr.training.run_record import record_start
 from projects.video_diffusion_sr.training.settings import LoopSettings, split_settings
 from projects.video_diffusion_sr.training.sources import DataSettings, held_out_source, make_source
 from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage
+from projects.video_diffusion_sr.training.vae import build_vae_stage, in_model_range
 from projects.video_diffusion_sr.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def normalize_exported_vae(
 def write_normalized_vae(vae: torch.nn.Module, batches: Iterable[Batch], path: Path) -> None:
     """Measure the latents of batches of the VAE's stage, fold their spread into the VAE, and write it."""
     device = next(vae.parameters()).device
-    clips = (vae_stage.in_model_range(clip.to(device)) for batch in batches for clip in batch.clips)
+    clips = (in_model_range(clip.to(device)) for batch in batches for clip in batch.clips)
     before = measure(vae, clips)
     after = fold(vae, before)
     save_safetensors(vae.state_dict(), path, {"stage": "vae", **after.header(1.0)})
@@ -168,7 +168,8 @@ def run_parts(
     if options.lora is not None and stage not in ("diffusion", "adversarial"):
         raise ValueError(f"--lora fine-tunes in the stages diffusion and adversarial, not in {stage}")
     if stage == "vae":
-        yield RunPart(output, lambda: build_vae_stage(recipe, section, options))
+        untrained = recipe.build_untrained_vae
+        yield RunPart(output, lambda: build_vae_stage(untrained(options.init_from), section, recipe.ema_decay))
         return
     prompts = training_prompts(options.prompts, recipe.config.dit.model.txt_in_dim)
     common = {"recipe": recipe, "prompts": prompts, "with_vae": needs_vae(recipe, options)}
@@ -205,11 +206,6 @@ def distillation_rounds(settings: DistillSettings, options: RunOptions, common: 
         arguments["teacher"] = options.teacher if number == 0 else None
         yield RunPart(folder, lambda arguments=arguments: DistillStage(**arguments, **common))
         weights = folder / "export" / "dit.safetensors"
-
-
-def build_vae_stage(recipe: "VideoDiffusionTrainer", section: Mapping[str, Any] | None, options: RunOptions) -> Stage:
-    """The VAE's stage, with its settings from the section."""
-    return vae_stage.build_vae_stage(recipe.build_untrained_vae(options.init_from), section, recipe.ema_decay)
 
 
 def require_weights(stage: str, flag: str, weights: "Weights") -> None:
