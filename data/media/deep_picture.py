@@ -5,9 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
-import cv2
 import numpy as np
-import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -24,6 +22,8 @@ def save_png(path: Path, words: np.ndarray, options: dict, effort: int = 3) -> N
         options: of Pillow's `save`: pnginfo, exif, icc_profile, dpi.
         effort: of compression, 0 to 9.
     """
+    import cv2  # where a picture needs it: a start does not wait for it
+
     order = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[words.ndim if words.ndim == 2 else words.shape[2]]
     turned = words if order is None else cv2.cvtColor(words, order)
     _, data = cv2.imencode(".png", turned, [cv2.IMWRITE_PNG_COMPRESSION, effort])
@@ -45,6 +45,8 @@ def save_tiff(path: Path, words: np.ndarray, options: dict) -> list[str]:
         words: u16 [H, W], [H, W, 3] or [H, W, 4].
         options: of Pillow's `save`: exif (of which the directories are left out), icc_profile, dpi.
     """
+    import tifffile  # likewise
+
     exif = options.get("exif")
     tags = [] if exif is None else [_tag(number, value) for number, value in exif.items()]
     tifffile.imwrite(

@@ -50,7 +50,7 @@ def test_whatever_is_raised_for_one_file(folder, monkeypatch, capfd, error):
     """Four files, each of which fails at another place, between two that do not."""
     for name in ("look", "open", "read", "write"):
         Image.new("RGB", (24, 16)).save(folder / "in" / f"{name}.png")
-    monkeypatch.setattr(run_files, "output_path", raise_for("look.png", error, run_files.output_path))
+    monkeypatch.setattr(run_files, "place_of_result", raise_for("look.png", error, run_files.place_of_result))
     opened, written = raise_for("open.png", error, input_file.open_media), MediaWriter.write_planes
     monkeypatch.setattr(input_file, "open_media", lambda path, **how: Failing(opened(path, **how), error))
 

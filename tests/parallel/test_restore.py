@@ -6,6 +6,7 @@ from PIL import Image
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
+from data.media import OutputOptions
 from models.video_vae_v3.modules.schedule import LevelSchedule, Schedule
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
@@ -33,7 +34,7 @@ def test_any_number_of_ranks_writes_the_same_files(tmp_path, worlds):
             overrides=tuple(SMALL),
             window_frames=WINDOW_FRAMES,
             shard_weights=shard,
-            finish=Finish(crf=0),  # lossless: a codec can make many levels of one
+            finish=Finish(output=OutputOptions(crf=0)),  # lossless: a codec can make many levels of one
         )
         parallel = Parallel(process, sp_size)
         restorer = build(SEEDVR2_TINY, request, parallel)
@@ -76,7 +77,7 @@ def test_tiles_are_of_whole_pictures_on_any_number_of_ranks(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 5)
     direct = LevelSchedule()
     plan = MemoryPlan(Schedule(4, (direct,) * 3, tile=18))
-    request = Request(res=(96, 96), window_frames=0, finish=Finish(crf=0))
+    request = Request(res=(96, 96), window_frames=0, finish=Finish(output=OutputOptions(crf=0)))
 
     def work(process: Process) -> None:
         parallel = Parallel(process, process.world)

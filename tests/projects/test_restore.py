@@ -16,7 +16,7 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from data.media import MediaError, open_media
 from data.pixel_range import model_to_uint8
-from projects.video_diffusion_sr import restore
+from projects.video_diffusion_sr import finishing, restore
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.cli import main
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
@@ -137,7 +137,7 @@ def test_a_failure_in_the_middle_leaves_nothing(restorer, tmp_path, monkeypatch)
     def broken(*_):
         raise MediaError("clip.mp4: the disk is full")
 
-    monkeypatch.setattr(restore, "fix_colour", broken)
+    monkeypatch.setattr(finishing, "fix_colour", broken)
     with pytest.raises(MediaError):
         restore_clip(
             write_clip(tmp_path / "clip.mp4", 9), tmp_path / "out", replace(restorer, finish=Finish(compare=True))
@@ -217,7 +217,7 @@ def test_an_interrupted_run_leaves_finished_files_only(folder, capfd, monkeypatc
 
     assert run(folder) == 0
     write_clip(folder / "in" / "c.mp4", 3)
-    monkeypatch.setattr(restore, "fix_colour", interrupted)
+    monkeypatch.setattr(finishing, "fix_colour", interrupted)
     assert run(folder, "--skip_existing") == 130
     assert "--skip_existing goes on" in capfd.readouterr().err
     assert sorted(path.name for path in (folder / "out").iterdir() if path.is_file()) == ["a.mp4", "b.png"]

@@ -11,8 +11,8 @@ import torch
 from projects import strength_study
 from projects.degrade import write_clip
 from projects.video_diffusion_sr.color_fix import low_frequencies
+from projects.video_diffusion_sr.finishing import finish
 from projects.video_diffusion_sr.request import Finish
-from projects.video_diffusion_sr.restore import finish
 from projects.video_diffusion_sr.strength import EXPONENTS, mixed
 
 STRENGTHS = [0.0, 0.1, 0.3, 0.5, 0.8, 1.0]

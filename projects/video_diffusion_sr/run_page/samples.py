@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-import cv2
 import numpy as np
 from PIL import Image
 from torch import Tensor
@@ -129,6 +128,8 @@ class Samples:
 
 def change(a: np.ndarray, b: np.ndarray) -> float:
     """Mean absolute difference of two pictures u8 [3, h, w], in levels."""
+    import cv2  # by far the fastest sum of differences; a start does not wait for it
+
     rows = (-1, a.shape[-1])  # OpenCV takes a third dimension for channels
     return cv2.norm(np.ascontiguousarray(a).reshape(rows), np.ascontiguousarray(b).reshape(rows), cv2.NORM_L1) / a.size
 
