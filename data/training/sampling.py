@@ -37,6 +37,15 @@ class ClipShape:
 
 
 @dataclass(frozen=True)
+class RankDraws:
+    """What decides the samples of a rank: the seed of the run, the data-parallel rank and the number of ranks."""
+
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
 class Slot:
     """One place in the packed batch of a step. `number` is unique in the step over all ranks."""
 

@@ -26,7 +26,6 @@ PROMISED_PARAMETERS = {
 }
 PARAMETERS_YET = {
     "data/media/writer.py open_writer",
-    "data/training/clip_dataset.py ClipDataset.__init__",
     "projects/video_diffusion_sr/result.py Result.__init__",
 }
 CLASSES_YET: set[str] = set()

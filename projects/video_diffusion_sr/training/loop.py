@@ -1,6 +1,6 @@
 """The training loop: it drives any `Stage`, and everything it draws follows from (seed, step, part, rank, purpose)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +23,13 @@ from projects.video_diffusion_sr.training.run_checkpoints import RunCheckpoints
 from projects.video_diffusion_sr.training.run_state import RunState
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage, StepRecord, Work, names_of
-from projects.video_diffusion_sr.training.stop_signals import StopRequest, stop_on_signals
+from projects.video_diffusion_sr.training.stop_signals import StopVote, stop_on_signals
 from projects.video_diffusion_sr.training.turns import Turns
 
 if TYPE_CHECKING:  # its measures bring libraries that a loop without it can do without
     from projects.video_diffusion_sr.training.validation import Validation
 
 logger = get_logger(__name__)
-
-MOST_STEPS_BETWEEN = 10  # two questions to all ranks whether anybody was asked to stop
 
 
 class Trainer:
@@ -77,7 +75,7 @@ class Trainer:
         of_run = (stage.name, settings.seed, stage.export_header)
         self.checkpoints = RunCheckpoints(self.folder / "checkpoints", settings.checkpoint, state, *of_run)
         self.step = 0
-        self.agree_every = 1
+        self.stop_vote = StopVote(process)
 
     def run(self, resume: bool = True) -> bool:
         """Train until the last step, or until asked to stop.
@@ -131,13 +129,13 @@ class Trainer:
                 self._report(reports, record, prepared, first, last)
                 if profiler is not None:
                     profiler.step()
-                stopping = self._asked_to_stop(request)
+                stopping = self.stop_vote.passed(request, self.step)
                 if self.checkpoints.due(self.step) or last or stopping:
                     self.save(wait=last or stopping)
                 if stopping and not last:
                     logger.info("stopped after step %d of %d; the same command goes on", self.step, self.settings.steps)
                     return False
-        self.export()
+        export_averages(self.stage, self.emas, self.folder, self.step, self.process.leads)
         return True
 
     def _report(self, reports: Reports, record: StepRecord, prepared: Any, first: int, last: bool) -> None:
@@ -147,7 +145,7 @@ class Trainer:
         if regular or last or (log.every and step == first):
             self.nan_guard.check()
             self.checkpoints.poll(self.device)
-            self._pace(reports.scalars(step, self._mean_scalars(record)))
+            self.stop_vote.pace(reports.scalars(step, self._mean_scalars(record)))
         if self.validation is not None and self.validation.due(step, last):
             self.process.alive(f"validation after step {step}")
             values, pictures = self._with_ema(
@@ -211,17 +209,6 @@ class Trainer:
             # Validation draws the same noise every time: what changes from one to the next is the network.
             return compute(self.turns.generator(0 if purpose == "validation" else self.step, 0, purpose))
 
-    def _asked_to_stop(self, request: StopRequest) -> bool:
-        """All ranks agree; with several, once a second at most, as asking makes the device wait."""
-        if self.process.world == 1:
-            return request.asked
-        return self.step % self.agree_every == 0 and fsdp.any_rank(request.asked, self.device)
-
-    def _pace(self, steps_per_s: float) -> None:
-        """How often ranks ask each other; the same on all of them."""
-        mean = fsdp.mean_over_ranks(torch.tensor(steps_per_s, device=self.device)).item()
-        self.agree_every = max(1, min(MOST_STEPS_BETWEEN, int(mean)))
-
     def save(self, wait: bool = False) -> None:
         """A checkpoint of the present step, unless a loss was not finite.
 
@@ -242,15 +229,20 @@ class Trainer:
         step = self.checkpoints.load_newest()
         self.step = self.step if step is None else step
 
-    def export(self) -> list[Path]:
-        """Averaged weights as the files that inference loads, in `export/`."""
-        weights = {name: ema.full_state() for name, ema in self.emas.items()}
-        if not self.process.leads:
-            return []
-        paths = []
-        for file, state in self.stage.export(weights).items():
-            paths.append(self.folder / "export" / file)
-            header = {"stage": self.stage.name, "step": str(self.step), **self.stage.export_header}
-            save_safetensors(state, paths[-1], header)
-            logger.info("wrote %s", paths[-1])
-        return paths
+
+def export_averages(
+    stage: Stage, emas: Mapping[str, ExponentialMovingAverage], folder: Path, step: int, writes: bool
+) -> None:
+    """Write averaged weights as the files that inference loads, into `folder/export`. Every rank calls it.
+
+    Args:
+        step: how many steps the run has done, for the files' header.
+        writes: whether this rank writes.
+    """
+    weights = {name: ema.full_state() for name, ema in emas.items()}
+    if not writes:
+        return
+    for file, state in stage.export(weights).items():
+        path = folder / "export" / file
+        save_safetensors(state, path, {"stage": stage.name, "step": str(step), **stage.export_header})
+        logger.info("wrote %s", path)

@@ -13,12 +13,12 @@ from torch import Tensor
 from common.config import load_config
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.training.clip_dataset import ClipDataset, make_loader
+from data.training.clip_dataset import ClipDataset, DegradationRecipes, make_loader
 from data.training.index import Index, build_index, cached_index
 from data.training.latent_shards import INDEX, TEXT, TEXT_TOKENS, ShardDataset, ShardReader
 from data.training.packing import BatchPlanner
 from data.training.pair_sampler import SamplerConfig
-from data.training.sampling import ClipShape, slot_generator
+from data.training.sampling import ClipShape, RankDraws, slot_generator
 from projects.video_diffusion_sr.training.latents import MOMENTS, MomentBatch
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import BatchSource
@@ -199,10 +199,12 @@ def clip_dataset(
     Args:
         group: number of this rank's group (of one, where clips are not shared), and how many there are.
     """
-    paths = (data.degradation_video, data.degradation_image)
-    recipes = [OmegaConf.to_container(load_config(path)) if degraded else None for path in paths]
-    where = (seed, *group, data.sampler)
-    return ClipDataset(index, shapes, data.budget_pixels, *recipes, *where, as_uint8=True)
+    recipes = DegradationRecipes()
+    if degraded:
+        paths = (data.degradation_video, data.degradation_image)
+        recipes = DegradationRecipes(*(OmegaConf.to_container(load_config(path)) for path in paths))
+    draws = RankDraws(seed, *group)
+    return ClipDataset(index, shapes, data.budget_pixels, recipes, draws, data.sampler, as_uint8=True)
 
 
 def in_batches(shape: ClipShape, accumulation: int) -> ClipShape:

@@ -4,9 +4,15 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
+from common.distributed import fsdp
+from common.distributed.process import Process
 from common.logger import get_logger
 
 logger = get_logger(__name__)
+
+MOST_STEPS = 10  # between two questions to all ranks
 
 
 class StopRequest:
@@ -21,6 +27,28 @@ class StopRequest:
             raise KeyboardInterrupt
         self.asked = True
         logger.info("%s: finishing this step, then saving; once more stops at once", signal.Signals(number).name)
+
+
+class StopVote:
+    """Lets all ranks of a job stop after the same step.
+
+    Asking makes every device wait, so several ranks ask once a second at most, and at least every `MOST_STEPS` steps.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.every = 1
+
+    def passed(self, request: StopRequest, step: int) -> bool:
+        """Whether any rank was asked to stop. Every rank calls it after every step."""
+        if self.process.world == 1:
+            return request.asked
+        return step % self.every == 0 and fsdp.any_rank(request.asked, self.process.device)
+
+    def pace(self, steps_per_s: float) -> None:
+        """Set how often ranks ask, from their mean speed; every rank calls it."""
+        mean = fsdp.mean_over_ranks(torch.tensor(steps_per_s, device=self.process.device)).item()
+        self.every = max(1, min(MOST_STEPS, int(mean)))
 
 
 @contextmanager
