@@ -67,9 +67,9 @@ def train(kind: str, folder, graphs: bool) -> list[dict[str, float]]:
         for _ in range(STEPS):
             record, _ = trainer.train_step([next(stream)])
             records.append({name: value.item() for name, value in record.scalars.items()})
-        assert (trainer.turns.graphed is not None) == graphs
+        assert (trainer.updates.graphed is not None) == graphs
         if graphs:
-            assert all(len(turns.captured) == len(SIZES) for turns in trainer.turns.graphed.values())
+            assert all(len(updates.captured) == len(SIZES) for updates in trainer.updates.graphed.values())
         trainer.nan_guard.check()
     return records
 

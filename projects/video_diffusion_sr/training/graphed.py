@@ -40,34 +40,34 @@ class Captured:
     scalars: dict[str, Tensor]
 
 
-class GraphedTurns:
+class GraphedUpdates:
     """Turns of one player on one CUDA device.
 
     Args:
-        turn: everything from losses to the optimiser's step, given a prepared batch and draws; returns scalars.
+        update: everything from losses to the optimiser's step, given a prepared batch and draws; returns scalars.
         parameters: whose gradients the turn makes.
         device: of all of it.
     """
 
     def __init__(
         self,
-        turn: Callable[[Copied, torch.Generator], dict[str, Tensor]],
+        update: Callable[[Copied, torch.Generator], dict[str, Tensor]],
         parameters: list[nn.Parameter],
         device: torch.device,
     ) -> None:
-        self.turn, self.parameters = turn, parameters
+        self.update, self.parameters = update, parameters
         self.generator = torch.Generator(device)
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
-        self.turns: Counter[Hashable] = Counter()
+        self.updates: Counter[Hashable] = Counter()
         self.captured: dict[Hashable, Captured] = {}
 
     def __call__(self, prepared: Copied, seed: int) -> dict[str, Tensor]:
         """One turn; the scalars are overwritten by the next turn of this shape."""
         key = prepared.shape_key
         self.generator.manual_seed(seed)
-        self.turns[key] += 1
-        if self.turns[key] <= WARM:
+        self.updates[key] += 1
+        if self.updates[key] <= WARM:
             return self._plain(prepared)
         if key not in self.captured:
             self.captured[key] = self._capture(prepared)
@@ -82,7 +82,7 @@ class GraphedTurns:
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             self._forget_gradients()
-            scalars = self.turn(prepared, self.generator)
+            scalars = self.update(prepared, self.generator)
             self._forget_gradients()
         torch.cuda.current_stream().wait_stream(self.stream)
         return scalars
@@ -95,7 +95,7 @@ class GraphedTurns:
         graph.register_generator_state(self.generator)
         torch.cuda.synchronize()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            scalars = self.turn(inputs, self.generator)
+            scalars = self.update(inputs, self.generator)
         return Captured(graph, inputs, scalars)
 
     def _forget_gradients(self) -> None:

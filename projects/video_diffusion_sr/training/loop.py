@@ -24,7 +24,7 @@ from projects.video_diffusion_sr.training.run_state import RunState
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage, StepRecord, Work, names_of
 from projects.video_diffusion_sr.training.stop_signals import StopVote, stop_on_signals
-from projects.video_diffusion_sr.training.turns import Turns
+from projects.video_diffusion_sr.training.updates import PlayerUpdates
 
 if TYPE_CHECKING:  # its measures bring libraries that a loop without it can do without
     from projects.video_diffusion_sr.training.validation import Validation
@@ -64,14 +64,14 @@ class Trainer:
         stage.set_device(process.device)
         bf16 = settings.precision == "bf16"
         place_networks(stage, strategy, process.device, bf16=bf16, compiled=settings.compile)
-        self.turns = Turns(stage, settings, process)
+        self.updates = PlayerUpdates(stage, settings, process)
         self.emas = {
             name: ExponentialMovingAverage(stage.modules[name], stage.ema_decay, settings.ema_warmup)
             for name in stage.ema_of
         }
         self.nan_guard = NaNGuard(self.device, settings.bad_steps.most_norm)
         self.bad_steps = BadSteps(self.folder, settings.bad_steps.most, process.leads)
-        state = RunState(stage.modules, self.emas, self.turns.optimizers, self.turns.parameters, stage.save_frozen)
+        state = RunState(stage.modules, self.emas, self.updates.optimizers, self.updates.parameters, stage.save_frozen)
         of_run = (stage.name, settings.seed, stage.export_header)
         self.checkpoints = RunCheckpoints(self.folder / "checkpoints", settings.checkpoint, state, *of_run)
         self.step = 0
@@ -160,7 +160,7 @@ class Trainer:
         """To the newest checkpoint, as if nothing had been computed since."""
         self.checkpoints.finish()
         self.nan_guard.clear()
-        self.turns.clear()
+        self.updates.clear()
         self.resume()
 
     def train_step(self, batches: list[Batch]) -> tuple[StepRecord, Any]:
@@ -168,12 +168,12 @@ class Trainer:
         step = self.step
         prepared = []
         for part, batch in enumerate(batches):
-            with torch.no_grad(), self.turns.autocast():
-                prepared.append(self.stage.prepare(batch, self.turns.generator(step, part, "prepare")))
+            with torch.no_grad(), self.updates.autocast():
+                prepared.append(self.stage.prepare(batch, self.updates.generator(step, part, "prepare")))
         record = StepRecord(step, tuple(name for batch in batches for name in names_of(batch)))
         players = [] if step in self.bad_steps.steps else [p for p in self.stage.players if p.plays(step)]
         for player in players:
-            scalars, rate = self.turns.play(player, step, self.settings.steps, prepared)
+            scalars, rate = self.updates.play(player, step, self.settings.steps, prepared)
             record.scalars |= {f"{player.name}/{name}": value for name, value in scalars.items()}
             record.rates[f"{player.name}/lr"] = rate
             for name in player.modules:  # an average counts the steps in which its network moved
@@ -205,9 +205,9 @@ class Trainer:
             for name, ema in self.emas.items():
                 stack.enter_context(ema.in_place())
                 stack.callback(fsdp.reshard, self.stage.modules[name])
-            stack.enter_context(self.turns.autocast())
+            stack.enter_context(self.updates.autocast())
             # Validation draws the same noise every time: what changes from one to the next is the network.
-            return compute(self.turns.generator(0 if purpose == "validation" else self.step, 0, purpose))
+            return compute(self.updates.generator(0 if purpose == "validation" else self.step, 0, purpose))
 
     def save(self, wait: bool = False) -> None:
         """A checkpoint of the present step, unless a loss was not finite.

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from common.distributed import fsdp
 from common.distributed.process import Process
-from projects.video_diffusion_sr.training.graphed import GraphedTurns
+from projects.video_diffusion_sr.training.graphed import GraphedUpdates
 from projects.video_diffusion_sr.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from projects.video_diffusion_sr.training.placement import named_parameters
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import Player, Stage
 
 
-class Turns:
+class PlayerUpdates:
     """The optimisers of a stage's players and what they need to move.
 
     Args:
@@ -33,7 +33,7 @@ class Turns:
             p.name: make_optimizer((w for _, w in self.parameters[p.name]), p.optimizer, settings.graphs)
             for p in stage.players
         }
-        self.graphed = self._graphed_turns() if settings.graphs else None
+        self.graphed = self._graphed_updates() if settings.graphs else None
         self._moved: set[str] = set()  # players
 
     def clear(self) -> None:
@@ -41,14 +41,14 @@ class Turns:
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
         if self.graphed is not None:
-            self.graphed = self._graphed_turns()
+            self.graphed = self._graphed_updates()
 
-    def _graphed_turns(self) -> dict[str, GraphedTurns]:
+    def _graphed_updates(self) -> dict[str, GraphedUpdates]:
         if self.device.type != "cuda" or self.process.world > 1:
             found = f"{self.process.world} x {self.device.type}"
             raise ValueError(f"graphs: a captured turn is for one GPU, not for {found}; set graphs to False")
         return {
-            player.name: GraphedTurns(
+            player.name: GraphedUpdates(
                 lambda prepared, generator, player=player: self._update(player, [prepared], [generator]),
                 [parameter for _, parameter in self.parameters[player.name]],
                 self.device,
