@@ -46,7 +46,7 @@ from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
-from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.tiny.pair_latents import PairLatents, SetPlan
@@ -127,7 +127,7 @@ class Evidence:
         for hq, lq in zip(*(z.split(AT_ONCE) for z in self.moments), strict=True):
             size = tuple(hq.shape[2:])
             rows = [z.permute(0, 2, 3, 4, 1).flatten(0, 3) for z in (hq, lq)]
-            batch = MomentBatch(rows[0], rows[0], rows[1], rows[1], (size,) * len(hq), ("held out",) * len(hq))
+            batch = PosteriorBatch(rows[0], rows[0], rows[1], rows[1], (size,) * len(hq), ("held out",) * len(hq))
             latents = stage.sample(stage.modules["dit"], stage.prepare(batch, generator), steps, Guidance(), generator)
             made.append((latents / self.scale).unflatten(0, (len(hq), *size)).permute(0, 4, 1, 2, 3))
         self._write(row, self._decoded(torch.cat(made)))

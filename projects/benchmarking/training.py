@@ -17,7 +17,7 @@ from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
-from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.packed import Size3
 from projects.video_diffusion_sr.training.stage import BatchSource
 
@@ -78,9 +78,9 @@ class RandomLatents(BatchSource):
         generator = torch.Generator(device).manual_seed(0)
         hq, lq = (torch.randn(rows, channels, device=device, generator=generator) for _ in range(2))
         sharp = torch.full_like(hq, SHARPNESS)
-        self.batch = MomentBatch(hq, sharp, lq, sharp, tuple(sizes), tuple(f"random {size}" for size in sizes))
+        self.batch = PosteriorBatch(hq, sharp, lq, sharp, tuple(sizes), tuple(f"random {size}" for size in sizes))
 
-    def batches(self, start: int) -> Iterator[MomentBatch]:
+    def batches(self, start: int) -> Iterator[PosteriorBatch]:
         while True:
             yield self.batch
 

@@ -15,7 +15,7 @@ from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
-from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.settings import LogSettings, LoopSettings, OptimizerSettings
 from projects.video_diffusion_sr.training.stage import BatchSource
@@ -35,7 +35,7 @@ class Alternating(BatchSource):
             draws = torch.Generator("cuda").manual_seed(number)
             rows = 2 * size[0] * size[1] * size[2]
             hq, lq = torch.randn(2, rows, 16, generator=draws, device="cuda")
-            yield MomentBatch(hq, hq, lq, lq, (size,) * 2, (f"batch {number}",) * 2)
+            yield PosteriorBatch(hq, hq, lq, lq, (size,) * 2, (f"batch {number}",) * 2)
 
 
 def made(kind: str, folder) -> LatentStage:

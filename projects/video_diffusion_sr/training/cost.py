@@ -6,7 +6,12 @@ from math import ceil
 
 from models.nadit.config import NaDiTConfig
 
-MOMENTS, AVERAGED, GRADIENT, USED = 12, 4, 4, 2  # bytes a parameter: weight and two moments; its average; a teacher's
+POSTERIOR_KEYS, AVERAGED, GRADIENT, USED = (
+    12,
+    4,
+    4,
+    2,
+)  # bytes a parameter: weight and two moments; its average; a teacher's
 GATHERED = 2  # bytes a parameter in bfloat16
 # Bytes a token and channel that a backward pass finds kept, counted by hooks on saved tensors of the 3B's widths in
 # bfloat16 on a CPU: inside of one block, and by each of the discriminator's heads. With them the peaks of the diffusion
@@ -79,7 +84,7 @@ def memory(
     numbers = float(ceil(tokens / spread.clip) * stage.versions * config.dim)
     kept = (stream * config.num_layers + BLOCK_BYTES * (insides - 1) + heads) * numbers
     return {
-        "state": (MOMENTS * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / spread.state
+        "state": (POSTERIOR_KEYS * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / spread.state
         + VAE_BYTES * vae,
         "gathered": GATHERED * (stage.trained + stage.used) * (1 if spread.whole else 2 / config.num_layers),
         "one block": BLOCK_BYTES * numbers,

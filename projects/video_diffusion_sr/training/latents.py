@@ -16,11 +16,11 @@ from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL, whole
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, Size3, pack
 
-MOMENTS = ("hq_mean", "hq_logvar", "lq_mean", "lq_logvar")
+POSTERIOR_KEYS = ("hq_mean", "hq_logvar", "lq_mean", "lq_logvar")
 
 
 @dataclass(frozen=True)
-class MomentBatch:
+class PosteriorBatch:
     """Posterior moments of a batch on the device already, as a resident source yields them.
 
     hq_mean, hq_logvar, lq_mean, lq_logvar: [L0, c]. sizes: latent (t, h, w) of every sample. names: of the samples.
@@ -69,11 +69,11 @@ class LatentEncoder:
 
     @torch.no_grad()
     def __call__(self, batch: Any, cache: ShapeCache, generator: torch.Generator) -> LatentPairs:
-        """A batch: `MomentBatch`, or samples with stored moments [c, t, h, w], or samples with pixels `hq`, `lq`.
+        """A batch: `PosteriorBatch`, or samples with stored moments [c, t, h, w], or samples with pixels `hq`, `lq`.
 
         Pixels are float32 [3, T, H, W] in [-1, 1], or uint8 [T, H, W, 3] with `lq` not enlarged yet.
         """
-        moments = batch if isinstance(batch, MomentBatch) else self._moments(batch, cache.device)
+        moments = batch if isinstance(batch, PosteriorBatch) else self._posterior_batch(batch, cache.device)
         hq = self._draw(moments.hq_mean, moments.hq_logvar, generator)
         lq = self._draw(moments.lq_mean, moments.lq_logvar, generator)
         return LatentPairs(hq, lq, cache.shapes(moments.sizes), moments.texts or (None,) * len(moments.sizes))
@@ -85,19 +85,19 @@ class LatentEncoder:
             mean = mean + (0.5 * logvar.float()).exp() * noise
         return mean * self.scaling_factor
 
-    def _moments(self, samples: list[dict], device: torch.device | str) -> MomentBatch:
+    def _posterior_batch(self, samples: list[dict], device: torch.device | str) -> PosteriorBatch:
         names = tuple(sample["identity"] for sample in samples)
         texts = tuple(s["text"].to(device, torch.float32) if "text" in s else None for s in samples)
         if "hq_mean" in samples[0]:
-            packed = [pack([s[name].to(device, non_blocking=True) for s in samples]) for name in MOMENTS]
-            return MomentBatch(*(rows for rows, _ in packed), tuple(packed[0][1]), names, texts)
+            packed = [pack([s[name].to(device, non_blocking=True) for s in samples]) for name in POSTERIOR_KEYS]
+            return PosteriorBatch(*(rows for rows, _ in packed), tuple(packed[0][1]), names, texts)
         if self.vae is None:
             raise ValueError(f"{names[0]} is a clip of pixels and there is no VAE to encode it; precompute latents")
         pairs = [pixels_of(sample, device) for sample in samples]
         hq = self._encode([hq for hq, _ in pairs])
         lq = self._encode([lq for _, lq in pairs])
         rows = [pack(part) for part in (*hq, *lq)]
-        return MomentBatch(*(r for r, _ in rows), tuple(rows[0][1]), names, texts)
+        return PosteriorBatch(*(r for r, _ in rows), tuple(rows[0][1]), names, texts)
 
     def _encode(self, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Mean and logvar [c, t, h, w] of each clip [3, T, H, W]."""

@@ -19,7 +19,7 @@ from data.training.latent_shards import INDEX, TEXT, TEXT_TOKENS, ShardDataset, 
 from data.training.packing import BatchPlanner
 from data.training.pair_sampler import SamplerConfig
 from data.training.sampling import ClipShape, RankDraws, slot_generator
-from projects.video_diffusion_sr.training.latents import MOMENTS, MomentBatch
+from projects.video_diffusion_sr.training.latents import POSTERIOR_KEYS, PosteriorBatch
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import BatchSource
 
@@ -95,14 +95,14 @@ class ResidentLatents(BatchSource):
                     f"{folder} holds latents of different shapes and {size} positions; set resident: false"
                 )
         self.moments = {
-            size: {name: torch.cat([rows_of(p[name].to(self.device)) for p in parts]) for name in MOMENTS}
+            size: {name: torch.cat([rows_of(p[name].to(self.device)) for p in parts]) for name in POSTERIOR_KEYS}
             for size, parts in stacked.items()
         }  # N positions c
         self.texts = {size: [text for part in parts for text in texts_of(part)] for size, parts in stacked.items()}
         self.planner = BatchPlanner(list(self.sizes), [len(self.names[size]) for size in self.sizes], budget, seed)
         self.planner.warn_if_loose()
 
-    def batches(self, start: int) -> Iterator[MomentBatch]:
+    def batches(self, start: int) -> Iterator[PosteriorBatch]:
         number = start
         while True:
             yield self.batch(number)
@@ -111,23 +111,23 @@ class ResidentLatents(BatchSource):
     def fill(self, number: int) -> float | None:
         return self.planner.fill(number)
 
-    def batch(self, number: int) -> MomentBatch:
+    def batch(self, number: int) -> PosteriorBatch:
         """Batch `number`."""
         kinds = list(self.sizes)
         counts = [len(self.names[size]) for size in kinds]
         slots = self.planner.plan(number, self.rank, self.world)
         rows = [int(slot_generator(self.seed, number, s.number).integers(counts[s.choice])) for s in slots]
-        parts, names, texts = {name: [] for name in MOMENTS}, [], []
+        parts, names, texts = {name: [] for name in POSTERIOR_KEYS}, [], []
         for size in kinds:  # samples of one size are gathered together and follow one another
             chosen = [row for row, slot in zip(rows, slots, strict=True) if kinds[slot.choice] == size]
             if chosen:
                 index = torch.tensor(chosen).to(self.device, non_blocking=True)
-                for name in MOMENTS:
+                for name in POSTERIOR_KEYS:
                     parts[name].append(self.moments[size][name].index_select(0, index).flatten(0, 1))
                 names += [(self.sizes[size], f"{self.names[size][row]} batch={number}") for row in chosen]
                 texts += [None if (text := self.texts[size][row]) is None else text.to(self.device) for row in chosen]
         packed = {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in parts.items()}
-        return MomentBatch(
+        return PosteriorBatch(
             **packed, sizes=tuple(s for s, _ in names), names=tuple(n for _, n in names), texts=tuple(texts)
         )
 

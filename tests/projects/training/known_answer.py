@@ -35,7 +35,7 @@ from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
-from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.settings import (
     CheckpointSettings,
@@ -61,14 +61,14 @@ NETWORK = [
 ]
 
 
-def batch_of(number: int, count: int, seed: int) -> MomentBatch:
+def batch_of(number: int, count: int, seed: int) -> PosteriorBatch:
     """Conditions at random, ground truths one pattern above or below them."""
     draws = torch.Generator().manual_seed(1_000_003 * number + seed)
     lq = 0.5 * torch.randn(count, POSITIONS, CHANNELS, generator=draws)
     sign = (torch.rand(count, 1, 1, generator=draws) < 0.5).float() * 2 - 1
     hq, lq = (lq + sign * pattern()).flatten(0, 1), lq.flatten(0, 1)
     none = torch.zeros_like(lq)
-    return MomentBatch(hq, none, lq, none, (SIZE,) * count, tuple(f"sample {i}" for i in range(count)))
+    return PosteriorBatch(hq, none, lq, none, (SIZE,) * count, tuple(f"sample {i}" for i in range(count)))
 
 
 def pattern() -> Tensor:

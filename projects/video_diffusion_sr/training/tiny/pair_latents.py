@@ -14,7 +14,7 @@ from data.training.latent_shards import INDEX, ShardReader
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.sampling import slot_generator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
-from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.packed import Size3
 from projects.video_diffusion_sr.training.stage import BatchSource
 
@@ -145,13 +145,13 @@ class PairLatents(BatchSource):
             if len(chunks) > 1:
                 self.latents[size] = [tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))]
 
-    def batches(self, start: int) -> Iterator[MomentBatch]:
+    def batches(self, start: int) -> Iterator[PosteriorBatch]:
         number = start
         while True:
             yield self.batch(number)
             number += 1
 
-    def batch(self, number: int) -> MomentBatch:
+    def batch(self, number: int) -> PosteriorBatch:
         """Batch `number`: a size drawn by its share of all latent positions, then samples with replacement.
 
         Sets are not forgotten, so batches are asked for in order.
@@ -164,7 +164,7 @@ class PairLatents(BatchSource):
             sizes[int(generator.choice(len(sizes), p=[w / sum(weights) for w in weights]))], number, generator
         )
 
-    def _draw(self, size: Size3, number: int, generator: np.random.Generator) -> MomentBatch:
+    def _draw(self, size: Size3, number: int, generator: np.random.Generator) -> PosteriorBatch:
         count = max(1, self.budget // (size[0] * size[1] * size[2]))
         rows = generator.integers(len(self.names[size]), size=count)
         index = torch.from_numpy(rows).to(self.device, non_blocking=True)
@@ -173,7 +173,7 @@ class PairLatents(BatchSource):
         lq = lq.lerp(hq, shares[:, None, None])
         hq, lq = hq.flatten(0, 1), lq.flatten(0, 1)
         names = tuple(f"{self.names[size][row]} batch={number}" for row in rows)
-        return MomentBatch(hq, hq, lq, lq, (size,) * count, names)  # the log-variances are not read
+        return PosteriorBatch(hq, hq, lq, lq, (size,) * count, names)  # the log-variances are not read
 
 
 def wait_for(path: Path) -> None:
