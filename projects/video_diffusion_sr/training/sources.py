@@ -188,7 +188,7 @@ def held_out_source(
     index = shared_index(folders, cache, process)
     group = process.group(loop.sp_size)
     dataset = clip_dataset(index, shapes, data, HELD_OUT_SEED, group, degraded=stage != "vae")
-    return KeptBatches(VaeClips(dataset, 1) if stage == "vae" else dataset, loop.validation.batches)
+    return CachedBatches(VaeClips(dataset, 1) if stage == "vae" else dataset, loop.validation.batches)
 
 
 def clip_dataset(
@@ -259,7 +259,7 @@ def resident_clips(index: Index, data: DataSettings, loop: LoopSettings, process
     return ResidentClips(index, config, loop.seed * groups + group, process.device)
 
 
-class KeptBatches(BatchSource):
+class CachedBatches(BatchSource):
     """The first batches of a dataset, made once and kept."""
 
     def __init__(self, dataset: Any, count: int) -> None:
