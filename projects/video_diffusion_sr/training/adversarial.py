@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss counts. gan, l1, features: of the generator; r1, r2: of the discriminator's penalties."""
+    """Weights of the losses. gan, l1, features: of the generator; r1, r2: of the discriminator's penalties."""
 
     gan: float = 1.0
     l1: float = 0.1
@@ -49,12 +49,12 @@ class AdversarialSettings:
     discriminator_init: its backbone starts from the "diffusion" weights before distillation (the papers), from the
         "distilled" ones of the generator, or from "random" ones.
     sigma, image_sigma: of the noise of both penalties, for clips and for single frames.
-    penalty_values: latent values (t h w c) of a sample at which r1 and r2 count in full; a smaller sample has them in
-        proportion (`common.diffusion.adversarial.penalty_share`). null: in full whatever the size, as the papers say
-        of samples of 720p.
+    penalty_values: number of latent values (t h w c) of a sample from which r1 and r2 have their full weight; that of a
+        smaller sample is in proportion (`common.diffusion.adversarial.penalty_share`). null: in full whatever the size,
+        as the papers say of samples of 720p.
     image_shift, video_shift: of the times at which the discriminator looks.
-    generator_every, discriminator_every: each plays in every so manieth step.
-    together: run the discriminator's four batches as one; it is faster and needs more memory.
+    generator_every, discriminator_every: each is updated every so many steps.
+    together: run the discriminator's four batches as one, which is faster and needs more memory.
     noise_scale, ema_decay: null takes the model's YAML.
     """
 
@@ -134,8 +134,8 @@ class AdversarialStage(LatentStage):
             Player("discriminator", ("discriminator",), settings.discriminator, every=settings.discriminator_every),
             Player("generator", ("dit",), settings.generator, every=settings.generator_every),
         )
-        # Discriminator's turn: one pass to generate, then so many versions forward and backward. Generator's: one
-        # forward and backward of its own, and of the discriminator two forward and one backward, for its inputs only.
+        # Update of the discriminator: one pass to generate, then each version forward and backward. Of the generator:
+        # one forward and backward of its own; of the discriminator two forward and one backward, for its inputs only.
         versions = 2 + (settings.weights.r1 > 0) + (settings.weights.r2 > 0)
         once, other_once = 1 / settings.generator_every, 1 / settings.discriminator_every
         self.forward_passes = {"dit": other_once + 3 * once, "discriminator": 3 * versions * other_once + 3 * once}
@@ -153,7 +153,7 @@ class AdversarialStage(LatentStage):
     def generate(self, at: PreparedLatents, generator: torch.Generator) -> Tensor:
         """Latents [L0, c] in one step from noise."""
         noise = self.normal(at.hq, generator)
-        start = torch.full((), self.schedule.T, device=self.device)  # filled there: a copy would wait for the device
+        start = torch.full((), self.schedule.T, device=self.device)  # created on the device: a copy would wait for it
         return noise - self.predict(self.modules["dit"], noise, at, start)
 
     def _times(self, at: PreparedLatents, generator: torch.Generator) -> Tensor:
@@ -223,7 +223,7 @@ class AdversarialStage(LatentStage):
     def _feature_distance(
         self, real: DiscriminatorOutput, generated: DiscriminatorOutput, at: PreparedLatents
     ) -> Tensor:
-        """The feature matching loss: of this share's tokens, summed over shares."""
+        """The feature matching loss over the tokens of this rank, summed over the ranks that share the clip."""
         discriminator = self.modules["discriminator"]
         layout = self.cache.layout(discriminator.backbone, at.shapes.sizes, at.texts.lengths)
         weight = self.cache.shapes(layout.grids).row_share  # L, what each token counts

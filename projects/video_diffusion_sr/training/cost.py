@@ -1,4 +1,4 @@
-"""Memory and passes of a step of each stage on latents, by formula; `projects/benchmark_training.py` measures them."""
+"""Memory and forward passes of a step of each stage on latents, by formula; see also `projects/benchmark_training.py`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,12 +6,8 @@ from math import ceil
 
 from models.nadit.config import NaDiTConfig
 
-POSTERIOR_KEYS, AVERAGED, GRADIENT, USED = (
-    12,
-    4,
-    4,
-    2,
-)  # bytes a parameter: weight and two moments; its average; a teacher's
+# Bytes a parameter: weight and two moments of Adam; its average; its gradient; the weight of a teacher.
+TRAINED, AVERAGED, GRADIENT, USED = 12, 4, 4, 2
 GATHERED = 2  # bytes a parameter in bfloat16
 # Bytes a token and channel that a backward pass finds kept, counted by hooks on saved tensors of the 3B's widths in
 # bfloat16 on a CPU: inside of one block, and by each of the discriminator's heads. With them the peaks of the diffusion
@@ -44,8 +40,8 @@ def stage_costs(transformer: int, discriminator: int, heads: int, share: float) 
     found = [
         StageCost("diffusion", trained, 1, transformer, transformer, 0, transformer),
         StageCost("distill", 2 + trained, 1, transformer, transformer, transformer, transformer),
-        # Discriminator's turn: generate, judge four; generator's: generate, judge real, judge generated, through which
-        # gradients pass to the generator alone.
+        # Update of the discriminator: generate, judge four. Of the generator: generate, judge real and generated, and
+        # gradients pass through the discriminator to the generator alone.
         StageCost("adversarial", 1 + 6 * trained, 4, transformer, both, 0, largest, heads),
     ]
     return {stage.name: stage for stage in found}
@@ -84,7 +80,7 @@ def memory(
     numbers = float(ceil(tokens / spread.clip) * stage.versions * config.dim)
     kept = (stream * config.num_layers + BLOCK_BYTES * (insides - 1) + heads) * numbers
     return {
-        "state": (POSTERIOR_KEYS * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / spread.state
+        "state": (TRAINED * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / spread.state
         + VAE_BYTES * vae,
         "gathered": GATHERED * (stage.trained + stage.used) * (1 if spread.whole else 2 / config.num_layers),
         "one block": BLOCK_BYTES * numbers,

@@ -1,4 +1,4 @@
-"""The training loop: it drives any `Stage`, and everything it draws follows from (seed, step, part, rank, purpose)."""
+"""The training loop for any `Stage`. Random numbers depend on (seed, step, part, rank, purpose) alone."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -92,7 +92,7 @@ class Trainer:
         if resume:
             self.resume()
         if self.bad_steps.most and not self.checkpoints.found:
-            self.save(wait=True)  # somewhere to go back to
+            self.save(wait=True)  # the checkpoint to go back to
         if self.process.leads:
             introduce(self.stage, self.settings, self.process, self.step, self.folder)
         while True:
@@ -157,14 +157,14 @@ class Trainer:
             reports.images(step, self.images(prepared))
 
     def _go_back(self) -> None:
-        """To the newest checkpoint, as if nothing had been computed since."""
+        """Return to the newest checkpoint and drop everything computed since."""
         self.checkpoints.finish()
         self.nan_guard.clear()
         self.updates.clear()
         self.resume()
 
     def train_step(self, batches: list[Batch]) -> tuple[StepRecord, Any]:
-        """One step of every player whose turn it is; the record, and the first batch as the stage prepared it."""
+        """Update every player that is due in this step; returns the record, and the first batch as prepared."""
         step = self.step
         prepared = []
         for part, batch in enumerate(batches):
@@ -176,7 +176,7 @@ class Trainer:
             scalars, rate = self.updates.play(player, step, self.settings.steps, prepared)
             record.scalars |= {f"{player.name}/{name}": value for name, value in scalars.items()}
             record.rates[f"{player.name}/lr"] = rate
-            for name in player.modules:  # an average counts the steps in which its network moved
+            for name in player.modules:  # an EMA counts the updates of its network
                 if name in self.emas:
                     self.emas[name].update((step - player.start) // player.every)
         self.nan_guard.record(step, record.names, record.scalars)
@@ -189,7 +189,7 @@ class Trainer:
 
     def _mean_scalars(self, record: StepRecord) -> dict[str, float]:
         names = sorted(record.scalars)
-        if not names:  # a step that is left out
+        if not names:  # a skipped step
             return {}
         values = torch.stack([record.scalars[n].detach().float().reshape(()).to(self.device) for n in names])
         return dict(zip(names, fsdp.mean_over_ranks(values).tolist(), strict=True)) | record.rates
@@ -200,13 +200,13 @@ class Trainer:
 
     @torch.no_grad()
     def _with_ema(self, compute: Callable[[torch.Generator], Any], purpose: str) -> Any:
-        """What `compute` returns with averaged weights in place."""
+        """The result of `compute`, which gets a generator, with averaged weights in place."""
         with ExitStack() as stack:
             for name, ema in self.emas.items():
                 stack.enter_context(ema.in_place())
                 stack.callback(fsdp.reshard, self.stage.modules[name])
             stack.enter_context(self.updates.autocast())
-            # Validation draws the same noise every time: what changes from one to the next is the network.
+            # Validation draws the same noise every time, so that results differ by the network alone.
             return compute(self.updates.generator(0 if purpose == "validation" else self.step, 0, purpose))
 
     def save(self, wait: bool = False) -> None:

@@ -36,8 +36,8 @@ class DataSettings:
         shapes: clip sizes to mix, in pixels; frames are 4n + 1 (for the release's VAE). Not for latents, which have
             their sizes. With start and end, steps of the run, they follow one another; with aspects, one entry is a
             group of buckets.
-        budget_pixels: the most frames x height x width that one rank's batch of clips holds.
-        budget_latents: the most latent positions (t x h x w) that one rank's batch of stored latents holds.
+        budget_pixels: upper limit of frames x height x width in one rank's batch of clips.
+        budget_latents: upper limit of latent positions (t x h x w) in one rank's batch of stored latents.
         workers: processes that decode and degrade; no more than there are cores.
         resident: keep stored latents (or, for the VAE, the pictures) on the device.
         degradation_video, degradation_image: recipes, see docs/degradation.md.
@@ -180,7 +180,7 @@ def make_source(
 
 def held_out_source(
     stage: str, folders: Sequence[str | Path], data: DataSettings, loop: LoopSettings, process: Process, cache: Path
-) -> "KeptBatches":
+) -> "CachedBatches":
     """Batches of clips that are not trained on, in the shapes with which the run ends."""
     if not data.shapes or data.budget_pixels < 1:
         raise ValueError("--validation cuts clips to data.shapes up to data.budget_pixels; set both in --train")
@@ -224,7 +224,7 @@ def shared_index(folders: Sequence[str | Path], cache: Path | None, process: Pro
 
 
 def fitting_workers(wanted: int, process: Process) -> int:
-    """As many worker processes as asked for, but no more than this machine has cores for each of its ranks."""
+    """The number of worker processes: `wanted`, but at most the cores of this machine for each of its ranks."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = max(1, cores // process.local_world)
     if wanted > most:
@@ -260,7 +260,7 @@ def resident_clips(index: Index, data: DataSettings, loop: LoopSettings, process
 
 
 class CachedBatches(BatchSource):
-    """The first batches of a dataset, made once and kept."""
+    """The first batches of a dataset, computed once and cached in memory."""
 
     def __init__(self, dataset: Any, count: int) -> None:
         self.dataset, self.count = dataset, count

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request: the step under way is finished, a checkpoint written, then the run leaves."""
+"""SIGTERM and SIGINT ask a run to stop: it finishes the step, writes a checkpoint, and ends."""
 
 import signal
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ MOST_STEPS = 10  # between two questions to all ranks
 
 
 class StopRequest:
-    """Whether somebody asked this process to stop."""
+    """Whether this process was asked to stop."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __call__(self, number: int, frame: object) -> None:
-        """The signal handler: once is a request, twice is an order."""
+        """The signal handler: the first signal is stored, the second raises KeyboardInterrupt."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        logger.info("%s: finishing this step, then saving; once more stops at once", signal.Signals(number).name)
+        logger.info("%s: finishing this step, then saving; a second signal stops at once", signal.Signals(number).name)
 
 
 class StopVote:
@@ -53,7 +53,7 @@ class StopVote:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Catch both signals inside of the `with`; only in the main thread, elsewhere nothing is caught."""
+    """Catch both signals inside the `with` block. Outside the main thread nothing is caught."""
     request, previous = StopRequest(), {}
     try:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -37,7 +37,7 @@ MAX_LOGGED_WIDTH = 512  # pixels of a picture for TensorBoard
 
 @dataclass(frozen=True)
 class VaeWeights:
-    """What each loss counts. All are means over pixels, latents, patches, or pictures."""
+    """Weights of the losses, which are means over pixels, latents, patches, or pictures."""
 
     l1: float = 1.0
     perceptual: float = 1.0
@@ -50,7 +50,7 @@ class VaeGan:
     """The adversarial part.
 
     kind: "hinge" or "rpgan" (relativistic: real and reconstructed clips in pairs).
-    start: the step from which on the discriminator plays and the VAE listens.
+    start: the first step in which the discriminator is updated and its loss counts for the VAE.
     channels: of the discriminator.
     """
 
@@ -93,7 +93,7 @@ class ClipBatch:
 
 @dataclass
 class PreparedClips:
-    """Clips on the device in [-1, 1], and what the VAE made of them: the discriminator's turn finds it here."""
+    """Clips on the device in [-1, 1], and their reconstructions, which the discriminator's update reads."""
 
     step: int
     clips: list[Tensor]
@@ -101,7 +101,7 @@ class PreparedClips:
 
 
 class VaeStage(Stage):
-    """The VAE against pixels, and from some step on against a discriminator.
+    """The VAE, trained against pixels, and from `gan.start` on against a discriminator as well.
 
     Args:
         vae: float32, on the CPU; its whole clip goes through at once.
@@ -170,7 +170,7 @@ class VaeStage(Stage):
         return vae(clip, noise, None if self.parallel is None else self._rows(height // space))
 
     def _rows(self, latent_rows: int) -> ClipRows:
-        """How the ranks of a group share pictures; ValueError where one would have none."""
+        """How the ranks of a group share pictures; ValueError where a rank would have no row."""
         if latent_rows < self.parallel.size:
             raise ValueError(
                 f"sp_size {self.parallel.size}: a picture of {latent_rows} latent rows cannot be shared by so many "
@@ -192,7 +192,7 @@ class VaeStage(Stage):
         return losses
 
     def _discriminator_losses(self, prepared: PreparedClips, generator: torch.Generator) -> dict[str, Tensor]:
-        if not prepared.made:  # the VAE did not play before in this step
+        if not prepared.made:  # the VAE was not updated in this step
             with torch.no_grad():
                 prepared.made.extend(self._reconstruct(clip, generator)[0] for clip in prepared.clips)
         discriminator, losses = self.modules["discriminator"], []
@@ -234,7 +234,7 @@ def kl_divergence(posterior: DiagonalGaussian) -> Tensor:
 
 
 def generator_loss(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
-    """What the VAE minimises. Logits of any one shape; `real` is needed by "rpgan" alone."""
+    """The adversarial loss of the VAE. Logits have any one shape; only "rpgan" reads `real`."""
     if kind == "hinge":
         return -fake.float().mean()
     assert real is not None
@@ -242,7 +242,7 @@ def generator_loss(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
-    """What the discriminator minimises."""
+    """The loss of the discriminator. Logits have any one shape."""
     real, fake = real.float(), fake.float()
     if kind == "hinge":
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
@@ -250,11 +250,11 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def shares_of_pixels(clips: Sequence[Tensor]) -> Tensor:
-    """Each group's share of all pixels, [groups]: every pixel counts the same, wherever it came from."""
+    """Each group's share of all pixels, [groups], so that every pixel has the same weight."""
     sizes = torch.tensor([clip.numel() for clip in clips], dtype=torch.float64)
     return (sizes / sizes.sum()).float().to(clips[0].device)
 
 
 def build_vae_stage(vae: VideoAutoencoderKL, section: Mapping[str, Any] | None, ema_decay: float) -> VaeStage:
-    """The stage out of the section `vae` of a training YAML."""
+    """The stage, with the settings of the section `vae` of a training YAML."""
     return VaeStage(vae, settings_from(VaeSettings, section, "train.vae."), ema_decay)
