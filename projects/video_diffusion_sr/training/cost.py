@@ -1,4 +1,4 @@
-"""Memory and forward passes of a step of each stage on latents, by formula; see also `projects/benchmark_training.py`."""
+"""Memory and forward passes of a step of each stage on latents, by formula; `benchmark_training.py` measures them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

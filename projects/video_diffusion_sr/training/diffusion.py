@@ -24,13 +24,13 @@ FROM_SCRATCH_DROPOUT = 0.1  # ours: the papers drop prompts as SD3 does, at a ra
 class DiffusionStageSettings:
     """The section `diffusion` of a training YAML.
 
-    prompt_dropout: how often the null text stands in for a clip's, so that guidance has both; null takes 0 where
+    prompt_dropout: the share of clips whose text is replaced by the null text, as guidance needs; null takes 0 where
         trained weights are fine-tuned and 0.1 where training starts from random ones. The released models are guided by
         a negative text, which dropout would train towards good pictures if it took its place.
     noise_scale, ema_decay: null takes the model's YAML.
     log_floor: null takes the mean squared error; a number f the mean over clips of log(squared error + f), which is
-        their mean PSNR up to a factor, with errors far below f counting no more. For one step alone: a clip then
-        counts by the share of its error that goes, where otherwise the hopeless ones drown the rest.
+        their mean PSNR up to a factor, with errors far below f counting no more. For one-step models: each clip
+        then counts by its relative error, where otherwise the hardest clips dominate.
     image_steps: Euler steps of the pictures in TensorBoard and of validation.
     """
 
@@ -43,10 +43,10 @@ class DiffusionStageSettings:
 
 
 class DiffusionStage(LatentStage):
-    """One transformer learns the velocity at training times of the YAML, each clip at its own.
+    """One transformer learns the velocity at the training times of the YAML, drawn for each clip.
 
     Args:
-        metric: count errors as they show in the pixels, instead of all latent channels alike.
+        metric: weights latent errors by their effect on pixels; None: all channels alike.
     """
 
     name = "diffusion"

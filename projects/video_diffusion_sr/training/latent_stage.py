@@ -1,4 +1,4 @@
-"""What the three stages on latents share: encoding, condition, text, a call of the transformer, pictures, work."""
+"""Common parts of the three stages on latents: encoding, condition, text, calls of the transformer, pictures, work."""
 
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedLatents:
-    """A batch that is ready for the transformer.
+    """A batch, ready for the transformer.
 
     hq: [L0, c] float32 ground truth. lq: the same of the degraded clip. given: [L0, c + 1] condition and mask.
     """
@@ -63,12 +63,12 @@ class LatentStage(Stage):
         recipe: of the model's YAML.
         prompts: the fixed text embeddings, on the CPU.
         noise_scale: of the condition; None takes the YAML's.
-        prompt_dropout: how often the null text stands in for a sample's.
+        prompt_dropout: the share of samples whose text is replaced by the null text.
         with_vae: load the VAE, to encode pixels and to show pictures.
 
     Attributes:
-        other_text: what guidance is against, "negative" or "null_text".
-        forward_passes: work of a step in forward passes of each transformer, by name; a backward pass is two.
+        other_text: the unconditional side of guidance, "negative" or "null_text".
+        forward_passes: work of a step by transformer, in forward passes; a backward pass counts as two.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class LatentStage(Stage):
         return PreparedLatents(pairs.hq, pairs.lq, given, pairs.shapes, texts)
 
     def predict(self, dit: NaDiT, x: Tensor, at: PreparedLatents, t: Tensor, texts: Texts | None = None) -> Tensor:
-        """What a transformer says about x [L0, c] at times t ([B] or scalar): [L0, c] float32."""
+        """The output of a transformer for x [L0, c] at times t ([B] or scalar): [L0, c] float32."""
         texts = at.texts if texts is None else texts
         layout = self.cache.layout(dit, at.shapes.sizes, texts.lengths)
         lengths = [[n] for n in texts.lengths]
@@ -127,8 +127,8 @@ class LatentStage(Stage):
         return torch.randn(like.shape, generator=generator, device=like.device)
 
     def unguided(self, samples: int) -> Texts:
-        """What guidance is against, for every sample."""
-        return self.prompts.other_side(self.other_text, samples)
+        """The text of the unconditional side of guidance, for every sample."""
+        return self.prompts.unconditional(self.other_text, samples)
 
     @abstractmethod
     def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
@@ -138,7 +138,7 @@ class LatentStage(Stage):
     def sample(
         self, dit: NaDiT, at: PreparedLatents, steps: int, guidance: Guidance, generator: torch.Generator
     ) -> Tensor:
-        """Restored latents [L0, c] in so many Euler steps."""
+        """Restored latents [L0, c] after `steps` Euler steps."""
         diffusion = self.recipe.diffusion
         sampler = EulerSampler(
             self.schedule, uniform_trailing(steps, self.schedule.T, diffusion.shift), diffusion.prediction_type
@@ -197,7 +197,7 @@ class LatentStage(Stage):
         return Work(len(sizes), flops)
 
     def use_lora(self, settings: LoraSettings) -> None:
-        """From now on this stage trains, saves and exports low-rank factors of its transformer; the rest is frozen."""
+        """Train, save and export low-rank factors of the transformer only; the rest is frozen."""
         self.save_frozen = False
         self.export_header = {HEADER: settings.header}
 
@@ -208,7 +208,7 @@ class LatentStage(Stage):
 
 
 def refuse_other_latents(own: "VideoDiffusionTrainer", other: "VideoDiffusionTrainer", role: str) -> None:
-    """ValueError unless a network of another model can read this one's latents and texts, and means the same times."""
+    """ValueError unless another model's network reads the same latents and texts and has the same diffusion times."""
     for key in ("vid_in_channels", "vid_out_channels", "txt_in_dim"):
         ours, theirs = own.config.dit.model[key], other.config.dit.model[key]
         if ours != theirs:

@@ -1,4 +1,4 @@
-"""From what the data yields, pixels or stored moments, to packed latents of ground truth and low quality."""
+"""From pixels or stored posterior parameters to packed latents of ground truth and low quality."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ POSTERIOR_KEYS = ("hq_mean", "hq_logvar", "lq_mean", "lq_logvar")
 
 @dataclass(frozen=True)
 class PosteriorBatch:
-    """Posterior moments of a batch on the device already, as a resident source yields them.
+    """Posterior parameters of a batch, already on the device, as a resident source yields them.
 
     hq_mean, hq_logvar, lq_mean, lq_logvar: [L0, c]. sizes: latent (t, h, w) of every sample. names: of the samples.
     texts: each sample's own text embedding [tokens, width] or None; empty where no sample has one.
@@ -38,7 +38,7 @@ class PosteriorBatch:
 
 @dataclass(frozen=True)
 class LatentPairs:
-    """Packed latents as the transformer sees them (scaled), [L0, c] float32: ground truth and low quality.
+    """Packed latents in the scale of the transformer, [L0, c] float32: ground truth and low quality.
 
     texts: each sample's own text embedding, float32 [tokens, width], or None.
     """
@@ -51,13 +51,13 @@ class LatentPairs:
 
 @dataclass
 class LatentEncoder:
-    """Makes `LatentPairs` of any kind of batch.
+    """Encodes any kind of batch as `LatentPairs`.
 
     Attributes:
-        vae: encodes pixels; None where only stored moments come.
-        scaling_factor: the transformer sees latents times this.
-        use_sample: draw from the posterior; else its mean.
-        grouping: encode clips of one size together; else one by one, which needs less memory.
+        vae: encodes pixels; None where batches hold stored posterior parameters only.
+        scaling_factor: latents are multiplied by this.
+        use_sample: draw from the posterior instead of taking its mean.
+        grouping: encode clips of one size together instead of one by one, which needs less memory.
         parallel: ranks that share every clip; each encodes some rows of its pictures.
     """
 
@@ -69,7 +69,8 @@ class LatentEncoder:
 
     @torch.no_grad()
     def __call__(self, batch: Any, cache: ShapeCache, generator: torch.Generator) -> LatentPairs:
-        """A batch: `PosteriorBatch`, or samples with stored moments [c, t, h, w], or samples with pixels `hq`, `lq`.
+        """A batch: `PosteriorBatch`, or samples with stored posterior parameters [c, t, h, w], or samples with pixels
+        `hq`, `lq`.
 
         Pixels are float32 [3, T, H, W] in [-1, 1], or uint8 [T, H, W, 3] with `lq` not enlarged yet.
         """
@@ -108,14 +109,14 @@ class LatentEncoder:
         weight = next(self.vae.parameters())
         for members in groups.values():
             stacked = torch.stack([clips[i] for i in members]).to(weight)
-            with torch.autocast(weight.device.type, enabled=False):  # the VAE has a dtype of its own
+            with torch.autocast(weight.device.type, enabled=False):  # the VAE computes in the dtype of its weights
                 posterior = DiagonalGaussian(self._encode_rows(stacked))
             for row, i in enumerate(members):
                 mean[i], logvar[i] = posterior.mean[row], posterior.logvar[row]
         return mean, logvar
 
     def _encode_rows(self, clips: Tensor) -> Tensor:
-        """Moments of clips [B, 3, T, H, W], of which each rank encodes the rows that are its own."""
+        """Posterior parameters of clips [B, 3, T, H, W]; each rank encodes its own rows of the pictures."""
         height, scale = clips.shape[3], self.vae.spatial_factor
         rows = WholeClip() if self.parallel is None else self.parallel.rows(height // scale)
         if rows.holds_rows:

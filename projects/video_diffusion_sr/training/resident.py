@@ -1,6 +1,6 @@
-"""Small data sets that live on the GPU: photographs and videos as uint8, cut, moved and mirrored there.
+"""Small data sets kept on the GPU: photographs and videos as uint8, cropped, moved and mirrored there.
 
-For the VAE, whose step is far quicker than decoding its clips would be. Batch n follows from (seed, n) alone.
+For the VAE, whose step is much faster than decoding its clips. Batch n depends on (seed, n) alone.
 """
 
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class ResidentConfig:
-    """What a batch holds.
+    """The composition of a batch.
 
     Attributes:
         shape: frames, height, width of every clip.
-        clips: in a batch.
-        image_share: how often a clip is a filmed photograph.
+        clips: number of clips in a batch.
+        image_share: the share of clips that are filmed photographs.
         blur_share: the share of a batch's clips that are blurred and made noisy, since at inference the VAE encodes
             enlarged low-quality pictures as well.
         scale: by which those are made smaller and larger again.
@@ -53,9 +53,9 @@ class ResidentClips(BatchSource):
 
     Args:
         index: photographs and videos; those smaller or shorter than the shape are left out.
-        config: what a batch holds.
-        seed: of all draws.
-        device: where the pictures stay; all of them, uncompressed, must fit.
+        config: the composition of a batch.
+        seed: of all random numbers.
+        device: holds all pictures, uncompressed.
     """
 
     def __init__(self, index: Index, config: ResidentConfig, seed: int, device: torch.device | str) -> None:
@@ -118,7 +118,7 @@ def film(picture: Tensor, shape: ClipShape, generator: np.random.Generator, moti
     maps = camera_path(
         height, width, shape.frames, shape.height, shape.width, generator, motion
     )  # t 2 3, pixels to pixels
-    if generator.random() < 0.5:  # whole pixels: a photograph's finest detail, which interpolation would soften
+    if generator.random() < 0.5:  # whole pixels, since interpolation would blur the finest detail
         maps[:, :, :2], maps[:, :, 2] = np.eye(2), maps[:, :, 2].round()
     maps = torch.from_numpy(maps).float().to(picture.device)
     rows = torch.arange(shape.height, device=picture.device, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""From a recipe and a training YAML to a run: which stage with which weights, in how many parts."""
+"""From a model's recipe and a training YAML to a run: its stage, its weights, its parts."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ LARGE_MEAN = 0.5  # of a latent channel, in spreads, that is worth a warning
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a command line says about one run.
+    """The command line of one run.
 
     stage: one of `settings.STAGES`. data: folders. output: of the run.
     init_from: weights to start from. init_discriminator: of the adversarial stage's discriminator.
@@ -67,7 +67,7 @@ class RunOptions:
     discriminator: "VideoDiffusionTrainer | None" = None
 
     def described(self) -> dict[str, Any]:
-        """What the run's folder keeps of it."""
+        """The options as the run's folder records them."""
         words = {name: getattr(self, name) for name in ("stage", "init_from", "init_discriminator", "prompts", "lora")}
         words = {name: None if value is None else str(value) for name, value in words.items()}
         words |= {"data": list(self.data), "validation": list(self.validation)}
@@ -120,7 +120,7 @@ def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options
 def make_validation(
     recipe: "VideoDiffusionTrainer", options: RunOptions, data: DataSettings, loop: LoopSettings, process: Process
 ) -> Validation | None:
-    """What is measured on held-out clips, if there are some."""
+    """The measurement on held-out clips; None without such clips."""
     if not options.validation or loop.validation.every < 1:
         return None
     if options.stage != "vae" and not needs_vae(recipe, options):
@@ -133,7 +133,7 @@ def make_validation(
 def normalize_exported_vae(
     recipe: "VideoDiffusionTrainer", source: BatchSource, loop: LoopSettings, path: Path, process: Process
 ) -> None:
-    """Make every latent channel's spread one in a VAE that was just exported."""
+    """Rescale the exported VAE so that every latent channel has standard deviation 1."""
     vae = recipe.build_untrained_vae(path).to(process.device).eval()
     vae.set_causal_slicing(None)
     last = loop.steps * loop.accumulation
@@ -155,7 +155,7 @@ def write_normalized_vae(vae: torch.nn.Module, batches: Iterable[Batch], path: P
 
 
 def refuse_used_folder(options: RunOptions) -> None:
-    """ValueError when a new run would mix with an old one."""
+    """ValueError when the folder of a new run holds files of another."""
     if not options.resume and options.output.is_dir() and any(options.output.iterdir()):
         raise ValueError(f"{options.output} holds a run already; resume it, or choose another --output")
 
@@ -198,7 +198,7 @@ def run_parts(
 
 
 def distillation_rounds(settings: DistillSettings, options: RunOptions, common: dict[str, Any]) -> Iterator[RunPart]:
-    """A round each; its teacher is what the round before exported."""
+    """One part per round; its teacher is the export of the round before."""
     weights = options.init_from
     for number, steps in enumerate(settings.rounds):
         folder = options.output / f"round_{steps:03d}"
@@ -215,7 +215,7 @@ def require_weights(stage: str, flag: str, weights: "Weights") -> None:
 
 
 def needs_vae(recipe: "VideoDiffusionTrainer", options: RunOptions) -> bool:
-    """Pixels must be encoded; stored latents can do without a VAE, and then there are no pictures."""
+    """Whether to load the VAE: pixels need it; stored latents only for pictures, where its file exists."""
     stored = any((Path(folder) / "index.json").is_file() for folder in options.data)
     path = Path(recipe.config.vae.checkpoint)
     there = path.is_file() or (ROOT / path).is_file()

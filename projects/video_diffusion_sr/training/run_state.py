@@ -1,4 +1,4 @@
-"""Everything that a resumed run needs, as named tensors. Draws need nothing: they follow from the step."""
+"""All tensors that a resumed run needs, by name. Random generators are not among them: they follow from the step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from projects.video_diffusion_sr.training.ema import ExponentialMovingAverage
 
 @dataclass(frozen=True)
 class RunState:
-    """What changes from step to step.
+    """The tensors that change from step to step.
 
     modules, emas: by module name. optimizers: by player. parameters: (name, parameter) of each player.
-    frozen: whether parameters that no player moves belong to it.
+    frozen: whether to include parameters that no player updates.
     """
 
     modules: Mapping[str, nn.Module]
@@ -33,7 +33,7 @@ class RunState:
     frozen: bool = True
 
     def tensors(self) -> dict[str, Tensor]:
-        """The very tensors by name: saved as they are, loaded in place."""
+        """The tensors themselves by name, so that loading writes into them."""
         tensors = {}
         moved = {key for named in self.parameters.values() for key, _ in named}
         for name, module in self.modules.items():

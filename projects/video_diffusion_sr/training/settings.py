@@ -16,9 +16,9 @@ class OptimizerSettings:
     Attributes:
         name: adamw, adam or rmsprop. The adversarial papers' RMSProp with alpha 0.9 is adam with betas [0, 0.9].
         lr: the highest learning rate.
-        warmup: steps over which it grows from nothing.
+        warmup: steps of linear growth from 0 to lr.
         schedule: "constant", or "cosine": from lr down to lr * final over the rest of the run.
-        clip: the gradients' norm is cut to this; null leaves it.
+        clip: upper limit of the gradients' norm; null: no limit.
     """
 
     name: str = "adamw"
@@ -52,7 +52,8 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class LogSettings:
-    """every: steps between lines and scalars; only then the loop waits for the device. images: steps between pictures
+    """every: steps between log lines and scalars, at which the loop waits for the device. images: steps between
+    pictures
     (0: none)."""
 
     every: int = 50
@@ -61,10 +62,10 @@ class LogSettings:
 
 @dataclass(frozen=True)
 class BadStepSettings:
-    """What to do about a step whose loss or gradient is no number.
+    """What to do about a step whose loss or gradient is not finite.
 
-    most: so many steps may be left out, each after going back to the newest checkpoint; 0 ends the run at the first.
-    most_norm: a gradient norm above this counts as bad, too; null: only what is not finite.
+    most: how many steps may be skipped, each after returning to the newest checkpoint; 0 ends the run at the first.
+    most_norm: a gradient norm above this counts as bad, too; null: no limit.
     """
 
     most: int = 0
@@ -96,20 +97,19 @@ class ProfileSettings:
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What the loop itself needs to know; the rest of a training YAML belongs to the data or to the stage.
+    """Settings of the loop. The rest of a training YAML belongs to the data or to the stage.
 
     Attributes:
-        seed: of everything that is drawn.
+        seed: of all random numbers.
         steps: of the run (of one round, in progressive distillation).
         accumulation: batches a rank adds up before one step.
-        sp_size: ranks that share every clip: each computes its part of the windows. The batch is that of one rank, and
-            the job trains on as many batches at a time as it has groups of so many ranks.
+        sp_size: number of ranks that share every clip, each with a part of its windows. Such a group trains on one
+            batch, so the job has world / sp_size batches at a time.
         precision: "bf16" (float32 masters, bfloat16 compute) or "float32".
         ema_warmup: the average's decay starts low and reaches the model's `ema.decay` over the first steps.
         compile: torch.compile each block, on a GPU; the model's YAML may ask for it as well.
         wandb: name of a Weights & Biases project that gets the scalars as well (`pip install wandb`); null: none.
-        graphs: replay players' turns as CUDA graphs (`training.graphed`): for small networks on one GPU, few shapes of
-            batches.
+        graphs: replay updates as CUDA graphs (`training.graphed`), for small networks on one GPU and few batch shapes.
     """
 
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Held-out clips, restored and measured while a run goes on: the same crops and degradations every time."""
+"""Measures held-out clips during a run, with the same crops and degradations every time."""
 
 from collections import defaultdict
 
@@ -17,7 +17,7 @@ PICTURES = 4  # clips whose middle frame is shown
 
 
 class Validation:
-    """What a run measures on clips that it does not train on.
+    """Measurement on clips that the run does not train on.
 
     Args:
         source: of held-out batches; the first `settings.batches` of each rank are used.

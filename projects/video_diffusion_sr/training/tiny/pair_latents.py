@@ -1,4 +1,4 @@
-"""Sets of pairs as latents that live on the GPU, read one after another while the training runs."""
+"""Sets of pairs as latents on the GPU, read one after another during training."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from projects.video_diffusion_sr.training.stage import BatchSource
 logger = get_logger(__name__)
 
 PIXELS_AT_ONCE = 8_000_000  # frames x height x width through the encoder in one pass
-POLL_S, PATIENCE_S = 1.0, 900.0  # between two looks for a set; until it counts as never coming
+POLL_S, PATIENCE_S = 1.0, 900.0  # between two checks for a set; until the wait for it fails
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ class ConditionMixing:
 
 @dataclass(frozen=True)
 class SetPlan:
-    """Which sets of pairs a batch is drawn from: a number of steps says so, not how quick a machine makes them.
+    """Which sets of pairs a batch is drawn from. It depends on the step, not on the speed of the machine.
 
-    first: sets that are there before the first batch. every: batches after which one more is read. last: of all.
+    first: number of sets read before the first batch. every: batches between two further sets. last: number of all
+        sets.
     """
 
     first: int
@@ -63,7 +64,7 @@ class SetPlan:
     last: int
 
     def count(self, batch: int) -> int:
-        """So many sets are known to batch `batch`."""
+        """The number of sets that batch `batch` is drawn from."""
         return min(self.last, self.first + batch // self.every)
 
 
@@ -97,10 +98,10 @@ class PairLatents(BatchSource):
         self.names: dict[Size3, list[str]] = {}
 
     def read(self, count: int) -> None:
-        """Encode sets until so many are known.
+        """Encode sets until `count` have been read.
 
         Raises:
-            FileNotFoundError: a set does not come.
+            FileNotFoundError: a set was not written in time.
         """
         if count <= self.sets_read:
             return
@@ -154,7 +155,7 @@ class PairLatents(BatchSource):
     def batch(self, number: int) -> PosteriorBatch:
         """Batch `number`: a size drawn by its share of all latent positions, then samples with replacement.
 
-        Sets are not forgotten, so batches are asked for in order.
+        Sets stay in memory once they are read, so read batches in order.
         """
         self.read(self.plan.count(number))
         generator = slot_generator(self.seed, number, 0)
@@ -177,9 +178,9 @@ class PairLatents(BatchSource):
 
 
 def wait_for(path: Path) -> None:
-    """Until a file is there; FileNotFoundError after `PATIENCE_S`."""
+    """Wait until a file exists; FileNotFoundError after `PATIENCE_S`."""
     for _ in range(int(PATIENCE_S / POLL_S)):
         if path.is_file():
             return
         time.sleep(POLL_S)
-    raise FileNotFoundError(f"{path} does not come; start `projects/train_tiny.py pairs` with the same --output")
+    raise FileNotFoundError(f"{path} was not written; start `projects/train_tiny.py pairs` with the same --output")
