@@ -28,8 +28,7 @@ class ConditionSettings:
     def __post_init__(self) -> None:
         chances = (self.i2v, self.v2v, self.sr)
         if min(chances) < 0 or sum(chances) > 1 + 1e-6:
-            raise ValueError(f"condition: the probabilities of i2v, v2v and sr are {chances}; they must sum to at most
-            1")
+            raise ValueError(f"condition: the probabilities of i2v, v2v and sr are {chances}; their sum is at most 1")
         if not 0 <= self.noise_scale <= 1:
             raise ValueError(f"condition.noise_scale must be in [0, 1], got {self.noise_scale}")
 
@@ -121,9 +120,8 @@ class TrainingPrompts:
     def drawn(self, own: Sequence[Tensor | None], dropout: float, generator: torch.Generator) -> Texts:
         """Each sample's own text, or the positive one where it has none; the null text with probability `dropout`.
 
-        The choice is made on the CPU from the seed of the generator: shapes depend on it, and reading it from a device
-            would
-        wait for the device.
+        The choice is made on the CPU from the seed of the generator: shapes depend on it, and reading it from a
+        device would wait for the device.
         """
         on_cpu = torch.Generator().manual_seed(generator.initial_seed())
         dropped = (torch.rand(len(own), generator=on_cpu) < dropout).tolist()

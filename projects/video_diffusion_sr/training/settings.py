@@ -53,8 +53,7 @@ class CheckpointSettings:
 @dataclass(frozen=True)
 class LogSettings:
     """every: steps between log lines and scalars, at which the loop waits for the device. images: steps between
-    pictures
-    (0: none)."""
+    pictures (0: none)."""
 
     every: int = 50
     images: int = 1000
