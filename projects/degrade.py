@@ -4,8 +4,8 @@
         [--ground_truth DIR] [--clips_as png|mkv]
 
 A clip becomes a folder of PNG frames (or one FFV1 file with `--clips_as mkv`), a picture a PNG; the restorer reads both
-as they are. What a file gets depends on the seed and its name without folder, so a part of a set is degraded as the
-whole set would be. Sides that are not divisible by four are cropped at the right and at the bottom; `--ground_truth`
+as they are. The degradation of a file depends on the seed and its name without folder, so a part of a set is degraded
+as in the whole set. Sides that are not divisible by four are cropped at the right and at the bottom; `--ground_truth`
 writes the cropped originals, with which the results are to be compared.
 """
 

@@ -106,7 +106,7 @@ def of_set(results: Path, truths: Path, crop: int, device: str) -> dict[str, flo
 
 
 def conventions(crop: int, measures: Measures) -> dict:
-    """What a reader of the JSON must know."""
+    """The conventions that the JSON states."""
     return {
         "channels": "RGB; psnr_y, ssim_y, laplacian: luma of BT.601; vmaf: luma of BT.709",
         "crop": crop,

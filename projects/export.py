@@ -2,8 +2,8 @@
 
     python projects/export.py runs/adversarial --output ckpts/my_model.safetensors
 
-A run that reaches its last step does so itself, into its folder `export`; this is for one that is under way, or for an
-older checkpoint (`--step`). It needs no GPU and no group of processes, whatever wrote the checkpoint.
+A run exports its weights after its last step, into its folder `export`. This program exports from a run that has not
+finished, or from an older checkpoint (`--step`). It needs no GPU and no process group.
 """
 
 import argparse

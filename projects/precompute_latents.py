@@ -6,7 +6,7 @@
 Shapes, crops and degradations are those of the training YAML's section `data`. The folder that comes out is what
 `projects/train.py --data` takes. Means and log-variances are stored, in 16 bits: every visit of a sample draws its
 latents anew. A clip's own text embedding is stored with it. The same command goes on after an interruption.
-What is lost is variety: a stored pair keeps its crop and its degradation, so store many times more pairs than clips.
+A stored pair has a fixed crop and degradation, so store many times more pairs than clips to keep their variety.
 """
 
 import argparse

@@ -4,10 +4,10 @@
     python projects/train_tiny.py vae --data FOLDER... --output runs/tiny
     python projects/train_tiny.py fit --output runs/tiny
 
-`runs/tiny.sh` does all three. Every number of steps stands in the YAML and no choice depends on a clock, so a run can
-be repeated; each command goes on where it was stopped. `fit` trains for one step at times next to T, which makes the
-transformer a restoration by regression; what is special to it stands in `projects/video_diffusion_sr/training/tiny/`.
-Its weights are `OUTPUT/fit/export/dit.safetensors`.
+`runs/tiny.sh` runs all three. The YAML fixes the number of steps and no choice depends on a clock, so a run can be
+repeated; each command continues where it was stopped. `fit` trains at times next to T for one sampling step, that is
+restoration by regression; its special parts are in `projects/video_diffusion_sr/training/tiny/`. Its weights are
+`OUTPUT/fit/export/dit.safetensors`.
 """
 
 import sys
@@ -62,7 +62,7 @@ STOPPED = 3  # exit status of a run that was asked to stop
 
 
 def make_pairs(recipe: dict, data: Sequence[str], output: Path) -> None:
-    """The sets of pairs that are not there yet, `output/pairs/set_000` and on."""
+    """Write the sets of pairs that do not exist yet, `output/pairs/set_000` and following."""
     section, folder = recipe["pairs"], output / "pairs"
     names = section["sets"] * section["rounds"]
     sets = [PairSet(ClipShape(*s["shape"]), s["count"], recipe["seed"] + n) for n, s in enumerate(names)]

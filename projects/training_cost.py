@@ -1,4 +1,4 @@
-"""Memory and time of each training stage, computed, not measured: what to expect before a cluster is booked.
+"""Predicted memory and time of each training stage, by formula, for planning a job on a cluster.
 
     python projects/training_cost.py --config configs_3b/main.yaml --gpus 1 8 64 --clip 21x720x1280
     python projects/training_cost.py --gpus 8 --clip 101x720x1280 --sp_size 8

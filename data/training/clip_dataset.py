@@ -1,4 +1,4 @@
-"""Packed batches of training pairs: `dataset[step]` is what one rank trains on in that step."""
+"""Packed batches of training pairs: `dataset[step]` is the batch of one rank in that step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class DegradationRecipes:
 class ClipDataset(Dataset):
     """Pairs of clips and images from folders, several shapes in one batch.
 
-    `dataset[step]` depends on (seed, step, rank, world) alone. Sources are drawn with replacement, so there is no epoch
-    to remember: a run that stops at step n goes on with `dataset[n]`.
+    `dataset[step]` depends on (seed, step, rank, world) alone. Sources are drawn with replacement, so there are no
+    epochs: a run that stops at step n continues with `dataset[n]`.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class ClipDataset(Dataset):
         Args:
             sources: an index, or folders of videos and images to index now.
             shapes: the clip sizes to mix, divisible by the degradation's scale; steps in them are batch numbers.
-            budget_pixels: the most frames x height x width in one rank's batch.
+            budget_pixels: upper limit of frames x height x width in one rank's batch.
             recipes: how clips and single frames are degraded.
             draws: the seed of the run, this data-parallel rank and their number.
-            sampler: how pairs are cut.
-            as_uint8: leave scaling and enlarging to the GPU (`model_range.py`); a pair then takes 13 % of the bytes.
+            sampler: how pairs are cropped and moved.
+            as_uint8: return 8-bit pixels, which the GPU scales and enlarges (`model_range.py`): 13 % of the bytes.
 
         Raises:
             ValueError: a shape does not fit the budget, the scale or any source.
@@ -90,7 +90,7 @@ class ClipDataset(Dataset):
         return [self._sample(step, slot.number, self.shapes[slot.choice]) for slot in slots]
 
     def fill(self, step: int) -> float:
-        """How much of the budget the batch of a step takes, in (0, 1]."""
+        """The share of the budget that the batch of a step uses, in (0, 1]."""
         return self.schedule.fill(step)
 
     def _sample(self, step: int, slot: int, shape: ClipShape) -> Sample:
@@ -121,7 +121,7 @@ def read_text(path: str | Path) -> torch.Tensor:
 
 
 def make_loader(dataset: Dataset, first_step: int, last_step: int, workers: int, prefetch: int = 4) -> DataLoader:
-    """Batches of the steps first_step .. last_step - 1, in order, one worker process per batch in the making."""
+    """Batches of the steps first_step .. last_step - 1, in order; each worker process makes one batch at a time."""
     return DataLoader(
         dataset,
         batch_size=None,
@@ -135,6 +135,6 @@ def make_loader(dataset: Dataset, first_step: int, last_step: int, workers: int,
 
 
 def single_threaded(_worker: int = 0) -> None:
-    """One thread for a process among many."""
+    """Limit a worker process to one thread."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

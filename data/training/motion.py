@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """Ranges of the camera's motion; every clip draws its own.
+    """Ranges of the camera's motion, which is drawn for every clip.
 
     Attributes:
         pan: the largest drift, pixels per frame.
@@ -37,7 +37,7 @@ def animate(
         frames, height, width: size of the clip.
 
     Returns:
-        uint8 [frames, height, width, 3]. Where the camera looks past an edge it sees the mirrored photograph.
+        uint8 [frames, height, width, 3]. Beyond its edges the photograph is mirrored.
     """
     matrices = camera_path(image.shape[0], image.shape[1], frames, height, width, generator, config)
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP

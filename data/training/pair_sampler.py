@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How pairs are cut.
+    """How pairs are cropped and moved.
 
     Attributes:
         image_share: how often a clip of several frames is a filmed photograph, where there are both kinds of source. No
@@ -84,8 +84,8 @@ class PairSampler:
     def draw(self, shape: ClipShape, generator: np.random.Generator) -> Pair:
         """One pair of the given shape.
 
-        A source that cannot be decoded is logged, counted in `broken`, and another is drawn by the same generator. So
-        is another clip where one spans a scene cut; the last attempt is taken as it is.
+        A source that cannot be decoded is logged, counted in `broken`, and another is drawn with the same generator.
+        The same holds for a clip that spans a scene cut, except at the last attempt.
 
         Raises:
             RuntimeError: many draws in a row met broken files.
@@ -102,7 +102,7 @@ class PairSampler:
             if self.config.reject_cuts and source.is_video and attempt + 1 < MAX_ATTEMPTS and has_cut(hq):
                 continue
             flipped = bool(generator.random() < self.config.flip)
-            hq = (hq[:, :, ::-1] if flipped else hq).copy()  # never hand out a view of the cache
+            hq = (hq[:, :, ::-1] if flipped else hq).copy()  # not a view of the cache
             seed = int(generator.integers(2**63))
             degrade = self.degrade_image if shape.frames == 1 else self.degrade_clip
             identity = f"{source.path} {where} flipped={int(flipped)} degradation={seed}"

@@ -13,7 +13,7 @@ class ClipShape:
 
     Attributes:
         weight: its share among the samples, up to a factor common to all shapes in use.
-        start, end: the first step in which it is used, and the first in which it no longer is (None: never).
+        start, end: the steps in which it is used, from start up to but without end (None: to the end of the run).
         aspects: widths over heights. Where there are some, this is a group of buckets (`data.training.buckets`): crops
             of about this area in each of these aspects, each source cut in the aspect that is nearest to its own.
     """
@@ -28,7 +28,7 @@ class ClipShape:
 
     @property
     def pixels(self) -> int:
-        """Frames times height times width: what a budget counts."""
+        """Frames x height x width, the unit of budgets."""
         return self.frames * self.height * self.width
 
     def used_in(self, step: int) -> bool:
@@ -54,5 +54,5 @@ class Slot:
 
 
 def slot_generator(seed: int, step: int, slot: int) -> np.random.Generator:
-    """The random draws of one sample."""
+    """The random generator of one sample."""
     return np.random.default_rng([seed, SAMPLE_STREAM, step, slot])

@@ -1,4 +1,4 @@
-"""Whether a clip spans a cut: a model that is to keep one scene steady should not be trained across two."""
+"""Detects scene cuts: a model of temporally consistent clips should not be trained across two scenes."""
 
 import cv2
 import numpy as np

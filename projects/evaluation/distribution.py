@@ -1,4 +1,4 @@
-"""Measures of a whole set of results that need neither pairs of pixels nor trained weights: do they look like truths?
+"""Measures of a whole set of results against a set of ground truths, without trained weights.
 
 | name | what it is | reads |
 | --- | --- | --- |

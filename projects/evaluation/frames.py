@@ -38,7 +38,7 @@ def find_clips(folder: Path) -> dict[str, Path]:
 
 
 def _clips_of(folder: Path) -> dict[str, Path]:
-    """Clips that lie in a folder itself."""
+    """Clips directly in a folder, by name."""
     clips: dict[str, Path] = {}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or (entry.is_dir() and not frame_files(entry)):
