@@ -40,7 +40,7 @@ def settings_from(cls: type[S], mapping: Mapping[str, Any] | None, where: str = 
     return cls(**{key: converted(types_of[key], value, f"{where}{key}") for key, value in mapping.items()})
 
 
-def is_required(field: dataclasses.Field) -> bool:
+def is_required(field: dataclasses.Field[Any]) -> bool:
     """Whether a field has no default."""
     return field.default is MISSING and field.default_factory is MISSING
 
