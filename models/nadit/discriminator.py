@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from models.nadit.attention import HeadNorm
 from models.nadit.layout import ClipLayout, WindowLayout
 from models.nadit.model import NaDiT
+from models.nadit.modulation import offset
 
 PAPER_TAPS, PAPER_BLOCKS = (16, 26, 36), 36
 
@@ -37,7 +38,7 @@ class QueryHead(nn.Module):
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
         inner = heads * head_dim
-        self.query = nn.Parameter(torch.randn(dim) / dim**0.5)
+        self.query = offset(dim, 0.0)
         self.norm_query, self.norm_tokens, self.norm_mlp = (nn.LayerNorm(dim, eps) for _ in range(3))
         self.proj_q = nn.Linear(dim, inner, bias=False)
         self.proj_kv = nn.Linear(dim, 2 * inner, bias=False)

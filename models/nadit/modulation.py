@@ -56,6 +56,15 @@ def sinusoids(timestep: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+def offset(dim: int, mean: float) -> nn.Parameter:
+    """A learned vector [dim], at first normal around `mean` with deviation dim^-1/2; empty on the meta device.
+
+    There, where networks are built, drawing would load torch's compiler and sympy, two seconds of every start.
+    """
+    vector = torch.empty(dim)
+    return nn.Parameter(vector if vector.is_meta else mean + torch.randn(dim) / dim**0.5)
+
+
 class AdaSingle(nn.Module):
     """A block's own offsets, added to the shared time embedding."""
 
@@ -63,7 +72,7 @@ class AdaSingle(nn.Module):
         super().__init__()
         for layer in ("attn", "mlp"):
             for kind, mean in (("shift", 0.0), ("scale", 1.0), ("gate", 0.0)):
-                self.register_parameter(f"{layer}_{kind}", nn.Parameter(mean + torch.randn(dim) / dim**0.5))
+                self.register_parameter(f"{layer}_{kind}", offset(dim, mean))
 
     def forward(self, embedding: Embedding, slot: int) -> Modulation:
         """embedding: of `TimeEmbedding`; slot: `ATTENTION_SLOT` or `MLP_SLOT`."""
@@ -78,8 +87,8 @@ class TailModulation(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.out_shift = nn.Parameter(torch.randn(dim) / dim**0.5)
-        self.out_scale = nn.Parameter(1 + torch.randn(dim) / dim**0.5)
+        self.out_shift = offset(dim, 0.0)
+        self.out_scale = offset(dim, 1.0)
 
     def forward(self, embedding: Embedding) -> tuple[Tensor, Tensor]:
         """(shift, scale), each [B, C], from the slot that the released weights read: `TAIL_SLOT`."""

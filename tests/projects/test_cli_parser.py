@@ -36,9 +36,19 @@ def test_help_loads_no_torch(program):
     assert said.returncode == 0 and "--short_side" in said.stdout, said.stderr
 
 
-def test_starting_a_run_loads_neither_the_compiler_nor_what_training_needs():
-    """A user waits for imports: torch._dynamo alone takes as long as torch, `torch.compiler.disable` imports it."""
+def test_a_start_loads_neither_the_compiler_nor_what_training_needs():
+    """A user waits for imports. torch._dynamo takes as long as torch itself, and is loaded by `torch.compiler.disable`,
+    and by a random number or a division on the meta device, where networks are built."""
     heavy = ("torch._dynamo", "torch.distributed.fsdp", "sympy", "diffusers", "peft", "cv2", "scipy", "skimage")
-    code = f"import sys, projects.video_diffusion_sr.cli\nsys.exit(' '.join(sys.modules.keys() & set({heavy!r})) or 0)"
+    code = f"""if True:
+        import sys, torch
+        from projects.video_diffusion_sr import cli
+        from projects.video_diffusion_sr.memory.workload import workload_of
+        from projects.video_diffusion_sr.presets import PRESETS
+        from projects.video_diffusion_sr.request import Request
+        for preset in PRESETS.values():
+            settings = cli.resolve(preset, Request(res=(64, 64), random_weights=True), torch.device("cpu"))
+        workload_of(settings.vae, settings.dit, torch.bfloat16)  # what a GPU's memory is planned by
+        sys.exit(' '.join(sys.modules.keys() & set({heavy!r})) or 0)"""
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
