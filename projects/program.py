@@ -52,7 +52,7 @@ def add_settings(parser: argparse.ArgumentParser, changed: str) -> None:
 
 
 def parse_with_settings(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a command line of `add_settings`; `overrides` of the result holds all changes in their order of kind."""
+    """Parse a command line of `add_settings`; `overrides` holds the changes without a flag, then those of --set."""
     args = parser.parse_intermixed_args(arguments)
     args.overrides = [*args.overrides, *args.set]
     return args
