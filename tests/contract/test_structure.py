@@ -31,7 +31,6 @@ PARAMETERS_YET = {
 }
 CLASSES_YET: set[str] = set()
 FUNCTIONS_YET = {
-    "data/media/writer.py open_writer",
     "models/dit/nadit.py NaDiT.__init__",  # a promised list of arguments, and their translation
     "models/dit_v2/nadit.py NaDiT.__init__",
     "projects/video_diffusion_sr/build.py load",
