@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from common.config import load_config
-from projects import train_tiny
 from projects.train_tiny import main
 from projects.video_diffusion_sr.training.latent_statistics import stated_scale
+from projects.video_diffusion_sr.training.stop_signals import StopVote
 from projects.video_diffusion_sr.training.tiny import pair_latents
 
 OVERRIDES = [
@@ -63,17 +63,12 @@ def test_a_stopped_fit_goes_on_to_the_same_weights(run, tmp_path, monkeypatch):
     output, _ = run
     (tmp_path / "vae").symlink_to(output / "vae")
     (tmp_path / "pairs").symlink_to(output / "pairs")
-    trainer, steps = train_tiny.Trainer, 3
-
-    class Stopped(trainer):
-        def _asked_to_stop(self, request) -> bool:
-            return self.step == steps
-
-    monkeypatch.setattr(train_tiny, "Trainer", Stopped)
+    vote, steps = StopVote.passed, 3
+    monkeypatch.setattr(StopVote, "passed", lambda self, request, step: step == steps)
     with pytest.raises(SystemExit) as stopped:
         main(["fit", "--output", str(tmp_path), *OVERRIDES])
     assert stopped.value.code == 3 and not (tmp_path / "fit/export").exists()
-    monkeypatch.setattr(train_tiny, "Trainer", trainer)
+    monkeypatch.setattr(StopVote, "passed", vote)
     main(["fit", "--output", str(tmp_path), *OVERRIDES])
     whole, resumed = (load_file(folder / "fit/export/dit.safetensors") for folder in (output, tmp_path))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
