@@ -90,7 +90,7 @@ def test_a_stopped_run_of_replayed_steps_goes_on(tmp_path, monkeypatch):
     with process_group("cuda") as process:
         assert Trainer(made("diffusion", tmp_path), Alternating(), loop, whole, process).run()
         first = Trainer(made("diffusion", tmp_path), Alternating(), loop, parts, process)
-        monkeypatch.setattr(first, "_asked_to_stop", lambda _request: first.step == STEPS // 2)
+        monkeypatch.setattr(first.stop_vote, "passed", lambda _request, step: step == STEPS // 2)
         assert not first.run()
         assert Trainer(made("diffusion", tmp_path), Alternating(), loop, parts, process).run()
     one, two = (losses(folder) for folder in (whole, parts))
