@@ -1,4 +1,4 @@
-"""The one module in which this package meets the pipeline of `projects/video_diffusion_sr`.
+"""The one module in which this package runs the pipeline of `projects/video_diffusion_sr`.
 
 Everything that an `Engine` does is in the pipeline's own functions, in the pipeline's order, so a result has the
 numbers of the command line. Where the pipeline changes, this is the file that changes with it.
@@ -8,9 +8,8 @@ import gc
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,13 +19,11 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process, choose_device
 from common.distributed.timeout import TIMEOUT_S
 from common.extras import MissingExtra
-from data.media import Frame, MediaError, MediaInfo, MediaReader, OutputOptions, Stretch
-from data.media.encoding import check_options
+from data.media import Frame, MediaError, MediaInfo, MediaReader, Stretch
 from data.media.stretch import seconds_of
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.clip_run import NO_CUTS
-from projects.video_diffusion_sr.color_fix import KINDS
 from projects.video_diffusion_sr.dry_run import kernels_for
 from projects.video_diffusion_sr.finishing import PixelForm
 from projects.video_diffusion_sr.finite_guard import check_marks
@@ -37,7 +34,6 @@ from projects.video_diffusion_sr.memory.budget import Budget, clip_of, read_budg
 from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, unplanned
 from projects.video_diffusion_sr.memory.stages import lasting
 from projects.video_diffusion_sr.output_form import path_of
-from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.record import Recorder, move_record, recorder, remove_record
 from projects.video_diffusion_sr.request import ROOT, Finish, Request
@@ -45,53 +41,7 @@ from projects.video_diffusion_sr.scene_cuts import SceneCuts
 from projects.video_diffusion_sr.settings import RunSettings, resolve
 from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError
 from seedvr.progress import Report
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What a caller asks of one clip. None: what the preset says.
-
-    strength, color_fix: as on the command line. steps: network calls. guidance: 1 is none.
-    codec to crf: of the result's file, see `data.media.OutputOptions`.
-    """
-
-    size: OutputSize
-    seed: int = 666
-    strength: float = 1.0
-    color_fix: str = "wavelet"
-    steps: int | None = None
-    guidance: float | None = None
-    codec: str = "auto"
-    bit_depth: int | None = None
-    pixel_format: str | None = None
-    container: str | None = None
-    encoder: str = "cpu"
-    hdr: Literal["keep", "sdr"] = "keep"
-    crf: float | None = None
-
-    def __post_init__(self) -> None:
-        check_options(self.output)
-        if not 0 <= self.strength <= 1:
-            raise InputError(f"strength {self.strength} must lie between 0 (the input) and 1 (the restored clip)")
-        if self.color_fix not in KINDS:
-            raise InputError(f"unknown colour fix {self.color_fix!r}; choose one of {', '.join(KINDS)}")
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"steps {self.steps} must be at least 1")
-
-    @property
-    def output(self) -> OutputOptions:
-        """The form of the result's file."""
-        return OutputOptions(
-            self.codec, self.bit_depth, self.pixel_format, self.container, self.encoder, self.hdr, self.crf
-        )
-
-
-@dataclass(frozen=True)
-class Part:
-    """Of a file: stretch: what of it is restored. record: a record is written beside the result."""
-
-    stretch: Stretch
-    record: bool = False
+from seedvr.wishes import Part, Wishes
 
 
 class Engine:

@@ -17,11 +17,12 @@ from torch import Tensor
 from data.media import Frame
 from data.media.sequence import is_sequence
 from projects.video_diffusion_sr.output_size import OutputSize
-from seedvr.engine import Engine, Part, Wishes, facts, open_clip, place, stretch_of
+from seedvr.engine import Engine, facts, open_clip, place, stretch_of
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
 from seedvr.live import Live
 from seedvr.progress import Callback, Flag, Report
+from seedvr.wishes import Part, Wishes
 
 
 class Restorer:

@@ -272,9 +272,8 @@ def _takes(encoder: str, pixel_format: str) -> bool:
 
 
 def _check_format(codec: Codec, encoder: str, stored: str, options: OutputOptions) -> None:
-    if stored in formats_of_encoder(encoder) and planar_of(
-        stored if options.encoder == "cpu" else options.pixel_format or stored
-    ):
+    named = stored if options.encoder == "cpu" else options.pixel_format or stored
+    if stored in formats_of_encoder(encoder) and planar_of(named):
         return
     if options.pixel_format is None:
         raise ValueError(f"{encoder} takes no {stored} in this build of FFmpeg; choose another --bit_depth or --codec")
