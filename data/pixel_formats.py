@@ -1,10 +1,10 @@
-"""How swscale is asked to convert decoded pictures to RGB and back. Without torch, as worker processes start."""
+"""Conversion of decoded pictures to RGB and back by swscale. Without torch, for worker processes."""
 
 import av
 from av.video.reformatter import Interpolation
 
-# Exact rounding and interpolated chroma. swscale's defaults take the nearest chroma sample, which shifts edges by half
-# a pixel, and lose more than one level of 255 on the way to YUV and back.
+# Exact rounding and interpolated chroma. By default swscale takes the nearest chroma sample, which shifts edges by half
+# a pixel, and a round trip through YUV loses more than one level of 255.
 EXACT = int(
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )

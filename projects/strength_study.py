@@ -31,9 +31,9 @@ from common.diffusion import EulerSampler
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from common.seed import frame_noise
-from data.colour.path import to_8_bit
 from data.degradation.pipeline import build_degradation
 from data.media import Frame, MediaInfo
+from data.pixel_range import model_to_uint8
 from projects.evaluation.frames import find_clips, read_frames
 from projects.evaluation.measures import Measures, luma
 from projects.video_diffusion_sr import restore, to_frames, to_latents
@@ -193,7 +193,7 @@ def slope(frame: np.ndarray) -> np.ndarray:
 
 def as_frames(clip: Tensor) -> np.ndarray:
     """[T, 3, h, w] about [-1, 1] -> uint8 [T, h, w, 3]."""
-    return to_8_bit(clip).permute(0, 2, 3, 1).numpy()
+    return model_to_uint8(clip).permute(0, 2, 3, 1).numpy()
 
 
 def measure(name: str, s: float, m: Material, clean: np.ndarray) -> dict[str, float]:

@@ -49,7 +49,7 @@ LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """The heavier names, imported when they are asked for."""
+    """The names that import PyTorch, imported at first use."""
     if name not in LAZY:
         raise AttributeError(f"module 'seedvr' has no attribute {name!r}")
     from importlib import import_module

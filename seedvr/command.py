@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def restore(arguments: list[str]) -> int:
-    """`projects/inference_*.py`: INPUT and OUTPUT_DIR by place, or as --video_path and --output_dir."""
+    """`projects/inference_*.py`: INPUT and OUTPUT_DIR as positional arguments, or as --video_path and --output_dir."""
     from projects.video_diffusion_sr.start import start_preset
 
     preset, arguments = chosen_model("restore", arguments, ["--video_path", "--output_dir"])
@@ -63,7 +63,7 @@ def restore(arguments: list[str]) -> int:
 
 
 def plan(arguments: list[str]) -> int:
-    """`restore --plan`: what it would do with the same flags."""
+    """`restore --plan`: prints the plan of `restore` with the same flags."""
     from projects.video_diffusion_sr.start import start_preset
 
     preset, arguments = chosen_model("plan", arguments, ["--video_path"])
@@ -71,7 +71,7 @@ def plan(arguments: list[str]) -> int:
 
 
 def download(arguments: list[str]) -> int:
-    """`projects/download.py`, into the folder where `restore` looks."""
+    """`projects/download.py`, into the folder from which `restore` loads weights."""
     from projects import download as program
     from seedvr.folders import weights_folder
 
@@ -80,23 +80,22 @@ def download(arguments: list[str]) -> int:
 
 def evaluate(arguments: list[str]) -> int:
     """`projects/evaluate.py`."""
-    from projects import evaluate as program
+    from projects.evaluate import main as program
+    from projects.program import run_program
 
-    return program.main(arguments)
+    return run_program(program, arguments)
 
 
 def train(arguments: list[str]) -> int:
     """`projects/train.py`."""
-    from projects import train as program
+    from projects.program import run_program
+    from projects.train import main as program
 
-    try:
-        return program.main(arguments)
-    except (ValueError, FileNotFoundError) as error:
-        return say(str(error), 1)
+    return run_program(program, arguments)
 
 
 def chosen_model(command: str, arguments: list[str], places: list[str]) -> tuple["Preset", list[str]]:
-    """(the preset that --model names, the program's arguments with what was given by place under its flag)"""
+    """(the preset named by --model, the program's arguments with positional ones turned into flags)"""
     from projects.video_diffusion_sr.presets import PRESETS
     from seedvr.folders import weights_folder
 
@@ -114,7 +113,7 @@ def chosen_model(command: str, arguments: list[str], places: list[str]) -> tuple
 
 
 def with_default(arguments: list[str], flag: str, value: str) -> list[str]:
-    """The arguments, with the flag where it is not among them."""
+    """The arguments, with the flag and its default added where it is missing."""
     named = any(word == flag or word.startswith(f"{flag}=") for word in arguments)
     return arguments if named else [*arguments, flag, value]
 

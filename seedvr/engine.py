@@ -1,7 +1,7 @@
-"""The one module in which this package runs the pipeline of `projects/video_diffusion_sr`.
+"""The interface of this package to the pipeline of `projects/video_diffusion_sr`.
 
-Everything that an `Engine` does is in the pipeline's own functions, in the pipeline's order, so a result has the
-numbers of the command line. Where the pipeline changes, this is the file that changes with it.
+An `Engine` calls the pipeline's functions in the pipeline's order, so its results are those of the command line. When
+the pipeline changes, this is the file to change.
 """
 
 import gc
@@ -20,7 +20,6 @@ from common.distributed.process import Process, choose_device
 from common.distributed.timeout import TIMEOUT_S
 from common.extras import MissingExtra
 from data.media import Frame, MediaError, MediaInfo, MediaReader, Stretch
-from data.media.stretch import seconds_of
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.clip_run import NO_CUTS
@@ -39,16 +38,16 @@ from projects.video_diffusion_sr.record import Recorder, move_record, recorder, 
 from projects.video_diffusion_sr.request import ROOT, Finish, Request
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
 from projects.video_diffusion_sr.settings import RunSettings, resolve
-from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError
+from seedvr.clip_options import ClipOptions, Part
+from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError, errors_as
 from seedvr.progress import Report
-from seedvr.wishes import Part, Wishes
 
 
 class Engine:
     """Networks of one preset on one device.
 
     Args:
-        preset, request: what to build; the request's size is not used, every clip has its own.
+        preset, request: what to build; the request's size is ignored, since every clip has its own.
     Raises:
         InputError: a setting that makes no sense. WeightsError: weights are missing or do not fit.
     """
@@ -59,10 +58,10 @@ class Engine:
             device = choose_device(request.device, 0)
         self.parallel = Parallel(Process(0, 1, 0, device, None, 0, TIMEOUT_S))
         self._restorer: restorer.Restorer | None = None
-        self._placed: MemoryPlan | None = None  # what its networks were placed for
-        self.demands = Demands()  # of plans, where there are any
+        self._placed: MemoryPlan | None = None  # the plan for which its networks were placed
+        self.demands = Demands()  # on plans, where there are plans
         self.settings, self.budget = self._settle()
-        if self.budget is None:  # elsewhere the plan, and so where weights wait, depends on the clip
+        if self.budget is None:  # with a budget, the plan and the place of weights depend on the clip
             self._place(unplanned(self.settings, *self.settings.geometry.network_size(*preset.res), False))
 
     @property
@@ -75,14 +74,14 @@ class Engine:
         """Whether clips longer than a window are restored in windows, so in bounded memory."""
         return self.settings.window is not None
 
-    def prepare(self, wishes: Wishes, info: MediaInfo) -> tuple[restorer.Restorer, MemoryPlan]:
-        """(the pipeline's restorer for one clip, the plan for it), networks placed so that it can follow the plan.
+    def prepare(self, options: ClipOptions, info: MediaInfo) -> tuple[restorer.Restorer, MemoryPlan]:
+        """(the pipeline's restorer for one clip, the clip's plan), with networks placed as the plan needs.
 
         Raises:
             MemoryPlanError: the clip does not fit. WeightsError, InputError: as for the engine.
         """
         with errors_as(InputError, ValueError):
-            geometry = replace(self.settings.geometry, size=wishes.size)
+            geometry = replace(self.settings.geometry, size=options.size)
             geometry.output_size(info.height, info.width)
         plan = self._plan(geometry, info)
         if self._placed is not None and not may_follow(self._placed, plan):
@@ -92,29 +91,29 @@ class Engine:
             settings = replace(self.settings, geometry=geometry)
             built = self._place(plan, kernels_for(settings, self.parallel, [(clip_of(info), plan)]))
         with errors_as(InputError, ValueError):
-            infer = with_sampling(built.infer, wishes)
-        frames_out = "png" if wishes.codec == "png" else None
-        finish = Finish(wishes.color_fix, wishes.strength, frames_out=frames_out, output=wishes.output)
-        return replace(built, infer=infer, geometry=geometry, seed=wishes.seed, finish=finish), plan
+            infer = with_sampling(built.infer, options)
+        frames_out = "png" if options.codec == "png" else None
+        finish = Finish(options.color_fix, options.strength, frames_out=frames_out, output=options.output)
+        return replace(built, infer=infer, geometry=geometry, seed=options.seed, finish=finish), plan
 
     def frames(
         self,
         source: Iterable[Frame],
         again: Iterable[Frame],
         info: MediaInfo,
-        wishes: Wishes,
+        options: ClipOptions,
         report: Report,
         bits: int = 8,
     ) -> Generator[Tensor]:
-        """Restored frames, [T, 3, h, w] on the CPU, piece by piece, as many in all as the source has. HDR becomes SDR.
+        """Restored frames in chunks [T, 3, h, w] on the CPU, in all as many as the source has. HDR becomes SDR.
 
         Args:
-            source: the clip, from a file or from a caller. again: the same frames once more, asked for when their
-                results are finished.
+            source: the clip, from a file or from a caller. again: an iterator of the same frames, read again
+                when their results are finished.
             info: size, depth and length of the clip; its path is only a name.
             bits: of results: 8 (u8), or 16 (words, whose bits torch holds as int16).
         """
-        made, plan = self.prepare(wishes, info)
+        made, plan = self.prepare(options, info)
         made.follow(info, plan)
         frames, inputs = marked(source, info, made.cuts), marked(again, info, NO_CUTS)
         form = PixelForm(path_of(info, "sdr", bits))
@@ -126,11 +125,11 @@ class Engine:
                 if len(result):
                     yield result
 
-    def file(self, source: Path, folder: Path, wishes: Wishes, report: Report, part: Part) -> Path:
+    def file(self, source: Path, folder: Path, options: ClipOptions, report: Report, part: Part) -> Path:
         """Restore a part of a file into a folder, under the name that the command line gives it; the result's path."""
         info, stretch = info_of(source), part.stretch
-        made, plan = self.prepare(wishes, replace(info, frame_count_hint=stretch.frames(info)))
-        made = replace(made, stretch=stretch, recorder=self._recorder(wishes, made, stretch) if part.record else None)
+        made, plan = self.prepare(options, replace(info, frame_count_hint=stretch.frames(info)))
+        made = replace(made, stretch=stretch, recorder=self._recorder(options, made, stretch) if part.record else None)
         with running():
             done = restore.restore_clip(
                 source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
@@ -138,10 +137,10 @@ class Engine:
         assert done is not None, "nothing in the folder stands in the way of the result"
         return done.output
 
-    def _recorder(self, wishes: Wishes, made: restorer.Restorer, stretch: Stretch) -> Recorder:
-        """What writes the record of one result, as if its settings had been asked for on the command line."""
+    def _recorder(self, options: ClipOptions, made: restorer.Restorer, stretch: Stretch) -> Recorder:
+        """The writer of one result's record, as for the same settings on the command line."""
         request = replace(
-            self.request, size=wishes.size, seed=wishes.seed, steps=wishes.steps, cfg_scale=wishes.guidance,
+            self.request, size=options.size, seed=options.seed, steps=options.steps, cfg_scale=options.guidance,
             finish=made.finish, stretch=stretch,
         )  # fmt: skip
         return recorder(replace(self.settings, request=request, sampling=made.infer.sampling))
@@ -167,7 +166,7 @@ class Engine:
             return budget.plan(clip_of(info), blocks, derived)
 
     def _settle(self) -> tuple[RunSettings, Budget | None]:
-        """Everything that the request means, with networks that have no weights; what memory there is on a GPU."""
+        """Resolve the request into settings, with networks without weights, and read the memory budget of a GPU."""
         with errors_as(InputError, FileNotFoundError):
             load_config(self.request.config or ROOT / self.preset.config)
         with errors_as(WeightsError, FileNotFoundError), errors_as(InputError, ValueError):
@@ -175,10 +174,10 @@ class Engine:
             return settings, read_budget(settings, self.parallel)
 
     def _place(self, plan: MemoryPlan, beside: AbstractContextManager[None] | None = None) -> restorer.Restorer:
-        """Give the networks their weights, where a plan needs them.
+        """Load the networks' weights onto the devices that a plan names.
 
         Args:
-            beside: a block around it, see `dry_run.kernels_for`.
+            beside: a context in which weights are loaded, see `dry_run.kernels_for`.
         """
         with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra), beside or nullcontext():
             built = load(self.settings, self.parallel, [plan])
@@ -192,7 +191,7 @@ def marked(source: Iterable[Frame], info: MediaInfo, cuts: SceneCuts) -> Iterato
 
 
 def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:
-    """Whether networks that were placed for one plan can run by another."""
+    """Whether networks placed for one plan can run under another."""
     return (
         lasting(placed) == lasting(plan)
         and (plan.offload == "none" or placed.offload != "none")
@@ -200,13 +199,13 @@ def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:
     )
 
 
-def with_sampling(infer: VideoDiffusionInfer, wishes: Wishes) -> VideoDiffusionInfer:
+def with_sampling(infer: VideoDiffusionInfer, options: ClipOptions) -> VideoDiffusionInfer:
     """The same networks with the caller's steps and guidance."""
     sampling = infer.sampling
-    if wishes.steps is not None:
-        sampling = replace(sampling, steps=wishes.steps)
-    if wishes.guidance is not None:
-        sampling = replace(sampling, guidance=replace(sampling.guidance, scale=wishes.guidance))
+    if options.steps is not None:
+        sampling = replace(sampling, steps=options.steps)
+    if options.guidance is not None:
+        sampling = replace(sampling, guidance=replace(sampling.guidance, scale=options.guidance))
     if sampling == infer.sampling:
         return infer
     return VideoDiffusionInfer(
@@ -215,25 +214,13 @@ def with_sampling(infer: VideoDiffusionInfer, wishes: Wishes) -> VideoDiffusionI
 
 
 def open_clip(path: Path, deinterlace: str) -> MediaReader:
-    """A reader of a file; InputError when there is none, or it is no clip."""
+    """A reader of a file; InputError when the file is missing or is no clip."""
     with errors_as(InputError, ValueError):
         return open_input(path, deinterlace, Stretch())
 
 
-def stretch_of(start: float | str | None, end: float | str | None, frames: int | tuple[int, int] | None) -> Stretch:
-    """The part of a clip that a caller names; InputError for one that cannot be."""
-    with errors_as(InputError, ValueError):
-        begin, until = (None if moment is None else seconds_of(str(moment)) for moment in (start, end))
-        if frames is None or isinstance(frames, int):
-            return Stretch(begin or None, until, count=frames)
-        if not (isinstance(frames, list | tuple) and [type(number) for number in frames] == [int, int]):
-            raise InputError(f"frames={frames!r} is neither a number nor two: of the first frame and of the one behind")
-        numbered = Stretch.of_frames(*frames)
-        return replace(numbered, start=begin or None, end=until)
-
-
 def place(made: Path, final: Path, record: bool) -> None:
-    """Give a result its name, and its record one that goes with it; the record of what was there goes."""
+    """Move a result to its final path, and its record beside it; a record of a replaced file is removed."""
     remove_record(final)
     os.replace(made, final)
     if record:
@@ -241,13 +228,13 @@ def place(made: Path, final: Path, record: bool) -> None:
 
 
 def info_of(path: Path) -> MediaInfo:
-    """Facts of a file, as it says them."""
+    """Facts of a file, from its header."""
     with open_clip(path, "never") as reader:
         return reader.info
 
 
 def facts(pixels: Tensor, frames: int | None) -> MediaInfo:
-    """Facts of a clip that is in no file, from its frames [..., 3, H, W]. One frame counts as a picture."""
+    """Facts of a clip in memory, from its frames [..., 3, H, W]. One frame counts as a picture."""
     height, width = pixels.shape[-2:]
     depth = 32 if pixels.is_floating_point() else 8
     return MediaInfo(
@@ -256,17 +243,8 @@ def facts(pixels: Tensor, frames: int | None) -> MediaInfo:
 
 
 @contextmanager
-def errors_as(kind: type[Exception], *caught: type[Exception]) -> Iterator[None]:
-    """The engine's errors as one of this package's, with the same sentence."""
-    try:
-        yield
-    except caught as error:
-        raise kind(str(error)) from error
-
-
-@contextmanager
 def running() -> Iterator[None]:
-    """Errors of a run. Only the pipeline's own are changed: what a callback or an iterator raises is its caller's."""
+    """A block whose pipeline errors are raised as this package's. Errors of callbacks and iterators pass unchanged."""
     try:
         yield
     except MediaError as error:

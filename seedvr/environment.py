@@ -1,4 +1,4 @@
-"""What a bug report needs to know about a machine: versions, devices, and what was chosen by them."""
+"""Facts of a machine for a bug report: versions, devices, and the kernels chosen for them."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ VARIABLES = ("SEEDVR_CKPT_DIR", "SEEDVR_KERNELS", "CUDA_VISIBLE_DEVICES", "PYTOR
 
 
 def describe() -> list[str]:
-    """The facts, one a line. No names of users or machines, no paths but the folder of weights."""
+    """The facts, one a line. They contain no names of users or machines, and no path but the folder of weights."""
     lines = [f"python {platform.python_version()} on {platform.platform()}", f"{os.cpu_count()} processors"]
     lines.append(f"torch {torch.__version__}, CUDA {torch.version.cuda}, HIP {torch.version.hip}")
     lines += [f"{library} {installed(library)}" for library in LIBRARIES]

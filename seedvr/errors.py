@@ -1,5 +1,8 @@
 """What can go wrong, by kind. The messages are the sentences of the command line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SeedVRError(Exception):
     """Any error of this package that its user can do something about."""
@@ -27,3 +30,12 @@ class OutputError(SeedVRError, OSError):
 
 class Cancelled(SeedVRError):
     """The caller asked to stop. Nothing unfinished is left behind."""
+
+
+@contextmanager
+def errors_as(kind: type[Exception], *caught: type[Exception]) -> Iterator[None]:
+    """A block whose `caught` errors are raised as `kind`, one of this package's, with the same message."""
+    try:
+        yield
+    except caught as error:
+        raise kind(str(error)) from error

@@ -1,4 +1,4 @@
-"""Where the engine is, and where weights lie."""
+"""The folder of weights, for a checkout and for an installed package."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ def weights_folder(bundled: bool = False) -> Path:
         bundled: for a model whose weights are part of the package.
     Returns:
         `ckpts` of a checkout; for an installed package $SEEDVR_CKPT_DIR or ~/.cache/seedvr/ckpts, because
-        site-packages is no place for files of 16 GB.
+        files of 16 GB do not belong into site-packages.
     """
     if bundled or not installed():
         return ROOT / "ckpts"

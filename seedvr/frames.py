@@ -1,4 +1,4 @@
-"""Frames in the forms that callers have them, and back: arrays, tensors, pictures, lists of these."""
+"""Converts callers' frames (arrays, tensors, pictures, lists of these) to tensors, and results back."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,18 +20,14 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Form:
-    """How a caller's frames look, so that results look the same.
+    """The form of a caller's frames, which results get too."""
 
-    kind: "numpy", "torch" or "pil". last: the channels are the last dimension. real: floats in [0, 1], else u8.
-    single: one frame without a dimension for time. dtype: of floats; device: of tensors.
-    """
-
-    kind: str
-    last: bool = True
-    real: bool = False
-    single: bool = False
-    dtype: Any = None
-    device: Any = "cpu"
+    kind: str  # "numpy", "torch" or "pil"
+    last: bool = True  # the channels are the last dimension
+    real: bool = False  # floats in [0, 1], else u8
+    single: bool = False  # one frame without a dimension for time
+    dtype: Any = None  # of floats
+    device: Any = "cpu"  # of tensors
 
     @property
     def bits(self) -> int:

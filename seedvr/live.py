@@ -1,4 +1,4 @@
-"""A stream turned round: frames are pushed in, and what is ready comes back."""
+"""A stream with the control inverted: the caller pushes frames and gets finished ones back."""
 
 import queue
 import threading
@@ -8,14 +8,14 @@ from typing import Any, Self
 
 from seedvr.errors import InputError
 
-MORE, END = object(), object()  # the stream wants a frame; there are no more
+MORE, END = object(), object()  # the stream requests a frame; the stream has ended
 
 
 class Live:
     """Pushes frames into a stream that runs in a thread of its own. Made by `Restorer.live`.
 
-    The thread computes only while `push` or `flush` waits for it, so no more is held than in a stream, and what a push
-    gives back depends on nothing but the frames before it.
+    The thread computes only while `push` or `flush` waits for it, so memory is that of a stream, and a push's result
+    depends only on the frames before it.
 
     Args:
         run: an iterator of frames -> an iterator of restored frames.
@@ -32,7 +32,7 @@ class Live:
         """Take frames (one, or a piece of the clip) and give back the restored frames that are ready, often none.
 
         Raises:
-            What the stream raises. After an error or `flush`, pushing is an InputError.
+            The stream's errors. After an error or `flush`, pushing raises InputError.
         """
         if self._ended:
             raise InputError("this stream has ended: start another with live()")
@@ -47,7 +47,7 @@ class Live:
         return ready + self._until_idle()
 
     def flush(self) -> list[Any]:
-        """The clip ends here: the frames that are left, and nothing can be pushed any more."""
+        """End the clip; returns the remaining frames. Nothing can be pushed afterwards."""
         if self._ended or self._thread is None:
             self._ended = True
             return []
@@ -71,7 +71,7 @@ class Live:
         self.close()
 
     def _until_idle(self) -> list[Any]:
-        """Results until the stream wants a frame or ends; raises what it raised."""
+        """Results until the stream requests a frame or ends; raises the stream's errors."""
         ready = []
         while (said := self._out.get()) is not MORE:
             if said is END:

@@ -1,4 +1,4 @@
-"""The same restorer with the calls that users of diffusers know. Nothing of diffusers is imported here."""
+"""A restorer with the interface of a diffusers pipeline. It does not import diffusers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from common.logger import get_logger
 from seedvr import saving
-from seedvr.engine import Engine, errors_as
-from seedvr.errors import InputError, WeightsError
+from seedvr.engine import Engine
+from seedvr.errors import InputError, WeightsError, errors_as
 from seedvr.frames import Form, take
 from seedvr.loading import from_pretrained, load
 from seedvr.restorer import Restorer
@@ -27,11 +27,10 @@ MOST = 65535  # of a 16-bit word
 
 @dataclass(frozen=True)
 class SeedVRPipelineOutput:
-    """frames: of every clip; `frames[0]` is the first one's.
+    """The result of a call."""
 
-    "np": float32 [B, T, h, w, 3]; "pt": float32 [B, T, 3, h, w], both in 0..1; "pil": a list of lists of pictures.
-    """
-
+    # "np": float32 [B, T, h, w, 3]; "pt": float32 [B, T, 3, h, w], both in 0..1; "pil": a list of lists of pictures.
+    # `frames[0]` is the first clip.
     frames: Any
 
 
@@ -66,7 +65,7 @@ class SeedVRPipeline:
         """Write a folder that `from_pretrained` reads, LoRA merged.
 
         Raises:
-            InputError: the path is a file. WeightsError: the files that this was loaded from are not there any more.
+            InputError: the path is a file. WeightsError: the files from which this was loaded are missing.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -154,7 +153,7 @@ class SeedVRPipeline:
         return SeedVRPipelineOutput(frames) if return_dict else (frames,)
 
     def maybe_free_model_hooks(self) -> None:
-        """Give the networks' memory back; the next call loads them again."""
+        """Free the networks' memory; the next call loads them again."""
         self.restorer.release()
 
     @property
@@ -191,7 +190,7 @@ def as_words(frames: Any) -> Tensor:
 
 
 def given_as(clips: list[Tensor], output_type: str) -> Any:
-    """16-bit words [T, 3, h, w] each -> what the caller asked for."""
+    """16-bit words [T, 3, h, w] each -> clips in the requested `output_type`."""
     if output_type == "pil":
         return [Form("pil").give(((clip.to(torch.int32) & MOST) / 257).round().to(torch.uint8)) for clip in clips]
     form = Form("torch", last=False, real=True, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What a caller hears of a run, and how it stops one."""
+"""Progress and cancellation of a run."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -10,7 +10,7 @@ Callback = Callable[[str, int, int | None], None]
 
 
 class Flag(Protocol):
-    """What says that a run is to stop, such as a threading.Event."""
+    """A flag that stops a run, such as a threading.Event."""
 
     def is_set(self) -> bool: ...
 
@@ -20,8 +20,8 @@ class Report:
 
     Args:
         callback: called with the stage ("encode", "sample" or "decode"), frames that are through it, and frames in all,
-            None while that is not known.
-        cancel: looked at between pieces of work; once it is set, the run ends with `Cancelled`.
+            None while their number is unknown.
+        cancel: checked between chunks; once it is set, the run ends with `Cancelled`.
         total: frames in all, if known.
     """
 
@@ -30,7 +30,7 @@ class Report:
         self.done: dict[str, int] = {}
 
     def advance(self, stage: str, frames: int) -> None:
-        """So many more frames are through a stage."""
+        """Report that `frames` more frames are through a stage."""
         self.done[stage] = self.done.get(stage, 0) + frames
         if self.callback is not None:
             done = (
@@ -40,16 +40,16 @@ class Report:
         self.check()
 
     def expect(self, frames: int) -> None:
-        """The true number of frames is known now."""
+        """Set the exact number of frames."""
         self.total = frames
 
     def expecting(self, frames: int | None) -> Self:
-        """Itself, told of how many frames a file says it has."""
+        """Itself, with the number of frames by the file's header."""
         self.total = frames
         return self
 
     def check(self) -> None:
-        """Raise `Cancelled` if the caller has asked for it."""
+        """Raise `Cancelled` if the caller has set the flag."""
         if self.cancel is not None and self.cancel.is_set():
             raise Cancelled("cancelled: nothing unfinished was left behind")
 
@@ -59,4 +59,4 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is open."""
+        """There is nothing to close."""

@@ -17,12 +17,12 @@ from torch import Tensor
 from data.media import Frame
 from data.media.sequence import is_sequence
 from projects.video_diffusion_sr.output_size import OutputSize
-from seedvr.engine import Engine, facts, open_clip, place, stretch_of
+from seedvr.clip_options import ClipOptions, Part, stretch_of
+from seedvr.engine import Engine, facts, open_clip, place
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
 from seedvr.live import Live
 from seedvr.progress import Callback, Flag, Report
-from seedvr.wishes import Part, Wishes
 
 
 class Restorer:
@@ -53,7 +53,7 @@ class Restorer:
         return self._engine.preset.name
 
     def release(self) -> None:
-        """Give the networks' memory back; the next clip loads them again. InputError in the middle of a clip."""
+        """Free the networks' memory; the next clip loads them again. InputError in the middle of a clip."""
         with self._alone():
             self._engine.release()
 
@@ -67,19 +67,19 @@ class Restorer:
                 or [3, H, W]; a PIL picture or a list of them; or the path of a video or picture.
             settings: see the class.
         Returns:
-            Frames in the form in which they came, as many; for a path a u8 array [T, H, W, 3], HDR as SDR. Floats keep
-            their precision on the way in, and come in steps of 1/65535.
+            As many frames in the form of the input; for a path a u8 array [T, H, W, 3], HDR as SDR. Float
+            input is not rounded; float results are multiples of 1/65535.
         Raises:
             InputError, WeightsError, MemoryPlanError, Cancelled.
         """
-        wishes = self._wishes(settings)
+        options = self._options(settings)
         if isinstance(frames, str | PathLike):
-            return self._from_file(Path(frames), wishes, Report(progress, cancel))
+            return self._from_file(Path(frames), options, Report(progress, cancel))
         pixels, form = take(frames)
         report = Report(progress, cancel, len(pixels))
         with self._alone():
             info = facts(pixels, len(pixels))
-            pieces = self._engine.frames(timed(pixels), timed(pixels), info, wishes, report, form.bits)
+            pieces = self._engine.frames(timed(pixels), timed(pixels), info, options, report, form.bits)
             return form.give(torch.cat(list(pieces)))
 
     def restore_file(
@@ -101,9 +101,9 @@ class Restorer:
             source: a file; of numbered pictures their folder, or a pattern such as `walk/frame_%05d.png`.
             target: the result's path, replaced if it exists; or a folder (existing, or named with a slash at its end),
                 in which the result gets the name that the command line gives it.
-            start, end: restore what is first shown from here on, and before there: seconds, or "hh:mm:ss.ms". Sound
-                and what else stands beside the picture is cut at the same moments.
-            frames: restore so many frames, or those from the first number up to the second, which is left out; from 0.
+            start, end: restore frames first shown at `start` or later and before `end`: seconds, or "hh:mm:ss.ms".
+                Sound, subtitles and chapters are cut at the same moments.
+            frames: restore so many frames, or those from the first number (from 0) up to the second, exclusive.
             record: also write the command line's JSON of settings, versions, weights and times, under the result's
                 name with ".json" behind it.
         Returns:
@@ -111,15 +111,15 @@ class Restorer:
         Raises:
             InputError: the input cannot be read, or the target's suffix is not that of the result.
         """
-        wishes, source, part = self._wishes(settings), Path(source), Part(stretch_of(start, end, frames), record)
+        options, source, part = self._options(settings), Path(source), Part(stretch_of(start, end, frames), record)
         into_folder = os.fspath(target).endswith(("/", os.sep)) or Path(target).is_dir()
         folder = Path(target) if into_folder else Path(target).parent
         if not source.is_file() and not is_sequence(source):
             raise InputError(f"{source}: there is no such file")
         folder.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that the result gets its name in one step.
+        # Beside the target, so that the result is moved to its name atomically.
         with self._alone(), tempfile.TemporaryDirectory(dir=folder, prefix=".seedvr-") as unfinished:
-            made = self._engine.file(source, Path(unfinished), wishes, Report(progress, cancel), part)
+            made = self._engine.file(source, Path(unfinished), options, Report(progress, cancel), part)
             final = folder / made.name if into_folder else Path(target)
             if made.suffix.lower() != final.suffix.lower():
                 raise InputError(
@@ -145,13 +145,13 @@ class Restorer:
         """
         if not self._engine.windowed:
             raise InputError("a stream needs a window, and this restorer takes whole clips: load it with window=121")
-        return self._stream(iter(frames), self._wishes(settings), Report(progress, cancel))
+        return self._stream(iter(frames), self._options(settings), Report(progress, cancel))
 
     def live(self, **settings: Any) -> Live:
-        """For frames that come by and by: `push(frames)` gives back what is ready, `flush()` the rest."""
+        """For frames that arrive one after another: `push(frames)` returns finished ones, `flush()` the rest."""
         return Live(lambda frames: self.stream(frames, **settings))
 
-    def _stream(self, frames: Iterator[Any], wishes: Wishes, report: Report) -> Iterator[Any]:
+    def _stream(self, frames: Iterator[Any], options: ClipOptions, report: Report) -> Iterator[Any]:
         feed = Feed(frames, report)
         try:
             first = feed.start()
@@ -160,20 +160,20 @@ class Restorer:
         info = facts(first, None)
         with (
             self._alone(),
-            closing(self._engine.frames(feed, feed.again(), info, wishes, report, feed.form.bits)) as pieces,
+            closing(self._engine.frames(feed, feed.again(), info, options, report, feed.form.bits)) as pieces,
         ):
             for piece in pieces:
                 yield from (feed.form.give(frame[None]) for frame in piece)
 
-    def _from_file(self, path: Path, wishes: Wishes, report: Report) -> Any:
+    def _from_file(self, path: Path, options: ClipOptions, report: Report) -> Any:
         deinterlace = self._engine.request.deinterlace
         with self._alone(), open_clip(path, deinterlace) as reader, reader.again() as again:
             report.total = reader.info.frame_count_hint
-            pieces = list(self._engine.frames(reader, again, reader.info, wishes, report))
+            pieces = list(self._engine.frames(reader, again, reader.info, options, report))
         return Form("numpy").give(torch.cat(pieces))
 
-    def _wishes(self, settings: dict[str, Any]) -> Wishes:
-        """The settings of a call, checked; InputError for one that nothing knows."""
+    def _options(self, settings: dict[str, Any]) -> ClipOptions:
+        """The settings of a call, checked; InputError for an unknown one."""
         settings = dict(settings)
         sizes = {name: settings.pop(name, None) for name in ("height", "width", "scale", "short_side", "size")}
         if (sizes["height"] is None) != (sizes["width"] is None):
@@ -183,11 +183,11 @@ class Restorer:
         asked = {"area": area, "scale": sizes["scale"], "short_side": sizes["short_side"], "exact": exact}
         if all(value is None for value in asked.values()):
             asked["area"] = self._engine.preset.res
-        known = set(Wishes.__dataclass_fields__) - {"size"}
+        known = set(ClipOptions.__dataclass_fields__) - {"size"}
         if unknown := [name for name in settings if name not in known]:
             raise InputError(f"there is no setting {unknown[0]!r}; known are {', '.join(sorted({*known, *sizes}))}")
         try:
-            return Wishes(OutputSize(**asked), **settings)
+            return ClipOptions(OutputSize(**asked), **settings)
         except (ValueError, TypeError) as error:
             raise InputError(str(error)) from error
 
@@ -202,7 +202,7 @@ class Restorer:
 
 
 def timed(pixels: Tensor) -> Iterator[Frame]:
-    """Frames of [T, 3, H, W], numbered: the pipeline wants times, and no one reads these."""
+    """Frames of [T, 3, H, W] with their numbers as times, which the pipeline requires and this package ignores."""
     return (Frame.of_rgb(frame, Fraction(number)) for number, frame in enumerate(pixels))
 
 
@@ -249,7 +249,7 @@ class Feed:
             yield frame
 
     def again(self) -> Iterator[Frame]:
-        """The held frames, first in, first out; it goes on after it was empty."""
+        """The held frames, first in, first out; it can be continued after it was empty."""
         return Again(self._held)
 
 

@@ -27,13 +27,13 @@ CLASS = "SeedVRPipeline"
 
 
 def save(folder: Path, settings: RunSettings) -> None:
-    """Write everything that `read` needs; the index last, so that a folder without one is unfinished.
+    """Write everything that `read` needs, the index last, so that a folder without an index is incomplete.
 
-    The transformer is in the dtype that it computes in, LoRA merged; the VAE in float32, from which its fast path is
-    derived. Both are read from their files again, one after the other, into the machine's memory.
+    The transformer is written in its compute dtype, LoRA merged; the VAE in float32, from which its fast path is
+    derived. Both are read from their files again, one after the other, into the host's memory.
 
     Raises:
-        FileNotFoundError, ValueError: a file that the run was made from is gone, or another one now.
+        FileNotFoundError, ValueError: a file of weights that was loaded is missing, or has changed.
     """
     request, config = settings.request, settings.config
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def save(folder: Path, settings: RunSettings) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Arguments for `seedvr.load` that load what `save` wrote.
+    """Arguments for `seedvr.load` that load a folder written by `save`.
 
     Raises:
         WeightsError: another pipeline's folder, or an index that cannot be read.
@@ -94,7 +94,7 @@ def prompt_files(preset: Preset) -> tuple[str, ...]:
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration in plain types, without the place of this machine's weights."""
+    """A run's configuration in plain types, without the paths of this machine's weights."""
     plain: dict[str, Any] = json.loads(json.dumps(OmegaConf.to_container(config, resolve=True)))
     plain["vae"]["checkpoint"] = f"{VAE}/{WEIGHTS}"
     return plain

@@ -1,8 +1,8 @@
-"""How the wheel is made: the programs' packages go below `seedvr/_engine`, with their imports made to find each other.
+"""Builds the wheel: the programs' packages are moved below `seedvr/_engine`, with their imports rewritten.
 
 In the repository `models`, `common`, `data` and `projects` are top-level packages, which research code imports. In
-site-packages such names belong to others, so an installed engine is `seedvr._engine.models` and so on. Only imports
-change (and what messages say about commands); docs/decisions/0008-packaging.md weighs this against other ways.
+site-packages such names would collide with other packages, so an installed engine is `seedvr._engine.models` and so on.
+Only imports and the commands in messages change; docs/decisions/0008-packaging.md compares this with alternatives.
 """
 
 import ast
@@ -30,7 +30,7 @@ class BuildEngine(build_py):
     """setuptools' build_py, with the engine."""
 
     def run(self) -> None:
-        """Build `seedvr`, then the engine in it; what an earlier build left is removed."""
+        """Build `seedvr`, then the engine in it; files of an earlier build are removed."""
         target = Path(self.build_lib)
         if not self.editable_mode:
             shutil.rmtree(target / "seedvr", ignore_errors=True)
@@ -66,7 +66,7 @@ def copy_engine(root: Path, target: Path) -> None:
 
 
 def rewrite(folder: Path, files: Iterator[Path]) -> None:
-    """Let the files import the engine from where it will be."""
+    """Rewrite the files' imports for the engine's installed place."""
     for file in files:
         text = file.read_text(encoding="utf-8")
         file.write_text(installed_source(text, str(file.relative_to(folder))), encoding="utf-8")
@@ -91,7 +91,7 @@ def installed_source(text: str, name: str) -> str:
                     )
                 replace(lines, alias.lineno, rf"\b{re.escape(alias.name)}\s+as\b", f"{INSIDE}.{alias.name} as")
         elif is_path_change(node):
-            lines[node.lineno - 1] = f"{' ' * node.col_offset}pass  # nothing of this package is looked for by path\n"
+            lines[node.lineno - 1] = f"{' ' * node.col_offset}pass  # the package is not imported by path\n"
             lines[node.lineno : node.end_lineno] = [""] * (node.end_lineno - node.lineno)
     text = "".join(lines)
     for pattern, command in COMMANDS:
@@ -110,7 +110,7 @@ def is_path_change(node: ast.AST) -> bool:
 
 
 def replace(lines: list[str], number: int, pattern: str, words: str) -> None:
-    """Change one place in a line, which must be there."""
+    """Replace the one match of a pattern in a line; it must exist."""
     changed, count = re.subn(pattern, words, lines[number - 1], count=1)
     assert count == 1, (number, lines[number - 1])
     lines[number - 1] = changed

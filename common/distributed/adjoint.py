@@ -1,12 +1,12 @@
-"""The verbs of a `Group` with gradients: each is linear, and going backward applies its adjoint.
+"""The operations of a `Group` with gradients: each is linear, and its backward pass applies the adjoint.
 
-The loss of a group is the sum of what its ranks compute. Where every rank computes the whole loss, as in training with
-shared clips, gradients are therefore those of the loss times the ranks of the group, spread over them; the mean of
-gradients over all ranks of the job, as FSDP and `fsdp.average_gradients` take it, is then the mean over groups of the
-loss's gradient, and nothing is scaled anywhere.
+The loss of a group is the sum of its ranks' losses. In training with shared clips every rank computes the whole loss,
+so the gradients, summed over the group, are those of the loss times the group's size. The mean of gradients over all
+ranks of the job (FSDP, `fsdp.average_gradients`) is then the mean over groups of the loss's gradient: no scaling is
+needed.
 
-Every rank must go backward through the same verbs in the same order. Autograd takes nodes in the reverse of the order
-in which they were made, so this holds where all ranks make the same calls; a rank whose share is empty makes them, too.
+Every rank must run the same backward operations in the same order. Autograd runs nodes in the reverse of the order in
+which they were made, so all ranks must make the same calls, even a rank whose share is empty.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ BACKWARD = ", backward"
 
 
 class RowExchange(Protocol):
-    """What `common.distributed.row_parallel.RowParallel` has, without gradients where none are asked for."""
+    """The interface of `common.distributed.row_parallel.RowParallel` that is used here."""
 
     def neighbours(self, x: Tensor, above: bool, below: bool) -> tuple[Tensor | None, Tensor | None]:
         """The rows next to this block."""
@@ -65,7 +65,7 @@ class _GatherRows(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # Every rank gets the gradients of its rows from all others, and adds them up.
+        # Every rank receives the gradients of its rows from all others and sums them.
         group, counts = ctx.group, ctx.counts
         own = counts[group.own]
         arrived = group.exchange(gradient, counts, [own] * group.size, ctx.purpose + BACKWARD)
@@ -77,8 +77,8 @@ class _GatherRows(Function):
 class _Neighbours(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: RowExchange, above: bool, below: bool) -> tuple[Tensor, Tensor]:
-        ctx.rows, ctx.wanted, ctx.shape = rows, (above, below), x.shape
-        # Zeros for a row that there is not: a block that gets none has sent one, whose gradient it must fetch.
+        ctx.rows, ctx.requested, ctx.shape = rows, (above, below), x.shape
+        # Zeros for a missing row: a block that receives none may have sent one, whose gradient it must receive.
         first, second = (
             torch.zeros_like(x[:, :, :1]) if row is None else row for row in rows.neighbours(x, above, below)
         )
@@ -86,8 +86,8 @@ class _Neighbours(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        # The gradient of a row goes back to the block that it came from: of the row above to that block's last row.
-        above, below = ctx.wanted
+        # The gradient of a row returns to its block: that of the row above to the last row of the block above.
+        above, below = ctx.requested
         found = ctx.rows.neighbours(torch.cat(gradients, dim=2).contiguous(), above=below, below=above)
         gradient = gradients[0].new_zeros(ctx.shape)
         for place, row in zip((0, -1), found, strict=True):
@@ -109,25 +109,25 @@ class _GatherBlocks(Function):
 
 @not_traced
 def exchange(group: Group, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
-    """`Group.exchange`; backward the rows' gradients take the same way back."""
+    """`Group.exchange`; backward, the gradients of rows return to the ranks that sent the rows."""
     return _Exchange.apply(rows, group, send, receive, purpose)  # type: ignore[no-untyped-call]
 
 
 @not_traced
 def total(group: Group, tensor: Tensor, purpose: str) -> Tensor:
-    """`Group.total`; backward gradients are summed over the group likewise."""
+    """`Group.total`; backward, gradients are summed over the group."""
     return _Total.apply(tensor, group, purpose)  # type: ignore[no-untyped-call]
 
 
 @not_traced
 def gather_rows(group: Group, rows: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
-    """`Group.gather_rows`; backward every rank sums up the gradients of its rows over the group."""
+    """`Group.gather_rows`; backward, every rank gets the sum over the group of its rows' gradients."""
     return _GatherRows.apply(rows, group, counts, purpose)  # type: ignore[no-untyped-call]
 
 
 @not_traced
 def neighbours(rows: RowExchange, x: Tensor, above: bool, below: bool) -> tuple[Tensor, Tensor]:
-    """`RowExchange.neighbours`, with zeros for rows that are not wanted or lie outside the picture."""
+    """`RowExchange.neighbours`, with zeros for rows that are not requested or lie outside the picture."""
     return _Neighbours.apply(x, rows, above, below)  # type: ignore[no-untyped-call]
 
 

@@ -17,7 +17,7 @@ from common.distributed.fsdp import any_rank, world_size
 
 
 class AsyncCheckpoints:
-    """Writes one checkpoint at a time; it counts once `finish` or `poll` has completed it. Every rank calls alike.
+    """Writes one checkpoint at a time; valid once `finish` or `poll` has completed it. Every rank makes the same calls.
 
     Args:
         folder: of all checkpoints of this run.
@@ -26,14 +26,14 @@ class AsyncCheckpoints:
 
     def __init__(self, folder: str | Path, keep: int) -> None:
         self.folder, self.keep = Path(folder), keep
-        # Of its own: collectives of the writing thread must not meet those of training.
+        # A separate group: collectives of the writing thread must not mix with those of training.
         self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
-        if self._group is None:  # the writing thread outlives `quiet`
+        if self._group is None:  # the writing thread runs on after `quiet`
             warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
         self._pending: tuple[Future[Any], int, dict[str, Any]] | None = None
 
     def start(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Copy the tensors to the host, which is waited for, and write them later. Completes the one before first."""
+        """Copy the tensors to the host (blocking), write them in a thread. Completes the checkpoint before, first."""
         self.finish()
         unfinished = begin_checkpoint(self.folder, step)
         with quiet():
@@ -47,12 +47,12 @@ class AsyncCheckpoints:
         self._pending = future, step, dict(meta)
 
     def poll(self, device: torch.device | str) -> None:
-        """Complete the checkpoint under way if all ranks have written theirs; does not wait for them."""
+        """Complete the pending checkpoint if all ranks have written theirs; does not wait."""
         if self._pending is not None and not any_rank(not self._pending[0].done(), device):
             self.finish()
 
     def finish(self) -> None:
-        """Wait for the checkpoint under way and complete it; nothing happens where there is none.
+        """Wait for the pending checkpoint and complete it; no effect without one.
 
         Raises:
             Exception: what went wrong while writing; the checkpoint is not completed then.

@@ -120,7 +120,7 @@ def load_checkpoint(checkpoint: str | Path, tensors: Mapping[str, Tensor]) -> No
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the library's warning that a single process works alone, which is what a single process is for."""
+    """Suppress the library's warning about a single process, which is normal here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
         yield
@@ -132,7 +132,7 @@ def saved_shapes(checkpoint: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def saved_tensors(checkpoint: str | Path) -> dict[str, TensorStorageMetadata]:
-    """What is known about every tensor in a checkpoint without reading it."""
+    """Metadata of every tensor in a checkpoint; the tensors are not read."""
     described = read_metadata(checkpoint).state_dict_metadata
     return {name: entry for name, entry in described.items() if isinstance(entry, TensorStorageMetadata)}
 
@@ -168,7 +168,7 @@ def averaged_state(checkpoint: str | Path, module: str | None = None, raw: bool 
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """An optimiser's state as name -> tensor, the very tensors; parameters that never moved have none."""
+    """An optimiser's state as name -> tensor, not copied; parameters without a step have none."""
     return {
         f"{names[parameter]}/{key}": value
         for parameter, state in optimizer.state.items()

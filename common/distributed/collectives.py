@@ -1,7 +1,7 @@
-"""The few ways in which ranks hand tensors to each other, counted in bytes.
+"""Communication between the ranks of a group, with its bytes counted.
 
-gloo moves what lies in the host's memory only, so tensors of a GPU take the way through it there; NCCL moves them
-directly. Nothing here has a gradient: `adjoint.py` has the verbs with one.
+gloo sends only from the host's memory, so tensors of a GPU are copied to it first; NCCL sends them directly. Nothing
+here has a gradient: `adjoint.py` has the same operations with gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,12 +47,12 @@ class Group:
         self.traffic = Traffic()
 
     @property
-    def leads(self) -> bool:
-        """Is this the rank that writes files for the group?"""
+    def is_leader(self) -> bool:
+        """Whether this rank writes files for the group: its rank 0."""
         return self.own == 0
 
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
-        """The first send[0] rows go to number 0, the next send[1] to number 1, ...; what came, in the same order."""
+        """All-to-all: send[i] rows, in order, go to rank i; returns the received rows in the order of the ranks."""
         _refuse_gradients(rows)
         whole: dict[str, Any] = dict(output_split_sizes=list(receive), input_split_sizes=list(send), group=self.handle)
         rows = rows.contiguous()
@@ -77,7 +77,7 @@ class Group:
         return result.to(tensor.device)
 
     def gather_rows(self, rows: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
-        """counts[i] rows of every number i, one after another, on every rank."""
+        """All-gather: counts[i] rows of every rank i, one after another, on every rank."""
         _refuse_gradients(rows)
         longest = max(counts)
         padded = rows.new_zeros(longest, *rows.shape[1:])
@@ -92,7 +92,7 @@ class Group:
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(rows.device)
 
     def broadcast(self, tensor: Tensor, source: int, purpose: str) -> Tensor:
-        """The tensor of one number of the group on every rank; others pass an empty one of its form."""
+        """The tensor of rank `source` of the group on every rank; others pass one of that shape and dtype."""
         result = self.on_wire(tensor.contiguous())
         if source == self.own:
             self.traffic.add(purpose, (self.size - 1) * result.numel() * result.element_size())
@@ -103,7 +103,7 @@ class Group:
     def transfer(
         self, *, send: Sequence[tuple[Tensor, int]] = (), receive: Sequence[tuple[Tensor, int]] = (), purpose: str
     ) -> None:
-        """Send tensors to numbers of the group, or fill tensors from them; done when it returns."""
+        """Send tensors to ranks of the group, and receive into tensors from them; blocks until all are done."""
         outgoing = [(self.on_wire(tensor.contiguous()), other) for tensor, other in send]
         incoming = [(self.on_wire(tensor), other) for tensor, other in receive]
         operations = [self.operation(dist.isend, *pair) for pair in outgoing]
@@ -117,11 +117,11 @@ class Group:
                 tensor.copy_(arrived)
 
     def operation(self, kind: Callable[..., Any], tensor: Tensor, other: int) -> dist.P2POp:
-        """A send (`dist.isend`) to, or a receive from, a number of this group; for `dist.batch_isend_irecv`."""
+        """A send (`dist.isend`) to, or a receive from, a rank of this group; for `dist.batch_isend_irecv`."""
         return dist.P2POp(kind, tensor, group=self.handle, group_peer=other)
 
     def on_wire(self, tensor: Tensor) -> Tensor:
-        """The tensor where the backend can send it from."""
+        """The tensor in memory from which the backend can send it."""
         return tensor.cpu() if self._through_host(tensor) else tensor
 
     def _through_host(self, tensor: Tensor) -> bool:
@@ -131,20 +131,20 @@ class Group:
         self.traffic.add(purpose, sent * (rows[0].numel() if len(rows) else 0) * rows.element_size())
 
     def waiting(self, purpose: str) -> AbstractContextManager[None]:
-        """Around a call that waits for other ranks of the group; with NCCL the call is only queued on the device."""
+        """A context around a call that waits for other ranks; with NCCL the call is only queued on the device."""
         if self.process.backend == "nccl":
             return nullcontext()
         return self.process.waiting(f"the others of its group ({purpose})")
 
 
 def _refuse_gradients(tensor: Tensor) -> None:
-    """RuntimeError where a gradient would silently stop."""
+    """RuntimeError for a tensor with a gradient, which would be lost silently."""
     if tensor.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("this verb has no gradient: use common.distributed.adjoint, or torch.inference_mode()")
 
 
 def make_group(process: Process, size: int) -> Group:
-    """Cut all ranks into groups of `size` neighbours and give back this rank's; every rank must ask.
+    """Divide all ranks into groups of `size` neighbours and return this rank's group; every rank must call it.
 
     Raises:
         ValueError: `size` does not divide the number of ranks.

@@ -1,4 +1,4 @@
-"""Saying which process failed first, and why: one failure makes every other process fail in turn."""
+"""Reports which process failed first, and why: one failure makes every other process fail, too."""
 
 import time
 from datetime import timedelta
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 CAUSE = "cause of failure"
-PATIENCE_S = 2.0  # how long one that lost its partner waits for the partner's own words
+PATIENCE_S = 2.0  # how long a process that lost another one waits for that one's message
 TROUBLE_OF_OTHERS = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
 
 
 class RefusedRequest(Exception):
-    """What the user asks for cannot be done; the message is a sentence that says so. No fault of a process."""
+    """The user's request cannot be carried out; the message is a sentence that says why. Not a failure of a process."""
 
 
 def report_failure(error: BaseException, process: "Process") -> None:
-    """Log the failure, leave it for the other processes to read, and hand it to torchrun for its summary.
+    """Log the failure, store it for the other processes, and record it for torchrun's summary.
 
-    Ctrl-C and its like are no failures. A refusal, which all processes come to alike, is said by the first of them.
-    A process that only lost its partner waits for the partner's words first, so that torchrun, which names the earliest
-    failure, names the right one.
+    Ctrl-C and other signals are no failures. A refusal, which is the same on all processes, is logged by the first one.
+    A process that only lost another one waits for its message first, so that torchrun, which reports the earliest
+    failure, reports the right one.
     """
     if not isinstance(error, Exception):
         return
-    who = f"rank {process.rank} of {process.world}"
+    this = f"rank {process.rank} of {process.world}"
     if lost_partner(error):
         cause = read_cause(process.store)
-        logger.error("%s ends too: %s", who, cause or f"another process is gone or silent ({first_line(error)})")
+        logger.error("%s ends too: %s", this, cause or f"another process is gone or silent ({first_line(error)})")
     elif isinstance(error, RefusedRequest):
-        if leave_cause(process.store, str(error)) != str(error) or process.leads:
+        if leave_cause(process.store, str(error)) != str(error) or process.is_leader:
             logger.error("%s", error)
         return  # torchrun's summary would repeat where the refusal was raised, which says nothing
     else:
         doing = f" during {process.watchdog.doing}" if process.watchdog else ""
-        cause = f"{who} failed{doing}: {type(error).__name__}: {error}"
+        cause = f"{this} failed{doing}: {type(error).__name__}: {error}"
         logger.error("%s", cause)
         leave_cause(process.store, cause)
     handler = get_error_handler()
@@ -51,7 +51,7 @@ def report_failure(error: BaseException, process: "Process") -> None:
 
 
 def lost_partner(error: BaseException) -> bool:
-    """Does the error only say that some other process went away or is late?"""
+    """Whether the error only means that another process ended or is late."""
     if isinstance(error, TROUBLE_OF_OTHERS):
         return True
     text = str(error).lower()
@@ -59,7 +59,7 @@ def lost_partner(error: BaseException) -> bool:
 
 
 def read_cause(store: dist.Store | None) -> str | None:
-    """What the first failing process left; None when nothing came in time (it was killed, or hangs)."""
+    """The stored message of the first failing process; None if there is none in time (it was killed, or hangs)."""
     if store is None:
         return None
     try:
@@ -72,13 +72,13 @@ def read_cause(store: dist.Store | None) -> str | None:
 
 
 def leave_cause(store: dist.Store | None, cause: str) -> str:
-    """Only the first cause stays; returns it."""
+    """Store a cause unless there is one; returns the stored one."""
     if store is None:
         return cause
     try:
         return store.compare_set(CAUSE, "", cause).decode()
     except (RuntimeError, OSError) as error:
-        logger.debug("the cause of failure could not be told to the others: %s", error)
+        logger.debug("the cause of failure could not be stored for the others: %s", error)
         return cause
 
 

@@ -1,12 +1,12 @@
-"""Networks spread over ranks for training: sharded by FSDP2, or whole on every rank with averaged gradients.
+"""Networks on many ranks in training: sharded by FSDP2, or whole on every rank with averaged gradients.
 
-| `dit.fsdp.sharding_strategy` | parameters are cut over | between forward and backward |
+| `dit.fsdp.sharding_strategy` | parameters are sharded over | between forward and backward |
 | --- | --- | --- |
 | NO_SHARD | nothing | - |
-| FULL_SHARD | all ranks | cut again |
+| FULL_SHARD | all ranks | resharded |
 | SHARD_GRAD_OP | all ranks | stay gathered |
-| HYBRID_SHARD | the ranks of a host, copied between hosts | cut again |
-| _HYBRID_SHARD_ZERO2 | the ranks of a host, copied between hosts | stay gathered |
+| HYBRID_SHARD | the ranks of a host, replicated between hosts | resharded |
+| _HYBRID_SHARD_ZERO2 | the ranks of a host, replicated between hosts | stay gathered |
 """
 
 import os
@@ -25,7 +25,7 @@ from common.weights.stored import StoredWeight, dense
 
 logger = get_logger(__name__)
 
-STRATEGIES = {  # name -> (sharded, hybrid, cut again after forward)
+STRATEGIES = {  # name -> (sharded, hybrid, resharded after forward)
     "NO_SHARD": (False, False, False),
     "FULL_SHARD": (True, False, True),
     "SHARD_GRAD_OP": (True, False, False),
@@ -52,7 +52,7 @@ def barrier() -> None:
 
 
 def any_rank(flag: bool, device: torch.device | str) -> bool:
-    """Whether the flag is set on any rank; every rank must ask."""
+    """Whether the flag is set on any rank; every rank must call it."""
     if world_size() == 1:
         return flag
     value = torch.tensor(int(flag), device=device)
@@ -61,7 +61,7 @@ def any_rank(flag: bool, device: torch.device | str) -> bool:
 
 
 def least_over_ranks(value: int, device: torch.device | str) -> int:
-    """The smallest of all ranks' numbers; every rank must ask."""
+    """The smallest of all ranks' numbers; every rank must call it."""
     if world_size() == 1:
         return value
     least = torch.tensor(value, device=device)
@@ -89,7 +89,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 def training_mesh(strategy: str, device_type: str) -> DeviceMesh | None:
     """The mesh over which a strategy shards; None where nothing is sharded.
 
-    Hybrid strategies need to know how many ranks a host has: LOCAL_WORLD_SIZE, which torchrun sets.
+    Hybrid strategies read the number of ranks of a host from LOCAL_WORLD_SIZE, which torchrun sets.
 
     Raises:
         ValueError: an unknown strategy, or hosts of different sizes.
@@ -117,7 +117,7 @@ def shard(
     bf16: bool,
     entry_points: Sequence[str] = (),
 ) -> None:
-    """Shard a module in place: each unit by itself, the rest at the root. Nothing happens without a mesh.
+    """Shard a module in place: each unit separately, the rest at the root. No effect without a mesh.
 
     Args:
         units: its submodules that are gathered one at a time, usually the blocks.
@@ -130,7 +130,7 @@ def shard(
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32,
-        cast_forward_inputs=False,  # times and rotary tables are float32 for a reason; autocast does the rest
+        cast_forward_inputs=False,  # times and rotary tables must stay float32; autocast casts the rest
     )
     for unit in units:
         fully_shard(unit, mesh=mesh, reshard_after_forward=cut_again, mp_policy=policy)
@@ -156,7 +156,7 @@ def place(
         if name.endswith("rope.freqs"):  # computed by formula, in float32
             filled[name] = own.to(device)
         elif isinstance(own, DTensor):
-            # Without a source rank every rank cuts its part out of its own mapping: nothing is sent.
+            # Without a source rank every rank slices its part from its own mapping: nothing is sent.
             whole = dense(state[name]).to(own.dtype)
             filled[name] = distribute_tensor(whole.to(device), own.device_mesh, own.placements, src_data_rank=None)
         else:
@@ -165,7 +165,7 @@ def place(
 
 
 def same_on_all_ranks(module: nn.Module) -> None:
-    """Give every rank the whole parameters and buffers of rank 0; sharded ones are left alone."""
+    """Broadcast unsharded parameters and buffers from rank 0; sharded ones stay as they are."""
     if world_size() == 1:
         return
     for tensor in [*module.parameters(), *module.buffers()]:
@@ -179,7 +179,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def reshard(module: nn.Module) -> None:
-    """Give back what forward passes without a backward left gathered; before weights change, or they would be stale."""
+    """Free what forward passes without a backward left gathered; call it before weights change, or it is stale."""
     for part in module.modules() if is_sharded(module) else ():
         if isinstance(part, FSDPModule):
             part.reshard()
@@ -209,12 +209,12 @@ def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered (every rank must ask), a plain one as it is."""
+    """A sharded tensor gathered (every rank must call it), a plain one as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_state(module: nn.Module, replaced: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The whole state dict on rank 0's CPU (empty elsewhere), tensor by tensor; every rank must ask.
+    """The whole state dict on rank 0's CPU (empty elsewhere), tensor by tensor; every rank must call it.
 
     Args:
         replaced: tensors to take instead of the module's, by name: averaged weights.

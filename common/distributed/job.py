@@ -1,4 +1,4 @@
-"""Which job is this, can it be started again, and what did it leave for its next attempt?"""
+"""The identity of a job, its restarts, and the notes that it leaves for its next attempt."""
 
 import hashlib
 import os
@@ -15,15 +15,15 @@ ENDED, SEEN = "ended", "seen"
 
 
 def is_speaker(environment: Mapping[str, str] = os.environ) -> bool:
-    """Does this process speak for all of its job? Known before the job is joined."""
+    """Whether this process logs for its job; decided before it joins the job."""
     return environment.get("RANK", "0") == "0"
 
 
 def job_id(environment: Mapping[str, str] = os.environ) -> str:
     """12 hexadecimal digits: the same for all processes of a job and for its restarts, another for any other job.
 
-    torchrun gives every job that shares a port and names no `--rdzv-id` the same id. On one machine the launcher itself
-    tells them apart: it is the parent of all processes.
+    torchrun gives all jobs on one port without `--rdzv-id` the same id. On one machine they are distinguished by their
+    launcher, the parent of all processes.
     """
     name = environment.get("TORCHELASTIC_RUN_ID", "none")
     parts = [name]
@@ -36,25 +36,25 @@ def job_id(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def restarts_left(environment: Mapping[str, str] = os.environ) -> int:
-    """How often the launcher would still start this job again."""
+    """How many restarts of this job the launcher has left."""
     most, done = (int(environment.get(f"TORCHELASTIC_{name}", "0")) for name in ("MAX_RESTARTS", "RESTART_COUNT"))
     return max(most - done, 0)
 
 
 def journal_folder(output: Path) -> Path:
-    """Where a job notes what it has done."""
+    """The folder of a job's journal."""
     return output / f"{FOLDER}-{job_id()}"
 
 
 def mark_ended(output: Path) -> None:
-    """The job has come to its end with failures: a restart must not try the same files again."""
+    """Note that the job has ended with failures, so that a restart does not try the same files again."""
     folder = journal_folder(output)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ENDED).touch()
 
 
 def has_ended(output: Path, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether an earlier attempt of this job has come to its end. Every process asks once; the last one tidies up."""
+    """Whether an earlier attempt of this job has ended. Every process calls it once; the last one removes the note."""
     folder = journal_folder(output)
     if environment.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (folder / ENDED).exists():
         return False
@@ -65,10 +65,10 @@ def has_ended(output: Path, environment: Mapping[str, str] = os.environ) -> bool
     return True
 
 
-def remove_dead_journals(output: Path, own: Path) -> None:
-    """Remove what other jobs left whose first process is dead."""
+def remove_dead_journals(output: Path, current: Path) -> None:
+    """Remove the journals of other jobs whose first process has ended."""
     for folder in output.glob(f"{FOLDER}*"):
-        if folder == own or not folder.is_dir():
+        if folder == current or not folder.is_dir():
             continue
         try:
             claim = Claim(folder, patience_s=0.0)

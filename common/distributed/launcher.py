@@ -1,7 +1,7 @@
-"""Starts the processes of a job on one machine, waits for them, and ends with what they end with.
+"""Starts the processes of a job on one machine, waits for them, and returns their exit code.
 
-torchrun does this for several machines and with restarts; whatever its workers end with, it ends with 1 and prints a
-summary. Nothing here imports PyTorch.
+torchrun does this for several machines and with restarts, but exits with 1 whatever the workers' exit codes are, and
+prints a summary. Nothing here imports PyTorch.
 """
 
 import os
@@ -14,25 +14,25 @@ from types import FrameType
 
 from common.signals import NAMES
 
-MARK = "SEEDVR_LAUNCHER"  # in the environment of those that were started here
+MARK = "SEEDVR_LAUNCHER"  # in the environment of processes started here
 POLL_S = 0.05
 PATIENCE_S = 30.0  # how long the others may take to end by themselves once one has failed
 GRACE_S = 10.0  # from the request to end to the end
 
 
 def launch(command: Sequence[str], count: int) -> int:
-    """Run a command in so many processes that form one job.
+    """Run a command in `count` processes that form one job.
 
-    A signal is handed on to all of them. When one fails, the others have `PATIENCE_S` to find out and end; then they
-    are ended.
+    A signal is forwarded to all of them. When one fails, the others have `PATIENCE_S` to end by themselves, and
+    are terminated then.
 
     Returns:
-        0 when all end with 0; else what the first one that failed ended with, 128 and the number of a signal that
-        ended it.
+        0 when all exit with 0; else the exit code of the first one that failed, or 128 plus the number of the
+        signal that ended it.
     """
     port = free_port()
     started: list[subprocess.Popen[bytes]] = []
-    with _handed_on(started):
+    with _forwarded_signals(started):
         try:
             for rank in range(count):
                 environment = os.environ | environment_of(rank, count, port)
@@ -43,7 +43,7 @@ def launch(command: Sequence[str], count: int) -> int:
 
 
 def environment_of(rank: int, count: int, port: int) -> dict[str, str]:
-    """What tells a process which of the job's it is; and its share of the cores, where nothing else is asked for."""
+    """Environment variables of one process: its rank, and its share of the cores unless OMP_NUM_THREADS is set."""
     told: dict[str, object] = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count}
     told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, MARK: os.getpid()}
     if "OMP_NUM_THREADS" not in os.environ:
@@ -52,7 +52,7 @@ def environment_of(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens to at the moment."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -72,7 +72,7 @@ def _wait(started: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End those that still run: with a word first, which lets them tidy up."""
+    """End those that still run: SIGTERM first, so that they can clean up, then SIGKILL."""
     running = [process for process in started if process.poll() is None]
     for process in running:
         process.terminate()
@@ -85,8 +85,8 @@ def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-class _handed_on:
-    """A block in which signals to this process go to the processes that it started, which decide what they mean."""
+class _forwarded_signals:
+    """A block in which signals to this process are forwarded to the processes that it started, which handle them."""
 
     def __init__(self, started: Sequence[subprocess.Popen[bytes]]) -> None:
         self.started = started
@@ -94,13 +94,13 @@ class _handed_on:
     def __enter__(self) -> None:
         numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
         caught = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-        self.before = {number: signal.signal(number, self._hand_on) for number in caught}
+        self.before = {number: signal.signal(number, self._forward) for number in caught}
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+    def _forward(self, number: int, frame: FrameType | None) -> None:
         for process in self.started:
             if process.poll() is None:
                 process.send_signal(number)

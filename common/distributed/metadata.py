@@ -1,7 +1,7 @@
-"""The metadata of a training checkpoint, read so that nothing in it can run.
+"""Reads the metadata of a training checkpoint without executing code from it.
 
-torch.distributed.checkpoint keeps it as a pickle and opens that with the full unpickler, which calls whatever the file
-names. Here the names that such metadata consists of are listed; every other one is refused.
+torch.distributed.checkpoint stores it as a pickle and opens it with the full unpickler, which calls anything that the
+file names. Here only the names that such metadata needs are allowed; every other one is refused.
 """
 
 import io
@@ -29,18 +29,18 @@ CLASSES |= {
     ("torch", "Size"): torch.Size,
     ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
     ("collections", "OrderedDict"): dict,
-    # Where the checkpoint once lay. Nothing reads it, and a path of another system could not be made here.
+    # The path at which the checkpoint was written. It is not used, and another system's path could not be made here.
     **{("pathlib", name): PurePosixPath for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")},
     **{("pathlib._local", name): PurePosixPath for name in ("PosixPath", "WindowsPath")},
 }
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that cannot be read: incomplete, changed, or made to do harm. An older one may do."""
+    """A checkpoint that cannot be read: incomplete, changed, or malicious. An older one may be readable."""
 
 
 class SafeReader(FileSystemReader):
-    """Torch's reader of checkpoints with `read_metadata` in place of its own."""
+    """Torch's reader of checkpoints, with `read_metadata` in place of its unpickler."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         found = read_metadata(Path(self.path))
@@ -73,7 +73,7 @@ def read_metadata(checkpoint: str | Path) -> Metadata:
         found = _Unpickler(io.BytesIO(path.read_bytes())).load()
         refuse_odd_metadata(found)
         refuse_more_than_there_is(found, Path(checkpoint))
-    except Exception as error:  # damaged bytes can make anything of a constructor
+    except Exception as error:  # constructors raise anything for damaged bytes
         raise DamagedCheckpoint(f"{checkpoint}: its metadata is damaged or not a checkpoint's: {error}") from error
     return found
 
@@ -90,7 +90,7 @@ def refuse_odd_metadata(found: object) -> None:
 
 
 def refuse_more_than_there_is(found: Metadata, checkpoint: Path) -> None:
-    """ValueError where tensors are said to be larger than all files together: memory would be asked for first."""
+    """ValueError where the metadata's tensors exceed all files together: their memory would be allocated first."""
     there = sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file())
     said = 0
     for name, entry in found.state_dict_metadata.items():

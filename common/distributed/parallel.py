@@ -1,4 +1,4 @@
-"""One object for a program: who works with whom, on which files, and how a clip is shared."""
+"""One object for a program: the groups of ranks, their files, and how a group shares a clip."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from common.distributed.process import Process
 from common.distributed.row_parallel import ClipRows, WholeClip
 from common.distributed.sequence_parallel import SequenceParallel
 from common.distributed.verdict import Verdicts
-from common.distributed.work_queue import hand_out
+from common.distributed.work_queue import queued_items
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -18,14 +18,14 @@ Item = TypeVar("Item")
 
 
 class Parallel:
-    """Groups of `sp_size` ranks, each working on one clip at a time. In groups of one every verb does nothing special.
+    """Groups of `sp_size` ranks, each working on one clip at a time. In groups of one there is no communication.
 
     Args:
         process: from `process_group`.
         sp_size: ranks that share a clip.
     Attributes:
-        size, own: of this rank's group, and its number in it. leads: does it write the files of its group?
-        verdicts: makes one decision of what the ranks of the group find.
+        size, own: of this rank's group, and its number in it. is_leader: whether it writes the files of its group.
+        verdicts: exchanges outcomes, so that all ranks of the group decide alike.
         team: for `dit.layout(..., team=...)`; None in a group of one.
     Raises:
         ValueError: `sp_size` does not divide the number of processes.
@@ -34,20 +34,20 @@ class Parallel:
     def __init__(self, process: Process, sp_size: int = 1) -> None:
         self.process = process
         self.group: Group = make_group(process, sp_size)
-        self.size, self.own, self.leads = sp_size, self.group.own, self.group.leads
+        self.size, self.own, self.is_leader = sp_size, self.group.own, self.group.is_leader
         self.verdicts = Verdicts(self.group)
         self.team = SequenceParallel(self.group) if sp_size > 1 else None
 
     @property
     def traffic(self) -> Traffic:
-        """What this rank has sent so far."""
+        """Bytes that this rank has sent so far."""
         return self.group.traffic
 
     def rows(self, latent_rows: int) -> ClipRows | WholeClip:
         """How this rank's group shares the pictures of a clip of so many latent rows."""
         if self.size == 1:
             return WholeClip()
-        if latent_rows < self.size and self.leads:
+        if latent_rows < self.size and self.is_leader:
             idle = self.size - latent_rows
             logger.info("a picture of %d latent rows: %d of %d ranks idle in the VAE", latent_rows, idle, self.size)
         return ClipRows(self.group, latent_rows)
@@ -60,5 +60,5 @@ class Parallel:
         name: Callable[[Item], str] = str,
         journal: Path | None = None,
     ) -> Iterator[Item]:
-        """The items for this rank's group, longest first, from one queue for all groups. See `work_queue.hand_out`."""
-        return hand_out(self.group, items, cost=cost, name=name, journal=journal)
+        """The items for this rank's group, longest first, from one queue for all groups: `work_queue.queued_items`."""
+        return queued_items(self.group, items, cost=cost, name=name, journal=journal)

@@ -1,4 +1,4 @@
-"""This process among the others of a job: its rank, its device, and how the job ends when one of them fails.
+"""One process of a job: its rank, its device, and how the job ends when a process fails.
 
 A program enters `process_group(...)` once. Under torchrun (or anything else that sets RANK, WORLD_SIZE, MASTER_ADDR and
 MASTER_PORT) that joins the job; without, it gives the same object for a world of one, and nothing is initialised.
@@ -28,7 +28,7 @@ ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 TOLD, SAID = "told by the leader", "said to the leader"
 POLL_S = 0.2
 
-# How many devices of a kind there are, and what to do where there are none.
+# Functions that count the devices of a kind, and the remedy where there are none.
 VISIBLE: dict[str, tuple[Callable[[], int], str]] = {
     "cuda": (lambda: torch.cuda.device_count() if torch.cuda.is_available() else 0, "check nvidia-smi"),
     "mps": (lambda: int(torch.backends.mps.is_available()), "install PyTorch's build for Macs with Apple silicon"),
@@ -39,44 +39,37 @@ NAMES = {"cuda": "CUDA", "mps": "Apple MPS", "xpu": "Intel XPU"}
 
 @dataclass(frozen=True)
 class Process:
-    """One process of a job.
+    """One process of a job."""
 
-    rank, world: of all processes. local_rank, local_world: of those on this machine.
-    device: what this process computes on.
-    backend: "gloo", "nccl", or None in a world of one that nobody launched.
-    attempt: how often the launcher has restarted the job, from 0.
-    store: what all processes can write keys into; None without a launcher.
-    """
-
-    rank: int
-    world: int
-    local_rank: int
-    device: torch.device
-    backend: str | None
-    attempt: int
-    timeout_s: float
-    store: dist.Store | None = None
+    rank: int  # among all processes
+    world: int  # number of all processes
+    local_rank: int  # among those on this machine
+    device: torch.device  # on which this process computes
+    backend: str | None  # "gloo", "nccl", or None in a world of one without a launcher
+    attempt: int  # how often the launcher has restarted the job, from 0
+    timeout_s: float  # seconds without a report after which the job fails
+    store: dist.Store | None = None  # key-value store of all processes; None without a launcher
     watchdog: Watchdog | None = field(default=None, repr=False)
-    local_world: int = 1
+    local_world: int = 1  # number of processes on this machine
 
     @property
-    def leads(self) -> bool:
-        """Is this the process that speaks for all (logs, shared files)?"""
+    def is_leader(self) -> bool:
+        """Whether this process writes logs and shared files for all: rank 0."""
         return self.rank == 0
 
     def alive(self, doing: str) -> None:
-        """Say that work goes on; call it at every step. Silence for the timeout ends the job, naming `doing`."""
+        """Report progress, at every step. Without a call for the timeout the watchdog ends the job, naming `doing`."""
         if self.watchdog is not None:
             self.watchdog.alive(doing)
 
     def barrier(self) -> None:
-        """Wait until every process is here; nobody waits longer than the timeout."""
+        """Wait for every process, at most for the timeout."""
         if self.world > 1:
             with self.waiting("the other processes"):
                 dist.barrier(device_ids=[self.device.index] if self.backend == "nccl" else None)
 
     def told_by_leader(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns on the process that leads, on every process; once for each job.
+        """What `make` returns on the leader, on every process; once for each job.
 
         Args:
             make: called there only; returns what JSON can hold.
@@ -84,33 +77,33 @@ class Process:
         if self.world == 1:
             return make()
         assert self.store is not None, "a job of several processes has a store"
-        if self.leads:
+        if self.is_leader:
             self.store.set(TOLD, json.dumps(make()))
-        while not self.store.check([TOLD]):  # however long it works: its own watchdog ends it when it is silent
+        while not self.store.check([TOLD]):  # without a limit: the first process's watchdog ends it if it hangs
             self.alive("waiting for the first process")
             time.sleep(POLL_S)
         return json.loads(self.store.get(TOLD))
 
     def told_to_leader(self, value: Any) -> list[Any] | None:
-        """What every process says, in the order of their ranks, on the one that leads; None on the others.
+        """The values of all processes, in the order of their ranks, on the leader; None on the others.
 
         Args:
-            value: what JSON can hold. Said once for each job.
+            value: what JSON can hold. Called once for each job.
         """
         if self.world == 1:
             return [value]
         assert self.store is not None, "a job of several processes has a store"
         keys = [f"{SAID}/{rank}" for rank in range(self.world)]
         self.store.set(keys[self.rank], json.dumps(value))
-        if not self.leads:
+        if not self.is_leader:
             return None
-        while not self.store.check(keys):  # who is silent is ended by a watchdog of its own
+        while not self.store.check(keys):  # a process that hangs is ended by its own watchdog
             self.alive("waiting for what the other processes say")
             time.sleep(POLL_S)
         return [json.loads(self.store.get(key)) for key in keys]
 
     def waiting(self, on: str) -> AbstractContextManager[None]:
-        """Around a call that waits for other processes: the one that is late gets the blame, not this one."""
+        """A context around a call that waits for other processes, so that the watchdog does not end this one."""
         return nullcontext() if self.watchdog is None else self.watchdog.waiting(on)
 
     def group(self, size: int) -> tuple[int, int]:
@@ -159,11 +152,11 @@ def process_group(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = backend or choose_backend(device, local_world)
-    # The one who is silent ends first and is named; those who wait for it outlast it a little.
+    # A process that hangs is ended, and named, shortly before the processes that wait for it time out.
     watchdog = Watchdog(rank, 0.8 * timeout_s)
     store, *_ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    # A process of a job that was killed may come back to the same port: its keys are others.
+    # A killed job may be started again on the same port, so keys have the job's id as prefix.
     store = dist.PrefixStore(job_id(), store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if backend == "nccl" else backend,
@@ -178,15 +171,15 @@ def process_group(
     with watchdog if world > 1 else nullcontext():
         try:
             yield process
-            process.barrier()  # the store lives in rank 0: nobody may leave while others still ask it
+            process.barrier()  # the store is in rank 0, which must not leave while others use it
         except BaseException as error:
             report_failure(error, process)
-            raise  # the group is not taken down in order: others may be stuck in it, and the launcher ends them
+            raise  # the group is not destroyed: other ranks may hang in it, and the launcher ends them
         dist.destroy_process_group()
 
 
 def read_launcher() -> tuple[int, int, int, int] | None:
-    """(rank, world, local rank, local world) from the environment; None when nobody launched this process."""
+    """(rank, world, local rank, local world) from the environment; None without a launcher."""
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         return None
     missing = [name for name in ENVIRONMENT if name not in os.environ]
@@ -195,18 +188,18 @@ def read_launcher() -> tuple[int, int, int, int] | None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if not 0 <= rank < world:
         raise ValueError(f"RANK={rank} does not fit WORLD_SIZE={world}; start the job with torchrun")
-    # Without these (a plain srun), the processes are taken to be on one machine each.
+    # Without these (a plain srun), each process is assumed to have a machine of its own.
     return rank, world, int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def choose_device(device: str | torch.device, local_rank: int) -> torch.device:
-    """The device of one process; those on one machine share its GPUs out, and share GPUs when they are more.
+    """The device of one process: those of a machine are distributed over its GPUs, several on one if there are more.
 
     Args:
         device: "auto" (a CUDA or ROCm GPU when there is one, else the CPU), "cpu", "cuda", "xpu" (Intel) or "mps"
             (Apple). A GPU's number may follow, as in "cuda:1".
     Raises:
-        RuntimeError: a name of no device, or a device that PyTorch does not see here; says what to do.
+        RuntimeError: an unknown device, or one that PyTorch does not find here; says what to do.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,8 +1,8 @@
-"""The rows of a clip's pictures, spread over the ranks of a group, see `models/video_vae_v3/modules/rows.py`.
+"""Row parallelism: the rows of pictures, distributed over a group's ranks, see `models/video_vae_v3/modules/rows.py`.
 
 Every rank holds a block of consecutive rows of every frame. At every level of the VAE it needs one row of each
-neighbour before a convolution, statistics of all blocks for a norm, and all pixels of a frame for the attention in the
-middle: some thousandths of an activation.
+neighbour before a convolution, statistics of all blocks for a norm, and all pixels of a frame for attention: some
+thousandths of an activation.
 """
 
 from dataclasses import dataclass
@@ -19,16 +19,13 @@ HALO, STATISTICS, ATTENTION = "rows of neighbours", "statistics of norms", "keys
 
 @dataclass(frozen=True)
 class RowBlocks:
-    """Which latent rows each rank of a group holds; ranks beyond the number of rows hold none.
+    """Which latent rows each rank of a group holds; ranks beyond the number of rows hold none."""
 
-    counts: rows of every rank, in order; they differ by one at most.
-    """
-
-    counts: tuple[int, ...]
+    counts: tuple[int, ...]  # rows of every rank, in order; they differ by one at most
 
     @staticmethod
     def of(rows: int, ranks: int) -> "RowBlocks":
-        """`rows` shared out evenly."""
+        """`rows` divided evenly."""
         return RowBlocks(tuple(rows // ranks + (own < rows % ranks) for own in range(ranks)))
 
     def span(self, own: int, scale: int = 1) -> slice:
@@ -60,13 +57,13 @@ class RowParallel:
         if torch.is_grad_enabled():
             return adjoint.neighbours(self, x, above, below)
         group, operations, arriving = self.group, [], []
-        # A row that everybody wants from above is sent downwards, and the other way round.
-        for wanted, to, edge, source, place in (
+        # To receive the row above, every block sends its last row to the block below, and the other way round.
+        for requested, to, edge, source, place in (
             (above, group.own + 1, self.last, group.own - 1, slice(-1, None)),
             (below, group.own - 1, self.first, group.own + 1, slice(0, 1)),
         ):
-            receives = wanted and 0 <= source < self.ranks
-            if wanted and not edge:
+            receives = requested and 0 <= source < self.ranks
+            if requested and not edge:
                 row = group.on_wire(x[:, :, place].contiguous())
                 operations.append(group.operation(dist.isend, row, to))
                 group.traffic.add(HALO, row.numel() * row.element_size())
@@ -168,11 +165,11 @@ class ClipRows:
 
     def to_leader(self, x: Tensor, frames: int) -> Tensor | None:
         """Frames [t, ...] of every rank's `frame_span` -> [frames, ...] on the leader; None on the others."""
-        if x.dtype == torch.int16:  # which NCCL does not carry
+        if x.dtype == torch.int16:  # which NCCL does not support
             whole = self.to_leader(x.view(torch.uint8), frames)
             return None if whole is None else whole.view(torch.int16)
         group, shares = self.group, RowBlocks.of(frames, self.group.size).counts
-        if not group.leads:
+        if not group.is_leader:
             group.transfer(send=[(x, 0)] if len(x) else [], purpose="finished frames")
             return None
         others = [x.new_empty(share, *x.shape[1:]) for share in shares[1:]]
@@ -182,7 +179,7 @@ class ClipRows:
 
 
 class WholeClip:
-    """The same for one process that shares a clip with nobody."""
+    """The same for a single process, without communication."""
 
     exchange, holds_rows = None, True
 

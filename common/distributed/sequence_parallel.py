@@ -1,4 +1,5 @@
-"""The transformer's tokens, spread over the ranks of a group: whole windows each, see `models/nadit/exchange.py`."""
+"""Sequence parallelism: the transformer's tokens, distributed over the ranks of a group in whole windows, see
+`models/nadit/exchange.py`."""
 
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from common.kernels.transfer import to_device
 
 
 class SequenceParallel:
-    """The ranks that share a clip, as the transformer's layout asks for them: `dit.layout(..., team=...)`."""
+    """The ranks that share a clip, in the form for the transformer's layout: `dit.layout(..., team=...)`."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -23,13 +24,13 @@ class SequenceParallel:
 
 
 class TokenExchange:
-    """Moves tokens between ranks when the cutting into windows changes; everything is planned once a clip."""
+    """Moves tokens between ranks when the window partition changes; planned once a clip."""
 
     def __init__(self, group: Group, owners: Sequence[Tensor], device: torch.device | str) -> None:
         self.group = group
         self._own = [to_device((owner == group.own).nonzero().squeeze(1), device) for owner in owners]
         self._counts = [torch.bincount(owner, minlength=group.size).tolist() for owner in owners]
-        # Gathered tokens come rank by rank; where does each packed one lie among them?
+        # Gathered tokens are ordered by rank: this is the index of each packed token among them.
         self._packed = [to_device(owner.argsort(stable=True).argsort(), device) for owner in owners]
         self._routes = {
             (a, b): Route(group, owners[a], owners[b], device)
@@ -65,7 +66,7 @@ class TokenExchange:
 
 
 class Route:
-    """The way of every token from its owner under one cut to its owner under another, seen from one rank.
+    """How tokens move from their owners under one window partition to those under another, for one rank.
 
     Args:
         before, after: [L] the owner of each packed token.
@@ -76,7 +77,7 @@ class Route:
         leaving, arriving = after[before == group.own], before[after == group.own]
         self.send = torch.bincount(leaving, minlength=group.size).tolist()
         self.receive = torch.bincount(arriving, minlength=group.size).tolist()
-        # Sorted by the other rank, in packed order within: both sides agree without talking.
+        # Sorted by the other rank, then by packed order, so that both sides agree without communication.
         self._pick = to_device(leaving.argsort(stable=True), device)
         self._place = to_device(arriving.argsort(stable=True).argsort(), device)
 

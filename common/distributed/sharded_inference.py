@@ -1,8 +1,8 @@
-"""Weights spread over the ranks that share a clip, for a network that does not fit one of them (FSDP2).
+"""Weights sharded over the ranks that share a clip, for a network too large for one of them (FSDP2).
 
 Each rank holds its part of every block and gathers one block at a time, the next while one computes. Ranks of one clip
-go through the blocks together, so they are the ones to share weights: groups need not wait for each other. Where a
-group spans machines, each machine holds all weights among its own ranks (hybrid): nothing is gathered over slow links.
+run the blocks at the same time, so they share weights, and groups do not wait for each other. Where a group spans
+machines, the ranks of each machine hold all weights together (hybrid), so that nothing is gathered over slow links.
 """
 
 from collections.abc import Mapping, Sequence
@@ -82,7 +82,7 @@ def own_part(whole: Tensor | StoredWeight, form: DTensor, dtype: torch.dtype, de
 
 
 def local_mesh(group: Group) -> DeviceMesh:
-    """The ranks to share weights with: of this group, those on this machine. Every rank of the job must ask."""
+    """The mesh of ranks that share weights: those of this group on this machine. Every rank of the job must call it."""
     process = group.process
     size = ranks_that_share(process, group.size)
     handle: dist.ProcessGroup | None = None

@@ -1,3 +1,3 @@
-"""How long a process of a job may be silent. In a file of its own, as a command line needs it and nothing of torch."""
+"""How long a process of a job may run without a report. A separate file, so that command lines import no torch."""
 
 TIMEOUT_S = 1800.0

@@ -1,7 +1,7 @@
-"""One decision for ranks that share a clip: what fails on one of them fails on all, at the same place.
+"""Agreement of ranks that share a clip: what fails on one of them fails on all, at the same place.
 
-Ranks tell each other through the job's store, not through collective calls: it also works where one of them has
-failed in the middle of its work.
+Ranks communicate through the job's store, not through collective calls: this also works after one of them has failed in
+the middle of its work.
 """
 
 import json
@@ -13,7 +13,7 @@ from common.distributed.collectives import Group
 
 
 class Verdicts:
-    """Exchanges outcomes within one group. Every rank of it exchanges equally often."""
+    """Exchanges outcomes within one group. Every rank of it must make the same number of calls."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -30,17 +30,17 @@ class Verdicts:
         with process.waiting("what the other ranks of this clip say"):
             process.store.wait(keys, timedelta(seconds=process.timeout_s))
         outcomes = [process.store.get(key).decode() for key in keys]
-        if self.count:  # all have answered this time, so all have read the last one
+        if self.count:  # all have answered this time, so all have read the answers before
             process.store.delete_key(self._key(self.count - 1, group.own))
         self.count += 1
         return outcomes
 
     @contextmanager
     def same_for_all(self, *expected: type[Exception], rebuild: Callable[[str, str], Exception]) -> Iterator[None]:
-        """Around work after which all ranks of the group meet: an error of one is raised on all.
+        """A context around work after which all ranks of the group synchronise: an error of one rank is raised on all.
 
         Args:
-            expected: errors after which this rank is where the others are. Others pass at once and end the job.
+            expected: errors after which this rank can go on with the others. Others are raised at once and end the job.
             rebuild: (name of the error's class, message) -> what is raised, on ranks that had no error as well.
 
         A group of one raises its own errors as they are.

@@ -1,4 +1,4 @@
-"""Ends a process that has stopped working: a hang is then a failure with a cause, and the launcher ends the job."""
+"""Ends a process that hangs, so that the hang is a failure with a cause, and the launcher ends the job."""
 
 import faulthandler
 import sys
@@ -15,8 +15,8 @@ logger = get_logger(__name__)
 class Watchdog:
     """Ends this process with the stacks of its threads on standard error after `silence_s` without `alive`.
 
-    It runs outside of Python, so it also notices a call into a library that never returns. A context manager; outside
-    of it nothing is watched.
+    It runs outside of Python, so it also detects a library call that never returns. A context
+    manager, active only inside.
     """
 
     def __init__(self, rank: int, silence_s: float) -> None:
@@ -33,7 +33,7 @@ class Watchdog:
 
     @contextmanager
     def waiting(self, on: str) -> Iterator[None]:
-        """Nobody is blamed for waiting: collective calls have a timeout of their own, longer than this one."""
+        """A context in which the watchdog is off: collective calls have a longer timeout of their own."""
         before, self.doing = self.doing, f"waiting for {on}"
         faulthandler.cancel_dump_traceback_later()
         yield

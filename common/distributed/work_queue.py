@@ -2,10 +2,9 @@
 
 The queue is a counter in the store that all ranks share. Every rank holds the same ordered list; the leader of a group
 draws the next number and tells its group. What was begun and what was done is also written into a journal beside the
-results, in a folder of this job with one file a group, because the store does not outlive a restart: after one,
-finished files are not handed out again, and those that were being worked on are. A file that was begun before comes
-last then, so that one which brings
-the job down every time does not keep the others from being done.
+results, in a folder of this job with one file a group, because the store is lost at a restart. After a
+restart finished files are skipped, and unfinished ones are done again. Those that were begun before come last, so that
+a file that crashes the job every time does not block the others.
 """
 
 import hashlib
@@ -33,7 +32,7 @@ DRAWN, SERVED, AGREED = "queue/drawn", "queue/served", "queue/agreed"
 POLL_S = 0.2
 
 
-def hand_out(
+def queued_items(
     group: Group,
     items: Sequence[Item],
     *,
@@ -41,10 +40,10 @@ def hand_out(
     name: Callable[[Item], str] = str,
     journal: Path | None = None,
 ) -> Iterator[Item]:
-    """The items that this rank's group is to work on, one after another; every rank must ask, to the end.
+    """The items that this rank's group is to work on, one after another; every rank must iterate to the end.
 
-    An item counts as done when the next one is asked for. Once a job; the last item of a group is followed by waiting
-    for the other groups, for as long as they show that they are alive.
+    An item counts as done when the next one is requested. Call it once a job. After its last item a group waits for the
+    other groups, as long as they report progress.
 
     Args:
         items: the same on every rank, in any order.
@@ -64,7 +63,7 @@ def hand_out(
         return begun[name(item)], -cost(item) if several else 0.0
 
     waiting = sorted((item for item in items if name(item) not in done), key=place)
-    if len(waiting) < len(items) and process.leads:
+    if len(waiting) < len(items) and process.is_leader:
         logger.info("%d of %d files were finished before the restart", len(items) - len(waiting), len(items))
     for number in _numbers(group):
         if number >= len(waiting):
@@ -104,12 +103,12 @@ def _numbers(group: Group) -> Iterator[int]:
         yield from count()
         return
     while True:
-        number = torch.tensor(store.add(DRAWN, 1) - 1 if group.leads else 0)
+        number = torch.tensor(store.add(DRAWN, 1) - 1 if group.is_leader else 0)
         yield int(group.broadcast(number, 0, "next file")) if group.size > 1 else int(number)
 
 
 def _wait_for_others(group: Group) -> None:
-    """Until all groups have found the queue empty. A silent rank ends the job by itself (see `watchdog.py`)."""
+    """Wait until all groups have found the queue empty. Its watchdog ends a rank that hangs (see `watchdog.py`)."""
     process = group.process
     if process.store is None:
         return
@@ -120,7 +119,7 @@ def _wait_for_others(group: Group) -> None:
 
 
 class Journal:
-    """What was begun and done, on disk; one file a group, so that nobody writes into another's."""
+    """The items that were begun and done, on disk, with one file a group."""
 
     def __init__(self, output: Path, group: Group) -> None:
         self.output, self.folder, self.group = output, journal_folder(output), group
@@ -130,12 +129,12 @@ class Journal:
     def open(self) -> tuple[set[str], Counter[str]]:
         """(names that are done, how often each was begun) before this restart; all ranks call it together."""
         process = self.group.process
-        if process.leads:
+        if process.is_leader:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_dead_journals(self.output, self.folder)
-            with suppress(BeingMadeError):  # the attempt before this one is about to go
+            with suppress(BeingMadeError):  # the attempt before this one is still ending
                 self.claim = Claim(self.folder)
-            if process.attempt == 0:  # of another job, which nobody will continue
+            if process.attempt == 0:  # of another job, which will not be continued
                 for file in self.folder.glob("*.jsonl"):
                     file.unlink()
         process.barrier()
@@ -155,18 +154,18 @@ class Journal:
         return done, begun
 
     def note(self, event: str, name: str) -> None:
-        """Write "begun" or "done" of a name down, on the group's leader."""
-        if self.group.leads:
+        """Append "begun" or "done" and a name, on the group's leader."""
+        if self.group.is_leader:
             with self.own.open("a") as file:
                 file.write(json.dumps([event, name]) + "\n")
 
     def close(self) -> None:
-        """Everything is done: nothing is left to remember."""
+        """Everything is done: remove the journal."""
         self.group.process.barrier()
-        if self.group.process.leads:
+        if self.group.process.is_leader:
             for file in self.folder.glob("*.jsonl"):
                 file.unlink()
-            with suppress(OSError):  # what it was told to keep for a restart, see `job.mark_ended`
+            with suppress(OSError):  # files kept for a restart, see `job.mark_ended`
                 self.folder.rmdir()
             if self.claim is not None:
                 self.claim.release()

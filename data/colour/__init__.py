@@ -1,1 +1,1 @@
-"""Light behind code values: the curves of HDR (PQ, HLG), and the form of it that networks of SDR take."""
+"""Transfer curves of HDR (PQ, HLG), and the SDR form of HDR pictures that the networks take."""

@@ -1,4 +1,4 @@
-"""How the pixels of one file become what networks take, and how results become what its file stores."""
+"""Converts the pixels of one file to the networks' input, and results to the pixels that its output stores."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,35 +7,28 @@ import torch
 from torch import Tensor
 
 from data.colour.tone import bt2020_to_bt709, hlg_to_tone, pq_to_tone, tone_to_pq, words_of
+from data.pixel_range import model_to_uint8
 
 Curve = Literal["none", "pq", "pq to sdr", "hlg to sdr"]
 
 
 @dataclass(frozen=True)
 class PixelPath:
-    """Decided once a file.
+    """The conversions of one file's pixels; decided once a file."""
 
-    Attributes:
-        deep: the file has more than 8 bits: its pixels are float32 in [0, 1], otherwise u8.
-        bits: of results: 8 (u8), or 16 (words, whose bits torch holds as int16).
-        curve: "none": values go through as they are. "pq": PQ through a tone curve, and back. "... to sdr": to BT.709
-            before the networks, for good.
-        peak: of a PQ picture, nits.
-    """
-
-    deep: bool = False
-    bits: Literal[8, 16] = 8
-    curve: Curve = "none"
-    peak: int = 1000
+    deep: bool = False  # the file has more than 8 bits: its pixels are float32 in [0, 1], otherwise u8
+    bits: Literal[8, 16] = 8  # of results: 8 (u8), or 16 (words, whose bits torch holds as int16)
+    curve: Curve = "none"  # "none": values stay. "pq": tone curve, and its inverse. "... to sdr": to BT.709, not undone
+    peak: int = 1000  # of a PQ picture, nits
 
     @property
     def dtype_in(self) -> torch.dtype:
-        """Of pixels, as `rgb_of` is asked for them."""
+        """The dtype of pixels that `into` takes, for `rgb_of`."""
         return torch.float32 if self.deep or self.curve != "none" else torch.uint8
 
     @property
     def dtype_out(self) -> torch.dtype:
-        """Of results."""
+        """The dtype of results."""
         return torch.uint8 if self.bits == 8 else torch.int16
 
     def into(self, rgb: Tensor) -> Tensor:
@@ -48,11 +41,6 @@ class PixelPath:
     def back(self, frames: Tensor) -> Tensor:
         """Finished frames [..., h, w], about [-1, 1] -> `dtype_out`, clipped and rounded."""
         if self.bits == 8:
-            return to_8_bit(frames)
+            return model_to_uint8(frames)
         words = words_of((frames.float() + 1) * 0.5)
         return (tone_to_pq(words, self.peak) if self.curve == "pq" else words).to(torch.int16)
-
-
-def to_8_bit(frames: Tensor) -> Tensor:
-    """[..., 3, h, w] about [-1, 1] -> u8, clipped and rounded: cutting off the fraction would darken the picture."""
-    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -1,6 +1,6 @@
-"""What becomes of the transparency of a clip where its result has none? It is laid over white, as that of an animation.
+"""Composites transparent frames over white, where the result has no transparency.
 
-White is that of paper: of HDR, the reference white of ITU-R BT.2408 (203 nits), not the brightest light.
+In HDR, white is the reference white of ITU-R BT.2408 (203 nits), not the brightest light.
 """
 
 import av
@@ -16,7 +16,7 @@ WHITE_CODES = {PQ: 0.5807, HLG: 0.75}
 
 
 def laid_over_white(frame: av.VideoFrame, stream: av.VideoStream) -> av.VideoFrame | None:
-    """The frame as rgb24 over white; None where it has no transparency, or none that shows."""
+    """The frame as rgb24 over white; None where every pixel is opaque."""
     if not means_transparency(frame, stream):
         return None
     alpha = frame.reformat(format="rgba").to_ndarray()[..., 3]  # H W
@@ -29,7 +29,7 @@ def laid_over_white(frame: av.VideoFrame, stream: av.VideoStream) -> av.VideoFra
 
 
 def deep_over_white(frame: Frame, transfer: int) -> Frame | None:
-    """A frame of more than 8 bits, with alpha, as RGB of 16 bits; None where no transparency shows.
+    """A frame of more than 8 bits with alpha, over white, as RGB of 16 bits; None where every pixel is opaque.
 
     Args:
         transfer: of its colour.

@@ -1,24 +1,24 @@
 """When is a frame shown? Exact times from a container's rounded ticks.
 
 Containers round: Matroska counts milliseconds, so a clip of 30000/1001 frames per second has steps of 33 and 34.
-Times within one tick of the even grid of the nominal rate are moved onto the grid, until a frame misses it: from
-there on the rate varies, or the nominal rate is wrong, and times are taken as they are. So constant-rate clips become
-exactly constant (a dropped frame leaves a gap of whole frames), and no frame of another clip moves by more than the
-rounding it already carries.
+Times within one tick of the even grid of the nominal rate are moved onto the grid. From the first frame that is
+further away, the rate varies or the nominal rate is wrong, and times stay as they are. So constant-rate clips become
+exactly constant (a dropped frame leaves a gap of whole frames), and in other clips no frame moves by more than the
+container's rounding.
 """
 
 from fractions import Fraction
 
 import av
 
-USUAL_RATE = Fraction(25)  # for streams that say nothing about their rate
+USUAL_RATE = Fraction(25)  # for streams without a rate
 
 
 def nominal_rate(stream: av.VideoStream) -> tuple[Fraction, bool]:
     """(frames per second, whether the container suggests a variable rate).
 
-    The average counts a last frame of odd length and rounded durations, so the base rate is taken where the two agree
-    within 1%. The base rate is the slowest that has a place for every frame: an average far above it is wrong (raw DV).
+    The average includes a last frame of odd length and rounded durations, so the base rate is used where the two agree
+    within 1%. The base rate is the slowest with a slot for every frame: an average far above it is wrong (raw DV).
     """
     average, base = stream.average_rate, stream.base_rate
     if average and base and average > 2 * base:

@@ -1,8 +1,8 @@
-"""Where does the clock of a clip jump, though nothing was recorded in between?
+"""Where does the clock of a clip jump, although nothing was recorded in between?
 
-Recordings that were glued together go on with another clock: the picture would stand still for the difference. Sound
-tells a jump from a picture that really stands still (a slide show, a camera that waits): there, sound goes on; at a
-jump, it stops with the picture and goes on with it. Such a gap is closed to one step.
+In concatenated recordings, each one has its own clock, and the picture would freeze for the difference. Sound
+distinguishes a jump from a picture that is really still (a slide show, a paused camera): at a still picture sound
+continues; at a jump it stops and resumes together with the picture. A jump is closed to one frame step.
 """
 
 from collections.abc import Sequence
@@ -16,18 +16,15 @@ from data.media.clock import nominal_rate
 from data.media.video_file import choose_tracks, open_container
 
 SHORTEST_JUMP_S = 2
-SKEW_S = 2  # how far apart sound and picture of one moment stand in a file
+SKEW_S = 2  # how far apart in a file the sound and the picture of one moment may be
 
 
 @dataclass(frozen=True)
 class Jump:
-    """One jump of the clock; seconds of the file's own clock.
+    """One jump of the clock, in seconds of the file's clock."""
 
-    after: the end of the last picture before it. seconds: how much too late everything behind it is.
-    """
-
-    after: Fraction
-    seconds: Fraction
+    after: Fraction  # end of the last picture before the jump
+    seconds: Fraction  # by which all later times are too late
 
     @property
     def middle(self) -> Fraction:
@@ -35,11 +32,11 @@ class Jump:
 
 
 class ClockJumps:
-    """Finds the jumps while the packets of picture and sound go by, in the order of the file.
+    """Finds the jumps from the packets of picture and sound, in the order of the file.
 
     Args:
         video: the stream of the picture; its jumps count.
-        sounds: the streams of the sound. Behind its last packet, a track says nothing about the clock.
+        sounds: the audio streams. After its last packet, a track gives no evidence about the clock.
 
     Attributes:
         found: the jumps so far.
@@ -54,7 +51,7 @@ class ClockJumps:
         }
         self.step = 1 / nominal_rate(video)[0]
         self.end: Fraction | None = None  # of the last picture
-        self.heard: dict[int, list[list[Fraction]]] = {}  # by track: (start, end) of its last two unbroken stretches
+        self.sound_spans: dict[int, list[list[Fraction]]] = {}  # of each track: (start, end) of the last two
         self.found: list[Jump] = []
 
     def push(self, packet: av.Packet) -> None:
@@ -64,12 +61,12 @@ class ClockJumps:
             return
         start = ticks * packet.time_base
         if packet.stream_index != self.video:
-            self._hear(packet.stream_index, start, start + (packet.duration or 0) * packet.time_base)
+            self._add_sound(packet.stream_index, start, start + (packet.duration or 0) * packet.time_base)
             return
         if self.end is not None and start - self.end > SHORTEST_JUMP_S:
             jump = Jump(self.end, start - self.end)
-            if any(self._jumps_too(index, jump) for index in self.heard) and not any(
-                self._goes_on(index, jump) for index in self.heard
+            if any(self._jumps_too(index, jump) for index in self.sound_spans) and not any(
+                self._goes_on(index, jump) for index in self.sound_spans
             ):
                 self.found.append(jump)
         self.end = start + self.step
@@ -93,23 +90,23 @@ class ClockJumps:
             return f"the clock jumps by {total:.2f} s at {float(first.after - origin):.2f} s, which was closed"
         return f"the clock jumps {len(self.found)} times, by {total:.2f} s in all, which was closed"
 
-    def _hear(self, track: int, start: Fraction, end: Fraction) -> None:
-        stretches = self.heard.setdefault(track, [])
+    def _add_sound(self, track: int, start: Fraction, end: Fraction) -> None:
+        stretches = self.sound_spans.setdefault(track, [])
         if stretches and -SKEW_S < start - stretches[-1][1] < SHORTEST_JUMP_S / 2:
             stretches[-1][1] = max(end, stretches[-1][1])
         else:
-            self.heard[track] = [*stretches[-1:], [start, end]]
+            self.sound_spans[track] = [*stretches[-1:], [start, end]]
 
     def _jumps_too(self, index: int, jump: Jump) -> bool:
-        """Whether a track of sound stops before the jump, and goes on behind it or is said to."""
-        after, stretches = jump.after + jump.seconds, self.heard[index]
+        """Whether a track of sound stops before the jump, and resumes after it or lasts longer by its header."""
+        after, stretches = jump.after + jump.seconds, self.sound_spans[index]
         stops = any(abs(end - jump.after) < SKEW_S for _, end in stretches)
         goes_on = any(abs(start - after) < SKEW_S for start, _ in stretches)
         return stops and (goes_on or self.promised.get(index, jump.after) > after - SKEW_S)
 
     def _goes_on(self, index: int, jump: Jump) -> bool:
-        """Whether a track of sound is heard in the middle of the jump."""
-        return any(start < jump.middle < end for start, end in self.heard[index])
+        """Whether a track of sound has packets in the middle of the jump."""
+        return any(start < jump.middle < end for start, end in self.sound_spans[index])
 
 
 def find_jumps(path: Path) -> ClockJumps:
@@ -121,7 +118,7 @@ def find_jumps(path: Path) -> ClockJumps:
         while True:
             try:
                 packet = next(packets, None)
-            except av.FFmpegError:  # the demuxer moves on, or says that this is the end
+            except av.FFmpegError:  # the demuxer continues with the next packet or ends
                 continue
             if packet is None:
                 return jumps

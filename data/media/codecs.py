@@ -1,8 +1,7 @@
-"""Which codecs are there for results, what can each do here, and what may a user ask of them?"""
+"""The codecs of results, what each supports here, and the options of users."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Literal
 
 import av
@@ -20,23 +19,15 @@ ENCODERS = ("cpu", "nvenc")
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What a user asks of the form of results; None and "auto": by what the file is.
+    """A user's options for the form of results. None and "auto": decided by the input file."""
 
-    Attributes:
-        codec: one of `CODECS`; "png": a folder of numbered pictures.
-        bit_depth: one of `DEPTHS`. pixel_format: libav's name, such as yuv422p10le. container: one of `CONTAINERS`.
-        encoder: "cpu", or "nvenc" for that of an NVIDIA GPU.
-        hdr: "keep" gives PQ and HLG back as they came; "sdr": BT.709.
-        crf: quality of H.264, HEVC and AV1, lower is better.
-    """
-
-    codec: str = "auto"
-    bit_depth: int | None = None
-    pixel_format: str | None = None
-    container: str | None = None
-    encoder: str = "cpu"
-    hdr: Literal["keep", "sdr"] = "keep"
-    crf: float | None = None
+    codec: str = "auto"  # one of `CODECS`; "png": a folder of numbered pictures
+    bit_depth: int | None = None  # one of `DEPTHS`
+    pixel_format: str | None = None  # libav's name, such as yuv422p10le
+    container: str | None = None  # one of `CONTAINERS`
+    encoder: str = "cpu"  # "cpu", or "nvenc" for the encoder of an NVIDIA GPU
+    hdr: Literal["keep", "sdr"] = "keep"  # "keep": PQ and HLG stay; "sdr": converted to BT.709
+    crf: float | None = None  # quality of H.264, HEVC and AV1, lower is better
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -53,25 +44,18 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class Codec:
-    """What a codec can do here.
+    """What a codec supports here."""
 
-    Attributes:
-        encoders: libav's name by `ENCODERS`. depths: of samples. containers: that carry it so that players understand.
-        formats: pixel format by depth, of opaque clips and of transparent ones; empty for none.
-        crf: (default, most), the least is 0; None: it has no such number.
-        options: of the encoder.
-    """
-
-    name: str
-    encoders: dict[str, str]
-    depths: tuple[int, ...]
-    containers: tuple[str, ...]
-    formats: dict[int, str]
-    transparent: dict[int, str] = field(default_factory=dict)
-    crf: tuple[float, float] | None = None
+    name: str  # for messages
+    encoders: dict[str, str]  # libav's name by `ENCODERS`
+    depths: tuple[int, ...]  # bits of a sample
+    containers: tuple[str, ...]  # in which players play it
+    formats: dict[int, str]  # pixel format by depth
+    transparent: dict[int, str] = field(default_factory=dict)  # the same with alpha; empty: no transparency
+    crf: tuple[float, float] | None = None  # (default, largest), from 0; None: the codec has no crf
 
 
-# Default crf: cannot be told from the source by eye. x265 and SVT-AV1 count on other scales than x264.
+# Default crf: visually lossless. x265 and SVT-AV1 use other scales than x264.
 TABLE = {
     "h264": Codec(
         "H.264", {"cpu": "libx264", "nvenc": "h264_nvenc"}, (8, 10), CONTAINERS,
@@ -97,18 +81,12 @@ TABLE = {
 }  # fmt: skip
 AUTO = {8: "h264", 10: "hevc", 12: "hevc", 16: "ffv1"}  # by depth
 LOSSLESS = ("ffv1", "png")
-# Hardware takes more than 8 bits as words with 6 or 0 bits below.
+# Hardware encoders take samples of more than 8 bits in the high bits of 16-bit words.
 NVENC_FORMATS = {"yuv420p10le": "p010le", "yuv444p10le": "yuv444p16le", "yuv422p10le": "p210le"}
 
 
-@cache
-def formats_of_encoder(encoder: str) -> tuple[str, ...]:
-    """Pixel formats that an encoder of this libav takes."""
-    return tuple(form.name for form in av.Codec(encoder, "w").video_formats or ())
-
-
 def planar_of(name: str) -> str | None:
-    """The planar format with the samples of another one, as `frame_from` makes it; None for one that is not made."""
+    """The planar format with the samples of another one, as `frame_from` makes it; None where it is not supported."""
     storage = storage_of(name)
     if name == "rgb48be":
         return "gbrp16le"

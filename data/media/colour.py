@@ -1,6 +1,6 @@
-"""Which colours does a clip or a picture say it has, and how is it said of a result? Without torch, for probing.
+"""The colour information of clips and pictures: read from the input, written to the result. Without torch, for probing.
 
-Numbers are those of ITU-T H.273, as in AVFrame. What a file does not say is BT.709.
+Numbers are those of ITU-T H.273, as in AVFrame. A file without colour information is taken as BT.709.
 """
 
 import struct
@@ -18,26 +18,21 @@ MATRIX_BT709, MATRIX_BT2020 = 1, 9
 
 KNOWN_MATRICES = (0, UNSPECIFIED, 3, 1, 4, 5, 6, 7, 8, 9, 10)
 
-USUAL_PEAK = 1000  # nits, of PQ whose file does not say
+USUAL_PEAK = 1000  # nits, of PQ without metadata
 LEAST_PEAK, MOST_PEAK = 400, 10_000
 NAMES = {BT709: "BT.709", BT601_625: "BT.601", BT601_525: "BT.601", BT2020: "BT.2020", DISPLAY_P3: "Display P3"}
 
 
 @dataclass(frozen=True)
 class Colour:
-    """What values of R, G and B mean.
+    """The meaning of values of R, G and B."""
 
-    Attributes:
-        primaries, transfer: numbers of H.273.
-        mastering: of the display that HDR was graded on, in the order of the bits of SMPTE ST 2086 in HEVC: x and y of
-            green, blue, red and white in steps of 0.00002, most and least light in steps of 0.0001 nits; None where the
-            file does not say.
-        light: most light of a pixel, and of a frame's mean, in nits (CTA-861.3); None where the file does not say.
-    """
-
-    primaries: int = BT709
-    transfer: int = BT709
+    primaries: int = BT709  # number of H.273
+    transfer: int = BT709  # number of H.273
+    # Display of the HDR grading, in the order of SMPTE ST 2086 in HEVC: x and y of green, blue, red and white in steps
+    # of 0.00002, most and least light in steps of 0.0001 nits; None where the file has none.
     mastering: tuple[int, ...] | None = None
+    # Largest light of a pixel, and of a frame's mean, in nits (CTA-861.3); None where the file has none.
     light: tuple[int, int] | None = None
 
     @property
@@ -51,7 +46,7 @@ class Colour:
 
     @property
     def peak(self) -> int:
-        """The brightest light that a PQ picture is said to have, in nits."""
+        """The brightest light of a PQ picture by its metadata, in nits."""
         said = [self.light[0]] if self.light and self.light[0] else []
         if not said and self.mastering:
             said = [round(self.mastering[8] / 10_000)]
@@ -68,7 +63,7 @@ SDR = Colour()
 
 
 def colour_of(frame: av.VideoFrame) -> Colour:
-    """What a decoded frame says."""
+    """The colour information of a decoded frame."""
     primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
     known = primaries not in (0, UNSPECIFIED, 3)
     if transfer in (PQ, HLG):
@@ -80,12 +75,12 @@ def colour_of(frame: av.VideoFrame) -> Colour:
 
 
 def untold(frame: av.VideoFrame) -> list[str]:
-    """What of a decoded frame's colour is not heeded, for messages."""
+    """Parts of a decoded frame's colour information that are ignored, for messages."""
     notes = []
     dynamic = {"DOVI_METADATA": "Dolby Vision", "DOVI_RPU_BUFFER": "Dolby Vision", "DYNAMIC_HDR_PLUS": "HDR10+"}
     try:
         found = dict.fromkeys(name for key, name in dynamic.items() if frame.side_data.get(key) is not None)
-    except ValueError:  # some other side data of this frame is of a kind that PyAV cannot name
+    except ValueError:  # PyAV raises for side data of a kind that it does not support
         found = {}
     notes += [f"the dynamic metadata of {name} is left out" for name in found]
     if not frame.format.is_rgb and int(frame.colorspace) not in KNOWN_MATRICES:
@@ -109,7 +104,7 @@ def png_chunk(colour: Colour) -> bytes | None:
 
 
 def colour_of_png(path: Path) -> Colour:
-    """What the cICP chunk of a PNG says; sRGB without one."""
+    """The colour of a PNG by its cICP chunk; sRGB without one."""
     with path.open("rb") as file:
         file.seek(8)
         while len(header := file.read(8)) == 8:
@@ -139,6 +134,6 @@ def _side_data(frame: av.VideoFrame) -> dict[str, tuple[int, ...]]:
         if light is not None:
             most, mean = struct.unpack("=2I", bytes(light)[:8])
             found["light"] = (most, mean)
-    except (ValueError, struct.error):  # some side data of this frame is of a kind that PyAV cannot name, or damaged
+    except (ValueError, struct.error):  # PyAV raises for side data of a kind that it does not support; or it is damaged
         pass
     return found

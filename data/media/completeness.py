@@ -1,40 +1,41 @@
-"""Does a clip end before its container says? A cut download or copy decodes without a complaint in most containers.
+"""Does a clip end before its container says? In most containers a truncated file decodes without an error.
 
-Two kinds of evidence. Bytes: the container's own lengths reach behind the end of the file, so the file was cut.
-Promises: the header counts more frames, or a longer time, than was decoded; recorders that crash also leave those.
+There are two kinds of evidence. Bytes: the container's lengths reach beyond the end of the file, so the file was cut.
+Header: it counts more frames, or a longer duration, than was decoded; recorders that crash also write such headers.
 """
 
 import itertools
-import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 
+from data.media.container_lengths import asf_lengths, promised_size
+from data.media.video_file import open_container
+
 PADDING_BYTES = 16  # some writers miscount the padding of the last chunk
-TIMED = ("matroska", "flv", "mxf")  # formats whose header states a duration that FFmpeg does not work out itself
-AUDIO_TAIL_S = Fraction(1, 2)  # how much longer than the picture the whole file may be without notice
-ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+TIMED = ("matroska", "flv", "mxf")  # formats whose duration is read from the header and not estimated by FFmpeg
+AUDIO_TAIL_S = Fraction(1, 2)  # how much longer than the picture the file may be without a message
 
 
 @dataclass(frozen=True)
 class Shortfall:
-    """What a clip lacks at its end.
+    """What is missing at the end of a clip."""
 
-    Attributes:
-        cut: the container's lengths reach behind the end of the file.
-        promised: what the container promises, in words, such as "25 frames" or "9000 bytes".
-        frames_missing: fewer frames were decoded than promised; False when only later bytes (an index) are gone.
-    """
-
-    cut: bool
-    promised: str
-    frames_missing: bool
+    cut: bool  # the container's lengths reach beyond the end of the file
+    promised: str  # the container's length in words, such as "25 frames" or "9000 bytes"
+    frames_missing: bool  # fewer frames were decoded than promised; False when only later bytes (an index) are missing
 
 
-def shortfall(path: Path, container, stream, decoded: int, end: Fraction, step: Fraction) -> Shortfall | None:
+def shortfall(
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    decoded: int,
+    end: Fraction,
+    step: Fraction,
+) -> Shortfall | None:
     """What is missing after the last frame; None when the clip is as long as its container says.
 
     Args:
@@ -58,49 +59,27 @@ def shortfall(path: Path, container, stream, decoded: int, end: Fraction, step: 
     return Shortfall(True, f"{promised_bytes} bytes", False) if cut else None
 
 
-def promised_frames(container, stream) -> int | None:
-    """The header's count of frames, where it counts what is shown: an edit list of an MP4 hides some of its samples."""
+def promised_frames(container: av.container.InputContainer, stream: av.VideoStream) -> int | None:
+    """The header's count of frames, in formats that count displayed ones: an edit list of an MP4 hides samples."""
     if container.format.name == "avi":
         return stream.frames or None
     tag = stream.metadata.get("NUMBER_OF_FRAMES") or stream.metadata.get("NUMBER_OF_FRAMES-eng")
     return int(tag) if tag and tag.isascii() and tag.isdigit() else None
 
 
-def promised_end(container, stream) -> tuple[Fraction | None, bool]:
+def promised_end(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[Fraction | None, bool]:
     """(seconds to the end that the header promises, whether of this very stream and not of the longest one)."""
     tag = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng") or ""
     if container.format.name.startswith("matroska") and (seconds := _clock_time(tag)):
         return seconds, True
-    if container.format.name == "asf":  # of a cut one, FFmpeg says nothing
-        return _asf_promise(Path(container.name))[1], False
+    if container.format.name == "asf":  # FFmpeg gives no duration of a truncated one
+        return asf_lengths(Path(container.name))[1], False
     if container.format.name.startswith(TIMED) and container.duration:
         return Fraction(container.duration, av.time_base), False
     return None, False
 
 
-def promised_size(path: Path) -> int | None:
-    """The size in bytes that the container's own lengths add up to; None where it does not say."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(64)
-        if head[:4] == b"RIFF":
-            return _riff_end(file, size)
-        if head[:4] == b"\x1aE\xdf\xa3":
-            return _matroska_end(file)
-        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
-            return _boxes(file, size)[1]
-        if head.startswith(b"0&\xb2u\x8ef\xcf\x11"):
-            return _asf_promise(path)[0]
-    return None
-
-
-def top_level_boxes(path: Path) -> list[bytes]:
-    """The names of the outermost boxes of an MP4 or MOV, in order."""
-    with path.open("rb") as file:
-        return _boxes(file, path.stat().st_size)[0]
-
-
-def index_reaches_past_the_end(stream, path: Path) -> bool:
+def index_reaches_past_the_end(stream: av.VideoStream, path: Path) -> bool:
     """Whether the index lists packets behind the end of the file: a download cut exactly between two packets."""
     size = path.stat().st_size
     entries = stream.index_entries
@@ -117,10 +96,8 @@ def _clock_time(text: str) -> Fraction | None:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def _another_stream_reaches(path: Path, stream, seconds: Fraction) -> bool:
+def _another_stream_reaches(path: Path, stream: av.VideoStream, seconds: Fraction) -> bool:
     """Whether sound or subtitles go on to about this time, so that only the picture ends early, as in a slide show."""
-    from data.media.video_file import open_container
-
     with open_container(path) as container:
         others = [s for s in container.streams if s.index != stream.index and s.type in ("audio", "subtitle")]
         if not others:
@@ -132,70 +109,3 @@ def _another_stream_reaches(path: Path, stream, seconds: Fraction) -> bool:
         except av.FFmpegError:
             return False
     return False
-
-
-def _riff_end(file: BinaryIO, size: int) -> int | None:
-    position = 0
-    while position < size:
-        file.seek(position)
-        header = file.read(12)
-        if len(header) < 12 or header[:4] != b"RIFF":
-            break
-        length = struct.unpack("<I", header[4:8])[0]
-        if length in (0, 0xFFFFFFFF):  # never filled in
-            return None
-        position += 8 + length + length % 2
-    return position
-
-
-def _matroska_end(file: BinaryIO) -> int | None:
-    file.seek(4)
-    header = _ebml_size(file)
-    if header is None:
-        return None
-    file.seek(header, 1)
-    if file.read(4) != b"\x18S\x80g":  # the segment, which holds all the rest
-        return None
-    length = _ebml_size(file)
-    return None if length is None else file.tell() + length
-
-
-def _ebml_size(file: BinaryIO) -> int | None:
-    """A number of variable length; None for 'unknown', as live recordings write."""
-    first = file.read(1)
-    if not first or first[0] == 0:
-        return None
-    more = 8 - first[0].bit_length()
-    rest = file.read(more)
-    bits = 7 * (more + 1)
-    value = int.from_bytes(first + rest, "big") & ((1 << bits) - 1)
-    return None if len(rest) < more or value == (1 << bits) - 1 else value
-
-
-def _boxes(file: BinaryIO, size: int) -> tuple[list[bytes], int | None]:
-    """(names, end of the last box; None where a box is not counted)."""
-    position, names = 0, []
-    while position < size:
-        file.seek(position)
-        header = file.read(16)
-        if len(header) < 8:
-            return names, None
-        length, name = struct.unpack(">I4s", header[:8])
-        if length == 1 and len(header) == 16:
-            length = struct.unpack(">Q", header[8:])[0]
-        names.append(name)
-        if length < 8:  # 0: up to the end of the file, whatever that is
-            return names, None
-        position += length
-    return names, position
-
-
-def _asf_promise(path: Path) -> tuple[int | None, Fraction | None]:
-    """(bytes, seconds) that the header of an ASF promises; None for a broadcast."""
-    with path.open("rb") as file:
-        header = file.read(1 << 16)
-    start = header.find(ASF_FILE_PROPERTIES)
-    if start < 0 or len(header) < start + 92 or header[start + 88] & 1:
-        return None, None
-    size, _, _, played, _, preroll = struct.unpack_from("<6Q", header, start + 40)
-    return size, Fraction(played, 10**7) - Fraction(preroll, 1000)

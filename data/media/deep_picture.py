@@ -1,4 +1,4 @@
-"""PNGs and TIFFs of 16 bits a sample, of which Pillow writes gray alone."""
+"""PNGs and TIFFs of 16 bits a sample; Pillow writes only gray ones."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Woven fields become whole frames: one frame out for every frame in."""
+"""Deinterlacing: one progressive frame out for every interlaced frame in."""
 
 from collections import deque
 
@@ -9,8 +9,8 @@ from av.filter import Graph
 class Deinterlacer:
     """FFmpeg's bwdif, one frame per frame.
 
-    The filter needs to see one frame ahead, so pictures come out one call late; `push` and `flush` pair every picture
-    with the label of the frame it was made from.
+    The filter reads one frame ahead, so its output is one call late; `push` and `flush` return every picture with the
+    label of the frame from which it was made.
 
     Args:
         stream: the video stream the frames come from.
@@ -26,7 +26,7 @@ class Deinterlacer:
         self.labels: deque = deque()
 
     def push(self, frame: av.VideoFrame, label: object) -> list[tuple[av.VideoFrame, object]]:
-        """Give one frame, get the finished ones."""
+        """Add one frame; returns the finished ones, each with its label."""
         self.labels.append(label)
         self.graph.vpush(frame)
         return self._finished()
@@ -37,7 +37,7 @@ class Deinterlacer:
         return self._finished()
 
     def _finished(self) -> list[tuple[av.VideoFrame, object]]:
-        finished = []
+        finished: list[tuple[av.VideoFrame, object]] = []
         while True:
             try:
                 frame = self.graph.vpull()

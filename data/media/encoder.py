@@ -1,4 +1,4 @@
-"""An encoding as libav's encoder: which options it gets."""
+"""Sets up libav's encoder for an `Encoding`."""
 
 import os
 from fractions import Fraction
@@ -8,12 +8,12 @@ import av
 from data.media.colour import PQ, Colour, tag
 from data.media.encoding import Encoding
 
-# x264 makes other files of the same frames on other numbers of threads and with other instructions, so neither is left
-# to the machine. The macroblock tree reads memory that nobody wrote: no two files would be equal with it.
+# The output of x264 depends on the number of threads and on the CPU's instructions, so both are fixed. Its macroblock
+# tree reads uninitialised memory, which would make every file different.
 X264 = {"preset": "medium", "x264-params": "mbtree=0:cpu-independent=1"}
-# The same tree of x265 writes past its memory in small pictures.
+# The macroblock tree of x265 writes out of bounds for small pictures.
 X265 = "log-level=error:frame-threads=2:repeat-headers=1:no-cutree=1"
-REORDERED = 2  # frames, by which x265 shows them later than it decodes them
+REORDERED = 2  # frames between the decoding and the display of a frame by x265
 ROWS_OF_A_THREAD, MOST_THREADS = 90, 8
 
 
@@ -32,8 +32,8 @@ def add_stream(
     Args:
         size: (height, width) as stored.
         rate: frames per second. ticks: of the clock, per second. aspect: width : height of a pixel.
-        reorder: False keeps frames in the order of display. MP4 adds up decoding steps; where frames are not evenly
-            spaced and come in another order, these differ from the display steps, and the length is wrong.
+        reorder: False keeps frames in the order of display. MP4 sums decode durations; for reordered frames that
+            are not evenly spaced, these differ from display durations, and the length is wrong.
     """
     options = encoder_options(encoding)
     if not reorder and encoding.codec in ("h264", "hevc"):
@@ -45,7 +45,7 @@ def add_stream(
     if encoding.encoder == "libx264":
         encoder.thread_type, encoder.thread_count = "FRAME", encoder_threads(size[0])
     if encoding.codec == "hevc" and container.format.name != "matroska":
-        encoder.codec_tag = "hvc1"  # the one of both names that Apple's players know
+        encoder.codec_tag = "hvc1"  # the one of both names that Apple's players accept
     encoder.time_base = stream.time_base = Fraction(1, ticks)
     encoder.sample_aspect_ratio = aspect
     tag(encoder, encoding.colour, encoding.matrix, encoding.full_range)
@@ -61,7 +61,7 @@ def encoder_options(encoding: Encoding) -> dict[str, str]:
     if name == "libx265":
         return {**crf, "preset": "medium", "x265-params": ":".join([X265, *_x265_light(light)])}
     if name == "libsvtav1":
-        os.environ.setdefault("SVT_LOG", "1")  # it prints by itself: errors alone
+        os.environ.setdefault("SVT_LOG", "1")  # it writes to standard error: errors only
         params = _svt_light(light)
         return {"crf": str(round(encoding.crf)), "preset": "6"} | ({"svtav1-params": params} if params else {})
     if name.endswith("_nvenc"):
@@ -79,7 +79,7 @@ def timed(packet: av.Packet, encoding: Encoding, frames: int) -> av.Packet:
 
 
 def left_out(encoding: Encoding) -> str | None:
-    """What of the source's colour the file has no place for, for a message."""
+    """Parts of the source's colour information that the file cannot store, for a message."""
     said = encoding.colour.transfer == PQ and (encoding.colour.mastering or encoding.colour.light)
     if said and encoding.encoder not in ("libx265", "libsvtav1"):
         return "the mastering display and the light level of HDR"
@@ -87,15 +87,15 @@ def left_out(encoding: Encoding) -> str | None:
 
 
 def encoder_threads(height: int) -> int:
-    """Frames that are encoded side by side, by the rows of a picture: each needs memory, and waits for the last one.
+    """How many frames are encoded in parallel, by a picture's height; each needs memory and depends on the one before.
 
-    PyAV's own choice, slices of one frame, keeps fewer cores busy and costs quality.
+    PyAV's default, slices of one frame, uses fewer cores and reduces quality.
     """
     return min(max(height // ROWS_OF_A_THREAD, 1), MOST_THREADS)
 
 
 def _x265_light(colour: Colour) -> list[str]:
-    """What HDR10 says of its light, as x265 takes it."""
+    """Mastering display and content light of HDR10 as x265's options."""
     if colour.transfer != PQ:
         return []
     params = ["hdr10=1", "hdr10-opt=1"] if colour.mastering or colour.light else []
@@ -108,7 +108,7 @@ def _x265_light(colour: Colour) -> list[str]:
 
 
 def _svt_light(colour: Colour) -> str:
-    """The same as SVT-AV1 takes it."""
+    """The same as SVT-AV1's options."""
     params = []
     if colour.transfer == PQ and colour.mastering:
         gx, gy, bx, by, rx, ry, wx, wy = (f"{value / 50_000:.5f}" for value in colour.mastering[:8])

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import cache
 from typing import Literal, Protocol
 
 import av
@@ -17,20 +15,17 @@ from data.media.codecs import (
     OutputOptions,
     depth_of_format,
     either,
-    formats_of_encoder,
     planar_of,
 )
 from data.media.colour import HLG, PQ, SDR, Colour
-from data.media.errors import reason
+from data.media.encoders import check_format, encoder_of, takes, try_hardware
 from data.media.names import CONTAINERS
 from data.yuv.layout import MATRIX_OF_NUMBER, YuvLayout
 from data.yuv.storage import storage_of
 
-TRIED_PX = 256  # sides of the frame by which a hardware encoder is tried
-
 
 class Source(Protocol):
-    """What a choice depends on: `MediaInfo` and `Probe` have it."""
+    """The facts of a clip on which a choice depends; `MediaInfo` and `Probe` have them."""
 
     depth: int
     transfer: int
@@ -39,29 +34,21 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the pictures of one clip are stored. The same for all of its frames.
+    """How the pictures of one clip are stored, the same for all of its frames."""
 
-    Attributes:
-        codec: a key of `TABLE`. encoder: libav's name of what encodes.
-        layout: of the planes that the encoder is given. stored: its pixel format, of the same samples.
-        crf: None for codecs without.
-        colour: that the result is tagged with.
-        dither: 8 bits stand for more.
-        containers: in which it may lie.
-    """
-
-    codec: str = "h264"
-    encoder: str = "libx264"
-    layout: YuvLayout = YuvLayout()  # noqa: RUF009 (frozen). BT.709 limited; chroma on the left, where H.264 has it
-    stored: str = "yuv420p"
-    crf: float | None = 16
-    colour: Colour = SDR
-    dither: bool = False
-    containers: tuple[str, ...] = CONTAINERS
+    codec: str = "h264"  # a key of `TABLE`
+    encoder: str = "libx264"  # libav's name
+    # of the planes given to the encoder; BT.709 limited, chroma on the left as in H.264
+    layout: YuvLayout = YuvLayout()  # noqa: RUF009 (frozen)
+    stored: str = "yuv420p"  # pixel format of the file, with the same samples as `layout`
+    crf: float | None = 16  # None for codecs without
+    colour: Colour = SDR  # tags of the result
+    dither: bool = False  # 8 bits are made from more
+    containers: tuple[str, ...] = CONTAINERS  # that take the codec
 
     @property
     def result_bits(self) -> Literal[8, 16]:
-        """Of the RGB that it is made of."""
+        """Bits of the RGB frames from which it is encoded."""
         return 8 if self.layout.depth == 8 and not self.dither else 16
 
     @property
@@ -73,7 +60,7 @@ class Encoding:
 
     @property
     def full_range(self) -> bool:
-        """As its tag says."""
+        """Whether its range tag says full range."""
         return self.layout.full_range or self.layout.model == "rgb"
 
 
@@ -92,7 +79,7 @@ def check_options(options: OutputOptions, available: Iterable[str] | None = None
     """
     choose(_Plain(), options, available=available)
     if options.encoder == "nvenc":
-        _try_hardware(TABLE[_codec_of(_Plain(), options)].encoders["nvenc"])
+        try_hardware(TABLE[_codec_of(_Plain(), options)].encoders["nvenc"])
 
 
 def choose(
@@ -116,10 +103,10 @@ def choose(
         raise ValueError(
             f"{codec.name} of {depth} bits cannot hold HDR; use --bit_depth 10 with --codec hevc or av1, or --hdr sdr"
         )
-    encoder = _encoder_of(name, options, available)
+    encoder = encoder_of(name, options, available)
     wanted = options.pixel_format or _usual_format(codec, depth, source.transparent)
     stored = NVENC_FORMATS.get(wanted, wanted) if options.encoder == "nvenc" else wanted
-    _check_format(codec, encoder, stored, options)
+    check_format(codec, encoder, stored, options)
     colour = colour_out(colour, options)
     deeper = source.depth > 8 or source.transfer in (PQ, HLG)
     return Encoding(
@@ -142,7 +129,7 @@ def keeps_alpha(options: OutputOptions) -> bool:
 
 
 def colour_out(colour: Colour, options: OutputOptions) -> Colour:
-    """What the values of a result mean: those of the source, or BT.709 where HDR becomes SDR."""
+    """The colour of a result: that of the source, or BT.709 where HDR becomes SDR."""
     return SDR if colour.is_hdr and options.hdr == "sdr" else colour
 
 
@@ -170,7 +157,7 @@ def _codec_of(source: Source, options: OutputOptions) -> str:
         names = [name for name in names if options.container in TABLE[name].containers]
     if options.pixel_format:
         depth_of_format(options.pixel_format)
-        names = [n for n in names if _takes(TABLE[n].encoders["cpu"], options.pixel_format)]
+        names = [n for n in names if takes(TABLE[n].encoders["cpu"], options.pixel_format)]
         if not names:
             where = f" in {options.container}" if options.container else ""
             raise ValueError(f"--pixel_format {options.pixel_format}: no codec{where} takes it here; name --codec")
@@ -184,7 +171,7 @@ def _codec_of(source: Source, options: OutputOptions) -> str:
 
 
 def _needed(source: Source, options: OutputOptions) -> int:
-    """Bits by which nothing of a file is crushed: 8, or 10 for all that has more."""
+    """The fewest bits that keep the file's precision: 8, or 10 for deeper files."""
     if source.transfer in (PQ, HLG):
         return 10 if options.hdr == "keep" else 8
     return 10 if source.depth > 8 else 8
@@ -203,7 +190,7 @@ def _depth_of(source: Source, options: OutputOptions, codec: Codec) -> int:
     if depth is None:
         needed = _needed(source, options)
         if needed > 8 and codec in (TABLE[n] for n in LOSSLESS):
-            needed = max(needed, source.depth)  # what is lossless keeps all
+            needed = max(needed, source.depth)  # lossless codecs keep every bit
         depth = next((d for d in codec.depths if d >= needed), codec.depths[-1])
     if depth not in codec.depths:
         others = [n for n, c in TABLE.items() if depth in c.depths]
@@ -227,58 +214,8 @@ def _containers(codec: Codec, options: OutputOptions) -> tuple[str, ...]:
     return (options.container,)
 
 
-def _encoder_of(name: str, options: OutputOptions, available: Iterable[str] | None) -> str:
-    """libav's name of the encoder; ValueError where there is none."""
-    codec = TABLE[name]
-    here = set(av.codecs_available if available is None else available)
-    encoder = codec.encoders.get(options.encoder)
-    if encoder is None:
-        others = [n for n, c in TABLE.items() if options.encoder in c.encoders]
-        raise ValueError(f"--encoder {options.encoder} makes {either(others)}, no {codec.name}; leave it out")
-    if encoder not in here:
-        there = [n for n, c in TABLE.items() if c.encoders.get(options.encoder) in here]
-        raise ValueError(
-            f"this build of FFmpeg has no {encoder}, which makes {codec.name}; it has {either(there) or 'none such'}"
-            f"{' (--encoder nvenc)' if options.encoder == 'nvenc' else ''}"
-        )
-    return encoder
-
-
-@cache
-def _try_hardware(encoder: str) -> None:
-    """ValueError where an encoder is in the build and does not open on this machine."""
-    context = av.CodecContext.create(encoder, "w")
-    context.width = context.height = TRIED_PX
-    context.pix_fmt, context.framerate, context.time_base = "yuv420p", 25, Fraction(1, 25)
-    try:
-        context.open()
-    except (av.FFmpegError, OSError) as error:
-        raise ValueError(
-            f"--encoder nvenc: {encoder} does not start on this machine ({reason(error)}); it needs an NVIDIA GPU with "
-            "an encoder and its driver. Leave it out to encode on the CPU"
-        ) from error
-
-
 def _usual_format(codec: Codec, depth: int, transparent: bool) -> str:
     return (codec.transparent if transparent and codec.transparent else codec.formats)[depth]
-
-
-def _takes(encoder: str, pixel_format: str) -> bool:
-    return (
-        encoder in av.codecs_available
-        and pixel_format in formats_of_encoder(encoder)
-        and planar_of(pixel_format) is not None
-    )
-
-
-def _check_format(codec: Codec, encoder: str, stored: str, options: OutputOptions) -> None:
-    named = stored if options.encoder == "cpu" else options.pixel_format or stored
-    if stored in formats_of_encoder(encoder) and planar_of(named):
-        return
-    if options.pixel_format is None:
-        raise ValueError(f"{encoder} takes no {stored} in this build of FFmpeg; choose another --bit_depth or --codec")
-    known = [name for name in formats_of_encoder(encoder) if planar_of(name)]
-    raise ValueError(f"--pixel_format {options.pixel_format}: {codec.name} ({encoder}) takes {', '.join(known)} here")
 
 
 def _layout_of(name: str, colour: Colour) -> YuvLayout:

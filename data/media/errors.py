@@ -1,4 +1,4 @@
-"""What becomes of an error in one file? A sentence that names the file first. Works without torch."""
+"""Errors of one file become sentences that begin with its name. Works without torch."""
 
 import errno
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.logger import printable
 
-# What the machine is to blame for, and not the file.
+# Errors caused by the machine, not by the file.
 MACHINE_ERRORS = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 
 
@@ -16,8 +16,8 @@ class MediaError(ValueError):
     """A file that cannot be read or written; the message is a sentence that starts with the file's name."""
 
 
-def shown(path: str | PathLike) -> str:
-    """The name of a file as it is safe to print: control characters, escape codes and broken bytes as `\\x1b`."""
+def shown(path: str | PathLike[str]) -> str:
+    """The name of a file, safe to print: control characters, escape codes and invalid bytes as `\\x1b`."""
     return printable(Path(path).name or str(path))
 
 
@@ -30,7 +30,7 @@ def decoding(path: Path, failure: str = "the file is damaged") -> Iterator[None]
 
     Args:
         path: the file that is read.
-        failure: what is said, before the reason in brackets, when the reason is not one of the machine.
+        failure: the message, before the reason in brackets, for errors that the machine did not cause.
     """
     try:
         yield
@@ -41,7 +41,7 @@ def decoding(path: Path, failure: str = "the file is damaged") -> Iterator[None]
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, on one printable line."""
+    """The message of an exception, on one printable line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return printable(" ".join(text.split()))
 

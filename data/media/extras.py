@@ -1,4 +1,4 @@
-"""What of a clip stands beside picture and sound, and what of it does the output's container take?
+"""Subtitles, chapters, tags, covers and attachments of a clip: which ones does the output's container take?
 
 Decided before the first frame is written, so that a line can say what is left out.
 """
@@ -11,8 +11,8 @@ from typing import Literal
 
 import av
 
-from common.logger import get_logger
-from data.media.errors import printable, reason, shown
+from common.logger import get_logger, printable
+from data.media.errors import reason, shown
 from data.media.info import MediaInfo
 from data.media.names import TEXT_SUBTITLES, muxer_takes
 from data.media.tags import QUICKTIME, carried, global_tags, stream_tags, with_apple_place
@@ -35,46 +35,33 @@ KEPT_BY_MATROSKA = "Matroska (.mkv) would take"
 
 @dataclass(frozen=True)
 class Attached:
-    """A cover picture or another file inside a clip. data: its bytes. codec: of a cover, else empty."""
+    """A cover picture or another file inside a clip."""
 
-    name: str
+    name: str  # of the file
     mimetype: str
-    data: bytes = field(repr=False)
-    codec: str = ""
+    data: bytes = field(repr=False)  # content of the file
+    codec: str = ""  # of a cover, else empty
 
 
 @dataclass(frozen=True)
 class SubtitleTrack:
-    """One track of subtitles that goes over.
+    """One track of subtitles that the output gets."""
 
-    Attributes:
-        index: of the stream in the input.
-        name: "subtitle track 2 (ass)", for messages.
-        how: "copy" packet by packet, or "convert" the text to what the container takes.
-        tags, disposition: what the output says about the track.
-    """
-
-    index: int
-    name: str
-    how: Literal["copy", "convert"]
-    tags: Mapping[str, str]
-    disposition: int
+    index: int  # of the stream in the input
+    name: str  # "subtitle track 2 (ass)", for messages
+    how: Literal["copy", "convert"]  # "copy" packets, or "convert" the text to a codec of the container
+    tags: Mapping[str, str]  # of the track in the output
+    disposition: int  # of the track in the output, as FFmpeg's flags
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What goes over.
+    """What the output gets beside picture and sound."""
 
-    Attributes:
-        tags, video_tags: of the clip and of its picture.
-        keys: write the tags as QuickTime keys.
-        chapters: as PyAV gives them; zero is the first frame.
-    """
-
-    tags: Mapping[str, str] = field(default_factory=dict)
-    video_tags: Mapping[str, str] = field(default_factory=dict)
-    keys: bool = False
-    chapters: tuple[dict, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)  # of the clip
+    video_tags: Mapping[str, str] = field(default_factory=dict)  # of its picture
+    keys: bool = False  # write the tags as QuickTime keys
+    chapters: tuple[dict, ...] = ()  # in PyAV's form; zero is the first frame
     covers: tuple[Attached, ...] = ()
     attachments: tuple[Attached, ...] = ()
     subtitles: tuple[SubtitleTrack, ...] = ()
@@ -89,7 +76,7 @@ NOTHING = Extras()
 def told_extras(
     info: MediaInfo, suffix: str, rate: Fraction, *, metadata: bool = True, timed: bool = True, quiet: bool = False
 ) -> Extras:
-    """The plan, with a line for each kind that is left out unless `quiet`; nothing where even looking for it fails.
+    """The plan, with a line for each kind that is left out unless `quiet`; empty where reading them fails.
 
     Args:
         info: the input.
@@ -102,7 +89,7 @@ def told_extras(
         return NOTHING
     try:
         extras, notes = plan_extras(info, suffix, rate, metadata, timed)
-    except Exception as error:  # nothing beside the picture ever costs the picture
+    except Exception as error:  # an error of a subtitle or a tag must not stop the restoration
         extras, notes = NOTHING, [f"tags, chapters and subtitles are left out, they cannot be read ({reason(error)})"]
     for note in notes:
         logger.log(logging.DEBUG if quiet else logging.WARNING, "%s: %s", shown(info.path), note)
@@ -110,7 +97,7 @@ def told_extras(
 
 
 def plan_extras(info: MediaInfo, suffix: str, rate: Fraction, metadata: bool, timed: bool) -> tuple[Extras, list[str]]:
-    """(what goes over, sentences about what stays behind or changes), see `told_extras`."""
+    """(what the output gets, sentences about what is left out or changes), see `told_extras`."""
     with open_container(info.path) as container:
         video = choose_tracks(container, info.path).video
         subtitles, notes = _subtitles(container, suffix, metadata)
@@ -207,15 +194,15 @@ def _attachments(container) -> tuple[Attached, ...]:
 def _tags(tags: dict, suffix: str, rate: Fraction, covers: bool) -> tuple[dict, bool, list[str]]:
     """(tags that go over, whether as QuickTime keys, names of those that do not).
 
-    Keys may have any name, but FFmpeg writes no cover beside them, and fewer players show them: they are taken where
-    the usual way loses a tag and there is no cover.
+    Keys may have any name, but FFmpeg writes no cover beside them, and fewer players show them: they are used where
+    ordinary tags would lose one and there is no cover.
     """
     kept, keys = carried(tags, suffix, rate, False), False
     if len(kept) < len(tags) and suffix in QUICKTIME and not covers:
         named = carried(with_apple_place(tags), suffix, rate, True)
         if len(named) > len(kept):
             kept, keys = named, True
-    if not kept and tags.get("timecode"):  # one that is none, or not of this rate, refuses the whole file
+    if not kept and tags.get("timecode"):  # the muxer refuses the file for an invalid one
         kept, keys, _ = _tags({name: tags[name] for name in tags if name != "timecode"}, suffix, rate, covers)
     return kept, keys, sorted(set(tags) - set(kept))
 

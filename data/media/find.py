@@ -13,7 +13,7 @@ IMAGE_SUFFIXES = frozenset(
     ".hif .jxl .jp2 .j2k .jpf .jpx .j2c .jpc .ppm .pgm .pbm .pnm .tga .icb .vda .vst .ico".split()
 )
 
-# What lies beside clips and pictures, in words. Their first bytes can look like media (a DNG is a TIFF).
+# Other kinds of files, in words. Their first bytes can look like media (a DNG is a TIFF).
 OTHER_KINDS = {
     "a subtitle file": ".srt .ass .ssa .vtt .sub .idx .sup .smi .ttml .lrc",
     "a sound file": ".mp3 .m4a .m4b .aac .wav .flac .ogg .oga .opus .wma .mka .ac3 .eac3 .dts .aif .aiff .amr .caf",
@@ -59,10 +59,10 @@ CLIP_STARTS = (
 SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
 
 
-def is_probably_media(path: str | PathLike) -> bool:
+def is_probably_media(path: str | PathLike[str]) -> bool:
     """Whether a file is a video or a picture: by its suffix where that is one, else by its first bytes.
 
-    Opening tells for sure. A file that does not exist is judged by its name alone.
+    Only opening the file is certain. A file that does not exist is judged by its name.
     """
     return why_not_media(Path(path)) is None
 

@@ -1,7 +1,7 @@
-"""What is one picture of a clip? What the decoder gave, and its RGB where somebody asks for it.
+"""One picture of a clip: the decoder's planes, and its RGB on request.
 
-A decoder's frame is 4:2:0 as a rule, half the bytes of its RGB. So frames wait and cross to a device as planes, and
-become RGB there, the same bits as on the CPU (`data.yuv`).
+A decoded frame is usually 4:2:0, half the bytes of its RGB. So frames are kept and copied to a device as planes, and
+converted to RGB there, with the same bits as on the CPU (`data.yuv`).
 """
 
 from collections.abc import Sequence
@@ -24,23 +24,16 @@ MOST = 65535  # of a 16-bit word
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture and when it is shown.
+    """One picture, and when it is shown."""
 
-    Attributes:
-        planes: on the CPU, never to be written to. Of a clip: the decoder's own memory, [1, H, W] and [1, h, w], u8 or
-            int16, as `layout` says. Of a picture: its RGB [1, 3, H, W], u8, 16-bit words (int16) or float32 in [0, 1];
-            and its alpha [1, 1, H, W], u8 or words, if it has any.
-        time: seconds since the clip's zero; strictly increasing within a clip.
-        layout: what the planes mean; None for the RGB of a picture.
-        orientation: how stored pixels become displayed ones.
-        begins_shot: a cut lies before it; readers do not know.
-    """
-
+    # On the CPU, read-only. Of a clip: the decoder's memory, [1, H, W] and [1, h, w], u8 or int16, see `layout`. Of a
+    # picture: its RGB [1, 3, H, W], u8, 16-bit words (int16) or float32 in [0, 1]; and its alpha [1, 1, H, W], u8 or
+    # words, if it has any.
     planes: tuple[Tensor, ...]
-    time: Fraction
-    layout: YuvLayout | None = None
-    orientation: Orientation = UPRIGHT
-    begins_shot: bool = False
+    time: Fraction  # seconds since the clip's zero; strictly increasing within a clip
+    layout: YuvLayout | None = None  # of the planes; None for the RGB of a picture
+    orientation: Orientation = UPRIGHT  # from stored to displayed pixels
+    begins_shot: bool = False  # a cut lies before it; readers do not know
 
     @classmethod
     def of_rgb(cls, pixels: Tensor, time: Fraction, alpha: Tensor | None = None) -> Self:
@@ -108,7 +101,7 @@ def _together(frames: list[Frame], device: torch.device, dtype: torch.dtype) -> 
     planes = first.planes[:colours]
     if len(frames) > 1 or device.type == "cuda":
         planes = stacked([frame.planes[:colours] for frame in frames], pin_memory=device.type == "cuda")
-    planes = [plane.to(device, non_blocking=True) for plane in planes]
+    planes = tuple(plane.to(device, non_blocking=True) for plane in planes)
     if first.layout is not None:
         return first.orientation.apply(to_rgb(planes, replace(first.layout, alpha=False), dtype))
     return first.orientation.apply(planes[0] if planes[0].dtype == dtype else _converted(planes[0], dtype))

@@ -1,8 +1,8 @@
-"""How do the pixels of a Pillow image become sRGB? In strips of rows, so that no copy of the whole is made.
+"""Converts the pixels of a Pillow image to sRGB, in strips of rows, so that the whole image is not copied.
 
-Palettes, gray and CMYK are expanded, the picture turned upright. Of 8 bits, ICC profiles are converted to sRGB. 16 bits
-stay 16 (Pillow itself cuts them): LittleCMS would make 8 of them in Pillow, so their profile goes along with values as
-they are. What is held beside the Pillow image is the result and one strip.
+Palettes, gray and CMYK are expanded, and the picture is turned upright. Pictures of 8 bits with an ICC profile are
+converted to sRGB. 16 bits stay 16 (Pillow would drop the low ones); since LittleCMS in Pillow has only 8 bits, their
+values stay as they are and the result has their profile. Memory beside the Pillow image: the result and one strip.
 """
 
 import io
@@ -26,11 +26,11 @@ class SrgbConverter:
 
     Args:
         image: decoded; its mode, palette and ICC profile are those of every piece.
-        path: its file; the gAMA of a PNG counts where nothing else in it says what the colours are.
+        path: its file; the gAMA of a PNG is used where the file has no other colour information.
         deep: pieces come with 16 bits and stay so.
 
     Attributes:
-        complaint: why the embedded profile is ignored; None when it is not.
+        complaint: why the embedded profile is ignored; None when it is used.
         kept_profile: of deep pieces, whose values stay those of this profile.
     """
 
@@ -48,7 +48,7 @@ class SrgbConverter:
                     self.kept_profile = profile
                     return
                 self.transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
-            except Exception as error:  # a broken profile says nothing about the pixels
+            except Exception as error:  # the pixels can be used without a damaged profile
                 self.complaint = f"colour profile ignored ({reason(error)})"
 
     def __call__(self, strip: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
@@ -164,10 +164,10 @@ def over_white_pixels(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
-    """Colours for the pixels with alpha 0, from ever coarser averages of visible ones: [3, H, W] of u8, 16-bit words or
+    """Fills pixels with alpha 0 from ever coarser averages of visible ones: [3, H, W] of u8, 16-bit words or
     floats in [0, 1] -> the same.
 
-    So enlarging draws no fringe of hidden colours.
+    Enlarging then draws no fringe of hidden colours.
     """
     if pixels.dtype == torch.int16:
         filled = fill_hidden((pixels.to(torch.int32) & 65535).float(), alpha)
@@ -178,7 +178,8 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
     del visible
     levels = [_halved(pixels, alpha)]
     while max(levels[-1][1].shape[-2:]) > 1 and not bool((levels[-1][1] > 0).all()):
-        levels.append(tuple(avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1]))
+        colour, weight = (avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1])
+        levels.append((colour, weight))
     colour = levels[-1][0] / levels[-1][1].clamp(min=1e-6)
     while len(levels) > 1:
         levels.pop()
@@ -188,7 +189,7 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
     levels.clear()
     result = torch.empty_like(pixels)
     for top, bottom in strips_of(*pixels.shape[-2:]):
-        coarse = _enlarged_rows(colour, top, bottom, pixels.shape[-2:])
+        coarse = _enlarged_rows(colour, top, bottom, (pixels.shape[-2], pixels.shape[-1]))
         if pixels.dtype == torch.uint8:
             coarse = coarse.round().clamp(0, 255).to(torch.uint8)
         result[:, top:bottom] = torch.where(alpha[:, top:bottom] != 0, pixels[:, top:bottom], coarse)
@@ -227,7 +228,7 @@ def _rounded(deep: np.ndarray) -> np.ndarray:
 
 
 def _float_scale(image: Image.Image) -> int:
-    """What brings float pixels to 0..255: they are written as 0..1, or as 0..255."""
+    """The factor from float pixels to 0..255: files hold either 0..1 or 0..255."""
     width, height = image.size
     strips = (np.nan_to_num(np.asarray(image.crop((0, a, width, b)))) for a, b in strips_of(height, width))
     return 255 if max(strip.max(initial=0) for strip in strips) <= 1 else 1

@@ -1,8 +1,7 @@
-"""What does a picture, a GIF or an animated WebP show?
+"""Reads a picture, a GIF or an animated WebP.
 
-Pillow decodes, `data.media.image_pixels` makes sRGB of it. A picture's transparency is kept apart
-(`MediaInfo.alpha`). An animation becomes a clip, which has no transparency: it is laid over white, the page that such
-files are drawn for.
+Pillow decodes, and `data.media.image_pixels` converts to sRGB. A picture's transparency is in `MediaInfo.alpha`. An
+animation becomes a clip without transparency, composited over white, the background for which such files are drawn.
 """
 
 from collections.abc import Generator
@@ -41,7 +40,7 @@ class ImageReader(MediaReader):
             self.notes = notes_of(image, path)
             low = _low_bytes(image, path)
             decode(image)
-            orientation = exif_orientation(image)  # a PNG can have it behind its pixels
+            orientation = exif_orientation(image)  # a PNG can have it after its pixels
             deep = low is not None or (image.mode.startswith("I") and not image.has_transparency_data)
             convert = SrgbConverter(image, path, deep)
             self._pixels, alpha = to_srgb(image, convert, orientation, deep=deep, low=low)
@@ -73,8 +72,8 @@ class ImageReader(MediaReader):
 class AnimationReader(MediaReader):
     """The composed frames of an animation over white; every frame keeps its own duration.
 
-    Opening decodes the first frame only. A PNG can hold a picture for programs that know no animations, in front of
-    the frames; it is left out.
+    Opening decodes the first frame only. A PNG can hold a picture for programs without animation in front of the
+    frames; it is left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,7 +114,7 @@ class AnimationReader(MediaReader):
 
 
 def _low_bytes(image: Image.Image, path: Path) -> Image.Image | None:
-    """The low bytes of 16-bit colour, of which Pillow keeps the high bytes only; None where it has no other byte."""
+    """The low bytes of 16-bit colour, of which Pillow keeps only the high bytes; None for other depths."""
     raw = raw_mode(image)
     if "transparency" in image.info or raw not in (*OTHER_BYTE, GRAY_ALPHA):
         return None

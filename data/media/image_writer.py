@@ -1,4 +1,4 @@
-"""A picture in the format of its suffix, with its transparency and what its file said, where the format has a place."""
+"""Writes a picture in the format of its suffix, with transparency and the input's tags, where the format has them."""
 
 import struct
 from fractions import Fraction
@@ -45,7 +45,7 @@ class ImageWriter(MediaWriter):
         path: the suffix names the format.
         info: its `alpha`, u8 [1, H, W], is enlarged to the size of the frame; its `tags` go over.
         metadata: False leaves out all tags but the colour profile.
-        quiet: tell nothing of what is left out.
+        quiet: no messages about what is left out.
         bits: of a sample, 8 or 16; 16 for PNG and TIFF only.
         colour: that a PNG is tagged with.
     """
@@ -96,18 +96,18 @@ class ImageWriter(MediaWriter):
             logger.warning("%s: left out, %s has no place for them: %s", shown(self.path), self.format, names)
 
     def _finish(self) -> None:
-        """The one frame is the file."""
+        """Write the file of the one frame."""
 
     def _release(self) -> None:
-        """Nothing stays open."""
+        """There is nothing to close."""
 
 
 def save(path: Path, picture_format: str, picture: Tensor, options: dict, gray: bool = False) -> list[str]:
-    """Write a picture; returns names of what it has no place for.
+    """Write a picture; returns names of the tags that its format cannot store.
 
     Args:
         picture: [3 or 4, H, W], u8 or 16-bit words. options: of Pillow's `save`.
-        gray: its three colours are one.
+        gray: the three channels are equal, and one is stored.
     """
     values = picture.permute(1, 2, 0).contiguous().numpy()  # H W C
     if values.dtype == np.int16:
@@ -126,12 +126,12 @@ def save(path: Path, picture_format: str, picture: Tensor, options: dict, gray: 
 
 
 def gray_of(words: np.ndarray) -> np.ndarray:
-    """u16 [H, W, 3] -> u16 [H, W], by the luma that Pillow has for 8 bits (BT.601)."""
+    """u16 [H, W, 3] -> u16 [H, W], by the weights that Pillow uses for 8 bits (BT.601 luma)."""
     return ((words.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + 32768) >> 16).astype(np.uint16)
 
 
 def stored_rgb(pixels: Tensor, bits: int, dither: bool) -> Tensor:
-    """RGB and alpha of 8 or 16 bits as those of `bits`: 16 bits become 8 with dithering, which others need not."""
+    """RGB and alpha of 8 or 16 bits as `bits` bits; dithered from 16 to 8 bits."""
     if not dither or pixels.dtype == torch.uint8:
         return pixels
     layout = YuvLayout(model="rgb", subsampling=(1, 1), depth=bits, alpha=pixels.shape[1] == 4)
@@ -148,7 +148,7 @@ def in_bits(alpha: Tensor, bits: int) -> Tensor:
 
 
 def saving(tags: PictureTags, picture_format: str, size: tuple[int, int]) -> tuple[dict, list[str]]:
-    """(options for Pillow's `save`, names of what the format has no place for); size is (width, height)."""
+    """(options for Pillow's `save`, names of the tags that the format cannot store); size is (width, height)."""
     exif = for_size(tags.exif, *size) if tags.exif else None
     given = {
         "exif": exif,
@@ -166,7 +166,7 @@ def saving(tags: PictureTags, picture_format: str, size: tuple[int, int]) -> tup
     return options, left_out
 
 
-# Each of these takes out of `given` what its format has a place for.
+# Each of these removes from `given` what its format can store.
 
 
 def _png(given: dict) -> dict:
@@ -208,7 +208,7 @@ def _tiff(given: dict) -> dict:
     if iptc := given.pop("iptc"):
         exif[IPTC_OF_TIFF] = iptc
     options = {"exif": exif, "icc_profile": given.pop("profile"), "dpi": given.pop("dpi")}
-    if {IFD.Exif, IFD.GPSInfo} & set(exif):  # libtiff, by which Pillow compresses, writes none of these directories
+    if {IFD.Exif, IFD.GPSInfo} & set(exif):  # libtiff, with which Pillow compresses, does not write these directories
         options["compression"] = "raw"
     return _present(options)
 

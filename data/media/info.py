@@ -1,4 +1,4 @@
-"""What is known about a file before its frames are read, and what a reader is. Without torch, for probing."""
+"""The facts of a file before its frames are read, and the interface of readers. Without torch, for probing."""
 
 from __future__ import annotations
 
@@ -27,52 +27,33 @@ Kind = Literal["video", "image", "animation", "sequence"]
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """Facts of one file.
+    """Facts of one file."""
 
-    Attributes:
-        path: the file; of a sequence its folder or its pattern.
-        kind: "video"; "image" (one picture); "animation" (GIF, animated WebP or PNG); "sequence" (numbered pictures).
-        width, height: pixels as displayed, after rotation and EXIF orientation.
-        frame_rate: frames per second, exact; the average where the rate varies; None for pictures.
-        variable_frame_rate: the container suggests that frames are not evenly spaced. A hint: trust the times of the
-            frames.
-        has_audio: at least one audio stream that can be read.
-        sample_aspect_ratio: width : height of one displayed pixel.
-        alpha: transparency of a picture, u8 [1, H, W], 255 opaque; None when it has none.
-        tags: what the file of a picture says about it; None for clips, whose file is read again when the result is
-            written.
-        duration: seconds from time zero to the end of the last frame, as the container says; None when it does not.
-        frame_count_hint: the container's word, often wrong; good for progress bars only.
-        time_base: seconds per tick of the container's clock.
-        time_origin: container time, in seconds, that frames and audio call zero.
-        audio_codecs: codec names of the audio streams that can be read, in order.
-        subtitle_codecs: codec names of the subtitles, in order.
-        depth: bits of a sample; 32 for floats.
-        colour: what its values mean.
-        transparent: frames of a clip come with alpha.
-        cut: of a part of a clip (`Stretch`), the seconds of the whole clip that lie before it; what stands beside the
-            picture is cut at its begin and its end. None: the whole clip.
-    """
-
-    path: Path
+    path: Path  # the file; of a sequence its folder or its pattern
+    # "video"; "image" (one picture); "animation" (GIF, animated WebP or PNG); "sequence" (numbered pictures).
     kind: Kind
-    width: int
-    height: int
-    frame_rate: Fraction | None = None
-    variable_frame_rate: bool = False
-    has_audio: bool = False
-    sample_aspect_ratio: Fraction = Fraction(1)
+    width: int  # pixels as displayed, after rotation and EXIF orientation
+    height: int  # pixels as displayed
+    frame_rate: Fraction | None = None  # frames per second, exact; the average where the rate varies; None for pictures
+    variable_frame_rate: bool = False  # the container suggests uneven times; a hint only, the frames' times are exact
+    has_audio: bool = False  # there is an audio stream that can be read
+    sample_aspect_ratio: Fraction = Fraction(1)  # width : height of one displayed pixel
+    # Transparency of a picture, u8 [1, H, W], 255 opaque; None when it has none.
     alpha: Tensor | None = field(default=None, compare=False, repr=False)
+    # Metadata of a picture; None for clips, whose file is read again when the result is written.
     tags: PictureTags | None = field(default=None, compare=False, repr=False)
+    # Seconds from time zero to the end of the last frame, by the container; None without.
     duration: Fraction | None = None
-    frame_count_hint: int | None = None
-    time_base: Fraction | None = None
-    time_origin: Fraction = Fraction(0)
-    audio_codecs: tuple[str, ...] = ()
-    subtitle_codecs: tuple[str, ...] = ()
-    depth: int = 8
-    colour: Colour = SDR
-    transparent: bool = False
+    frame_count_hint: int | None = None  # the container's count, often wrong; for progress bars only
+    time_base: Fraction | None = None  # seconds per tick of the container's clock
+    time_origin: Fraction = Fraction(0)  # container time, in seconds, at the zero of frames and audio
+    audio_codecs: tuple[str, ...] = ()  # of the audio streams that can be read, in order
+    subtitle_codecs: tuple[str, ...] = ()  # of the subtitle streams, in order
+    depth: int = 8  # bits of a sample; 32 for floats
+    colour: Colour = SDR  # of the values
+    transparent: bool = False  # frames of a clip come with alpha
+    # Of a part of a clip (`Stretch`): seconds of the whole clip before it; sound and subtitles are cut at its start and
+    # its end. None: the whole clip.
     cut: Fraction | None = None
 
     @property
@@ -86,7 +67,7 @@ class MediaReader(ABC):
 
     Attributes:
         info: facts of the file.
-        notes: sentences about what was chosen or left out; `open_media` tells them once.
+        notes: sentences about what was chosen or left out; `open_media` logs them once.
         damage: after an iteration, a sentence about frames lost to damaged data; None when nothing was lost.
     """
 
@@ -95,7 +76,7 @@ class MediaReader(ABC):
     damage: str | None = None
 
     def __iter__(self) -> Iterator[Frame]:
-        """Decode lazily; raises MediaError, whatever a decoder raises, where the rest cannot be decoded."""
+        """Decode lazily. Where the rest cannot be decoded, any exception of a decoder becomes a MediaError."""
         frames = self._frames()
         try:
             while True:
@@ -129,7 +110,7 @@ class MediaReader(ABC):
         return copy.copy(self)
 
     def close(self) -> None:  # noqa: B027 (a reader without open files has nothing to do)
-        """Let go of open files; a running iteration ends."""
+        """Close open files; a running iteration ends."""
 
     def __enter__(self) -> Self:
         return self
@@ -141,12 +122,12 @@ class MediaReader(ABC):
 
 
 def spread(items: list, count: int) -> list:
-    """So many of the items, from the middles of equal shares of them; all where they are fewer."""
+    """`count` of the items, from the middles of equal shares; all of them where there are fewer."""
     if len(items) <= count:
         return items
     return [items[(2 * n + 1) * len(items) // (2 * count)] for n in range(count)]
 
 
 def middles(length: Fraction, count: int) -> list[Fraction]:
-    """The middles of so many equal shares of a length."""
+    """The middles of `count` equal shares of a length."""
     return [length * (2 * n + 1) / (2 * count) for n in range(count)]

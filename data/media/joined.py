@@ -41,7 +41,9 @@ class JoinedPicture:
     def packets(self) -> Iterator[av.Packet]:
         """In the order of decoding, with the times that one encoder would have given them."""
         if len(self._segments) == 1 and self._segments[0].ticks == 0:
-            yield from (packet for packet in self.stream.container.demux(self.stream) if packet.size)
+            container = self.stream.container
+            assert isinstance(container, av.container.InputContainer)
+            yield from (packet for packet in container.demux(self.stream) if packet.size)
             return
         earlier: deque[int] = deque()  # display times that become decoding times, as many as frames are reordered
         for number, segment in enumerate(self._segments):
@@ -50,6 +52,7 @@ class JoinedPicture:
             with _open(segment) as container:
                 for packet, time in zip(_packets(container), shown, strict=True):
                     packet.pts, packet.dts = (self._moved(t, packet, segment) for t in (packet.pts, packet.dts))
+                    assert packet.duration is not None and packet.time_base is not None, "likewise"
                     packet.duration = round(packet.duration * packet.time_base * self._ticks)
                     packet.time_base = Fraction(1, self._ticks)
                     earlier.append(time)
@@ -57,7 +60,8 @@ class JoinedPicture:
                         packet.dts = earlier.popleft()
                     yield packet
 
-    def _moved(self, time: int, packet: av.Packet, segment: Segment) -> int:
+    def _moved(self, time: int | None, packet: av.Packet, segment: Segment) -> int:
+        assert time is not None and packet.time_base is not None, "an encoder gives its packets times"
         return round(time * packet.time_base * self._ticks) + segment.ticks
 
 
@@ -66,6 +70,7 @@ def _end(container: av.container.InputContainer) -> Fraction:
     stream = container.streams.video[0]
     if stream.duration is None:  # Matroska says it of the file, whose only stream this is
         return Fraction(container.duration or 0, av.time_base)
+    assert stream.time_base is not None, "a file that an encoder has written"
     return stream.duration * stream.time_base
 
 

@@ -1,4 +1,4 @@
-"""How is FFmpeg's muxer of a container set up, and which of its complaints are the disk's?"""
+"""Options of FFmpeg's muxers, and which of their errors are caused by the disk."""
 
 import errno
 
@@ -21,5 +21,5 @@ def muxer_options(form: str, ticks: int, complete: bool = True, keys: bool = Fal
 
 
 def is_disk_error(error: BaseException) -> bool:
-    """Whether the disk is to blame: no other choice of tracks would help."""
+    """Whether the disk caused an error, so that another choice of tracks would not help."""
     return getattr(error, "errno", None) in DISK_ERRORS

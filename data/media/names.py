@@ -1,4 +1,4 @@
-"""What is the result called, and in which container does it go?"""
+"""The name of a result, and its container."""
 
 import io
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ WRITABLE_IMAGES = {
 WRITABLE_VIDEOS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 CONTAINERS = ("mp4", "mov", "mkv")  # in the order of choice
 
-# What players accept, which is less than what muxers accept. Matroska, the last resort, rounds times to milliseconds.
+# Codecs that players accept, fewer than muxers accept. Matroska comes last, since it rounds times to milliseconds.
 MP4_AUDIO = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "opus", "alac", "flac"})
 MOV_AUDIO = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "alac", "amr_nb", "amr_wb"})
 
-# Subtitles that are text can become text of another codec. Pictures cannot, and the look of ASS is lost; Matroska
-# carries both.
+# Text subtitles can be converted to another text codec. Pictures cannot, and ASS loses its styles; Matroska carries
+# both.
 TEXT_SUBTITLES = frozenset(
     "subrip ass ssa webvtt text mov_text microdvd subviewer jacosub mpl2 sami realtext vplayer stl pjs".split()
 )
@@ -39,7 +39,7 @@ NEED_MATROSKA = frozenset({"hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle", 
 
 
 class Described(Protocol):
-    """What a name depends on: `MediaInfo` and `Probe` have it."""
+    """The facts on which a name depends; `MediaInfo` and `Probe` have them."""
 
     kind: str
     audio_codecs: tuple[str, ...]
@@ -56,7 +56,7 @@ def carries(suffix: str, codec: str) -> bool:
 
 
 def muxer_takes(suffix: str, codec: str) -> bool:
-    """Whether FFmpeg's muxer of this suffix has a place for the codec at all."""
+    """Whether FFmpeg's muxer of this suffix accepts the codec."""
     with av.open(io.BytesIO(), "w", format=WRITABLE_VIDEOS[suffix]) as scratch:
         try:
             scratch.add_mux_stream(codec)
@@ -68,8 +68,8 @@ def muxer_takes(suffix: str, codec: str) -> bool:
 def video_suffix(info: Described, containers: Sequence[str] = CONTAINERS) -> str:
     """The first of some containers that takes every audio stream without re-encoding, else the last of them.
 
-    A codec that none of them takes (WMA, ADPCM, ...) becomes AAC in any of them, so it has no say. Subtitles that only
-    Matroska carries as they are make it .mkv.
+    A codec that none of them takes (WMA, ADPCM, ...) becomes AAC in each of them, so it does not count. Subtitles that
+    only Matroska carries unchanged make it .mkv.
     """
     suffixes = [f".{container}" for container in containers]
     if NEED_MATROSKA & set(info.subtitle_codecs) and ".mkv" in suffixes:
@@ -82,8 +82,8 @@ def video_suffix(info: Described, containers: Sequence[str] = CONTAINERS) -> str
 
 
 def output_path(
-    input_path: str | PathLike,
-    output_dir: str | PathLike,
+    input_path: str | PathLike[str],
+    output_dir: str | PathLike[str],
     info: Described,
     *,
     frames_out: str | None = None,
@@ -95,15 +95,15 @@ def output_path(
     Pictures keep their suffix where the format can be written and become PNG elsewhere. Videos and animations become
     MP4, or MOV or Matroska when only those take the audio or the subtitles as they are. When media of the same stem
     lie beside the input (`a.mov`, `a.mp4`), the one whose suffix changes carries its old suffix in its name
-    (`a_mov.mp4`), so that no result overwrites another. Other files (subtitles, texts) have no result and take no
-    name. A clip of numbered pictures is called as their folder (`walk.mp4`; `walk_frames.mp4` beside other media of
+    (`a_mov.mp4`), so that no result overwrites another. Other files (subtitles, texts) have no result and need no
+    name. A clip of numbered pictures has the name of their folder (`walk.mp4`; `walk_frames.mp4` beside other media of
     that stem).
 
     Args:
         frames_out: the result of a clip is a folder of pictures: the stem alone, with the old suffix (`a_mov`) where
             other media have that stem.
         containers: that the codec of a clip may lie in, see `Encoding.containers`.
-        stretch: the result is of this part of a clip, whose name says so (`clip_10s-12.5s.mp4`).
+        stretch: the result is of this part of a clip, which the name shows (`clip_10s-12.5s.mp4`).
     """
     whole = _path_of_whole(Path(input_path), Path(output_dir), info, frames_out, containers)
     if not stretch.applies_to(info.kind):

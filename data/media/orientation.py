@@ -1,4 +1,4 @@
-"""Which way is up? The display matrix that phones write beside the frames, as a transpose and two mirrors."""
+"""The rotation of a clip: its display matrix, as phones write it, as a transpose and two mirrors."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ UPRIGHT = Orientation(False, False, False)
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
-    """The orientation a frame asks for, to the nearest quarter turn.
+    """The orientation of a frame by its display matrix, to the nearest quarter turn.
 
     The matrix maps a stored point: x' = a x + c y, y' = b x + d y.
     """
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # some other side data of this frame is of a kind that PyAV cannot name
+    except ValueError:  # PyAV raises for side data of a kind that it does not support
         matrix = None
     if matrix is None:
         a, b, c, d = QUARTER_TURNS[round(frame.rotation / 90) % 4]

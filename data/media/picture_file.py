@@ -1,4 +1,4 @@
-"""What does a picture file hold, before its pixels are decoded? Without torch, for the probing process."""
+"""The facts of a picture file, before its pixels are decoded. Without torch, for the probing process."""
 
 import os
 import struct
@@ -11,8 +11,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import IFD, Base
 from PIL.JpegImagePlugin import JpegImageFile
 
-from common.logger import get_logger
-from data.media.errors import MediaError, decoding, printable, shown
+from common.logger import get_logger, printable
+from data.media.errors import MediaError, decoding, shown
 from data.media.picture_formats import formats_of, holds_picture_format
 from data.media.tiff_tags import BITS, described
 
@@ -20,18 +20,18 @@ logger = get_logger(__name__)
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 
-# Of 16-bit colour Pillow keeps the high byte. The other one is decoded by pretending the other order of bytes.
+# Pillow keeps the high byte of 16-bit colour. The low one is decoded by declaring the other byte order.
 OTHER_BYTE = {
     "RGB;16B": "RGB;16L",
     "RGB;16L": "RGB;16B",
-    "RGB;16N": "RGB;16B",  # as libtiff hands them out: low byte first, on the machines that there are
+    "RGB;16N": "RGB;16B",  # as libtiff returns them: low byte first on little-endian machines
     "RGBA;16B": "RGBA;16L",
     "RGBA;16L": "RGBA;16B",
     "RGBA;16N": "RGBA;16B",
 }
 GRAY_ALPHA = "LA;16B"  # its four bytes a pixel are the two of gray and the two of alpha
 
-# What Pillow itself refuses. Decoding takes at most 12 bytes a pixel, 2.1 GB: Pillow's 4 (8 for 16-bit colour), the
+# Pillow's limit. Decoding takes at most 12 bytes a pixel, 2.1 GB: Pillow's 4 (8 for 16-bit colour), the
 # result's 3 or 4, and what filling hidden colours takes. Animations are composed in several copies of a frame.
 MOST_PIXELS = 178_956_970
 MOST_ANIMATION_PIXELS = MOST_PIXELS // 4
@@ -52,10 +52,10 @@ def holds_picture(path: Path) -> bool:
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[Image.Image]:
-    """A Pillow image whose pixels are not decoded yet; every way in which that fails becomes a MediaError.
+    """A Pillow image whose pixels are not decoded yet; every failure becomes a MediaError.
 
-    A JPEG of up to twice the limit is set to be decoded at half of its height and width. (A progressive one keeps six
-    bytes for each pixel of the whole picture meanwhile, which is why larger ones are refused.)
+    A JPEG of up to twice the limit is decoded at half of its height and width. (Larger ones are refused, because
+    decoding a progressive one takes six bytes for each pixel of the whole picture.)
     """
     with decoding(path, "the picture is damaged"), _open(path) as image:
         if image.format == "TIFF":
@@ -72,9 +72,9 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings, of untidy tags and many pixels, off the screen: what matters of them is told.
+    """Suppress Pillow's warnings about invalid tags and many pixels; the important ones have messages of their own.
 
-    Not to be held while other code runs: warnings are filtered for the whole process.
+    Use it only around calls of Pillow: warnings are filtered for the whole process.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -82,7 +82,7 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def decode(image: Image.Image) -> None:
-    """Decode the pixels. What libtiff prints by itself, on standard error, is dropped; Pillow raises its errors."""
+    """Decode the pixels. The messages of libtiff on standard error are dropped; Pillow raises its errors."""
     try:
         screen = os.dup(2) if image.format == "TIFF" else None
     except OSError:  # closed: nothing can be printed
@@ -111,7 +111,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def raw_mode(image: Image.Image) -> str | None:
-    """How the samples lie in the file, as Pillow calls it; None after decoding, and where it changes in the file."""
+    """Pillow's name of the file's sample layout; None after decoding, and where it changes within the file."""
     modes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args}
     return modes.pop() if len(modes) == 1 else None
 
@@ -128,7 +128,7 @@ def exif_orientation(image: Image.Image) -> int:
             value = image.tag_v2[Base.Orientation]
         else:
             value = image.getexif().get(Base.Orientation, 1)
-    except Exception:  # another tag is untidy, which says nothing about this one
+    except Exception:  # another tag is invalid; this one can still be read
         value = _orientation_alone(image.info.get("exif"))
     return value if value in range(1, 9) else 1
 
@@ -152,7 +152,7 @@ def _orientation_alone(exif: bytes | None) -> int:
 
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) in pixels after turning, of an image that is not decoded yet, and is not decoded for this."""
+    """(height, width) in pixels after rotation; the image is not decoded."""
     width, height = image.size
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
         return height, width
@@ -161,7 +161,7 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 
 
 def notes_of(image: Image.Image, path: Path) -> tuple[str, ...]:
-    """Sentences about what of a picture is left out."""
+    """Sentences about the parts of a picture that are left out."""
     notes = []
     if getattr(image, "n_frames", 1) > 1:
         notes.append(f"{shown(path)}: holds {image.n_frames} pictures; the first is used")
@@ -204,14 +204,14 @@ def _too_large(path: Path, animated: bool = False) -> MediaError:
 
 
 def _keep_as_stored(image: Image.Image) -> None:
-    """Takes the place of Pillow's turning of a TIFF, which copies the picture and fails on an untidy EXIF.
+    """Replaces Pillow's rotation of a TIFF, which copies the picture and fails on an invalid EXIF.
 
-    Until then Pillow gives the size of the turned picture. The EXIF is read here, while the file is open.
+    Until then Pillow gives the size of the rotated picture. The EXIF is read here, while the file is open.
     """
     image._size = image.im.size
     try:
         exif = image.getexif()
         for directory in (IFD.Exif, IFD.GPSInfo):
             exif.get_ifd(directory)
-    except Exception as error:  # an untidy EXIF says nothing about the pixels
+    except Exception as error:  # the pixels can be used without a valid EXIF
         logger.debug("EXIF: %s", error)

@@ -67,7 +67,7 @@ def formats_of(path: Path) -> tuple[str, ...]:
         head = file.read(512)
     if plug_in := plug_in_of(head):
         return (PLUG_INS[plug_in][0],)
-    # TGA has no first bytes of its own, so damaged files of any other kind would be taken for one.
+    # TGA has no signature, so damaged files of any other kind would be taken for one.
     return FORMATS if _is_tga(path, head) else FORMATS[:-1]
 
 

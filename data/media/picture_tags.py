@@ -1,6 +1,6 @@
-"""What does a picture file say about its picture: EXIF, XMP, IPTC, texts, resolution, colour profile?
+"""The metadata of a picture file: EXIF, XMP, IPTC, texts, resolution, colour profile.
 
-Read so that it is true of the result: upright, in sRGB, of another size, without the old thumbnail.
+It is changed to describe the result: upright, in sRGB, of another size, without the old thumbnail.
 """
 
 import io
@@ -22,7 +22,7 @@ DESCRIPTIVE = (
     Base.XPSubject,
 )  # fmt: skip
 IPTC_OF_TIFF, IPTC_OF_PHOTOSHOP = 33723, 0x0404
-# Of kind 7 (undefined), which Pillow does not know. 27 and 28 are a GPS method and area.
+# Tags of kind 7 (undefined), a kind that Pillow lacks. 27 and 28 are a GPS method and area.
 UNDEFINED = (Base.ComponentsConfiguration, Base.UserComment, Base.MakerNote, Base.FileSource, Base.SceneType, 27, 28)
 GRAY_MODES = ("1", "L", "LA", "La", "I", "F")
 ENTRY = 12  # bytes
@@ -30,29 +30,19 @@ ENTRY = 12  # bytes
 
 @dataclass(frozen=True)
 class PictureTags:
-    """What goes over to the result.
+    """The metadata that the result gets."""
 
-    Attributes:
-        exif: a TIFF block, as after "Exif\\0\\0".
-        xmp: a packet of XML.
-        iptc: IIM records.
-        profile: an ICC profile of sRGB; None where the input had none.
-        dpi: pixels per inch, across and down.
-        texts: keyword to text, as PNG and JPEG hold them.
-        gray: the picture has no colour.
-    """
-
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    iptc: bytes | None = None
-    profile: bytes | None = None
-    dpi: tuple[float, float] | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)
-    gray: bool = False
+    exif: bytes | None = None  # a TIFF block, as after "Exif\0\0"
+    xmp: bytes | None = None  # a packet of XML
+    iptc: bytes | None = None  # IIM records
+    profile: bytes | None = None  # an ICC profile of sRGB; None where the input had none
+    dpi: tuple[float, float] | None = None  # pixels per inch, across and down
+    texts: Mapping[str, str] = field(default_factory=dict)  # keyword to text, as in PNG and JPEG
+    gray: bool = False  # the picture has no colour
 
 
 def read_tags(image: Image.Image) -> tuple[PictureTags, list[str]]:
-    """(the tags of a decoded image, sentences about what is left out or changed)."""
+    """(the tags of a decoded image, sentences about those that are left out or changed)."""
     notes = []
     exif = _attempt(_exif_of, image, notes, "EXIF")
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
@@ -72,9 +62,9 @@ def read_tags(image: Image.Image) -> tuple[PictureTags, list[str]]:
 
 
 def for_size(exif: bytes, width: int, height: int) -> bytes | None:
-    """EXIF that is true of an upright sRGB picture of this size; None where its directories cannot be walked.
+    """EXIF corrected for an upright sRGB picture of this size; None where its directories are damaged.
 
-    Bytes are changed in their places, since the notes of cameras point to each other by these.
+    Bytes are changed in place, since maker notes contain offsets into the file.
     """
     block = bytearray(exif)
     order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]))
@@ -135,27 +125,27 @@ def _exif_of_tiff(image: Image.Image) -> bytes | None:
 
 
 class StoredText(str):
-    """A text of EXIF as Pillow reads it, a character a byte, which goes back to the same bytes: UTF-8 in most files."""
+    """A text of EXIF as Pillow reads it, one character a byte, written as the same bytes (UTF-8 in most files)."""
 
     def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:
         return super().encode("latin-1", "replace")
 
 
 def kept_as_found(exif: Image.Exif) -> Image.Exif:
-    """EXIF that Pillow read, to be written with the texts and kinds that were read: by itself it writes ASCII only."""
+    """EXIF that Pillow read, prepared to be written with the same texts and kinds; Pillow alone writes ASCII only."""
     inner = [d for d in (IFD.Exif, IFD.GPSInfo) if d in exif or d in exif._ifds]
     for values in (exif, *map(exif.get_ifd, inner)):
         for tag, value in list(values.items()):
             if isinstance(value, str):
                 values[tag] = StoredText(value)
             elif isinstance(value, bytes) and tag in UNDEFINED:
-                values[tag] = (bytearray(value),)  # Pillow calls bytes numbers, and what it does not know undefined
+                values[tag] = (bytearray(value),)  # Pillow calls bytes numbers, and unknown tags undefined
     return exif
 
 
 def _iptc_of(image: Image.Image) -> bytes | None:
     if image.format == "TIFF":
-        # The bytes of the file: many programs call them numbers, of which Pillow would give the first.
+        # The bytes of the file: many programs declare them as numbers, of which Pillow would return the first.
         return image.tag_v2._tagdata.get(IPTC_OF_TIFF) or None
     return image.info.get("photoshop", {}).get(IPTC_OF_PHOTOSHOP)
 
@@ -167,7 +157,7 @@ def _profile_of(image: Image.Image, notes: list[str]) -> bytes | None:
         return None
     try:
         name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(given))).strip()
-    except Exception:  # the converter tells why it is ignored
+    except Exception:  # the converter's message says why it is ignored
         return None
     if "srgb" in name.lower() and image.mode in ("RGB", "RGBA", "P", "PA"):
         return given
@@ -176,7 +166,7 @@ def _profile_of(image: Image.Image, notes: list[str]) -> bytes | None:
 
 
 def srgb_profile() -> bytes:
-    """LittleCMS's profile of sRGB, without the moment at which it was made: the same picture has the same bytes."""
+    """LittleCMS's profile of sRGB without its creation time, so that the same picture has the same bytes."""
     made = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     made[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
     return bytes(made)
@@ -199,7 +189,7 @@ def _texts_of(image: Image.Image) -> dict[str, str]:
 
 
 def _upright_xmp(xmp: bytes) -> bytes:
-    """XMP whose own word on the orientation is 1, in the same number of bytes."""
+    """XMP with its orientation set to 1, in the same number of bytes."""
     xmp = re.sub(rb"(tiff:Orientation\s*=\s*[\"'])[1-8]([\"'])", rb"\g<1>1\g<2>", xmp)
     return re.sub(rb"(<tiff:Orientation>\s*)[1-8](\s*</)", rb"\g<1>1\g<2>", xmp)
 
@@ -207,6 +197,6 @@ def _upright_xmp(xmp: bytes) -> bytes:
 def _attempt(read, image: Image.Image, notes: list[str], what: str) -> bytes | None:
     try:
         return read(image)
-    except Exception:  # untidy tags say nothing about the picture
+    except Exception:  # the picture can be used without valid tags
         notes.append(f"{what} left out, it is damaged")
         return None

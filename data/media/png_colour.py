@@ -1,7 +1,7 @@
-"""What do the gAMA and cHRM chunks of a PNG mean for its pixels? Values of that curve and those primaries become sRGB.
+"""Converts the pixels of a PNG with gAMA and cHRM chunks, which name a curve and primaries, to sRGB.
 
-cICP, iCCP and sRGB chunks say more and win (PNG specification, 4.3). As in libpng, a curve within 5% of 1/2.2 is taken
-as that of sRGB, for which it stands in millions of files.
+cICP, iCCP and sRGB chunks have precedence (PNG specification, 4.3). As in libpng, a curve within 5% of 1/2.2 is taken
+as that of sRGB, which is what most programs mean by it.
 """
 
 import struct
@@ -41,11 +41,11 @@ class PngColour:
 
 
 def png_colour(image: Image.Image, path: Path | None) -> PngColour | None:
-    """The conversion that a PNG asks for; None where its values are sRGB, or something else says what they are.
+    """The conversion for a PNG; None where its values are sRGB, or another chunk has precedence.
 
     Args:
         image: opened.
-        path: its file, in which another chunk may win.
+        path: its file, in which another chunk may have precedence.
     """
     gamma = image.info.get("gamma")
     if image.format != "PNG" or not gamma or {"icc_profile", "srgb"} & image.info.keys():

@@ -1,18 +1,19 @@
-"""Is the result better than the input? A clip with both side by side, and a sheet of stills."""
+"""Compares the result with the input: a clip with both side by side, and a sheet of stills."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from common.atomic import atomic_write
+from data.image.transforms.na_resize import bicubic_8_bit
 from data.media.colour import Colour
 from data.media.info import MediaInfo
 from data.media.writer import open_writer
@@ -34,7 +35,7 @@ def side_by_side(before: Tensor, after: Tensor) -> Tensor:
     """
     if len(before) != len(after):
         raise ValueError(f"{len(before)} input frames beside {len(after)} finished ones; give the same moments of both")
-    pair = torch.cat([enlarged(before.cpu(), tuple(after.shape[-2:])), after.cpu()], dim=-1)  # t 3 H 2W
+    pair = torch.cat([enlarged(before.cpu(), (after.shape[-2], after.shape[-1])), after.cpu()], dim=-1)  # t 3 H 2W
     width = after.shape[-1]
     if width >= 8 * DIVIDER_PX:
         pair[..., width - DIVIDER_PX // 2 : width + DIVIDER_PX // 2] = 255
@@ -45,8 +46,7 @@ def enlarged(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """u8 [T, 3, h, w] -> u8 [T, 3, H, W], bicubic; size is (H, W)."""
     if tuple(frames.shape[-2:]) == size:
         return frames
-    floats = F.interpolate(frames.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
-    return floats.round().clamp(0, 255).to(torch.uint8)
+    return bicubic_8_bit(frames, size)
 
 
 class SideBySide:
@@ -54,21 +54,21 @@ class SideBySide:
 
     Args:
         path: of the comparison, see `open_writer`.
-        info: the input; its sound goes along, its transparency does not. The writer of the result tells about both.
+        info: the input; its sound is copied, its transparency is not. The result's writer logs messages about both.
         size: (height, width) of the finished frames; the comparison is twice as wide.
         frame_rate: see `open_writer`.
     """
 
     def __init__(
         self,
-        path: str | PathLike,
+        path: str | PathLike[str],
         info: MediaInfo,
         size: tuple[int, int],
         *,
         frame_rate: Fraction | None = None,
     ) -> None:
         wide = (size[0], 2 * size[1])
-        # For the eye: 8 bits, and of HDR the form that the networks have.
+        # For viewing: 8 bits, and HDR as the SDR that the networks take.
         colour = Colour(info.colour.primaries) if info.colour.is_hdr else info.colour
         plain = replace(info, alpha=None, transparent=False, depth=8, colour=colour)
         self.writer = open_writer(path, plain, wide, frame_rate=frame_rate, quiet=True, metadata=False)
@@ -89,7 +89,7 @@ class SideBySide:
 
 
 def contact_sheet(
-    frames: Sequence[tuple[str, Tensor, Tensor]], path: str | PathLike | None = None, cell_width: int = 480
+    frames: Sequence[tuple[str, Tensor, Tensor]], path: str | PathLike[str] | None = None, cell_width: int = 480
 ) -> Image.Image:
     """One row for each moment: input left, result right, a label above.
 
@@ -108,7 +108,7 @@ def contact_sheet(
         sheet.paste(row, (MARGIN_PX, top))
         top += row.height + MARGIN_PX
     if path is not None:
-        with atomic_write(path) as part:
+        with atomic_write(Path(path)) as part:
             sheet.save(part, format="PNG")
     return sheet
 

@@ -1,7 +1,7 @@
-"""How large is a file's picture, how long is it, what will its result be called? With as little decoding as possible.
+"""The facts of a file that a run needs at its start, with as little decoding as possible.
 
-A picture's header is enough; of a clip one frame is decoded, which alone tells its size and which way is up. Damage
-behind that is found when the file is read. Works without torch.
+A picture's header is enough. One frame of a clip is decoded, since only a frame has the size and the rotation. Later
+damage is found when the file is read. Works without torch.
 """
 
 from dataclasses import dataclass, replace
@@ -27,32 +27,23 @@ from data.media.video_file import choose_tracks, describe, first_frame, open_con
 
 @dataclass(frozen=True)
 class Probe:
-    """What a run has to know of a file before it begins.
-
-    Attributes:
-        kind: "video", "image", "animation" or "sequence".
-        height, width: pixels as displayed.
-        frame_count_hint: about how many frames there are; None when the file does not say.
-        audio_codecs, subtitle_codecs: of the tracks that can be read; `output_path` depends on them.
-        depth: bits of a sample. primaries, transfer: of `Colour`. transparent: a clip has an alpha plane.
-        duration: seconds; None when the file does not say.
-    """
+    """The facts of a file that a run needs before it begins."""
 
     kind: Kind
-    height: int
-    width: int
-    frame_count_hint: int | None
-    audio_codecs: tuple[str, ...] = ()
-    subtitle_codecs: tuple[str, ...] = ()
-    depth: int = 8
-    primaries: int = BT709
-    transfer: int = BT709
-    transparent: bool = False
-    duration: float | None = None
+    height: int  # pixels as displayed
+    width: int  # pixels as displayed
+    frame_count_hint: int | None  # approximate; None when the file has no count
+    audio_codecs: tuple[str, ...] = ()  # of the tracks that can be read; `output_path` depends on them
+    subtitle_codecs: tuple[str, ...] = ()  # likewise
+    depth: int = 8  # bits of a sample
+    primaries: int = BT709  # of `Colour`
+    transfer: int = BT709  # of `Colour`
+    transparent: bool = False  # a clip has an alpha plane
+    duration: float | None = None  # seconds; None when the file has none
 
 
-def probe(path: str | PathLike) -> Probe:
-    """Look into one file.
+def probe(path: str | PathLike[str]) -> Probe:
+    """Probe one file.
 
     Raises:
         MediaError: a sentence that names the file: it is missing, not media, too large, or damaged at its beginning.
@@ -70,11 +61,18 @@ def probe(path: str | PathLike) -> Probe:
             info = describe(path, container, tracks, first, orientation_of(first).transpose)
     if min(info.height, info.width) < 1:
         raise MediaError(f"{shown(path)}: its frames have no pixels")
-    tracks = info.audio_codecs, info.subtitle_codecs
-    colour = info.colour.primaries, info.colour.transfer
-    seconds = info.duration and float(info.duration)
     return Probe(
-        "video", info.height, info.width, info.frame_count_hint, *tracks, info.depth, *colour, info.transparent, seconds
+        kind="video",
+        height=info.height,
+        width=info.width,
+        frame_count_hint=info.frame_count_hint,
+        audio_codecs=info.audio_codecs,
+        subtitle_codecs=info.subtitle_codecs,
+        depth=info.depth,
+        primaries=info.colour.primaries,
+        transfer=info.colour.transfer,
+        transparent=info.transparent,
+        duration=None if info.duration is None else float(info.duration),
     )
 
 
@@ -88,7 +86,7 @@ def _probe_sequence(path: Path) -> Probe:
 def _probe_picture(path: Path) -> Probe:
     with open_picture(path) as image, quiet_pillow():
         if is_animation(image):
-            return Probe("animation", image.size[1], image.size[0], image.n_frames - first_shown(image))
+            return Probe("animation", image.size[1], image.size[0], getattr(image, "n_frames", 1) - first_shown(image))
         colour = colour_of_png(path) if image.format == "PNG" else SDR
         depth = 16 if is_deep(image) else 8
         return Probe(

@@ -1,6 +1,6 @@
-"""How are many files looked into without risking the run? In a process of their own, with limits on time and memory.
+"""Probes many files in a separate process with limits on time and memory, so that none of them can stop the run.
 
-A decoder that aborts or hangs takes that process with it; the file gets its sentence, the next file a new process.
+When a decoder aborts or hangs, only that process ends; the file gets a sentence, and the next file a new process.
 """
 
 import json
@@ -57,7 +57,7 @@ class ProbeProcess:
         )
 
     def probe(self, path: Path) -> Probe | MediaError:
-        """Look into one file. After an error of the process itself it is closed, see `alive`."""
+        """Probe one file. After an error of the process it is closed, see `alive`."""
         try:
             self.process.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
             self.process.stdin.flush()
@@ -90,7 +90,7 @@ class ProbeProcess:
         """End the process, hard."""
         if self.process.poll() is None:
             try:
-                self.process.wait(0.1)  # it may be dying just now, and its own signal tells more than ours
+                self.process.wait(0.1)  # it may be ending just now, and its exit code is better than that of our signal
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
@@ -123,7 +123,7 @@ def probe_all(
     memory_bytes: int = MEMORY_BYTES,
     start: type[ProbeProcess] = ProbeProcess,
 ) -> Iterator[tuple[Path, Probe | MediaError]]:
-    """Look into files, one after the other, in a process that may die.
+    """Probe files, one after the other, in a process that may die.
 
     Where no process can be started (a sandbox), files are probed in this one.
 

@@ -1,7 +1,7 @@
-"""The process that probes files for another: a path in, a line out. Whatever a decoder does, it does it here.
+"""The process that probes files for another one: a path in, a line out. A crash of a decoder ends only this process.
 
 Starts in a fraction of a second, since nothing here loads torch. Requests and answers are lines of JSON on standard
-input and output; libraries that print by themselves print nowhere.
+input and output; what libraries print is dropped.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from dataclasses import asdict
+from typing import TextIO
 
 from data.media.errors import MediaError
 from data.media.probe import probe
@@ -17,14 +18,14 @@ from data.media.probe import probe
 try:
     import resource
 except ImportError:  # not a Unix
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 
 def serve(memory_bytes: int, timeout_s: float) -> None:
     """Answer until standard input ends.
 
     Args:
-        memory_bytes: address space of this process; what wants more gets a MemoryError. 0: no limit.
+        memory_bytes: address space of this process; an allocation beyond it raises MemoryError. 0: no limit.
         timeout_s: the kernel ends this process when one file takes longer, even if its parent is gone by then.
     """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
@@ -54,6 +55,6 @@ def answer(path: str) -> dict:
         return {"error": str(error)}
 
 
-def _say(answers, message: dict) -> None:
+def _say(answers: TextIO, message: dict[str, object]) -> None:
     answers.write(json.dumps(message) + "\n")
     answers.flush()

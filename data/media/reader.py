@@ -1,4 +1,4 @@
-"""Which reader fits this file?"""
+"""Chooses the reader of a file."""
 
 from os import PathLike
 from pathlib import Path
@@ -18,11 +18,11 @@ logger = get_logger(__name__)
 
 
 def open_media(
-    path: str | PathLike, *, deinterlace: Deinterlace = "auto", alpha: Alpha = "white", stretch: Stretch = WHOLE
+    path: str | PathLike[str], *, deinterlace: Deinterlace = "auto", alpha: Alpha = "white", stretch: Stretch = WHOLE
 ) -> MediaReader:
     """Open a video, a picture, an animation or a clip of numbered pictures, by what it holds and not by its name.
 
-    What was chosen or left out (`MediaReader.notes`) is told, a line each.
+    What was chosen or left out (`MediaReader.notes`) is logged, a line each.
 
     Args:
         path: a file; of numbered pictures their folder, or a printf pattern such as `walk/frame_%05d.png`.
@@ -38,6 +38,7 @@ def open_media(
     path = Path(path)
     if deinterlace not in ("auto", "always", "never"):
         raise ValueError(f"deinterlace is 'auto', 'always' or 'never', not {deinterlace!r}")
+    reader: MediaReader
     with decoding(path):
         if is_sequence(path):
             reader = SequenceReader(path, alpha)

@@ -4,20 +4,21 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from data.media.errors import MediaError, printable, reason
+from common.logger import printable
+from data.media.errors import MediaError, reason
 from data.media.find import why_not_media
 from data.media.probe_process import probe_all
 from data.media.sequence import is_pattern, numbered
 
-# Cameras number their photographs too, all of one size, in formats that lose something. Frames are stored without loss.
+# Cameras number their photographs too, all of one size, but in lossy formats. Frames are stored without loss.
 FRAME_SUFFIXES = frozenset(".png .tif .tiff .bmp .dib .ppm .pgm .tga".split())
 
 Found = tuple[list[Path], list[tuple[Path, str]]]
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """See `find_media`."""
+class SearchOptions:
+    """The arguments of `find_media`."""
 
     recursive: bool
     frames_as_clip: bool
@@ -25,11 +26,11 @@ class Wishes:
 
 
 def find_media(
-    path: str | PathLike,
+    path: str | PathLike[str],
     *,
     recursive: bool = False,
     frames_as_clip: bool = False,
-    leave_out: str | PathLike | None = None,
+    leave_out: str | PathLike[str] | None = None,
 ) -> Found:
     """(media by name, (other entry, why it is skipped)) of a folder; hidden entries are never media.
 
@@ -48,7 +49,7 @@ def find_media(
     Raises:
         MediaError: the path does not exist, nothing is media, or nothing is what `frames_as_clip` asks for.
     """
-    path, wishes = Path(path), Wishes(recursive, frames_as_clip, None if leave_out is None else Path(leave_out))
+    path, options = Path(path), SearchOptions(recursive, frames_as_clip, None if leave_out is None else Path(leave_out))
     if is_pattern(path):
         numbered(path)
         return [path], []
@@ -58,7 +59,7 @@ def find_media(
         if frames_as_clip:
             raise MediaError(f"{printable(str(path))}: is a file, and no folder of numbered pictures")
         return [path], []
-    media, skipped = _search(path, wishes, is_top=True)
+    media, skipped = _search(path, options, is_top=True)
     if frames_as_clip and not any(entry.is_dir() for entry in media):
         raise MediaError(f"{printable(str(path))}: no numbered pictures that make a clip ({_why_not_numbered(path)})")
     if not media:
@@ -74,10 +75,10 @@ def place_of(path: Path, root: Path, output_dir: Path) -> Path:
 
 
 def why_no_clip(folder: Path) -> str | None:
-    """Why a folder is no clip without being asked to; None if it is one.
+    """Why a folder is not taken as a clip by default; None if it is.
 
-    A folder of independent pictures must never become a clip by accident. So all that is in it must be pictures that
-    differ in one number alone, without a gap, stored without loss, and of one size.
+    A folder of independent pictures must never become a clip by accident. So it must hold only pictures whose names
+    differ in one number, without a gap, stored without loss, and of one size.
     """
     if why := _why_not_numbered(folder):
         return why
@@ -86,8 +87,8 @@ def why_no_clip(folder: Path) -> str | None:
         return f"its {len(pictures.files)} pictures are {pictures.files[0].suffix}, as photographs are"
     if pictures.missing:
         return pictures.missing
-    other = set(folder.iterdir()) - set(pictures.files)
-    if other := sorted(entry for entry in other if not entry.name.startswith(".")):
+    beside = set(folder.iterdir()) - set(pictures.files)
+    if other := sorted(entry for entry in beside if not entry.name.startswith(".")):
         return f"it holds {printable(other[0].name)} beside its pictures"
     sizes = set()
     for file, found in probe_all(pictures.files):
@@ -99,23 +100,25 @@ def why_no_clip(folder: Path) -> str | None:
     return None
 
 
-def _search(folder: Path, wishes: Wishes, is_top: bool = False) -> Found:
+def _search(folder: Path, options: SearchOptions, is_top: bool = False) -> Found:
     """`find_media` of one folder, and of those in it where that is asked for."""
-    media, skipped, taken = [], [], frozenset()
+    media: list[Path] = []
+    skipped: list[tuple[Path, str]] = []
+    taken: frozenset[Path] = frozenset()
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         if is_top:
             raise MediaError(f"{printable(str(folder))}: the folder cannot be read ({reason(error)})") from error
         return [], [(folder, f"cannot be read ({reason(error)})")]
-    if wishes.frames_as_clip and _why_not_numbered(folder) is None:
+    if options.frames_as_clip and _why_not_numbered(folder) is None:
         named = folder if folder.name not in ("", "..") else folder.resolve()
         media, taken = [named], frozenset(numbered(folder).files)
     for entry in entries:
         if entry in taken:
             continue
         if _is_open_folder(entry):
-            below, reasons = _folder(entry, wishes)
+            below, reasons = _folder(entry, options)
             media += below
             skipped += reasons
         elif why := _why_skipped(entry):
@@ -125,21 +128,21 @@ def _search(folder: Path, wishes: Wishes, is_top: bool = False) -> Found:
     return media, skipped
 
 
-def _folder(entry: Path, wishes: Wishes) -> Found:
-    """What a folder inside a folder gives."""
-    if wishes.leave_out is not None and entry.resolve() == wishes.leave_out.resolve():
+def _folder(entry: Path, options: SearchOptions) -> Found:
+    """The media found in a folder inside a folder."""
+    if options.leave_out is not None and entry.resolve() == options.leave_out.resolve():
         return [], [(entry, "the folder of the results")]
-    if wishes.recursive:
+    if options.recursive:
         if entry.is_symlink():
             return [], [(entry, "a link to a folder, which is not followed")]
-        found = _search(entry, wishes)
+        found = _search(entry, options)
         return found if any(found) else ([], [(entry, "an empty folder")])
-    why = _why_not_numbered(entry) if wishes.frames_as_clip else why_no_clip(entry)
+    why = _why_not_numbered(entry) if options.frames_as_clip else why_no_clip(entry)
     return ([entry], []) if why is None else ([], [(entry, f"a folder that is not searched, and no clip ({why})")])
 
 
 def _why_not_numbered(folder: Path) -> str | None:
-    """What keeps pictures from being one clip, also where that is asked for; None where nothing does."""
+    """Why pictures cannot be one clip even with `frames_as_clip`; None where they can."""
     try:
         numbered(folder)
     except MediaError as error:

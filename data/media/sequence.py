@@ -1,7 +1,7 @@
 """Which numbered pictures are the frames of one clip? Without torch, for probing and for the search of folders.
 
 A clip of pictures is named by its folder, or by a printf pattern such as `walk/frame_%05d.png`. Both are ordinary
-paths everywhere else; only this module knows what lies behind them.
+paths everywhere else; only this module tells the two apart.
 """
 
 import re
@@ -11,20 +11,21 @@ from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
-from data.media.errors import MediaError, printable, reason, shown
+from common.logger import printable
+from data.media.errors import MediaError, reason, shown
 from data.media.find import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-SEQUENCE_RATE = Fraction(24)  # frames per second; pictures do not say
+SEQUENCE_RATE = Fraction(24)  # frames per second; pictures have no rate
 PRINTF = re.compile(r"(?P<before>[^%]*)%(?:0(?P<width>\d{1,2}))?d(?P<after>[^%]*)")
-MOST_RANGES = 5  # of missing numbers that are told one by one
+MOST_RANGES = 5  # of missing numbers that a message lists
 
 
 @dataclass(frozen=True)
 class NumberedPictures:
-    """Pictures in the order of the numbers in their names, and these numbers: at least one, strictly increasing."""
+    """Pictures in the order of the numbers in their names; at least one."""
 
-    files: tuple[Path, ...]
-    numbers: tuple[int, ...]
+    files: tuple[Path, ...]  # in order
+    numbers: tuple[int, ...]  # strictly increasing
 
     @property
     def missing(self) -> str | None:
@@ -38,13 +39,13 @@ class NumberedPictures:
         return f"{count} {'number is' if count == 1 else 'numbers are'} missing: {said}{more}"
 
 
-def is_pattern(path: str | PathLike) -> bool:
+def is_pattern(path: str | PathLike[str]) -> bool:
     """Whether a path is a printf pattern of pictures, such as `frame_%05d.png`, and not the name of a file."""
     path = Path(path)
     return path.suffix.lower() in IMAGE_SUFFIXES and PRINTF.fullmatch(path.name) is not None and not path.exists()
 
 
-def is_sequence(path: str | PathLike) -> bool:
+def is_sequence(path: str | PathLike[str]) -> bool:
     """Whether a path stands for the pictures of a clip: a pattern, or a folder."""
     return is_pattern(path) or Path(path).is_dir()
 
@@ -55,12 +56,12 @@ def folder_of(path: Path) -> Path:
 
 
 def clip_name(path: Path) -> str:
-    """What the clip is called: as its folder, since `frame_%05d` says nothing."""
+    """The clip's name: that of its folder, since `frame_%05d` is no name."""
     folder = folder_of(path)
     return folder.name or folder.resolve().name or "clip"
 
 
-def numbered(path: str | PathLike) -> NumberedPictures:
+def numbered(path: str | PathLike[str]) -> NumberedPictures:
     """The pictures of a pattern, or of a folder in which all pictures have one name but for one number.
 
     Raises:
@@ -88,6 +89,7 @@ def size_in_bytes(path: Path) -> int:
 
 def _of_pattern(path: Path, entries: list[Path]) -> list[tuple[int, Path]]:
     pattern = PRINTF.fullmatch(path.name)
+    assert pattern is not None, "see `is_pattern`"
     before, after, width = pattern["before"], pattern["after"], int(pattern["width"] or 1)
     found = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""What does a clip show whose frames are numbered pictures?"""
+"""Reads a clip whose frames are numbered pictures."""
 
 from collections.abc import Generator
 from fractions import Fraction
@@ -65,4 +65,5 @@ class SequenceReader(MediaReader):
             elif pixels.dtype == torch.uint8:
                 yield Frame.of_rgb(over_white(pixels[0], alpha), time)
             else:
-                yield deep_over_white(Frame.of_rgb(pixels[0], time, alpha), self.info.transfer)
+                frame = Frame.of_rgb(pixels[0], time, alpha)
+                yield deep_over_white(frame, self.info.transfer) or frame

@@ -25,13 +25,13 @@ OURS = re.compile(r"frame_\d{5,}\.png")
 
 class SequenceWriter(MediaWriter):
     """Writes frame_00001.png, frame_00002.png, ... into a folder. Pictures have neither times nor sound: both are left
-    out, and a line says so.
+    out, with a message.
 
     Args:
         path: the folder to be. An existing one is replaced if it holds such frames and nothing else.
         info: the input. frame_rate: told instead of the input's.
         encoding: of PNG; its samples of 8 or 16 bits, its alpha and its colour.
-        quiet: tell nothing of what is left out.
+        quiet: no messages about what is left out.
 
     Raises:
         MediaError: a file or a folder with anything else has the name.
@@ -66,12 +66,12 @@ class SequenceWriter(MediaWriter):
         save(self.temporary / (FRAME % (self.frames + 1)), "PNG", picture, {"pnginfo": self.pnginfo})
 
     def _finish(self) -> None:
-        """The folder is complete with its last frame. What came to lie at its place meanwhile must not go with it."""
+        """Move the complete folder to its place; what was put there meanwhile must not be removed."""
         if why := why_not_replaced(self.path):
             raise MediaError(why)
 
     def _release(self) -> None:
-        """Nothing stays open."""
+        """There is nothing to close."""
 
 
 def why_not_replaced(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Which sound tracks reach the output, and how? Asked of the muxer and the decoder before anything is computed."""
+"""Plans which sound tracks the output gets, and how, by trying the muxer and the decoder before the run."""
 
 import io
 import logging
@@ -25,24 +25,17 @@ MOST_PACKETS = 5000  # of picture and sound, read for that; a track can be empty
 
 @dataclass(frozen=True)
 class SoundTrack:
-    """One track of the input that goes over.
+    """One track of the input that the output gets."""
 
-    Attributes:
-        index: of the stream in the input.
-        name: "sound track 2 (wmav2)", for messages.
-        how: "copy" packet by packet, or "aac": decode and encode anew.
-        tags, disposition: what the output says about the track: its language, its title, whether it is the default.
-    """
-
-    index: int
-    name: str
-    how: Literal["copy", "aac"]
-    tags: Mapping[str, str] = field(default_factory=dict)
-    disposition: int = 0
+    index: int  # of the stream in the input
+    name: str  # "sound track 2 (wmav2)", for messages
+    how: Literal["copy", "aac"]  # "copy" packets, or "aac": decode and encode
+    tags: Mapping[str, str] = field(default_factory=dict)  # of the track in the output: its language, its title
+    disposition: int = 0  # of the track in the output, as FFmpeg's flags, such as the default track
 
 
 def plan_sound(info: MediaInfo, suffix: str, metadata: bool = True) -> tuple[tuple[SoundTrack, ...], tuple[str, ...]]:
-    """(the tracks that go over, sentences about those that change or stay behind).
+    """(the tracks that the output gets, sentences about those that change or are left out).
 
     A track that the container carries is copied, one that it does not carry is encoded as AAC, and one that can
     neither be copied nor decoded is left out. Tracks of unknown codecs are `MediaReader.notes`.
@@ -91,7 +84,7 @@ def _first_packets(path: Path) -> Iterator[tuple[av.AudioStream, list[av.Packet]
 
 
 def _why_not_copied(stream, packets: list[av.Packet], suffix: str, codec: str) -> str | None:
-    """Why a container cannot carry a track as it is; None if it can: a file of these packets was made in memory.
+    """Why a container cannot carry a track unchanged; None if it can. Tested by muxing these packets in memory.
 
     Of a track whose first packet comes late, only the header is tried.
     """
@@ -116,7 +109,7 @@ def _why_not_copied(stream, packets: list[av.Packet], suffix: str, codec: str) -
 
 
 def _copy_at(packet: av.Packet, ticks: int) -> av.Packet:
-    """The payload of a packet at a time of its own."""
+    """The payload of a packet with the time `ticks`."""
     copy = av.Packet(bytes(packet))
     copy.pts = copy.dts = ticks
     copy.time_base = packet.time_base
@@ -124,21 +117,21 @@ def _copy_at(packet: av.Packet, ticks: int) -> av.Packet:
 
 
 def _decodes(stream, packets: list[av.Packet]) -> bool:
-    """Whether one of the first packets can be decoded; a track whose first packet comes late is believed."""
+    """Whether one of the first packets can be decoded; a track whose first packet comes late is assumed to decode."""
     for packet in packets:
         try:
             if packet.decode():
                 return True
-        except Exception as error:  # whatever a decoder raises, the next packet may be whole
+        except Exception as error:  # decoders raise anything; the next packet may be intact
             logger.debug("sound: %s", reason(error))
     return not packets
 
 
 def told_plan(info: MediaInfo, suffix: str, quiet: bool = False, metadata: bool = True) -> tuple[SoundTrack, ...]:
-    """The plan, with its sentences told unless `quiet`; no tracks where even looking for them fails."""
+    """The plan, with its sentences logged unless `quiet`; no tracks where reading them fails."""
     try:
         tracks, notes = plan_sound(info, suffix, metadata)
-    except Exception as error:  # no fault of sound costs the picture
+    except Exception as error:  # an error of a sound track must not stop the restoration
         tracks, notes = (), (f"{shown(info.path)}: the sound is left out, it cannot be read ({reason(error)})",)
     for note in notes:
         logger.log(logging.DEBUG if quiet else logging.WARNING, "%s", note)

@@ -1,16 +1,16 @@
-"""When is each packet of sound heard? Times that rise, whatever the file says.
+"""When does each packet of sound play? Times that rise, even where the file's do not.
 
-Recordings that were glued together start again at zero; broken recorders repeat packets, or give one a time from
-nowhere. A muxer refuses times that do not rise. Some clocks are too coarse for the packets: in Matroska's milliseconds,
-one of six packets of TrueHD has the time of the one before.
+In concatenated recordings, times start again at zero; faulty recorders repeat packets, or write one wrong time. A muxer
+refuses times that do not rise. Some clocks are too coarse for the packets: in Matroska's milliseconds, one of six
+packets of TrueHD has the time of the one before.
 """
 
 from fractions import Fraction
 
 import av
 
-SPLICE_S = Fraction(1, 2)  # a jump back, or a step, of more than this is no jitter
-MOST_PACKET_S = 10  # a packet that claims to last longer does not (Ogg files whose last page ends before it begins)
+SPLICE_S = Fraction(1, 2)  # a jump back, or a step, of more than this is not jitter
+MOST_PACKET_S = 10  # a longer duration is wrong (Ogg files whose last page ends before it begins)
 TOLERANCE_S = Fraction(1, 10)  # how far a packet may be moved before sound and picture come apart
 
 
@@ -24,7 +24,7 @@ class RisingTimes:
 
     Attributes:
         moved, skipped: how many packets were given another time, and how many were left out.
-        joined: how many times another recording began.
+        joined: how often a new recording began.
     """
 
     def __init__(self, time_base: Fraction, origin: Fraction, packet_s: Fraction | None = None) -> None:
@@ -39,9 +39,9 @@ class RisingTimes:
         self.waiting: av.Packet | None = None
 
     def push(self, packet: av.Packet | None) -> av.Packet | None:
-        """Give the next packet, or None at the end; get the one before with `pts` and `dts` set, or None.
+        """Add the next packet, or None at the end; returns the one before with `pts` and `dts` set, or None.
 
-        One packet waits, because the one behind it tells whether a strange time is a new beginning.
+        One packet is held back, because only the next one shows whether an odd time begins a new recording.
         """
         waiting, self.waiting = self.waiting, packet
         return waiting if waiting is not None and self._place(waiting, packet) else None
@@ -59,7 +59,7 @@ class RisingTimes:
         else:
             time = self._after_the_last(ticks, step, following)
             again = payload == self.payload and ticks is not None and ticks + self.shift <= self.last
-            again = again and not self.coarse  # silence repeats itself
+            again = again and not self.coarse  # packets of silence are equal
             if time is None or again:
                 self.skipped += 1
                 return False
@@ -84,8 +84,8 @@ class RisingTimes:
         if abs(time - self.next) * self.time_base > SPLICE_S:
             after = self._refined(_ticks(following)) if following is not None else None
             if after is not None and abs(after - ticks - step) * self.time_base > SPLICE_S:
-                return self.next  # one time from nowhere: the next packet does not follow it
-            if time < self.next:  # another recording starts here, with a clock of its own
+                return self.next  # one wrong time: the next packet does not follow it
+            if time < self.next:  # another recording starts here, with its own clock
                 self.shift += self.next - time
                 self.joined += 1
                 return self.next

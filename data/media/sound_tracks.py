@@ -1,6 +1,6 @@
-"""How does one track of sound get into the output? Packet by packet as it is, or decoded and encoded as AAC.
+"""Writes one track of sound to the output: packets are copied, or decoded and encoded as AAC.
 
-Damaged packets are left out and counted; nothing here raises because of what a file holds.
+Damaged packets are left out and counted; no damage of a file raises an error here.
 """
 
 import io
@@ -18,11 +18,11 @@ AAC_BITS_PER_SECOND = 256_000
 AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 AAC_RATES = (16000, 22050, 24000, 32000, 44100, 48000)
 AAC_FRAME = 1024  # samples
-AFTER_THE_PICTURE_S = 10  # silence is filled in up to here; what claims to be later has a clock that jumped
+AFTER_THE_PICTURE_S = 10  # silence is filled in up to here; a later time comes from a clock that jumped
 
 
 class TrackWriter(ABC):
-    """Moves one track over.
+    """Writes one track to the output.
 
     Args:
         track: how, and what the output says about it.
@@ -30,10 +30,10 @@ class TrackWriter(ABC):
         output: a container that has not started.
         origin: container time in seconds that becomes zero.
         picture_s: how long the picture is.
-        until: seconds; of what lies before zero or behind this, nothing goes over. None: everything does.
+        until: seconds; only packets between zero and this moment are written. None: all are.
 
     Attributes:
-        divides: of a packet that only reaches into that part, its share goes over.
+        divides: a packet that overlaps the part is written in part.
         refused: packets that could not be decoded, or that the muxer did not take.
     """
 
@@ -55,11 +55,11 @@ class TrackWriter(ABC):
         self.complaint = ""
 
     def new_times(self, stream, origin: Fraction) -> RisingTimes:
-        """What gives the track's packets their times."""
+        """The object that gives the track's packets their times."""
         return RisingTimes(stream.time_base, origin, packet_seconds(stream))
 
     def takes(self, packet: av.Packet) -> bool:
-        """Whether a packet as the input has it, or a share of it, goes over."""
+        """Whether a packet of the input is written, as a whole or in part."""
         ticks = packet.dts if packet.pts is None else packet.pts
         if self.until is None or ticks is None:
             return True
@@ -73,7 +73,7 @@ class TrackWriter(ABC):
 
     @abstractmethod
     def write(self, packet: av.Packet) -> None:
-        """Move one packet over; its times are set."""
+        """Write one packet; its times are set."""
 
     def describe(self, stream: av.stream.Stream) -> None:
         """Write tags and disposition on a stream of the output."""
@@ -81,10 +81,10 @@ class TrackWriter(ABC):
         stream.disposition = self.track.disposition
 
     def finish(self) -> None:  # noqa: B027 (a copied track holds nothing back)
-        """Move over what is held back."""
+        """Write what is held back."""
 
     def faults(self) -> str | None:
-        """What was wrong with the track, in words; None when nothing was."""
+        """Faults of the track as a sentence; None without any."""
         counts = (
             (self.refused, f"damaged and left out ({self.complaint})"),
             (self.times.skipped, "repeated or out of order and left out"),
@@ -109,8 +109,8 @@ def packet_seconds(stream: av.AudioStream) -> Fraction | None:
 class CopiedTrack(TrackWriter):
     """Packets as they are.
 
-    Each is tried on a muxer of its own first: the one that counts writes packets of several tracks late, so its
-    complaints could not be laid at the door of a packet, and some would cost the file.
+    Each packet is first written to a test muxer: the output's muxer interleaves tracks and writes late, so its errors
+    could not be attributed to a packet, and some would ruin the file.
     """
 
     def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
@@ -163,7 +163,7 @@ class EncodedTrack(TrackWriter):
         """Decode a packet, or what the decoder holds back, and write it."""
         try:
             frames = self.decoder.decode(packet)
-        except Exception as error:  # whatever a decoder raises; the next packet may be whole
+        except Exception as error:  # decoders raise anything; the next packet may be intact
             self.refuse(error)
             return
         for frame in frames:
@@ -227,7 +227,7 @@ def part_of(sound: av.AudioFrame, first: int, end: int) -> av.AudioFrame:
 
 
 class _Nowhere(io.RawIOBase):
-    """A file that keeps nothing but its length."""
+    """A file that discards its content and keeps its length."""
 
     def __init__(self) -> None:
         self.position = 0

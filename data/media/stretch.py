@@ -1,4 +1,4 @@
-"""Which part of a clip is asked for? From a moment or a frame on, up to a moment or for a number of frames.
+"""A part of a clip: from a moment or a frame, up to a moment or for a number of frames.
 
 Without torch, for flags and for probing. `data.media.stretch_reader` reads it.
 """
@@ -16,7 +16,7 @@ CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
 class Long(Protocol):
-    """What is known of a clip's length: `MediaInfo` and `Probe` have it."""
+    """The length of a clip; `MediaInfo` and `Probe` have it."""
 
     @property
     def kind(self) -> str: ...
@@ -32,18 +32,14 @@ class Long(Protocol):
 class Stretch:
     """A part of a clip; without arguments all of it.
 
-    Attributes:
-        start, end: seconds since the clip's zero: frames that are first shown at `start` or later and before `end`.
-        first: number of the first frame, from 0; count: frames. None: to the end.
-
     Raises:
-        ValueError: nothing can lie in it, or its begin or its end is named twice.
+        ValueError: it is empty, or its start or its end is given twice.
     """
 
-    start: Fraction | None = None
-    end: Fraction | None = None
-    first: int = 0
-    count: int | None = None
+    start: Fraction | None = None  # seconds since the clip's zero; frames first shown at `start` or later
+    end: Fraction | None = None  # seconds; frames first shown before `end`
+    first: int = 0  # number of the first frame, from 0
+    count: int | None = None  # frames; None: to the end
 
     def __post_init__(self) -> None:
         if self.start is not None and self.first:
@@ -71,7 +67,7 @@ class Stretch:
 
     @property
     def label(self) -> str:
-        """What is added to the name of a result, such as "_10s-12.5s" or "_f20-f40"; "" for all of a clip."""
+        """The suffix of a result's name, such as "_10s-12.5s" or "_f20-f40"; "" for all of a clip."""
         if self.whole:
             return ""
         begin = f"f{self.first}" if self.start is None and self.end is None else f"{_short(self.start)}s"
@@ -93,8 +89,8 @@ class Stretch:
         rate = total / seconds if total and seconds else None
         if rate is None and (self.start is not None or self.end is not None):
             return self.count
-        first = self.first if self.start is None else ceil(self.start * rate)
-        behind = total if self.end is None else ceil(self.end * rate)
+        first = self.first if self.start is None or rate is None else ceil(self.start * rate)
+        behind = total if self.end is None or rate is None else ceil(self.end * rate)
         counts = [end - first for end in (total, behind) if end is not None]
         if self.count is not None:
             counts.append(self.count)
@@ -105,12 +101,12 @@ class Stretch:
         if self.start is not None and clip.kind != "image" and clip.duration and self.start >= clip.duration:
             raise MediaError(f"{shown(path)}: {self.missing(clip.duration)}")
 
-    def missing(self, seconds: Fraction | None = None, frames: int | None = None) -> str:
-        """Why nothing of a clip lies in the stretch: it is that long, or so many frames were looked at."""
+    def missing(self, seconds: Fraction | float | None = None, frames: int | None = None) -> str:
+        """A sentence for a stretch without frames: the clip lasts `seconds`, or `frames` frames were read."""
         if frames is not None and self.end is not None:
             return f"no frame begins from {_short(self.start)} s up to {_short(self.end)} s; ask for a longer part"
         where = f"frame {self.first}" if self.start is None else f"{_short(self.start)} s"
-        length = f"{float(seconds):.2f} s" if frames is None else f"{frames} frame{'s' * (frames != 1)}"
+        length = f"{float(seconds or 0):.2f} s" if frames is None else f"{frames} frame{'s' * (frames != 1)}"
         return f"has no frame from {where} on, it has {length}; begin earlier"
 
 

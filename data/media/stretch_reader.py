@@ -1,7 +1,7 @@
-"""How is a part of a clip read as if it were a clip of its own?
+"""Reads a part of a clip as a clip with its own zero.
 
 The file is decoded from its beginning, and what lies before the part is dropped: so its frames are those of the whole
-clip to the last bit, and their times too, whatever the container knows of its frames.
+clip to the last bit, and so are their times, even where the container's index is wrong or missing.
 """
 
 from collections.abc import Generator

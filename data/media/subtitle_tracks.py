@@ -1,4 +1,4 @@
-"""How does one track of subtitles get into the output? Packet by packet as it is, or as text of another codec."""
+"""Writes one track of subtitles to the output: packets are copied, or converted to another text codec."""
 
 from fractions import Fraction
 
@@ -9,7 +9,7 @@ from data.media.sound_tracks import CopiedTrack, TrackWriter
 from data.media.tags import QUICKTIME
 
 TICK = Fraction(1, 1000)
-# FFmpeg's encoders of text look a style up, and write whatever lies in memory where they find none.
+# FFmpeg's text encoders look up a style, and write uninitialised memory where there is none.
 PLAIN_STYLE = b"""[Script Info]
 ScriptType: v4.00+
 PlayResX: 384
@@ -81,7 +81,7 @@ class ConvertedSubtitles(TrackWriter):
             if text is None or not text.rects:
                 return
             encoded = self.stream.codec_context.encode_subtitle(text)
-        except Exception as error:  # whatever a decoder raises; the next line may be whole
+        except Exception as error:  # decoders raise anything; the next line may be intact
             self.refuse(error)
             return
         encoded.time_base = TICK

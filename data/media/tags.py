@@ -1,4 +1,4 @@
-"""Which tags of a clip go over, under which names? Those of people and cameras, not those about the old file."""
+"""Which tags of a clip does the result get, under which names? Those of people and cameras, not of the old file."""
 
 import io
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import av
 
 from data.media.names import WRITABLE_VIDEOS
 
-# They describe the container, the encoder or the streams of the input, which the output has not.
+# Tags that describe the container, the encoder or the streams of the input.
 OF_THE_OLD_FILE = frozenset(
     "major_brand minor_version compatible_brands encoder encoder_options encoded_by duration bps number_of_frames "
     "number_of_bytes source_id handler_name vendor_id rotate filename mimetype hw_encoder "
@@ -18,10 +18,10 @@ OF_THE_OLD_FILE = frozenset(
     "product_uid product_version product_version_num toolkit_version_num application_platform modification_date".split()
 )
 PROGRAMS = ("Lavf", "Lavc")
-OF_THE_STREAM = ("language", "name", "creation_time", "timecode")  # treated apart
+OF_THE_STREAM = ("language", "name", "creation_time", "timecode")  # handled separately
 APPLE_PLACE, PLACE = "com.apple.quicktime.location.ISO6709", "location"
 QUICKTIME = (".mp4", ".mov")
-# MOV knows languages by the older one of two codes of ISO 639-2.
+# MOV uses the older one of the two language codes of ISO 639-2.
 LANGUAGES_OF_MOV = dict(
     pair.split("=")
     for pair in "deu=ger nld=dut ell=gre isl=ice zho=chi fas=per ces=cze slk=slo ron=rum mkd=mac mya=bur cym=wel "
@@ -29,7 +29,7 @@ LANGUAGES_OF_MOV = dict(
 )
 
 
-def global_tags(container) -> dict[str, str]:
+def global_tags(container: av.container.Container) -> dict[str, str]:
     """The tags of a clip as a whole, with its place under its plain name, and its timecode."""
     tags = _own(container.metadata)
     names = {name.lower(): name for name in tags}
@@ -47,7 +47,7 @@ def with_apple_place(tags: Mapping[str, str]) -> dict[str, str]:
     return {APPLE_PLACE: tags[PLACE], **tags} if PLACE in tags else dict(tags)
 
 
-def stream_tags(stream, suffix: str, metadata: bool = True) -> dict[str, str]:
+def stream_tags(stream: av.stream.Stream, suffix: str, metadata: bool = True) -> dict[str, str]:
     """The tags of one track for a container; without `metadata`, its language alone."""
     language = stream.metadata.get("language", "und")
     if suffix == ".mov":

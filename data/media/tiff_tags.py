@@ -1,4 +1,4 @@
-"""What do the directories of a TIFF say? The numbers in them, without decoding anything; also of BigTIFF."""
+"""Reads the numbers in the directories of a TIFF or BigTIFF, without decoding pixels."""
 
 import struct
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def directories(path: Path) -> Iterator[dict[int, tuple[int, ...]]]:
 
 
 def is_camera_raw(path: Path) -> bool:
-    """Whether a TIFF holds what a sensor saw, or is a DNG: what looks like its picture is a preview."""
+    """Whether a TIFF holds sensor data, or is a DNG: its first picture is then a preview."""
     return any(
         DNG_VERSION in tags or tags.get(PHOTOMETRIC, (0,))[0] in (COLOUR_FILTER_ARRAY, LINEAR_RAW)
         for tags in directories(path)

@@ -1,4 +1,4 @@
-"""Which timecode does a later frame have? Text in, text out; by the rules of SMPTE ST 12-1."""
+"""The timecode of a later frame, as text, by the rules of SMPTE ST 12-1."""
 
 import re
 from fractions import Fraction

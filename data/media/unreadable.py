@@ -1,4 +1,4 @@
-"""Why can a clip not be decoded, though it is whole? It is encrypted, or of a codec that nobody here knows.
+"""Why can an intact clip not be decoded? It is encrypted, or its codec is not supported.
 
 Read from the container's own bytes, since FFmpeg does not say.
 """
@@ -44,7 +44,7 @@ def is_encrypted(path: Path) -> bool:
 
 
 def video_codec_name(path: Path) -> str | None:
-    """What the container calls the codec of its video: four letters, or Matroska's name; None where it is not seen."""
+    """The container's name of its video codec: four letters, or Matroska's name; None where it is not found."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
         if head.startswith(b"\x1aE\xdf\xa3"):
@@ -85,7 +85,7 @@ def _index_of(file: BinaryIO) -> bytes:
 
 
 def _scrambled(head: bytes, start: int) -> bool:
-    """Whether most packets of a transport stream say that they are scrambled; start: 4 where each has a time first."""
+    """Whether most packets of a transport stream are scrambled; start: 4 where a timestamp precedes each packet."""
     packets = [head[at : at + 4] for at in range(start, len(head) - 4, TS_PACKET + start)]
     if len(packets) < 4 or any(packet[0] != 0x47 for packet in packets[:4]):
         return False

@@ -1,4 +1,4 @@
-"""What does a clip hold, before its frames are read? Without torch, for the probing process."""
+"""The streams and the facts of a clip, before its frames are read. Without torch, for the probing process."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import av
 
+from common.logger import printable
 from data.media.clip_decoder import decoder_of
 from data.media.clock import nominal_rate
 from data.media.colour import colour_of
-from data.media.completeness import top_level_boxes
-from data.media.errors import MACHINE_ERRORS, MediaError, decoding, printable, shown
+from data.media.container_lengths import top_level_boxes
+from data.media.errors import MACHINE_ERRORS, MediaError, decoding, shown
 from data.media.info import MediaInfo
 from data.media.unreadable import ADVICE, is_encrypted, is_encrypted_packet, video_codec_name
 
@@ -21,7 +22,7 @@ CONTAINERS = (
 )
 
 MOST_PIXELS = 1 << 27  # of a frame: 16K by 8K
-MOST_REFUSED = 1000  # packets at the start of a clip, before it is given up
+MOST_REFUSED = 1000  # packets at the start of a clip before it is refused
 
 
 def open_container(path: Path) -> av.container.InputContainer:
@@ -39,23 +40,17 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 @dataclass(frozen=True)
 class Tracks:
-    """The streams of a clip that are used.
+    """The streams of a clip that are used."""
 
-    Attributes:
-        video: the video stream.
-        audio: the audio streams whose codec is known.
-        notes: sentences about the streams that are left out.
-    """
-
-    video: av.VideoStream
-    audio: tuple[av.AudioStream, ...]
-    notes: tuple[str, ...]
+    video: av.VideoStream  # the video stream
+    audio: tuple[av.AudioStream, ...]  # audio streams with a supported codec
+    notes: tuple[str, ...]  # sentences about the streams that are left out
 
 
 def choose_tracks(container, path: Path) -> Tracks:
     """The video track that the file calls its default, else the largest; every audio track that can be read.
 
-    Cover pictures are no video tracks. A codec that FFmpeg does not know has no codec context.
+    Cover pictures are no video tracks. A stream whose codec FFmpeg does not support has no codec context.
     """
     moving, covers = [], []
     for stream in container.streams.video:
@@ -157,7 +152,7 @@ def has_captions(frame: av.VideoFrame) -> bool:
     """Whether closed captions (CEA-608 or -708) are hidden in a frame, as broadcasts do."""
     try:
         return frame.side_data.get("A53_CC") is not None
-    except ValueError:  # some other side data of this frame is of a kind that PyAV cannot name
+    except ValueError:  # PyAV raises for side data of a kind that it does not support
         return False
 
 
@@ -189,7 +184,7 @@ def _why_no_video(path: Path, container, moving: list, covers: list) -> str:
 
 
 def _why_unreadable(path: Path) -> str:
-    """A guess at what is wrong with a file that no demuxer accepts."""
+    """The likely reason why no demuxer accepts a file."""
     if path.stat().st_size == 0:
         return "the file is empty"
     with path.open("rb") as file:

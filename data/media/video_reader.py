@@ -1,7 +1,7 @@
-"""What does a video file show, frame by frame, and when?
+"""Reads a video file: its frames and their times.
 
 Damage: a packet that the decoder refuses is skipped, and the frames around it keep their times; a frame that the
-decoder patches up is shown. Both are counted and reported (`MediaReader.damage`). When nothing decodes after the
+decoder conceals is shown. Both are counted and reported (`MediaReader.damage`). When nothing decodes after the
 damage, or the file was cut, the rest is gone and the iteration ends in a MediaError that counts what was read.
 """
 
@@ -124,12 +124,11 @@ class VideoReader(MediaReader):
         return found if len(found) == count else super().stills(count)
 
     def shown_at(self, times: Sequence[Fraction]) -> list[Frame]:
-        """The frames shown at rising times in seconds, by leaps in the file; none where it does not allow them.
+        """The frames shown at rising times in seconds, by seeking; none where the file does not allow it.
 
-        Woven fields are taken apart without the frames beside them, so such a frame is not to the bit that of a whole
-        reading.
+        Interlaced frames are deinterlaced without neighbours, so they can differ slightly from those of `_frames`.
         """
-        if self._told_transparent:  # whose decoder cannot leap
+        if self._told_transparent:  # its decoder cannot seek
             return []
         found: dict[Fraction, Frame] = {}
         with open_container(self.path) as container:
@@ -137,29 +136,15 @@ class VideoReader(MediaReader):
             for moment in times:
                 try:
                     container.seek(int((moment + self.info.time_origin) / stream.time_base), stream=stream)
-                    frame, time = self._last_until(moment, container.decode(stream), stream)
+                    frame, time = _last_until(moment, container.decode(stream), stream, self.info.time_origin)
                 except (av.FFmpegError, ValueError) as error:
                     logger.debug("%s: no frame at %.3f s (%s)", shown(self.path), float(moment), error)
                     return []
                 found.setdefault(time, self._as_planes(self._whole(frame, stream), time, {}))
         return list(found.values())
 
-    def _last_until(self, moment: Fraction, frames: Iterator[av.VideoFrame], stream) -> tuple[av.VideoFrame, Fraction]:
-        """The last of the frames that begins before this moment or at it, and its time; ValueError without one."""
-        last = None
-        for frame in frames:
-            if frame.pts is None:
-                raise ValueError("a frame without a time")
-            time = frame.pts * stream.time_base - self.info.time_origin
-            if time > moment:
-                break
-            last = frame, time
-        if last is None:
-            raise ValueError("the decoder did not leap far enough back")
-        return last
-
     def _whole(self, frame: av.VideoFrame, stream) -> av.VideoFrame:
-        """A frame without its woven fields, where `deinterlace` says so."""
+        """The frame, deinterlaced where `deinterlace` says so."""
         if self.deinterlace != "always" and not (frame.interlaced_frame and self.deinterlace == "auto"):
             return frame
         fields = Deinterlacer(stream, only_flagged=False)
@@ -201,8 +186,8 @@ class VideoReader(MediaReader):
                 jumps.push(packet)
                 if packet.stream_index != stream.index:
                     continue
-                if not packet.size and packet.dts is not None:  # the picture before it stays
-                    continue  # a decoder would take it for the end of the stream
+                if not packet.size and packet.dts is not None:  # the last picture stays
+                    continue  # a decoder would take the packet for the end of the stream
                 times.push(packet)
                 frames = decode(packet)
                 seen.decodes = seen.decodes or packet.size > 0
@@ -211,7 +196,7 @@ class VideoReader(MediaReader):
                 logger.debug("%s: damaged data after frame %d (%s)", shown(self.path), seen.frames, error)
                 if packet is not None:
                     times.refuse(packet)
-                continue  # the demuxer moves on, or says that this is the end
+                continue  # the demuxer continues with the next packet or ends
             for frame in frames:
                 frame = times.place(frame)
                 frame.pts = jumps.closed_ticks(frame.pts, stream.time_base)
@@ -245,14 +230,35 @@ class VideoReader(MediaReader):
 
 def _cut(path: Path, frames: int, promised: str) -> MediaError:
     return MediaError(
-        f"{shown(path)}: only {frames} of {promised} could be decoded, the rest of the file is damaged or missing; get "
-        "a complete copy, or cut the clip to its readable part"
+        f"{shown(path)}: only {frames} of {promised} could be decoded, the rest of the file is damaged or missing; "
+        "get a complete copy, or cut the clip to its readable part"
     )
+
+
+def _last_until(
+    moment: Fraction, frames: Iterator[av.VideoFrame], stream: av.VideoStream, origin: Fraction
+) -> tuple[av.VideoFrame, Fraction]:
+    """The last of the frames that begins before this moment or at it, and its time; ValueError without one.
+
+    Args:
+        moment: seconds from `origin`, which is in seconds of the stream's clock.
+    """
+    last = None
+    for frame in frames:
+        if frame.pts is None:
+            raise ValueError("a frame without a time")
+        time = frame.pts * stream.time_base - origin
+        if time > moment:
+            break
+        last = frame, time
+    if last is None:
+        raise ValueError("the decoder did not seek far enough back")
+    return last
 
 
 @dataclass
 class _Tally:
-    """What one pass over a clip met."""
+    """Counts of one pass over a clip."""
 
     frames: int = 0  # decoded
     refused: int = 0  # packets that the decoder refused

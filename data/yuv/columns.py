@@ -1,7 +1,7 @@
-"""Even and odd columns as tensors of their own, and back, without a strided pass over 8-bit samples.
+"""Splits columns by phase (even and odd) into tensors, and merges them, without a strided pass over 8-bit samples.
 
-Two neighbours in u8 are one 16-bit word, four are a 32-bit one. All machines that torch runs on store the first one in
-the lowest bits.
+Two neighbours in u8 are one 16-bit word, four are a 32-bit one. All machines on which torch runs are little-endian: the
+first one is in the lowest bits.
 """
 
 import torch
@@ -45,6 +45,6 @@ def merge(parts: list[Tensor], out: Tensor) -> None:
 
 
 def _fits(samples: Tensor, ratio: int) -> bool:
-    """Whether rows of bytes can be looked at as rows of words."""
+    """Whether rows of bytes can be viewed as rows of words."""
     steps = [step for step, size in zip(samples.stride()[:-1], samples.shape[:-1], strict=True) if size > 1]
     return samples.stride(-1) == 1 and all(n % ratio == 0 for n in (*steps, samples.storage_offset()))

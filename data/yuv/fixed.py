@@ -1,10 +1,10 @@
 """Sums of products of whole numbers in int32, on any device, tile by tile.
 
-Integer sums have no order and no rounding of their own, so that a CPU, a GPU and a loop in Python give the same bits.
+Integer sums do not depend on their order and are not rounded, so a CPU, a GPU and a loop in Python give the same bits.
 Tiles keep the intermediate numbers of a CPU in its cache and those of a GPU bounded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil, log2
 
 import torch
@@ -15,8 +15,8 @@ from data.yuv.layout import YuvLayout
 CPU_TILE, GPU_TILE = 2**19, 2**22  # pixels of luma; some 24 bytes each
 
 
-def tiles(shape: tuple[int, int, int], device: torch.device, multiple: int) -> Iterator[tuple[slice, int, int]]:
-    """(frames, first row, row behind the last) over [T, H, W]; first rows are multiples of `multiple`."""
+def tiles(shape: Sequence[int], device: torch.device, multiple: int) -> Iterator[tuple[slice, int, int]]:
+    """(frames, first row, row behind the last) of (T, H, W); first rows are multiples of `multiple`."""
     frames, height, width = shape
     budget = CPU_TILE if device.type == "cpu" else GPU_TILE
     rows = max(budget // max(width, 1) // multiple, 1) * multiple
@@ -53,7 +53,7 @@ def samples(words: Tensor, layout: YuvLayout) -> Tensor:
     if layout.shift:
         numbers >>= layout.shift
     if layout.depth + layout.shift == 16:
-        numbers &= 2**layout.depth - 1  # int16 took the highest bit for a sign
+        numbers &= 2**layout.depth - 1  # int16 has sign-extended the highest bit
     return numbers
 
 
@@ -66,17 +66,17 @@ def weighted(views: list[Tensor], weights: list[int], constant: int = 0) -> Tens
 
 
 def bits_to_drop(largest: int, kept: int) -> int:
-    """By how many bits numbers up to `largest` must be shifted to keep about `kept` bits."""
+    """How many bits to shift numbers up to `largest` right, to keep about `kept` bits."""
     return max(0, ceil(log2(largest)) - kept)
 
 
 def shifted(total: Tensor, bits: int) -> Tensor:
-    """Drop the lowest bits, in place; the caller added half of the last one that stays."""
+    """Shift right, in place; the caller has added `half(bits)` for rounding."""
     if bits:
         total >>= bits
     return total
 
 
 def half(bits: int) -> int:
-    """What rounds to the nearest when `bits` bits are dropped."""
+    """The number to add before `bits` bits are dropped, for rounding to the nearest."""
     return 1 << (bits - 1) if bits else 0

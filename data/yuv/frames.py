@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
+from typing import Any
 
 import av
 import torch
@@ -11,9 +13,9 @@ from torch import Tensor
 
 from data.pixel_formats import EXACT
 from data.yuv.layout import SITES, ChromaLocation, YuvLayout, matrix_of
-from data.yuv.storage import SUBSAMPLING, stand_in, storage_of
+from data.yuv.storage import SUBSAMPLING, Storage, stand_in, storage_of
 
-NO_MATRIX, BT709 = 0, 1  # AVColorSpace and swscale count alike here
+NO_MATRIX, BT709 = 0, 1  # the same numbers in AVColorSpace and swscale
 NUMBER_OF_MATRIX = {"bt709": BT709, "fcc": 4, "bt601": 6, "smpte240m": 7, "ycgco": 8, "bt2020": 9}
 PROBE_PX, PROBE_STEP, NO_COLOUR = 16, 24, 128
 
@@ -30,7 +32,7 @@ def planes_of(frame: av.VideoFrame, location: ChromaLocation | None = None) -> t
         with padded rows; they keep the frame alive. Decoders read that memory too: never write to it.
     """
     original, frame = frame, _readable(frame)
-    storage = storage_of(frame.format.name)
+    storage = _storage(frame.format.name)
     layout = YuvLayout(
         model=storage.model,
         subsampling=storage.subsampling,
@@ -53,7 +55,7 @@ def planes_of(frame: av.VideoFrame, location: ChromaLocation | None = None) -> t
 
 
 def scaled_to(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
-    """The frame, or one scaled by libswscale where it has another size: some streams change theirs midway."""
+    """The frame, or one scaled by libswscale where it has another size: some streams change their size midway."""
     if (frame.width, frame.height) == (width, height):
         return frame
     name = frame.format.name
@@ -68,9 +70,16 @@ def _readable(frame: av.VideoFrame) -> av.VideoFrame:
     return frame if storage_of(name) else _reformatted(frame, format=stand_in(name))
 
 
-def _reformatted(frame: av.VideoFrame, **wanted: object) -> av.VideoFrame:
+def _storage(name: str) -> Storage:
+    """The storage of a format that `storage_of` reads."""
+    storage = storage_of(name)
+    assert storage is not None, f"{name} is repacked first"
+    return storage
+
+
+def _reformatted(frame: av.VideoFrame, **asked: Any) -> av.VideoFrame:
     """`reformat` to YUV of the same matrix, or within RGB; libswscale would refuse matrices that it does not have."""
-    return frame.reformat(src_colorspace=BT709, dst_colorspace=BT709, interpolation=EXACT, **wanted)
+    return frame.reformat(src_colorspace=BT709, dst_colorspace=BT709, interpolation=EXACT, **asked)
 
 
 def _view(plane: VideoPlane, dtype: torch.dtype) -> Tensor:
@@ -90,7 +99,7 @@ def frame_from(planes: Sequence[Tensor], layout: YuvLayout, stored: str | None =
     height, width = planes[0].shape
     name = format_of(layout)
     frame = av.VideoFrame(width, height, name)
-    for plane, (number, _, _) in zip(planes, storage_of(name).places, strict=True):
+    for plane, (number, _, _) in zip(planes, _storage(name).places, strict=True):
         _view(frame.planes[number], layout.dtype)[:, : plane.shape[-1]].copy_(plane)
     if stored not in (None, name):
         frame = _reformatted(frame, format=stored)
@@ -134,11 +143,11 @@ def stacked(pictures: Sequence[Sequence[Tensor]], pin_memory: bool = False) -> t
 def chroma_location(frame: av.VideoFrame) -> ChromaLocation:
     """Where a frame's chroma samples lie. "center" where the file does not say, as libswscale has it.
 
-    PyAV does not show AVFrame.chroma_location, but libswscale heeds it. So a small frame with the properties of this
-    one gets a ramp of colour, and the place at which libswscale finds the ramp's middle tells.
+    PyAV does not show AVFrame.chroma_location, but libswscale uses it. So a small frame
+    with the same properties and a ramp of colour is converted; the position of the ramp's middle gives the location.
     """
     try:
-        # Two steps: a frame that has the wanted size and format already would come back itself.
+        # Two steps: a frame that already has the size and format would be returned unconverted.
         small = _reformatted(frame, width=PROBE_PX, height=PROBE_PX, format="yuv444p")
         small = _reformatted(small, format="yuv420p")
         small.color_range = ColorRange.MPEG
@@ -155,5 +164,5 @@ def chroma_location(frame: av.VideoFrame) -> ChromaLocation:
         return "center"
     grey = 255 * (NO_COLOUR - 16) / 219
     red_per_sample = 255 / 224 * 1.5748 * PROBE_STEP / 2
-    x, y = (round(2 * (grey - red) / red_per_sample) for red in found)  # half luma samples from the first one
+    x, y = (Fraction(round(2 * (grey - red) / red_per_sample)) for red in found)  # half luma samples from the first one
     return next((name for name, site in SITES.items() if (2 * site[0], 2 * site[1]) == (x, y)), "center")

@@ -1,4 +1,4 @@
-"""RGB to YUV planes, on the device that holds it: what an encoder takes.
+"""RGB to the YUV planes that an encoder takes, on the RGB's device.
 
     Y = black + k_r R + k_g G + k_b B        U, V alike from R, G, B averaged over the place of a chroma sample, cubic
 
@@ -20,41 +20,32 @@ from data.yuv.layout import YuvLayout, rgb_to_yuv
 from data.yuv.taps import Taps, downsampling
 
 AVERAGE_BITS = 15
-FLOAT_BITS = 16  # what float32 in [0, 1] is rounded to first
+FLOAT_BITS = 16  # to which float32 in [0, 1] is rounded first
 SUM_BITS = 30
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The whole numbers of a layout.
+class Coefficients:
+    """The integer coefficients of a layout."""
 
-    Attributes:
-        rows, columns: taps of chroma, columns first; drop_rows, drop_columns: bits to drop after each.
-        fraction: bits below a code of the result.
-        above, below, left, right: rows and columns needed around a tile; left is a multiple of the subsampling.
-        luma, luma_constant: weights of R, G, B in Y, and what is added.
-        chroma, chroma_constant: the same of U and V for averages.
-        alone: the weight of a colour or of alpha that is stored as it is, full range.
-    """
-
-    rows: Taps
-    columns: Taps
-    drop_rows: int
-    drop_columns: int
-    fraction: int
-    above: int
-    below: int
-    left: int
-    right: int
-    luma: tuple[int, ...]
-    luma_constant: int
-    chroma: tuple[tuple[int, ...], ...]
-    chroma_constant: int
-    alone: int
+    rows: Taps  # taps of chroma, after `columns`
+    columns: Taps  # taps of chroma, first
+    drop_rows: int  # bits to drop after `rows`
+    drop_columns: int  # bits to drop after `columns`
+    fraction: int  # bits below a code of the result
+    above: int  # rows needed around a tile
+    below: int  # rows needed around a tile
+    left: int  # columns needed around a tile, a multiple of the subsampling
+    right: int  # columns needed around a tile
+    luma: tuple[int, ...]  # weights of R, G, B in Y
+    luma_constant: int  # added to Y
+    chroma: tuple[tuple[int, ...], ...]  # weights of averaged R, G, B in U and V
+    chroma_constant: int  # added to U and V
+    alone: int  # weight of a colour or of alpha that is stored unchanged, full range
 
 
 @cache
-def plan(layout: YuvLayout, bits: int) -> Plan:
+def coefficients(layout: YuvLayout, bits: int) -> Coefficients:
     """The numbers for RGB of 8 or 16 bits."""
     (black, luma_steps), (no_chroma, chroma_steps) = layout.luma_range(), layout.chroma_range()
     (x, y), (across, down) = layout.site(), layout.subsampling
@@ -70,7 +61,7 @@ def plan(layout: YuvLayout, bits: int) -> Plan:
     luma_unit = luma_steps * 2**fraction / white
     average = white * columns.denominator * rows.denominator / 2 ** (drop_columns + drop_rows)
     chroma_unit = chroma_steps * 2**fraction / average
-    return Plan(
+    return Coefficients(
         rows,
         columns,
         drop_rows,
@@ -96,7 +87,7 @@ def from_rgb(rgb: Tensor, layout: YuvLayout, dither: bool = False) -> tuple[Tens
             (clipped, and rounded to 16 bits); any device. For a layout with alpha [T, 4, H, W].
         layout: progressive, no word with unused bits. Where a side is odd, its last row or column is repeated for
             chroma.
-        dither: codes stand for what lies between them by their mean over neighbours, not each for the nearest.
+        dither: round with `data.yuv.dither`, so that the mean over neighbours keeps the value; else to the nearest.
 
     Returns:
         [T, H, W], for "yuv" two planes [T, h, w], for "rgb" two of the size of the first, and alpha of that size last;
@@ -115,7 +106,7 @@ def from_rgb(rgb: Tensor, layout: YuvLayout, dither: bool = False) -> tuple[Tens
     if layout.model == "yuv":
         sizes[1:3] = [layout.chroma_size(height, width)] * 2
     planes = tuple(torch.empty(frames, *size, dtype=layout.dtype, device=rgb.device) for size in sizes)
-    numbers = plan(layout, 8 if rgb.dtype == torch.uint8 else FLOAT_BITS)
+    numbers = coefficients(layout, 8 if rgb.dtype == torch.uint8 else FLOAT_BITS)
     down = layout.subsampling[1] if layout.model == "yuv" else 1
     for part, first, last in tiles((frames, height, width), rgb.device, down) if rgb.numel() else ():
         colours = [_with_neighbours(rgb[part, channel], first, last, layout, numbers) for channel in range(channels)]
@@ -139,8 +130,8 @@ def _sized(planes: tuple[Tensor, ...], layout: YuvLayout) -> tuple[Tensor, ...]:
     return (planes[0], *planes[3:]) if layout.model == "yuv" else planes
 
 
-def _sums(colours: list[Tensor], layout: YuvLayout, numbers: Plan) -> list[Tensor]:
-    """What stands in the planes of the size of the picture, before the fraction is cut: int32 [t, rows, W] each."""
+def _sums(colours: list[Tensor], layout: YuvLayout, numbers: Coefficients) -> list[Tensor]:
+    """The planes of the size of the picture, before the fraction is dropped: int32 [t, rows, W] each."""
     if layout.model == "rgb":
         return [weighted([x], [numbers.alone], 0) for x in colours]
     sums = [weighted(colours[:3], list(numbers.luma), numbers.luma_constant)]
@@ -150,7 +141,7 @@ def _sums(colours: list[Tensor], layout: YuvLayout, numbers: Plan) -> list[Tenso
 
 
 def _ends(area: tuple[int, int, int], fraction: int, device: torch.device, dither: bool) -> Tensor | int:
-    """What is added before the fraction is cut: one half, or a threshold for each pixel of rows and columns."""
+    """The number added before the fraction is dropped: one half, or a dithering threshold for each pixel."""
     return thresholds(*area, fraction, device) if dither else half(fraction)
 
 
@@ -158,7 +149,7 @@ def _codes(total: Tensor, ends: Tensor | int, fraction: int, layout: YuvLayout) 
     return shifted(total.add_(ends), fraction).clamp_(0, 2**layout.depth - 1)
 
 
-def _with_neighbours(colour: Tensor, first: int, last: int, layout: YuvLayout, numbers: Plan) -> Tensor:
+def _with_neighbours(colour: Tensor, first: int, last: int, layout: YuvLayout, numbers: Coefficients) -> Tensor:
     """Rows first..last of a channel [t, H, W] with the pixels around them that chroma needs: u8 or int32."""
     across, down = layout.subsampling if layout.model == "yuv" else (1, 1)
     full = -(-colour.shape[-1] // across) * across
@@ -171,7 +162,7 @@ def _with_neighbours(colour: Tensor, first: int, last: int, layout: YuvLayout, n
     return x.clamp(0, 1).mul_(2**FLOAT_BITS - 1).round_().to(torch.int32)
 
 
-def _average(x: Tensor, layout: YuvLayout, numbers: Plan) -> Tensor:
+def _average(x: Tensor, layout: YuvLayout, numbers: Coefficients) -> Tensor:
     """A colour with its neighbours at the places of chroma samples, about AVERAGE_BITS bits: int32 [t, rows, w]."""
     across, down = layout.subsampling
     phases = split(x, across)

@@ -1,4 +1,4 @@
-"""What do the numbers of a decoded picture's planes mean?"""
+"""The layout of a decoded picture's planes: model, subsampling, depth, range, matrix."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,7 +26,7 @@ MATRIX_OF_NUMBER: dict[int, Matrix] = {
 
 # Where the first chroma sample lies, from the centre of the first luma sample to the centre of the last one that it
 # stands for: 0 is the first, 1 the last.
-SITES: dict[str, tuple[Fraction, Fraction]] = {  # x, y
+SITES: dict[ChromaLocation, tuple[Fraction, Fraction]] = {  # x, y
     "left": (Fraction(0), Fraction(1, 2)),
     "center": (Fraction(1, 2), Fraction(1, 2)),
     "topleft": (Fraction(0), Fraction(0)),
@@ -38,29 +38,19 @@ SITES: dict[str, tuple[Fraction, Fraction]] = {  # x, y
 
 @dataclass(frozen=True)
 class YuvLayout:
-    """How the planes of a picture become colours.
+    """How the planes of a picture represent its colours."""
 
-    Attributes:
-        model: "yuv": planes Y, U, V; "grey": Y; "rgb": R, G, B. An alpha plane, if any, is the last one.
-        subsampling: luma columns and rows for one chroma column and row, each 1, 2 or 4: 4:2:0 is (2, 2), 4:2:2 (2, 1).
-        depth: bits of a sample, 8 to 16; 8 bits lie in u8, more in 16-bit words, whose bits torch holds as int16.
-        shift: a sample's lowest bit in its word; P010 has its 10 bits above 6 zeros.
-        full_range: samples use all codes; otherwise luma has 219 steps and chroma 224 (of 8 bits). RGB is always full.
-        matrix: of YUV.
-        location: where chroma samples lie; without effect where nothing is subsampled.
-        interlaced: rows of a 4:2:0 picture's chroma belong to fields in turn.
-        alpha: there is an alpha plane of the size of luma, full range.
-    """
-
-    model: Model = "yuv"
+    model: Model = "yuv"  # "yuv": planes Y, U, V; "grey": Y; "rgb": R, G, B; an alpha plane, if any, is the last one
+    # Luma columns and rows for one chroma column and row, each 1, 2 or 4: 4:2:0 is (2, 2), 4:2:2 (2, 1).
     subsampling: tuple[int, int] = (2, 2)
-    depth: int = 8
-    shift: int = 0
+    depth: int = 8  # bits of a sample, 8 to 16; 8 bits in u8, more in 16-bit words, whose bits torch holds as int16
+    shift: int = 0  # position of a sample's lowest bit in its word; P010 has its 10 bits above 6 zeros
+    # Samples use all codes; otherwise luma has 219 steps and chroma 224 (of 8 bits). RGB is always full.
     full_range: bool = False
-    matrix: Matrix = "bt709"
-    location: ChromaLocation = "left"
-    interlaced: bool = False
-    alpha: bool = False
+    matrix: Matrix = "bt709"  # of YUV
+    location: ChromaLocation = "left"  # of chroma samples; without effect where nothing is subsampled
+    interlaced: bool = False  # chroma rows of 4:2:0 alternate between the fields
+    alpha: bool = False  # there is an alpha plane of the size of luma, full range
 
     def __post_init__(self) -> None:
         if self.model not in ("yuv", "grey", "rgb"):
@@ -110,7 +100,7 @@ class YuvLayout:
 def matrix_of(number: int, height: int, width: int) -> Matrix:
     """The matrix of a frame by its AVColorSpace.
 
-    Where it names none that is known: BT.709 above 576 rows or 1024 columns, BT.601 below, as players do.
+    Where it names no supported one: BT.709 above 576 rows or 1024 columns, BT.601 below, as players do.
     """
     return MATRIX_OF_NUMBER.get(number, "bt709" if height > 576 or width > 1024 else "bt601")
 

@@ -1,11 +1,10 @@
-"""Where does a pixel format of libav keep the samples of a picture?"""
+"""Where the samples of a picture are in memory, for each pixel format of libav."""
 
 import re
 from dataclasses import dataclass
-from functools import cache
 
 import av
-from av.video.format import names as KNOWN_FORMATS
+from av.video.format import names as KNOWN_FORMATS  # type: ignore[attr-defined]  # PyAV's stubs lack it
 
 from data.yuv.layout import Model
 
@@ -20,31 +19,26 @@ PACKED_RGB = (
 
 @dataclass(frozen=True)
 class Storage:
-    """A pixel format whose samples are read where they lie.
-
-    Attributes:
-        places: for each plane of the layout (see `YuvLayout.model`; alpha last): (plane of the frame, first sample in
-            a row, samples from one pixel to the next).
-        full_range: the format itself says so (yuvj420p).
-    """
+    """A pixel format whose samples are read in place. Other fields as in `YuvLayout`."""
 
     model: Model
+    # For each plane of the layout (alpha last): (plane of the frame, first sample in a row, samples from one pixel to
+    # the next).
     places: tuple[tuple[int, int, int], ...]
     subsampling: tuple[int, int] = (1, 1)
     depth: int = 8
     shift: int = 0
-    full_range: bool = False
+    full_range: bool = False  # the format implies full range (yuvj420p)
     alpha: bool = False
 
 
-@cache
 def storage_of(name: str) -> Storage | None:
     """How a pixel format is read; None for one that libav has to repack first, see `stand_in`."""
     return _planar(name) or _semi_planar(name) or _packed_rgb(name)
 
 
 def _planar(name: str) -> Storage | None:
-    """One plane for every colour; grey with alpha is here too."""
+    """Formats with one plane for every colour, and grey with alpha."""
     if found := re.fullmatch(rf"yuv([aj]?)(4\d\d)p{BITS}", name):
         kind, sampling, bits = found.groups()
         places = tuple((n, 0, 1) for n in range(4 if kind == "a" else 3))
@@ -60,7 +54,7 @@ def _planar(name: str) -> Storage | None:
 
 
 def _semi_planar(name: str) -> Storage | None:
-    """A plane of luma and one of both chromas in turn, as hardware decoders give them."""
+    """A plane of luma and one of interleaved chroma, as hardware decoders give them."""
     if found := re.fullmatch(r"nv(12|21|16|24|42)", name):
         u, v = (1, 0) if found[1] in ("21", "42") else (0, 1)
         sampling = {"12": (2, 2), "21": (2, 2), "16": (2, 1)}.get(found[1], (1, 1))
@@ -72,18 +66,17 @@ def _semi_planar(name: str) -> Storage | None:
 
 
 def _packed_rgb(name: str) -> Storage | None:
-    """All colours of a pixel beside each other; 0 is a byte without meaning."""
+    """Interleaved colours; 0 stands for an unused byte."""
     if name not in PACKED_RGB:
         return None
-    order = re.match(r"[rgba0]+", name)[0]
+    order = name.rstrip("le").rstrip("2468")  # the rest are the colours: rgb48le, 0bgr
     alpha = "a" in order
     places = tuple((0, order.index(colour), len(order)) for colour in ("rgba" if alpha else "rgb"))
     return Storage("rgb", places, depth=16 if name.endswith("le") else 8, alpha=alpha)
 
 
-@cache
 def stand_in(name: str) -> str:
-    """The format that a frame of another one is repacked to by libav: all of its samples, none of them changed.
+    """The format to which libav repacks a frame that `storage_of` does not read: the same samples, unchanged.
 
     Formats of floating point, Bayer patterns and XYZ are converted, to 16 bits.
     """

@@ -1,4 +1,4 @@
-"""Which samples, with which weights, make a sample at another place? Cubic weights as exact integers.
+"""Cubic interpolation weights (taps) as exact integers.
 
 The kernel is Keys' cubic with a = -0.6, the one that FFmpeg calls bicubic. Its weights at the places where chroma can
 lie are fractions with small denominators (23/40, 279/320, ...), so that nothing is rounded before the sum.
@@ -6,7 +6,6 @@ lie are fractions with small denominators (23/40, 279/320, ...), so that nothing
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from math import ceil, floor, lcm
 
 A = Fraction(-3, 5)
@@ -14,14 +13,10 @@ A = Fraction(-3, 5)
 
 @dataclass(frozen=True)
 class Taps:
-    """Weights of one axis.
+    """Weights of one axis."""
 
-    Attributes:
-        denominator: what the weights of a phase add up to.
-        phases: for each phase, pairs (offset, weight). A place outside of the picture takes the nearest sample inside.
-    """
-
-    denominator: int
+    denominator: int  # sum of the weights of a phase
+    # For each phase, pairs (offset, weight); offsets outside of the picture take the nearest sample inside.
     phases: tuple[tuple[tuple[int, int], ...], ...]
 
     @property
@@ -50,7 +45,6 @@ def keys(x: Fraction) -> Fraction:
     return Fraction(0)
 
 
-@cache
 def upsampling(ratio: int, site: Fraction) -> Taps:
     """Coarse samples to fine ones. Phase p makes fine sample ratio * k + p; offsets count coarse samples from k.
 
@@ -63,10 +57,9 @@ def upsampling(ratio: int, site: Fraction) -> Taps:
     return _integers([{n: keys(place - n) for n in range(floor(place) - 1, floor(place) + 3)} for place in places])
 
 
-@cache
 def downsampling(ratio: int, site: Fraction) -> Taps:
-    """Fine samples to coarse ones: one phase, offsets count fine samples from ratio * k. The kernel is as wide as
-    `ratio` asks for, so that what the coarse grid cannot show does not alias."""
+    """Fine samples to coarse ones: one phase, offsets count fine samples from ratio * k. The kernel is scaled
+    by `ratio`, so that frequencies above those of the coarse grid do not alias."""
     if ratio == 1:
         return Taps(1, (((0, 1),),))
     reach = range(ceil(site - 2 * ratio), floor(site + 2 * ratio) + 1)

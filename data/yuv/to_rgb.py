@@ -24,28 +24,21 @@ CHROMA_BITS = 15
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The whole numbers of a layout.
+class Coefficients:
+    """The integer coefficients of a layout."""
 
-    Attributes:
-        rows, columns: taps of the chroma planes; drop_rows, drop_columns: bits to drop after each.
-        no_chroma: the code of no colour.
-        luma, constant: weight of a luma code, and what is added, in levels of 255 << FRACTION.
-        chroma: weights of U and V in R, G and B.
-    """
-
-    rows: Taps
-    columns: Taps
-    drop_rows: int
-    drop_columns: int
-    no_chroma: int
-    luma: int
-    constant: int
-    chroma: tuple[tuple[int, int], ...]
+    rows: Taps  # taps of the chroma planes, first
+    columns: Taps  # taps of the chroma planes, after `rows`
+    drop_rows: int  # bits to drop after `rows`
+    drop_columns: int  # bits to drop after `columns`
+    no_chroma: int  # the code of no colour
+    luma: int  # weight of a luma code, in levels of 255 << FRACTION
+    constant: int  # added, in the same levels
+    chroma: tuple[tuple[int, int], ...]  # weights of U and V in R, G and B
 
 
 @cache
-def plan(layout: YuvLayout, field: int | None) -> Plan:
+def coefficients(layout: YuvLayout, field: int | None) -> Coefficients:
     """The numbers of whole frames, or of the field of the even (0) or odd (1) rows."""
     (black, luma_steps), (no_chroma, chroma_steps) = layout.luma_range(), layout.chroma_range()
     (x, y), (across, down) = layout.site(), layout.subsampling
@@ -59,7 +52,7 @@ def plan(layout: YuvLayout, field: int | None) -> Plan:
     luma = round(one_level / luma_steps)
     chroma_unit = one_level * 2 ** (drop_rows + drop_columns) / (chroma_steps * rows.denominator * columns.denominator)
     chroma = tuple((round(u * chroma_unit), round(v * chroma_unit)) for u, v in yuv_to_rgb(layout.matrix))
-    return Plan(rows, columns, drop_rows, drop_columns, no_chroma, luma, -black * luma, chroma)
+    return Coefficients(rows, columns, drop_rows, drop_columns, no_chroma, luma, -black * luma, chroma)
 
 
 def to_rgb(planes: Sequence[Tensor], layout: YuvLayout, dtype: torch.dtype = torch.uint8) -> Tensor:
@@ -98,14 +91,14 @@ def checked(planes: Sequence[Tensor], layout: YuvLayout) -> list[Tensor]:
         size = (frames, *(small if number else (height, width)))
         if tuple(plane.shape) != size or plane.dtype != layout.dtype:
             raise ValueError(
-                f"plane {number} is {plane.dtype} {tuple(plane.shape)}, but the layout wants {layout.dtype} {size}"
+                f"plane {number} is {plane.dtype} {tuple(plane.shape)}, but the layout needs {layout.dtype} {size}"
             )
     return planes
 
 
 def _convert(planes: list[Tensor], layout: YuvLayout, field: int | None, out: Tensor) -> None:
     """Frames, or one field of them, into `out` [T, 3, H, W]."""
-    numbers = plan(layout, field)
+    numbers = coefficients(layout, field)
     across, down = layout.subsampling if layout.model == "yuv" else (1, 1)
     finish = _levels if out.dtype == torch.uint8 else _floats
     constant = numbers.constant + (half(FRACTION) if out.dtype == torch.uint8 else 0)
@@ -135,7 +128,7 @@ def _columns(plane: Tensor, first: int, last: int, ratio: int, layout: YuvLayout
     return split(words if layout.depth == 8 else samples(words, layout), ratio)
 
 
-def _upsampled(plane: Tensor, first: int, last: int, layout: YuvLayout, numbers: Plan) -> list[Tensor]:
+def _upsampled(plane: Tensor, first: int, last: int, layout: YuvLayout, numbers: Coefficients) -> list[Tensor]:
     """Chroma at rows first..last of luma, about CHROMA_BITS bits, for every `across`-th column: int32 [t, rows, w]."""
     down, rows, columns, width = layout.subsampling[1], numbers.rows, numbers.columns, plane.shape[-1]
     top, bottom = first // down, -(-last // down)

@@ -1,4 +1,4 @@
-"""What the nodes take from ComfyUI while they run, all of it optional: progress bar, stop button, memory."""
+"""Optional functions of ComfyUI that the nodes use: progress bar, stop button, memory."""
 
 import importlib
 from types import ModuleType
@@ -7,12 +7,12 @@ STAGES = ("encode", "sample", "decode")
 
 
 def comfy(name: str) -> ModuleType | None:
-    """A module of ComfyUI; None where these nodes run without it."""
+    """A module of ComfyUI; None without ComfyUI."""
     try:
         return importlib.import_module(f"comfy.{name}")
     except ModuleNotFoundError as error:
         if error.name not in ("comfy", f"comfy.{name}"):
-            raise  # ComfyUI is here and something that it needs is not
+            raise  # ComfyUI is installed but one of its own imports fails
         return None
 
 
@@ -30,11 +30,11 @@ class Progress:
         self._before, self._done = 0, {}
 
     def start_at(self, frame: int) -> None:
-        """The next call begins, after so many frames of earlier ones."""
+        """Begin the next call, after `frame` frames of earlier ones."""
         self._before, self._done = len(STAGES) * frame, {}
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """So many frames are through a stage."""
+        """Report `done` frames through a stage."""
         self._done[stage] = done
         if self._bar is not None:
             self._bar.update_absolute(min(self._before + sum(self._done.values()), self.all), self.all)
@@ -43,7 +43,7 @@ class Progress:
 
 
 def make_room(device: str) -> None:
-    """Ask ComfyUI to move its own models off the GPU, because the memory plan starts from what is free."""
+    """Ask ComfyUI to move its models off the GPU, because the memory plan starts from free memory."""
     management = comfy("model_management")
     if management is not None and device != "cpu":
         management.unload_all_models()

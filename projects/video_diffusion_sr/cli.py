@@ -117,7 +117,7 @@ def prepare(
         return failed, seen.total, None
     with kernels_for(settings, parallel, [(seen.clips[path], plan) for path, plan in plans.items()]):
         restorer = load(settings, parallel, list(plans.values()))
-    if parallel.leads and not args.no_record and args.preview is None:
+    if parallel.is_leader and not args.no_record and args.preview is None:
         restorer = replace(restorer, recorder=recorder(settings))
     if request.resume and args.preview is None:
         restorer = replace(restorer, identity=run_identity(settings))

@@ -67,7 +67,7 @@ class ClipRun:
 
     def __init__(self, source: Path, output_dir: Path, restorer: Restorer, existing: Existing = "replace") -> None:
         self.source = source
-        self.leads, self._restorer = restorer.parallel.leads, restorer
+        self.is_leader, self._restorer = restorer.parallel.is_leader, restorer
         self._failure, self._written, self._stopped = None, 0, False
         self._readers: list[ReadAhead[Frame] | ReadInPlace[Frame]] = []
         self._stack = ExitStack()
@@ -88,7 +88,7 @@ class ClipRun:
         self.size = restorer.geometry.output_size(self.info.height, self.info.width)
         self.path = pixel_path(self.info, wishes)
         self.result = None
-        if self.leads:
+        if self.is_leader:
             identity = identity_of(restorer, self.info, self.size)
             self.result = enter(
                 Result(self.output, self.info, self.size, existing=existing, wishes=wishes, identity=identity)
@@ -104,7 +104,7 @@ class ClipRun:
         """Where all ranks that share the clip go on: what their leader's result says."""
         own = "" if self.result is None else json.dumps([self.result.writer.frames, self.result.writer.shot])
         frame, shot = json.loads(self._restorer.parallel.verdicts.exchange(own)[0])
-        if self.leads and frame:
+        if self.is_leader and frame:
             logger.info("%s: goes on behind the %d frames that an earlier run has kept", self.source.name, frame)
         self._written = frame
         return Place(frame, shot)
@@ -184,7 +184,7 @@ class ClipRun:
         self.writer.finish()
         if self._stopped:
             raise OutputError(f"{self.source.name}: stopped before it was written")
-        if self.leads and self._written != self._frames_read:
+        if self.is_leader and self._written != self._frames_read:
             counts = f"{self._frames_read} frames were read, but {self._written} when reading it once more"
             raise InputError(f"{self.source.name}: {counts}")
 
@@ -194,10 +194,10 @@ class ClipRun:
         with restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
             if restorer.parallel.size == 1:
                 self._finish_writing()
-            if self.leads:
+            if self.is_leader:
                 self.result.complete()
                 self._restorer.cuts.write(self.source, self._cuts)
-        if not self.leads:
+        if not self.is_leader:
             return None
         ended = time.perf_counter()
         reading = sum(reader.waited for reader in self._readers)

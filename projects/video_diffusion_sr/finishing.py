@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.colour.path import PixelPath, to_8_bit
+from data.colour.path import PixelPath
 from data.media import Frame, alpha_of, rgb_of
 from data.media.image_pixels import fill_hidden
+from data.pixel_range import model_to_uint8, unit_to_model
 from projects.video_diffusion_sr.color_fix import fix_colour
 from projects.video_diffusion_sr.memory.predict import FINISH_FRAMES
 from projects.video_diffusion_sr.request import Finish
@@ -77,7 +78,7 @@ class Finisher:
             resized = torch.stack([restorer.geometry.to_output(frame, restorer.device) for frame in rgb])
             part = clip[:, start : start + len(given)].to(restorer.device)
             finished = finish(part, resized, restorer.finish)
-            shown = [to_8_bit(resized), to_8_bit(finished)][: len(parts) - 1]
+            shown = [model_to_uint8(resized), model_to_uint8(finished)][: len(parts) - 1]
             result = self.form.path.back(finished)
             if self.transparent:
                 result = torch.cat([result, self._alpha(alpha, result)], dim=1)
@@ -90,7 +91,7 @@ class Finisher:
         if alpha is None:
             return torch.full_like(result[:, :1], 255 if self.form.path.bits == 8 else -1)
         unit = self.restorer.geometry.alpha_to_output(alpha)
-        return PixelPath(bits=self.form.path.bits).back(unit * 2 - 1)
+        return PixelPath(bits=self.form.path.bits).back(unit_to_model(unit))
 
 
 def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> Tensor:

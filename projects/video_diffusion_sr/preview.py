@@ -27,7 +27,7 @@ def preview_all(paths: Iterable[Path], job: Job, count: int) -> Iterator[bool]:
         try:
             sheet, frames = preview_clip(path, job.folder(path), job.restorer, job.plans[path], count)
         except Exception as error:
-            if job.restorer.parallel.leads:
+            if job.restorer.parallel.is_leader:
                 report_error(error, path, job.prefix(path))
             yield False
         else:
@@ -63,7 +63,7 @@ def preview_clip(
             rows += restored(frame, still, both)
             both.infer.guard.check(source.name)
     with parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
-        if parallel.leads:
+        if parallel.is_leader:
             contact_sheet(rows, target)
     return target, len(stills)
 

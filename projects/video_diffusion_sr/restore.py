@@ -79,7 +79,7 @@ def compute(
     shared = restorer.parallel.size > 1
     with (
         restorer.parallel.verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild),
-        new_progress(run.source.name, run.info.frame_count_hint, show_progress and run.leads) as progress,
+        new_progress(run.source.name, run.info.frame_count_hint, show_progress and run.is_leader) as progress,
     ):
         form = PixelForm(run.path, run.stored)
         for finished in restore_frames(run.info, run.frames, run.inputs, restorer, progress, form, run.place):

@@ -52,7 +52,7 @@ class Survey:
 
 
 def survey(args: argparse.Namespace, process: Process, stretch: Stretch = WHOLE) -> Survey:
-    """Look at every file once, on the rank that leads, which says what it finds; the others are told.
+    """Look at every file once, on the leader, which logs what it finds; the others get the result.
 
     Decoders run in a process of their own there (`probe_all`): one that dies or hangs costs its file, not the job, and
     no two ranks can come to different findings.
@@ -198,5 +198,5 @@ def report_error(error: Exception, path: Path, prefix: str = "", doing: str = "r
 
 def say(speaker: Process | Parallel, level: int, message: str, about: dict | None = None) -> None:
     """One line from one rank, not the same from all. about: see `run_page.lines.outcome`."""
-    if speaker.leads:
+    if speaker.is_leader:
         logger.log(level, "%s", message, extra=about)

@@ -207,7 +207,7 @@ def _tell(path: Path, outcome: Report | Exception | None, job: Job) -> bool:
         say(parallel, logging.INFO, f"{prefix}{outcome}", about(path, "skipped"))
         return True
     if isinstance(outcome, Exception):
-        if parallel.leads:
+        if parallel.is_leader:
             report_error(outcome, path, prefix)
         if isinstance(outcome, torch.OutOfMemoryError):
             traceback.clear_frames(outcome.__traceback__)  # what they hold of the device's memory goes with them

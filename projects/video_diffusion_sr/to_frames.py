@@ -75,7 +75,7 @@ def decode_and_finish(
         if part.wanted:
             results = finisher.finish(part.clip, degraded[rows.frame_span(part.frames)])
             whole = [rows.to_leader(result, part.frames) for result in results]
-            if restorer.parallel.leads:
+            if restorer.parallel.is_leader:
                 whole = [result[: len(degraded)] for result in whole]
                 (stages, marks), compared = infer.guard.marks(), restorer.finish.pairs
                 copy = HostCopy(*finisher.form.stored(whole[-1]), *(whole if compared else ())[:2], marks)

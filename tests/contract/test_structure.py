@@ -23,17 +23,13 @@ PROMISED_PARAMETERS = {
     "models/video_vae_v3/modules/attn_video_vae.py VideoAutoencoderKL.__init__",
     "seedvr/loading.py load",
     "seedvr/pipeline.py SeedVRPipeline.__call__",
-    "seedvr/restorer.py Restorer.restore_file",
+    "seedvr/restorer.py Restorer.restore_file",  # as docs/python.md promises them
 }
 PARAMETERS_YET = {
     "data/media/video_writer.py VideoWriter.__init__",
     "data/media/writer.py open_writer",
-    "data/training/clip_dataset.py ClipDataset.__init__",
-    "projects/benchmarking/counting.py convolution_flops",
-    "projects/video_diffusion_sr/training/adversarial.py AdversarialStage.__init__",
-    "projects/video_diffusion_sr/training/distill.py DistillStage.__init__",
 }
-CLASSES_YET = {"projects/video_diffusion_sr/training/loop.py Trainer"}
+CLASSES_YET: set[str] = set()
 FUNCTIONS_YET = {
     "models/dit/nadit.py NaDiT.__init__",  # a promised list of arguments, and their translation
     "models/dit_v2/nadit.py NaDiT.__init__",
@@ -46,28 +42,13 @@ STATE_YET = {
     "common/kernels/attention.py fastest_backend",  # facts of the machine, looked up once
     "common/kernels/norm.py apex_available",
     "common/kernels/triton_support.py triton_available",
-    "data/media/codecs.py formats_of_encoder",
-    "data/media/encoding.py _try_hardware",
+    "data/media/encoders.py try_hardware",  # starts the encoder of a GPU
+    "data/colour/tone.py _table",  # results of pure functions, needed again for each frame
+    "data/yuv/from_rgb.py coefficients",
+    "data/yuv/to_rgb.py coefficients",
     "models/nadit/rope.py _frequencies",
-    "data/colour/tone.py _curve_table",  # results of pure functions of a few numbers, kept
-    "data/colour/tone.py _hlg_table",
-    "data/colour/tone.py _pq_table",
-    "data/colour/tone.py _pq_table_back",
-    "data/yuv/from_rgb.py plan",
-    "data/yuv/storage.py stand_in",
-    "data/yuv/storage.py storage_of",
-    "data/yuv/taps.py downsampling",
-    "data/yuv/taps.py upsampling",
-    "data/yuv/to_rgb.py plan",
-    "projects/video_diffusion_sr/training/flops.py attention_flops",
-    "projects/video_diffusion_sr/training/flops.py sample_flops",
 }
-CIRCLES_YET = {
-    "data.media.completeness",
-    "data.media.video_file",
-    "projects.video_diffusion_sr.train",
-    "projects.video_diffusion_sr.training.run",
-}
+CIRCLES_YET: set[str] = set()
 
 CACHES = {"cache", "lru_cache", "cached_choice"}
 CONTAINERS = {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict", "WeakKeyDictionary"}

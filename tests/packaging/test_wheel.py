@@ -38,7 +38,7 @@ DECOY = "raise ImportError('a package of somebody else was imported')\n"
         ("say = '`python projects/download.py X`'\n", "say = '`seedvr download X`'\n"),
         (
             "import sys\nsys.path.insert(0, str(1))\nx = 1\n",
-            "import sys\npass  # nothing of this package is looked for by path\nx = 1\n",
+            "import sys\npass  # the package is not imported by path\nx = 1\n",
         ),
     ],
 )

@@ -36,8 +36,8 @@ def check_vae(parallel: Parallel, device: torch.device) -> None:
         schedule = Schedule(8, levels)
         alone = restored(vae, clip, schedule, WholeClip())
         got = restored(vae, clip, schedule, parallel.rows(clip.shape[3] // vae.spatial_factor))
-        assert (got is not None) == parallel.leads
-        if parallel.leads:
+        assert (got is not None) == parallel.is_leader
+        if parallel.is_leader:
             assert (got - alone).abs().max() <= TOLERANCE
 
 
@@ -63,7 +63,7 @@ def main() -> None:
         check_collectives(process)
         check_transformer(parallel, process.device)
         check_vae(parallel, process.device)
-        if parallel.leads:
+        if parallel.is_leader:
             sent = ", ".join(f"{name} {count}" for name, count in parallel.traffic.sent.items())
             sys.stdout.write(
                 f"equal on {process.world} with {process.backend} on {process.device}; bytes sent: {sent}\n"

@@ -27,7 +27,7 @@ def steps(trainer: Trainer, count: int) -> list[dict[str, float]]:
     stream, found = trainer.source.batches(trainer.step), []
     for _ in range(count):
         record, _ = trainer.train_step([next(stream)])
-        trainer.watch.check()
+        trainer.nan_guard.check()
         found.append(without_constant({name: value.item() for name, value in record.scalars.items()}))
     return found
 
@@ -60,7 +60,7 @@ def check_stage(kind: str, weights: Path, folder: Path, process: Process) -> Non
         check_equal(expected, got + steps(again, 1), f"{kind}, {strategy}, sp_size {size}")
         a, b = weights_of(alone), weights_of(again)
         assert all((a[name] - b[name]).abs().max() < 5e-4 for name in a)
-        if process.leads:
+        if process.is_leader:
             sys.stdout.write(f"{kind}, {strategy}, sp_size {size}: equal\n")
 
 
@@ -70,7 +70,7 @@ def main(device: str, folder: Path) -> None:
         weights = save_weights(Path(tempfile.mkdtemp()))
         for kind in KINDS:
             check_stage(kind, weights, folder, process)
-        if process.leads:
+        if process.is_leader:
             sys.stdout.write(f"equal on {process.world} with {process.backend} on {process.device}\n")
 
 

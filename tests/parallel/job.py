@@ -34,7 +34,7 @@ def main(failure: str, folder: Path) -> None:
             if parallel.own == 1 and name == FAILS_AT and (failure != "is killed once" or process.attempt == 0):
                 fail(failure)
             process.barrier()  # a step that needs everybody
-            if parallel.leads:
+            if parallel.is_leader:
                 with (folder / name).open("a") as file:
                     file.write(f"attempt {process.attempt}\n")
 

@@ -143,8 +143,8 @@ def test_vae(levels, ranks):
             for clip, schedule, expected in zip(clips, schedules, alone, strict=True):
                 latent_rows = clip.shape[3] // vae.spatial_factor
                 got = restored(vae, clip, schedule, ClipRows(group, latent_rows))
-                assert (got is not None) == group.leads
-                if group.leads:
+                assert (got is not None) == group.is_leader
+                if group.is_leader:
                     worst = float((got - expected).abs().max())
                     assert worst <= TOLERANCE, f"{tuple(clip.shape)} on {size} ranks: {worst}"
 

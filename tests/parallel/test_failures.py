@@ -96,7 +96,7 @@ def test_alone_nothing_is_started(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with process_group("cpu") as alone:
-        assert (alone.rank, alone.world, alone.backend, alone.leads) == (0, 1, None, True)
+        assert (alone.rank, alone.world, alone.backend, alone.is_leader) == (0, 1, None, True)
         assert not torch.distributed.is_initialized()
 
 

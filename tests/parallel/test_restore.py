@@ -43,7 +43,7 @@ def test_any_number_of_ranks_writes_the_same_files(tmp_path, worlds):
 
     def work(process: Process) -> None:
         reports = restore_all(process, process.world, shard=True, folder=f"on_{process.world}")
-        assert all(report is not None for report in reports) == process.leads and len(reports) == len(sources)
+        assert all(report is not None for report in reports) == process.is_leader and len(reports) == len(sources)
 
     with process_group("cpu") as alone:
         restore_all(alone, 1, shard=False, folder="alone")

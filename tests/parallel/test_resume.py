@@ -42,7 +42,7 @@ def test_two_ranks_go_on_together(tmp_path):
             restore_clip(clip, tmp_path / "out", restorer)
         Result.write = write
         report = restore_clip(clip, tmp_path / "out", restorer)
-        if process.leads:
+        if process.is_leader:
             assert STOP - 12 < report.kept <= STOP and restorer.first_read(Place(report.kept)) > 0
 
     run_ranks(2, work)

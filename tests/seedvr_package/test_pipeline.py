@@ -12,6 +12,7 @@ from PIL import Image
 
 import seedvr
 from projects.video_diffusion_sr.memory.budget import make_budget
+from projects.video_diffusion_sr.output_size import OutputSize
 from seedvr import engine
 from tests.conftest import ROOT
 from tests.seeded_weights import SMALL, seeded_weights
@@ -102,7 +103,7 @@ def test_what_is_enabled_is_in_the_plan_and_keeps_the_numbers(settings, expected
     assert np.array_equal(pipe.restorer(FRAMES, size=(48, 32), seed=3), expected)
     assert inner._placed.offload == "models" and inner._placed.schedule.tile is None
     clip = engine.MediaInfo(engine.Path("clip"), "video", 1280, 720, frame_count_hint=5)
-    geometry = engine.replace(inner.settings.geometry, size=engine.OutputSize(scale=1))
+    geometry = engine.replace(inner.settings.geometry, size=OutputSize(scale=1))
     assert inner._plan(geometry, clip).schedule.tile is not None
     pipe.disable_vae_tiling()
     assert inner._plan(geometry, clip).schedule.tile is None

@@ -177,7 +177,7 @@ def read_budget(settings: RunSettings, parallel: Parallel) -> Budget | None:
     """
     device, request = settings.device, settings.request
     if device.type != "cuda":
-        if request.vram is not None and parallel.process.leads:
+        if request.vram is not None and parallel.process.is_leader:
             logger.warning(
                 "--vram %g bounds the memory of a GPU; on the %s it has no effect", request.vram, device.type
             )

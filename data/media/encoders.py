@@ -1,0 +1,72 @@
+"""Which encoder of this build of FFmpeg makes a codec, does it start here, and which pixel formats does it take?"""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from functools import cache
+
+import av
+from av.video.codeccontext import VideoCodecContext
+
+from data.media.codecs import TABLE, Codec, OutputOptions, either, planar_of
+from data.media.errors import reason
+
+TRIED_PX = 256  # sides of the frame by which a hardware encoder is tried
+
+
+def encoder_of(name: str, options: OutputOptions, available: Iterable[str] | None) -> str:
+    """libav's name of the encoder; ValueError where there is none."""
+    codec = TABLE[name]
+    here = set(av.codecs_available if available is None else available)
+    encoder = codec.encoders.get(options.encoder)
+    if encoder is None:
+        others = [n for n, c in TABLE.items() if options.encoder in c.encoders]
+        raise ValueError(f"--encoder {options.encoder} makes {either(others)}, no {codec.name}; leave it out")
+    if encoder not in here:
+        there = [n for n, c in TABLE.items() if c.encoders.get(options.encoder) in here]
+        raise ValueError(
+            f"this build of FFmpeg has no {encoder}, which makes {codec.name}; it has {either(there) or 'none such'}"
+            f"{' (--encoder nvenc)' if options.encoder == 'nvenc' else ''}"
+        )
+    return encoder
+
+
+@cache
+def try_hardware(encoder: str) -> None:
+    """ValueError where an encoder is in the build and does not open on this machine."""
+    context = av.CodecContext.create(encoder, "w")
+    assert isinstance(context, VideoCodecContext)
+    context.width = context.height = TRIED_PX
+    context.pix_fmt, context.framerate, context.time_base = "yuv420p", Fraction(25), Fraction(1, 25)
+    try:
+        context.open()
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(
+            f"--encoder nvenc: {encoder} does not start on this machine ({reason(error)}); it needs an NVIDIA GPU with "
+            "an encoder and its driver. Leave it out to encode on the CPU"
+        ) from error
+
+
+def formats_of_encoder(encoder: str) -> tuple[str, ...]:
+    """Pixel formats that an encoder of this libav takes."""
+    return tuple(form.name for form in av.Codec(encoder, "w").video_formats or ())
+
+
+def takes(encoder: str, pixel_format: str) -> bool:
+    """Whether an encoder is in this build and takes a pixel format that can be made here."""
+    return (
+        encoder in av.codecs_available
+        and pixel_format in formats_of_encoder(encoder)
+        and planar_of(pixel_format) is not None
+    )
+
+
+def check_format(codec: Codec, encoder: str, stored: str, options: OutputOptions) -> None:
+    """ValueError, with the formats that go, where an encoder does not take the pixel format `stored`."""
+    if stored in formats_of_encoder(encoder) and planar_of(
+        stored if options.encoder == "cpu" else options.pixel_format or stored
+    ):
+        return
+    if options.pixel_format is None:
+        raise ValueError(f"{encoder} takes no {stored} in this build of FFmpeg; choose another --bit_depth or --codec")
+    known = [name for name in formats_of_encoder(encoder) if planar_of(name)]
+    raise ValueError(f"--pixel_format {options.pixel_format}: {codec.name} ({encoder}) takes {', '.join(known)} here")

@@ -1,0 +1,66 @@
+"""What does a caller ask of one clip, and of which part of it?"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from data.media import OutputOptions, Stretch
+from data.media.encoding import check_options
+from data.media.stretch import seconds_of
+from projects.video_diffusion_sr.color_fix import KINDS
+from projects.video_diffusion_sr.output_size import OutputSize
+from seedvr.errors import InputError, errors_as
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """A caller's options for one clip. None: the preset's value."""
+
+    size: OutputSize
+    seed: int = 666
+    strength: float = 1.0  # 1: the restored clip, 0: the resized input
+    color_fix: str = "wavelet"  # as on the command line
+    steps: int | None = None  # network calls
+    guidance: float | None = None  # 1: none
+    codec: str = "auto"  # this and what follows: of the result's file, see `data.media.OutputOptions`
+    bit_depth: int | None = None
+    pixel_format: str | None = None
+    container: str | None = None
+    encoder: str = "cpu"
+    hdr: Literal["keep", "sdr"] = "keep"
+    crf: float | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self.output)
+        if not 0 <= self.strength <= 1:
+            raise InputError(f"strength {self.strength} must lie between 0 (the input) and 1 (the restored clip)")
+        if self.color_fix not in KINDS:
+            raise InputError(f"unknown colour fix {self.color_fix!r}; choose one of {', '.join(KINDS)}")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"steps {self.steps} must be at least 1")
+
+    @property
+    def output(self) -> OutputOptions:
+        """The form of the result's file."""
+        return OutputOptions(
+            self.codec, self.bit_depth, self.pixel_format, self.container, self.encoder, self.hdr, self.crf
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a file that is restored, and whether its record is kept."""
+
+    stretch: Stretch  # the part
+    record: bool = False  # write a record beside the result
+
+
+def stretch_of(start: float | str | None, end: float | str | None, frames: int | tuple[int, int] | None) -> Stretch:
+    """The part of a clip by a caller's arguments; InputError for invalid ones."""
+    with errors_as(InputError, ValueError):
+        begin, until = (None if moment is None else seconds_of(str(moment)) for moment in (start, end))
+        if frames is None or isinstance(frames, int):
+            return Stretch(begin or None, until, count=frames)
+        if not (isinstance(frames, list | tuple) and [type(number) for number in frames] == [int, int]):
+            raise InputError(f"frames={frames!r} is neither a number nor two: of the first frame and of the one behind")
+        numbered = Stretch.of_frames(*frames)
+        return replace(numbered, start=begin or None, end=until)
