@@ -7,7 +7,6 @@ was measured, and why no library does it.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-import cv2
 import numpy as np
 
 WIDTH, HEIGHT = 32, 18  # of a thumbnail
@@ -21,6 +20,8 @@ ALIKE = 0.5  # of a step: frames before and behind it that differ less belong to
 
 def thumbnail(planes: Sequence[np.ndarray]) -> np.ndarray:
     """Planes of a picture, [h, w] each, of 8-bit codes or those of 16-bit words -> float32 [planes, HEIGHT, WIDTH]."""
+    import cv2  # a start does not wait for it
+
     small = [cv2.resize(np.ascontiguousarray(p), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) for p in planes]
     return np.stack(small).astype(np.float32)
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import av
-import cv2
 import torch
 from omegaconf import OmegaConf
 
@@ -31,6 +30,8 @@ SAMPLES, SAMPLE_BYTES = 64, 64 * 1024  # of a file that is too large to be read 
 
 def run_identity(settings: RunSettings, prompts: Iterable[Path] = ()) -> dict[str, str]:
     """What all files of a run share."""
+    import cv2  # a start does not wait for it
+
     request = settings.request
     wishes = {name: value for name, value in vars(request).items() if name not in NO_MATTER}
     weights = [path for path in (*settings.checkpoints, request.lora, *prompts) if path is not None]
