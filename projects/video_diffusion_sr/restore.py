@@ -167,7 +167,7 @@ def prepare(
         for rgb in pixels_of(group, restorer, path)[0]:
             pixels = geometry.to_network(geometry.to_output(rgb, restorer.device))
             # A copy of these rows: a view of them would hold the whole frame.
-            yield rows.own(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
+            yield rows.shard(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def encode(
     memory = infer.new_memory(rows.exchange)
     for piece in slices(frames, restorer.slice_frames, infer.vae.temporal_factor):
         restorer.parallel.process.alive(f"latent frame {piece.first} of a clip")
-        yield rows.whole(encode_rows(piece, latent_size, restorer, rows, memory))
+        yield rows.unshard(encode_rows(piece, latent_size, restorer, rows, memory))
         pace.step()
         seen += piece.real
         progress.advance("encode", piece.real)
@@ -212,7 +212,7 @@ def encode_rows(
     noise = None
     if restorer.use_sample:
         noise = frame_noise(restorer.seed, "posterior", piece.first, *shape)
-        noise = to_device(rows.own(noise, 1), restorer.device)
+        noise = to_device(rows.shard(noise, 1), restorer.device)
     return infer.encode_slice(piece.clip, memory, noise)
 
 
@@ -287,6 +287,6 @@ def decode_rows(
     """[3, frames, own rows, w'] of latents [t, h, w, c], about [-1, 1]; no rows on a rank without."""
     infer = restorer.infer
     if rows.holds_rows:
-        return infer.decode_slice(rows.own(piece, 1), memory)
+        return infer.decode_slice(rows.shard(piece, 1), memory)
     width = piece.shape[2] * infer.vae.spatial_factor
     return torch.empty(3, frames, 0, width, dtype=infer.stages.vae_dtype, device=restorer.device)
