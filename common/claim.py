@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.kept import folder_of, is_leftover
 from common.owner import Owner, read_owner, this_process
 
 try:
@@ -92,8 +93,9 @@ def name_digest(name: str) -> str:
 
 
 def parts(stem: Path) -> list[Path]:
-    """The unfinished files and folders of one target."""
-    return sorted(stem.parent.glob(f"{stem.name}-*{PART}*"))
+    """The unfinished files and folders of one target, and what was kept of it where it is complete."""
+    kept = [folder_of(stem)] if is_leftover(folder_of(stem)) else []
+    return sorted(stem.parent.glob(f"{stem.name}-*{PART}*")) + kept
 
 
 def remove(part: Path) -> None:

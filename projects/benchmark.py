@@ -25,14 +25,16 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from common.kernels.triton_support import Kernels, kernels
 from common.logger import set_up_logging
+from data.video.framing import latent_frames
 from models.video_vae_v3.modules.schedule import DIRECT, F23, F43, default_schedule, filled_slice
-from projects.benchmarking.counting import dit_flops, vae_flops
+from projects.benchmarking.counting import sliced_vae_flops
 from projects.benchmarking.end_to_end import end_to_end, end_to_end_table
 from projects.benchmarking.pipeline import STAGES, NoiseClip, Pipeline, time_stages
 from projects.benchmarking.profiling import profile
 from projects.benchmarking.timing import known_operations
 from projects.video_diffusion_sr.build import load
-from projects.video_diffusion_sr.communication import describe
+from projects.video_diffusion_sr.communication import TEXT_TOKENS, describe
+from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.memory.budget import clip_of, make_budget, priced, read_budget
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
 from projects.video_diffusion_sr.presets import PRESETS
@@ -175,9 +177,10 @@ def add_operations(stages: dict[str, dict], settings: RunSettings, clip: NoiseCl
     """TFLOP of every stage, and TFLOP/s a rank beside the floor, added to its times."""
     frames, size = clip.info.frame_count_hint, settings.geometry.network_size(clip.info.height, clip.info.width)
     vae = settings.vae
-    latents = (frames - 1) // vae.temporal_factor + 1, *(n // vae.spatial_factor for n in size)
-    counts = vae_flops(settings.config.vae.model, frames, *size)
-    counts["transformer"] = dit_flops(settings.config.dit.model, latents) * settings.sampling.steps * settings.texts
+    latents = latent_frames(frames, vae.temporal_factor), *(n // vae.spatial_factor for n in size)
+    counts = sliced_vae_flops(settings.config.vae.model, frames, *size)
+    once = transformer_flops(settings.dit.config, [latents], [TEXT_TOKENS])
+    counts["transformer"] = once * settings.sampling.steps * settings.texts
     for name, count in counts.items():
         stages[name]["tflop"] = count / 1e12
         stages[name]["tflop_s"] = count / 1e12 / ranks / stages[name]["seconds"]

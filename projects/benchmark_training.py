@@ -27,16 +27,19 @@ from common.distributed.fsdp import STRATEGIES, largest_over_ranks
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 from common.parent import end_with_parent, has_launcher
+from data.video.framing import latent_frames
 from projects.benchmarking.profiling import profile
 from projects.benchmarking.timing import timed
 from projects.benchmarking.training import RandomLatents, RandomRecipe, random_stage
-from projects.video_diffusion_sr.training.cost import TEXT_TOKENS, Spread, memory, stages
+from projects.program import add_settings, new_parser, parse_with_settings, run_program
+from projects.video_diffusion_sr.communication import TEXT_TOKENS
+from projects.video_diffusion_sr.training.cost import Spread, memory, stage_costs
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.overrides import load_run
 from projects.video_diffusion_sr.training.packed import Size3
 from projects.video_diffusion_sr.training.reports import peak_flops
 from projects.video_diffusion_sr.training.settings import CheckpointSettings, split_settings
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 
 logger = get_logger(__name__)
 
@@ -45,10 +48,10 @@ GB = 1e9
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("stage", choices=("diffusion", "distill", "adversarial"))
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the model's YAML, or with train. to --train")
+    add_settings(parser, "changes to the model's YAML, or with train. to --train")
     add("--config", default="configs_3b/main.yaml", help="the model's YAML (default: %(default)s)")
     add("--train", help="the run's YAML (default: configs_train/STAGE.yaml)")
     add(
@@ -60,7 +63,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
     add("--json", type=Path, help="write what was measured to this file")
     add("--profile", type=Path, help="write a step's kernels by time, and when the device waited")
-    args = parser.parse_intermixed_args(arguments)
+    args = parse_with_settings(parser, arguments)
     args.overrides += [item for clips in args.clip or () for item in clips if "=" in item]
     args.clip = [[item for item in clips if "=" not in item] for clips in args.clip or [["21x720x1280"]]]
     if args.steps < 1 or args.warm_up < 1:
@@ -80,7 +83,7 @@ def latent_sizes(clips: Sequence[str], recipe: RandomRecipe) -> list[Size3]:
         step = space * recipe.config.dit.model.patch_size[1]
         if frames < 1 or (frames - 1) % time or height % step or width % step or min(height, width) < step:
             raise ValueError(f"--clip {clip}: frames are {time}n + 1, height and width multiples of {step}")
-        sizes.append((1 + (frames - 1) // time, height // space, width // space))
+        sizes.append((latent_frames(frames, time), height // space, width // space))
     return sizes
 
 
@@ -92,7 +95,7 @@ def make_trainer(args: argparse.Namespace, model: DictConfig, train: Mapping, pr
     recipe = RandomRecipe(OmegaConf.masked_copy(model, [key for key in model if key != "__object__"]), process.device)
     loop = replace(loop, checkpoint=CheckpointSettings(every=0), compile=loop.compile or recipe.compile)
     stage = random_stage(args.stage, recipe, section)
-    return Trainer(stage, Source(), loop, Path("unused"), process, recipe.strategy)
+    return Trainer(stage, BatchSource(), loop, Path("unused"), process, recipe.strategy)
 
 
 def make_step(trainer: Trainer, sizes: Sequence[Size3]) -> Callable[[], float]:
@@ -119,7 +122,7 @@ def measure(trainer: Trainer, step: Callable[[], float], steps: int, warm_up: in
         torch.cuda.reset_peak_memory_stats(device)
     trainer.process.barrier()
     found["seconds"] = timed(lambda: [step() for _ in range(steps)], device) / steps
-    trainer.watch.check()
+    trainer.nan_guard.check()
     if device.type == "cuda":
         found["peak"] = float(torch.cuda.max_memory_allocated(device))
         found["reserved"] = float(torch.cuda.max_memory_reserved(device))
@@ -134,7 +137,7 @@ def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str
     modules, recipe, process = trainer.stage.modules, trainer.stage.recipe, trainer.process
     dit, judge = modules["dit"], modules.get("discriminator")
     counts = [0 if network is None else sum(p.numel() for p in network.parameters()) for network in (dit, judge)]
-    of_stage = stages(*counts, 0 if judge is None else len(judge.heads), recipe.gradient_checkpoint)[stage]
+    of_stage = stage_costs(*counts, 0 if judge is None else len(judge.heads), recipe.gradient_checkpoint)[stage]
     sharded, hybrid, cut_again = STRATEGIES[recipe.strategy]
     ranks = (process.local_world if hybrid else process.world) if sharded else 1
     tokens = sum(prod(size) // prod(dit.config.patch_size) + TEXT_TOKENS for size in sizes)
@@ -184,8 +187,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        sys.exit(1)
+    sys.exit(run_program(main))

@@ -20,9 +20,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.logger import get_logger, set_up_logging
-from data.colour.path import to_8_bit
 from data.media import OutputOptions, open_media, open_writer, rgb_of
 from data.media.encoding import choose
+from data.pixel_range import model_to_uint8, unit_to_model
 from projects.video_diffusion_sr.output_form import pixel_path
 from projects.video_diffusion_sr.request import Finish
 
@@ -104,10 +104,10 @@ def through(source: Path, folder: Path, options: OutputOptions) -> tuple[Tensor,
         container = choose(reader.info, options, reader.info.colour).containers[0]
         target = folder / f"out.{container}"
         with open_writer(target, reader.info, (HEIGHT, WIDTH), options=options) as writer:
-            writer.write(path.back(unit * 2 - 1), [Fraction(n, 25) for n in range(FRAMES)])
+            writer.write(path.back(unit_to_model(unit)), [Fraction(n, 25) for n in range(FRAMES)])
     with open_media(target) as reader:
         result = rgb_of(list(reader), dtype=torch.float32)[0]
-    return to_8_bit(unit[0] * 2 - 1), result
+    return model_to_uint8(unit_to_model(unit[0])), result
 
 
 def row(source: str, stored: str, result: Tensor) -> str:

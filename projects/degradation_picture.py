@@ -3,7 +3,6 @@
 python projects/degradation_picture.py --output docs/images/degradation.png
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from data.degradation.noise import NoiseDraw
 from data.degradation.pipeline import Step, VideoDegradation
 from data.degradation.resize import ResizeDraw
 from data.training.motion import MotionConfig, animate
+from projects.program import new_parser, run_program
 
 FRAMES, SIDE = 5, 256  # of the clips
 TILE, LABEL, COLUMNS = 128, 26, 7  # pixels, pixels, tiles in a row
@@ -80,7 +80,7 @@ def describe(step: Step) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images" / "degradation.png")
     parser.add_argument("--config", type=Path, default=ROOT / "configs_degradation" / "video.yaml")
     parser.add_argument("--seeds", type=int, nargs=2, default=(128, 120), help="one for each photograph")
@@ -90,4 +90,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

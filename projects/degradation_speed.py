@@ -3,7 +3,6 @@
 python projects/degradation_speed.py --workers 1 2 --shape 17 256 256 --count 40
 """
 
-import argparse
 import os
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from common.config import load_config
 from data.training.make_pairs import make_pairs
 from data.training.pair_sampler import SamplerConfig
 from data.training.sampling import ClipShape
+from projects.program import new_parser, run_program
 
 
 def clips_per_second(folder: Path, shape: ClipShape, count: int, workers: int, recipe: dict) -> float:
@@ -37,7 +37,7 @@ def clips_per_second(folder: Path, shape: ClipShape, count: int, workers: int, r
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print one line for each number of workers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--config", type=Path, default=ROOT / "configs_degradation" / "video.yaml")
     parser.add_argument("--shape", type=int, nargs=3, default=(17, 256, 256), metavar=("FRAMES", "HEIGHT", "WIDTH"))
     parser.add_argument("--count", type=int, default=40, help="clips to make")
@@ -56,4 +56,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -4,12 +4,11 @@
         [--ground_truth DIR] [--clips_as png|mkv]
 
 A clip becomes a folder of PNG frames (or one FFV1 file with `--clips_as mkv`), a picture a PNG; the restorer reads both
-as they are. What a file gets depends on the seed and its name without folder, so a part of a set is degraded as the
-whole set would be. Sides that are not divisible by four are cropped at the right and at the bottom; `--ground_truth`
+as they are. The degradation of a file depends on the seed and its name without folder, so a part of a set is degraded
+as in the whole set. Sides that are not divisible by four are cropped at the right and at the bottom; `--ground_truth`
 writes the cropped originals, with which the results are to be compared.
 """
 
-import argparse
 import sys
 import zlib
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from common.logger import get_logger, set_up_logging
 from data.degradation.pipeline import Degradation, build_degradation
 from data.media import find_media, open_media
 from data.media.sequence import clip_name, is_sequence
+from projects.program import new_parser, run_program
 
 logger = get_logger(__name__)
 
@@ -38,7 +38,7 @@ DEFAULT_CONFIG = ROOT / "configs_degradation" / "video.yaml"
 
 
 def generator_for(seed: int, name: str) -> np.random.Generator:
-    """The dice of one file: the seed of the set and the file's name."""
+    """The random generator of one file, from the seed of the set and the name of the file."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
@@ -106,7 +106,7 @@ def degrade_folder(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the flags and degrade; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--input", type=Path, required=True, help="folder of videos and pictures, or one file")
     parser.add_argument("--output", type=Path, required=True, help="where the low-quality versions go")
     parser.add_argument("--seed", type=int, default=0, help="of the whole set")
@@ -115,16 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clips_as", choices=("png", "mkv"), default="png", help="folders of PNG frames, or FFV1")
     flags = parser.parse_args(arguments)
     set_up_logging()
-    try:
-        recipe = OmegaConf.to_container(load_config(flags.config), resolve=True)
-        degrade = build_degradation(recipe)
-        written = degrade_folder(flags.input, flags.output, flags.seed, degrade, flags.ground_truth, flags.clips_as)
-    except (ValueError, OSError) as error:
-        print(f"degrade: {error}", file=sys.stderr)
-        return 2
+    recipe = OmegaConf.to_container(load_config(flags.config), resolve=True)
+    degrade = build_degradation(recipe)
+    written = degrade_folder(flags.input, flags.output, flags.seed, degrade, flags.ground_truth, flags.clips_as)
     logger.info("%d files in %s", len(written), flags.output)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

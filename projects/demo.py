@@ -21,10 +21,11 @@ from omegaconf import OmegaConf
 from common.config import load_config
 from common.extras import MissingExtra, need
 from common.logger import get_logger, set_up_logging
-from data.colour.path import to_8_bit
 from data.degradation.pipeline import build_degradation
 from data.media import MediaInfo, OutputOptions, open_media, open_writer
+from data.pixel_range import model_to_uint8
 from data.training.motion import MotionConfig, animate
+from projects.evaluation.measures import psnr
 from projects.video_diffusion_sr.cli import main as restore
 from projects.video_diffusion_sr.comparison import FOLDER
 from projects.video_diffusion_sr.geometry import Geometry
@@ -57,8 +58,8 @@ def main() -> int:
     except MissingExtra as error:
         logger.error("%s", error)
         return 2
-    rng = np.random.default_rng(args.seed)
-    clean = animate(photograph, args.frames, *SIZE, rng, CAMERA)  # u8 [T, H, W, 3]
+    generator = np.random.default_rng(args.seed)
+    clean = animate(photograph, args.frames, *SIZE, generator, CAMERA)  # u8 [T, H, W, 3]
     config = OmegaConf.to_container(load_config(ROOT / "configs_degradation" / "video.yaml"))
     degraded = build_degradation(config)(clean, args.seed)  # u8 [T, H/4, W/4, 3]
     truth = write(clean, args.output / "ground_truth" / f"{args.photo}.mp4")
@@ -71,7 +72,7 @@ def main() -> int:
         result = args.output / "restored" / source.name
         clean, bicubic = read(truth), np.stack([enlarged(frame) for frame in read(source)])  # as files, like the result
         logger.info("PSNR against the clean clip: bicubic %.2f dB, restored %.2f dB",
-                    psnr(clean, bicubic), psnr(clean, read(result)))  # fmt: skip
+                    mean_psnr(clean, bicubic), mean_psnr(clean, read(result)))  # fmt: skip
         comparison = result.parent / FOLDER / source.name
         logger.info("\nclean       %s\ndegraded    %s\nrestored    %s", truth, source, result)
         logger.info("comparison  %s (bicubic | restored)", comparison)
@@ -96,13 +97,12 @@ def read(path: Path) -> np.ndarray:
 def enlarged(frame: np.ndarray) -> np.ndarray:
     """A degraded frame, bicubic to the size of the result: what the restorer starts from."""
     pixels = torch.from_numpy(frame).permute(2, 0, 1)
-    return to_8_bit(Geometry(SIZE, 1).to_output(pixels, "cpu")).permute(1, 2, 0).numpy()
+    return model_to_uint8(Geometry(SIZE, 1).to_output(pixels, "cpu")).permute(1, 2, 0).numpy()
 
 
-def psnr(truth: np.ndarray, other: np.ndarray) -> float:
-    """Mean over frames, RGB, 8 bit."""
-    measure = need("skimage.metrics", "demo", "the demo").peak_signal_noise_ratio
-    return float(np.mean([measure(a, b, data_range=255) for a, b in zip(truth, other, strict=True)]))
+def mean_psnr(truth: np.ndarray, other: np.ndarray) -> float:
+    """Mean over frames, uint8 [T, H, W, 3] each, in dB."""
+    return float(np.mean([psnr(a, b) for a, b in zip(other, truth, strict=True)]))
 
 
 if __name__ == "__main__":

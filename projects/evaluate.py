@@ -32,11 +32,12 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.extras import MissingExtra
+from common.logger import set_up_logging
 from projects.evaluation.distribution import distribution_measures
 from projects.evaluation.frames import enlarge, find_clips, read_frames
 from projects.evaluation.measures import WITHOUT_WEIGHTS, Measures, cropped
 from projects.evaluation.tables import Score, listing, paper_table, report
+from projects.program import new_parser, run_program
 
 FRAMES_BETWEEN = 8  # of a clip, for the measures of a set
 
@@ -105,7 +106,7 @@ def of_set(results: Path, truths: Path, crop: int, device: str) -> dict[str, flo
 
 
 def conventions(crop: int, measures: Measures) -> dict:
-    """What a reader of the JSON must know."""
+    """The conventions that the JSON states."""
     return {
         "channels": "RGB; psnr_y, ssim_y, laplacian: luma of BT.601; vmaf: luma of BT.709",
         "crop": crop,
@@ -118,8 +119,16 @@ def conventions(crop: int, measures: Measures) -> dict:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--results", type=Path, required=True, nargs="+", help="what to judge; several are compared")
+    made = new_parser(__doc__)
+    made.add_argument(
+        "--input",
+        "--results",
+        dest="results",
+        type=Path,
+        required=True,
+        nargs="+",
+        help="what to judge; several are compared",
+    )
     made.add_argument("--ground_truth", type=Path, required=True, help="what it should have been")
     made.add_argument(
         "--baseline", type=Path, help="other results to compare with; smaller clips (the input) are enlarged by bicubic"
@@ -136,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--lpips_weights", type=Path, help="measure LPIPS; made by projects/perceptual_weights.py")
     made.add_argument("--dists_weights", type=Path, help="measure DISTS; made by projects/perceptual_weights.py")
     made.add_argument("--device", default="cpu", help="where networks of measures are computed: cpu or cuda")
-    made.add_argument("--json", type=Path, help="write the figures here too")
+    made.add_argument("--output", "--json", dest="json", type=Path, help="write the figures here too")
     made.add_argument("--workers", type=int, default=math.ceil((os.cpu_count() or 1) / 2), help="clips at a time")
     return made
 
@@ -144,16 +153,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the flags, print the table, write the JSON; returns the exit status."""
     flags = parser().parse_args(arguments)
-    try:
-        measures = Measures.chosen(flags.lpips_weights, flags.dists_weights, flags.measures)
-        common = (flags.ground_truth, flags.crop, flags.workers, measures, flags.device)
-        methods = {str(folder): score_folder(folder, *common) for folder in flags.results}
-        baseline = score_folder(flags.baseline, *common, may_enlarge=True) if flags.baseline else None
-        set_of = (flags.ground_truth, flags.crop, flags.device)
-        whole = {str(folder): of_set(folder, *set_of) for folder in flags.results if flags.distribution}
-    except (ValueError, OSError, MissingExtra) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
+    set_up_logging()
+    measures = Measures.chosen(flags.lpips_weights, flags.dists_weights, flags.measures)
+    common = (flags.ground_truth, flags.crop, flags.workers, measures, flags.device)
+    methods = {str(folder): score_folder(folder, *common) for folder in flags.results}
+    baseline = score_folder(flags.baseline, *common, may_enlarge=True) if flags.baseline else None
+    set_of = (flags.ground_truth, flags.crop, flags.device)
+    whole = {str(folder): of_set(folder, *set_of) for folder in flags.results if flags.distribution}
     stated = {"conventions": conventions(flags.crop, measures)}
     if len(methods) == 1:
         scores = next(iter(methods.values()))
@@ -172,4 +178,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

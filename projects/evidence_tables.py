@@ -3,7 +3,6 @@
 python projects/evidence_tables.py [--check]
 """
 
-import argparse
 import csv
 import re
 import sys
@@ -16,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 
 from projects.evaluation.bootstrap import interval
+from projects.program import new_parser, run_program
 
 PAGE, FOLDER = ROOT / "docs/recipe_evidence.md", ROOT / "docs/recipe_evidence"
 OF_SET = {"two_sample": "two-sample", "swd": "swd", "spectrum": "spectrum, dB", "finest": "finest, dB"}
@@ -77,7 +77,7 @@ def with_tables(page: str, folder: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tables into the page, or compare them with what is there (1: they differ)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where the page differs")
     flags = parser.parse_args(arguments)
     before = PAGE.read_text()
@@ -89,4 +89,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -2,8 +2,8 @@
 
     python projects/export.py runs/adversarial --output ckpts/my_model.safetensors
 
-A run that reaches its last step does so itself, into its folder `export`; this is for one that is under way, or for an
-older checkpoint (`--step`). It needs no GPU and no group of processes, whatever wrote the checkpoint.
+A run exports its weights after its last step, into its folder `export`. This program exports from a run that has not
+finished, or from an older checkpoint (`--step`). It needs no GPU and no process group.
 """
 
 import argparse
@@ -16,19 +16,25 @@ sys.path.insert(0, str(ROOT))
 
 from common.checkpoint import save_safetensors
 from common.logger import get_logger, set_up_logging
+from projects.program import new_parser, run_program
 
 logger = get_logger(__name__)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run's folder, as given to train.py --output")
+    parser = new_parser(__doc__)
+    parser.add_argument("run", type=Path, nargs="?", help="a run's folder, as given to train.py --output")
+    parser.add_argument("--input", type=Path, dest="folder", help="the same as the folder without a flag")
     parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     parser.add_argument("--module", help="which network, where a run averages several")
     parser.add_argument("--raw", action="store_true", help="the weights themselves instead of their average")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    args.run = args.folder or args.run
+    if args.run is None:
+        parser.error("give the run's folder: --input runs/NAME")
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,8 +64,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        logger.error("%s", error)
-        sys.exit(1)
+    sys.exit(run_program(main))

@@ -21,38 +21,40 @@ from omegaconf import OmegaConf
 from common.config import create_object
 from common.distributed.process import process_group
 from common.logger import get_logger, set_up_logging
+from projects.program import add_settings, new_parser, parse_with_settings, run_program
 
 logger = get_logger(__name__)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the model's YAML, or with train. to --train")
+    add_settings(parser, "changes to the model's YAML, or with train. to --train")
     add("--config", default="configs_3b/main.yaml", help="the model's YAML, of which the VAE is used")
     add("--train", default="configs_train/vae.yaml", help="the YAML whose section `data` says what to cut")
-    add("--data", nargs="+", required=True, help="folders of videos and images")
+    add("--input", "--data", dest="data", nargs="+", required=True, help="folders of videos and images")
     add("--batches", type=int, default=16, help="of data.budget_pixels, to measure on (default: %(default)s)")
     add("--output", type=Path, required=True, help="the .safetensors file to write")
     add("--device", default="auto", help="auto, cuda or cpu")
-    return parser.parse_intermixed_args(arguments)
+    return parse_with_settings(parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, fold, write; 0 when the file is written."""
     args = parse(arguments)
     set_up_logging()
+    from common.strict_settings import settings_from
     from projects.video_diffusion_sr.training.overrides import load_run
     from projects.video_diffusion_sr.training.run import write_normalized_vae
-    from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from
+    from projects.video_diffusion_sr.training.settings import LoopSettings
     from projects.video_diffusion_sr.training.sources import DataSettings, make_source
 
     model, train = load_run(args.config, args.train, args.overrides)
     recipe, run = create_object(model), OmegaConf.to_container(train)
     data = settings_from(DataSettings, run["data"], "train.data.")
     with process_group(args.device) as process:
-        vae = recipe.build_vae().to(process.device, torch.float32)
+        vae = recipe.build_trained_vae().to(process.device, torch.float32)
         loop = LoopSettings(seed=int(run["seed"]), steps=args.batches)
         source = make_source("vae", args.data, data, loop, process)
         batches = (batch for batch, _ in zip(source.batches(0), range(args.batches), strict=False))
@@ -61,8 +63,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        sys.exit(1)
+    sys.exit(run_program(main))

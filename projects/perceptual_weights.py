@@ -10,7 +10,6 @@ and `dists-pytorch`. The result is read by `projects/evaluate.py`, by validation
 VAE's stage as `vae.perceptual_weights`.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from common.checkpoint import read_state_dict, save_safetensors
 from common.logger import get_logger, set_up_logging
 from models.dists import StructureTextureDistance
 from models.perceptual import PerceptualDistance
+from projects.program import new_parser, run_program
 
 logger = get_logger(__name__)
 
@@ -35,7 +35,7 @@ def renumbered(vgg16: dict, network: PerceptualDistance | StructureTextureDistan
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Join the files; 0 when the result is written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--vgg16", type=Path, required=True, help="torchvision's VGG-16, .pth or .safetensors")
     parser.add_argument("--measure", type=Path, required=True, help="the measure's own weights")
@@ -51,8 +51,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, FileNotFoundError, KeyError) as error:
-        logger.error("%s", error)
-        sys.exit(1)
+    sys.exit(run_program(main))

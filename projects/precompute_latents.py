@@ -6,7 +6,7 @@
 Shapes, crops and degradations are those of the training YAML's section `data`. The folder that comes out is what
 `projects/train.py --data` takes. Means and log-variances are stored, in 16 bits: every visit of a sample draws its
 latents anew. A clip's own text embedding is stored with it. The same command goes on after an interruption.
-What is lost is variety: a stored pair keeps its crop and its degradation, so store many times more pairs than clips.
+A stored pair has a fixed crop and degradation, so store many times more pairs than clips to keep their variety.
 """
 
 import argparse
@@ -25,30 +25,31 @@ from omegaconf import OmegaConf
 from common.config import create_object
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
+from projects.program import add_settings, new_parser, parse_with_settings, run_program
 
 logger = get_logger(__name__)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the model's YAML, or with train. to --train")
+    add_settings(parser, "changes to the model's YAML, or with train. to --train")
     add("--config", default="configs_3b/main.yaml", help="the model's YAML, of which the VAE is used")
     add("--train", default="configs_train/diffusion.yaml", help="the YAML whose section `data` says what to cut")
-    add("--data", nargs="+", required=True, help="folders of videos and images")
+    add("--input", "--data", dest="data", nargs="+", required=True, help="folders of videos and images")
     add("--output", type=Path, required=True, help="a folder for the shards: new, or of this command before")
     add("--batches", type=int, required=True, help="how many batches of data.budget_pixels, over all ranks")
     add("--device", default="auto", help="auto, cuda or cpu")
-    return parser.parse_intermixed_args(arguments)
+    return parse_with_settings(parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Encode; 0 when the index is written."""
     args = parse(arguments)
     set_up_logging()
+    from common.strict_settings import settings_from
     from projects.video_diffusion_sr.training.overrides import load_run
-    from projects.video_diffusion_sr.training.settings import settings_from
     from projects.video_diffusion_sr.training.sources import DataSettings
 
     model, run = load_run(args.config, args.train, args.overrides)
@@ -71,7 +72,7 @@ def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Proc
     from projects.video_diffusion_sr.training.settings import LoopSettings
     from projects.video_diffusion_sr.training.sources import make_source
 
-    vae = recipe.build_vae().to(process.device)
+    vae = recipe.build_trained_vae().to(process.device)
     weight = next(vae.parameters())
     share = LoopSettings(seed=seed, steps=-(-args.batches // process.world))
     args.output.mkdir(parents=True, exist_ok=True)
@@ -114,8 +115,4 @@ def join_parts(folder: Path, parts: int) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        logger.error("%s", error)
-        sys.exit(1)
+    sys.exit(run_program(main))

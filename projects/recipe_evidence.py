@@ -27,25 +27,28 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from common.checkpoint import read_state_dict, save_safetensors
+from common.checkpoint import load_into, read_state_dict, save_safetensors
 from common.config import load_config
 from common.create import create_object
 from common.diffusion import Guidance
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
+from common.strict_settings import settings_from
 from data.degradation.pipeline import build_degradation
+from data.pixel_range import model_to_uint8
 from data.training.model_range import to_model_range, upsample_to_model_range
 from projects.evaluation.distribution import distribution_measures
 from projects.evaluation.measures import frame_scores
+from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.build import build_vae, seeded_prompts
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, DiscriminatorStart
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
-from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.loop import Trainer
-from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from
+from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.tiny.pair_latents import PairLatents, SetPlan
 from projects.video_diffusion_sr.training.tiny.residual_start import start_as_residual
 
@@ -80,7 +83,7 @@ class Evidence:
         self.vae = build_vae(config.vae, Path(config.vae.checkpoint), process.device, torch.float32)
         self.trainer = create_object(config)
         self.scale = float(config.vae.scaling_factor)
-        prompts = Prompts(*seeded_prompts(config.dit.model.txt_in_dim))
+        prompts = TrainingPrompts(*seeded_prompts(config.dit.model.txt_in_dim))
         self.common = {"recipe": self.trainer, "prompts": prompts, "with_vae": False}
         sets = len(recipe["pairs"]["sets"]) * recipe["pairs"]["rounds"]
         self.source = PairLatents(self.vae, output / "pairs", SetPlan(sets, 1, sets), 0, recipe["seed"])
@@ -111,7 +114,7 @@ class Evidence:
     def _write(self, row: str, clips: Tensor) -> None:
         """[N, 3, 1, H, W] in [-1, 1] -> `rows/ROW.npy`, uint8 [N, H, W, 3]."""
         (self.output / "rows").mkdir(parents=True, exist_ok=True)
-        pictures = ((clips[:, :, 0].float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        pictures = model_to_uint8(clips[:, :, 0]).permute(0, 2, 3, 1)
         np.save(self.output / "rows" / f"{row}.npy", pictures.cpu().numpy())
 
     @torch.no_grad()
@@ -119,13 +122,13 @@ class Evidence:
         """The held-out pictures in so many steps."""
         if (self.output / "rows" / f"{row}.npy").is_file():
             return
-        draws = torch.Generator(self.process.device).manual_seed(self.recipe["seed"])
+        generator = torch.Generator(self.process.device).manual_seed(self.recipe["seed"])
         made = []
         for hq, lq in zip(*(z.split(AT_ONCE) for z in self.moments), strict=True):
             size = tuple(hq.shape[2:])
             rows = [z.permute(0, 2, 3, 4, 1).flatten(0, 3) for z in (hq, lq)]
-            batch = MomentBatch(rows[0], rows[0], rows[1], rows[1], (size,) * len(hq), ("held out",) * len(hq))
-            latents = stage.sample(stage.modules["dit"], stage.prepare(batch, draws), steps, Guidance(), draws)
+            batch = PosteriorBatch(rows[0], rows[0], rows[1], rows[1], (size,) * len(hq), ("held out",) * len(hq))
+            latents = stage.sample(stage.modules["dit"], stage.prepare(batch, generator), steps, Guidance(), generator)
             made.append((latents / self.scale).unflatten(0, (len(hq), *size)).permute(0, 4, 1, 2, 3))
         self._write(row, self._decoded(torch.cat(made)))
         logger.info("restored: %s", row)
@@ -143,7 +146,8 @@ class Evidence:
         trainer = Trainer(stage, self.source, settings, self.output / name, self.process)
         if not exported.is_file() and not trainer.run():
             raise SystemExit(3)
-        stage.modules["dit"].load_state_dict(read_state_dict(exported))
+        state, device = read_state_dict(exported), self.process.device
+        load_into(stage.modules["dit"], state, dtype=torch.float32, device=device, source=exported)
         return exported, stage
 
     def run(self) -> None:
@@ -155,7 +159,7 @@ class Evidence:
         section = self.recipe["distill"]
         settings = settings_from(DistillSettings, section["settings"], "distill.settings.")
         for steps in settings.rounds:
-            arguments = {"settings": settings, "weights": distilled, "steps": steps, "guided": False}
+            arguments = {"settings": settings, "weights": distilled, "this_round": DistillRound(steps, guided=False)}
             make = partial(DistillStage, **arguments, **self.common)
             distilled, stage = self.train(f"distill_{steps:02d}", make, section)
             self.restore(f"distilled, steps {steps:02d}", stage, steps)
@@ -164,7 +168,7 @@ class Evidence:
             changes = OmegaConf.merge(section["settings"], run.get("settings", {}))
             settings = settings_from(AdversarialSettings, OmegaConf.to_container(changes), "adversarial.settings.")
             start = diffusion if run.get("start") == "diffusion" else distilled
-            arguments = {"settings": settings, "weights": start, "discriminator_weights": diffusion}
+            arguments = {"settings": settings, "weights": start, "discriminator": DiscriminatorStart(diffusion)}
             make = partial(AdversarialStage, **arguments, **self.common)
             _, stage = self.train(f"adversarial_{number}", make, section)
             self.restore(run["name"], stage, 1)
@@ -219,19 +223,19 @@ def measure(_recipe: dict, args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("command", choices=("train", "measure"))
     parser.add_argument("--recipe", default="configs_train/evidence.yaml")
     parser.add_argument("--held_out", type=Path, required=True, help="pictures that nothing was trained on")
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--rows", type=Path, default=Path("photographs.csv"), help="measure: where the lines go")
     parser.add_argument("--workers", type=int, default=4, help="measure: rows at a time")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recipe")
-    args = parser.parse_intermixed_args(arguments)
+    add_settings(parser, "changes to the recipe")
+    args = parse_with_settings(parser, arguments)
     set_up_logging()
     recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
     {"train": train, "measure": measure}[args.command](recipe, args)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -31,12 +31,12 @@ from common.diffusion import EulerSampler
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from common.seed import frame_noise
-from data.colour.path import to_8_bit
 from data.degradation.pipeline import build_degradation
 from data.media import Frame, MediaInfo
+from data.pixel_range import model_to_uint8
 from projects.evaluation.frames import find_clips, read_frames
 from projects.evaluation.measures import Measures, luma
-from projects.video_diffusion_sr import restore
+from projects.video_diffusion_sr import restore, to_frames, to_latents
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
@@ -132,8 +132,8 @@ def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> 
     progress = ProgressBar("", None, show=False)
     restorer.follow(info)
     rows, times = restorer.rows(info), [frame.time for frame in frames]
-    prepared = restore.prepare(iter(frames), restorer, rows, [])
-    latents = torch.cat(list(restore.encode(prepared, restorer.latent_size(info), restorer, rows, progress)))
+    prepared = to_latents.prepare(iter(frames), restorer, rows)
+    latents = torch.cat(list(to_latents.encode(prepared, restorer.latent_size(info), restorer, rows, progress)))
     restored = torch.cat(list(restore.sample(iter([latents]), restorer, progress)))
     given = torch.stack([restorer.geometry.to_output(frame.pixels, "cpu") for frame in frames])
     factor = restorer.infer.vae.temporal_factor
@@ -143,7 +143,7 @@ def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> 
         for piece in z.split(step):
             pieces.append(restorer.infer.decode_slice(piece, memory))
         clip = torch.cat(pieces, dim=1)[:, : len(times)]
-        return restore.finish(clip, given, Finish())
+        return to_frames.finish(clip, given, Finish())
 
     return Material(given, finish(restored), latents, restored, finish(latents), finish, restorer.infer, restorer.seed)
 
@@ -193,7 +193,7 @@ def slope(frame: np.ndarray) -> np.ndarray:
 
 def as_frames(clip: Tensor) -> np.ndarray:
     """[T, 3, h, w] about [-1, 1] -> uint8 [T, h, w, 3]."""
-    return to_8_bit(clip).permute(0, 2, 3, 1).numpy()
+    return model_to_uint8(clip).permute(0, 2, 3, 1).numpy()
 
 
 def measure(name: str, s: float, m: Material, clean: np.ndarray) -> dict[str, float]:

@@ -16,9 +16,10 @@ On several GPUs or hosts the same commands start with `torchrun --nproc-per-node
 `dit.fsdp.sharding_strategy` in its YAML. Fine-tuning a released model is the stage `diffusion` or `adversarial` with
 --init_from ckpts/....pth. A run that was stopped, by SIGTERM, Ctrl-C or a fault, goes on with the same command.
 
-Settings are changed one by one behind the stage: `train.KEY=VALUE` in the training YAML, `KEY=VALUE` in the model's:
+--input is another name of --data. Settings are changed one by one with --set, or behind the stage: `train.KEY=VALUE` in
+the training YAML, `KEY=VALUE` in the model's:
 
-    python projects/train.py diffusion train.steps=2000 train.diffusion.optimizer.lr=2e-5 dit.compile=True ...
+    python projects/train.py diffusion --set train.steps=2000 train.diffusion.optimizer.lr=2e-5 dit.compile=True ...
 """
 
 import argparse
@@ -33,22 +34,23 @@ from omegaconf import OmegaConf
 
 from common.config import create_object, load_config
 from common.distributed.process import process_group
-from common.extras import MissingExtra
 from common.logger import get_logger, set_up_logging
 from common.parent import end_with_parent, has_launcher
+from projects.program import add_settings, new_parser, parse_with_settings, run_program
 
 logger = get_logger(__name__)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("stage", choices=("vae", "diffusion", "distill", "adversarial"), help="what to train")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the model's YAML, or with train. to --train")
+    add_settings(parser, "changes to the model's YAML, or with train. to --train")
     add("--config", default="configs_3b/main.yaml", help="the model's YAML (default: %(default)s)")
     add("--train", help="the run's YAML (default: configs_train/STAGE.yaml)")
-    add("--data", nargs="+", required=True, help="folders of videos and images, or one folder of stored latents")
+    materials = "folders of videos and images, or one folder of stored latents"
+    add("--input", "--data", dest="data", nargs="+", required=True, help=materials)
     add("--output", type=Path, required=True, help="the run's folder: checkpoints, logs, pictures, exported weights")
     add("--init_from", help="weights to start from, in any layout that inference reads")
     add("--init_discriminator", help="adversarial: weights of the diffusion model before distillation")
@@ -61,7 +63,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
     add("--resume", choices=("auto", "never"), default="auto", help="auto goes on with what --output holds")
     add("--verbose", action="store_true", help="also say what was chosen and why")
-    return parser.parse_intermixed_args(arguments)
+    return parse_with_settings(parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if has_launcher():
         end_with_parent()
     from projects.video_diffusion_sr.lora import LoraSettings
-    from projects.video_diffusion_sr.training.finite import NonFiniteLoss
+    from projects.video_diffusion_sr.training.nan_guard import NonFiniteLoss
     from projects.video_diffusion_sr.training.overrides import load_run
     from projects.video_diffusion_sr.training.run import RunOptions
 
@@ -107,8 +109,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, FileNotFoundError, MissingExtra) as error:
-        logger.error("%s", error)
-        sys.exit(1)
+    sys.exit(run_program(main))

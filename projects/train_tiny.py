@@ -4,13 +4,12 @@
     python projects/train_tiny.py vae --data FOLDER... --output runs/tiny
     python projects/train_tiny.py fit --output runs/tiny
 
-`runs/tiny.sh` does all three. Every number of steps stands in the YAML and no choice depends on a clock, so a run can
-be repeated; each command goes on where it was stopped. `fit` trains for one step at times next to T, which makes the
-transformer a restoration by regression; what is special to it stands in `projects/video_diffusion_sr/training/tiny/`.
-Its weights are `OUTPUT/fit/export/dit.safetensors`.
+`runs/tiny.sh` runs all three. The YAML fixes the number of steps and no choice depends on a clock, so a run can be
+repeated; each command continues where it was stopped. `fit` trains at times next to T for one sampling step, that is
+restoration by regression; its special parts are in `projects/video_diffusion_sr/training/tiny/`. Its weights are
+`OUTPUT/fit/export/dit.safetensors`.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,7 +27,8 @@ from common.config import load_config
 from common.create import create_object
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
-from common.signals import exit_code, interrupted_by_signals
+from common.signals import interrupted_by_signals
+from common.strict_settings import settings_from
 from data.degradation.pipeline import build_degradation
 from data.training.index import build_index
 from data.training.latent_shards import INDEX, ShardReader
@@ -37,17 +37,18 @@ from data.training.model_range import to_model_range
 from data.training.pair_sampler import PairSampler
 from data.training.sampling import ClipShape
 from models.nadit.model import NaDiT
+from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.build import build_vae, seeded_prompts
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.latent_statistics import stated_scale
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
 from projects.video_diffusion_sr.training.run import write_normalized_vae
-from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from
-from projects.video_diffusion_sr.training.stage import Source, Stage
+from projects.video_diffusion_sr.training.settings import LoopSettings
+from projects.video_diffusion_sr.training.stage import BatchSource, Stage
 from projects.video_diffusion_sr.training.tiny.linear_decoder import decoder_metric
-from projects.video_diffusion_sr.training.tiny.pair_latents import Milder, PairLatents, SetPlan
+from projects.video_diffusion_sr.training.tiny.pair_latents import ConditionMixing, PairLatents, SetPlan
 from projects.video_diffusion_sr.training.tiny.pca_start import start_from_components
 from projects.video_diffusion_sr.training.tiny.residual_start import start_as_residual
 from projects.video_diffusion_sr.training.tiny.ridge_head import Sample, solve_head
@@ -61,7 +62,7 @@ STOPPED = 3  # exit status of a run that was asked to stop
 
 
 def make_pairs(recipe: dict, data: Sequence[str], output: Path) -> None:
-    """The sets of pairs that are not there yet, `output/pairs/set_000` and on."""
+    """Write the sets of pairs that do not exist yet, `output/pairs/set_000` and following."""
     section, folder = recipe["pairs"], output / "pairs"
     names = section["sets"] * section["rounds"]
     sets = [PairSet(ClipShape(*s["shape"]), s["count"], recipe["seed"] + n) for n, s in enumerate(names)]
@@ -107,12 +108,12 @@ def fit(recipe: dict, _data: Sequence[str], output: Path, vae_weights: Path | No
     plain = load_config(recipe["config"])
     scale = stated_scale(weights) or float(plain.vae.scaling_factor)
     config = load_config(recipe["config"], [f"vae.scaling_factor={scale}", *section["model"]])
-    prompts = Prompts(*seeded_prompts(config.dit.model.txt_in_dim))
+    prompts = TrainingPrompts(*seeded_prompts(config.dit.model.txt_in_dim))
     plan = SetPlan(**section["sets"], last=len(recipe["pairs"]["sets"]) * recipe["pairs"]["rounds"])
     with process_group() as process:
         vae = build_vae(plain.vae, weights, process.device, torch.float32)
-        milder = Milder(**section["milder"])
-        source = PairLatents(vae, output / "pairs", plan, section["budget_latents"], recipe["seed"], milder)
+        mixing = ConditionMixing(**section["condition_mixing"])
+        source = PairLatents(vae, output / "pairs", plan, section["budget_latents"], recipe["seed"], mixing)
         source.read(plan.count(0))
         metric = decoder_metric(vae, clips_of(output / "pairs", plan.first, process.device), scale)
         start = output / "fit/start.safetensors"
@@ -125,7 +126,7 @@ def fit(recipe: dict, _data: Sequence[str], output: Path, vae_weights: Path | No
         train(recipe, section["loop"], stage, source, output / "fit", process)
 
 
-def train(recipe: dict, loop: dict, stage: Stage, source: Source, folder: Path, process: Process) -> None:
+def train(recipe: dict, loop: dict, stage: Stage, source: BatchSource, folder: Path, process: Process) -> None:
     """Run a stage to its last step; SystemExit where it is asked to stop."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -175,24 +176,23 @@ COMMANDS = {"pairs": make_pairs, "vae": train_vae, "fit": fit}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--recipe", default="configs_train/tiny.yaml")
-    parser.add_argument("--data", nargs="+", default=[], help="folders of photographs and videos (pairs, vae)")
+    parser.add_argument(
+        "--input", "--data", dest="data", nargs="+", default=[], help="folders of photographs and videos (pairs, vae)"
+    )
     parser.add_argument("--vae", type=Path, help="fit: another VAE than that of the output")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recipe")
-    args = parser.parse_intermixed_args(arguments)
+    add_settings(parser, "changes to the recipe")
+    args = parse_with_settings(parser, arguments)
     if not args.data and args.command != "fit":
         parser.error(f"{args.command} reads photographs and videos: give --data FOLDER...")
     set_up_logging()
     recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
     more = (args.vae,) if args.command == "fit" else ()
-    try:
-        COMMANDS[args.command](recipe, args.data, args.output, *more)
-    except KeyboardInterrupt as stopped:
-        sys.exit(exit_code(stopped))
+    COMMANDS[args.command](recipe, args.data, args.output, *more)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -1,4 +1,4 @@
-"""Memory and time of each training stage, computed, not measured: what to expect before a cluster is booked.
+"""Predicted memory and time of each training stage, by formula, for planning a job on a cluster.
 
     python projects/training_cost.py --config configs_3b/main.yaml --gpus 1 8 64 --clip 21x720x1280
     python projects/training_cost.py --gpus 8 --clip 101x720x1280 --sp_size 8
@@ -19,16 +19,19 @@ import torch
 
 from common.config import create_object, load_config
 from common.distributed.fsdp import STRATEGIES
+from data.video.framing import latent_frames
 from models.nadit.discriminator import Discriminator
-from projects.video_diffusion_sr.training.cost import TEXT_TOKENS, Spread, memory, stages
-from projects.video_diffusion_sr.training.flops import forward_flops
+from projects.program import new_parser, run_program
+from projects.video_diffusion_sr.communication import TEXT_TOKENS
+from projects.video_diffusion_sr.flops import transformer_flops
+from projects.video_diffusion_sr.training.cost import Spread, memory, stage_costs
 
 GB = 1e9
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--config", default="configs_3b/main.yaml")
     add("--gpus", type=int, nargs="+", default=[1, 8, 64])
@@ -53,14 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sharded, hybrid, cut_again = STRATEGIES[args.strategy or recipe.strategy]
     frames, height, width = map(int, args.clip.split("x"))
     space = recipe.spatial_factor
-    latent = (1 + (frames - 1) // recipe.temporal_factor, height // space, width // space)
+    latent = (latent_frames(frames, recipe.temporal_factor), height // space, width // space)
     tokens = prod(n // p for n, p in zip(latent, dit.config.patch_size, strict=True)) + TEXT_TOKENS
-    once = forward_flops(dit.config, [latent], [TEXT_TOKENS])
+    once = transformer_flops(dit.config, [latent], [TEXT_TOKENS])
     sizes = [sum(p.numel() for p in network.parameters()) for network in (dit, discriminator)]
     print(f"{args.config}: {tokens} tokens a clip, {once / 1e12:.0f} TFLOP a forward pass\n")
     print("| stage | GPUs | state | gathered | one block | inputs or gradients | GB a GPU | s a step | clips a day |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for stage in stages(*sizes, len(discriminator.heads), share).values():
+    for stage in stage_costs(*sizes, len(discriminator.heads), share).values():
         seconds = stage.passes * once / (args.peak * 1e12 * args.utilisation) / args.sp_size
         for gpus in args.gpus:
             ranks = (min(gpus, args.per_host) if hybrid else gpus) if sharded else 1
@@ -73,4 +76,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

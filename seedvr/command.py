@@ -80,19 +80,18 @@ def download(arguments: list[str]) -> int:
 
 def evaluate(arguments: list[str]) -> int:
     """`projects/evaluate.py`."""
-    from projects import evaluate as program
+    from projects.evaluate import main as program
+    from projects.program import run_program
 
-    return program.main(arguments)
+    return run_program(program, arguments)
 
 
 def train(arguments: list[str]) -> int:
     """`projects/train.py`."""
-    from projects import train as program
+    from projects.program import run_program
+    from projects.train import main as program
 
-    try:
-        return program.main(arguments)
-    except (ValueError, FileNotFoundError) as error:
-        return say(str(error), 1)
+    return run_program(program, arguments)
 
 
 def chosen_model(command: str, arguments: list[str], places: list[str]) -> tuple["Preset", list[str]]:

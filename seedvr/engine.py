@@ -22,7 +22,9 @@ from common.extras import MissingExtra
 from data.media import Frame, MediaError, MediaInfo, MediaReader, Stretch
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
+from projects.video_diffusion_sr.clip_run import NO_CUTS
 from projects.video_diffusion_sr.dry_run import kernels_for
+from projects.video_diffusion_sr.finishing import PixelForm
 from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
@@ -34,6 +36,7 @@ from projects.video_diffusion_sr.output_form import path_of
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.record import Recorder, move_record, recorder, remove_record
 from projects.video_diffusion_sr.request import ROOT, Finish, Request
+from projects.video_diffusion_sr.scene_cuts import SceneCuts
 from projects.video_diffusion_sr.settings import RunSettings, resolve
 from seedvr.clip_options import ClipOptions, Part
 from seedvr.errors import InputError, MemoryPlanError, NotFiniteError, OutputError, WeightsError, errors_as
@@ -112,9 +115,10 @@ class Engine:
         """
         made, plan = self.prepare(options, info)
         made.follow(info, plan)
-        frames, inputs = (frames_of(part) if isinstance(part, MediaReader) else iter(part) for part in (source, again))
+        frames, inputs = marked(source, info, made.cuts), marked(again, info, NO_CUTS)
+        form = PixelForm(path_of(info, "sdr", bits))
         with running():
-            for finished in restore.restore_frames(info, frames, inputs, made, report, path=path_of(info, "sdr", bits)):
+            for finished in restore.restore_frames(info, frames, inputs, made, report, form):
                 (result,), _, marks = finished.arrive()
                 check_marks(info.path.name, finished.stages, marks)
                 report.advance("decode", len(result))
@@ -179,6 +183,11 @@ class Engine:
             built = load(self.settings, self.parallel, [plan])
         self._restorer, self._placed = built, plan
         return built
+
+
+def marked(source: Iterable[Frame], info: MediaInfo, cuts: SceneCuts) -> Iterator[Frame]:
+    """The frames of a file or of a caller, with the first ones of its shots marked."""
+    return frames_of(source, cuts) if isinstance(source, MediaReader) else cuts.mark(iter(source), info.path, [])
 
 
 def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:

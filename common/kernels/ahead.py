@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
 
 import torch
 
@@ -24,20 +26,22 @@ PATIENCE = 2.0  # seconds that nobody needs to be told of
 
 
 @contextmanager
-def compiled_ahead(dry_run: Callable[[], None], device: torch.device) -> Iterator[None]:
+def compiled_ahead(dry_run: Callable[[], None], device: torch.device, key: str) -> Iterator[None]:
     """Compile what `dry_run` launches on tensors of the meta device while the block runs; all is done when it ends.
 
-    Where own kernels do not run, or Triton cannot compile in threads, nothing happens. An error of `dry_run` or of the
-    compiler is logged: the launch that needs the kernel meets it again, with its own message.
+    Where own kernels do not run, or Triton cannot compile in threads, nothing happens, nor where this was done before:
+    a file in Triton's cache says so. An error of `dry_run` or of the compiler is logged: the launch that needs the
+    kernel meets it again, with its own message.
 
     Args:
         device: that the kernels are for.
+        key: says what `dry_run` depends on.
     """
     mode = compile_mode() if device.type == "cuda" and triton_available() else None
     if mode is None:
         yield
         return
-    thread = threading.Thread(target=_compile, args=(dry_run, device, mode), name="compile kernels", daemon=True)
+    thread = threading.Thread(target=_compile, args=(dry_run, device, mode, key), name="compile kernels", daemon=True)
     started = time.perf_counter()
     thread.start()
     try:
@@ -60,9 +64,23 @@ def compile_mode() -> type | None:
     return AsyncCompileMode
 
 
-def _compile(dry_run: Callable[[], None], device: torch.device, mode: type) -> None:
+def mark_of(key: str, device: torch.device) -> Path:
+    """The file that says that kernels were compiled; it goes when Triton's cache is emptied."""
+    import triton
+
+    about = [key, torch.cuda.get_device_name(device), triton.__version__, torch.__version__]
+    about += [path.read_text() for path in sorted(Path(__file__).parent.glob("*_triton.py"))]
+    home = Path(os.environ.get("TRITON_HOME") or Path.home())
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or home / ".triton" / "cache")
+    return folder / f"seedvr-{sha256(repr(about).encode()).hexdigest()}"
+
+
+def _compile(dry_run: Callable[[], None], device: torch.device, mode: type, key: str) -> None:
     """In a thread of its own: Triton's mode and the choice of kernels are the thread's."""
     try:
+        mark = mark_of(key, device)
+        if mark.exists():
+            return
         with (
             torch.cuda.device(device),
             ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool,
@@ -71,5 +89,7 @@ def _compile(dry_run: Callable[[], None], device: torch.device, mode: type) -> N
             torch.no_grad(),
         ):
             dry_run()
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
     except Exception as error:  # whatever a compiler raises: a missing kernel is compiled when it is launched
         logger.debug("kernels were not compiled ahead: %s", error, exc_info=error)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from data.colour.tone import bt2020_to_bt709, hlg_to_tone, pq_to_tone, tone_to_pq, words_of
+from data.pixel_range import model_to_uint8
 
 Curve = Literal["none", "pq", "pq to sdr", "hlg to sdr"]
 
@@ -40,11 +41,6 @@ class PixelPath:
     def back(self, frames: Tensor) -> Tensor:
         """Finished frames [..., h, w], about [-1, 1] -> `dtype_out`, clipped and rounded."""
         if self.bits == 8:
-            return to_8_bit(frames)
+            return model_to_uint8(frames)
         words = words_of((frames.float() + 1) * 0.5)
         return (tone_to_pq(words, self.peak) if self.curve == "pq" else words).to(torch.int16)
-
-
-def to_8_bit(frames: Tensor) -> Tensor:
-    """[..., 3, h, w] about [-1, 1] -> u8, clipped and rounded: cutting off the fraction would darken the picture."""
-    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.degradation.blur import Frames
 from data.degradation.config import CompressionConfig
-from data.degradation.jpeg import from_8_bit, to_8_bit
+from data.degradation.jpeg import uint8_to_unit, unit_to_uint8
 from data.degradation.random_walks import choose
 from data.pixel_formats import EXACT
 
@@ -46,12 +46,12 @@ def apply_compression(frames: Frames, draw: CompressionDraw) -> Frames:
         float32 frames with 8-bit values in [0, 1], all of the first frame's size.
     """
     height, width = frames[0].shape[:2]
-    clip = [to_8_bit(f if f.shape[:2] == (height, width) else cv2.resize(f, (width, height))) for f in frames]
+    clip = [unit_to_uint8(f if f.shape[:2] == (height, width) else cv2.resize(f, (width, height))) for f in frames]
     packets = encode(clip, draw)
     decoded = _decode(packets, draw.codec)
     if len(decoded) != len(frames):
         raise RuntimeError(f"{draw.codec} returned {len(decoded)} frames of {len(frames)} at {width}x{height}.")
-    return [from_8_bit(frame[:height, :width]) for frame in decoded]
+    return [uint8_to_unit(frame[:height, :width]) for frame in decoded]
 
 
 def encode(clip: list[np.ndarray], draw: CompressionDraw) -> list[av.Packet]:

@@ -1,9 +1,10 @@
 """What a degradation may draw: `configs_degradation/*.yaml`, typed and frozen, unknown and missing keys refused."""
 
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Self
+
+from common.strict_settings import settings_from
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ class ImageDegradationConfig:
         Raises:
             ValueError: a key is unknown, missing or of the wrong form; the sentence names it.
         """
-        config = _parse(cls, values, where="degradation")
+        config = settings_from(cls, values, "degradation.")
+        refuse_bad_weights(config, "degradation")
         if config.kind != cls.kind:
             raise ValueError(f"degradation.kind is `{config.kind}`, but this pipeline reads `kind: {cls.kind}`.")
         return config
@@ -139,29 +141,13 @@ class VideoDegradationConfig(ImageDegradationConfig):
     kind: str = "video"
 
 
-def _parse(cls: type, values: Any, where: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where} must be a mapping of keys, not {values!r}.")
-    known = {field.name: field for field in fields(cls)}
-    if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"{where} has unknown keys {unknown}; known are {sorted(known)}.")
-    if missing := sorted(n for n, f in known.items() if n not in values and f.default is MISSING):
-        raise ValueError(f"{where} lacks the keys {missing}.")
-    hints = typing.get_type_hints(cls)
-    return cls(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in values.items()})
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if is_dataclass(hint):
-        return _parse(hint, value, where)
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        length = None if Ellipsis in typing.get_args(hint) else len(typing.get_args(hint))
-        if isinstance(value, (str, Mapping)) or (length is not None and len(value) != length) or not len(value):
-            raise ValueError(f"{where} must be a list of {length or 'one or more'} numbers, not {value!r}.")
-        return tuple(value)
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping) or not value or min(value.values()) < 0 or sum(value.values()) <= 0:
-            raise ValueError(f"{where} must give a probability to each name, not {value!r}.")
-        return dict(value)
-    return hint(value)
+def refuse_bad_weights(config: Any, where: str) -> None:
+    """ValueError for a mapping of names to weights, in a recipe or below, from which nothing can be drawn."""
+    for field in fields(config):
+        value, name = getattr(config, field.name), f"{where}.{field.name}"
+        if is_dataclass(value):
+            refuse_bad_weights(value, name)
+        elif isinstance(value, Mapping) and (not value or min(value.values()) < 0 or sum(value.values()) <= 0):
+            raise ValueError(f"{name} must give a probability to each name, not {dict(value)!r}.")
+        elif isinstance(value, tuple) and not value:
+            raise ValueError(f"{name} is empty; give at least one number.")

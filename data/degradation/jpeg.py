@@ -29,19 +29,19 @@ def apply_jpeg(frames: Frames, draw: JpegDraw) -> Frames:
 
 def encode_jpeg(frame: np.ndarray, quality: int) -> np.ndarray:
     """The JPEG file (uint8 [bytes], 4:2:0) of one float32 frame [h, w, 3], clipped to [0, 1] first."""
-    bgr = cv2.cvtColor(to_8_bit(frame), cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(unit_to_uint8(frame), cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
 
 
-def to_8_bit(frame: np.ndarray) -> np.ndarray:
+def unit_to_uint8(frame: np.ndarray) -> np.ndarray:
     """float [...] to uint8: clipped before the cast, because a cast alone lets values outside [0, 1] wrap around."""
     return np.clip(np.rint(frame * 255), 0, 255).astype(np.uint8)
 
 
-def from_8_bit(frame: np.ndarray) -> np.ndarray:
+def uint8_to_unit(frame: np.ndarray) -> np.ndarray:
     """uint8 [...] to float32 in [0, 1]."""
     return frame.astype(np.float32) * np.float32(1 / 255)
 
 
 def _decode(encoded: np.ndarray) -> np.ndarray:
-    return from_8_bit(cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    return uint8_to_unit(cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))

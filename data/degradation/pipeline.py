@@ -17,7 +17,7 @@ from data.degradation.config import (
     ResizeConfig,
     VideoDegradationConfig,
 )
-from data.degradation.jpeg import apply_jpeg, draw_jpeg, from_8_bit, to_8_bit
+from data.degradation.jpeg import apply_jpeg, draw_jpeg, uint8_to_unit, unit_to_uint8
 from data.degradation.noise import apply_noise, draw_noise
 from data.degradation.resize import apply_resize, draw_interpolation, draw_resize, resize_to
 from data.degradation.sharpen import apply_sharpen
@@ -36,7 +36,7 @@ class _Run:
     """One clip on its way through a recipe: the frames so far, the random generator, and the record."""
 
     def __init__(self, clip: np.ndarray, scale: int, generator: np.random.Generator, trace: list[Step] | None) -> None:
-        self.frames: Frames = [from_8_bit(f) if f.dtype == np.uint8 else f.astype(np.float32) for f in clip]
+        self.frames: Frames = [uint8_to_unit(f) if f.dtype == np.uint8 else f.astype(np.float32) for f in clip]
         self.generator = generator
         self.trace = trace
         self.count, height, width = clip.shape[:3]
@@ -45,7 +45,7 @@ class _Run:
 
     def record(self, stage: str, draw: Any) -> None:
         if self.trace is not None:
-            self.trace.append(Step(stage, draw, to_8_bit(self.frames[0])))
+            self.trace.append(Step(stage, draw, unit_to_uint8(self.frames[0])))
 
     def blur(self, stage: str, config: BlurConfig) -> None:
         draw = draw_blur(config, self.count, self.generator)
@@ -131,7 +131,7 @@ class VideoDegradation:
             lambda: run.compress("compression_2", c.compression_2),
             lambda: run.final_resize(c),
         )
-        return np.stack([to_8_bit(frame) for frame in run.frames])
+        return np.stack([unit_to_uint8(frame) for frame in run.frames])
 
 
 class ImageDegradation:
@@ -160,7 +160,7 @@ class ImageDegradation:
         run.resize("resize_2", c.resize_2)
         run.noise("noise_2", c.noise_2, clip=True)
         run.in_random_order(lambda: run.jpeg("jpeg_2", c.jpeg_2), lambda: run.final_resize(c))
-        return np.stack([to_8_bit(frame) for frame in run.frames])
+        return np.stack([unit_to_uint8(frame) for frame in run.frames])
 
 
 Degradation = VideoDegradation | ImageDegradation

@@ -20,6 +20,7 @@ from data.media.clock_jumps import find_jumps
 from data.media.errors import MediaError, reason, shown
 from data.media.extras import NOTHING, Extras, SubtitleTrack
 from data.media.info import MediaInfo
+from data.media.joined import JoinedPicture, Segment
 from data.media.muxer import is_disk_error, muxer_options
 from data.media.names import WRITABLE_VIDEOS
 from data.media.sound_plan import SoundTrack
@@ -31,11 +32,14 @@ logger = get_logger(__name__)
 
 MOST_READ_ERRORS = 100  # of the input, before the rest of its sound is given up
 
+# By codec, the muxers that are told the picture's tag: it says which ProRes it is, and that Apple's players know it.
+TAGGED = {"prores": ("mov", "matroska"), "hevc": ("mp4", "mov")}
+
 LONGEST_STEM = 200  # bytes; with what is added it stays below the 255 of file systems
 
 
 def complete(
-    picture: Path,
+    segments: Sequence[Segment],
     result: Path,
     info: MediaInfo,
     tracks: Sequence[SoundTrack],
@@ -43,10 +47,10 @@ def complete(
     ticks: int,
     quiet: bool = False,
 ) -> None:
-    """Put sound, subtitles, tags and the like beside a picture; the file with all takes the picture's place.
+    """Put sound, subtitles, tags and the like beside a picture; the file with all takes the place of its last segment.
 
     Args:
-        picture: a complete MP4 of the picture alone.
+        segments: complete files of the picture alone, one after the other.
         result: the file to be; its suffix names the container.
         info: the input.
         tracks: the sound that goes over.
@@ -55,14 +59,17 @@ def complete(
         quiet: do not tell the faults of what goes over.
 
     Raises:
-        MediaError: not even the picture can be brought into the container (a full disk, for instance); it is kept as
-            an MP4, and the message says where.
+        MediaError: not even the picture can be brought into the container (a full disk, for instance). A picture of one
+            segment is kept as an MP4, and the message says where; of several all but the last one are.
     """
+    picture = segments[-1].path
     together = picture.with_name(f"{picture.stem}.s{result.suffix}")
     try:
-        kept, kept_extras, faults = _first_that_completes(picture, together, result, info, tracks, extras, ticks)
+        kept, kept_extras, faults = _first_that_completes(segments, together, result, info, tracks, extras, ticks)
         os.replace(together, picture)
     except Exception as error:
+        if len(segments) > 1:
+            raise MediaError(f"{shown(result)}: cannot be completed ({reason(error)})") from error
         saved = _saved(picture, result)
         raise MediaError(
             f"{shown(result)}: cannot be completed ({reason(error)}); its frames are kept, without sound, in {saved}"
@@ -77,7 +84,7 @@ def complete(
 
 
 def _first_that_completes(
-    picture: Path,
+    segments: Sequence[Segment],
     together: Path,
     result: Path,
     info: MediaInfo,
@@ -88,7 +95,7 @@ def _first_that_completes(
     """(the tracks and extras in the file, what was wrong with them): as much as the muxer completes a file with."""
     for kept, kept_extras in _choices(tracks, extras):
         try:
-            faults = _mux(picture, together, WRITABLE_VIDEOS[result.suffix.lower()], info, kept, kept_extras, ticks)
+            faults = _mux(segments, together, WRITABLE_VIDEOS[result.suffix.lower()], info, kept, kept_extras, ticks)
             return kept, kept_extras, faults
         except Exception as error:  # whatever the sound makes the decoder or the muxer raise
             if not (kept or kept_extras) or is_disk_error(error):
@@ -110,7 +117,7 @@ def _choices(tracks: Sequence[SoundTrack], extras: Extras) -> Iterator[tuple[Seq
 
 
 def _mux(
-    picture: Path,
+    segments: Sequence[Segment],
     together: Path,
     form: str,
     info: MediaInfo,
@@ -120,26 +127,25 @@ def _mux(
 ) -> list[str]:
     """Write the file; returns the faults of the tracks."""
     with ExitStack() as stack:
-        source = stack.enter_context(av.open(str(picture.absolute())))
+        picture = JoinedPicture(segments, ticks, stack)
         options = muxer_options(form, ticks, keys=extras.keys)
         output = av.open(str(together.absolute()), "w", format=form, options=options)
         try:
-            shown_stream = source.streams.video[0]
-            target = output.add_stream_from_template(shown_stream, opaque=True)
-            target.codec_context.framerate = shown_stream.average_rate
+            target = output.add_stream_from_template(picture.stream, opaque=True)
+            target.codec_context.framerate = picture.stream.average_rate
+            if form in TAGGED.get(picture.stream.codec_context.name, ()):
+                target.codec_context.codec_tag = picture.stream.codec_context.codec_tag
             target.metadata.update(extras.video_tags)
             target.disposition = av.stream.Disposition.default
-            length = (shown_stream.duration or 0) * shown_stream.time_base
-            beside = _Beside(info, (*tracks, *extras.subtitles), output, length, stack)
-            until = math.inf if info.cut is None else length
+            beside = _Beside(info, (*tracks, *extras.subtitles), output, picture.length, stack)
+            until = math.inf if info.cut is None else picture.length
             covers = _attach(output, extras, until, stack)
             output.start_encoding()
             output.mux(covers)
-            for packet in source.demux(shown_stream):
-                if packet.size:
-                    beside.copy_until(packet.dts * packet.time_base)
-                    packet.stream = target
-                    output.mux(packet)
+            for packet in picture.packets():
+                beside.copy_until(packet.dts * packet.time_base)
+                packet.stream = target
+                output.mux(packet)
             beside.copy_until(math.inf)
         finally:
             output.close()

@@ -14,7 +14,7 @@ def muxer_options(form: str, ticks: int, complete: bool = True, keys: bool = Fal
         keys: write tags as QuickTime keys.
     """
     if form == "matroska":
-        return {}
+        return {"fflags": "+bitexact"}  # no random number that identifies the file: the same frames give the same bytes
     clocks = {"video_track_timescale": str(ticks), "movie_timescale": str(ticks)}
     flags = "+faststart" * complete + "+use_metadata_tags" * keys
     return {"movflags": flags, **clocks} if flags else clocks

@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from common.atomic import atomic_write
+from data.image.transforms.na_resize import bicubic_8_bit
 from data.media.colour import Colour
 from data.media.info import MediaInfo
 from data.media.writer import open_writer
@@ -46,8 +46,7 @@ def enlarged(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """u8 [T, 3, h, w] -> u8 [T, 3, H, W], bicubic; size is (H, W)."""
     if tuple(frames.shape[-2:]) == size:
         return frames
-    floats = F.interpolate(frames.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
-    return floats.round().clamp(0, 255).to(torch.uint8)
+    return bicubic_8_bit(frames, size)
 
 
 class SideBySide:

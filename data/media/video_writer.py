@@ -1,5 +1,6 @@
 """A clip with exact times, true colour tags and the sound of the input."""
 
+from collections.abc import Mapping
 from fractions import Fraction
 from math import lcm
 from pathlib import Path
@@ -8,6 +9,7 @@ import av
 import torch
 from torch import Tensor
 
+from common.kept import Kept, discard
 from common.logger import get_logger
 from data.media.clock import USUAL_RATE
 from data.media.colour import tag
@@ -16,6 +18,7 @@ from data.media.encoding import Encoding
 from data.media.errors import shown
 from data.media.extras import told_extras
 from data.media.info import MediaInfo
+from data.media.joined import Segment
 from data.media.mux import complete
 from data.media.muxer import muxer_options
 from data.media.names import WRITABLE_VIDEOS
@@ -28,6 +31,8 @@ from data.yuv.layout import YuvLayout
 logger = get_logger(__name__)
 
 NOT_IN_MP4 = {"prores": "mov", "ffv1": "matroska"}  # what holds the picture while it waits
+LEAST_KEPT = 96  # frames of a segment that is kept; each begins with a key frame, of which x264 makes one in 250
+
 FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
 
 
@@ -36,6 +41,9 @@ class VideoWriter(MediaWriter):
 
     The picture is written by itself, and sound, subtitles and tags are added when the last frame is: whatever is wrong
     with them, the picture is complete by then. What goes over is decided here, before the first frame.
+
+    A long picture is written segment by segment, each by an encoder of its own, and joined at the end, whether or not
+    the work was interrupted: the bytes do not tell.
     """
 
     def __init__(
@@ -48,6 +56,7 @@ class VideoWriter(MediaWriter):
         frame_rate: Fraction | None,
         quiet: bool = False,
         metadata: bool = True,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(path)
         self.info = info
@@ -69,24 +78,64 @@ class VideoWriter(MediaWriter):
         timed, suffix = self.retimed in (None, info.frame_rate), path.suffix.lower()
         self.extras = told_extras(info, suffix, self.rate, metadata=metadata, timed=timed, quiet=quiet)
         # MP4 keeps exact times, so the picture waits in one for what stands beside it, whatever the result will be.
-        self.waits = bool(self.sound or self.extras)
-        form = NOT_IN_MP4.get(encoding.codec, "mp4") if self.waits else WRITABLE_VIDEOS[suffix]
-        options = muxer_options(form, self.ticks, complete=not self.waits)
-        self.container = av.open(str(self.temporary.absolute()), "w", format=form, options=options)
+        self._take_up(identity)
+        self.waits = bool(self.sound or self.extras or self.kept)
+        self.form = NOT_IN_MP4.get(encoding.codec, "mp4") if self.waits else WRITABLE_VIDEOS[suffix]
+        self._open_segment()
+
+    def _take_up(self, identity: Mapping[str, str] | None) -> None:
+        """Go on behind what an earlier run has kept, if that is of use."""
+        self.origin: int | None = None  # ticks at which the segment at hand begins; None before its first frame
+        self.segment_from, self.border = 0, None  # its first frame; the shot of the next one, where that ends it
+        frames = self.info.frame_count_hint
+        if identity is None or (frames is not None and frames <= LEAST_KEPT):
+            discard(self.claim.stem)
+            return
+        self.kept = Kept(self.claim.stem, identity, {"frames", "ticks", "shot"})
+        if self.kept.dropped and not self.quiet:
+            left = sum(piece.facts["frames"] for piece in self.kept.pieces)
+            logger.warning(
+                "%s: what an earlier run kept %s cannot be used: %s",
+                shown(self.path), f"behind frame {left}" if left else "of it", self.kept.dropped,
+            )  # fmt: skip
+        self.frames = self.segment_from = sum(piece.facts["frames"] for piece in self.kept.pieces)
+        self.shot = self.kept.pieces[-1].facts["shot"] if self.kept.pieces else 0
+
+    def _open_segment(self) -> None:
+        """A new file for the next frames."""
+        options = muxer_options(self.form, self.ticks, complete=not self.waits)
+        self.container = av.open(str(self.temporary.absolute()), "w", format=self.form, options=options)
         try:
             self.stream = add_stream(
                 self.container,
-                encoding,
+                self.encoding,
                 self.stored_size,
                 self.rate,
                 self.ticks,
-                aspect=info.sample_aspect_ratio,
-                reorder=not info.variable_frame_rate or self.retimed is not None,
+                aspect=self.info.sample_aspect_ratio,
+                reorder=not self.info.variable_frame_rate or self.retimed is not None,
             )
         except BaseException:
             self._release()
             self.temporary.unlink(missing_ok=True)
             raise
+
+    def _begin_segment(self, shot: int) -> None:
+        if self.kept is not None and self.frames - self.segment_from >= LEAST_KEPT:
+            self.border = shot
+
+    def _end_segment(self) -> None:
+        """All frames so far are in the encoder: they are kept, and the next ones go into another file."""
+        self._close_segment()
+        self.kept.add(
+            self.temporary, {"frames": self.frames - self.segment_from, "ticks": self.origin, "shot": self.border}
+        )
+        self.segment_from, self.origin, self.border = self.frames, None, None
+        self._open_segment()
+
+    def _close_segment(self) -> None:
+        self._mux(self.stream.encode(None))
+        self.container.close()
 
     def _choose_sound(self) -> tuple[SoundTrack, ...]:
         if not self.info.has_audio:
@@ -121,26 +170,33 @@ class VideoWriter(MediaWriter):
                     f"{shown(self.path)}: frame {self.frames} at {float(time):.6f} s is not behind the last one"
                 )
             self._encode(waiting, start, pts - start)
+            if self.border is not None:
+                self._end_segment()
         self.pending = (frame_from(planes, self.layout, self.encoding.stored), pts)
 
     def _encode(self, frame: av.VideoFrame, pts: int, duration: int) -> None:
         tag(frame, self.encoding.colour, self.encoding.matrix, self.encoding.full_range)
-        frame.pts, frame.time_base = pts, Fraction(1, self.ticks)
-        self.steps[pts] = duration
+        if self.origin is None:
+            # An MP4 begins at zero. Matroska need not: its milliseconds are rounded once, as in the result.
+            self.origin = pts if self.kept and self.kept.pieces and self.form != "matroska" else 0
+        frame.pts, frame.time_base = pts - self.origin, Fraction(1, self.ticks)
+        self.steps[frame.pts] = duration
         self._mux(self.stream.encode(frame))
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
             packet.duration = self.steps.pop(packet.pts)
-            self.container.mux(timed(packet, self.encoding, self.frames))
+            self.container.mux(timed(packet, self.encoding, self.frames - self.segment_from))
 
     def _finish(self) -> None:
         frame, pts = self.pending
         self._encode(frame, pts, self._last_duration(pts))
-        self._mux(self.stream.encode(None))
-        self.container.close()
+        self._close_segment()
         if self.waits:
-            complete(self.temporary, self.path, self.info, self.sound, self.extras, self.ticks, self.quiet)
+            kept = [] if self.kept is None else self.kept.pieces
+            segments = [Segment(self.kept.path(piece), piece.facts["ticks"]) for piece in kept]
+            segments.append(Segment(self.temporary, self.origin))
+            complete(segments, self.path, self.info, self.sound, self.extras, self.ticks, self.quiet)
 
     def _last_duration(self, pts: int) -> int:
         """Ticks of the last frame: one step of a constant rate, else up to the end of the input if that is near."""

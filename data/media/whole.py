@@ -6,7 +6,7 @@ left. While it is written the target is claimed, so no other process makes the s
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common.atomic import publish, publish_folder, refuse_folder
 from common.claim import BeingMadeError, Claim, remove
+from common.kept import Kept
 from data.media.errors import MediaError
 from data.yuv.layout import YuvLayout
 
@@ -36,6 +37,8 @@ class MediaWriter(ABC):
         is_folder: the result is a folder of files.
         layout: of the planes that the file stores; None where it stores RGB.
         result_bits: 8 or 16, of the RGB that it is made of.
+        kept: segments of the file that outlive this process; None where nothing is kept.
+        shot: of the frame that follows, where an earlier run has written some: the first frame of its shot.
 
     Raises:
         BusyError: another process makes this file now.
@@ -44,6 +47,8 @@ class MediaWriter(ABC):
 
     layout: YuvLayout | None = None
     result_bits: int = 8
+    kept: Kept | None = None
+    shot = 0
 
     def __init__(self, path: Path, is_folder: bool = False) -> None:
         self.path, self.is_folder = path, is_folder
@@ -91,19 +96,28 @@ class MediaWriter(ABC):
             pixels = (((pixels.to(torch.int32) & 65535) + 128) // 257).to(torch.uint8)
         return self._stored(pixels)
 
-    def write_planes(self, planes: Sequence[Tensor], times: Sequence[Fraction]) -> None:
+    def write_planes(
+        self, planes: Sequence[Tensor], times: Sequence[Fraction], borders: Mapping[int, int] | None = None
+    ) -> None:
         """Append frames as `planes_for` gives them, from any device; they are copied before this returns.
 
         Args:
             planes: T frames each.
             times: T times in seconds, strictly increasing over all calls.
+            borders: which of these frames, counted from 0, begin a segment, so that what is before them may be kept;
+                with each, the number of the first frame of its shot.
         """
         if any(len(times) != len(plane) for plane in planes):
             raise ValueError(f"{len(planes[0])} frames came with {len(times)} times; every frame needs one")
         planes = [plane.cpu() for plane in planes]
         for number, time in enumerate(times):
+            if borders and number in borders:
+                self._begin_segment(borders[number])
             self._write_one(tuple(plane[number] for plane in planes), time)
             self.frames += 1
+
+    def _begin_segment(self, shot: int) -> None:  # noqa: B027 (most keep nothing)
+        """The next frame begins a segment, in the shot whose first frame has this number."""
 
     @abstractmethod
     def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -137,10 +151,14 @@ class MediaWriter(ABC):
         finally:
             try:
                 self._release()
+                if complete and self.kept is not None:
+                    self.kept.file_is_complete(self.temporary)
                 if complete and self.is_folder:
                     publish_folder(self.temporary, self.path, self.claim)
                 elif complete:
                     publish(self.temporary, self.path, self._mode)
+                if complete and self.kept is not None:
+                    self.kept.remove()
             finally:
                 self._discard()
 

@@ -1,5 +1,6 @@
 """Which writer fits the suffix?"""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from os import PathLike
@@ -16,6 +17,8 @@ from data.media.sequence_writer import FRAMES_OUT, SequenceWriter
 from data.media.video_writer import VideoWriter
 from data.media.whole import MediaWriter
 
+KNOWN = ", ".join([*WRITABLE_VIDEOS, *WRITABLE_IMAGES])
+
 
 def open_writer(
     path: str | PathLike,
@@ -28,6 +31,7 @@ def open_writer(
     quiet: bool = False,
     metadata: bool = True,
     frames_out: str | None = None,
+    identity: Mapping[str, str] | None = None,
 ) -> MediaWriter:
     """A writer for the result of one input; the format follows the suffix of `path`.
 
@@ -43,29 +47,33 @@ def open_writer(
         metadata: False leaves out tags, dates, places, covers and attached files, of pictures EXIF, XMP and texts.
         frames_out: "png": `path` is a folder to be, whatever its suffix, which gets frame_00001.png, frame_00002.png...
         quiet: tell nothing of what is left out or changed, where a writer of the same input has told it already.
+        identity: of what is kept of a long clip, behind which the writer goes on, see `common.kept`; None: nothing is.
 
     Raises:
         MediaError: the suffix names no format, the file exists, or the target is the input itself.
         ValueError: the options do not go together, or not with this suffix or input, see `data.media.encoding`.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise MediaError(f"{printable(str(path))}: exists already; delete it or allow overwriting")
-    source = folder_of(info.path)
-    if path.exists() and source.exists() and path.samefile(source):
-        raise MediaError(f"{printable(str(path))}: is the input itself; choose another output folder")
+    _refuse(path, folder_of(info.path), overwrite)
     if frames_out not in (None, *FRAMES_OUT):
         raise ValueError(f"frames_out is None or one of {', '.join(FRAMES_OUT)}, not {frames_out!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if frames_out:
         png = choose(info, replace(options, codec="png"), info.colour)
         return SequenceWriter(path, info, encoding=png, frame_rate=frame_rate, quiet=quiet)
-    suffix = path.suffix.lower()
+    suffix, told = path.suffix.lower(), {"quiet": quiet, "metadata": metadata}
     if suffix in WRITABLE_VIDEOS:
         encoding = choose(info, replace(options, container=suffix[1:]), info.colour)
-        return VideoWriter(path, info, size, encoding=encoding, frame_rate=frame_rate, quiet=quiet, metadata=metadata)
+        return VideoWriter(path, info, size, encoding=encoding, frame_rate=frame_rate, identity=identity, **told)
     if suffix in WRITABLE_IMAGES:
         bits, colour = picture_bits(info, options, suffix), colour_out(info.colour, options)
-        return ImageWriter(path, info, metadata=metadata, quiet=quiet, bits=bits, colour=colour)
-    known = ", ".join([*WRITABLE_VIDEOS, *WRITABLE_IMAGES])
-    raise MediaError(f"{shown(path)}: cannot write {path.suffix or 'a file without a suffix'}; use one of {known}")
+        return ImageWriter(path, info, bits=bits, colour=colour, **told)
+    raise MediaError(f"{shown(path)}: cannot write {path.suffix or 'a file without a suffix'}; use one of {KNOWN}")
+
+
+def _refuse(path: Path, source: Path, overwrite: bool) -> None:
+    """MediaError where a file that is there must stay."""
+    if path.exists() and not overwrite:
+        raise MediaError(f"{printable(str(path))}: exists already; delete it or allow overwriting")
+    if path.exists() and source.exists() and path.samefile(source):
+        raise MediaError(f"{printable(str(path))}: is the input itself; choose another output folder")

@@ -1,1 +1,1 @@
-"""What training reads: an index of files, pairs drawn by (seed, step, slot), shards of what was computed once."""
+"""The data of training: an index of files, pairs drawn by (seed, step, slot), shards of precomputed samples."""

@@ -1,6 +1,6 @@
-"""Aspect-ratio buckets: one entry of `data.shapes` as several shapes of about one area, by what sources there are.
+"""Aspect-ratio buckets: one entry of `data.shapes` becomes several shapes of about one area, as the sources need.
 
-The adaptive windows of SeedVR2 see varied window sizes only if the clips' aspects vary.
+The adaptive windows of SeedVR2 have varied sizes only if the aspect ratios of clips vary.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ MULTIPLE = 16  # pixels: the VAE's compression in space times the transformer's 
 
 @dataclass(frozen=True)
 class Bucket(ClipShape):
-    """A shape for those sources alone whose aspect is nearer to its own than to its siblings'.
+    """A shape for the sources whose aspect ratio is nearer to its own than to that of its siblings.
 
     siblings: (height, width) of every bucket of the group, this one included.
     """
@@ -23,7 +23,7 @@ class Bucket(ClipShape):
     siblings: tuple[tuple[int, int], ...] = ()
 
     def takes(self, source: Source) -> bool:
-        """Whether this is the nearest of those siblings that the source can be cut to."""
+        """Whether this is the nearest of the siblings for which the source is large enough."""
         fitting = [size for size in self.siblings if source.height >= size[0] and source.width >= size[1]]
         aspect = source.width / source.height
         return bool(fitting) and (self.height, self.width) == min(
@@ -32,7 +32,7 @@ class Bucket(ClipShape):
 
 
 def fits(shape: ClipShape, source: Source) -> bool:
-    """Whether a source is large enough for a shape, and of its bucket; frames are not looked at."""
+    """Whether a source is large enough for a shape, and in its bucket. The number of frames is not checked."""
     large = source.height >= shape.height and source.width >= shape.width
     return large and (not isinstance(shape, Bucket) or shape.takes(source))
 

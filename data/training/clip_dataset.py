@@ -1,6 +1,7 @@
-"""Packed batches of training pairs: `dataset[step]` is what one rank trains on in that step."""
+"""Packed batches of training pairs: `dataset[step]` is the batch of one rank in that step."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,29 @@ from data.training.buckets import expand
 from data.training.index import Index, build_index
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.pair_sampler import PairSampler, SamplerConfig
-from data.training.sampling import ClipShape, slot_generator
+from data.training.sampling import ClipShape, RankDraws, slot_generator
 from data.training.schedule import ShapeSchedule
 
 Sample = dict[str, torch.Tensor | str]
+ALONE = RankDraws()
+
+
+@dataclass(frozen=True)
+class DegradationRecipes:
+    """Recipes as the mappings that their YAML files hold; None for both: samples have no `lq`, as for the VAE.
+
+    clip: for several frames (`configs_degradation/video.yaml`). image: for one (`configs_degradation/image.yaml`).
+    """
+
+    clip: Mapping[str, Any] | None = None
+    image: Mapping[str, Any] | None = None
 
 
 class ClipDataset(Dataset):
     """Pairs of clips and images from folders, several shapes in one batch.
 
-    `dataset[step]` depends on (seed, step, rank, world) alone. Sources are drawn with replacement, so there is no epoch
-    to remember: a run that stops at step n goes on with `dataset[n]`.
+    `dataset[step]` depends on (seed, step, rank, world) alone. Sources are drawn with replacement, so there are no
+    epochs: a run that stops at step n continues with `dataset[n]`.
     """
 
     def __init__(
@@ -32,11 +45,8 @@ class ClipDataset(Dataset):
         sources: Index | Sequence[str | Path],
         shapes: Sequence[ClipShape],
         budget_pixels: int,
-        degrade_clip: Mapping[str, Any] | None,
-        degrade_image: Mapping[str, Any] | None,
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
+        recipes: DegradationRecipes,
+        draws: RankDraws = ALONE,
         sampler: SamplerConfig | None = None,
         as_uint8: bool = False,
     ) -> None:
@@ -44,14 +54,11 @@ class ClipDataset(Dataset):
         Args:
             sources: an index, or folders of videos and images to index now.
             shapes: the clip sizes to mix, divisible by the degradation's scale; steps in them are batch numbers.
-            budget_pixels: the most frames x height x width in one rank's batch.
-            degrade_clip: the recipe for clips (`configs_degradation/video.yaml` as a mapping).
-            degrade_image: the recipe for single frames (`configs_degradation/image.yaml`). None for both: samples have
-                no `lq`, as the VAE's stage takes them.
-            seed: of the whole run.
-            rank, world: this data-parallel rank and their number.
-            sampler: how pairs are cut.
-            as_uint8: leave scaling and enlarging to the GPU (`model_range.py`); a pair then takes 13 % of the bytes.
+            budget_pixels: upper limit of frames x height x width in one rank's batch.
+            recipes: how clips and single frames are degraded.
+            draws: the seed of the run, this data-parallel rank and their number.
+            sampler: how pairs are cropped and moved.
+            as_uint8: return 8-bit pixels, which the GPU scales and enlarges (`model_range.py`): 13 % of the bytes.
 
         Raises:
             ValueError: a shape does not fit the budget, the scale or any source.
@@ -60,10 +67,10 @@ class ClipDataset(Dataset):
             raise ValueError("give at least one clip shape to train on.")
         index = sources if isinstance(sources, Index) else build_index(sources)
         self.shapes = expand(shapes, index.sources)
-        self.schedule = ShapeSchedule(self.shapes, budget_pixels, seed)
-        self.seed, self.rank, self.world = seed, rank, world
+        self.schedule = ShapeSchedule(self.shapes, budget_pixels, draws.seed)
+        self.draws = draws
         self.as_uint8 = as_uint8
-        clip_recipe, image_recipe = (r and build_degradation(r) for r in (degrade_clip, degrade_image))
+        clip_recipe, image_recipe = (r and build_degradation(r) for r in (recipes.clip, recipes.image))
         for shape in self.shapes:
             recipe = image_recipe if shape.frames == 1 else clip_recipe
             scale = 1 if recipe is None else recipe.config.scale
@@ -79,16 +86,16 @@ class ClipDataset(Dataset):
             With `as_uint8`: `hq` uint8 [T, H, W, 3] and `lq` uint8 [T, h, w, 3] instead. Where the source has a text
             embedding: `text`, [tokens, width] in the dtype of its file.
         """
-        slots = self.schedule.plan(step, self.rank, self.world)
+        slots = self.schedule.plan(step, self.draws.rank, self.draws.world)
         return [self._sample(step, slot.number, self.shapes[slot.choice]) for slot in slots]
 
     def fill(self, step: int) -> float:
-        """How much of the budget the batch of a step takes, in (0, 1]."""
+        """The share of the budget that the batch of a step uses, in (0, 1]."""
         return self.schedule.fill(step)
 
     def _sample(self, step: int, slot: int, shape: ClipShape) -> Sample:
-        pair = self.sampler.draw(shape, slot_generator(self.seed, step, slot))
-        sample: Sample = {"identity": f"{pair.identity} seed={self.seed} step={step} slot={slot}"}
+        pair = self.sampler.draw(shape, slot_generator(self.draws.seed, step, slot))
+        sample: Sample = {"identity": f"{pair.identity} seed={self.draws.seed} step={step} slot={slot}"}
         if pair.text is not None:
             sample["text"] = read_text(pair.text)
         hq = torch.from_numpy(pair.hq)
@@ -114,7 +121,7 @@ def read_text(path: str | Path) -> torch.Tensor:
 
 
 def make_loader(dataset: Dataset, first_step: int, last_step: int, workers: int, prefetch: int = 4) -> DataLoader:
-    """Batches of the steps first_step .. last_step - 1, in order, one worker process per batch in the making."""
+    """Batches of the steps first_step .. last_step - 1, in order; each worker process makes one batch at a time."""
     return DataLoader(
         dataset,
         batch_size=None,
@@ -128,6 +135,6 @@ def make_loader(dataset: Dataset, first_step: int, last_step: int, workers: int,
 
 
 def single_threaded(_worker: int = 0) -> None:
-    """One thread for a process among many."""
+    """Limit a worker process to one thread."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

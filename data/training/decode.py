@@ -11,13 +11,13 @@ from data.training.index import Source, has_orientation
 
 
 class DecodeError(Exception):
-    """A file could not give the frames that its header promised."""
+    """A file does not contain the frames that its header states."""
 
 
 class FrameReader:
-    """Reads frames of sources; keeps whole small clips in memory up to `cache_bytes`, oldest use out first.
+    """Reads frames of sources, with an LRU cache of whole small clips of up to `cache_bytes`.
 
-    A cache belongs to one reader: every worker process has its own.
+    Every worker process has a reader and a cache of its own.
     """
 
     def __init__(self, cache_bytes: int = 0) -> None:
@@ -55,8 +55,8 @@ class FrameReader:
 def decode(source: Source, start: int, count: int) -> np.ndarray:
     """As `FrameReader.read`, without a cache.
 
-    A long video is entered at the key frame before `start`. With variable frame rate the first frame is then the one
-    shown at start / average rate, which is as good a random position as any; the frames are consecutive either way.
+    In a long video, decoding starts at the key frame before `start`. With variable frame rate the first frame is then
+    the one shown at start / average rate, another random position; the frames are consecutive either way.
     """
     try:
         if not source.is_video:
@@ -98,7 +98,7 @@ def _decode_from_start(source: Source, start: int, count: int) -> list[np.ndarra
 
 
 def _seek_and_decode(source: Source, start: int, count: int) -> list[np.ndarray]:
-    """The frames, or an empty list where the file's clock cannot be used to find them."""
+    """The frames, or an empty list where the file's timestamps do not locate them."""
     frames = []
     with av.open(source.path) as container:
         stream = _single_threaded(container)

@@ -1,4 +1,4 @@
-"""Which files there are to train on, and how large each is: found by reading headers, not by decoding."""
+"""An index of the files to train on and of their sizes, from their headers, without decoding."""
 
 import hashlib
 import json

@@ -3,8 +3,8 @@
 Latents, and pairs of clips, are stored this way. A shard holds samples of equal shapes:
 
     shard-00000.safetensors   every tensor stacked: [samples, ...]
-    progress.json             what is there so far, so that an interrupted job goes on
-    index.json                files, sizes, identities; written last, so a folder with an index is whole
+    progress.json             the shards so far, so that an interrupted job can continue
+    index.json                files, sizes, identities; written last, so a folder with an index is complete
 """
 
 import json
@@ -24,7 +24,7 @@ from data.training.sampling import slot_generator
 INDEX, PROGRESS = "index.json", "progress.json"
 TEXT, TEXT_TOKENS = "text", "text_tokens"  # a text embedding, and how many of its rows are no padding
 TEXT_MULTIPLE = 64  # texts are padded to a multiple of so many tokens: few shapes, hence few shards
-BATCHES_BETWEEN = 64  # batches of latents between two notes of progress
+BATCHES_BETWEEN = 64  # batches of latents between two writes of progress.json
 STORED = torch.float16  # of latents: 11 bits of precision, and no latent comes near its range
 Tensors = dict[str, torch.Tensor]
 
@@ -35,7 +35,7 @@ class ShardWriter:
     Args:
         folder: new, or left unfinished by an earlier writer of the same `job`: its progress is taken over.
         samples_per_shard: the most in one file.
-        job: what is being written, in words; only the same job goes on with a folder.
+        job: a description of the content; only the same job continues in a folder.
 
     Attributes:
         done: the number that was last given to `commit`; 0 in a new folder.
@@ -82,7 +82,7 @@ class ShardWriter:
         self._write_stacked(size, {name: t.detach().cpu().contiguous() for name, t in stacked.items()}, identities)
 
     def close(self) -> Path:
-        """Write what waits, then the index; returns the index's path."""
+        """Write the remaining samples, then the index; returns the path of the index."""
         self._write_waiting()
         path = self.folder / INDEX
         write_json({"version": 1, "shards": self._shards}, path)
@@ -90,7 +90,7 @@ class ShardWriter:
         return path
 
     def commit(self, done: int) -> None:
-        """Write what waits, and note how far the job has come: a later writer starts with this number in `done`."""
+        """Write the remaining samples and the progress: a later writer starts with this number in `done`."""
         self._write_waiting()
         self.done = done
         write_json({"job": self.job, "done": done, "shards": self._shards}, self.folder / PROGRESS)
@@ -122,7 +122,7 @@ class ShardWriter:
 
 
 def write_json(values: dict, path: Path) -> None:
-    """The file appears whole or not at all."""
+    """Write JSON atomically."""
     part = Path(f"{path}.part")
     part.write_text(json.dumps(values))
     os.replace(part, path)
@@ -195,7 +195,7 @@ class ShardDataset(Dataset):
         return [self._sample(step, slot.number, self.planner.sizes[slot.choice]) for slot in slots]
 
     def fill(self, step: int) -> float:
-        """How much of the budget the batch of a step takes, in (0, 1]."""
+        """The share of the budget that the batch of a step uses, in (0, 1]."""
         return self.planner.fill(step)
 
     def _sample(self, step: int, slot: int, size: int) -> dict:

@@ -1,4 +1,4 @@
-"""Sets of pairs made on all cores: for data sets small enough to train from memory."""
+"""Makes sets of pairs on all cores, for data sets that fit into memory."""
 
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ POLL_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class PairSet:
-    """What a set holds: `count` pairs of one shape. Pair i depends on (seed, i) alone, not on who makes it."""
+    """A set of `count` pairs of one shape. Pair i depends on (seed, i) alone, not on the process that makes it."""
 
     shape: ClipShape
     count: int
@@ -72,10 +72,10 @@ def make_pairs(
 
 
 def make_sets(sampler: PairSampler, sets: Sequence[PairSet], workers: int) -> Iterator[Pairs]:
-    """The sets in their order, each when it is whole; processes go on with the next ones meanwhile.
+    """The sets in their order, each when it is complete, while processes work on the next ones.
 
     Args:
-        sampler: knows the shapes of all sets.
+        sampler: prepared for the shapes of all sets.
         workers: processes (0: in this one). They are spawned: the calling program needs a `__main__` guard.
     """
     tasks = [(number, i) for number, chosen in enumerate(sets) for i in range(chosen.count)]

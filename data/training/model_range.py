@@ -1,12 +1,14 @@
 """From stored pixels to what the networks take, on any device."""
 
 import torch
-import torch.nn.functional as F
+
+from data.image.transforms.na_resize import bicubic
+from data.pixel_range import uint8_to_model, unit_to_model
 
 
 def to_model_range(pixels: torch.Tensor) -> torch.Tensor:
     """uint8 [..., T, H, W, 3] to float32 [..., 3, T, H, W] in [-1, 1]."""
-    return pixels.movedim(-1, -4).float() / 127.5 - 1
+    return uint8_to_model(pixels.movedim(-1, -4))
 
 
 def upsample_to_model_range(lq: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -22,8 +24,4 @@ def upsample_to_model_range(lq: torch.Tensor, height: int, width: int) -> torch.
         float32 [..., 3, T, height, width] in [-1, 1].
     """
     frames = lq.movedim(-1, -3).float() / 255  # ... T 3 h w
-    lead = frames.shape[:-3]
-    large = F.interpolate(
-        frames.flatten(0, -4), (height, width), mode="bicubic", antialias=True, align_corners=False
-    ).clamp(0, 1)
-    return large.unflatten(0, lead).movedim(-3, -4) * 2 - 1
+    return unit_to_model(bicubic(frames, (height, width)).clamp(0, 1)).movedim(-3, -4)

@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """Ranges of the camera's motion; every clip draws its own.
+    """Ranges of the camera's motion, which is drawn for every clip.
 
     Attributes:
         pan: the largest drift, pixels per frame.
@@ -28,7 +28,7 @@ class MotionConfig:
 
 
 def animate(
-    image: np.ndarray, frames: int, height: int, width: int, rng: np.random.Generator, config: MotionConfig
+    image: np.ndarray, frames: int, height: int, width: int, generator: np.random.Generator, config: MotionConfig
 ) -> np.ndarray:
     """Film a photograph.
 
@@ -37,9 +37,9 @@ def animate(
         frames, height, width: size of the clip.
 
     Returns:
-        uint8 [frames, height, width, 3]. Where the camera looks past an edge it sees the mirrored photograph.
+        uint8 [frames, height, width, 3]. Beyond its edges the photograph is mirrored.
     """
-    matrices = camera_path(image.shape[0], image.shape[1], frames, height, width, rng, config)
+    matrices = camera_path(image.shape[0], image.shape[1], frames, height, width, generator, config)
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     warped = [
         cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
@@ -54,19 +54,24 @@ def camera_path(
     frames: int,
     height: int,
     width: int,
-    rng: np.random.Generator,
+    generator: np.random.Generator,
     config: MotionConfig,
 ) -> np.ndarray:
     """Affine maps from clip pixels (x, y, 1) to photograph pixels: float64 [frames, 2, 3]."""
-    moving = rng.random() >= config.still
+    moving = generator.random() >= config.still
     t = np.arange(frames) - (frames - 1) / 2
-    scale = rng.uniform(*config.scale) * np.exp(moving * rng.uniform(-config.zoom, config.zoom) * t)
+    scale = generator.uniform(*config.scale) * np.exp(moving * generator.uniform(-config.zoom, config.zoom) * t)
     scale = np.minimum(scale, min(image_height / height, image_width / width))
-    angle = moving * np.deg2rad(rng.uniform(-config.turn, config.turn)) * t
-    direction, speed = rng.uniform(0, 2 * np.pi), moving * config.pan * rng.random() ** 2  # slow pans are common
+    angle = moving * np.deg2rad(generator.uniform(-config.turn, config.turn)) * t
+    direction, speed = (
+        generator.uniform(0, 2 * np.pi),
+        moving * config.pan * generator.random() ** 2,
+    )  # slow pans are common
     drift = speed * t[:, None] * np.array([np.cos(direction), np.sin(direction)])
-    centre = _room(rng, image_width, image_height, scale.max() * width, scale.max() * height, np.abs(drift).max(axis=0))
-    centre = centre + drift + moving * _shake(rng, frames, config.shake)
+    centre = _room(
+        generator, image_width, image_height, scale.max() * width, scale.max() * height, np.abs(drift).max(axis=0)
+    )
+    centre = centre + drift + moving * _shake(generator, frames, config.shake)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     linear = np.stack([np.stack([cos, -sin], axis=-1), np.stack([sin, cos], axis=-1)], axis=-2)  # T 2 2
     clip_centre = np.array([(width - 1) / 2, (height - 1) / 2])
@@ -75,19 +80,19 @@ def camera_path(
 
 
 def _room(
-    rng: np.random.Generator, image_width: int, image_height: int, width: float, height: float, drift: np.ndarray
+    generator: np.random.Generator, image_width: int, image_height: int, width: float, height: float, drift: np.ndarray
 ) -> np.ndarray:
     """A random middle of the path, such that the path stays inside the photograph where it is large enough."""
     centre = []
     for side, view, reach in ((image_width, width, drift[0]), (image_height, height, drift[1])):
         low, high = view / 2 + reach, side - 1 - view / 2 - reach
-        centre.append(rng.uniform(low, high) if low < high else (side - 1) / 2)
+        centre.append(generator.uniform(low, high) if low < high else (side - 1) / 2)
     return np.array(centre)
 
 
-def _shake(rng: np.random.Generator, frames: int, amplitude: float) -> np.ndarray:
+def _shake(generator: np.random.Generator, frames: int, amplitude: float) -> np.ndarray:
     """Two slow sines per axis: [frames, 2] pixels."""
     t = np.arange(frames)[:, None, None]
-    period, phase = rng.uniform(8, 30, (2, 2)), rng.uniform(0, 2 * np.pi, (2, 2))
-    size = amplitude * rng.random((2, 2)) / 2
+    period, phase = generator.uniform(8, 30, (2, 2)), generator.uniform(0, 2 * np.pi, (2, 2))
+    size = amplitude * generator.random((2, 2)) / 2
     return (size * np.sin(2 * np.pi * t / period + phase)).sum(axis=-1)

@@ -1,8 +1,7 @@
-"""Which sizes each step's packed batch holds: full batches, shares as asked for, and a pure function of (seed, step).
+"""Plans the sizes in each step's packed batch: full batches, in the configured shares, from (seed, step) alone.
 
-Batches are planned a window of steps at a time. A window takes the samples that the weights ask for, packs them into as
-many batches as it has steps, and shuffles these. Nothing is remembered between windows, so a run is resumed by its step
-alone.
+A window of steps is planned at a time: the samples that the weights give it are packed into as many batches as it has
+steps, and these are shuffled. Windows are independent, so a run resumes from its step alone.
 """
 
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ from data.training.sampling import SHAPE_STREAM, Slot
 logger = get_logger(__name__)
 
 WINDOW = 64  # steps that are planned together
-FULL = 0.97  # a batch that is as full as this is not improved further
-MOST_TRIES = 2000  # ways to fill one batch that are looked at
+FULL = 0.97  # the search for a fuller batch ends at this fill
+MOST_TRIES = 2000  # combinations tried for one batch
 LOW_FILL = 0.9  # a mean fill below this is worth a warning
 
 Counts = tuple[int, ...]  # how many samples of each choice
@@ -25,16 +24,16 @@ Counts = tuple[int, ...]  # how many samples of each choice
 class BatchPlanner:
     """Packed batches of a mix of sizes.
 
-    Every rank gets the same sizes in the same order and slots of its own, so that all ranks carry the same load in
-    every step and no two of them see the same sample. Within a batch equal sizes stand together, in the order of the
+    Every rank gets the same sizes in the same order, and slots of its own, so that all ranks have the same load in
+    every step and no two draw the same sample. Within a batch equal sizes stand together, in the order of the
     choices: a composition is one layout for the transformer, not one for each order.
 
     Args:
         sizes: the cost of each choice, in the budget's unit (pixels of a clip, or latent positions).
         weights: each choice's share among all samples, up to a factor.
-        budget: the most that one rank's batch may cost.
+        budget: upper limit of the cost of one rank's batch.
         seed: of the whole run.
-        phase: tells the plans of several planners of one run apart.
+        phase: number of the planner, where one run has several.
 
     Raises:
         ValueError: nothing to choose from, a weight that is negative, or a choice that alone is over the budget.
@@ -62,11 +61,11 @@ class BatchPlanner:
         return [Slot(place * world + rank, choice) for place, choice in enumerate(choices)]
 
     def fill(self, step: int) -> float:
-        """How much of the budget a step's batch takes, in (0, 1]."""
+        """The share of the budget that the batch of a step uses, in (0, 1]."""
         return cost(self._counts(step), self.sizes) / self.budget
 
     def warn_if_loose(self) -> float:
-        """The mean fill of the first window, with a warning where much of the budget stays empty."""
+        """The mean fill of the first window; logs a warning where much of the budget stays unused."""
         mean = float(np.mean([self.fill(step) for step in range(WINDOW)]))
         if mean < LOW_FILL:
             logger.warning(
@@ -86,8 +85,8 @@ class BatchPlanner:
 
     def _window(self, number: int) -> list[Counts]:
         """The batches of one window, shuffled."""
-        rng = np.random.default_rng([self.seed, SHAPE_STREAM, self.phase, number])
-        offset = rng.random()
+        generator = np.random.default_rng([self.seed, SHAPE_STREAM, self.phase, number])
+        offset = generator.random()
         # The most samples that still fit into the window's batches, by bisection.
         fits, too_many = 1, int(WINDOW * self.budget / min(self.sizes)) + 2
         packed = self._packed(fits, offset)
@@ -100,7 +99,7 @@ class BatchPlanner:
                 too_many = middle
         while len(packed) < WINDOW:
             packed = divided(packed)
-        return [packed[i] for i in rng.permutation(WINDOW)]
+        return [packed[i] for i in generator.permutation(WINDOW)]
 
     def _packed(self, samples: int, offset: float) -> list[Counts]:
         """So many samples, shared out exactly up to rounding, in as few batches as a greedy search finds."""
@@ -167,5 +166,5 @@ def divided(batches: list[Counts]) -> list[Counts]:
 
 
 def cost(counts: Counts, sizes: Sequence[int]) -> int:
-    """What a batch of so many samples of each size costs."""
+    """The cost of a batch with `counts` samples of each size."""
     return sum(count * size for count, size in zip(counts, sizes, strict=True))

@@ -7,12 +7,12 @@ import numpy as np
 
 from common.logger import get_logger
 from data.degradation.pipeline import Degradation
+from data.scene_cuts import has_cut
 from data.training.buckets import fits
 from data.training.decode import DecodeError, FrameReader
 from data.training.index import Index, Source
 from data.training.motion import MotionConfig, animate
 from data.training.sampling import ClipShape
-from data.training.scene_cuts import has_cut
 
 logger = get_logger(__name__)
 
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How pairs are cut.
+    """How pairs are cropped and moved.
 
     Attributes:
         image_share: how often a clip of several frames is a filmed photograph, where there are both kinds of source. No
@@ -44,7 +44,7 @@ class SamplerConfig:
         motion: the camera over photographs; None never makes clips of them.
         flip: probability of a horizontal mirror.
         cache_bytes: memory for decoded short clips, per process.
-        reject_cuts: draw again where a clip spans two scenes (`data.training.scene_cuts`).
+        reject_cuts: draw again where a clip spans two scenes (`data.scene_cuts`).
     """
 
     image_share: float = 0.5
@@ -81,19 +81,19 @@ class PairSampler:
         self.broken: set[str] = set()
         self._candidates = {shape: self._fitting(shape) for shape in shapes}
 
-    def draw(self, shape: ClipShape, rng: np.random.Generator) -> Pair:
+    def draw(self, shape: ClipShape, generator: np.random.Generator) -> Pair:
         """One pair of the given shape.
 
-        A source that cannot be decoded is logged, counted in `broken`, and another is drawn by the same generator. So
-        is another clip where one spans a scene cut; the last attempt is taken as it is.
+        A source that cannot be decoded is logged, counted in `broken`, and another is drawn with the same generator.
+        The same holds for a clip that spans a scene cut, except at the last attempt.
 
         Raises:
             RuntimeError: many draws in a row met broken files.
         """
         for attempt in range(MAX_ATTEMPTS):
-            source = self._choose(shape, rng)
+            source = self._choose(shape, generator)
             try:
-                hq, where = self._cut(source, shape, rng)
+                hq, where = self._cut(source, shape, generator)
             except DecodeError as error:
                 if source.path not in self.broken:
                     self.broken.add(source.path)
@@ -101,9 +101,9 @@ class PairSampler:
                 continue
             if self.config.reject_cuts and source.is_video and attempt + 1 < MAX_ATTEMPTS and has_cut(hq):
                 continue
-            flipped = bool(rng.random() < self.config.flip)
-            hq = (hq[:, :, ::-1] if flipped else hq).copy()  # never hand out a view of the cache
-            seed = int(rng.integers(2**63))
+            flipped = bool(generator.random() < self.config.flip)
+            hq = (hq[:, :, ::-1] if flipped else hq).copy()  # not a view of the cache
+            seed = int(generator.integers(2**63))
             degrade = self.degrade_image if shape.frames == 1 else self.degrade_clip
             identity = f"{source.path} {where} flipped={int(flipped)} degradation={seed}"
             return Pair(hq, None if degrade is None else degrade(hq, seed), identity, source.text)
@@ -129,20 +129,20 @@ class PairSampler:
             "data.shapes, longer clips, or let photographs move (data.sampler.motion)."
         )
 
-    def _choose(self, shape: ClipShape, rng: np.random.Generator) -> Source:
+    def _choose(self, shape: ClipShape, generator: np.random.Generator) -> Source:
         videos, images = self._candidates[shape]
         share = 1 - self.config.frame_share if shape.frames == 1 else self.config.image_share
-        from_image = rng.random() < share
+        from_image = generator.random() < share
         pool = (images or videos) if from_image else (videos or images)
-        return pool[int(rng.integers(len(pool)))]
+        return pool[int(generator.integers(len(pool)))]
 
-    def _cut(self, source: Source, shape: ClipShape, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-        start = int(rng.integers(source.frames - shape.frames + 1)) if source.is_video else 0
+    def _cut(self, source: Source, shape: ClipShape, generator: np.random.Generator) -> tuple[np.ndarray, str]:
+        start = int(generator.integers(source.frames - shape.frames + 1)) if source.is_video else 0
         frames = self.reader.read(source, start, shape.frames if source.is_video else 1)
         if not source.is_video and shape.frames > 1:
             assert self.config.motion is not None
-            return animate(frames[0], shape.frames, shape.height, shape.width, rng, self.config.motion), "filmed"
-        top = int(rng.integers(source.height - shape.height + 1))
-        left = int(rng.integers(source.width - shape.width + 1))
+            return animate(frames[0], shape.frames, shape.height, shape.width, generator, self.config.motion), "filmed"
+        top = int(generator.integers(source.height - shape.height + 1))
+        left = int(generator.integers(source.width - shape.width + 1))
         crop = frames[:, top : top + shape.height, left : left + shape.width]
         return crop, f"frame={start} top={top} left={left}"

@@ -13,7 +13,7 @@ class ClipShape:
 
     Attributes:
         weight: its share among the samples, up to a factor common to all shapes in use.
-        start, end: the first step in which it is used, and the first in which it no longer is (None: never).
+        start, end: the steps in which it is used, from start up to but without end (None: to the end of the run).
         aspects: widths over heights. Where there are some, this is a group of buckets (`data.training.buckets`): crops
             of about this area in each of these aspects, each source cut in the aspect that is nearest to its own.
     """
@@ -28,12 +28,21 @@ class ClipShape:
 
     @property
     def pixels(self) -> int:
-        """Frames times height times width: what a budget counts."""
+        """Frames x height x width, the unit of budgets."""
         return self.frames * self.height * self.width
 
     def used_in(self, step: int) -> bool:
         """Whether a step may hold it."""
         return self.start <= step and (self.end is None or step < self.end)
+
+
+@dataclass(frozen=True)
+class RankDraws:
+    """What decides the samples of a rank: the seed of the run, the data-parallel rank and the number of ranks."""
+
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
 
 
 @dataclass(frozen=True)
@@ -45,5 +54,5 @@ class Slot:
 
 
 def slot_generator(seed: int, step: int, slot: int) -> np.random.Generator:
-    """The random draws of one sample."""
+    """The random generator of one sample."""
     return np.random.default_rng([seed, SAMPLE_STREAM, step, slot])

@@ -31,29 +31,29 @@ def write_inputs(folder: Path, files: int, frames: int, size: tuple[int, int]) -
 
 def film(frames: int, size: tuple[int, int], seed: int) -> np.ndarray:
     """u8 [frames, height, width, 3]; size is (height, width)."""
-    rng = np.random.default_rng(seed)
-    scene = draw_scene(tuple(round(side * MARGIN) for side in size), rng)
-    clip = animate(scene, frames, *size, rng, CAMERA)
+    generator = np.random.default_rng(seed)
+    scene = draw_scene(tuple(round(side * MARGIN) for side in size), generator)
+    clip = animate(scene, frames, *size, generator, CAMERA)
     for frame in clip:
-        noisy = frame + rng.normal(0, GRAIN, frame.shape).astype(np.float32)
+        noisy = frame + generator.normal(0, GRAIN, frame.shape).astype(np.float32)
         frame[:] = noisy.round().clip(0, 255).astype(np.uint8)
     return clip
 
 
-def draw_scene(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def draw_scene(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
     """u8 [height, width, 3]: texture whose power falls with frequency as that of photographs, and shapes with edges."""
     height, width = size
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1 / max(size)
     scene = np.empty((height, width, 3), np.float32)
     for channel in range(3):
-        spectrum = np.fft.rfft2(rng.standard_normal(size)) / frequency
+        spectrum = np.fft.rfft2(generator.standard_normal(size)) / frequency
         texture = np.fft.irfft2(spectrum, size)
         scene[..., channel] = 128 + 40 * texture / texture.std()
     y, x = np.ogrid[:height, :width]
     for _ in range(SHAPES):
-        top, left = rng.uniform(0, height), rng.uniform(0, width)
-        radius = min(size) * rng.uniform(0.02, 0.15)
-        inside = ((y - top) / rng.uniform(0.5, 2)) ** 2 + (x - left) ** 2 < radius**2
-        scene[inside] = 0.5 * scene[inside] + 0.5 * rng.uniform(0, 255, 3).astype(np.float32)
+        top, left = generator.uniform(0, height), generator.uniform(0, width)
+        radius = min(size) * generator.uniform(0.02, 0.15)
+        inside = ((y - top) / generator.uniform(0.5, 2)) ** 2 + (x - left) ** 2 < radius**2
+        scene[inside] = 0.5 * scene[inside] + 0.5 * generator.uniform(0, 255, 3).astype(np.float32)
     return scene.round().clip(0, 255).astype(np.uint8)

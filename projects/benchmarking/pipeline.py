@@ -15,8 +15,10 @@ from projects.benchmarking.timing import peak_gib, timed
 from projects.video_diffusion_sr.finishing import Finisher
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.progress import ProgressBar
-from projects.video_diffusion_sr.restore import Finished, decode_and_finish, encode, prepare, restore_frames, sample
+from projects.video_diffusion_sr.restore import restore_frames, sample
 from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.to_frames import Finished, decode_and_finish
+from projects.video_diffusion_sr.to_latents import encode, prepare
 
 STAGES = ("encode", "transformer", "decode", "whole")
 RATE = 25
@@ -48,7 +50,6 @@ class Pipeline:
     def __init__(self, restorer: Restorer, clip: NoiseClip, plan: MemoryPlan, keep_result: bool = False) -> None:
         self.restorer, self.clip, self.plan, self.keep_result = restorer, clip, plan, keep_result
         self.progress = ProgressBar("", None, show=False)
-        self.times: list[Fraction] = []
         self.latents: list[Tensor] = []
         self.restored: list[Tensor] = []
         self.result: Tensor | None = None
@@ -58,9 +59,8 @@ class Pipeline:
         """Resizing included."""
         self.latents = self.restored = []
         self.restorer.infer.guard.begin()
-        self.times = []
         rows, latent_size = self.restorer.rows(self.clip.info), self.restorer.latent_size(self.clip.info)
-        frames = prepare(iter(self.clip), self.restorer, rows, self.times)
+        frames = prepare(iter(self.clip), self.restorer, rows)
         self.latents = list(encode(frames, latent_size, self.restorer, rows, self.progress))
 
     def transformer(self) -> None:
@@ -72,7 +72,7 @@ class Pipeline:
         info, rows = self.clip.info, self.restorer.rows(self.clip.info)
         size = self.restorer.geometry.output_size(info.height, info.width)
         inputs, restored = iter(self.clip), iter(self.restored)
-        self._take(decode_and_finish(restored, inputs, self.times, Finisher(size, self.restorer), rows))
+        self._take(decode_and_finish(restored, inputs, Finisher(size, self.restorer), rows))
 
     def whole(self) -> None:
         """All stages in one go, as a file goes."""

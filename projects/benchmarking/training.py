@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from common.strict_settings import settings_from
 from models.nadit.discriminator import Discriminator
 from projects.video_diffusion_sr.build import drawn_weight, seeded_prompts
+from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
-from projects.video_diffusion_sr.training.conditioning import Prompts
-from projects.video_diffusion_sr.training.cost import TEXT_TOKENS
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, DiscriminatorStart
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
-from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.packed import Size3
-from projects.video_diffusion_sr.training.settings import settings_from
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 
 SHARPNESS = -10.0  # log-variance of the latents
 
@@ -70,17 +70,17 @@ class RandomRecipe(VideoDiffusionTrainer):
         return discriminator, DrawnState(discriminator, self.device)
 
 
-class RandomLatents(Source):
+class RandomLatents(BatchSource):
     """One batch of random latents of the given sizes (t, h, w), over and over."""
 
     def __init__(self, sizes: Sequence[Size3], channels: int, device: torch.device) -> None:
         rows = sum(t * h * w for t, h, w in sizes)
-        draws = torch.Generator(device).manual_seed(0)
-        hq, lq = (torch.randn(rows, channels, device=device, generator=draws) for _ in range(2))
+        generator = torch.Generator(device).manual_seed(0)
+        hq, lq = (torch.randn(rows, channels, device=device, generator=generator) for _ in range(2))
         sharp = torch.full_like(hq, SHARPNESS)
-        self.batch = MomentBatch(hq, sharp, lq, sharp, tuple(sizes), tuple(f"random {size}" for size in sizes))
+        self.batch = PosteriorBatch(hq, sharp, lq, sharp, tuple(sizes), tuple(f"random {size}" for size in sizes))
 
-    def batches(self, start: int) -> Iterator[MomentBatch]:
+    def batches(self, start: int) -> Iterator[PosteriorBatch]:
         while True:
             yield self.batch
 
@@ -88,12 +88,14 @@ class RandomLatents(Source):
 def random_stage(kind: str, recipe: RandomRecipe, section: Mapping) -> LatentStage:
     """A stage of a training YAML; `distill` is a round without guidance, the most frequent kind."""
     width = recipe.config.dit.model.txt_in_dim
-    common = {"recipe": recipe, "prompts": Prompts(*seeded_prompts(width, TEXT_TOKENS)), "with_vae": False}
+    common = {"recipe": recipe, "prompts": TrainingPrompts(*seeded_prompts(width, TEXT_TOKENS)), "with_vae": False}
     where = f"train.{kind}."
     if kind == "diffusion":
         return DiffusionStage(settings=settings_from(DiffusionStageSettings, section, where), weights=None, **common)
     if kind == "distill":
         settings = settings_from(DistillSettings, section, where)
-        return DistillStage(settings=settings, weights=None, steps=settings.rounds[-1], guided=False, **common)
+        return DistillStage(
+            settings=settings, weights=None, this_round=DistillRound(settings.rounds[-1], guided=False), **common
+        )
     settings = settings_from(AdversarialSettings, section, where)
-    return AdversarialStage(settings=settings, weights=None, discriminator_weights=None, **common)
+    return AdversarialStage(settings=settings, weights=None, discriminator=DiscriminatorStart(), **common)

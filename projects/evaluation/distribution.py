@@ -1,4 +1,4 @@
-"""Measures of a whole set of results that need neither pairs of pixels nor trained weights: do they look like truths?
+"""Measures of a whole set of results against a set of ground truths, without trained weights.
 
 | name | what it is | reads |
 | --- | --- | --- |
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from data.pixel_range import uint8_to_model
 
 NAMES = ("two_sample", "swd", "spectrum", "finest")
 LEVELS, SIDE, PROJECTIONS, PATCHES = (
@@ -80,7 +82,7 @@ def trained_judge(
     results: Sequence[np.ndarray], truths: Sequence[np.ndarray], device: torch.device | str, seed: int
 ) -> nn.Module:
     """A CNN whose logit is high for truths, trained from random weights."""
-    dice = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
@@ -91,10 +93,12 @@ def trained_judge(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, UPDATES)
     wanted = torch.arange(BATCH, device=device).lt(BATCH // 2).float()  # truths first
     for _ in range(UPDATES):
-        places = dice.permutation(len(truths))
+        places = generator.permutation(len(truths))
         half = max(1, len(places) // 2)
         sides = ((truths, places[:half]), (results, places[half:]))
-        clips = [cropped(pictures[dice.choice(own)], dice) for pictures, own in sides for _ in range(BATCH // 2)]
+        clips = [
+            cropped(pictures[generator.choice(own)], generator) for pictures, own in sides for _ in range(BATCH // 2)
+        ]
         logits = judge(torch.stack(clips).to(device)).flatten()
         optimizer.zero_grad()
         F.binary_cross_entropy_with_logits(logits, wanted).backward()
@@ -103,16 +107,16 @@ def trained_judge(
     return judge.eval()
 
 
-def cropped(picture: np.ndarray, dice: np.random.Generator) -> Tensor:
+def cropped(picture: np.ndarray, generator: np.random.Generator) -> Tensor:
     """A random patch, mirrored or not: float32 [3, PATCH, PATCH] in [-1, 1]."""
-    y, x = (int(dice.integers(side - PATCH + 1)) for side in picture.shape[:2])
-    patch = picture[y : y + PATCH, x : x + PATCH][:, :: int(dice.choice((-1, 1)))]
-    return torch.from_numpy(patch.copy()).permute(2, 0, 1).float() / 127.5 - 1
+    y, x = (int(generator.integers(side - PATCH + 1)) for side in picture.shape[:2])
+    patch = picture[y : y + PATCH, x : x + PATCH][:, :: int(generator.choice((-1, 1)))]
+    return uint8_to_model(torch.from_numpy(patch.copy()).permute(2, 0, 1))
 
 
 def tiles(picture: np.ndarray) -> Tensor:
     """All whole patches side by side, float32 [n, 3, PATCH, PATCH] in [-1, 1]."""
-    whole = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 127.5 - 1
+    whole = uint8_to_model(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1))
     return whole.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).permute(1, 2, 0, 3, 4).flatten(0, 1)
 
 
@@ -124,11 +128,11 @@ def area_under_curve(low: np.ndarray, high: np.ndarray) -> float:
 
 def sliced_wasserstein(results: Sequence[np.ndarray], truths: Sequence[np.ndarray], seed: int = 0) -> float:
     """Patches of both, taken at the same places, normalised channel by channel with the truths' mean and deviation."""
-    dice = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     levels: list[tuple[list[np.ndarray], list[np.ndarray]]] = [([], []) for _ in range(LEVELS)]
     for result, truth in zip(results, truths, strict=True):
         for level, (a, b) in enumerate(zip(pyramid(result), pyramid(truth), strict=True)):
-            y, x = (dice.integers(side - SIDE + 1, size=PATCHES) for side in b.shape[:2])
+            y, x = (generator.integers(side - SIDE + 1, size=PATCHES) for side in b.shape[:2])
             for store, image in zip(levels[level], (a, b), strict=True):
                 windows = np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE), (0, 1))
                 store.append(windows[y, x])  # n 3 7 7
@@ -137,7 +141,7 @@ def sliced_wasserstein(results: Sequence[np.ndarray], truths: Sequence[np.ndarra
         a, b = (np.concatenate(part) for part in level)
         mean, spread = (f(b, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
         a, b = (((x - mean) / (spread + 1e-8)).reshape(len(x), -1) for x in (a, b))
-        directions = dice.standard_normal((a.shape[1], PROJECTIONS))
+        directions = generator.standard_normal((a.shape[1], PROJECTIONS))
         directions /= np.linalg.norm(directions, axis=0)
         distances.append(np.abs(np.sort(a @ directions, axis=0) - np.sort(b @ directions, axis=0)).mean())
     return float(1000 * np.mean(distances))

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.logger import get_logger
+from data.image.transforms.na_resize import bicubic_8_bit
 from data.media import is_probably_media, open_media
 from data.media.find import IMAGE_SUFFIXES
+from data.pixel_range import model_to_uint8
 
 logger = get_logger(__name__)
 
@@ -37,7 +38,7 @@ def find_clips(folder: Path) -> dict[str, Path]:
 
 
 def _clips_of(folder: Path) -> dict[str, Path]:
-    """Clips that lie in a folder itself."""
+    """Clips directly in a folder, by name."""
     clips: dict[str, Path] = {}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or (entry.is_dir() and not frame_files(entry)):
@@ -78,12 +79,10 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
 
 def enlarge(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bicubic with antialiasing, as the restorer enlarges its input: uint8 [h, w, 3] to uint8 [height, width, 3]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
-    large = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
-    return large[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
+    return bicubic_8_bit(pixels, (height, width)).permute(1, 2, 0).numpy()
 
 
-def to_uint8(clip: Tensor) -> np.ndarray:
+def stored_frames(clip: Tensor) -> np.ndarray:
     """A clip [3, T, H, W] in about [-1, 1] as it would be stored: uint8 [T, H, W, 3]."""
-    pixels = ((clip.float() + 1) * 127.5).round().clamp(0, 255).byte()
-    return pixels.permute(1, 2, 3, 0).cpu().numpy()
+    return model_to_uint8(clip).permute(1, 2, 3, 0).cpu().numpy()

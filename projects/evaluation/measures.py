@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from common.checkpoint import read_state_dict
 from common.extras import need
+from data.pixel_range import uint8_to_model
 from models.dists import StructureTextureDistance
 from models.perceptual import PerceptualDistance
+from projects.evaluation.psnr import decibels
 from projects.evaluation.vmaf import vmaf
 
 IDENTICAL_DB = 100.0
@@ -53,7 +55,8 @@ def psnr(result: np.ndarray, truth: np.ndarray) -> float:
     """In dB; uint8 [H, W, 3], or luma [H, W]."""
     if np.array_equal(result, truth):
         return IDENTICAL_DB
-    return float(scikit_image().peak_signal_noise_ratio(truth, result, data_range=255))
+    error = np.square(truth.astype(np.float64) - result).mean()
+    return float(decibels(torch.tensor(error), 255))
 
 
 def ssim(result: np.ndarray, truth: np.ndarray) -> float:
@@ -165,4 +168,4 @@ class Measures:
 
 def pixels(frame: np.ndarray, device: torch.device | str) -> Tensor:
     """uint8 [H, W, 3] to float32 [1, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return uint8_to_model(torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)[None])

@@ -87,6 +87,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         use_sample=config.vae.use_sample,
         finish=request.finish,
         deinterlace=request.deinterlace,
+        cuts=request.cuts,
         stretch=request.stretch,
         overlap=request.overlap,
     )

@@ -21,16 +21,18 @@ from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.preview import preview_all
 from projects.video_diffusion_sr.record import recorder
 from projects.video_diffusion_sr.request import Request
+from projects.video_diffusion_sr.resume import run_identity
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
 from projects.video_diffusion_sr.run_order import Job, restore_all
 from projects.video_diffusion_sr.run_page.page import page_of, target_of
+from projects.video_diffusion_sr.scene_cuts import AUTO, OFF, SceneCuts
 from projects.video_diffusion_sr.settings import resolve
 from projects.video_diffusion_sr.show_plan import show_plan
 
 logger = get_logger(__name__)
 
 SUCCESS, SOME_FAILED, BAD_REQUEST = 0, 1, 2
-INTERRUPTED = "%s: finished files are kept, the unfinished one left nothing; --skip_existing goes on"
+INTERRUPTED = "%s: finished files are kept, and of a long one what is finished; --skip_existing goes on"
 
 
 def main(preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None) -> int:
@@ -117,6 +119,8 @@ def prepare(
         restorer = load(settings, parallel, list(plans.values()))
     if parallel.is_leader and not args.no_record and args.preview is None:
         restorer = replace(restorer, recorder=recorder(settings))
+    if request.resume and args.preview is None:
+        restorer = replace(restorer, identity=run_identity(settings))
     existing = existing_results(args, process.attempt)
     journal = args.output_dir if restarts_left() or process.attempt else None
     paths = parallel.files(todo, cost=seen.sizes.__getitem__, journal=journal)
@@ -152,6 +156,8 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--preview {args.preview} must be a number of frames, at least 1")
     if args.preview is not None and args.report is not None:
         raise ValueError("--preview makes no results for --report to show: leave one of them out")
+    if args.scene_cuts not in (AUTO, OFF) and not Path(args.scene_cuts).exists():
+        raise ValueError(f"--scene_cuts {args.scene_cuts}: there is no such file; give a list, auto or off")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
     if args.report is not None:
@@ -179,6 +185,8 @@ def read_request(args: argparse.Namespace) -> Request:
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
         stretch=stretch_from_flags(args),
+        cuts=SceneCuts(args.scene_cuts, args.write_scene_cuts),
         overlap=not args.no_overlap,
+        resume=not args.no_resume,
         finish=finish_from_flags(args),
     )

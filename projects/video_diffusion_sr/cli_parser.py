@@ -18,9 +18,9 @@ COLOR_FIXES = ("wavelet", "lab", "adain", "none")  # color_fix.KINDS
 
 
 def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParser:
-    """The flags of the reference, with their meaning, and what users expect beside them.
+    """The flags of the reference program, and those that this one adds.
 
-    command: what the user types to get here; None: the preset's script.
+    command: the command that the user typed; None: the preset's script.
     """
     script = command or f"projects/inference_{preset.name.lower().replace('-', '_')}.py"
     start = script if command else f"python {script}"
@@ -31,171 +31,212 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
         f"--res_w {preset.res[1]}\nOn several GPUs add --gpus N, or put torchrun --nproc-per-node=N in front.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    files = p.add_argument_group("files (paths are relative to where you stand)")
+    files = p.add_argument_group("files (paths are relative to the current folder)")
     files.add_argument(
         "--video_path",
         type=Path,
         required=True,
-        help="a video or picture, or a folder of them; numbered pictures as frame_%%05d.png",
+        help="a video or picture, a folder of them, or numbered pictures as frame_%%05d.png",
     )
-    files.add_argument("--output_dir", type=Path, help="folder for the results; made if missing; --plan needs none")
     files.add_argument(
-        "--recursive", action="store_true", help="search folders in the folder too; results keep the structure"
+        "--output_dir", type=Path, help="folder for the results, created if missing; not needed with --plan"
+    )
+    files.add_argument(
+        "--recursive", action="store_true", help="also search subfolders; --output_dir gets the same structure"
     )
     files.add_argument(
         "--frames_as_clip", action="store_true",
-        help="a folder of numbered pictures is one clip; without this, only folders in the folder are, if all in them "
-        "looks like frames",
+        help="treat --video_path, a folder of numbered pictures, as one clip; otherwise only its subfolders are clips, "
+        "if every file in them looks like a frame",
     )  # fmt: skip
-    files.add_argument("--start", type=_time, metavar="TIME", help="restore from here on: seconds, or hh:mm:ss.ms")
-    files.add_argument("--end", type=_time, metavar="TIME", help="up to here; sound and chapters follow")
     files.add_argument(
-        "--frames", type=_frames, metavar="N | A:B", help="N frames, or frame A up to B, which is left out; from 0"
+        "--start", type=_time, metavar="TIME", help="start of the part to restore: seconds, or hh:mm:ss.ms"
+    )
+    files.add_argument(
+        "--end", type=_time, metavar="TIME", help="end of the part to restore; sound and chapters are cut with it"
+    )
+    files.add_argument(
+        "--frames", type=_frames, metavar="N | A:B", help="the first N frames, or frames A to B - 1, counted from 0"
     )
     exists = files.add_mutually_exclusive_group()
-    exists.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    exists.add_argument("--overwrite", action="store_true", help="replace existing results")
     exists.add_argument(
-        "--skip_existing", action="store_true", help="leave results that exist and go on; resumes a run"
+        "--skip_existing", action="store_true", help="skip files that have a result; resumes an interrupted run"
     )
+    files.add_argument(
+        "--no_resume", action="store_true",
+        help="start every file again; otherwise the finished segments of an interrupted long clip are kept beside the "
+        "result, and the same command resumes there",
+    )  # fmt: skip
     files.add_argument(
         "--ckpt_dir", type=Path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
     )
-    files.add_argument("--checkpoint", type=Path, metavar="FILE", help="the transformer's weights, wherever they lie")
-    files.add_argument("--vae_checkpoint", type=Path, metavar="FILE", help="the VAE's weights, wherever they lie")
+    files.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="weights of the transformer, in place of the preset's file"
+    )
+    files.add_argument(
+        "--vae_checkpoint", type=Path, metavar="FILE", help="weights of the VAE, in place of the preset's file"
+    )
 
     result = p.add_argument_group("result")
-    result.add_argument("--res_h", type=int, default=preset.res[0], help="height of the wanted area (%(default)s)")
     result.add_argument(
-        "--res_w", type=int, default=preset.res[1], help="its width (%(default)s); the aspect ratio stays the file's"
+        "--res_h", type=int, default=preset.res[0], help="height of the result (%(default)s); see --res_w"
     )
+    result.add_argument(
+        "--res_w", type=int, default=preset.res[1],
+        help="width of the result (%(default)s); only the area res_h x res_w counts, the aspect ratio is the file's",
+    )  # fmt: skip
     one = result.add_mutually_exclusive_group()
-    one.add_argument("--scale", type=float, metavar="FACTOR", help="instead: so many times the size of the file")
-    one.add_argument("--short_side", type=int, metavar="PIXELS", help="instead: the shorter side of the result")
-    one.add_argument("--size", type=_exact_size, metavar="WxH", help="instead: exactly this width and height")
-    result.add_argument("--seed", type=int, default=666, help="same seed, same file: same result (%(default)s)")
-    result.add_argument(
-        "--color_fix",
-        choices=COLOR_FIXES,
-        default="wavelet",
-        help="colours of the input (%(default)s)",
+    one.add_argument(
+        "--scale", type=float, metavar="FACTOR", help="size as a factor of the file's, in place of --res_h and --res_w"
+    )
+    one.add_argument(
+        "--short_side", type=int, metavar="PIXELS", help="length of the shorter side, in place of --res_h and --res_w"
+    )
+    one.add_argument(
+        "--size", type=_exact_size, metavar="WxH", help="exact width and height, in place of --res_h and --res_w"
     )
     result.add_argument(
-        "--strength",
-        type=float,
-        default=1.0,
-        help="1: the restored clip, 0: the resized input; less than 1 against over-sharpening, fine detail first",
+        "--seed", type=int, default=666, help="seed; the same seed and file give the same result (%(default)s)"
     )
+    result.add_argument(
+        "--color_fix", choices=COLOR_FIXES, default="wavelet",
+        help="how the result gets the colours of the input (%(default)s)",
+    )  # fmt: skip
+    result.add_argument(
+        "--strength", type=float, default=1.0,
+        help="1: the restored clip, 0: the resized input; values between reduce over-sharpening (%(default)s)",
+    )  # fmt: skip
     result.add_argument(
         "--out_fps",
         type=_rate,
-        help="play at this rate, such as 24 or 30000/1001; default: as the file; numbered pictures: 24",
+        help="frame rate of the result, such as 24 or 30000/1001; default: the file's, 24 for numbered pictures",
     )
     result.add_argument(
         "--crf", type=float,
-        help="quality of H.264, HEVC and AV1, lower is better and larger; default: visually lossless",
+        help="quality of H.264, HEVC and AV1: a lower value gives a better and larger file; default: visually lossless",
     )  # fmt: skip
     result.add_argument(
-        "--frames_out", choices=FRAMES_OUT, help="of clips, folders of pictures (NAME/frame_00001.png, ...)"
+        "--frames_out", choices=FRAMES_OUT, help="write each clip as a folder of pictures (NAME/frame_00001.png, ...)"
     )
-    result.add_argument("--fit", choices=["pad", "crop"], default="pad", help="pad: exact size; crop: as the reference")
     result.add_argument(
-        "--deinterlace", choices=["auto", "always", "never"], default="auto", help="old tape; auto: where it is marked"
-    )
+        "--fit", choices=["pad", "crop"], default="pad",
+        help="how sizes become multiples of 16: pad keeps the exact size, crop cuts like the reference (%(default)s)",
+    )  # fmt: skip
+    result.add_argument(
+        "--deinterlace", choices=["auto", "always", "never"], default="auto",
+        help="deinterlace clips; auto: those that are marked as interlaced (%(default)s)",
+    )  # fmt: skip
     result.add_argument("--compare", action="store_true", help="also write a side-by-side clip and a contact sheet")
     result.add_argument(
         "--report", nargs="?", const=True, metavar="FILE.html",
-        help="also write a page about the run: figures, sliders between input and result, flicker, what was said; "
+        help="also write a page about the run: figures, sliders between input and result, flicker, log lines; "
         "default: report.html in --output_dir",
     )  # fmt: skip
     result.add_argument(
         "--no_metadata", action="store_true",
-        help="leave out tags, dates, places, covers, EXIF and XMP; sound, subtitles and chapters stay",
+        help="omit tags, dates, places, covers, EXIF and XMP; sound, subtitles and chapters stay",
     )  # fmt: skip
     result.add_argument(
-        "--no_record", action="store_true", help="no JSON of settings, versions, weights and times beside the result"
+        "--no_record", action="store_true", help="omit the JSON of settings, versions and times beside the result"
     )
 
     result.add_argument(
         "--preview", type=int, metavar="N",
-        help="restore N frames of each file, each as a picture, show them in NAME.preview.png, and stop",
+        help="restore N frames of each file as pictures, show input and result in NAME.preview.png, and stop",
     )  # fmt: skip
 
-    form = p.add_argument_group("depth, codec and colour of the result (docs/color.md says what goes together)")
+    form = p.add_argument_group("depth, codec and colour of the result (docs/color.md lists the combinations)")
     form.add_argument(
         "--bit_depth", choices=("auto", "8", "10", "12", "16"), default="auto",
-        help="bits of a sample; auto: 8 of 8, 10 of more, and pictures as they are",
+        help="bits per sample; auto: 8 for clips of 8 bits, 10 for deeper clips, the file's depth for pictures",
     )  # fmt: skip
     form.add_argument(
         "--codec", choices=CODECS, default="auto",
-        help="of clips; auto: h264 for 8 bits, hevc for 10 and 12, ffv1 for 16; png: as --frames_out png",
+        help="codec of clips; auto: h264 for 8 bits, hevc for 10 and 12, ffv1 for 16; png: as --frames_out png",
     )  # fmt: skip
-    form.add_argument("--pixel_format", metavar="NAME", help="FFmpeg's name, such as yuv422p10le or yuv444p")
     form.add_argument(
-        "--container", choices=CONTAINERS, help="of clips; default: the first that takes codec and sound as they are"
+        "--pixel_format", metavar="NAME", help="pixel format by FFmpeg's name, such as yuv422p10le or yuv444p"
+    )
+    form.add_argument(
+        "--container", choices=CONTAINERS, help="container of clips; default: the first that holds codec and sound"
     )
     form.add_argument(
         "--encoder", choices=ENCODERS, default="cpu",
-        help="nvenc: the NVIDIA GPU encodes h264, hevc or av1, quicker and larger for the same quality (%(default)s)",
+        help="nvenc: the NVIDIA GPU encodes h264, hevc or av1; faster, larger files at equal quality (%(default)s)",
     )  # fmt: skip
     form.add_argument(
         "--hdr", choices=("keep", "sdr"), default="keep",
-        help="PQ and HLG: as they came, or as BT.709 for any screen (%(default)s)",
+        help="what becomes of PQ and HLG: keep, or convert to BT.709 for any screen (%(default)s)",
     )  # fmt: skip
 
     run = p.add_argument_group("how it runs")
     run.add_argument(
-        "--plan", action="store_true", help="say sizes, windows, memory and seconds of every file, and stop"
+        "--plan", action="store_true", help="print sizes, windows, memory and seconds for every file, and stop"
     )
     run.add_argument("--device", default="auto", help="auto, cuda, cuda:1, cpu, mps or xpu (%(default)s)")
-    run.add_argument("--dtype", choices=DTYPE_NAMES, help="of the networks; default: bfloat16 on GPUs, float32 on CPU")
+    run.add_argument(
+        "--dtype", choices=DTYPE_NAMES, help="dtype of the networks; default: bfloat16 on a GPU, float32 on a CPU"
+    )
     run.add_argument(
         "--gpus", type=_count, default=1, metavar="N",
-        help="start N processes on this machine, one a GPU, and end as they do, in place of torchrun (%(default)s)",
+        help="start N processes on this machine, one per GPU, in place of torchrun (%(default)s)",
     )  # fmt: skip
-    run.add_argument("--sp_size", type=int, default=1, help="GPUs that share one clip (%(default)s)")
+    run.add_argument("--sp_size", type=int, default=1, help="number of GPUs that share one clip (%(default)s)")
     run.add_argument(
         "--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS",
-        help="a process of a job that is silent for so long ends it (%(default)s)",
+        help="end the job if one of its processes makes no progress for this long (%(default)s)",
     )  # fmt: skip
     run.add_argument(
-        "--shard_weights", action="store_true", help="spread the transformer's weights over the GPUs of --sp_size"
+        "--shard_weights", action="store_true", help="shard the transformer's weights over the GPUs that share a clip"
     )
     run.add_argument(
         "--window", type=int, metavar="FRAMES",
-        help=f"longer clips go through the transformer in overlapping windows of this many frames; 0: never "
+        help=f"run longer clips through the transformer in overlapping windows of this many frames; 0: no windows "
         f"({preset.window_frames})",
     )  # fmt: skip
     run.add_argument(
+        "--scene_cuts", default="auto", metavar="auto|off|FILE",
+        help="restore every shot separately; auto: find the cuts; FILE: a list of the shots' first frames, from 0, one "
+        "per line, or a folder with NAME.cuts.csv for each file (%(default)s)",
+    )  # fmt: skip
+    run.add_argument(
+        "--write_scene_cuts", type=Path, metavar="FILE", help="write the list of cuts, or a folder of lists"
+    )
+    run.add_argument(
         "--vram", type=float, metavar="GIB",
-        help="GPU memory to stay within: what PyTorch's allocator takes, to which the driver adds some 0.5 GiB. "
-        "Slices, tiles, chunks and offload are chosen to fit, and printed with the predicted peak; too little is "
-        "refused with what would do. default: what is free, and all stays on the GPU if it fits. No effect on a CPU",
+        help="limit of the GPU memory that PyTorch allocates; the driver adds about 0.5 GiB. The program chooses "
+        "slices, tiles, chunks and offloading that fit and prints them with the predicted peak; if the limit is too "
+        "low, it says how much is needed. Default: the free memory. No effect on a CPU",
     )  # fmt: skip
     run.add_argument(
         "--weights_8_bit", action="store_true",
-        help="keep the transformer's weights as 8-bit floats: half of their memory, a slightly different result",
+        help="store the transformer's weights as 8-bit floats: half of their memory, a slightly different result",
     )  # fmt: skip
-    run.add_argument("--sample_steps", type=int, metavar="N", help=f"network calls ({preset.steps})")
-    run.add_argument("--cfg_scale", type=float, metavar="X", help=f"guidance, 1 is none ({preset.cfg_scale:g})")
+    run.add_argument("--sample_steps", type=int, metavar="N", help=f"sampling steps ({preset.steps})")
+    run.add_argument(
+        "--cfg_scale",
+        type=float,
+        metavar="X",
+        help=f"scale of classifier-free guidance; 1: no guidance ({preset.cfg_scale:g})",
+    )
     run.add_argument(
         "--random_weights", action="store_true",
-        help="seeded random weights in place of trained ones: every step is done, nothing is restored; for tests",
+        help="use seeded random weights, for tests: every step runs, nothing is restored",
     )  # fmt: skip
     run.add_argument("--lora", type=Path, help="LoRA weights (.safetensors) to merge into the transformer")
-    run.add_argument("--lora_scale", type=float, default=1.0, help="how strongly (%(default)s)")
-    run.add_argument("--config", help=f"another YAML than {preset.config}")
+    run.add_argument("--lora_scale", type=float, default=1.0, help="weight of the LoRA (%(default)s)")
+    run.add_argument("--config", help=f"YAML of the model, in place of {preset.config}")
     run.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE",
-        help="change YAML keys, for ablations; one that would change nothing is refused",
+        help="change keys of the YAML, for ablations; a change without effect is an error",
     )  # fmt: skip
     run.add_argument(
         "--no_overlap", action="store_true",
-        help="read, compute and write one after the other: the same files, slower; to find out where time goes",
+        help="read, compute and write one after the other: the same files, slower; for profiling",
     )  # fmt: skip
     run.add_argument(
-        "--verbose",
-        action="store_true",
-        help="say which backends are used, which thread waited, and where errors come from",
+        "--verbose", action="store_true", help="log backends, waits between threads, and tracebacks of errors"
     )
     return p
 

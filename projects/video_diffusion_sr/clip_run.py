@@ -4,9 +4,11 @@ Two threads stand beside the one that computes: one decodes the input, one waits
 them. Between them wait a bounded number of bytes, so memory does not depend on the length of a clip.
 """
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from fractions import Fraction
 from itertools import tee
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +17,8 @@ from typing import Protocol, Self
 from torch import Tensor
 
 from common.background import ReadAhead, ReadInPlace, WriteBehind, WriteInPlace
-from data.media import Frame, MediaInfo, MediaReader
+from common.logger import get_logger
+from data.media import Frame, MediaInfo
 from projects.video_diffusion_sr.file_errors import InputError, OutputError, rebuild
 from projects.video_diffusion_sr.finite_guard import check_marks
 from projects.video_diffusion_sr.input_file import frames_of, open_input
@@ -25,19 +28,26 @@ from projects.video_diffusion_sr.output_size import say_size
 from projects.video_diffusion_sr.report import Report, Waits, peak
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.result import Existing, Result
+from projects.video_diffusion_sr.resume import identity_of
+from projects.video_diffusion_sr.scene_cuts import OFF, SceneCuts
+from projects.video_diffusion_sr.segments import Place
+
+logger = get_logger(__name__)
 
 READ_AHEAD = 64 * 2**20  # bytes of frames that wait for the networks
 WRITE_BEHIND = 128 * 2**20  # bytes of finished frames that wait for the encoder
 RGB_BYTES = 3  # of a pixel of a finished picture, of 8 bits
 PIXEL_BYTES = 3 / 2  # of a frame of 4:2:0 as decoders give it, about, of 8 bits
+NO_CUTS = SceneCuts(OFF)
 KEPT = 512 * 2**20  # bytes of frames that wait for the colour fix; a file with more is read a second time
 
 
 class Slice(Protocol):
-    """Finished frames, see `restore.Finished`."""
+    """Finished frames, see `to_frames.Finished`."""
 
     times: list
     stages: tuple[str, ...]
+    borders: Mapping[int, int]
     nbytes: int
 
     def arrive(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None, Tensor]: ...
@@ -52,6 +62,7 @@ class ClipRun:
     Attributes:
         info: of the input. frames, inputs: its frames, for the networks and once more for the colour fix.
         path: how its pixels become the networks', and results what the file stores.
+        place: where the clip goes on, behind what an earlier run has kept of it.
     """
 
     def __init__(self, source: Path, output_dir: Path, restorer: Restorer, existing: Existing = "replace") -> None:
@@ -63,6 +74,9 @@ class ClipRun:
         with self._stack:
             with restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
                 self._open(output_dir, existing)
+            self.place = self._same_place()
+            if self.place == Place():  # else the frames to begin with depend on the plan
+                self._begin_reading(self._stack, 0)
             self._opened = self._stack.pop_all()  # only now: another rank's failure must close what is open here
 
     def _open(self, output_dir: Path, existing: Existing) -> None:
@@ -72,31 +86,46 @@ class ClipRun:
         self.info: MediaInfo = self.reader.info
         self.output = place_of_result(self.source, output_dir, self.info, wishes, restorer.stretch)
         self.size = restorer.geometry.output_size(self.info.height, self.info.width)
+        self.path = pixel_path(self.info, wishes)
         self.result = None
         if self.is_leader:
-            self.result = enter(Result(self.output, self.info, self.size, existing=existing, wishes=wishes))
+            identity = identity_of(restorer, self.info, self.size)
+            self.result = enter(
+                Result(self.output, self.info, self.size, existing=existing, wishes=wishes, identity=identity)
+            )
             say_size(self.source, (self.info.height, self.info.width), self.size)
         self.writer = enter(
             WriteBehind(self._write, lambda part: part.nbytes, WRITE_BEHIND)
             if restorer.overlap
             else WriteInPlace(self._write)
         )
-        self.path = pixel_path(self.info, wishes)
-        self.frames, self.inputs = self._read(), None
-        if fits(self.info, restorer.window, restorer.infer.vae.temporal_factor):
-            self.frames, self.inputs = tee(self._count(self.frames))
-        else:
-            again = enter(self.reader.again())
-            self.frames, self.inputs = self._count(self.frames), self._read(again)
 
-    def _read(self, reader: MediaReader | None = None) -> Iterator[Frame]:
-        frames = frames_of(reader or self.reader)
+    def _same_place(self) -> Place:
+        """Where all ranks that share the clip go on: what their leader's result says."""
+        own = "" if self.result is None else json.dumps([self.result.writer.frames, self.result.writer.shot])
+        frame, shot = json.loads(self._restorer.parallel.verdicts.exchange(own)[0])
+        if self.is_leader and frame:
+            logger.info("%s: goes on behind the %d frames that an earlier run has kept", self.source.name, frame)
+        self._written = frame
+        return Place(frame, shot)
+
+    def _begin_reading(self, stack: ExitStack, first: int) -> None:
+        """Frames from number `first` on; those before it are decoded and dropped."""
+        restorer, self._frames_read = self._restorer, first
+        self._cuts: list[tuple[int, Fraction]] = []
+        frames = self._read(stack, frames_of(self.reader, restorer.cuts, first, self._cuts))
+        if fits(self.info, restorer.window, restorer.infer.vae.temporal_factor):
+            self.frames, self.inputs = tee(self._count(frames))
+        else:
+            again = stack.enter_context(self.reader.again())
+            self.frames, self.inputs = self._count(frames), self._read(stack, frames_of(again, NO_CUTS, first))
+
+    def _read(self, stack: ExitStack, frames: Iterator[Frame]) -> Iterator[Frame]:
         ahead = ReadAhead(frames, bytes_of, READ_AHEAD) if self._restorer.overlap else ReadInPlace(frames)
-        self._readers.append(self._stack.enter_context(ahead))
+        self._readers.append(stack.enter_context(ahead))
         return ahead
 
     def _count(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        self._frames_read = 0
         for frame in frames:
             self._frames_read += 1
             yield frame
@@ -105,6 +134,8 @@ class ClipRun:
         """The clip is computed from now, by this plan."""
         self._started, self._plan = time.perf_counter(), plan
         self._writer_idle, self._writer_free = 0.0, self._started  # the writer's own from here on
+        if self.place != Place():
+            self._begin_reading(self._opened, self._restorer.first_read(self.place))
 
     @property
     def behind(self) -> int:
@@ -135,7 +166,7 @@ class ClipRun:
         stored, compared, marks = finished.arrive()
         self._writer_idle += time.perf_counter() - self._writer_free
         check_marks(self.source.name, finished.stages, marks)
-        self.result.write(stored, finished.times, compared)
+        self.result.write(stored, finished.times, compared, finished.borders)
         self._written += len(finished.times)
         self._writer_free = time.perf_counter()
 
@@ -165,12 +196,14 @@ class ClipRun:
                 self._finish_writing()
             if self.is_leader:
                 self.result.complete()
+                self._restorer.cuts.write(self.source, self._cuts)
         if not self.is_leader:
             return None
         ended = time.perf_counter()
         reading = sum(reader.waited for reader in self._readers)
         report = Report(
             self.source, self.output, self._written, self.size, ended - self._started, damage=self.reader.damage,
+            kept=self.place.frame,
             waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended,
             samples=self.result.samples.complete(), stages=self._times.seconds(), **self._memory,
         )  # fmt: skip

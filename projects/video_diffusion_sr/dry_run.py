@@ -17,7 +17,6 @@ from common.kernels.ahead import compiled_ahead
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.fold import prepare_inference
-from models.video_vae_v3.modules.rows import RowExchange
 from models.video_vae_v3.modules.schedule import Schedule
 from projects.video_diffusion_sr.memory.budget import Clip
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
@@ -59,54 +58,68 @@ def kernels_for(
     """
     if settings.device.type != "cuda":
         return nullcontext()
-    return compiled_ahead(dry_run(settings, parallel, files), settings.device)
+    clips = different_clips(settings, files)
+    key = repr((clips, settings.vae.levels, settings.dit.config, settings.dtype, parallel.size, parallel.rank))
+    return compiled_ahead(dry_run(settings, parallel, clips), settings.device, key)
 
 
-def dry_run(settings: RunSettings, parallel: Parallel, files: Sequence[tuple[Clip, MemoryPlan]]) -> Callable[[], None]:
+@dataclass(frozen=True)
+class DryClip:
+    """What kernels depend on.
+
+    size: (H, W) of the networks' pictures. frames, latents: lengths of its slices that differ, in order.
+    """
+
+    schedule: Schedule
+    size: tuple[int, int]
+    frames: tuple[int, ...]
+    latents: tuple[int, ...]
+
+
+def different_clips(settings: RunSettings, files: Sequence[tuple[Clip, MemoryPlan]]) -> list[DryClip]:
+    """`MOST_SIZES` of the clips that differ, at most."""
+    factor, size_of = settings.vae.temporal_factor, settings.geometry.network_size
+    clips = [
+        DryClip(
+            plan.schedule,
+            size_of(clip.height, clip.width),
+            tuple(slices_of(plan.schedule, clip.frames, factor)),
+            tuple(slices_of(plan.schedule, clip.frames, factor, of_latents=True)),
+        )
+        for clip, plan in files
+    ]
+    return list(dict.fromkeys(clips))[:MOST_SIZES]
+
+
+def dry_run(settings: RunSettings, parallel: Parallel, clips: Sequence[DryClip]) -> Callable[[], None]:
     """What `compiled_ahead` takes, on copies of the networks of `settings`."""
     vae, dit = deepcopy(settings.vae), transformer_of_two_blocks(settings.dit, settings.dtype)
-    size_of = settings.geometry.network_size
-    different = {(plan.schedule, size_of(clip.height, clip.width)): clip.frames for clip, plan in files}
-    winograds = {m for _, plan in files for m in plan.schedule.winograds}
 
     def run() -> None:
-        prepare_inference(vae, winograd=winograds)
+        prepare_inference(vae, winograd={m for clip in clips for m in clip.schedule.winograds})
         vae.to(settings.dtype)
-        for (schedule, size), frames in list(different.items())[:MOST_SIZES]:
-            run_vae(vae, settings.dtype, schedule, size, frames, parallel)
+        for clip in clips:
+            run_vae(vae, settings.dtype, clip, parallel)
         run_transformer(dit, settings.dtype)
 
     return run
 
 
-def run_vae(
-    vae: VideoAutoencoderKL,
-    dtype: torch.dtype,
-    schedule: Schedule,
-    size: tuple[int, int],
-    frames: int | None,
-    parallel: Parallel,
-) -> None:
-    """The slices of a clip that differ in shape through the encoder and the decoder.
-
-    Args:
-        size: (H, W) of the networks' pictures. frames: of the clip; None: unknown.
-    """
-    scale, factor = vae.spatial_factor, vae.temporal_factor
-    height, width = (n if schedule.tile is None else min(n, schedule.tile * scale) for n in size)
-    rows = None if schedule.tile is not None else dry_rows(height // scale, parallel)
+def run_vae(vae: VideoAutoencoderKL, dtype: torch.dtype, clip: DryClip, parallel: Parallel) -> None:
+    """The slices of a clip that differ in shape through the encoder and the decoder."""
+    scale, tile = vae.spatial_factor, clip.schedule.tile
+    height, width = (n if tile is None else min(n, tile * scale) for n in clip.size)
+    rows = None if tile is not None else dry_rows(height // scale, parallel)
     if rows is not None:
         height = rows.own_rows * scale
         if not height:
             return
-    memory = vae.new_memory(schedule, rows)
-    for length in slices_of(schedule, frames, factor):
+    memory = vae.new_memory(clip.schedule, rows)
+    for length in clip.frames:
         vae.encode_slice(torch.empty(1, 3, length, height, width, dtype=dtype, device="meta"), memory)
-    memory, channels = vae.new_memory(schedule, rows), vae.latent_channels
-    for length in slices_of(schedule, frames, factor, of_latents=True):
-        vae.decode_slice(
-            torch.empty(1, channels, length, height // scale, width // scale, dtype=dtype, device="meta"), memory
-        )
+    memory, size = vae.new_memory(clip.schedule, rows), (height // scale, width // scale)
+    for length in clip.latents:
+        vae.decode_slice(torch.empty(1, vae.latent_channels, length, *size, dtype=dtype, device="meta"), memory)
 
 
 def slices_of(schedule: Schedule, frames: int | None, factor: int, of_latents: bool = False) -> Iterable[int]:
@@ -123,7 +136,7 @@ def slices_of(schedule: Schedule, frames: int | None, factor: int, of_latents: b
     return [cut[0], *dict.fromkeys(cut[1:])]
 
 
-def dry_rows(latent_rows: int, parallel: Parallel) -> RowExchange | None:
+def dry_rows(latent_rows: int, parallel: Parallel) -> DryRows | None:
     """Which rows this rank has, where ranks share clips."""
     if parallel.size == 1:
         return None

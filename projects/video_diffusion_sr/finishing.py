@@ -1,14 +1,15 @@
 """Pixels of the input as the networks know them, and decoded frames as the pixels of a result."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from data.colour.path import PixelPath, to_8_bit
+from data.colour.path import PixelPath
 from data.media import Frame, alpha_of, rgb_of
 from data.media.image_pixels import fill_hidden
+from data.pixel_range import model_to_uint8, unit_to_model
 from projects.video_diffusion_sr.color_fix import fix_colour
 from projects.video_diffusion_sr.memory.predict import FINISH_FRAMES
 from projects.video_diffusion_sr.request import Finish
@@ -27,6 +28,23 @@ def pixels_of(frames: Sequence[Frame], restorer: Restorer, path: PixelPath) -> t
     return rgb, alpha
 
 
+def as_rgb(frames: Tensor) -> tuple[Tensor, ...]:
+    """Frames stored as they are."""
+    return (frames,)
+
+
+@dataclass(frozen=True)
+class PixelForm:
+    """Pixels of one clip on both sides of the networks.
+
+    path: how those of the file become the networks', and results what `stored` takes.
+    stored: makes of results on their device what a file stores, see `MediaWriter.planes_for`.
+    """
+
+    path: PixelPath = PixelPath()  # noqa: RUF009 (frozen)
+    stored: Callable[[Tensor], tuple[Tensor, ...]] = as_rgb
+
+
 @dataclass(frozen=True)
 class Finisher:
     """How a clip's decoded frames are finished.
@@ -36,7 +54,7 @@ class Finisher:
 
     size: tuple[int, int]
     restorer: Restorer
-    path: PixelPath = PixelPath()  # noqa: RUF009 (frozen)
+    form: PixelForm = PixelForm()
     transparent: bool = False
 
     def new_parts(self, frames: int) -> list[Tensor]:
@@ -44,8 +62,8 @@ class Finisher:
 
         Where a result of 8 bits without alpha is compared, it is there once.
         """
-        compared, own = self.restorer.finish.pairs, self.path.bits == 16 or self.transparent
-        kinds = [(3, torch.uint8)] * (compared * (1 + own)) + [(3 + self.transparent, self.path.dtype_out)]
+        compared, own = self.restorer.finish.pairs, self.form.path.bits == 16 or self.transparent
+        kinds = [(3, torch.uint8)] * (compared * (1 + own)) + [(3 + self.transparent, self.form.path.dtype_out)]
         return [torch.zeros(frames, c, *self.size, dtype=t, device=self.restorer.device) for c, t in kinds]
 
     def finish(self, clip: Tensor, degraded: list[Frame]) -> tuple[Tensor, ...]:
@@ -56,12 +74,12 @@ class Finisher:
         parts, restorer = self.new_parts(clip.shape[1]), self.restorer
         for start in range(0, len(degraded), FINISH_FRAMES):
             given = degraded[start : start + FINISH_FRAMES]
-            rgb, alpha = pixels_of(given, restorer, self.path)
+            rgb, alpha = pixels_of(given, restorer, self.form.path)
             resized = torch.stack([restorer.geometry.to_output(frame, restorer.device) for frame in rgb])
             part = clip[:, start : start + len(given)].to(restorer.device)
             finished = finish(part, resized, restorer.finish)
-            shown = [to_8_bit(resized), to_8_bit(finished)][: len(parts) - 1]
-            result = self.path.back(finished)
+            shown = [model_to_uint8(resized), model_to_uint8(finished)][: len(parts) - 1]
+            result = self.form.path.back(finished)
             if self.transparent:
                 result = torch.cat([result, self._alpha(alpha, result)], dim=1)
             for target, made in zip(parts, [*shown, result], strict=True):
@@ -71,9 +89,9 @@ class Finisher:
     def _alpha(self, alpha: Tensor | None, result: Tensor) -> Tensor:
         """Alpha of the input as that of results."""
         if alpha is None:
-            return torch.full_like(result[:, :1], 255 if self.path.bits == 8 else -1)
+            return torch.full_like(result[:, :1], 255 if self.form.path.bits == 8 else -1)
         unit = self.restorer.geometry.alpha_to_output(alpha)
-        return PixelPath(bits=self.path.bits).back(unit * 2 - 1)
+        return PixelPath(bits=self.form.path.bits).back(unit_to_model(unit))
 
 
 def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> Tensor:

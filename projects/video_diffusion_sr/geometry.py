@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data.image.transforms.divisible_crop import DivisibleCrop
 from data.image.transforms.na_resize import resize_8_bit
+from data.pixel_range import unit_to_model
 from data.video.framing import pad_to_multiple
 from projects.video_diffusion_sr.output_size import OutputSize
 
@@ -57,7 +58,7 @@ class Geometry:
         frame = resize_8_bit(pixels.to(device), size, 255 if pixels.dtype == torch.uint8 else 1).clamp(0, 1)
         if self.fit == "crop":
             frame = DivisibleCrop(self.multiple)(frame)
-        return frame * 2 - 1
+        return unit_to_model(frame)
 
     def alpha_to_output(self, alpha: Tensor) -> Tensor:
         """Transparency [T, 1, H, W] in [0, 1] -> [T, 1, h, w], as frames are resized."""

@@ -1,10 +1,13 @@
 """Reading the input of one file: whatever goes wrong with it is an `InputError`, at the same frame on every rank."""
 
 from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 from data.media import Frame, MediaReader, Stretch, open_media
 from projects.video_diffusion_sr.file_errors import InputError, sentence
+from projects.video_diffusion_sr.scene_cuts import SceneCuts
 
 
 def open_input(source: Path, deinterlace: str, stretch: Stretch, alpha: str = "white") -> MediaReader:
@@ -15,9 +18,16 @@ def open_input(source: Path, deinterlace: str, stretch: Stretch, alpha: str = "w
         raise InputError(sentence(error, source, "read")) from error
 
 
-def frames_of(reader: MediaReader) -> Iterator[Frame]:
-    """The frames from the first on; InputError where the rest cannot be read."""
+def frames_of(
+    reader: MediaReader, cuts: SceneCuts, first: int = 0, found: list[tuple[int, Fraction]] | None = None
+) -> Iterator[Frame]:
+    """The frames from number `first` on, those that begin a shot marked; InputError where the rest cannot be read.
+
+    Args:
+        found: takes the cuts of the whole file, see `SceneCuts.mark`.
+    """
     try:
-        yield from reader
+        marked = cuts.mark(iter(reader), reader.info.path, [] if found is None else found)
+        yield from islice(marked, first, None)
     except Exception as error:
         raise InputError(sentence(error, reader.info.path, "read")) from error

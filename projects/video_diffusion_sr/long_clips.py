@@ -9,7 +9,7 @@ SHARED_LATENTS = 2  # two shared latent frames remove most of the jump between w
 
 
 def in_windows(
-    latents: Iterator[Tensor], sample: Callable[[Tensor, int], Tensor], window: int | None
+    latents: Iterator[Tensor], sample: Callable[[Tensor, int], Tensor], window: int | None, first: int = 0
 ) -> Iterator[Tensor]:
     """Restore a stream of latents in order, holding one window of them at a time.
 
@@ -20,10 +20,12 @@ def in_windows(
         latents: pieces [t, h, w, c] of a clip, in order, of any lengths.
         sample: (latents of a window [t, h, w, c], number of its first latent frame) -> restored, same shape.
         window: latent frames; None: all at once.
+        first: number of the first latent frame, with which a window begins; that window then lacks the fade from the
+            one before.
     Yields:
         Restored pieces [t, h, w, c], together as long as the clip.
     """
-    waiting, first, tail = [], 0, None
+    waiting, tail = [], None
     for piece in latents:
         waiting.append(piece)
         while window is not None and sum(map(len, waiting)) > window:

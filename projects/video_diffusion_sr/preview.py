@@ -10,6 +10,7 @@ from torch import Tensor
 from data.media import Frame, MediaInfo
 from data.media.preview import contact_sheet
 from projects.video_diffusion_sr.file_errors import NotFiniteError, rebuild
+from projects.video_diffusion_sr.finishing import PixelForm
 from projects.video_diffusion_sr.input_file import open_input
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.output_form import path_of, place_of_result
@@ -69,9 +70,9 @@ def preview_clip(
 
 def restored(frame: Frame, info: MediaInfo, restorer: Restorer) -> list[tuple[str, Tensor, Tensor]]:
     """(label, resized input, result) of one frame, for a sheet, HDR as SDR; nothing on ranks that only help."""
-    rows, path = [], path_of(info, "sdr", bits=8)
+    rows, form = [], PixelForm(path_of(info, "sdr", bits=8))
     with ProgressBar(info.path.name, 1, show=False) as progress:
-        for finished in restore_frames(info, iter([frame]), iter([frame]), restorer, progress, path=path):
+        for finished in restore_frames(info, iter([frame]), iter([frame]), restorer, progress, form):
             _, (before, after), _ = finished.arrive()
             rows.append((f"{float(frame.time):.2f} s", before[0], after[0]))
     return rows

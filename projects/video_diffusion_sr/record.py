@@ -145,6 +145,7 @@ def figures(report: Report) -> dict[str, Any]:
     seconds = {"all": report.seconds, **report.stages, **waits}
     return {
         "frames": report.frames,
+        "frames_of_an_earlier_run": report.kept,
         "width": width,
         "height": height,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},

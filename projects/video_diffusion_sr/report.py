@@ -41,6 +41,7 @@ class Report:
     reserved: bytes that the CUDA allocator held for them at most, gaps and cache included; 0 elsewhere.
     predicted_gib: the plan's prediction of `peak_memory`; None without a prediction.
     damage: frames of the input that were lost before we saw them.
+    kept: frames of these that an earlier run had made.
     samples: what the page of `--report` shows of it; None: there is no page.
     waits: where its seconds went. stages: the device's seconds in each stage of the networks, by name.
     ended: of `time.perf_counter`, when the result had its name.
@@ -58,17 +59,19 @@ class Report:
     waits: Waits | None = None
     ended: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)
+    kept: int = 0
     samples: Sampled | None = None
 
     def line(self) -> str:
-        speed = self.frames / max(self.seconds, 1e-9)
+        speed = (self.frames - self.kept) / max(self.seconds, 1e-9)
         height, width = self.size
         memory = f"peak {self.peak_memory / GIB:.2f} GiB"
         if self.predicted_gib is not None:
             memory += f", {self.predicted_gib:.2f} predicted, {self.reserved / GIB:.2f} reserved"
         return (
-            f"{self.source.name} -> {self.output}: {self.frames} frame{'s' * (self.frames != 1)} of {width}x{height} "
-            f"in {self.seconds:.1f} s ({speed:.2f} fps, {memory})"
+            f"{self.source.name} -> {self.output}: {self.frames} frame{'s' * (self.frames != 1)} of {width}x{height}"
+            f"{f', {self.kept} of them earlier,' if self.kept else ''} in {self.seconds:.1f} s "
+            f"({speed:.2f} fps, {memory})"
         )
 
 

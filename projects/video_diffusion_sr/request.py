@@ -8,6 +8,7 @@ import torch
 
 from data.media import OutputOptions, Stretch
 from projects.video_diffusion_sr.output_size import OutputSize
+from projects.video_diffusion_sr.scene_cuts import SceneCuts
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -55,6 +56,7 @@ class Request:
     vram: GiB of GPU memory to stay within. weights_8_bit: the transformer's weights are kept as 8-bit floats.
     random_weights: seeded random weights and prompts in place of trained ones; `ckpt_dir` is not read.
     overlap: reading and writing happen in threads beside the one that computes.
+    resume: what is finished of a file is kept until the file is complete, and a later run goes on behind it.
     ckpt_dir: where weights and prompt embeddings lie; checkpoint, vae_checkpoint: files of weights that lie elsewhere.
     overrides: `key=value` for the YAML. stretch: the part of each clip that is restored.
     """
@@ -81,5 +83,7 @@ class Request:
     random_weights: bool = False
     deinterlace: str = "auto"
     stretch: Stretch = field(default_factory=Stretch)
+    cuts: SceneCuts = field(default_factory=SceneCuts)
     overlap: bool = True
+    resume: bool = True
     finish: Finish = field(default_factory=Finish)

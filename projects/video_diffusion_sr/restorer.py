@@ -1,6 +1,6 @@
 """What all files of a run share: the networks, and everything else that does not depend on the file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -8,11 +8,14 @@ import torch
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import Rows, WholeClip
 from data.media import MediaInfo, Stretch
+from models.video_vae_v3.modules.reach import decoder_reach, encoder_reach
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.record import Recorder
 from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.scene_cuts import SceneCuts
+from projects.video_diffusion_sr.segments import Grid, Place, RunIn, run_in
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Restorer:
     deinterlace: str = "auto"
     stretch: Stretch = field(default_factory=Stretch)  # the part of each clip that is restored
     recorder: Recorder | None = None  # writes a record beside each result
+    cuts: SceneCuts = field(default_factory=SceneCuts)
+    identity: Mapping[str, str] | None = None  # of all but the file, see `resume`; None: nothing is kept of a file
     overlap: bool = True  # reading and writing happen in threads beside the one that computes
 
     @property
@@ -49,6 +54,20 @@ class Restorer:
     def slice_frames(self) -> int | None:
         """Frames of the clip at hand that go through the VAE at once, after the first; None: all."""
         return self.infer.stages.schedule.slice_frames
+
+    @property
+    def grid(self) -> Grid:
+        """Where windows end and slices begin, of the clip at hand."""
+        return Grid(self.window, self.slice_frames, self.infer.vae.temporal_factor)
+
+    def run_in(self, place: Place) -> RunIn:
+        """What is computed again before a place of the clip at hand."""
+        vae, schedule = self.infer.vae, self.infer.stages.schedule
+        return run_in(place, self.grid, encoder_reach(vae, schedule), decoder_reach(vae, schedule))
+
+    def first_read(self, place: Place) -> int:
+        """The first frame of the clip at hand that is read to go on at a place."""
+        return place.shot + self.grid.factor * self.run_in(place).encoded
 
     def follow(self, info: MediaInfo, plan: MemoryPlan | None = None) -> MemoryPlan:
         """Begin with a file: run it by this plan, or by the default one for its size. Returns the plan."""

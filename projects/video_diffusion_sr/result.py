@@ -1,6 +1,6 @@
 """The result of one file in the making, the comparison beside it, and what a page shows of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ class Result:
         output: the file to be. info: the input. size: (height, width) of the frames.
         existing: what to do with a result that is there, or that another run makes now.
         wishes: of the user; those about the form of the result count.
+        identity: see `open_writer`. A comparison is not kept, so with one nothing is.
 
     Raises:
         SkippedError: there is one already, or there will be, and `existing` is "skip".
@@ -39,6 +40,7 @@ class Result:
         *,
         existing: Existing = "replace",
         wishes: Finish | None = None,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         wishes = wishes or Finish()
         frames_out = None if info.kind == "image" else wishes.frames_out
@@ -46,7 +48,7 @@ class Result:
         try:
             self.writer = open_writer(
                 output, info, size, frame_rate=wishes.frame_rate, metadata=wishes.metadata, frames_out=frames_out,
-                options=wishes.output,
+                options=wishes.output, identity=None if wishes.compare else identity,
             )  # fmt: skip
         except BusyError as error:
             if existing == "skip":
@@ -69,15 +71,17 @@ class Result:
         stored: Sequence[Tensor],
         times: Sequence[Fraction],
         compared: tuple[Tensor, Tensor] | None = None,
+        borders: Mapping[int, int] | None = None,
     ) -> None:
         """Append frames.
 
         Args:
             stored: T frames as `writer.planes_for` gives them. times: T, seconds.
             compared: the resized input and the result, u8 [T, 3, h, w] each, where something shows both.
+            borders: see `MediaWriter.write_planes`.
         """
         try:
-            self.writer.write_planes(stored, times)
+            self.writer.write_planes(stored, times, borders)
         except Exception as error:
             raise OutputError(sentence(error, self.output, "written")) from error
         self.frames += len(times)

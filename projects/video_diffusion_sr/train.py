@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from common.checkpoint import refuse_misfit, with_current_names
+from common.checkpoint import load_into, refuse_misfit, with_current_names
 from common.config import create_object
 from common.diffusion import read_diffusion_settings
 from common.distributed.process import Process
+from common.strict_settings import settings_from
 from common.weights.read import read_weights
-from common.weights.stored import StoredWeight, dense
+from common.weights.stored import StoredWeight
 from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
@@ -27,9 +28,7 @@ from projects.video_diffusion_sr.lora import LoraSettings, add_lora, with_base_n
 from projects.video_diffusion_sr.training.conditioning import Conditioner, ConditionSettings
 from projects.video_diffusion_sr.training.latent_statistics import stated_scale
 from projects.video_diffusion_sr.training.latents import LatentEncoder
-
-if TYPE_CHECKING:
-    from projects.video_diffusion_sr.training.run import RunOptions
+from projects.video_diffusion_sr.training.run import RunOptions, run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 ADVICE = "`--init_from` must name weights of the model in --config, overrides included"
@@ -58,7 +57,7 @@ class VideoDiffusionTrainer:
     def __init__(self, config: DictConfig) -> None:
         self.config = config
         self.diffusion = read_diffusion_settings(config.diffusion)
-        self.condition = ConditionSettings.read(config.condition)
+        self.condition = settings_from(ConditionSettings, config.condition, "condition.")
         self.ema_decay = float(config.ema.decay)
         self.strategy = str(config.dit.fsdp.sharding_strategy)
         self.gradient_checkpoint = float(config.dit.gradient_checkpoint)
@@ -68,7 +67,7 @@ class VideoDiffusionTrainer:
             vae = create_object(config.vae.model)
         self.temporal_factor, self.spatial_factor = vae.temporal_factor, vae.spatial_factor
 
-    def train(self, run: Mapping[str, Any], options: "RunOptions", process: Process) -> bool:
+    def train(self, run: Mapping[str, Any], options: RunOptions, process: Process) -> bool:
         """Train one stage to its end, or until asked to stop; whether it is complete.
 
         Args:
@@ -76,8 +75,6 @@ class VideoDiffusionTrainer:
             options: stage, data, folder and weights of this run.
             process: from `common.distributed.process.process_group`.
         """
-        from projects.video_diffusion_sr.training.run import run_stage  # which imports this module
-
         return run_stage(self, run, options, process)
 
     def build_dit(self, weights: Weights = None, lora: LoraSettings | None = None) -> tuple[NaDiT, State | None]:
@@ -114,7 +111,7 @@ class VideoDiffusionTrainer:
         heads = {k: v.clone() for k, v in discriminator.state_dict().items() if not k.startswith("backbone.")}
         return discriminator.to("meta"), {f"backbone.{k}": v for k, v in state.items()} | heads
 
-    def build_vae(self) -> VideoAutoencoderKL:
+    def build_trained_vae(self) -> VideoAutoencoderKL:
         """The trained VAE on the CPU in `vae.dtype` (float32 where there is no CUDA device), frozen.
 
         Raises:
@@ -135,9 +132,12 @@ class VideoDiffusionTrainer:
 
     def build_untrained_vae(self, weights: Weights = None) -> nn.Module:
         """The VAE to be trained, float32 on the CPU; from a checkpoint or fresh."""
-        vae = create_object(self.config.vae.model)
-        if weights is not None:
-            vae.load_state_dict({name: dense(weight) for name, weight in fitting_weights(vae, weights).items()})
+        if weights is None:
+            return create_object(self.config.vae.model)
+        with torch.device("meta"):
+            vae = create_object(self.config.vae.model)
+        state = read_weights(weights, vae.state_dict())
+        load_into(vae, state, dtype=torch.float32, device="cpu", source=weights, advice=ADVICE)
         return vae
 
     def encoder(self, vae: VideoAutoencoderKL | None) -> LatentEncoder:

@@ -26,15 +26,11 @@ PROMISED_PARAMETERS = {
     "seedvr/restorer.py Restorer.restore_file",  # as docs/python.md promises them
 }
 PARAMETERS_YET = {
+    "data/media/video_writer.py VideoWriter.__init__",
     "data/media/writer.py open_writer",
-    "data/training/clip_dataset.py ClipDataset.__init__",
-    "projects/benchmarking/counting.py convolution_flops",
-    "projects/video_diffusion_sr/training/adversarial.py AdversarialStage.__init__",
-    "projects/video_diffusion_sr/training/distill.py DistillStage.__init__",
 }
-CLASSES_YET = {"projects/video_diffusion_sr/training/loop.py Trainer"}
+CLASSES_YET: set[str] = set()
 FUNCTIONS_YET = {
-    "data/media/writer.py open_writer",
     "models/dit/nadit.py NaDiT.__init__",  # a promised list of arguments, and their translation
     "models/dit_v2/nadit.py NaDiT.__init__",
     "projects/video_diffusion_sr/build.py load",
@@ -51,13 +47,8 @@ STATE_YET = {
     "data/yuv/from_rgb.py coefficients",
     "data/yuv/to_rgb.py coefficients",
     "models/nadit/rope.py _frequencies",
-    "projects/video_diffusion_sr/training/flops.py attention_flops",
-    "projects/video_diffusion_sr/training/flops.py sample_flops",
 }
-CIRCLES_YET = {
-    "projects.video_diffusion_sr.train",
-    "projects.video_diffusion_sr.training.run",
-}
+CIRCLES_YET: set[str] = set()
 
 CACHES = {"cache", "lru_cache", "cached_choice"}
 CONTAINERS = {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict", "WeakKeyDictionary"}

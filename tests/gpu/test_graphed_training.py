@@ -10,15 +10,15 @@ from common.config import load_config
 from common.create import create_object
 from common.distributed.process import process_group
 from projects.video_diffusion_sr.build import seeded_prompts
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, DiscriminatorStart
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
-from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.settings import LogSettings, LoopSettings, OptimizerSettings
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 
 pytestmark = pytest.mark.gpu
 
@@ -26,7 +26,7 @@ SIZES = ((3, 8, 12), (1, 16, 8))
 STEPS = 12
 
 
-class Alternating(Source):
+class Alternating(BatchSource):
     """Batches of two shapes by turns."""
 
     def batches(self, start):
@@ -35,14 +35,14 @@ class Alternating(Source):
             draws = torch.Generator("cuda").manual_seed(number)
             rows = 2 * size[0] * size[1] * size[2]
             hq, lq = torch.randn(2, rows, 16, generator=draws, device="cuda")
-            yield MomentBatch(hq, hq, lq, lq, (size,) * 2, (f"batch {number}",) * 2)
+            yield PosteriorBatch(hq, hq, lq, lq, (size,) * 2, (f"batch {number}",) * 2)
 
 
 def made(kind: str, folder) -> LatentStage:
     """A stage of two blocks with seeded weights."""
     torch.manual_seed(0)
     recipe = create_object(load_config("configs_tiny/main.yaml", ["dit.model.num_layers=2"]))
-    prompts = Prompts(*seeded_prompts(recipe.config.dit.model.txt_in_dim))
+    prompts = TrainingPrompts(*seeded_prompts(recipe.config.dit.model.txt_in_dim))
     optimizer = OptimizerSettings(lr=1e-3, warmup=4, schedule="cosine", clip=1.0)
     common = {"recipe": recipe, "prompts": prompts, "with_vae": False}
     if kind == "diffusion":
@@ -52,9 +52,9 @@ def made(kind: str, folder) -> LatentStage:
     save_safetensors(recipe.build_dit()[0].state_dict(), weights)
     if kind == "distill":
         settings = DistillSettings(optimizer, (2,), noise_scale=0.0, ema_decay=0.9)
-        return DistillStage(settings=settings, weights=weights, steps=2, guided=False, **common)
+        return DistillStage(settings=settings, weights=weights, this_round=DistillRound(2, guided=False), **common)
     settings = AdversarialSettings(optimizer, optimizer, penalty_values=1e5, noise_scale=0.0)
-    return AdversarialStage(settings=settings, weights=weights, discriminator_weights=weights, **common)
+    return AdversarialStage(settings=settings, weights=weights, discriminator=DiscriminatorStart(weights), **common)
 
 
 def train(kind: str, folder, graphs: bool) -> list[dict[str, float]]:
@@ -67,10 +67,10 @@ def train(kind: str, folder, graphs: bool) -> list[dict[str, float]]:
         for _ in range(STEPS):
             record, _ = trainer.train_step([next(stream)])
             records.append({name: value.item() for name, value in record.scalars.items()})
-        assert (trainer.turns.graphed is not None) == graphs
+        assert (trainer.updates.graphed is not None) == graphs
         if graphs:
-            assert all(len(turns.captured) == len(SIZES) for turns in trainer.turns.graphed.values())
-        trainer.watch.check()
+            assert all(len(updates.captured) == len(SIZES) for updates in trainer.updates.graphed.values())
+        trainer.nan_guard.check()
     return records
 
 

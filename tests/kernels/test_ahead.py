@@ -20,7 +20,7 @@ from models.video_vae_v3.modules.schedule import (
     level_shapes,
 )
 from projects.video_diffusion_sr.build import seed_weights
-from projects.video_diffusion_sr.dry_run import dry_rows, dry_run, slices_of
+from projects.video_diffusion_sr.dry_run import different_clips, dry_rows, dry_run, slices_of
 from projects.video_diffusion_sr.memory.budget import Clip
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.presets import PRESETS
@@ -105,7 +105,7 @@ def test_the_dry_run_meets_every_launch_of_the_vae(monkeypatch, winograd):
     settings = resolve(PRESETS["seedvr2_tiny"], Request(res=size, random_weights=True), torch.device("cpu"))
     large = LevelSchedule(group=winograd, winograd=winograd)
     schedule = Schedule(8, (large,) * (len(settings.vae.levels) - 1) + (LevelSchedule(),))
-    dry = dry_run(settings, ALONE, [(Clip(*size, frames), MemoryPlan(schedule))])
+    dry = dry_run(settings, ALONE, different_clips(settings, [(Clip(*size, frames), MemoryPlan(schedule))]))
     with torch.no_grad(), kernels(Kernels.AHEAD):
         ahead_of_time = recorded(monkeypatch, dry)
 
@@ -152,23 +152,38 @@ class Mode:
         self.pool.shutdown()
 
 
-def test_an_error_of_the_dry_run_does_not_reach_the_run(monkeypatch, caplog):
+@pytest.fixture
+def threads(monkeypatch, tmp_path):
+    """`compiled_ahead` as on a GPU, with a compiler that takes no kernel and a folder of its own."""
     monkeypatch.setattr(ahead, "triton_available", lambda: True)
     monkeypatch.setattr(ahead, "compile_mode", lambda: Mode)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(ahead, "mark_of", lambda key, device: tmp_path / "cache" / key)
 
+
+def test_an_error_of_the_dry_run_does_not_reach_the_run(threads, caplog):
     def broken() -> None:
         raise RuntimeError("no such instruction")
 
-    with caplog.at_level(logging.DEBUG), ahead.compiled_ahead(broken, torch.device("cuda", 0)):
-        pass
-    assert "no such instruction" in caplog.text
-    assert all(record.levelno <= logging.DEBUG for record in caplog.records)
+    for _ in range(2):  # and what failed is tried again
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG), ahead.compiled_ahead(broken, torch.device("cuda", 0), "key"):
+            pass
+        assert "no such instruction" in caplog.text
+        assert all(record.levelno <= logging.DEBUG for record in caplog.records)
+
+
+def test_what_was_compiled_is_not_compiled_again(threads):
+    done = []
+    for key in ("one", "two", "one"):
+        with ahead.compiled_ahead(lambda key=key: done.append(key), torch.device("cuda", 0), key):
+            pass
+    assert done == ["one", "two"]
 
 
 def test_without_a_gpu_nothing_is_compiled():
     def never() -> None:
         raise AssertionError("there is no GPU to compile for")
 
-    with ahead.compiled_ahead(never, torch.device("cpu")):
+    with ahead.compiled_ahead(never, torch.device("cpu"), "key"):
         pass

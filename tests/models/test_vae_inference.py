@@ -297,3 +297,17 @@ def test_activations_as_large_as_the_release_has_pass_through_float16(m):
     winograd_conv(memory, layer, x[:, 2:], norm, out, Addends(torch.zeros(12).bfloat16()))
     expected = F.conv3d(x.double().movedim(-1, 1), taps.double().movedim(0, 2), padding=(0, 1, 1)).movedim(1, -1)
     assert out.isfinite().all() and (out.double() - expected).norm() < 5e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_the_meta_device_derived_weights_have_the_shapes_and_layouts_of_real_ones(dtype):
+    """Memory is planned by them; arithmetic on the meta device would load torch's compiler at every start."""
+    real = VideoAutoencoderKLWrapper(**SMALL, temporal_scale_num=2)
+    with torch.device("meta"):
+        planned = VideoAutoencoderKLWrapper(**SMALL, temporal_scale_num=2)
+    facts = []
+    for vae in (real, planned):
+        prepare_inference(vae, (F23, F43))
+        vae.to(dtype)
+        facts.append({name: (x.shape, x.dtype, x.stride()) for name, x in vae.named_buffers() if "derived" in name})
+    assert facts[0] == facts[1] and len(facts[0]) > 20

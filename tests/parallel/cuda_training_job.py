@@ -27,7 +27,7 @@ def steps(trainer: Trainer, count: int) -> list[dict[str, float]]:
     stream, found = trainer.source.batches(trainer.step), []
     for _ in range(count):
         record, _ = trainer.train_step([next(stream)])
-        trainer.watch.check()
+        trainer.nan_guard.check()
         found.append(without_constant({name: value.item() for name, value in record.scalars.items()}))
     return found
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from common.checkpoint import save_safetensors
 from common.config import create_object, load_config
 from common.distributed.process import Process
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, DiscriminatorStart
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.settings import (
     CheckpointSettings,
@@ -22,7 +22,7 @@ from projects.video_diffusion_sr.training.settings import (
     LoopSettings,
     OptimizerSettings,
 )
-from projects.video_diffusion_sr.training.stage import Source, Stage
+from projects.video_diffusion_sr.training.stage import BatchSource, Stage
 from projects.video_diffusion_sr.training.vae import VaeGan, VaeSettings, VaeStage, VaeWeights
 from tests.conftest import ROOT, seed_weights
 from tests.projects.training.tiny import MODEL, make_recipe, moments
@@ -34,7 +34,7 @@ SIZES = [(1, 4, 6), (3, 8, 6)]
 FAST = OptimizerSettings(lr=1e-3, betas=(0.0, 0.99))
 
 
-class Same(Source):
+class Same(BatchSource):
     """The same batches on whoever asks."""
 
     def batches(self, start: int):
@@ -68,7 +68,7 @@ def build(kind: str, folder: Path) -> Stage:
     changes = [*MODEL, "dit.gradient_checkpoint=True", "vae.use_sample=False", small_windows]
     recipe = create_object(load_config(ROOT / "configs_tiny/main.yaml", changes))
     generator = torch.Generator().manual_seed(0)
-    prompts = Prompts(*(torch.randn(n, 24, generator=generator) for n in (3, 5)))
+    prompts = TrainingPrompts(*(torch.randn(n, 24, generator=generator) for n in (3, 5)))
     common = {"recipe": recipe, "prompts": prompts, "with_vae": False, "weights": folder / "dit.safetensors"}
     torch.manual_seed(0)
     if kind == "vae":
@@ -78,11 +78,11 @@ def build(kind: str, folder: Path) -> Stage:
         return DiffusionStage(settings=DiffusionStageSettings(optimizer=FAST), **common)
     if kind == "distill":
         settings = DistillSettings(optimizer=FAST, guidance=1.5)
-        return DistillStage(settings=settings, steps=2, guided=True, **common)
+        return DistillStage(settings=settings, this_round=DistillRound(2, guided=True), **common)
     # Noise that changes answers by more than rounding, as a penalty is the square of a difference.
     noise = {"sigma": 1.0, "image_sigma": 1.0, "penalty_values": 1e6}
     settings = AdversarialSettings(generator=FAST, discriminator=FAST, **noise)
-    return AdversarialStage(settings=settings, discriminator_weights=folder / "judge.safetensors", **common)
+    return AdversarialStage(settings=settings, discriminator=DiscriminatorStart(folder / "judge.safetensors"), **common)
 
 
 def train(

@@ -64,7 +64,7 @@ def encoded(weights: Path, process: Process, sp_size: int) -> Tensor:
     """Latents of clips of pixels, of which the last has fewer latent rows than there are ranks."""
     changes = [*MODEL, f"vae.checkpoint={weights / 'vae.safetensors'}", "vae.use_sample=False"]
     recipe = create_object(load_config(ROOT / "configs_tiny/main.yaml", changes))
-    encoder = recipe.encoder(recipe.build_vae())
+    encoder = recipe.encoder(recipe.build_trained_vae())
     encoder.parallel = Parallel(process, sp_size)
     draws = torch.Generator().manual_seed(3)
     clips = [torch.rand(2, 3, *size, generator=draws) * 2 - 1 for size in [(5, 24, 16), (1, 4, 12)]]

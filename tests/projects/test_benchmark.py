@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
-from common.config import load_config
+from common.config import create_object, load_config
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
 from data.media import open_media
 from projects import benchmark
 from projects.benchmarking import convolutions
 from projects.benchmarking.convolutions import convolution_table, measure_convolutions
-from projects.benchmarking.counting import dit_flops, vae_flops
+from projects.benchmarking.counting import sliced_vae_flops
 from projects.benchmarking.end_to_end import end_to_end, end_to_end_table
 from projects.benchmarking.footage import write_inputs
 from projects.benchmarking.kernels import kernel_table, measure_kernels
@@ -20,6 +20,7 @@ from projects.benchmarking.pipeline import NoiseClip, Pipeline
 from projects.benchmarking.profiling import Span, idle_table, idle_times
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.cli import main as command
+from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.request import Request
 from tests.parallel.ranks import run_ranks
@@ -160,15 +161,18 @@ def test_idle_times_count_the_device_once_and_name_the_gaps():
 
 def test_counts_match_the_derivation(config):
     """TFLOP a frame at 720p, by hand from the architecture: 8.33 to encode, 17.16 to decode folded, 5.4 for the 3B."""
-    longer, shorter = (vae_flops(config.vae.model, frames, 720, 1280) for frames in (9, 5))
+    longer, shorter = (sliced_vae_flops(config.vae.model, frames, 720, 1280) for frames in (9, 5))
     assert (longer["encode"] - shorter["encode"]) / 4e12 == pytest.approx(8.33, rel=0.02)
     assert (longer["decode"] - shorter["decode"]) / 4e12 == pytest.approx(17.16, rel=0.02)
 
 
 def test_transformer_count_is_linear_layers_and_windows():
-    model = load_config("configs_tiny/main.yaml").dit.model
-    one, four = (dit_flops(model, (1, 2 * side, 2 * side), 4) for side in (6, 12))
-    assert 3.5 < four / one < 16.5
+    with torch.device("meta"):
+        dit = create_object(load_config("configs_tiny/main.yaml").dit.model)
+    one, two = (transformer_flops(dit.config, sizes, [4] * len(sizes)) for sizes in ([(1, 12, 12)], [(1, 12, 12)] * 2))
+    assert two == 2 * one  # samples of a batch do not attend to each other
+    four = transformer_flops(dit.config, [(1, 24, 24)], [4])
+    assert 3.5 < four / one < 16.5  # between linear in the tokens and quadratic
 
 
 def test_kernel_table_has_a_row_a_kernel():

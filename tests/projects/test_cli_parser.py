@@ -43,10 +43,12 @@ def test_a_start_loads_neither_the_compiler_nor_what_training_needs():
     code = f"""if True:
         import sys, torch
         from projects.video_diffusion_sr import cli
+        from projects.video_diffusion_sr.memory.workload import workload_of
         from projects.video_diffusion_sr.presets import PRESETS
         from projects.video_diffusion_sr.request import Request
         for preset in PRESETS.values():
-            cli.resolve(preset, Request(res=(64, 64), random_weights=True), torch.device("cpu"))
+            settings = cli.resolve(preset, Request(res=(64, 64), random_weights=True), torch.device("cpu"))
+        workload_of(settings.vae, settings.dit, torch.bfloat16)  # what a GPU's memory is planned by
         sys.exit(' '.join(sys.modules.keys() & set({heavy!r})) or 0)"""
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr

@@ -18,6 +18,7 @@ from projects import degradation_picture, degradation_speed, degrade, evaluate, 
 from projects.evaluation import frames, measures
 from projects.evaluation.bootstrap import interval
 from projects.evaluation.vmaf import vmaf
+from projects.program import run_program
 
 FRAMES = 3
 
@@ -96,7 +97,7 @@ def test_crop_leaves_out_the_border(truth, tmp_path):
 
 
 def refusal(capsys, *flags) -> str:
-    assert evaluate.main([*map(str, flags), "--workers", "1"]) == 2
+    assert run_program(evaluate.main, [*map(str, flags), "--workers", "1"]) == 1
     return capsys.readouterr().err
 
 
@@ -266,7 +267,7 @@ def test_degraded_sets_are_small_stable_and_ready_for_evaluation(clips, tmp_path
 
 
 def test_degrade_refuses_with_a_sentence(tmp_path, capsys):
-    assert degrade.main(["--input", str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 2
+    assert run_program(degrade.main, ["--input", str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 1
     assert "no such file or folder" in capsys.readouterr().err
 
 

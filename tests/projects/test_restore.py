@@ -14,8 +14,8 @@ from PIL import Image
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
-from data.colour.path import to_8_bit
 from data.media import MediaError, open_media
+from data.pixel_range import model_to_uint8
 from projects.video_diffusion_sr import finishing, restore
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.cli import main
@@ -110,7 +110,7 @@ def test_strength_zero_is_the_resized_input(restorer, tmp_path):
     none = replace(restorer, finish=Finish(strength=0.0))
     result = read(restore_clip(tmp_path / "still.png", tmp_path / "out", none).output)[0]
     source = read(tmp_path / "still.png")[0]
-    expected = to_8_bit(restorer.geometry.to_output(source, "cpu"))
+    expected = model_to_uint8(restorer.geometry.to_output(source, "cpu"))
     assert torch.equal(result, expected)
 
 

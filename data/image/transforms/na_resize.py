@@ -73,6 +73,11 @@ def resize_8_bit(pixels: Tensor, size: tuple[int, int], divisor: int = 255) -> T
     return bicubic(torch.cat(rows, dim=-2), size)
 
 
+def bicubic_8_bit(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 [..., C, H, W] -> uint8 [..., C, h, w] of (h, w) = size, see `bicubic`; rounded and clipped."""
+    return bicubic(frames.float(), size).round().clamp(0, 255).to(torch.uint8)
+
+
 def bicubic(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """Floats [..., C, H, W] -> [..., C, h, w] of (h, w) = size: antialiased, pixel centres kept, unclamped."""
     flat = frames.reshape(-1, *frames.shape[-3:])  # n C H W

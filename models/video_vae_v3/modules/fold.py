@@ -46,8 +46,10 @@ def prepare_inference(vae: Autoencoder, winograd: Iterable[int] = (F43,)) -> Non
     """Derive the weights of the inference path; call it on float32 weights, before the model is cast.
 
     The derived weights are non-persistent buffers beside the ones they come from: names and values of the state dict
-    stay.
-    They do not follow later changes of the weights: derive them again after training.
+    stay. They do not follow later changes of the weights: derive them again after training.
+
+    On the meta device, where memory is planned, shapes alone are derived: arithmetic there loads torch's compiler, two
+    seconds of a start.
 
     Args:
         winograd: the m of F(m, 3) that the schedules to come use.
@@ -72,7 +74,11 @@ def is_prepared(vae: Autoencoder) -> bool:
 def prepare_conv(conv: CausalConv3d) -> None:
     """Give a convolution its weights for the clip's first frame, and its own in channels-last order."""
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
-    first = wide(conv.weight).sum(2).to(conv.weight).contiguous(memory_format=torch.channels_last)
+    weight = conv.weight
+    summed = (
+        weight.new_empty(*weight.shape[:2], *weight.shape[3:]) if weight.is_meta else wide(weight).sum(2).to(weight)
+    )
+    first = summed.contiguous(memory_format=torch.channels_last)
     conv.register_buffer("derived_first", first, persistent=False)
 
 
@@ -102,6 +108,9 @@ def fold_upsample(up: Upsample) -> None:
     `derived_table`, `derived_table_after` [z, 4, 4, C] and `derived_table_alone` [1, 4, 4, C].
     """
     z = up.time_factor
+    if up.conv.weight.is_meta:
+        _fold_shapes(up)
+        return
     taps = wide(up.conv.weight)  # o c 3 3 3
     subs = wide(up.upscale_conv.weight).flatten(1).unflatten(0, (2, 2, z, -1))  # x y z c i
     steps = _spatial_taps(taps, subs)  # [time tap][sub-frame] -> i o 4 4
@@ -121,6 +130,18 @@ def fold_upsample(up: Upsample) -> None:
     tables = {"table": rows, "table_alone": [[0, 0, 0]]} | ({"table_after": [[0, 0, 0], [0, 0, 1]]} if z == 2 else {})
     for name, frames in tables.items():
         up.register_buffer(f"derived_{name}", _bias_table(up, frames).to(up.conv.weight), persistent=False)
+
+
+def _fold_shapes(up: Upsample) -> None:
+    """The buffers of `fold_upsample` without values."""
+    z, channels, empty = up.time_factor, up.conv.out_channels, up.conv.weight.new_empty
+    _store(up, "folded", empty(channels, channels, z + 2, 4, 4), torch.channels_last_3d)
+    _store(up, "alone", empty(channels, channels, 4, 4), torch.channels_last)
+    if z == 2:
+        _store(up, "after", empty(channels, channels, z + 2, 4, 4), torch.channels_last_3d)
+    tables = {"table": z, "table_alone": 1} | ({"table_after": 2} if z == 2 else {})
+    for name, frames in tables.items():
+        up.register_buffer(f"derived_{name}", empty(frames, 4, 4, channels), persistent=False)
 
 
 def _store(up: Upsample, name: str, value: Tensor, layout: torch.memory_format) -> None:

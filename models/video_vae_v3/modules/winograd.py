@@ -56,7 +56,8 @@ def prepare_conv(conv: nn.Conv3d, sizes: Iterable[int]) -> None:
 
 def prepare_upsample(up: Upsample, sizes: Iterable[int]) -> None:
     """The same for a folded upsampler that leaves time alone, [C, O, 3, 4, 4], which meets the newest frame first."""
-    _store(up, up.derived_folded.movedim(2, 0).flip(0), sizes)
+    taps = up.derived_folded.movedim(2, 0)
+    _store(up, taps if taps.is_meta else taps.flip(0), sizes)  # shapes alone count there, see `fold.prepare_inference`
 
 
 def _store(layer: nn.Module, taps: Tensor, sizes: Iterable[int]) -> None:

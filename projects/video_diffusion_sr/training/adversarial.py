@@ -19,8 +19,8 @@ from common.diffusion.adversarial import (
 )
 from models.nadit.discriminator import DiscriminatorOutput
 from projects.video_diffusion_sr.lora import LoraSettings
-from projects.video_diffusion_sr.training.conditioning import Prompts, Texts
-from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared, refuse_other_latents
+from projects.video_diffusion_sr.training.conditioning import Texts, TrainingPrompts
+from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents, refuse_other_latents
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
 from projects.video_diffusion_sr.training.stage import Player
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss counts. gan, l1, features: of the generator; r1, r2: of the discriminator's penalties."""
+    """Weights of the losses. gan, l1, features: of the generator; r1, r2: of the discriminator's penalties."""
 
     gan: float = 1.0
     l1: float = 0.1
@@ -49,12 +49,12 @@ class AdversarialSettings:
     discriminator_init: its backbone starts from the "diffusion" weights before distillation (the papers), from the
         "distilled" ones of the generator, or from "random" ones.
     sigma, image_sigma: of the noise of both penalties, for clips and for single frames.
-    penalty_values: latent values (t h w c) of a sample at which r1 and r2 count in full; a smaller sample has them in
-        proportion (`common.diffusion.adversarial.penalty_share`). null: in full whatever the size, as the papers say
-        of samples of 720p.
+    penalty_values: number of latent values (t h w c) of a sample from which r1 and r2 have their full weight; that of a
+        smaller sample is in proportion (`common.diffusion.adversarial.penalty_share`). null: in full whatever the size,
+        as the papers say of samples of 720p.
     image_shift, video_shift: of the times at which the discriminator looks.
-    generator_every, discriminator_every: each plays in every so manieth step.
-    together: run the discriminator's four batches as one; it is faster and needs more memory.
+    generator_every, discriminator_every: each is updated every so many steps.
+    together: run the discriminator's four batches as one, which is faster and needs more memory.
     noise_scale, ema_decay: null takes the model's YAML.
     """
 
@@ -82,14 +82,24 @@ class AdversarialSettings:
             raise ValueError(f"adversarial.penalty_values must be positive, or null, got {self.penalty_values}")
 
 
+@dataclass(frozen=True)
+class DiscriminatorStart:
+    """Where the discriminator's backbone comes from.
+
+    weights: of the diffusion model before distillation, read if `discriminator_init` is "diffusion".
+    recipe: of another model, where the discriminator is larger than the generator; None: the generator's.
+    """
+
+    weights: "Weights" = None
+    recipe: "VideoDiffusionTrainer | None" = None
+
+
 class AdversarialStage(LatentStage):
     """Generator x^ = noise - v(noise, condition, T) against a discriminator on the same backbone.
 
     Args:
         weights: of the distilled model, where the generator starts.
-        discriminator_weights: of the diffusion model before distillation, where the discriminator's backbone starts if
-            `discriminator_init` says so.
-        discriminator_recipe: another model's, where the discriminator is larger than the generator.
+        discriminator: where the discriminator's backbone starts.
     """
 
     name = "adversarial"
@@ -98,22 +108,21 @@ class AdversarialStage(LatentStage):
         self,
         recipe: "VideoDiffusionTrainer",
         settings: AdversarialSettings,
-        prompts: Prompts,
+        prompts: TrainingPrompts,
         weights: "Weights",
-        discriminator_weights: "Weights",
+        discriminator: DiscriminatorStart,
         with_vae: bool = True,
         lora: LoraSettings | None = None,
-        discriminator_recipe: "VideoDiffusionTrainer | None" = None,
     ) -> None:
         super().__init__(recipe, prompts, settings.noise_scale, 0.0, with_vae)
         if recipe.diffusion.loss != "v_lerp":
             raise ValueError(f"a step from T is noise - v; diffusion.loss.type {recipe.diffusion.loss} is no such v")
         self.settings = settings
         self.modules["dit"], state = recipe.build_dit(weights, lora)
-        judge = discriminator_recipe or recipe
-        refuse_other_latents(recipe, judge, "discriminator")
-        start = {"diffusion": discriminator_weights, "distilled": weights, "random": None}[settings.discriminator_init]
-        self.modules["discriminator"], other = judge.build_discriminator(start, settings.taps)
+        other_recipe = discriminator.recipe or recipe
+        refuse_other_latents(recipe, other_recipe, "discriminator")
+        start = {"diffusion": discriminator.weights, "distilled": weights, "random": None}[settings.discriminator_init]
+        self.modules["discriminator"], other = other_recipe.build_discriminator(start, settings.taps)
         for name, values in (("dit", state), ("discriminator", other)):
             if values is not None:
                 self.weights[name] = values
@@ -125,8 +134,8 @@ class AdversarialStage(LatentStage):
             Player("discriminator", ("discriminator",), settings.discriminator, every=settings.discriminator_every),
             Player("generator", ("dit",), settings.generator, every=settings.generator_every),
         )
-        # Discriminator's turn: one pass to generate, then so many versions forward and backward. Generator's: one
-        # forward and backward of its own, and of the discriminator two forward and one backward, for its inputs only.
+        # Update of the discriminator: one pass to generate, then each version forward and backward. Of the generator:
+        # one forward and backward of its own; of the discriminator two forward and one backward, for its inputs only.
         versions = 2 + (settings.weights.r1 > 0) + (settings.weights.r2 > 0)
         once, other_once = 1 / settings.generator_every, 1 / settings.discriminator_every
         self.forward_passes = {"dit": other_once + 3 * once, "discriminator": 3 * versions * other_once + 3 * once}
@@ -136,34 +145,34 @@ class AdversarialStage(LatentStage):
             return list(self.modules[name].backbone.blocks)
         return super().units(name)
 
-    def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         if player == "generator":
-            return self._generator_losses(prepared, draws)
-        return self._discriminator_losses(prepared, draws)
+            return self._generator_losses(prepared, generator)
+        return self._discriminator_losses(prepared, generator)
 
-    def generate(self, at: Prepared, draws: torch.Generator) -> Tensor:
+    def generate(self, at: PreparedLatents, generator: torch.Generator) -> Tensor:
         """Latents [L0, c] in one step from noise."""
-        noise = self.normal(at.hq, draws)
-        start = torch.full((), self.schedule.T, device=self.device)  # filled there: a copy would wait for the device
+        noise = self.normal(at.hq, generator)
+        start = torch.full((), self.schedule.T, device=self.device)  # created on the device: a copy would wait for it
         return noise - self.predict(self.modules["dit"], noise, at, start)
 
-    def _times(self, at: Prepared, draws: torch.Generator) -> Tensor:
+    def _times(self, at: PreparedLatents, generator: torch.Generator) -> Tensor:
         settings = self.settings
         frames = at.shapes.size_table[:, 0].float()
-        return shifted_uniform_times(frames, settings.image_shift, settings.video_shift, self.schedule.T, draws)
+        return shifted_uniform_times(frames, settings.image_shift, settings.video_shift, self.schedule.T, generator)
 
-    def _discriminator_losses(self, at: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def _discriminator_losses(self, at: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         weights, table = self.settings.weights, at.shapes.size_table
         with torch.no_grad():
-            fake = self.generate(at, draws)
+            fake = self.generate(at, generator)
         sigma = torch.where(table[:, 0] > 1, self.settings.sigma, self.settings.image_sigma).float()
         sigma = at.shapes.per_row(sigma)[:, None]  # L0 1
         versions = {"real": at.hq, "fake": fake}
         if weights.r1 > 0:
-            versions["r1"] = at.hq + sigma * self.normal(fake, draws)
+            versions["r1"] = at.hq + sigma * self.normal(fake, generator)
         if weights.r2 > 0:
-            versions["r2"] = fake + sigma * self.normal(fake, draws)
-        logits = dict(zip(versions, self._logits(list(versions.values()), at, draws), strict=True))
+            versions["r2"] = fake + sigma * self.normal(fake, generator)
+        logits = dict(zip(versions, self._logits(list(versions.values()), at, generator), strict=True))
         real, generated = logits["real"], logits["fake"]
         of_pair = (
             relativistic_discriminator_loss if self.settings.loss == "rpgan" else non_saturating_discriminator_loss
@@ -176,10 +185,10 @@ class AdversarialStage(LatentStage):
         total = losses["gan"] + sum(getattr(weights, name) * losses[name] for name in ("r1", "r2") if name in losses)
         return losses | {"total": total, "real": real.mean(), "fake": generated.mean()}
 
-    def _generator_losses(self, at: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def _generator_losses(self, at: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         weights = self.settings.weights
-        fake = self.generate(at, draws)
-        t = self._times(at, draws)
+        fake = self.generate(at, generator)
+        t = self._times(at, generator)
         with torch.no_grad():
             real = self._judge([at.hq], at, t)
         generated = self._judge([fake], at, t)
@@ -194,14 +203,14 @@ class AdversarialStage(LatentStage):
         total = weights.gan * losses["gan"] + weights.l1 * losses["l1"] + weights.features * losses["features"]
         return losses | {"total": total}
 
-    def _logits(self, latents: list[Tensor], at: Prepared, draws: torch.Generator) -> list[Tensor]:
+    def _logits(self, latents: list[Tensor], at: PreparedLatents, generator: torch.Generator) -> list[Tensor]:
         """Logits [B] of several versions of a batch, all at the same times."""
-        t = self._times(at, draws)
+        t = self._times(at, generator)
         if not self.settings.together:
             return [self._judge([x], at, t).logits for x in latents]
         return list(self._judge(latents, at, t).logits.chunk(len(latents)))
 
-    def _judge(self, latents: list[Tensor], at: Prepared, t: Tensor) -> DiscriminatorOutput:
+    def _judge(self, latents: list[Tensor], at: PreparedLatents, t: Tensor) -> DiscriminatorOutput:
         """The discriminator on several versions of a batch, packed one after another."""
         count, texts = len(latents), at.texts
         sizes, lengths = at.shapes.sizes * count, texts.lengths * count
@@ -211,13 +220,15 @@ class AdversarialStage(LatentStage):
         layout = self.cache.layout(discriminator.backbone, sizes, lengths)
         return discriminator(packed, texts.tokens, sizes, [[n] for n in lengths], t.repeat(count), layout=layout)
 
-    def _feature_distance(self, real: DiscriminatorOutput, generated: DiscriminatorOutput, at: Prepared) -> Tensor:
-        """The feature matching loss: of this share's tokens, summed over shares."""
+    def _feature_distance(
+        self, real: DiscriminatorOutput, generated: DiscriminatorOutput, at: PreparedLatents
+    ) -> Tensor:
+        """The feature matching loss over the tokens of this rank, summed over the ranks that share the clip."""
         discriminator = self.modules["discriminator"]
         layout = self.cache.layout(discriminator.backbone, at.shapes.sizes, at.texts.lengths)
         weight = self.cache.shapes(layout.grids).row_share  # L, what each token counts
         weights = [layout.exchange.enter(weight, layout.blocks[tap].cut) for tap in discriminator.taps]
         return layout.exchange.sum(feature_matching(real.features, generated.features, weights), "features")
 
-    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
-        return self.generate(prepared, draws)
+    def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
+        return self.generate(prepared, generator)

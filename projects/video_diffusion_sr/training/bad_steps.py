@@ -1,11 +1,11 @@
-"""Steps that a run leaves out, as their loss was no number: noted in its folder, so that a resume does the same."""
+"""Steps that a run skips because their loss was not finite, listed in its folder for a resumed run."""
 
 import json
 import os
 from pathlib import Path
 
 from common.logger import get_logger
-from projects.video_diffusion_sr.training.finite import NonFiniteLoss
+from projects.video_diffusion_sr.training.nan_guard import NonFiniteLoss
 
 logger = get_logger(__name__)
 
@@ -13,15 +13,15 @@ FILE = "skipped_steps.json"
 
 
 class BadSteps:
-    """Which steps are skipped: their batch is read, and nothing is learnt from it.
+    """The list of skipped steps, whose batches are read without an update.
 
-    A run goes back to its newest checkpoint, notes the bad step and goes on. What it computes then is what any run with
-    this list computes, whenever and however often it is stopped.
+    After a bad step the run adds it to the list and continues from its newest checkpoint. The result depends on the
+    list alone, not on when or how often the run was stopped.
 
     Args:
         folder: of the run.
-        most: how many steps may be left out; 0 ends the run with the first.
-        is_leader: whether this rank writes.
+        most: how many steps may be skipped; with 0 the first bad step ends the run.
+        is_leader: whether this rank writes the file.
     """
 
     def __init__(self, folder: Path, most: int, is_leader: bool) -> None:
@@ -29,16 +29,16 @@ class BadSteps:
         self.steps: set[int] = set()
 
     def load(self) -> None:
-        """Take over what this run noted before."""
+        """Read the list that an earlier start of this run wrote."""
         if self.path.is_file():
             self.steps = set(json.loads(self.path.read_text()))
 
     def note(self, bad: NonFiniteLoss) -> None:
-        """Skip this step from now on; raises `bad` again where no more may be skipped."""
+        """Add a step to the list; raises `bad` again where the list is full."""
         if len(self.steps) >= self.most or bad.step in self.steps:
             raise bad
         self.steps.add(bad.step)
-        logger.warning("%s. Step %d is left out (%d of at most %d)", bad, bad.step, len(self.steps), self.most)
+        logger.warning("%s. Step %d will be skipped (%d of at most %d)", bad, bad.step, len(self.steps), self.most)
         if self.is_leader:
             part = Path(f"{self.path}.part")
             part.parent.mkdir(parents=True, exist_ok=True)

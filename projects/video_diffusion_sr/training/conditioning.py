@@ -1,8 +1,7 @@
-"""What the transformer is told about a clip: the condition latents with their mask, and the text."""
+"""Inputs of the transformer beside the noisy latents: the condition latents with their mask, and the text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +16,8 @@ GIVEN_FRAMES = {"i2v": 1, "v2v": 2}  # latent frames of the ground truth that th
 class ConditionSettings:
     """The `condition` section of a model's YAML.
 
-    sr, i2v, v2v: chance of restoration, of image to video and of video extension; what is left is text to video.
-    noise_scale: the condition of restoration is noised to a time up to this share of the schedule.
+    sr, i2v, v2v: probabilities of restoration, image to video, and video extension; the rest is text to video.
+    noise_scale: noise is added to the condition of restoration, up to this share of the schedule.
     """
 
     i2v: float
@@ -29,17 +28,9 @@ class ConditionSettings:
     def __post_init__(self) -> None:
         chances = (self.i2v, self.v2v, self.sr)
         if min(chances) < 0 or sum(chances) > 1 + 1e-6:
-            raise ValueError(f"condition: the chances of i2v, v2v and sr are {chances}; they must sum to at most 1")
+            raise ValueError(f"condition: the probabilities of i2v, v2v and sr are {chances}; their sum is at most 1")
         if not 0 <= self.noise_scale <= 1:
             raise ValueError(f"condition.noise_scale must be in [0, 1], got {self.noise_scale}")
-
-    @staticmethod
-    def read(config: Mapping[str, Any]) -> "ConditionSettings":
-        """From the YAML; ValueError for a key that is unknown or missing."""
-        known = {"i2v", "v2v", "sr", "noise_scale"}
-        if set(config) != known:
-            raise ValueError(f"the section `condition` must have the keys {sorted(known)}, got {sorted(config)}")
-        return ConditionSettings(**{key: float(config[key]) for key in known})
 
 
 @dataclass(frozen=True)
@@ -57,12 +48,12 @@ class Conditioner:
     spatial_factor: int
     transform: bool
 
-    def __call__(self, hq: Tensor, lq: Tensor, shapes: Shapes, draws: torch.Generator) -> Tensor:
+    def __call__(self, hq: Tensor, lq: Tensor, shapes: Shapes, generator: torch.Generator) -> Tensor:
         """Condition and mask, [L0, c + 1], of packed latents [L0, c]."""
-        given = self._noised(lq, shapes, draws)
+        given = self._noised(lq, shapes, generator)
         if self.settings.sr >= 1:
             return torch.cat([given, torch.ones_like(given[:, :1])], dim=1)
-        u = shapes.per_row(torch.rand(len(shapes.sizes), generator=draws, device=hq.device))
+        u = shapes.per_row(torch.rand(len(shapes.sizes), generator=generator, device=hq.device))
         sr, i2v, v2v = self.settings.sr, self.settings.i2v, self.settings.v2v
         restored = u < sr
         extended = ((u >= sr) & (u < sr + i2v) & (shapes.frame_of_row < GIVEN_FRAMES["i2v"])) | (
@@ -71,13 +62,13 @@ class Conditioner:
         mask = (restored | extended)[:, None].to(hq.dtype)
         return torch.cat([torch.where(restored[:, None], given, hq) * mask, mask], dim=1)
 
-    def _noised(self, lq: Tensor, shapes: Shapes, draws: torch.Generator) -> Tensor:
-        """Synthetic degradation is harsher than the real one; noise softens the condition (arXiv 2501.01320, 3.3)."""
+    def _noised(self, lq: Tensor, shapes: Shapes, generator: torch.Generator) -> Tensor:
+        """The condition with noise, because synthetic degradation is harsher than real (arXiv 2501.01320, 3.3)."""
         if self.settings.noise_scale == 0:
             return lq
-        u = torch.rand(len(shapes.sizes), generator=draws, device=lq.device)
+        u = torch.rand(len(shapes.sizes), generator=generator, device=lq.device)
         t = u * self.settings.noise_scale * self.schedule.T
-        noise = torch.randn(lq.shape, generator=draws, device=lq.device)
+        noise = torch.randn(lq.shape, generator=generator, device=lq.device)
         return self.schedule.forward(lq, noise, shapes.per_row(self.shifted(t, shapes)))
 
     def shifted(self, t: Tensor, shapes: Shapes) -> Tensor:
@@ -97,13 +88,13 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """The text embeddings that are not of one clip, [tokens, width] each, on one device.
+class TrainingPrompts:
+    """The text embeddings that clips share, [tokens, width] each, on one device.
 
-    positive: of every clip that has no text of its own.
-    negative: what the other side of guidance reads where a model was released with such a text.
-    null: stands for no text at all, in prompt dropout and where guidance is against no text. By default one token of
-        zeros, which no text encoder makes.
+    positive: for every clip without a text embedding of its own.
+    negative: for the unconditional side of guidance, where a model was released with such a text.
+    null: the empty text, for prompt dropout and for guidance without a negative text. By default one token of zeros,
+        which no text encoder produces.
     """
 
     positive: Tensor
@@ -118,25 +109,26 @@ class Prompts:
     def width(self) -> int:
         return self.positive.shape[1]
 
-    def to(self, device: torch.device | str) -> "Prompts":
+    def to(self, device: torch.device | str) -> "TrainingPrompts":
         """The same on another device."""
-        return Prompts(self.positive.to(device), self.negative.to(device), self.null.to(device))
+        return TrainingPrompts(self.positive.to(device), self.negative.to(device), self.null.to(device))
 
-    def other_side(self, kind: str, samples: int) -> Texts:
-        """What guidance is against, for every sample: the "negative" text or the "null_text"."""
+    def unconditional(self, kind: str, samples: int) -> Texts:
+        """The text of the unconditional side of guidance, for every sample: "negative" or "null_text"."""
         return joined([{"negative": self.negative, "null_text": self.null}[kind]] * samples)
 
-    def drawn(self, own: Sequence[Tensor | None], dropout: float, draws: torch.Generator) -> Texts:
-        """Each sample's own text, or the positive one where it has none; the null text with chance `dropout`.
+    def drawn(self, own: Sequence[Tensor | None], dropout: float, generator: torch.Generator) -> Texts:
+        """Each sample's own text, or the positive one where it has none; the null text with probability `dropout`.
 
-        The choice is made on the CPU from the generator's seed: it decides shapes, and a device would have to be asked.
+        The choice is made on the CPU from the seed of the generator: shapes depend on it, and reading it from a
+        device would wait for the device.
         """
-        dice = torch.Generator().manual_seed(draws.initial_seed())
-        dropped = (torch.rand(len(own), generator=dice) < dropout).tolist()
+        on_cpu = torch.Generator().manual_seed(generator.initial_seed())
+        dropped = (torch.rand(len(own), generator=on_cpu) < dropout).tolist()
         texts = [self.positive if text is None else text for text in own]
         return joined([self.null if drop else text for drop, text in zip(dropped, texts, strict=True)])
 
 
 def joined(texts: Sequence[Tensor]) -> Texts:
-    """One embedding for every sample, packed."""
+    """The embeddings of all samples, packed."""
     return Texts(torch.cat(list(texts)), tuple(len(text) for text in texts))

@@ -1,4 +1,4 @@
-"""Memory and passes of a step of each stage on latents, by formula; `projects/benchmark_training.py` measures them."""
+"""Memory and forward passes of a step of each stage on latents, by formula; `benchmark_training.py` measures them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from math import ceil
 
 from models.nadit.config import NaDiTConfig
 
-TEXT_TOKENS = 58  # of the released positive embedding
-MOMENTS, AVERAGED, GRADIENT, USED = 12, 4, 4, 2  # bytes a parameter: weight and two moments; its average; a teacher's
+# Bytes a parameter: weight and two moments of Adam; its average; its gradient; the weight of a teacher.
+TRAINED, AVERAGED, GRADIENT, USED = 12, 4, 4, 2
 GATHERED = 2  # bytes a parameter in bfloat16
 # Bytes a token and channel that a backward pass finds kept, counted by hooks on saved tensors of the 3B's widths in
 # bfloat16 on a CPU: inside of one block, and by each of the discriminator's heads. With them the peaks of the diffusion
@@ -17,7 +17,7 @@ VAE_BYTES = 2  # a parameter of the VAE, whole on every GPU
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageCost:
     """passes: of the transformer in a step, in forward passes, what checkpointing computes again included.
     versions: of the batch that one backward pass holds. heads: of the discriminator.
     averaged, trained, used: parameters. largest: those of the player with the most, as one at a time has gradients."""
@@ -32,17 +32,17 @@ class Stage:
     heads: int = 0
 
 
-def stages(transformer: int, discriminator: int, heads: int, share: float) -> dict[str, Stage]:
+def stage_costs(transformer: int, discriminator: int, heads: int, share: float) -> dict[str, StageCost]:
     """Networks and passes of each stage; arguments are numbers of parameters, of heads, and the share of the blocks
     that gradient checkpointing computes again."""
     trained = 3 + share  # forward, a backward pass of twice its work, and what is computed again
     both, largest = transformer + discriminator, max(transformer, discriminator)
     found = [
-        Stage("diffusion", trained, 1, transformer, transformer, 0, transformer),
-        Stage("distill", 2 + trained, 1, transformer, transformer, transformer, transformer),
-        # Discriminator's turn: generate, judge four; generator's: generate, judge real, judge generated, through which
-        # gradients pass to the generator alone.
-        Stage("adversarial", 1 + 6 * trained, 4, transformer, both, 0, largest, heads),
+        StageCost("diffusion", trained, 1, transformer, transformer, 0, transformer),
+        StageCost("distill", 2 + trained, 1, transformer, transformer, transformer, transformer),
+        # Update of the discriminator: generate, judge four. Of the generator: generate, judge real and generated, and
+        # gradients pass through the discriminator to the generator alone.
+        StageCost("adversarial", 1 + 6 * trained, 4, transformer, both, 0, largest, heads),
     ]
     return {stage.name: stage for stage in found}
 
@@ -61,7 +61,7 @@ class Spread:
 
 
 def memory(
-    stage: Stage, config: NaDiTConfig, tokens: int, spread: Spread, share: float, vae: int = 0
+    stage: StageCost, config: NaDiTConfig, tokens: int, spread: Spread, share: float, vae: int = 0
 ) -> Mapping[str, float]:
     """Bytes on each GPU, by what they are for; their sum is the peak.
 
@@ -80,7 +80,7 @@ def memory(
     numbers = float(ceil(tokens / spread.clip) * stage.versions * config.dim)
     kept = (stream * config.num_layers + BLOCK_BYTES * (insides - 1) + heads) * numbers
     return {
-        "state": (MOMENTS * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / spread.state
+        "state": (TRAINED * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / spread.state
         + VAE_BYTES * vae,
         "gathered": GATHERED * (stage.trained + stage.used) * (1 if spread.whole else 2 / config.num_layers),
         "one block": BLOCK_BYTES * numbers,

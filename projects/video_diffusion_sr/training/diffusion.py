@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from projects.video_diffusion_sr.lora import LoraSettings
-from projects.video_diffusion_sr.training.conditioning import Prompts
-from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
+from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
 from projects.video_diffusion_sr.training.stage import Player
 from projects.video_diffusion_sr.training.tiny.linear_decoder import DecoderMetric
@@ -24,13 +24,13 @@ FROM_SCRATCH_DROPOUT = 0.1  # ours: the papers drop prompts as SD3 does, at a ra
 class DiffusionStageSettings:
     """The section `diffusion` of a training YAML.
 
-    prompt_dropout: how often the null text stands in for a clip's, so that guidance has both; null takes 0 where
+    prompt_dropout: the share of clips whose text is replaced by the null text, as guidance needs; null takes 0 where
         trained weights are fine-tuned and 0.1 where training starts from random ones. The released models are guided by
         a negative text, which dropout would train towards good pictures if it took its place.
     noise_scale, ema_decay: null takes the model's YAML.
     log_floor: null takes the mean squared error; a number f the mean over clips of log(squared error + f), which is
-        their mean PSNR up to a factor, with errors far below f counting no more. For one step alone: a clip then
-        counts by the share of its error that goes, where otherwise the hopeless ones drown the rest.
+        their mean PSNR up to a factor, with errors far below f counting no more. For one-step models: each clip
+        then counts by its relative error, where otherwise the hardest clips dominate.
     image_steps: Euler steps of the pictures in TensorBoard and of validation.
     """
 
@@ -43,10 +43,10 @@ class DiffusionStageSettings:
 
 
 class DiffusionStage(LatentStage):
-    """One transformer learns the velocity at training times of the YAML, each clip at its own.
+    """One transformer learns the velocity at the training times of the YAML, drawn for each clip.
 
     Args:
-        metric: count errors as they show in the pixels, instead of all latent channels alike.
+        metric: weights latent errors by their effect on pixels; None: all channels alike.
     """
 
     name = "diffusion"
@@ -55,7 +55,7 @@ class DiffusionStage(LatentStage):
         self,
         recipe: "VideoDiffusionTrainer",
         settings: DiffusionStageSettings,
-        prompts: Prompts,
+        prompts: TrainingPrompts,
         weights: "Weights",
         with_vae: bool = True,
         lora: LoraSettings | None = None,
@@ -79,11 +79,11 @@ class DiffusionStage(LatentStage):
         super().set_device(device)
         self.metric = None if self.metric is None else self.metric.to(device)
 
-    def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         shapes, diffusion = prepared.shapes, self.recipe.diffusion
-        t = diffusion.training.sample(len(shapes.sizes), draws, self.device)
+        t = diffusion.training.sample(len(shapes.sizes), generator, self.device)
         t = self.conditioner.shifted(t, shapes)  # B
-        noise = self.normal(prepared.hq, draws)
+        noise = self.normal(prepared.hq, generator)
         t_of_row = shapes.per_row(t)
         x_t = self.schedule.forward(prepared.hq, noise, t_of_row)  # L0 c
         wanted = self.schedule.convert_to_pred(prepared.hq, noise, t_of_row, diffusion.loss)
@@ -97,6 +97,6 @@ class DiffusionStage(LatentStage):
             "squared": shapes.mean(squared.detach()),
         }
 
-    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
+    def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
         steps, guidance = self.settings.image_steps, self.recipe.diffusion.guidance
-        return self.sample(self.modules["dit"], prepared, steps, guidance, draws)
+        return self.sample(self.modules["dit"], prepared, steps, guidance, generator)

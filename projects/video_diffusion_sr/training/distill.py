@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from common.diffusion import Guidance, LinearInterpolation, uniform_trailing
-from projects.video_diffusion_sr.training.conditioning import Prompts
-from projects.video_diffusion_sr.training.latent_stage import LatentStage, Prepared, refuse_other_latents
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
+from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents, refuse_other_latents
 from projects.video_diffusion_sr.training.packed import Shapes
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
 from projects.video_diffusion_sr.training.stage import Player
@@ -45,12 +45,22 @@ class DistillSettings:
             raise ValueError(f"distill.rounds must halve from one to the next, got {list(self.rounds)}")
 
 
+@dataclass(frozen=True)
+class DistillRound:
+    """One round of progressive distillation.
+
+    steps: Euler steps of the student; its teacher takes twice as many.
+    guided: whether the teacher is guided, as in the first round.
+    """
+
+    steps: int
+    guided: bool
+
+
 class DistillStage(LatentStage):
-    """One round.
+    """One round: the student learns the velocity of one step that ends where two steps of the teacher end.
 
     Args:
-        steps: of the student; the teacher takes twice as many.
-        guided: whether this round's teacher is guided.
         weights: of the teacher, and of the student at the start.
         teacher: another model's recipe and weights, where the teacher is larger than the student.
     """
@@ -61,18 +71,17 @@ class DistillStage(LatentStage):
         self,
         recipe: "VideoDiffusionTrainer",
         settings: DistillSettings,
-        prompts: Prompts,
+        prompts: TrainingPrompts,
         weights: "Weights",
-        steps: int,
-        guided: bool,
+        this_round: DistillRound,
         with_vae: bool = True,
         teacher: "tuple[VideoDiffusionTrainer, Weights] | None" = None,
     ) -> None:
         super().__init__(recipe, prompts, settings.noise_scale, 0.0, with_vae)
         if recipe.diffusion.loss != "v_lerp":
             raise ValueError(f"distillation matches velocities; diffusion.loss.type {recipe.diffusion.loss} is none")
-        self.name = f"distill_{steps}"
-        self.steps = steps
+        self.steps = this_round.steps
+        self.name = f"distill_{self.steps}"
         self.modules["dit"], state = recipe.build_dit(weights)
         teachers_recipe, teachers_weights = (recipe, weights) if teacher is None else teacher
         refuse_other_latents(recipe, teachers_recipe, "teacher")
@@ -84,22 +93,22 @@ class DistillStage(LatentStage):
         self.players = (Player("dit", ("dit",), settings.optimizer),)
         configured = recipe.diffusion.guidance
         scale = configured.scale if settings.guidance is None else settings.guidance
-        self.guidance = Guidance(scale if guided else 1.0, configured.rescale)
+        self.guidance = Guidance(scale if this_round.guided else 1.0, configured.rescale)
         self.other_text = settings.guidance_against
         self.forward_passes = {"dit": 3.0, "teacher": 4.0 if self.guidance.scale != 1 else 2.0}
         # T first, 0 last; the student walks over every second of them
-        times = uniform_trailing(2 * steps, self.schedule.T, recipe.diffusion.shift)
+        times = uniform_trailing(2 * self.steps, self.schedule.T, recipe.diffusion.shift)
         self.times = torch.cat([times, torch.zeros(1)])
 
     def set_device(self, device: torch.device) -> None:
         super().set_device(device)
         self.times = self.times.to(device)
 
-    def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         shapes = prepared.shapes
-        number = torch.randint(self.steps, (len(shapes.sizes),), generator=draws, device=self.device)
+        number = torch.randint(self.steps, (len(shapes.sizes),), generator=generator, device=self.device)
         t, middle, end = (self.times[2 * number + i] for i in range(3))  # B each
-        x_t = self.schedule.forward(prepared.hq, self.normal(prepared.hq, draws), shapes.per_row(t))
+        x_t = self.schedule.forward(prepared.hq, self.normal(prepared.hq, generator), shapes.per_row(t))
         with torch.no_grad():
             teacher = self.frozen["teacher"]
             wanted = two_step_velocity(
@@ -108,14 +117,14 @@ class DistillStage(LatentStage):
         predicted = self.predict(self.modules["dit"], x_t, prepared, t)
         return {"total": shapes.mean((predicted - wanted).square())}
 
-    def _guided(self, dit: torch.nn.Module, x: Tensor, at: Prepared, t: Tensor) -> Tensor:
+    def _guided(self, dit: torch.nn.Module, x: Tensor, at: PreparedLatents, t: Tensor) -> Tensor:
         negative = self.unguided(len(at.shapes.sizes))
         return self.guidance.predict(
             lambda: self.predict(dit, x, at, t), lambda: self.predict(dit, x, at, t, negative), 0, 1, None
         )
 
-    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
-        return self.sample(self.modules["dit"], prepared, self.steps, Guidance(), draws)
+    def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
+        return self.sample(self.modules["dit"], prepared, self.steps, Guidance(), generator)
 
 
 def two_step_velocity(

@@ -1,9 +1,9 @@
-"""A player's turn as CUDA graphs: small networks are bound by the launches of kernels, and a replay is one launch.
+"""A player's update as a CUDA graph: small networks are bound by kernel launches, and a replay is one launch.
 
-The first turns of each shape run as they are, which also allocates the optimiser's state; then the turn is captured on
-copies of its inputs, and from then on these are filled and the graph is replayed. Nothing in a captured turn may ask
-the device or depend on a number that changes on the host: the learning rate is a tensor, draws come from one generator
-that is registered with the graph and seeded before each replay.
+The first updates of each shape run eagerly, which also allocates the state of the optimiser. The next one is captured
+on copies of its inputs; later ones copy their inputs there and replay the graph. A captured update must not wait for
+the device or depend on a number that changes on the host: the learning rate is a tensor, and random numbers come from
+one generator, which is registered with the graph and seeded before each replay.
 """
 
 from collections import Counter
@@ -14,90 +14,90 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
-WARM = 2  # turns of each shape before it is captured
+WARM = 2  # updates of each shape before one is captured
 
 
 class Copied(Protocol):
-    """What a stage prepares, if its turns are to be captured."""
+    """What `Stage.prepare` must return where updates are captured."""
 
     @property
     def shape_key(self) -> Hashable:
         """Equal for batches that run the same kernels on the same shapes."""
 
     def clone(self) -> Self:
-        """With tensors of its own."""
+        """A copy with its own tensors."""
 
     def copy_(self, other: Self) -> None:
-        """Take over another's values; the shapes are the same."""
+        """Copy the values of a batch of the same shapes."""
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph, the inputs that it reads and the scalars that it leaves."""
+    """A graph, the inputs that it reads, and the scalars that it writes."""
 
     graph: torch.cuda.CUDAGraph
     inputs: Copied
     scalars: dict[str, Tensor]
 
 
-class GraphedTurns:
+class GraphedUpdates:
     """Turns of one player on one CUDA device.
 
     Args:
-        turn: everything from losses to the optimiser's step, given a prepared batch and draws; returns scalars.
-        parameters: whose gradients the turn makes.
+        update: everything from losses to the optimiser's step, given a prepared batch and draws; returns scalars.
+        parameters: those whose gradients the update computes.
         device: of all of it.
     """
 
     def __init__(
         self,
-        turn: Callable[[Copied, torch.Generator], dict[str, Tensor]],
+        update: Callable[[Copied, torch.Generator], dict[str, Tensor]],
         parameters: list[nn.Parameter],
         device: torch.device,
     ) -> None:
-        self.turn, self.parameters = turn, parameters
-        self.draws = torch.Generator(device)
+        self.update, self.parameters = update, parameters
+        self.generator = torch.Generator(device)
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
-        self.turns: Counter[Hashable] = Counter()
+        self.updates: Counter[Hashable] = Counter()
         self.captured: dict[Hashable, Captured] = {}
 
     def __call__(self, prepared: Copied, seed: int) -> dict[str, Tensor]:
-        """One turn; the scalars are overwritten by the next turn of this shape."""
+        """One update. The next update of this shape overwrites the scalars."""
         key = prepared.shape_key
-        self.draws.manual_seed(seed)
-        self.turns[key] += 1
-        if self.turns[key] <= WARM:
+        self.generator.manual_seed(seed)
+        self.updates[key] += 1
+        if self.updates[key] <= WARM:
             return self._plain(prepared)
         if key not in self.captured:
             self.captured[key] = self._capture(prepared)
-            self.draws.manual_seed(seed)
+            self.generator.manual_seed(seed)
         captured = self.captured[key]
         captured.inputs.copy_(prepared)
         captured.graph.replay()
         return captured.scalars
 
     def _plain(self, prepared: Copied) -> dict[str, Tensor]:
-        """On a stream of its own, as capturing is: autograd remembers on which stream a gradient was made."""
+        """An eager update on the stream of capture, since autograd uses the stream of the forward pass again."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            self._forget_gradients()
-            scalars = self.turn(prepared, self.draws)
-            self._forget_gradients()
+            self._clear_gradients()
+            scalars = self.update(prepared, self.generator)
+            self._clear_gradients()
         torch.cuda.current_stream().wait_stream(self.stream)
         return scalars
 
     def _capture(self, prepared: Copied) -> Captured:
-        """Nothing is computed yet: a captured turn only notes down its kernels."""
+        """Capture records kernels without running them."""
         inputs = prepared.clone()
-        self._forget_gradients()  # so that the graph's own are made inside of it
+        self._clear_gradients()  # so that the graph allocates its own
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.draws)
+        graph.register_generator_state(self.generator)
         torch.cuda.synchronize()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            scalars = self.turn(inputs, self.draws)
+            scalars = self.update(inputs, self.generator)
         return Captured(graph, inputs, scalars)
 
-    def _forget_gradients(self) -> None:
+    def _clear_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None

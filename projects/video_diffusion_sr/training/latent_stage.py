@@ -1,4 +1,4 @@
-"""What the three stages on latents share: encoding, condition, text, a call of the transformer, pictures, work."""
+"""Common parts of the three stages on latents: encoding, condition, text, calls of the transformer, pictures, work."""
 
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from common.diffusion import EulerSampler, Guidance, LinearInterpolation, uniform_trailing
 from common.distributed.parallel import Parallel
+from data.pixel_range import model_to_unit
 from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
+from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.lora import HEADER, LoraSettings, factors_of
-from projects.video_diffusion_sr.training.conditioning import Conditioner, Prompts, Texts, joined
-from projects.video_diffusion_sr.training.flops import forward_flops
-from projects.video_diffusion_sr.training.latents import LatentEncoder, Pairs, pixels_of
+from projects.video_diffusion_sr.training.conditioning import Conditioner, Texts, TrainingPrompts, joined
+from projects.video_diffusion_sr.training.latents import LatentEncoder, LatentPairs, pixels_of
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, unpack
 from projects.video_diffusion_sr.training.stage import Stage, Work, names_of
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A batch that is ready for the transformer.
+class PreparedLatents:
+    """A batch, ready for the transformer.
 
     hq: [L0, c] float32 ground truth. lq: the same of the degraded clip. given: [L0, c + 1] condition and mask.
     """
@@ -41,11 +42,11 @@ class Prepared:
         """See `graphed.Copied`."""
         return self.shapes.sizes, self.texts.lengths
 
-    def clone(self) -> "Prepared":
+    def clone(self) -> "PreparedLatents":
         texts = replace(self.texts, tokens=self.texts.tokens.clone())
         return replace(self, hq=self.hq.clone(), lq=self.lq.clone(), given=self.given.clone(), texts=texts)
 
-    def copy_(self, other: "Prepared") -> None:
+    def copy_(self, other: "PreparedLatents") -> None:
         for own, value in (
             (self.hq, other.hq),
             (self.lq, other.lq),
@@ -62,18 +63,18 @@ class LatentStage(Stage):
         recipe: of the model's YAML.
         prompts: the fixed text embeddings, on the CPU.
         noise_scale: of the condition; None takes the YAML's.
-        prompt_dropout: how often the null text stands in for a sample's.
+        prompt_dropout: the share of samples whose text is replaced by the null text.
         with_vae: load the VAE, to encode pixels and to show pictures.
 
     Attributes:
-        other_text: what guidance is against, "negative" or "null_text".
-        forward_passes: work of a step in forward passes of each transformer, by name; a backward pass is two.
+        other_text: the unconditional side of guidance, "negative" or "null_text".
+        forward_passes: work of a step by transformer, in forward passes; a backward pass counts as two.
     """
 
     def __init__(
         self,
         recipe: "VideoDiffusionTrainer",
-        prompts: Prompts,
+        prompts: TrainingPrompts,
         noise_scale: float | None = None,
         prompt_dropout: float = 0.0,
         with_vae: bool = True,
@@ -85,7 +86,7 @@ class LatentStage(Stage):
         self.schedule: LinearInterpolation = recipe.diffusion.schedule
         self.conditioner: Conditioner = recipe.conditioner(noise_scale)
         if with_vae:
-            self.frozen["vae"] = recipe.build_vae()
+            self.frozen["vae"] = recipe.build_trained_vae()
         self.encoder: LatentEncoder = recipe.encoder(self.frozen.get("vae"))
         self.parallel: Parallel | None = None
         self.cache = ShapeCache("cpu")
@@ -101,41 +102,43 @@ class LatentStage(Stage):
     def entry_points(self, name: str) -> tuple[str, ...]:
         return ("encode_parameters", "decode_latents") if name == "vae" else ()
 
-    def prepare(self, batch: Any, draws: torch.Generator) -> Prepared:
-        pairs: Pairs = self.encoder(batch, self.cache, draws)
+    def prepare(self, batch: Any, generator: torch.Generator) -> PreparedLatents:
+        pairs: LatentPairs = self.encoder(batch, self.cache, generator)
         for name, text in zip(names_of(batch), pairs.texts, strict=True):
             if text is not None and text.shape[1] != self.prompts.width:
                 raise ValueError(
                     f"{name}: its text embedding is {text.shape[1]} wide, the model reads {self.prompts.width}; "
                     "make it with the text encoder of this model, or remove it"
                 )
-        given = self.conditioner(pairs.hq, pairs.lq, pairs.shapes, draws)
-        texts = self.prompts.drawn(pairs.texts, self.prompt_dropout, draws)
-        return Prepared(pairs.hq, pairs.lq, given, pairs.shapes, texts)
+        given = self.conditioner(pairs.hq, pairs.lq, pairs.shapes, generator)
+        texts = self.prompts.drawn(pairs.texts, self.prompt_dropout, generator)
+        return PreparedLatents(pairs.hq, pairs.lq, given, pairs.shapes, texts)
 
-    def predict(self, dit: NaDiT, x: Tensor, at: Prepared, t: Tensor, texts: Texts | None = None) -> Tensor:
-        """What a transformer says about x [L0, c] at times t ([B] or scalar): [L0, c] float32."""
+    def predict(self, dit: NaDiT, x: Tensor, at: PreparedLatents, t: Tensor, texts: Texts | None = None) -> Tensor:
+        """The output of a transformer for x [L0, c] at times t ([B] or scalar): [L0, c] float32."""
         texts = at.texts if texts is None else texts
         layout = self.cache.layout(dit, at.shapes.sizes, texts.lengths)
         lengths = [[n] for n in texts.lengths]
         packed = torch.cat([x, at.given], dim=1)
         return dit(packed, texts.tokens, at.shapes.sizes, lengths, t, layout=layout).vid_sample.float()
 
-    def normal(self, like: Tensor, draws: torch.Generator) -> Tensor:
+    def normal(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Standard normal noise of a tensor's shape."""
-        return torch.randn(like.shape, generator=draws, device=like.device)
+        return torch.randn(like.shape, generator=generator, device=like.device)
 
     def unguided(self, samples: int) -> Texts:
-        """What guidance is against, for every sample."""
-        return self.prompts.other_side(self.other_text, samples)
+        """The text of the unconditional side of guidance, for every sample."""
+        return self.prompts.unconditional(self.other_text, samples)
 
     @abstractmethod
-    def restore(self, prepared: Prepared, draws: torch.Generator) -> Tensor:
+    def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
         """Restored latents [L0, c] as the trained transformer makes them at inference."""
 
     @torch.no_grad()
-    def sample(self, dit: NaDiT, at: Prepared, steps: int, guidance: Guidance, draws: torch.Generator) -> Tensor:
-        """Restored latents [L0, c] in so many Euler steps."""
+    def sample(
+        self, dit: NaDiT, at: PreparedLatents, steps: int, guidance: Guidance, generator: torch.Generator
+    ) -> Tensor:
+        """Restored latents [L0, c] after `steps` Euler steps."""
         diffusion = self.recipe.diffusion
         sampler = EulerSampler(
             self.schedule, uniform_trailing(steps, self.schedule.T, diffusion.shift), diffusion.prediction_type
@@ -147,13 +150,13 @@ class LatentStage(Stage):
                 lambda: self.predict(dit, x, at, t), lambda: self.predict(dit, x, at, t, negative), i, steps, None
             )
 
-        return sampler.sample(self.normal(at.hq, draws), predict)
+        return sampler.sample(self.normal(at.hq, generator), predict)
 
-    def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def images(self, prepared: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
         if "vae" not in self.frozen:
             return {}
         at = self.first(prepared)
-        return self.triptych(at, self.restore(at, draws))
+        return self.triptych(at, self.restore(at, generator))
 
     @torch.no_grad()
     def decoded(self, rows: Tensor, shapes: Shapes) -> list[Tensor]:
@@ -165,36 +168,36 @@ class LatentStage(Stage):
             latents = [latent / self.encoder.scaling_factor for latent in unpack(rows, shapes.sizes)]
             return [vae.decode_latents(z[None].to(next(vae.parameters())))[0].float() for z in latents]
 
-    def validate(self, batch: Any, draws: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-        prepared = self.prepare(batch, draws)
-        outputs = self.decoded(self.restore(prepared, draws), prepared.shapes)
+    def validate(self, batch: Any, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        prepared = self.prepare(batch, generator)
+        outputs = self.decoded(self.restore(prepared, generator), prepared.shapes)
         truths = [pixels_of(sample, self.device)[0] for sample in batch]
         return list(zip(outputs, truths, strict=True))
 
-    def triptych(self, at: Prepared, output: Tensor) -> dict[str, Tensor]:
+    def triptych(self, at: PreparedLatents, output: Tensor) -> dict[str, Tensor]:
         """Low quality | output | ground truth: the middle frame of the first sample, all decoded by the VAE."""
         clips = [self.decoded(rows, at.shapes)[0] for rows in (at.lq, output, at.hq)]
         middle = [clip[:, clip.shape[1] // 2] for clip in clips]  # 3 H W each
-        return {"lq_output_gt": (torch.cat(middle, dim=2) + 1) / 2}
+        return {"lq_output_gt": model_to_unit(torch.cat(middle, dim=2))}
 
-    def first(self, at: Prepared) -> Prepared:
+    def first(self, at: PreparedLatents) -> PreparedLatents:
         """The first sample alone, for pictures."""
         rows = at.shapes.counts[0]
         shapes, text = self.cache.shapes(at.shapes.sizes[:1]), joined([at.texts.tokens[: at.texts.lengths[0]]])
-        return Prepared(at.hq[:rows], at.lq[:rows], at.given[:rows], shapes, text)
+        return PreparedLatents(at.hq[:rows], at.lq[:rows], at.given[:rows], shapes, text)
 
-    def work(self, prepared: Prepared) -> Work:
+    def work(self, prepared: PreparedLatents) -> Work:
         sizes, lengths = prepared.shapes.sizes, prepared.texts.lengths
         networks = {**self.modules, **self.frozen}
         flops = 0.0
         for name, passes in self.forward_passes.items():
             network = networks[name]
             config = network.backbone.config if isinstance(network, Discriminator) else network.config
-            flops += passes * forward_flops(config, sizes, lengths)
+            flops += passes * transformer_flops(config, sizes, lengths)
         return Work(len(sizes), flops)
 
     def use_lora(self, settings: LoraSettings) -> None:
-        """From now on this stage trains, saves and exports low-rank factors of its transformer; the rest is frozen."""
+        """Train, save and export low-rank factors of the transformer only; the rest is frozen."""
         self.save_frozen = False
         self.export_header = {HEADER: settings.header}
 
@@ -205,7 +208,7 @@ class LatentStage(Stage):
 
 
 def refuse_other_latents(own: "VideoDiffusionTrainer", other: "VideoDiffusionTrainer", role: str) -> None:
-    """ValueError unless a network of another model can read this one's latents and texts, and means the same times."""
+    """ValueError unless another model's network reads the same latents and texts and has the same diffusion times."""
     for key in ("vid_in_channels", "vid_out_channels", "txt_in_dim"):
         ours, theirs = own.config.dit.model[key], other.config.dit.model[key]
         if ours != theirs:

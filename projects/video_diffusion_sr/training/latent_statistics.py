@@ -1,9 +1,9 @@
-"""The spread of each latent channel of a VAE, and a VAE whose channels all have a spread of one.
+"""Mean and standard deviation of each latent channel of a VAE, and a VAE whose channels all have deviation 1.
 
 The transformer's losses, and the noise of the adversarial penalties, treat all channels alike; a VAE does not. One
 factor for all (`vae.scaling_factor`) leaves channels that are many times wider than others. Here every channel is
 divided by its own spread within the VAE: the encoder's last layer divides, the decoder's first multiplies, pixels stay
-what they were, and inference needs to know nothing but `vae.scaling_factor=1`.
+the same, and inference only needs `vae.scaling_factor=1`.
 """
 
 import json

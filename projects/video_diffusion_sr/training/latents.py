@@ -1,4 +1,4 @@
-"""From what the data yields, pixels or stored moments, to packed latents of ground truth and low quality."""
+"""From pixels or stored posterior parameters to packed latents of ground truth and low quality."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,16 +11,17 @@ from torch import Tensor
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import WholeClip
 from data.training.model_range import to_model_range, upsample_to_model_range
+from data.video.framing import latent_frames
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL, whole_picture
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, Size3, pack
 
-MOMENTS = ("hq_mean", "hq_logvar", "lq_mean", "lq_logvar")
+POSTERIOR_KEYS = ("hq_mean", "hq_logvar", "lq_mean", "lq_logvar")
 
 
 @dataclass(frozen=True)
-class MomentBatch:
-    """Posterior moments of a batch on the device already, as a resident source yields them.
+class PosteriorBatch:
+    """Posterior parameters of a batch, already on the device, as a resident source yields them.
 
     hq_mean, hq_logvar, lq_mean, lq_logvar: [L0, c]. sizes: latent (t, h, w) of every sample. names: of the samples.
     texts: each sample's own text embedding [tokens, width] or None; empty where no sample has one.
@@ -36,8 +37,8 @@ class MomentBatch:
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Packed latents as the transformer sees them (scaled), [L0, c] float32: ground truth and low quality.
+class LatentPairs:
+    """Packed latents in the scale of the transformer, [L0, c] float32: ground truth and low quality.
 
     texts: each sample's own text embedding, float32 [tokens, width], or None.
     """
@@ -50,13 +51,13 @@ class Pairs:
 
 @dataclass
 class LatentEncoder:
-    """Makes `Pairs` of any kind of batch.
+    """Encodes any kind of batch as `LatentPairs`.
 
     Attributes:
-        vae: encodes pixels; None where only stored moments come.
-        scaling_factor: the transformer sees latents times this.
-        use_sample: draw from the posterior; else its mean.
-        grouping: encode clips of one size together; else one by one, which needs less memory.
+        vae: encodes pixels; None where batches hold stored posterior parameters only.
+        scaling_factor: latents are multiplied by this.
+        use_sample: draw from the posterior instead of taking its mean.
+        grouping: encode clips of one size together instead of one by one, which needs less memory.
         parallel: ranks that share every clip; each encodes some rows of its pictures.
     """
 
@@ -67,36 +68,37 @@ class LatentEncoder:
     parallel: Parallel | None = None
 
     @torch.no_grad()
-    def __call__(self, batch: Any, cache: ShapeCache, draws: torch.Generator) -> Pairs:
-        """A batch: `MomentBatch`, or samples with stored moments [c, t, h, w], or samples with pixels `hq`, `lq`.
+    def __call__(self, batch: Any, cache: ShapeCache, generator: torch.Generator) -> LatentPairs:
+        """A batch: `PosteriorBatch`, or samples with stored posterior parameters [c, t, h, w], or samples with pixels
+        `hq`, `lq`.
 
         Pixels are float32 [3, T, H, W] in [-1, 1], or uint8 [T, H, W, 3] with `lq` not enlarged yet.
         """
-        moments = batch if isinstance(batch, MomentBatch) else self._moments(batch, cache.device)
-        hq = self._draw(moments.hq_mean, moments.hq_logvar, draws)
-        lq = self._draw(moments.lq_mean, moments.lq_logvar, draws)
-        return Pairs(hq, lq, cache.shapes(moments.sizes), moments.texts or (None,) * len(moments.sizes))
+        moments = batch if isinstance(batch, PosteriorBatch) else self._posterior_batch(batch, cache.device)
+        hq = self._draw(moments.hq_mean, moments.hq_logvar, generator)
+        lq = self._draw(moments.lq_mean, moments.lq_logvar, generator)
+        return LatentPairs(hq, lq, cache.shapes(moments.sizes), moments.texts or (None,) * len(moments.sizes))
 
-    def _draw(self, mean: Tensor, logvar: Tensor, draws: torch.Generator) -> Tensor:
+    def _draw(self, mean: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:
         mean = mean.float()
         if self.use_sample:
-            noise = torch.randn(mean.shape, generator=draws, device=mean.device)
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
             mean = mean + (0.5 * logvar.float()).exp() * noise
         return mean * self.scaling_factor
 
-    def _moments(self, samples: list[dict], device: torch.device | str) -> MomentBatch:
+    def _posterior_batch(self, samples: list[dict], device: torch.device | str) -> PosteriorBatch:
         names = tuple(sample["identity"] for sample in samples)
         texts = tuple(s["text"].to(device, torch.float32) if "text" in s else None for s in samples)
         if "hq_mean" in samples[0]:
-            packed = [pack([s[name].to(device, non_blocking=True) for s in samples]) for name in MOMENTS]
-            return MomentBatch(*(rows for rows, _ in packed), tuple(packed[0][1]), names, texts)
+            packed = [pack([s[name].to(device, non_blocking=True) for s in samples]) for name in POSTERIOR_KEYS]
+            return PosteriorBatch(*(rows for rows, _ in packed), tuple(packed[0][1]), names, texts)
         if self.vae is None:
             raise ValueError(f"{names[0]} is a clip of pixels and there is no VAE to encode it; precompute latents")
         pairs = [pixels_of(sample, device) for sample in samples]
         hq = self._encode([hq for hq, _ in pairs])
         lq = self._encode([lq for _, lq in pairs])
         rows = [pack(part) for part in (*hq, *lq)]
-        return MomentBatch(*(r for r, _ in rows), tuple(rows[0][1]), names, texts)
+        return PosteriorBatch(*(r for r, _ in rows), tuple(rows[0][1]), names, texts)
 
     def _encode(self, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Mean and logvar [c, t, h, w] of each clip [3, T, H, W]."""
@@ -107,20 +109,20 @@ class LatentEncoder:
         weight = next(self.vae.parameters())
         for members in groups.values():
             stacked = torch.stack([clips[i] for i in members]).to(weight)
-            with torch.autocast(weight.device.type, enabled=False):  # the VAE has a dtype of its own
+            with torch.autocast(weight.device.type, enabled=False):  # the VAE computes in the dtype of its weights
                 posterior = DiagonalGaussian(self._encode_rows(stacked))
             for row, i in enumerate(members):
                 mean[i], logvar[i] = posterior.mean[row], posterior.logvar[row]
         return mean, logvar
 
     def _encode_rows(self, clips: Tensor) -> Tensor:
-        """Moments of clips [B, 3, T, H, W], of which each rank encodes the rows that are its own."""
+        """Posterior parameters of clips [B, 3, T, H, W]; each rank encodes its own rows of the pictures."""
         height, scale = clips.shape[3], self.vae.spatial_factor
         rows = WholeClip() if self.parallel is None else self.parallel.rows(height // scale)
         if rows.holds_rows:
             moments = self.vae.encode_parameters(rows.shard(clips, 3, scale), rows.exchange, height)  # B 2c t own w
         else:
-            frames = 1 + (clips.shape[2] - 1) // self.vae.temporal_factor
+            frames = latent_frames(clips.shape[2], self.vae.temporal_factor)
             moments = clips.new_empty(len(clips), 2 * self.vae.latent_channels, frames, 0, clips.shape[4] // scale)
         return whole_picture(rows, moments)
 

@@ -1,6 +1,6 @@
-"""The training loop: it drives any `Stage`, and everything it draws follows from (seed, step, part, rank, purpose)."""
+"""The training loop for any `Stage`. Random numbers depend on (seed, step, part, rank, purpose) alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,30 +10,26 @@ from torch import Tensor
 
 from common.checkpoint import save_safetensors
 from common.distributed import fsdp
-from common.distributed.async_checkpoint import AsyncCheckpoints
-from common.distributed.checkpoint import checkpoints, read_meta, save_checkpoint
-from common.distributed.metadata import DamagedCheckpoint
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from projects.video_diffusion_sr.training.average import AveragedWeights
 from projects.video_diffusion_sr.training.bad_steps import BadSteps
-from projects.video_diffusion_sr.training.finite import FiniteWatch, NonFiniteLoss
-from projects.video_diffusion_sr.training.interrupt import StopRequest, stop_on_signals
+from projects.video_diffusion_sr.training.ema import ExponentialMovingAverage
+from projects.video_diffusion_sr.training.nan_guard import NaNGuard, NonFiniteLoss
 from projects.video_diffusion_sr.training.placement import place_networks
 from projects.video_diffusion_sr.training.profiling import profiled
 from projects.video_diffusion_sr.training.reports import Reports, introduce
-from projects.video_diffusion_sr.training.run_state import RunState, refuse_other_run
+from projects.video_diffusion_sr.training.run_checkpoints import RunCheckpoints
+from projects.video_diffusion_sr.training.run_state import RunState
 from projects.video_diffusion_sr.training.settings import LoopSettings
-from projects.video_diffusion_sr.training.stage import Batch, Source, Stage, StepRecord, Work, names_of
-from projects.video_diffusion_sr.training.turns import Turns
+from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage, StepRecord, Work, names_of
+from projects.video_diffusion_sr.training.stop_signals import StopVote, stop_on_signals
+from projects.video_diffusion_sr.training.updates import PlayerUpdates
 
 if TYPE_CHECKING:  # its measures bring libraries that a loop without it can do without
     from projects.video_diffusion_sr.training.validation import Validation
 
 logger = get_logger(__name__)
-
-MOST_STEPS_BETWEEN = 10  # two questions to all ranks whether anybody was asked to stop
 
 
 class Trainer:
@@ -52,7 +48,7 @@ class Trainer:
     def __init__(
         self,
         stage: Stage,
-        source: Source,
+        source: BatchSource,
         settings: LoopSettings,
         folder: str | Path,
         process: Process,
@@ -68,16 +64,18 @@ class Trainer:
         stage.set_device(process.device)
         bf16 = settings.precision == "bf16"
         place_networks(stage, strategy, process.device, bf16=bf16, compiled=settings.compile)
-        self.turns = Turns(stage, settings, process)
-        self.averages = {
-            name: AveragedWeights(stage.modules[name], stage.ema_decay, settings.ema_warmup) for name in stage.ema_of
+        self.updates = PlayerUpdates(stage, settings, process)
+        self.emas = {
+            name: ExponentialMovingAverage(stage.modules[name], stage.ema_decay, settings.ema_warmup)
+            for name in stage.ema_of
         }
-        self.watch = FiniteWatch(self.device, settings.bad_steps.most_norm)
+        self.nan_guard = NaNGuard(self.device, settings.bad_steps.most_norm)
         self.bad_steps = BadSteps(self.folder, settings.bad_steps.most, process.is_leader)
-        saving = settings.checkpoint
-        self.writer = AsyncCheckpoints(self.folder / "checkpoints", saving.keep) if saving.asynchronous else None
+        state = RunState(stage.modules, self.emas, self.updates.optimizers, self.updates.parameters, stage.save_frozen)
+        of_run = (stage.name, settings.seed, stage.export_header)
+        self.checkpoints = RunCheckpoints(self.folder / "checkpoints", settings.checkpoint, state, *of_run)
         self.step = 0
-        self.agree_every = 1
+        self.stop_vote = StopVote(process)
 
     def run(self, resume: bool = True) -> bool:
         """Train until the last step, or until asked to stop.
@@ -93,8 +91,8 @@ class Trainer:
         """
         if resume:
             self.resume()
-        if self.bad_steps.most and not checkpoints(self.folder / "checkpoints"):
-            self.save(wait=True)  # somewhere to go back to
+        if self.bad_steps.most and not self.checkpoints.found:
+            self.save(wait=True)  # the checkpoint to go back to
         if self.process.is_leader:
             introduce(self.stage, self.settings, self.process, self.step, self.folder)
         while True:
@@ -131,13 +129,13 @@ class Trainer:
                 self._report(reports, record, prepared, first, last)
                 if profiler is not None:
                     profiler.step()
-                stopping = self._asked_to_stop(request)
-                if self._checkpoint_due() or last or stopping:
+                stopping = self.stop_vote.passed(request, self.step)
+                if self.checkpoints.due(self.step) or last or stopping:
                     self.save(wait=last or stopping)
                 if stopping and not last:
                     logger.info("stopped after step %d of %d; the same command goes on", self.step, self.settings.steps)
                     return False
-        self.export()
+        export_averages(self.stage, self.emas, self.folder, self.step, self.process.is_leader)
         return True
 
     def _report(self, reports: Reports, record: StepRecord, prepared: Any, first: int, last: bool) -> None:
@@ -145,45 +143,45 @@ class Trainer:
         log, step = self.settings.log, record.step
         regular = bool(log.every) and self.step % log.every == 0
         if regular or last or (log.every and step == first):
-            self.watch.check()
-            if self.writer is not None:
-                self.writer.poll(self.device)
-            self._pace(reports.scalars(step, self._mean_scalars(record)))
+            self.nan_guard.check()
+            self.checkpoints.poll(self.device)
+            self.stop_vote.pace(reports.scalars(step, self._mean_scalars(record)))
         if self.validation is not None and self.validation.due(step, last):
             self.process.alive(f"validation after step {step}")
-            values, pictures = self._averaged(lambda draws: self.validation.measure(self.stage, draws), "validation")
+            values, pictures = self._with_ema(
+                lambda generator: self.validation.measure(self.stage, generator), "validation"
+            )
             reports.validation(step, values)
             reports.images(step, pictures)
         if log.images and (step % log.images == 0 or last):
             reports.images(step, self.images(prepared))
 
     def _go_back(self) -> None:
-        """To the newest checkpoint, as if nothing had been computed since."""
-        if self.writer is not None:
-            self.writer.finish()
-        self.watch.clear()
-        self.turns.clear()
+        """Return to the newest checkpoint and drop everything computed since."""
+        self.checkpoints.finish()
+        self.nan_guard.clear()
+        self.updates.clear()
         self.resume()
 
     def train_step(self, batches: list[Batch]) -> tuple[StepRecord, Any]:
-        """One step of every player whose turn it is; the record, and the first batch as the stage prepared it."""
+        """Update every player that is due in this step; returns the record, and the first batch as prepared."""
         step = self.step
         prepared = []
         for part, batch in enumerate(batches):
-            with torch.no_grad(), self.turns.autocast():
-                prepared.append(self.stage.prepare(batch, self.turns.draws(step, part, "prepare")))
+            with torch.no_grad(), self.updates.autocast():
+                prepared.append(self.stage.prepare(batch, self.updates.generator(step, part, "prepare")))
         record = StepRecord(step, tuple(name for batch in batches for name in names_of(batch)))
         players = [] if step in self.bad_steps.steps else [p for p in self.stage.players if p.plays(step)]
         for player in players:
-            scalars, rate = self.turns.play(player, step, self.settings.steps, prepared)
+            scalars, rate = self.updates.play(player, step, self.settings.steps, prepared)
             record.scalars |= {f"{player.name}/{name}": value for name, value in scalars.items()}
             record.rates[f"{player.name}/lr"] = rate
-            for name in player.modules:  # an average counts the steps in which its network moved
-                if name in self.averages:
-                    self.averages[name].update((step - player.start) // player.every)
-        self.watch.record(step, record.names, record.scalars)
+            for name in player.modules:  # an EMA counts the updates of its network
+                if name in self.emas:
+                    self.emas[name].update((step - player.start) // player.every)
+        self.nan_guard.record(step, record.names, record.scalars)
         if self.device.type == "cpu":
-            self.watch.check()
+            self.nan_guard.check()
         work = [self.stage.work(item) for item in prepared]
         record.work = Work(sum(w.samples for w in work), sum(w.flops for w in work) / self.settings.sp_size)
         self.step += 1
@@ -191,40 +189,25 @@ class Trainer:
 
     def _mean_scalars(self, record: StepRecord) -> dict[str, float]:
         names = sorted(record.scalars)
-        if not names:  # a step that is left out
+        if not names:  # a skipped step
             return {}
         values = torch.stack([record.scalars[n].detach().float().reshape(()).to(self.device) for n in names])
         return dict(zip(names, fsdp.mean_over_ranks(values).tolist(), strict=True)) | record.rates
 
     def images(self, prepared: Any) -> dict[str, Tensor]:
         """The stage's pictures of a prepared batch, on averaged weights."""
-        return self._averaged(lambda draws: self.stage.images(prepared, draws), "images")
+        return self._with_ema(lambda generator: self.stage.images(prepared, generator), "images")
 
     @torch.no_grad()
-    def _averaged(self, compute: Callable[[torch.Generator], Any], purpose: str) -> Any:
-        """What `compute` returns with averaged weights in place."""
+    def _with_ema(self, compute: Callable[[torch.Generator], Any], purpose: str) -> Any:
+        """The result of `compute`, which gets a generator, with averaged weights in place."""
         with ExitStack() as stack:
-            for name, average in self.averages.items():
-                stack.enter_context(average.in_place())
+            for name, ema in self.emas.items():
+                stack.enter_context(ema.in_place())
                 stack.callback(fsdp.reshard, self.stage.modules[name])
-            stack.enter_context(self.turns.autocast())
-            # Validation draws the same noise every time: what changes from one to the next is the network.
-            return compute(self.turns.draws(0 if purpose == "validation" else self.step, 0, purpose))
-
-    def _checkpoint_due(self) -> bool:
-        every = self.settings.checkpoint.every
-        return every > 0 and self.step % every == 0
-
-    def _asked_to_stop(self, request: StopRequest) -> bool:
-        """All ranks agree; with several, once a second at most, as asking makes the device wait."""
-        if self.process.world == 1:
-            return request.asked
-        return self.step % self.agree_every == 0 and fsdp.any_rank(request.asked, self.device)
-
-    def _pace(self, steps_per_s: float) -> None:
-        """How often ranks ask each other; the same on all of them."""
-        mean = fsdp.mean_over_ranks(torch.tensor(steps_per_s, device=self.device)).item()
-        self.agree_every = max(1, min(MOST_STEPS_BETWEEN, int(mean)))
+            stack.enter_context(self.updates.autocast())
+            # Validation draws the same noise every time, so that results differ by the network alone.
+            return compute(self.updates.generator(0 if purpose == "validation" else self.step, 0, purpose))
 
     def save(self, wait: bool = False) -> None:
         """A checkpoint of the present step, unless a loss was not finite.
@@ -232,16 +215,9 @@ class Trainer:
         Args:
             wait: until it is written, also where checkpoints are asynchronous.
         """
-        self.watch.check()
+        self.nan_guard.check()
         self.process.alive("writing a checkpoint")
-        meta = {"stage": self.stage.name, "seed": self.settings.seed, "header": self.stage.export_header}
-        tensors = self._state().tensors()
-        if self.writer is None:
-            save_checkpoint(self.folder / "checkpoints", self.step, tensors, meta, self.settings.checkpoint.keep)
-            return
-        self.writer.start(self.step, tensors, meta)
-        if wait:
-            self.writer.finish()
+        self.checkpoints.save(self.step, wait)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint of the folder that can be read; nothing happens where there is none.
@@ -250,34 +226,23 @@ class Trainer:
             DamagedCheckpoint: there are checkpoints, and none can be read.
         """
         self.bad_steps.load()
-        found = checkpoints(self.folder / "checkpoints")
-        for number, checkpoint in enumerate(reversed(found), start=1):
-            try:
-                meta = read_meta(checkpoint)
-                refuse_other_run(checkpoint, meta, self.stage.name, self.settings.seed)
-                self._state().load(checkpoint)
-            except DamagedCheckpoint as error:
-                if number == len(found):
-                    raise
-                logger.warning("%s; going on from the one before it", error)
-                continue
-            self.step = int(meta["step"])
-            logger.info("resumed from %s", checkpoint)
-            return
+        step = self.checkpoints.load_newest()
+        self.step = self.step if step is None else step
 
-    def _state(self) -> RunState:
-        everything = (self.stage.modules, self.averages, self.turns.optimizers, self.turns.parameters)
-        return RunState(*everything, self.stage.save_frozen)
 
-    def export(self) -> list[Path]:
-        """Averaged weights as the files that inference loads, in `export/`."""
-        weights = {name: average.full_state() for name, average in self.averages.items()}
-        if not self.process.is_leader:
-            return []
-        paths = []
-        for file, state in self.stage.export(weights).items():
-            paths.append(self.folder / "export" / file)
-            header = {"stage": self.stage.name, "step": str(self.step), **self.stage.export_header}
-            save_safetensors(state, paths[-1], header)
-            logger.info("wrote %s", paths[-1])
-        return paths
+def export_averages(
+    stage: Stage, emas: Mapping[str, ExponentialMovingAverage], folder: Path, step: int, writes: bool
+) -> None:
+    """Write averaged weights as the files that inference loads, into `folder/export`. Every rank calls it.
+
+    Args:
+        step: how many steps the run has done, for the files' header.
+        writes: whether this rank writes.
+    """
+    weights = {name: ema.full_state() for name, ema in emas.items()}
+    if not writes:
+        return
+    for file, state in stage.export(weights).items():
+        path = folder / "export" / file
+        save_safetensors(state, path, {"stage": stage.name, "step": str(step), **stage.export_header})
+        logger.info("wrote %s", path)

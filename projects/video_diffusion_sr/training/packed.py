@@ -20,12 +20,12 @@ Size3 = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Shapes:
-    """What follows from the latent sizes of a packed batch; built once for each combination, see `ShapeCache`.
+    """Index tensors that follow from the latent sizes of a packed batch; `ShapeCache` builds them once a combination.
 
     sizes: latent (t, h, w) of every sample.
     sample_of_row: [L0] int64, which sample a position belongs to.
     frame_of_row: [L0] int64, which latent frame of its sample.
-    row_share: [L0] float32, 1 / (B * positions of its sample): sums to one, so that every clip weighs alike.
+    row_share: [L0] float32, 1 / (B * positions of its sample): sums to one, with equal weight for every clip.
     size_table: [B, 3] float64, the sizes on the device.
     """
 
@@ -64,12 +64,12 @@ class Shapes:
 
 
 class ShapeCache:
-    """Shapes and transformer layouts of the combinations of sizes that a run has met, the last so many of them.
+    """An LRU cache of `Shapes` and transformer layouts, by the combination of sizes in a batch.
 
-    Building one costs milliseconds of Python; a run on small clips meets the same few at every step.
+    Building one takes milliseconds of Python, and a run on small clips has the same few combinations at every step.
 
     Args:
-        team: those who share every batch's windows; None: nobody.
+        team: the ranks that share the windows of every batch; None: each rank computes its batch alone.
     """
 
     def __init__(self, device: torch.device | str, capacity: int = 64, team: SequenceGroup | None = None) -> None:
@@ -81,7 +81,7 @@ class ShapeCache:
         return self._get(("shapes", *sizes), lambda: Shapes.of(sizes, self.device))
 
     def layout(self, dit: NaDiT, sizes: Sequence[Size3], text_lengths: Sequence[int]) -> ClipLayout:
-        """What `dit.forward` takes as `layout`; of the network's config, so networks of one config share it."""
+        """The argument `layout` of `dit.forward`. Networks of one config share it."""
         key = (dit.config, tuple(sizes), tuple(text_lengths))
         return self._get(key, lambda: dit.layout(sizes, text_lengths, self.device, self.team))
 

@@ -1,4 +1,4 @@
-"""A stage's networks on their device: sharded, filled, in the dtype they are kept in, compiled."""
+"""Puts the networks of a stage on their device: sharded, loaded, in their dtype, compiled."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from projects.video_diffusion_sr.training.stage import Stage
 
 logger = get_logger(__name__)
 
-VARIANTS = 128  # of one compiled block
+VARIANTS = 128  # compiled versions of one block
 
 
 def place_networks(stage: Stage, strategy: str, device: torch.device, *, bf16: bool, compiled: bool) -> None:
-    """Shard every network of a stage and move it to the device, filled from `Stage.weights` where it has none yet.
+    """Shard every network of a stage and move it to the device, and load `Stage.weights` into those on the meta device.
 
     Args:
         strategy: `dit.fsdp.sharding_strategy`.
-        bf16: compute in bfloat16; then `Stage.half` is kept in it, too.
-        compiled: torch.compile each unit, on CUDA.
+        bf16: compute in bfloat16, and keep the weights of `Stage.half` in it.
+        compiled: torch.compile each unit, on CUDA only.
     """
     mesh = fsdp.training_mesh(strategy, device.type)
     if compiled and device.type != "cuda":
@@ -34,7 +34,7 @@ def place_networks(stage: Stage, strategy: str, device: torch.device, *, bf16: b
         if bf16 and name in stage.half:
             halve(module)
         units = stage.units(name)
-        # A frozen network without blocks (the VAE) is small next to what is trained: it stays whole.
+        # A frozen network without blocks (the VAE) is small beside the trained ones and is not sharded.
         if trained or units:
             fsdp.shard(module, units, strategy, mesh, bf16=bf16, entry_points=stage.entry_points(name))
         fsdp.place(module, device, stage.weights.pop(name, None))
@@ -45,15 +45,15 @@ def place_networks(stage: Stage, strategy: str, device: torch.device, *, bf16: b
 
 
 def halve(module: nn.Module) -> None:
-    """Keep parameters in bfloat16; buffers stay, as rotary tables are float32 for a reason."""
+    """Convert parameters to bfloat16. Buffers stay: rotary tables need float32."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def compile_units(units: Sequence[nn.Module]) -> None:
-    """torch.compile each unit for the very shapes it meets; blocks of one kind share what is compiled."""
-    # Every size of batch, kind of block and way to cut windows is a variant of the same code; past the limit PyTorch
-    # would go back to eager without a word.
+    """torch.compile each unit for static shapes; blocks of one kind share compiled code."""
+    # Every batch size, kind of block and window partition is a variant of the same code. Above this limit PyTorch would
+    # silently fall back to eager execution.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     torch._dynamo.config.accumulated_recompile_limit = max(
         torch._dynamo.config.accumulated_recompile_limit, 4 * VARIANTS
@@ -63,7 +63,7 @@ def compile_units(units: Sequence[nn.Module]) -> None:
 
 
 def named_parameters(stage: Stage) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """(NETWORK.NAME, parameter) of everything that each player moves; ValueError for a player with nothing."""
+    """(NETWORK.NAME, parameter) of everything that each player updates; ValueError for a player without parameters."""
     found = {}
     for player in stage.players:
         found[player.name] = [

@@ -1,4 +1,4 @@
-"""What a run says: a progress bar, a line and TensorBoard scalars every few steps, pictures, a metrics file."""
+"""Output of a run: progress bar, log lines, TensorBoard scalars and pictures, and a metrics file."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "B
 
 
 def introduce(stage: Stage, settings: LoopSettings, process: Process, step: int, folder: Path) -> None:
-    """Say what is about to run from `step` on, before that step, which may take long."""
+    """Log what will run from `step` on, before the first step, which may take long."""
     kind = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
     shared = f", {settings.sp_size} share every clip" if settings.sp_size > 1 else ""
     where = f"{process.world} x {kind}{shared}, {settings.precision}"
@@ -33,7 +33,7 @@ def introduce(stage: Stage, settings: LoopSettings, process: Process, step: int,
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Dense bfloat16 operations a second that the maker states for this device; None where unknown."""
+    """Dense bfloat16 operations per second of this device, as its maker states; None where unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -41,11 +41,11 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 class Reports:
-    """The voice of one run; silent on all ranks but the first.
+    """The log, metrics and TensorBoard of one run. Only the first rank writes.
 
     Args:
         folder: of the run; gets `metrics.jsonl` and TensorBoard's files.
-        is_leader: whether this rank writes logs.
+        is_leader: whether this rank writes.
         start, steps: the first step of this process and the last of the run.
         ranks: how many ranks, or groups that share clips, work on batches of their own.
         wandb: name of a Weights & Biases project that gets the scalars as well; None: none.
@@ -80,13 +80,13 @@ class Reports:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the wait for a batch."""
+        """Measure the time inside the `with` block as waiting for data."""
         started = time.perf_counter()
         yield
         self._waited += time.perf_counter() - started
 
     def step(self, work: Work, fill: float | None = None) -> None:
-        """One more step is on its way; `fill`: how much of the budget its batch takes."""
+        """Count a step that was launched; `fill`: the share of the budget that its batch uses."""
         if fill is not None:
             self._fills.append(fill)
         self._work = Work(self._work.samples + work.samples, self._work.flops + work.flops)
@@ -147,7 +147,7 @@ class Reports:
             self._board.add_image(name, image.detach().float().clamp(0, 1).cpu(), step)
 
     def close(self) -> None:
-        """The run is over, or stops here."""
+        """Close all files, at the end of the run."""
         if self.is_leader:
             self._bar.close()
             self._board.close()
@@ -157,7 +157,7 @@ class Reports:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most bytes that this process has held so far, on its GPU or, on a CPU, in all; 0 where that is unknown."""
+    """Peak memory of this process in bytes, of its GPU or else of the process; 0 where it is unknown."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     try:
@@ -178,14 +178,14 @@ def start_wandb(project: str, folder: Path):
 
 
 def drop_lines_from(path: Path, step: int) -> None:
-    """Forget metrics of steps that are done again after a resume, and a line that a kill cut in two."""
+    """Remove metrics of steps that a resumed run repeats, and an incomplete last line."""
     if path.is_file():
         lines = [line for line in path.read_text().splitlines() if step_of(line) < step]
         path.write_text("".join(line + "\n" for line in lines))
 
 
 def step_of(line: str) -> float:
-    """The step of a line of `metrics.jsonl`; infinite for half a line."""
+    """The step of a line of `metrics.jsonl`; infinite for an incomplete line."""
     try:
         return json.loads(line)["step"]
     except json.JSONDecodeError:

@@ -1,6 +1,6 @@
-"""Small data sets that live on the GPU: photographs and videos as uint8, cut, moved and mirrored there.
+"""Small data sets kept on the GPU: photographs and videos as uint8, cropped, moved and mirrored there.
 
-For the VAE, whose step is far quicker than decoding its clips would be. Batch n follows from (seed, n) alone.
+For the VAE, whose step is much faster than decoding its clips. Batch n depends on (seed, n) alone.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.logger import get_logger
+from data.image.transforms.na_resize import bicubic
+from data.pixel_range import uint8_to_model
 from data.training.decode import decode
 from data.training.index import Index
 from data.training.motion import MotionConfig, camera_path
 from data.training.sampling import ClipShape, slot_generator
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 from projects.video_diffusion_sr.training.vae import ClipBatch
 
 logger = get_logger(__name__)
@@ -24,14 +26,14 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class ResidentConfig:
-    """What a batch holds.
+    """The composition of a batch.
 
     Attributes:
         shape: frames, height, width of every clip.
-        clips: in a batch.
-        image_share: how often a clip is a filmed photograph.
-        soft_share: how many of a batch's clips are made soft and noisy: at inference the VAE meets enlarged low-quality
-            pictures as well.
+        clips: number of clips in a batch.
+        image_share: the share of clips that are filmed photographs.
+        blur_share: the share of a batch's clips that are blurred and made noisy, since at inference the VAE encodes
+            enlarged low-quality pictures as well.
         scale: by which those are made smaller and larger again.
         noise: the largest standard deviation of their noise, 8-bit levels.
         motion: the camera over photographs.
@@ -40,20 +42,20 @@ class ResidentConfig:
     shape: ClipShape
     clips: int = 32
     image_share: float = 0.65
-    soft_share: float = 0.25
+    blur_share: float = 0.25
     scale: int = 4
     noise: float = 15.0
     motion: MotionConfig = field(default_factory=MotionConfig)
 
 
-class ResidentClips(Source):
+class ResidentClips(BatchSource):
     """Clips for `VaeStage`, made on the device where the pictures are.
 
     Args:
         index: photographs and videos; those smaller or shorter than the shape are left out.
-        config: what a batch holds.
-        seed: of all draws.
-        device: where the pictures stay; all of them, uncompressed, must fit.
+        config: the composition of a batch.
+        seed: of all random numbers.
+        device: holds all pictures, uncompressed.
     """
 
     def __init__(self, index: Index, config: ResidentConfig, seed: int, device: torch.device | str) -> None:
@@ -85,36 +87,38 @@ class ResidentClips(Source):
         config = self.config
         made = [self._clip(slot_generator(self.seed, number % 2**32, slot)) for slot in range(config.clips)]
         clips = torch.stack([clip for clip, _ in made])  # B 3 T H W, 0..255
-        soft = round(config.clips * config.soft_share)
-        if soft:
-            draws = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + number % 2**32)
-            clips = torch.cat([soften(clips[:soft], config.scale, config.noise, draws), clips[soft:]])
+        blurred = round(config.clips * config.blur_share)
+        if blurred:
+            generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + number % 2**32)
+            clips = torch.cat([synthetic_blur(clips[:blurred], config.scale, config.noise, generator), clips[blurred:]])
         names = [f"{name} batch={number} slot={slot}" for slot, (_, name) in enumerate(made)]
-        return ClipBatch(names, number, (clips.round().clamp(0, 255) / 127.5 - 1,))
+        return ClipBatch(names, number, (uint8_to_model(clips.round().clamp(0, 255)),))
 
-    def _clip(self, dice: np.random.Generator) -> tuple[Tensor, str]:
+    def _clip(self, generator: np.random.Generator) -> tuple[Tensor, str]:
         shape = self.config.shape
-        video = dice.random() >= self.config.image_share
+        video = generator.random() >= self.config.image_share
         video = video if self.pixels[video] else not video
-        source = int(dice.integers(len(self.pixels[video])))
+        source = int(generator.integers(len(self.pixels[video])))
         pixels = self.pixels[video][source]
-        clip = cut(pixels, shape, dice) if video else film(pixels[0], shape, dice, self.config.motion)
-        return clip.flip(-1) if dice.random() < 0.5 else clip, self.names[video][source]
+        clip = cut(pixels, shape, generator) if video else film(pixels[0], shape, generator, self.config.motion)
+        return clip.flip(-1) if generator.random() < 0.5 else clip, self.names[video][source]
 
 
-def cut(video: Tensor, shape: ClipShape, dice: np.random.Generator) -> Tensor:
+def cut(video: Tensor, shape: ClipShape, generator: np.random.Generator) -> Tensor:
     """A random crop in time and space of uint8 [T, H, W, 3] -> float32 [3, t, h, w] in 0..255."""
     sizes = (shape.frames, shape.height, shape.width)
-    t, y, x = (int(dice.integers(whole - part + 1)) for whole, part in zip(video.shape[:3], sizes, strict=True))
+    t, y, x = (int(generator.integers(whole - part + 1)) for whole, part in zip(video.shape[:3], sizes, strict=True))
     crop = video[t : t + shape.frames, y : y + shape.height, x : x + shape.width]
     return crop.permute(3, 0, 1, 2).float()
 
 
-def film(picture: Tensor, shape: ClipShape, dice: np.random.Generator, motion: MotionConfig) -> Tensor:
+def film(picture: Tensor, shape: ClipShape, generator: np.random.Generator, motion: MotionConfig) -> Tensor:
     """uint8 [H, W, 3] filmed by a moving camera, bicubic -> float32 [3, t, h, w] in 0..255."""
     height, width = picture.shape[:2]
-    maps = camera_path(height, width, shape.frames, shape.height, shape.width, dice, motion)  # t 2 3, pixels to pixels
-    if dice.random() < 0.5:  # whole pixels: a photograph's finest detail, which interpolation would soften
+    maps = camera_path(
+        height, width, shape.frames, shape.height, shape.width, generator, motion
+    )  # t 2 3, pixels to pixels
+    if generator.random() < 0.5:  # whole pixels, since interpolation would blur the finest detail
         maps[:, :, :2], maps[:, :, 2] = np.eye(2), maps[:, :, 2].round()
     maps = torch.from_numpy(maps).float().to(picture.device)
     rows = torch.arange(shape.height, device=picture.device, dtype=torch.float32)
@@ -128,12 +132,12 @@ def film(picture: Tensor, shape: ClipShape, dice: np.random.Generator, motion: M
     return clip[0].unflatten(1, (shape.frames, shape.height))
 
 
-def soften(clips: Tensor, scale: int, noise: float, draws: torch.Generator) -> Tensor:
+def synthetic_blur(clips: Tensor, scale: int, noise: float, generator: torch.Generator) -> Tensor:
     """[B, 3, T, H, W] in 0..255 made `scale` times smaller, noisy, and large again."""
     frames = clips.transpose(1, 2).flatten(0, 1)  # (B T) 3 H W
-    small = F.interpolate(frames, scale_factor=1 / scale, mode="bicubic", antialias=True)
-    sigma = noise * torch.rand(len(clips), generator=draws, device=clips.device)
+    small = bicubic(frames, (frames.shape[-2] // scale, frames.shape[-1] // scale))
+    sigma = noise * torch.rand(len(clips), generator=generator, device=clips.device)
     sigma = sigma.repeat_interleave(clips.shape[2])[:, None, None, None]
-    small = (small + sigma * torch.randn(small.shape, generator=draws, device=clips.device)).clamp(0, 255)
-    large = F.interpolate(small, clips.shape[-2:], mode="bicubic", antialias=True)
+    small = (small + sigma * torch.randn(small.shape, generator=generator, device=clips.device)).clamp(0, 255)
+    large = bicubic(small, clips.shape[-2:])
     return large.unflatten(0, (len(clips), -1)).transpose(1, 2)

@@ -1,10 +1,10 @@
-"""From a recipe and a training YAML to a run: which stage with which weights, in how many legs."""
+"""From a model's recipe and a training YAML to a run: its stage, its weights, its parts."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
@@ -12,22 +12,26 @@ from omegaconf import OmegaConf
 from common.checkpoint import load_tensors_only, read_state_dict, save_safetensors
 from common.distributed.process import Process
 from common.logger import get_logger
+from common.strict_settings import settings_from
 from projects.video_diffusion_sr.build import seeded_prompts
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts, read_prompt_pair
-from projects.video_diffusion_sr.train import ROOT, VideoDiffusionTrainer, Weights
-from projects.video_diffusion_sr.training import vae as vae_stage
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.request import ROOT
+from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, DiscriminatorStart
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_statistics import fold, measure
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.run_record import record_start
-from projects.video_diffusion_sr.training.settings import LoopSettings, settings_from, split_settings
+from projects.video_diffusion_sr.training.settings import LoopSettings, split_settings
 from projects.video_diffusion_sr.training.sources import DataSettings, held_out_source, make_source
-from projects.video_diffusion_sr.training.stage import Batch, Source, Stage
+from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage
+from projects.video_diffusion_sr.training.vae import build_vae_stage, in_model_range
 from projects.video_diffusion_sr.training.validation import Validation
+
+if TYPE_CHECKING:
+    from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
 
 logger = get_logger(__name__)
 
@@ -37,7 +41,7 @@ LARGE_MEAN = 0.5  # of a latent channel, in spreads, that is worth a warning
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a command line says about one run.
+    """The command line of one run.
 
     stage: one of `settings.STAGES`. data: folders. output: of the run.
     init_from: weights to start from. init_discriminator: of the adversarial stage's discriminator.
@@ -53,17 +57,17 @@ class RunOptions:
     stage: str
     data: tuple[str, ...]
     output: Path
-    init_from: Weights = None
-    init_discriminator: Weights = None
+    init_from: "Weights" = None
+    init_discriminator: "Weights" = None
     prompts: Path | None = None
     lora: LoraSettings | None = None
     resume: bool = True
     validation: tuple[str, ...] = ()
-    teacher: tuple[VideoDiffusionTrainer, Weights] | None = None
-    discriminator: VideoDiffusionTrainer | None = None
+    teacher: "tuple[VideoDiffusionTrainer, Weights] | None" = None
+    discriminator: "VideoDiffusionTrainer | None" = None
 
     def described(self) -> dict[str, Any]:
-        """What the run's folder keeps of it."""
+        """The options as the run's folder records them."""
         words = {name: getattr(self, name) for name in ("stage", "init_from", "init_discriminator", "prompts", "lora")}
         words = {name: None if value is None else str(value) for name, value in words.items()}
         words |= {"data": list(self.data), "validation": list(self.validation)}
@@ -71,14 +75,14 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class Leg:
+class RunPart:
     """A part of a run that has its own folder, steps and export."""
 
     folder: Path
     build: Callable[[], Stage]
 
 
-def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: RunOptions, process: Process) -> bool:
+def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options: RunOptions, process: Process) -> bool:
     """Train one stage to its end, or until asked to stop; whether it is complete.
 
     Raises:
@@ -95,31 +99,31 @@ def run_stage(recipe: VideoDiffusionTrainer, train: Mapping[str, Any], options: 
         record_start(options.output, model, train, {**options.described(), "ranks": process.world})
     if loop.precision == "bf16":
         torch.set_float32_matmul_precision("high")  # what autocast leaves in float32 may use TF32
-    legs = list(make_legs(recipe, section, options))
-    for leg in legs:
-        if len(legs) > 1 and (leg.folder / "export").is_dir() and options.resume:
-            logger.info("%s is done", leg.folder.name)
+    parts = list(run_parts(recipe, section, options))
+    for part in parts:
+        if len(parts) > 1 and (part.folder / "export").is_dir() and options.resume:
+            logger.info("%s is done", part.folder.name)
             continue
         source = make_source(options.stage, options.data, data, loop, process, options.output / "index.json")
         validation = make_validation(recipe, options, data, loop, process)
-        trainer = Trainer(leg.build(), source, loop, leg.folder, process, recipe.strategy, validation)
+        trainer = Trainer(part.build(), source, loop, part.folder, process, recipe.strategy, validation)
         if not trainer.run(options.resume):
             return False
         if options.stage == "vae" and process.is_leader:
-            normalize_exported_vae(recipe, source, loop, leg.folder / "export" / "vae.safetensors", process)
+            normalize_exported_vae(recipe, source, loop, part.folder / "export" / "vae.safetensors", process)
         process.barrier()
-    if process.is_leader and legs[-1].folder != options.output:
-        shutil.copytree(legs[-1].folder / "export", options.output / "export", dirs_exist_ok=True)
+    if process.is_leader and parts[-1].folder != options.output:
+        shutil.copytree(parts[-1].folder / "export", options.output / "export", dirs_exist_ok=True)
     return True
 
 
 def make_validation(
-    recipe: VideoDiffusionTrainer, options: RunOptions, data: DataSettings, loop: LoopSettings, process: Process
+    recipe: "VideoDiffusionTrainer", options: RunOptions, data: DataSettings, loop: LoopSettings, process: Process
 ) -> Validation | None:
-    """What is measured on held-out clips, if there are some."""
+    """The measurement on held-out clips; None without such clips."""
     if not options.validation or loop.validation.every < 1:
         return None
-    if options.stage != "vae" and not wants_vae(recipe, options):
+    if options.stage != "vae" and not needs_vae(recipe, options):
         raise ValueError("--validation decodes clips and there is no VAE; give vae.checkpoint=FILE behind the stage")
     cache = options.output / "validation_index.json"
     source = held_out_source(options.stage, options.validation, data, loop, process, cache)
@@ -127,9 +131,9 @@ def make_validation(
 
 
 def normalize_exported_vae(
-    recipe: VideoDiffusionTrainer, source: Source, loop: LoopSettings, path: Path, process: Process
+    recipe: "VideoDiffusionTrainer", source: BatchSource, loop: LoopSettings, path: Path, process: Process
 ) -> None:
-    """Make every latent channel's spread one in a VAE that was just exported."""
+    """Rescale the exported VAE so that every latent channel has standard deviation 1."""
     vae = recipe.build_untrained_vae(path).to(process.device).eval()
     vae.set_causal_slicing(None)
     last = loop.steps * loop.accumulation
@@ -140,7 +144,7 @@ def normalize_exported_vae(
 def write_normalized_vae(vae: torch.nn.Module, batches: Iterable[Batch], path: Path) -> None:
     """Measure the latents of batches of the VAE's stage, fold their spread into the VAE, and write it."""
     device = next(vae.parameters()).device
-    clips = (vae_stage.in_model_range(clip.to(device)) for batch in batches for clip in batch.clips)
+    clips = (in_model_range(clip.to(device)) for batch in batches for clip in batch.clips)
     before = measure(vae, clips)
     after = fold(vae, before)
     save_safetensors(vae.state_dict(), path, {"stage": "vae", **after.header(1.0)})
@@ -151,68 +155,67 @@ def write_normalized_vae(vae: torch.nn.Module, batches: Iterable[Batch], path: P
 
 
 def refuse_used_folder(options: RunOptions) -> None:
-    """ValueError when a new run would mix with an old one."""
+    """ValueError when the folder of a new run holds files of another."""
     if not options.resume and options.output.is_dir() and any(options.output.iterdir()):
         raise ValueError(f"{options.output} holds a run already; resume it, or choose another --output")
 
 
-def make_legs(recipe: VideoDiffusionTrainer, section: Mapping[str, Any] | None, options: RunOptions) -> Iterator[Leg]:
-    """One leg, or one a round of progressive distillation."""
+def run_parts(
+    recipe: "VideoDiffusionTrainer", section: Mapping[str, Any] | None, options: RunOptions
+) -> Iterator[RunPart]:
+    """One part, or one for each round of progressive distillation."""
     stage, output = options.stage, options.output
     if options.lora is not None and stage not in ("diffusion", "adversarial"):
         raise ValueError(f"--lora fine-tunes in the stages diffusion and adversarial, not in {stage}")
     if stage == "vae":
-        yield Leg(output, lambda: build_vae_stage(recipe, section, options))
+        untrained = recipe.build_untrained_vae
+        yield RunPart(output, lambda: build_vae_stage(untrained(options.init_from), section, recipe.ema_decay))
         return
     prompts = training_prompts(options.prompts, recipe.config.dit.model.txt_in_dim)
-    common = {"recipe": recipe, "prompts": prompts, "with_vae": wants_vae(recipe, options)}
+    common = {"recipe": recipe, "prompts": prompts, "with_vae": needs_vae(recipe, options)}
     lora = {"lora": options.lora}
     if stage == "diffusion":
         settings = settings_from(DiffusionStageSettings, section, "train.diffusion.")
-        yield Leg(output, lambda: DiffusionStage(settings=settings, weights=options.init_from, **common, **lora))
+        yield RunPart(output, lambda: DiffusionStage(settings=settings, weights=options.init_from, **common, **lora))
     elif stage == "adversarial":
         settings = settings_from(AdversarialSettings, section, "train.adversarial.")
-        weights = {"weights": options.init_from, "discriminator_weights": options.init_discriminator}
-        wanted = weights if settings.discriminator_init == "diffusion" else {"weights": options.init_from}
-        need("adversarial", **wanted)
-        judge = {"discriminator_recipe": options.discriminator}
+        require_weights("adversarial", "--init_from", options.init_from)
+        if settings.discriminator_init == "diffusion":
+            require_weights("adversarial", "--init_discriminator", options.init_discriminator)
+        start = {
+            "weights": options.init_from,
+            "discriminator": DiscriminatorStart(options.init_discriminator, options.discriminator),
+        }
         if options.discriminator is not None and settings.discriminator_init == "distilled":
             raise ValueError(
                 "discriminator_init: distilled takes the generator's weights; --discriminator_config cannot"
             )
-        yield Leg(output, lambda: AdversarialStage(settings=settings, **weights, **common, **lora, **judge))
+        yield RunPart(output, lambda: AdversarialStage(settings=settings, **start, **common, **lora))
     else:
         settings = settings_from(DistillSettings, section, "train.distill.")
-        need("distill", weights=options.init_from)
-        yield from distillation_legs(settings, options, common)
+        require_weights("distill", "--init_from", options.init_from)
+        yield from distillation_rounds(settings, options, common)
 
 
-def distillation_legs(settings: DistillSettings, options: RunOptions, common: dict[str, Any]) -> Iterator[Leg]:
-    """A round each; its teacher is what the round before exported."""
+def distillation_rounds(settings: DistillSettings, options: RunOptions, common: dict[str, Any]) -> Iterator[RunPart]:
+    """One part per round; its teacher is the export of the round before."""
     weights = options.init_from
     for number, steps in enumerate(settings.rounds):
         folder = options.output / f"round_{steps:03d}"
-        arguments = {"settings": settings, "weights": weights, "steps": steps, "guided": number == 0}
+        arguments = {"settings": settings, "weights": weights, "this_round": DistillRound(steps, guided=number == 0)}
         arguments["teacher"] = options.teacher if number == 0 else None
-        yield Leg(folder, lambda arguments=arguments: DistillStage(**arguments, **common))
+        yield RunPart(folder, lambda arguments=arguments: DistillStage(**arguments, **common))
         weights = folder / "export" / "dit.safetensors"
 
 
-def build_vae_stage(recipe: VideoDiffusionTrainer, section: Mapping[str, Any] | None, options: RunOptions) -> Stage:
-    """The VAE's stage, with its settings from the section."""
-    return vae_stage.build_vae_stage(recipe.build_untrained_vae(options.init_from), section, recipe.ema_decay)
+def require_weights(stage: str, flag: str, weights: "Weights") -> None:
+    """ValueError unless the flag names weights to start from."""
+    if weights is None:
+        raise ValueError(f"the stage {stage} starts from trained weights: give {flag} a checkpoint")
 
 
-def need(stage: str, **weights: Weights) -> None:
-    """ValueError unless there are weights to start from."""
-    flags = {"weights": "--init_from", "discriminator_weights": "--init_discriminator"}
-    for name, value in weights.items():
-        if value is None:
-            raise ValueError(f"the stage {stage} starts from trained weights: give {flags[name]} a checkpoint")
-
-
-def wants_vae(recipe: VideoDiffusionTrainer, options: RunOptions) -> bool:
-    """Pixels must be encoded; stored latents can do without a VAE, and then there are no pictures."""
+def needs_vae(recipe: "VideoDiffusionTrainer", options: RunOptions) -> bool:
+    """Whether to load the VAE: pixels need it; stored latents only for pictures, where its file exists."""
     stored = any((Path(folder) / "index.json").is_file() for folder in options.data)
     path = Path(recipe.config.vae.checkpoint)
     there = path.is_file() or (ROOT / path).is_file()
@@ -221,7 +224,7 @@ def wants_vae(recipe: VideoDiffusionTrainer, options: RunOptions) -> bool:
     return there or not stored
 
 
-def training_prompts(path: Path | None, width: int) -> Prompts:
+def training_prompts(path: Path | None, width: int) -> TrainingPrompts:
     """The text embeddings that stand for every clip, float32 on the CPU.
 
     Without a path: the released ones in ckpts/ for a model of their width, fixed random ones for any other. The null
@@ -243,4 +246,4 @@ def training_prompts(path: Path | None, width: int) -> Prompts:
     if wrong is not None:
         raise ValueError(f"{what}: a text of shape {tuple(wrong.shape)}, the model reads {width}; see --prompts")
     logger.info("text: %s; null text: %s", what, "zeros" if null is None else "given")
-    return Prompts(*(t.float() for t in texts))
+    return TrainingPrompts(*(t.float() for t in texts))

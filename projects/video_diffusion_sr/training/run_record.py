@@ -1,4 +1,4 @@
-"""What a run was started with, kept in its folder: settings, command, revision; and what a later start changes."""
+"""Records the settings, command and revision of every start of a run, and reports what a later start changes."""
 
 import platform
 import shlex
@@ -23,7 +23,7 @@ STARTS = "starts"
 def record_start(
     folder: Path, model: Mapping[str, Any], train: Mapping[str, Any], more: Mapping[str, Any]
 ) -> list[str]:
-    """Write `starts/NNN.yaml` with everything that decides this run, and say what differs from the start before.
+    """Write `starts/NNN.yaml` with all settings of this run, and log what differs from the start before.
 
     Args:
         folder: of the run.

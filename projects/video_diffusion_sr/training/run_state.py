@@ -1,4 +1,4 @@
-"""Everything that a resumed run needs, as named tensors. Draws need nothing: they follow from the step."""
+"""All tensors that a resumed run needs, by name. Random generators are not among them: they follow from the step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,32 +15,32 @@ from common.distributed.checkpoint import (
     saved_shapes,
 )
 from common.distributed.metadata import DamagedCheckpoint
-from projects.video_diffusion_sr.training.average import AveragedWeights
+from projects.video_diffusion_sr.training.ema import ExponentialMovingAverage
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What changes from step to step.
+    """The tensors that change from step to step.
 
-    modules, averages: by module name. optimizers: by player. parameters: (name, parameter) of each player.
-    frozen: whether parameters that no player moves belong to it.
+    modules, emas: by module name. optimizers: by player. parameters: (name, parameter) of each player.
+    frozen: whether to include parameters that no player updates.
     """
 
     modules: Mapping[str, nn.Module]
-    averages: Mapping[str, AveragedWeights]
+    emas: Mapping[str, ExponentialMovingAverage]
     optimizers: Mapping[str, torch.optim.Optimizer]
     parameters: Mapping[str, list[tuple[str, nn.Parameter]]]
     frozen: bool = True
 
     def tensors(self) -> dict[str, Tensor]:
-        """The very tensors by name: saved as they are, loaded in place."""
+        """The tensors themselves by name, so that loading writes into them."""
         tensors = {}
         moved = {key for named in self.parameters.values() for key, _ in named}
         for name, module in self.modules.items():
             whole = {f"{name}.{key}": value for key, value in module.state_dict().items()}
             tensors |= {f"modules/{key}": value for key, value in whole.items() if self.frozen or key in moved}
-        for name, average in self.averages.items():
-            tensors |= {f"ema/{name}.{key}": value for key, value in average.average.items()}
+        for name, ema in self.emas.items():
+            tensors |= {f"ema/{name}.{key}": value for key, value in ema.average.items()}
         for player, optimizer in self.optimizers.items():
             tensors |= optimizer_tensors(optimizer, self._names(player))
         return tensors

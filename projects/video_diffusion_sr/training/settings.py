@@ -1,15 +1,10 @@
 """The training YAML (`configs_train/*.yaml`), typed and frozen; unknown keys are refused with a sentence."""
 
-import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from common.config import suggestion
-
-S = TypeVar("S")
+from common.strict_settings import settings_from
 
 STAGES = ("vae", "diffusion", "distill", "adversarial")
 
@@ -21,9 +16,9 @@ class OptimizerSettings:
     Attributes:
         name: adamw, adam or rmsprop. The adversarial papers' RMSProp with alpha 0.9 is adam with betas [0, 0.9].
         lr: the highest learning rate.
-        warmup: steps over which it grows from nothing.
+        warmup: steps of linear growth from 0 to lr.
         schedule: "constant", or "cosine": from lr down to lr * final over the rest of the run.
-        clip: the gradients' norm is cut to this; null leaves it.
+        clip: upper limit of the gradients' norm; null: no limit.
     """
 
     name: str = "adamw"
@@ -57,8 +52,8 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class LogSettings:
-    """every: steps between lines and scalars; only then the loop waits for the device. images: steps between pictures
-    (0: none)."""
+    """every: steps between log lines and scalars, at which the loop waits for the device. images: steps between
+    pictures (0: none)."""
 
     every: int = 50
     images: int = 1000
@@ -66,10 +61,10 @@ class LogSettings:
 
 @dataclass(frozen=True)
 class BadStepSettings:
-    """What to do about a step whose loss or gradient is no number.
+    """What to do about a step whose loss or gradient is not finite.
 
-    most: so many steps may be left out, each after going back to the newest checkpoint; 0 ends the run at the first.
-    most_norm: a gradient norm above this counts as bad, too; null: only what is not finite.
+    most: how many steps may be skipped, each after returning to the newest checkpoint; 0 ends the run at the first.
+    most_norm: a gradient norm above this counts as bad, too; null: no limit.
     """
 
     most: int = 0
@@ -101,20 +96,19 @@ class ProfileSettings:
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What the loop itself needs to know; the rest of a training YAML belongs to the data or to the stage.
+    """Settings of the loop. The rest of a training YAML belongs to the data or to the stage.
 
     Attributes:
-        seed: of everything that is drawn.
+        seed: of all random numbers.
         steps: of the run (of one round, in progressive distillation).
         accumulation: batches a rank adds up before one step.
-        sp_size: ranks that share every clip: each computes its part of the windows. The batch is that of one rank, and
-            the job trains on as many batches at a time as it has groups of so many ranks.
+        sp_size: number of ranks that share every clip, each with a part of its windows. Such a group trains on one
+            batch, so the job has world / sp_size batches at a time.
         precision: "bf16" (float32 masters, bfloat16 compute) or "float32".
         ema_warmup: the average's decay starts low and reaches the model's `ema.decay` over the first steps.
         compile: torch.compile each block, on a GPU; the model's YAML may ask for it as well.
         wandb: name of a Weights & Biases project that gets the scalars as well (`pip install wandb`); null: none.
-        graphs: replay players' turns as CUDA graphs (`training.graphed`): for small networks on one GPU, few shapes of
-            batches.
+        graphs: replay updates as CUDA graphs (`training.graphed`), for small networks on one GPU and few batch shapes.
     """
 
     seed: int = 0
@@ -154,44 +148,3 @@ def one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
     """ValueError unless the value is one of these."""
     if value not in allowed:
         raise ValueError(f"{key}={value!r} is unknown; choose from {', '.join(allowed)}")
-
-
-def settings_from(cls: type[S], mapping: Mapping[str, Any] | None, where: str = "") -> S:
-    """A frozen dataclass out of a YAML mapping, nested ones included.
-
-    Args:
-        where: what stands before a key in messages, as the command line spells it.
-
-    Raises:
-        ValueError: a key that the dataclass does not have, or a value of another kind than its annotation.
-    """
-    mapping = {} if mapping is None else mapping
-    if not isinstance(mapping, Mapping):
-        raise ValueError(f"{where or cls.__name__} must be a mapping of keys to values, got {mapping!r}")
-    kinds = typing.get_type_hints(cls)
-    known = sorted(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
-    if unknown := sorted(set(map(str, mapping)) - set(known)):
-        hint = suggestion(unknown[0], known)
-        raise ValueError(f"unknown key {where}{unknown[0]} in the training config{hint}")
-    return cls(**{key: converted(kinds[key], value, f"{where}{key}") for key, value in mapping.items()})
-
-
-def converted(kind: Any, value: Any, where: str) -> Any:
-    """The value as the annotation `kind` wants it."""
-    if dataclasses.is_dataclass(kind):
-        return settings_from(kind, value, f"{where}.")
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        return converted(next(a for a in args if a is not type(None)), value, where)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
-        if len(inner) == len(value):
-            return tuple(converted(k, v, where) for k, v in zip(inner, value, strict=True))
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-        return value
-    name = getattr(kind, "__name__", str(kind))
-    raise ValueError(f"{where} must be {name}, got {value!r}")

@@ -13,15 +13,15 @@ from torch import Tensor
 from common.config import load_config
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.training.clip_dataset import ClipDataset, make_loader
+from data.training.clip_dataset import ClipDataset, DegradationRecipes, make_loader
 from data.training.index import Index, build_index, cached_index
 from data.training.latent_shards import INDEX, TEXT, TEXT_TOKENS, ShardDataset, ShardReader
 from data.training.packing import BatchPlanner
 from data.training.pair_sampler import SamplerConfig
-from data.training.sampling import ClipShape, slot_generator
-from projects.video_diffusion_sr.training.latents import MOMENTS, MomentBatch
+from data.training.sampling import ClipShape, RankDraws, slot_generator
+from projects.video_diffusion_sr.training.latents import POSTERIOR_KEYS, PosteriorBatch
 from projects.video_diffusion_sr.training.settings import LoopSettings
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 
 logger = get_logger(__name__)
 
@@ -36,8 +36,8 @@ class DataSettings:
         shapes: clip sizes to mix, in pixels; frames are 4n + 1 (for the release's VAE). Not for latents, which have
             their sizes. With start and end, steps of the run, they follow one another; with aspects, one entry is a
             group of buckets.
-        budget_pixels: the most frames x height x width that one rank's batch of clips holds.
-        budget_latents: the most latent positions (t x h x w) that one rank's batch of stored latents holds.
+        budget_pixels: upper limit of frames x height x width in one rank's batch of clips.
+        budget_latents: upper limit of latent positions (t x h x w) in one rank's batch of stored latents.
         workers: processes that decode and degrade; no more than there are cores.
         resident: keep stored latents (or, for the VAE, the pictures) on the device.
         degradation_video, degradation_image: recipes, see docs/degradation.md.
@@ -54,7 +54,7 @@ class DataSettings:
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(image_share=0.0))
 
 
-class LoadedSource(Source):
+class LoadedSource(BatchSource):
     """Batches of a dataset through a loader; number n is `dataset[n]`."""
 
     def __init__(self, dataset: Any, last: int, workers: int) -> None:
@@ -67,7 +67,7 @@ class LoadedSource(Source):
         return self.dataset.fill(number)
 
 
-class ResidentLatents(Source):
+class ResidentLatents(BatchSource):
     """Stored latents that stay on the device: a batch is a handful of gathers, with nothing to decode or copy.
 
     Batches hold what `ShardDataset` with the same arguments would yield, draw for draw.
@@ -95,14 +95,14 @@ class ResidentLatents(Source):
                     f"{folder} holds latents of different shapes and {size} positions; set resident: false"
                 )
         self.moments = {
-            size: {name: torch.cat([rows_of(p[name].to(self.device)) for p in parts]) for name in MOMENTS}
+            size: {name: torch.cat([rows_of(p[name].to(self.device)) for p in parts]) for name in POSTERIOR_KEYS}
             for size, parts in stacked.items()
         }  # N positions c
         self.texts = {size: [text for part in parts for text in texts_of(part)] for size, parts in stacked.items()}
         self.planner = BatchPlanner(list(self.sizes), [len(self.names[size]) for size in self.sizes], budget, seed)
         self.planner.warn_if_loose()
 
-    def batches(self, start: int) -> Iterator[MomentBatch]:
+    def batches(self, start: int) -> Iterator[PosteriorBatch]:
         number = start
         while True:
             yield self.batch(number)
@@ -111,23 +111,23 @@ class ResidentLatents(Source):
     def fill(self, number: int) -> float | None:
         return self.planner.fill(number)
 
-    def batch(self, number: int) -> MomentBatch:
+    def batch(self, number: int) -> PosteriorBatch:
         """Batch `number`."""
         kinds = list(self.sizes)
         counts = [len(self.names[size]) for size in kinds]
         slots = self.planner.plan(number, self.rank, self.world)
         rows = [int(slot_generator(self.seed, number, s.number).integers(counts[s.choice])) for s in slots]
-        parts, names, texts = {name: [] for name in MOMENTS}, [], []
+        parts, names, texts = {name: [] for name in POSTERIOR_KEYS}, [], []
         for size in kinds:  # samples of one size are gathered together and follow one another
             chosen = [row for row, slot in zip(rows, slots, strict=True) if kinds[slot.choice] == size]
             if chosen:
                 index = torch.tensor(chosen).to(self.device, non_blocking=True)
-                for name in MOMENTS:
+                for name in POSTERIOR_KEYS:
                     parts[name].append(self.moments[size][name].index_select(0, index).flatten(0, 1))
                 names += [(self.sizes[size], f"{self.names[size][row]} batch={number}") for row in chosen]
                 texts += [None if (text := self.texts[size][row]) is None else text.to(self.device) for row in chosen]
         packed = {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in parts.items()}
-        return MomentBatch(
+        return PosteriorBatch(
             **packed, sizes=tuple(s for s, _ in names), names=tuple(n for _, n in names), texts=tuple(texts)
         )
 
@@ -151,7 +151,7 @@ def make_source(
     loop: LoopSettings,
     process: Process,
     cache: Path | None = None,
-) -> Source:
+) -> BatchSource:
     """The source that the settings describe.
 
     Args:
@@ -180,7 +180,7 @@ def make_source(
 
 def held_out_source(
     stage: str, folders: Sequence[str | Path], data: DataSettings, loop: LoopSettings, process: Process, cache: Path
-) -> "KeptBatches":
+) -> "CachedBatches":
     """Batches of clips that are not trained on, in the shapes with which the run ends."""
     if not data.shapes or data.budget_pixels < 1:
         raise ValueError("--validation cuts clips to data.shapes up to data.budget_pixels; set both in --train")
@@ -188,7 +188,7 @@ def held_out_source(
     index = shared_index(folders, cache, process)
     group = process.group(loop.sp_size)
     dataset = clip_dataset(index, shapes, data, HELD_OUT_SEED, group, degraded=stage != "vae")
-    return KeptBatches(VaeClips(dataset, 1) if stage == "vae" else dataset, loop.validation.batches)
+    return CachedBatches(VaeClips(dataset, 1) if stage == "vae" else dataset, loop.validation.batches)
 
 
 def clip_dataset(
@@ -199,10 +199,12 @@ def clip_dataset(
     Args:
         group: number of this rank's group (of one, where clips are not shared), and how many there are.
     """
-    paths = (data.degradation_video, data.degradation_image)
-    recipes = [OmegaConf.to_container(load_config(path)) if degraded else None for path in paths]
-    where = (seed, *group, data.sampler)
-    return ClipDataset(index, shapes, data.budget_pixels, *recipes, *where, as_uint8=True)
+    recipes = DegradationRecipes()
+    if degraded:
+        paths = (data.degradation_video, data.degradation_image)
+        recipes = DegradationRecipes(*(OmegaConf.to_container(load_config(path)) for path in paths))
+    draws = RankDraws(seed, *group)
+    return ClipDataset(index, shapes, data.budget_pixels, recipes, draws, data.sampler, as_uint8=True)
 
 
 def in_batches(shape: ClipShape, accumulation: int) -> ClipShape:
@@ -222,7 +224,7 @@ def shared_index(folders: Sequence[str | Path], cache: Path | None, process: Pro
 
 
 def fitting_workers(wanted: int, process: Process) -> int:
-    """As many worker processes as asked for, but no more than this machine has cores for each of its ranks."""
+    """The number of worker processes: `wanted`, but at most the cores of this machine for each of its ranks."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = max(1, cores // process.local_world)
     if wanted > most:
@@ -232,7 +234,7 @@ def fitting_workers(wanted: int, process: Process) -> int:
 
 def latent_source(
     stage: str, folders: Sequence[str | Path], data: DataSettings, loop: LoopSettings, process: Process
-) -> Source:
+) -> BatchSource:
     """A source of stored latents."""
     if stage == "vae":
         raise ValueError("the VAE is trained on clips, not on latents; give --data folders of videos and images")
@@ -245,7 +247,7 @@ def latent_source(
     return LoadedSource(ShardDataset(*arguments), last, fitting_workers(data.workers, process))
 
 
-def resident_clips(index: Index, data: DataSettings, loop: LoopSettings, process: Process) -> Source:
+def resident_clips(index: Index, data: DataSettings, loop: LoopSettings, process: Process) -> BatchSource:
     """The VAE's clips, cut on the device from pictures that stay there."""
     from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
 
@@ -257,8 +259,8 @@ def resident_clips(index: Index, data: DataSettings, loop: LoopSettings, process
     return ResidentClips(index, config, loop.seed * groups + group, process.device)
 
 
-class KeptBatches(Source):
-    """The first batches of a dataset, made once and kept."""
+class CachedBatches(BatchSource):
+    """The first batches of a dataset, computed once and cached in memory."""
 
     def __init__(self, dataset: Any, count: int) -> None:
         self.dataset, self.count = dataset, count

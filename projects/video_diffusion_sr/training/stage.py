@@ -1,7 +1,7 @@
-"""What one kind of training is, seen from the loop: networks, players, losses, pictures, and what is exported.
+"""The interface of one kind of training: networks, players, losses, pictures, and exported weights.
 
-The loop (`training.loop`) knows nothing about diffusion or autoencoders. It moves and shards the networks, asks a stage
-for losses, and does the rest: backward, accumulation, clipping, optimisers, averages, checkpoints, logs.
+The loop (`training.loop`) is the same for diffusion models and autoencoders. It moves and shards the networks, calls
+the stage for losses, and does the rest: backward passes, accumulation, clipping, optimisers, EMA, checkpoints, logs.
 """
 
 from abc import ABC, abstractmethod
@@ -17,9 +17,9 @@ from projects.video_diffusion_sr.training.settings import OptimizerSettings
 
 
 class NamedBatch(Protocol):
-    """A packed batch that knows its samples.
+    """A packed batch with the names of its samples.
 
-    names: what each sample is, in words for people (file, frame, position): said when a loss is not finite.
+    names: file, frame and position of each sample, for the message about a loss that is not finite.
     """
 
     names: Sequence[str]
@@ -33,7 +33,7 @@ def names_of(batch: Batch) -> tuple[str, ...]:
     return tuple(sample["identity"] for sample in batch) if isinstance(batch, list) else tuple(batch.names)
 
 
-class Source:
+class BatchSource:
     """Where batches come from."""
 
     def batches(self, start: int) -> Iterator[Batch]:
@@ -41,20 +41,20 @@ class Source:
         raise NotImplementedError
 
     def fill(self, number: int) -> float | None:
-        """How much of its budget batch `number` takes, in (0, 1]; None where there is no such notion."""
+        """The share of its budget that batch `number` uses, in (0, 1]; None for a source without a budget."""
         return None
 
 
 @dataclass(frozen=True)
 class Player:
-    """One optimiser and what it moves; most stages have one, adversarial ones a generator and a discriminator.
+    """One optimiser and the networks it updates. Most stages have one; adversarial ones have two.
 
     Attributes:
-        name: what `losses` is asked for.
-        modules: names in `Stage.modules` whose trainable parameters it moves. In its turn the other players' networks
-            pass gradients through and keep none.
-        every: it moves once in so many steps.
-        start: and not before this step.
+        name: the argument `player` of `Stage.losses`.
+        modules: names in `Stage.modules` whose trainable parameters it updates. During its update the other
+            players' networks pass gradients through and keep none.
+        every: it is updated every `every` steps.
+        start: the first step in which it is updated.
     """
 
     name: str
@@ -64,13 +64,13 @@ class Player:
     start: int = 0
 
     def plays(self, step: int) -> bool:
-        """Whether it moves in this step, counted from 0."""
+        """Whether it is updated in this step, counted from 0."""
         return step >= self.start and (step - self.start) % self.every == 0
 
 
 @dataclass(frozen=True)
 class Work:
-    """How much a batch is: samples, and floating point operations of the whole step (forward and backward)."""
+    """The size of a batch: samples, and floating point operations of the step (forward and backward)."""
 
     samples: int = 0
     flops: float = 0.0
@@ -89,7 +89,7 @@ class Stage(ABC):
         ema_of: names in `modules` of which an exponential moving average is kept; with its weights in place `images` is
             called, and it is what is exported.
         ema_decay: of that average.
-        players: who moves what, in the order of their turns within a step.
+        players: the optimisers, in the order of their updates within a step.
         save_frozen: whether checkpoints hold parameters that are not trained; False where they come from a file anyway.
         export_header: words for the header of exported files, and for checkpoints.
         device: where the networks are; the loop sets it through `set_device`.
@@ -115,7 +115,7 @@ class Stage(ABC):
         self.device = torch.device("cpu")
 
     def set_device(self, device: torch.device) -> None:
-        """Where the networks will be; whatever else a stage holds goes there, too."""
+        """Set the device of the networks, and move whatever else the stage holds there."""
         self.device = device
 
     def share_clips(self, parallel: Parallel) -> None:
@@ -125,7 +125,7 @@ class Stage(ABC):
         lie spread over the group as `common.distributed.adjoint` says.
 
         Raises:
-            ValueError: the stage cannot.
+            ValueError: the stage does not support it.
         """
         raise ValueError(f"ranks cannot share a clip in stage {self.name}; set sp_size: 1")
 
@@ -138,27 +138,27 @@ class Stage(ABC):
         """Methods of a module, apart from `forward`, that `losses` or `images` call and that need its weights."""
         return ()
 
-    def prepare(self, batch: Batch, draws: torch.Generator) -> Any:
-        """What all players share of a batch, made once, without gradients: moved to the device, encoded, noised.
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Any:
+        """The part of the work on a batch that all players share, without gradients: to the device, encoded, noised.
 
-        The default hands the batch on as it is.
+        The default returns the batch unchanged.
         """
         return batch
 
     @abstractmethod
-    def losses(self, player: str, prepared: Any, draws: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars by name: `total`, which is minimised, and its parts for the log, detached by the loop.
 
         Args:
-            player: whose turn it is.
+            player: the one that is updated.
             prepared: what `prepare` returned.
         """
 
-    def images(self, prepared: Any, draws: torch.Generator) -> dict[str, Tensor]:
+    def images(self, prepared: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Pictures for TensorBoard by name, [3, H, W] in [0, 1]; called without gradients, on averaged weights."""
         return {}
 
-    def validate(self, batch: Batch, draws: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    def validate(self, batch: Batch, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
         """Outputs and ground truths of held-out clips, [3, T, H, W] float32 in about [-1, 1]; as `images` is called.
 
         Raises:
@@ -181,7 +181,7 @@ class Stage(ABC):
 
 @dataclass
 class StepRecord:
-    """What happened in one step: scalars still on the device, learning rates, and the identities of its samples."""
+    """Results of one step: scalars, still on the device, learning rates, and the identities of its samples."""
 
     step: int
     names: tuple[str, ...]

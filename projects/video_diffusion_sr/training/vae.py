@@ -12,17 +12,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from common.checkpoint import read_state_dict
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import ClipRows
 from common.logger import get_logger
+from common.strict_settings import settings_from
+from data.pixel_range import model_to_unit, uint8_to_model
+from data.video.framing import latent_frames
 from models.perceptual import PerceptualDistance
 from models.vae_discriminator import VideoPatchDiscriminator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
-from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of, settings_from
+from projects.evaluation.psnr import decibels
+from projects.video_diffusion_sr.flops import vae_flops
+from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
 from projects.video_diffusion_sr.training.stage import Player, Stage, Work
 
 logger = get_logger(__name__)
@@ -33,7 +37,7 @@ MAX_LOGGED_WIDTH = 512  # pixels of a picture for TensorBoard
 
 @dataclass(frozen=True)
 class VaeWeights:
-    """What each loss counts. All are means over pixels, latents, patches, or pictures."""
+    """Weights of the losses, which are means over pixels, latents, patches, or pictures."""
 
     l1: float = 1.0
     perceptual: float = 1.0
@@ -46,7 +50,7 @@ class VaeGan:
     """The adversarial part.
 
     kind: "hinge" or "rpgan" (relativistic: real and reconstructed clips in pairs).
-    start: the step from which on the discriminator plays and the VAE listens.
+    start: the first step in which the discriminator is updated and its loss counts for the VAE.
     channels: of the discriminator.
     """
 
@@ -88,8 +92,8 @@ class ClipBatch:
 
 
 @dataclass
-class Prepared:
-    """Clips on the device in [-1, 1], and what the VAE made of them: the discriminator's turn finds it here."""
+class PreparedClips:
+    """Clips on the device in [-1, 1], and their reconstructions, which the discriminator's update reads."""
 
     step: int
     clips: list[Tensor]
@@ -97,7 +101,7 @@ class Prepared:
 
 
 class VaeStage(Stage):
-    """The VAE against pixels, and from some step on against a discriminator.
+    """The VAE, trained against pixels, and from `gan.start` on against a discriminator as well.
 
     Args:
         vae: float32, on the CPU; its whole clip goes through at once.
@@ -137,36 +141,36 @@ class VaeStage(Stage):
         module = self.modules.get(name)
         return [module.encoder, module.decoder] if isinstance(module, VideoAutoencoderKL) else []
 
-    def prepare(self, batch: ClipBatch, draws: torch.Generator) -> Prepared:
-        return Prepared(batch.step, [in_model_range(c.to(self.device, non_blocking=True)) for c in batch.clips])
+    def prepare(self, batch: ClipBatch, generator: torch.Generator) -> PreparedClips:
+        return PreparedClips(batch.step, [in_model_range(c.to(self.device, non_blocking=True)) for c in batch.clips])
 
-    def losses(self, player: str, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, player: str, prepared: PreparedClips, generator: torch.Generator) -> dict[str, Tensor]:
         if player == "discriminator":
-            return self._discriminator_losses(prepared, draws)
+            return self._discriminator_losses(prepared, generator)
         parts: dict[str, list[Tensor]] = {}
         prepared.made.clear()
         for clip in prepared.clips:
-            made, posterior = self._reconstruct(clip, draws)
+            made, posterior = self._reconstruct(clip, generator)
             prepared.made.append(made.detach())
             for name, value in self._vae_losses(clip, made, posterior, prepared.step).items():
                 parts.setdefault(name, []).append(value)
         shares = shares_of_pixels(prepared.clips)
         losses = {name: (torch.stack(values) * shares).sum() for name, values in parts.items()}
-        psnr = -10 * (losses.pop("mse") / 4).log10()  # of values in [-1, 1]
+        psnr = decibels(losses.pop("mse"), data_range=2)
         weights = self.settings.weights
         total = sum(getattr(weights, name) * value for name, value in losses.items())
         return losses | {"total": total, "psnr": psnr}
 
-    def _reconstruct(self, clip: Tensor, draws: torch.Generator) -> tuple[Tensor, DiagonalGaussian]:
+    def _reconstruct(self, clip: Tensor, generator: torch.Generator) -> tuple[Tensor, DiagonalGaussian]:
         vae = self.modules["vae"]
         batch, _, frames, height, width = clip.shape
         space, time = vae.spatial_factor, vae.temporal_factor
-        shape = (batch, vae.latent_channels, 1 + (frames - 1) // time, height // space, width // space)
-        noise = torch.randn(shape, generator=draws, device=self.device)
+        shape = (batch, vae.latent_channels, latent_frames(frames, time), height // space, width // space)
+        noise = torch.randn(shape, generator=generator, device=self.device)
         return vae(clip, noise, None if self.parallel is None else self._rows(height // space))
 
     def _rows(self, latent_rows: int) -> ClipRows:
-        """How the ranks of a group share pictures; ValueError where one would have none."""
+        """How the ranks of a group share pictures; ValueError where a rank would have no row."""
         if latent_rows < self.parallel.size:
             raise ValueError(
                 f"sp_size {self.parallel.size}: a picture of {latent_rows} latent rows cannot be shared by so many "
@@ -187,48 +191,40 @@ class VaeStage(Stage):
             losses["gan"] = generator_loss(self.settings.gan.kind, discriminator(made), real)
         return losses
 
-    def _discriminator_losses(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
-        if not prepared.made:  # the VAE did not play before in this step
+    def _discriminator_losses(self, prepared: PreparedClips, generator: torch.Generator) -> dict[str, Tensor]:
+        if not prepared.made:  # the VAE was not updated in this step
             with torch.no_grad():
-                prepared.made.extend(self._reconstruct(clip, draws)[0] for clip in prepared.clips)
+                prepared.made.extend(self._reconstruct(clip, generator)[0] for clip in prepared.clips)
         discriminator, losses = self.modules["discriminator"], []
         for clip, made in zip(prepared.clips, prepared.made, strict=True):
             losses.append(discriminator_loss(self.settings.gan.kind, discriminator(clip), discriminator(made)))
         return {"total": (torch.stack(losses) * shares_of_pixels(prepared.clips)).sum()}
 
-    def images(self, prepared: Prepared, draws: torch.Generator) -> dict[str, Tensor]:
+    def images(self, prepared: PreparedClips, generator: torch.Generator) -> dict[str, Tensor]:
         clip = prepared.clips[0][:1]
-        made, _ = self._reconstruct(clip, draws)
+        made, _ = self._reconstruct(clip, generator)
         pair = torch.cat([clip[0, :, -1], made[0, :, -1].float()], dim=-1)  # 3 H 2W
-        return {"input and reconstruction": ((pair + 1) / 2)[..., :MAX_LOGGED_WIDTH]}
+        return {"input and reconstruction": model_to_unit(pair)[..., :MAX_LOGGED_WIDTH]}
 
-    def validate(self, batch: ClipBatch, draws: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-        clips = self.prepare(batch, draws).clips
-        made = [self._reconstruct(clip, draws)[0].float() for clip in clips]
+    def validate(self, batch: ClipBatch, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        clips = self.prepare(batch, generator).clips
+        made = [self._reconstruct(clip, generator)[0].float() for clip in clips]
         return [(a, b) for group, truth in zip(made, clips, strict=True) for a, b in zip(group, truth, strict=True)]
 
-    def work(self, prepared: Prepared) -> Work:
+    def work(self, prepared: PreparedClips) -> Work:
         shapes = [tuple(clip.shape) for clip in prepared.clips]
         return Work(sum(s[0] for s in shapes), sum(TRAINING_OPERATIONS * s[0] * self._forward_flops(s) for s in shapes))
 
     def _forward_flops(self, shape: tuple[int, ...]) -> float:
         """Of one clip through encoder and decoder, the discriminator left out; counted once a shape, without data."""
         if shape[2:] not in self._flops:
-            self._flops[shape[2:]] = forward_flops(self._shapes_only, shape[2:])
+            self._flops[shape[2:]] = vae_flops(self._shapes_only, shape[2:])
         return self._flops[shape[2:]]
 
 
 def in_model_range(clip: Tensor) -> Tensor:
     """uint8, or float in [-1, 1] already, of any shape -> float32 in [-1, 1]."""
-    return clip.float() / 127.5 - 1 if clip.dtype == torch.uint8 else clip.float()
-
-
-@torch.no_grad()
-def forward_flops(vae: VideoAutoencoderKL, size: tuple[int, ...]) -> float:
-    """Floating point operations of encoding and decoding one clip of (T, H, W); `vae` is on the meta device."""
-    with FlopCounterMode(display=False) as counter:
-        vae(torch.empty(1, 3, *size, device="meta"))
-    return float(counter.get_total_flops())
+    return uint8_to_model(clip) if clip.dtype == torch.uint8 else clip.float()
 
 
 def kl_divergence(posterior: DiagonalGaussian) -> Tensor:
@@ -238,7 +234,7 @@ def kl_divergence(posterior: DiagonalGaussian) -> Tensor:
 
 
 def generator_loss(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
-    """What the VAE minimises. Logits of any one shape; `real` is needed by "rpgan" alone."""
+    """The adversarial loss of the VAE. Logits have any one shape; only "rpgan" reads `real`."""
     if kind == "hinge":
         return -fake.float().mean()
     assert real is not None
@@ -246,7 +242,7 @@ def generator_loss(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
-    """What the discriminator minimises."""
+    """The loss of the discriminator. Logits have any one shape."""
     real, fake = real.float(), fake.float()
     if kind == "hinge":
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
@@ -254,11 +250,11 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def shares_of_pixels(clips: Sequence[Tensor]) -> Tensor:
-    """Each group's share of all pixels, [groups]: every pixel counts the same, wherever it came from."""
+    """Each group's share of all pixels, [groups], so that every pixel has the same weight."""
     sizes = torch.tensor([clip.numel() for clip in clips], dtype=torch.float64)
     return (sizes / sizes.sum()).float().to(clips[0].device)
 
 
 def build_vae_stage(vae: VideoAutoencoderKL, section: Mapping[str, Any] | None, ema_decay: float) -> VaeStage:
-    """The stage out of the section `vae` of a training YAML."""
+    """The stage, with the settings of the section `vae` of a training YAML."""
     return VaeStage(vae, settings_from(VaeSettings, section, "train.vae."), ema_decay)

@@ -1,4 +1,4 @@
-"""Held-out clips, restored and measured while a run goes on: the same crops and degradations every time."""
+"""Measures held-out clips during a run, with the same crops and degradations every time."""
 
 from collections import defaultdict
 
@@ -6,24 +6,25 @@ import torch
 from torch import Tensor
 
 from common.distributed import fsdp
-from projects.evaluation.frames import to_uint8
+from data.pixel_range import model_to_unit
+from projects.evaluation.frames import stored_frames
 from projects.evaluation.measures import Measures
 from projects.video_diffusion_sr.training.settings import ValidationSettings
-from projects.video_diffusion_sr.training.stage import Source, Stage
+from projects.video_diffusion_sr.training.stage import BatchSource, Stage
 
 SEED = 0  # of the held-out crops: the same for every run, so that runs can be compared
 PICTURES = 4  # clips whose middle frame is shown
 
 
 class Validation:
-    """What a run measures on clips that it does not train on.
+    """Measurement on clips that the run does not train on.
 
     Args:
         source: of held-out batches; the first `settings.batches` of each rank are used.
         settings: how often, how much, with which weight files.
     """
 
-    def __init__(self, source: Source, settings: ValidationSettings) -> None:
+    def __init__(self, source: BatchSource, settings: ValidationSettings) -> None:
         self.source, self.settings = source, settings
         self.measures = Measures.chosen(settings.lpips_weights, settings.dists_weights)
 
@@ -33,7 +34,7 @@ class Validation:
         return every > 0 and (last or (step + 1) % every == 0)
 
     @torch.no_grad()
-    def measure(self, stage: Stage, draws: torch.Generator) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def measure(self, stage: Stage, generator: torch.Generator) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Means over all held-out clips of all ranks, and pictures (output | ground truth). Every rank calls it.
 
         Args:
@@ -43,14 +44,14 @@ class Validation:
         clips, pictures = 0, {}
         stream = self.source.batches(0)
         for _ in range(self.settings.batches):
-            for output, truth in stage.validate(next(stream), draws):
-                pairs = zip(to_uint8(output), to_uint8(truth), strict=True)
+            for output, truth in stage.validate(next(stream), generator):
+                pairs = zip(stored_frames(output), stored_frames(truth), strict=True)
                 for name, value in self.measures.of_clip(pairs, stage.device)[1].items():
                     totals[name] += value
                 if clips < PICTURES:
                     middle = output.shape[1] // 2
                     pair = torch.cat([output[:, middle], truth[:, middle]], dim=2)  # 3 H 2W
-                    pictures[f"validation/{clips}_output_gt"] = (pair + 1) / 2
+                    pictures[f"validation/{clips}_output_gt"] = model_to_unit(pair)
                 clips += 1
         names = self.measures.names
         means = fsdp.mean_over_ranks(torch.tensor([totals[n] for n in names] + [float(clips)], device=stage.device))

@@ -10,7 +10,7 @@ from data.degradation import kernels
 from data.degradation.blur import BlurDraw, apply_blur, draw_blur
 from data.degradation.compression import CompressionDraw, apply_compression, draw_compression, encode
 from data.degradation.config import BlurConfig, CompressionConfig, NoiseConfig, ResizeConfig, SharpenConfig, Walk
-from data.degradation.jpeg import JpegDraw, apply_jpeg, encode_jpeg, to_8_bit
+from data.degradation.jpeg import JpegDraw, apply_jpeg, encode_jpeg, unit_to_uint8
 from data.degradation.noise import NoiseDraw, apply_noise, draw_noise
 from data.degradation.random_walks import choose, walk, walk_with_half_below_one
 from data.degradation.resize import MIN_SIDE, ResizeDraw, apply_resize, draw_resize
@@ -153,7 +153,7 @@ def test_jpeg_gets_worse_with_lower_quality_and_clips():
 
 
 def test_8_bit_cast_does_not_wrap():
-    np.testing.assert_array_equal(to_8_bit(np.array([-0.1, 0.0, 1.0, 1.2])), [0, 0, 255, 255])
+    np.testing.assert_array_equal(unit_to_uint8(np.array([-0.1, 0.0, 1.0, 1.2])), [0, 0, 255, 255])
 
 
 def moving_clip(side: int, frames: int = 9) -> list[np.ndarray]:
@@ -167,7 +167,7 @@ def test_compression_follows_its_bitrate_and_keeps_the_content(codec, few, many)
     sizes, errors = [], []
     for bits in (few, many):
         draw = CompressionDraw(codec, bits, "medium")
-        packets = encode([to_8_bit(f) for f in clip], draw)
+        packets = encode([unit_to_uint8(f) for f in clip], draw)
         sizes.append(sum(p.size for p in packets) * 8 / len(clip))
         errors.append(np.abs(np.stack(apply_compression(clip, draw)) - np.stack(clip)).mean())
     assert sizes[0] < 0.8 * sizes[1] and sizes[1] < 1.2 * many
@@ -176,7 +176,7 @@ def test_compression_follows_its_bitrate_and_keeps_the_content(codec, few, many)
 
 def test_libx264_meets_its_bitrate():
     bits = 10_000
-    packets = encode([to_8_bit(f) for f in moving_clip(256, 17)], CompressionDraw("libx264", bits, "medium"))
+    packets = encode([unit_to_uint8(f) for f in moving_clip(256, 17)], CompressionDraw("libx264", bits, "medium"))
     assert sum(p.size for p in packets) * 8 / 17 == pytest.approx(bits, rel=0.25)
 
 

@@ -126,12 +126,16 @@ def test_second_resize_of_images_refers_to_the_output():
 
 
 def test_unknown_missing_and_foreign_configurations_are_refused():
-    with pytest.raises(ValueError, match=r"unknown keys.*sigmaa"):
+    with pytest.raises(ValueError, match=r"unknown key degradation\.blur_1\.sigmaa"):
         values = config("video")
         values["blur_1"]["sigmaa"] = 1
         VideoDegradation(values)
     with pytest.raises(ValueError, match=r"lacks the keys.*jpeg_1"):
         VideoDegradationConfig.parse({k: v for k, v in config("video").items() if k != "jpeg_1"})
+    with pytest.raises(ValueError, match=r"noise_1\.kinds must give a probability"):
+        values = config("video")
+        values["noise_1"]["kinds"] = {"gaussian": 0.0}
+        VideoDegradation(values)
     with pytest.raises(ValueError, match="kind"):
         build_degradation({"kind": "audio"})
 

@@ -25,12 +25,17 @@ from torch import Tensor
 
 from common.diffusion import Guidance
 from common.distributed.process import process_group
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, LossWeights
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.training.adversarial import (
+    AdversarialSettings,
+    AdversarialStage,
+    DiscriminatorStart,
+    LossWeights,
+)
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
-from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.settings import (
     CheckpointSettings,
@@ -38,7 +43,7 @@ from projects.video_diffusion_sr.training.settings import (
     LoopSettings,
     OptimizerSettings,
 )
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 from tests.projects.training.tiny import make_recipe
 
 SIZE, CHANNELS, BATCH = (1, 4, 4), 16, 48
@@ -56,14 +61,14 @@ NETWORK = [
 ]
 
 
-def batch_of(number: int, count: int, seed: int) -> MomentBatch:
+def batch_of(number: int, count: int, seed: int) -> PosteriorBatch:
     """Conditions at random, ground truths one pattern above or below them."""
     draws = torch.Generator().manual_seed(1_000_003 * number + seed)
     lq = 0.5 * torch.randn(count, POSITIONS, CHANNELS, generator=draws)
     sign = (torch.rand(count, 1, 1, generator=draws) < 0.5).float() * 2 - 1
     hq, lq = (lq + sign * pattern()).flatten(0, 1), lq.flatten(0, 1)
     none = torch.zeros_like(lq)
-    return MomentBatch(hq, none, lq, none, (SIZE,) * count, tuple(f"sample {i}" for i in range(count)))
+    return PosteriorBatch(hq, none, lq, none, (SIZE,) * count, tuple(f"sample {i}" for i in range(count)))
 
 
 def pattern() -> Tensor:
@@ -71,7 +76,7 @@ def pattern() -> Tensor:
     return 0.6 * torch.randn(POSITIONS, CHANNELS, generator=torch.Generator().manual_seed(7)).sign()
 
 
-class Pairs(Source):
+class Pairs(BatchSource):
     """Batches of the problem."""
 
     def __init__(self, seed: int) -> None:
@@ -140,7 +145,7 @@ class Experiment:
     def __init__(self, folder: Path, seed: int, lengths: Lengths) -> None:
         self.folder, self.seed, self.lengths = folder, seed, lengths
         draws = torch.Generator().manual_seed(seed)
-        prompts = Prompts(*torch.randn(2, 2, WIDTH, generator=draws))
+        prompts = TrainingPrompts(*torch.randn(2, 2, WIDTH, generator=draws))
         self.common = {"recipe": make_recipe(folder, *NETWORK), "prompts": prompts, "with_vae": False}
 
     def train(self, name: str, make, steps: int) -> tuple[Path, LatentStage]:
@@ -184,7 +189,7 @@ class Experiment:
         settings = DistillSettings(optimizer=cosine, rounds=rounds, noise_scale=0.0, ema_decay=0.98)
         stages = {}
         for n in rounds:
-            make = partial(DistillStage, settings=settings, weights=weights, steps=n, guided=False)
+            make = partial(DistillStage, settings=settings, weights=weights, this_round=DistillRound(n, guided=False))
             weights, stages[n] = self.train(f"distill_{n}", make, self.lengths.distill)
         return weights, stages
 
@@ -195,7 +200,7 @@ class Experiment:
         settings = AdversarialSettings(
             **players, weights=losses, loss=loss, image_sigma=0.1, noise_scale=0.0, ema_decay=0.98
         )
-        start = {"weights": weights, "discriminator_weights": judge}
+        start = {"weights": weights, "discriminator": DiscriminatorStart(judge)}
         make = partial(AdversarialStage, settings=settings, **start)
         return self.train(name, make, self.lengths.adversarial)[1]
 

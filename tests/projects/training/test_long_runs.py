@@ -15,8 +15,8 @@ from common.distributed.checkpoint import checkpoints, load_checkpoint
 from common.distributed.process import process_group
 from data.training.sampling import ClipShape
 from projects.evaluation.measures import psnr
-from projects.video_diffusion_sr.training.finite import NonFiniteLoss
 from projects.video_diffusion_sr.training.loop import Trainer
+from projects.video_diffusion_sr.training.nan_guard import NonFiniteLoss
 from projects.video_diffusion_sr.training.run_record import differences, record_start
 from projects.video_diffusion_sr.training.settings import (
     BadStepSettings,
@@ -27,7 +27,7 @@ from projects.video_diffusion_sr.training.settings import (
     ValidationSettings,
 )
 from projects.video_diffusion_sr.training.sources import fitting_workers, in_batches
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 from projects.video_diffusion_sr.training.validation import Validation
 from tests.projects.training.toy import WIDTH, ToySource, ToyStage
 
@@ -135,10 +135,10 @@ def test_an_average_counts_the_steps_in_which_its_network_moved(tmp_path):
             if moved[-1]:
                 expected = 0.9 * expected + 0.1 * weights()
     assert moved == [True, False, True, False, True]
-    torch.testing.assert_close(trainer.averages["net"].average["out.weight"], expected)
+    torch.testing.assert_close(trainer.emas["net"].average["out.weight"], expected)
 
 
-class Clips(Source):
+class Clips(BatchSource):
     """Held-out clips of one grey level each."""
 
     def batches(self, start: int):
@@ -149,9 +149,9 @@ class Clips(Source):
 class Restorer(ToyStage):
     """Answers each held-out clip a little too bright, and notes which weights it answers with."""
 
-    def validate(self, batch, draws):
+    def validate(self, batch, generator):
         self.seen = self.modules["net"].out.weight.detach().clone()
-        self.drawn = [*getattr(self, "drawn", []), torch.rand(1, generator=draws).item()]
+        self.drawn = [*getattr(self, "drawn", []), torch.rand(1, generator=generator).item()]
         truths = [torch.full((3, 2, 32, 32), sample["level"]) for sample in batch]
         return [(truth + 0.12, truth) for truth in truths]
 
@@ -165,7 +165,7 @@ def test_held_out_clips_are_measured_on_averaged_weights(tmp_path):
     bright = [np.full((32, 32, 3), round((level + 1.12) * 127.5), np.uint8) for level in (0.1, 0.5, -0.5)]
     expected = np.mean([psnr(a, b) for a, b in zip(bright, levels, strict=True)])
     assert lines[0]["validation/psnr"] == pytest.approx(expected, abs=1e-4)
-    assert torch.equal(trainer.stage.seen, trainer.averages["net"].average["out.weight"])
+    assert torch.equal(trainer.stage.seen, trainer.emas["net"].average["out.weight"])
     drawn = trainer.stage.drawn
     assert drawn[:2] == drawn[2:] and drawn[0] != drawn[1]  # the same noise each time
     with process_group("cpu") as process, pytest.raises(NotImplementedError, match="remove --validation"):

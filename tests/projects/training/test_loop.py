@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 from common.distributed import checkpoint as checkpoint_module
 from common.distributed.checkpoint import averaged_state, checkpoints
 from common.distributed.process import process_group
-from projects.video_diffusion_sr.training.average import AveragedWeights
-from projects.video_diffusion_sr.training.finite import NonFiniteLoss
+from common.strict_settings import settings_from
+from projects.video_diffusion_sr.training.ema import ExponentialMovingAverage
 from projects.video_diffusion_sr.training.loop import Trainer
+from projects.video_diffusion_sr.training.nan_guard import NonFiniteLoss
 from projects.video_diffusion_sr.training.optimizer import learning_rate
 from projects.video_diffusion_sr.training.settings import (
     CheckpointSettings,
     LogSettings,
     LoopSettings,
     OptimizerSettings,
-    settings_from,
 )
 from tests.projects.training.toy import Toy, ToySource, ToyStage
 
@@ -138,7 +138,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, caplo
         (newest / {"metadata": ".metadata"}.get(damage, damage)).write_bytes(b"\x80\x04K")
     again, complete = train(tmp_path)
     assert complete and f"resumed from {newest.with_name('step_00000004')}" in caplog.text
-    for one, other in zip(trainer.averages.values(), again.averages.values(), strict=True):
+    for one, other in zip(trainer.emas.values(), again.emas.values(), strict=True):
         assert all(torch.equal(one.average[name], other.average[name]) for name in one.average)
     for checkpoint in checkpoints(tmp_path / "checkpoints"):
         (checkpoint / ".metadata").write_bytes(b"")
@@ -164,7 +164,7 @@ def test_accumulated_gradients_are_those_of_one_large_batch(tmp_path):
 
 def test_the_average_is_the_sum_of_decayed_weights_and_leaves_the_module_as_it_was():
     net = Toy()
-    average = AveragedWeights(net, 0.8)
+    average = ExponentialMovingAverage(net, 0.8)
     expected, history = net.out.weight.detach().clone(), []
     for step in range(5):
         with torch.no_grad():

@@ -8,7 +8,7 @@ from common.config import load_config
 from common.create import create_object
 from data.training.make_pairs import Pairs
 from data.training.model_range import to_model_range, upsample_to_model_range
-from projects.video_diffusion_sr.training.tiny.pair_latents import Milder, PairLatents, SetPlan
+from projects.video_diffusion_sr.training.tiny.pair_latents import ConditionMixing, PairLatents, SetPlan
 from projects.video_diffusion_sr.training.tiny.residual_start import start_as_residual
 
 SETS = ((1, 32, 48, 3), (3, 32, 48, 2), (3, 32, 32, 2))  # frames, height, width, pairs
@@ -84,10 +84,10 @@ def test_a_batch_follows_from_its_number(source, vae, folder):
     assert source.batch(0).names != source.batch(1).names
 
 
-def test_milder_conditions_lie_between_degraded_and_truth(vae, folder):
+def test_mixed_conditions_lie_between_degraded_and_truth(vae, folder):
     """Clean samples are given their truth, mixed ones a point on the way, and the rest what was degraded."""
-    kinds = (Milder(), Milder(clean=1.0), Milder(mixed=1.0))
-    plain, clean, mixed = (PairLatents(vae, folder, ALL, 2000, 7, milder) for milder in kinds)
+    kinds = (ConditionMixing(), ConditionMixing(clean=1.0), ConditionMixing(mixed=1.0))
+    plain, clean, mixed = (PairLatents(vae, folder, ALL, 2000, 7, mixing) for mixing in kinds)
     a, b, c = plain.batch(0), clean.batch(0), mixed.batch(0)
     assert torch.equal(a.hq_mean, b.hq_mean) and torch.equal(a.hq_mean, c.hq_mean)
     assert torch.equal(b.lq_mean, b.hq_mean)
@@ -101,12 +101,12 @@ def test_milder_conditions_lie_between_degraded_and_truth(vae, folder):
     assert 0 <= min(shares) < 0.4 and 0.6 < max(shares) <= 1
 
 
-def test_shares_of_milder_conditions():
-    shares = Milder(mixed=0.3, clean=0.2).shares(20000, np.random.default_rng(0))
+def test_shares_of_mixed_conditions():
+    shares = ConditionMixing(mixed=0.3, clean=0.2).shares(20000, np.random.default_rng(0))
     assert abs((shares == 1).mean() - 0.2) < 0.02
     assert abs((shares == 0).mean() - 0.5) < 0.02
     with pytest.raises(ValueError, match="at most 1"):
-        Milder(mixed=0.8, clean=0.3)
+        ConditionMixing(mixed=0.8, clean=0.3)
 
 
 @torch.no_grad()

@@ -10,11 +10,16 @@ from common.diffusion import resolution_shift, uniform_trailing
 from common.diffusion.adversarial import penalty_share
 from data.training.latent_shards import ShardDataset, ShardWriter
 from models.nadit.discriminator import DiscriminatorOutput
-from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, LossWeights
-from projects.video_diffusion_sr.training.conditioning import Prompts
+from projects.video_diffusion_sr.flops import transformer_flops
+from projects.video_diffusion_sr.training.adversarial import (
+    AdversarialSettings,
+    AdversarialStage,
+    DiscriminatorStart,
+    LossWeights,
+)
+from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
-from projects.video_diffusion_sr.training.distill import DistillSettings, DistillStage, two_step_velocity
-from projects.video_diffusion_sr.training.flops import forward_flops
+from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage, two_step_velocity
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, pack, unpack
 from projects.video_diffusion_sr.training.placement import place_networks
 from projects.video_diffusion_sr.training.sources import ResidentLatents
@@ -33,8 +38,8 @@ def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def prompts(width: int = 24) -> Prompts:
-    return Prompts(torch.randn(3, width, generator=draws(1)), torch.randn(5, width, generator=draws(2)))
+def prompts(width: int = 24) -> TrainingPrompts:
+    return TrainingPrompts(torch.randn(3, width, generator=draws(1)), torch.randn(5, width, generator=draws(2)))
 
 
 def ready(stage, seed: int = 0):
@@ -79,7 +84,7 @@ def test_stored_moments_are_drawn_and_scaled(folder):
 @torch.no_grad()
 def test_pixels_encode_to_what_the_vae_says_grouped_or_not(folder):
     recipe = make_recipe(folder, "vae.use_sample=False")
-    vae = recipe.build_vae()
+    vae = recipe.build_trained_vae()
     clips = [torch.rand(3, *size) * 2 - 1 for size in [(3, 8, 16), (1, 16, 8), (3, 8, 16)]]
     samples = [{"hq": clip, "lq": -clip, "identity": str(i)} for i, clip in enumerate(clips)]
     for grouping in (False, True):
@@ -198,10 +203,11 @@ def test_two_euler_steps_of_the_teacher_are_one_of_the_target(folder):
 
 def test_a_student_that_knows_the_answer_has_no_loss_and_times_fit_the_samplers(folder):
     recipe = make_recipe(folder)
-    stage = DistillStage(recipe, DistillSettings(guidance=1.0), prompts(), None, 2, guided=True)
+    stage = DistillStage(recipe, DistillSettings(guidance=1.0), prompts(), None, DistillRound(2, guided=True))
     assert stage.times.tolist() == [1000.0, 750.0, 500.0, 250.0, 0.0]
-    asked = uniform_trailing(2, recipe.diffusion.schedule.T, recipe.diffusion.shift)
-    assert stage.times[:-1:2].tolist() == asked.tolist()
+    diffusion = recipe.diffusion
+    visited = uniform_trailing(2, diffusion.schedule.T, diffusion.shift)  # the times of a sampler with two steps
+    assert stage.times[:-1:2].tolist() == visited.tolist()
     prepared = ready(stage)
     for module in (stage.modules["dit"], stage.frozen["teacher"]):  # both say the same constant, whatever they see
         torch.nn.init.zeros_(module.vid_out.proj.weight)
@@ -214,8 +220,8 @@ def test_a_student_that_knows_the_answer_has_no_loss_and_times_fit_the_samplers(
 def test_guidance_is_the_first_rounds_alone_and_rounds_must_halve(folder):
     recipe = make_recipe(folder)  # its YAML guides by 1.5
     settings = DistillSettings(rounds=(2, 1))
-    first = DistillStage(recipe, settings, prompts(), None, 2, guided=True)
-    second = DistillStage(recipe, settings, prompts(), None, 1, guided=False)
+    first = DistillStage(recipe, settings, prompts(), None, DistillRound(2, guided=True))
+    second = DistillStage(recipe, settings, prompts(), None, DistillRound(1, guided=False))
     assert (first.guidance.scale, second.guidance.scale) == (1.5, 1.0)
     with pytest.raises(ValueError, match="must halve"):
         DistillSettings(rounds=(8, 2))
@@ -227,20 +233,20 @@ def test_a_student_can_have_a_teacher_of_another_size(folder):
     save_safetensors(larger.build_dit()[0].state_dict(), folder / "teacher.safetensors")
     teacher = (larger, folder / "teacher.safetensors")
     settings = DistillSettings(guidance=3.0, guidance_against="null_text")
-    stage = DistillStage(recipe, settings, prompts(), None, 2, guided=True, teacher=teacher)
+    stage = DistillStage(recipe, settings, prompts(), None, DistillRound(2, guided=True), teacher=teacher)
     assert len(stage.modules["dit"].blocks) == 4 and len(stage.frozen["teacher"].blocks) == 6
     assert stage.weights.keys() == {"teacher"} and stage.unguided(1).lengths == (1,)
     prepared = stage.prepare(moments(SIZES), draws())
-    once = [forward_flops(net.config, SIZES, [3, 3]) for net in (stage.modules["dit"], stage.frozen["teacher"])]
+    once = [transformer_flops(net.config, SIZES, [3, 3]) for net in (stage.modules["dit"], stage.frozen["teacher"])]
     assert stage.work(prepared).flops == pytest.approx(3 * once[0] + 4 * once[1])
     other = make_recipe(folder, "dit.model.txt_in_dim=32")
     with pytest.raises(ValueError, match=r"the teacher's dit\.model\.txt_in_dim is 32"):
-        DistillStage(recipe, settings, prompts(), None, 2, True, teacher=(other, None))
+        DistillStage(recipe, settings, prompts(), None, DistillRound(2, guided=True), teacher=(other, None))
 
 
 def test_a_teacher_is_kept_in_16_bits_where_the_run_computes_in_them(folder):
     for bf16 in (False, True):
-        stage = DistillStage(make_recipe(folder), DistillSettings(), prompts(), None, 2, guided=False)
+        stage = DistillStage(make_recipe(folder), DistillSettings(), prompts(), None, DistillRound(2, guided=False))
         place_networks(stage, "NO_SHARD", torch.device("cpu"), bf16=bf16, compiled=False)
         kept = torch.bfloat16 if bf16 else torch.float32
         assert {p.dtype for p in stage.frozen["teacher"].parameters()} == {kept}
@@ -251,7 +257,7 @@ def test_a_teacher_is_kept_in_16_bits_where_the_run_computes_in_them(folder):
 
 def adversarial(folder, together: bool = True, **settings) -> AdversarialStage:
     settings = AdversarialSettings(together=together, **settings)
-    return AdversarialStage(make_recipe(folder), settings, prompts(), None, None)
+    return AdversarialStage(make_recipe(folder), settings, prompts(), None, DiscriminatorStart())
 
 
 class Recorder(torch.nn.Module):
@@ -322,7 +328,7 @@ def test_the_discriminator_starts_where_it_is_told_and_may_be_larger(folder):
 
     def start(kind: str, judge=None, weights=paths["diffusion"]):
         settings = AdversarialSettings(discriminator_init=kind)
-        stage = AdversarialStage(recipe, settings, prompts(), paths["distilled"], weights, discriminator_recipe=judge)
+        stage = AdversarialStage(recipe, settings, prompts(), paths["distilled"], DiscriminatorStart(weights, judge))
         state = stage.weights.get("discriminator") or stage.modules["discriminator"].state_dict()
         return stage, state["backbone.vid_in.proj.weight"]
 
@@ -404,4 +410,4 @@ def test_operations_are_those_that_are_counted_in_a_real_pass(folder):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         dit(vid, txt, SIZES, [[3], [5]], torch.tensor([1.0, 2.0]))
     # The time embedding is a pass per sample, and the last block does not feed its text forward: both are left out.
-    assert forward_flops(dit.config, SIZES, [3, 5]) == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert transformer_flops(dit.config, SIZES, [3, 5]) == pytest.approx(counter.get_total_flops(), rel=0.1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
-from projects.video_diffusion_sr.training.stage import Player, Source, Stage, Work
+from projects.video_diffusion_sr.training.stage import BatchSource, Player, Stage, Work
 
 WIDTH = 8
 
@@ -39,26 +39,26 @@ class ToyStage(Stage):
         settings = OptimizerSettings(lr=1e-2, warmup=2, schedule="cosine", clip=clip)
         self.players = (Player("critic", ("critic",), settings, every=2), Player("generator", ("net",), settings))
 
-    def prepare(self, batch: list[dict], draws: torch.Generator) -> Tensor:
+    def prepare(self, batch: list[dict], generator: torch.Generator) -> Tensor:
         x = torch.stack([sample["x"] for sample in batch]).to(self.device)
-        return x + self.noise * torch.randn(x.shape, generator=draws, device=self.device)
+        return x + self.noise * torch.randn(x.shape, generator=generator, device=self.device)
 
-    def losses(self, player: str, prepared: Tensor, draws: torch.Generator) -> dict[str, Tensor]:
-        noise = self.noise * torch.randn(prepared.shape, generator=draws, device=self.device)
+    def losses(self, player: str, prepared: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        noise = self.noise * torch.randn(prepared.shape, generator=generator, device=self.device)
         y = self.modules["net"](prepared + noise)
         if player == "generator":
             fit = (y - prepared.sum(1, keepdim=True)).square().mean()
             return {"total": fit + 0.01 * self.modules["critic"](prepared * y).mean(), "fit": fit}
         return {"total": (self.modules["critic"](prepared * y.detach()) - 1).square().mean()}
 
-    def images(self, prepared: Tensor, draws: torch.Generator) -> dict[str, Tensor]:
+    def images(self, prepared: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         return {"grey": self.modules["net"](prepared).sigmoid().mean().expand(3, 4, 4)}
 
     def work(self, prepared: Tensor) -> Work:
         return Work(len(prepared), 1e6)
 
 
-class ToySource(Source):
+class ToySource(BatchSource):
     """Batch n of a rank follows from (n, rank); `bad` is the number of a batch with a value that is no number."""
 
     def __init__(self, rank: int = 0, world: int = 1, samples: int = 4, bad: int = -1) -> None:

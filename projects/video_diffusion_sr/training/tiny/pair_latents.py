@@ -1,4 +1,4 @@
-"""Sets of pairs as latents that live on the GPU, read one after another while the training runs."""
+"""Sets of pairs as latents on the GPU, read one after another during training."""
 
 import time
 from collections.abc import Iterator
@@ -14,22 +14,22 @@ from data.training.latent_shards import INDEX, ShardReader
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.sampling import slot_generator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
-from projects.video_diffusion_sr.training.latents import MomentBatch
+from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.packed import Size3
-from projects.video_diffusion_sr.training.stage import Source
+from projects.video_diffusion_sr.training.stage import BatchSource
 
 logger = get_logger(__name__)
 
 PIXELS_AT_ONCE = 8_000_000  # frames x height x width through the encoder in one pass
-POLL_S, PATIENCE_S = 1.0, 900.0  # between two looks for a set; until it counts as never coming
+POLL_S, PATIENCE_S = 1.0, 900.0  # between two checks for a set; until the wait for it fails
 
 
 @dataclass(frozen=True)
-class Milder:
-    """Conditions better than the degraded clip, so that a good input passes unharmed.
+class ConditionMixing:
+    """Mix conditions with the ground truth, so that a good input passes unharmed.
 
     Synthetic degradation never shows the model a sharp input, which users have; without such pairs it is free to do
-    anything to one. A milder condition is the degraded latent moved towards the truth's by a share.
+    anything to one. A mixed condition is the degraded latent moved towards the truth's by a share.
 
     Attributes:
         mixed: how many of the samples are moved by a share drawn evenly from [0, 1].
@@ -41,19 +41,22 @@ class Milder:
 
     def __post_init__(self) -> None:
         if min(self.mixed, self.clean) < 0 or self.mixed + self.clean > 1:
-            raise ValueError(f"milder: shares of samples must sum to at most 1, got {self.mixed} and {self.clean}")
+            raise ValueError(
+                f"condition_mixing: shares of samples must sum to at most 1, got {self.mixed} and {self.clean}"
+            )
 
-    def shares(self, count: int, dice: np.random.Generator) -> np.ndarray:
+    def shares(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """How far each of `count` conditions is moved towards its truth, [count] in [0, 1]."""
-        kind, share = dice.random((2, count))
+        kind, share = generator.random((2, count))
         return np.where(kind < self.clean, 1.0, np.where(kind < self.clean + self.mixed, share, 0.0))
 
 
 @dataclass(frozen=True)
 class SetPlan:
-    """Which sets of pairs a batch is drawn from: a number of steps says so, not how quick a machine makes them.
+    """Which sets of pairs a batch is drawn from. It depends on the step, not on the speed of the machine.
 
-    first: sets that are there before the first batch. every: batches after which one more is read. last: of all.
+    first: number of sets read before the first batch. every: batches between two further sets. last: number of all
+        sets.
     """
 
     first: int
@@ -61,11 +64,11 @@ class SetPlan:
     last: int
 
     def count(self, batch: int) -> int:
-        """So many sets are known to batch `batch`."""
+        """The number of sets that batch `batch` is drawn from."""
         return min(self.last, self.first + batch // self.every)
 
 
-class PairLatents(Source):
+class PairLatents(BatchSource):
     """Batches of one size each, of about `budget` latent positions; batch n follows from (seed, n) and the plan.
 
     One size a batch keeps the transformer's layouts few, and each is a CUDA graph of its own. Square pairs are encoded
@@ -75,7 +78,7 @@ class PairLatents(Source):
         vae: encodes on the device it is on.
         folder: holds `set_000`, `set_001`, ..., or will; a set that a batch needs is waited for.
         budget: latent positions (t x h x w) of a batch.
-        milder: which conditions are not degraded in full.
+        mixing: how conditions are mixed with the ground truth.
     """
 
     def __init__(
@@ -85,20 +88,20 @@ class PairLatents(Source):
         plan: SetPlan,
         budget: int,
         seed: int,
-        milder: Milder | None = None,
+        mixing: ConditionMixing | None = None,
     ) -> None:
         self.vae, self.folder, self.plan, self.budget, self.seed = vae, folder, plan, budget, seed
-        self.milder = milder or Milder()
+        self.mixing = mixing or ConditionMixing()
         self.device = next(vae.parameters()).device
         self.sets_read = 0
         self.latents: dict[Size3, list[tuple[Tensor, Tensor]]] = {}  # chunks of hq, lq: [N, positions, c] float16
         self.names: dict[Size3, list[str]] = {}
 
     def read(self, count: int) -> None:
-        """Encode sets until so many are known.
+        """Encode sets until `count` have been read.
 
         Raises:
-            FileNotFoundError: a set does not come.
+            FileNotFoundError: a set was not written in time.
         """
         if count <= self.sets_read:
             return
@@ -143,39 +146,41 @@ class PairLatents(Source):
             if len(chunks) > 1:
                 self.latents[size] = [tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))]
 
-    def batches(self, start: int) -> Iterator[MomentBatch]:
+    def batches(self, start: int) -> Iterator[PosteriorBatch]:
         number = start
         while True:
             yield self.batch(number)
             number += 1
 
-    def batch(self, number: int) -> MomentBatch:
+    def batch(self, number: int) -> PosteriorBatch:
         """Batch `number`: a size drawn by its share of all latent positions, then samples with replacement.
 
-        Sets are not forgotten, so batches are asked for in order.
+        Sets stay in memory once they are read, so read batches in order.
         """
         self.read(self.plan.count(number))
-        dice = slot_generator(self.seed, number, 0)
+        generator = slot_generator(self.seed, number, 0)
         sizes = list(self.latents)
         weights = [len(self.names[size]) * size[0] * size[1] * size[2] for size in sizes]
-        return self._draw(sizes[int(dice.choice(len(sizes), p=[w / sum(weights) for w in weights]))], number, dice)
+        return self._draw(
+            sizes[int(generator.choice(len(sizes), p=[w / sum(weights) for w in weights]))], number, generator
+        )
 
-    def _draw(self, size: Size3, number: int, dice: np.random.Generator) -> MomentBatch:
+    def _draw(self, size: Size3, number: int, generator: np.random.Generator) -> PosteriorBatch:
         count = max(1, self.budget // (size[0] * size[1] * size[2]))
-        rows = dice.integers(len(self.names[size]), size=count)
+        rows = generator.integers(len(self.names[size]), size=count)
         index = torch.from_numpy(rows).to(self.device, non_blocking=True)
         hq, lq = (x.index_select(0, index) for x in self.latents[size][0])
-        shares = torch.from_numpy(self.milder.shares(count, dice)).to(self.device, hq.dtype, non_blocking=True)
+        shares = torch.from_numpy(self.mixing.shares(count, generator)).to(self.device, hq.dtype, non_blocking=True)
         lq = lq.lerp(hq, shares[:, None, None])
         hq, lq = hq.flatten(0, 1), lq.flatten(0, 1)
         names = tuple(f"{self.names[size][row]} batch={number}" for row in rows)
-        return MomentBatch(hq, hq, lq, lq, (size,) * count, names)  # the log-variances are not read
+        return PosteriorBatch(hq, hq, lq, lq, (size,) * count, names)  # the log-variances are not read
 
 
 def wait_for(path: Path) -> None:
-    """Until a file is there; FileNotFoundError after `PATIENCE_S`."""
+    """Wait until a file exists; FileNotFoundError after `PATIENCE_S`."""
     for _ in range(int(PATIENCE_S / POLL_S)):
         if path.is_file():
             return
         time.sleep(POLL_S)
-    raise FileNotFoundError(f"{path} does not come; start `projects/train_tiny.py pairs` with the same --output")
+    raise FileNotFoundError(f"{path} was not written; start `projects/train_tiny.py pairs` with the same --output")

@@ -33,11 +33,11 @@ def solve_head(dit: NaDiT, samples: Iterable[Sample], penalty: float = 1e-3) -> 
     normal = torch.zeros(width, width, device=device, dtype=torch.float64)
     mixed = torch.zeros(width, channels, device=device, dtype=torch.float64)
     energy, tokens = 0.0, 0
-    draws = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     try:
         for truth, size, predict in samples:
             handed_over.clear()
-            noise = torch.randn(truth.shape, generator=draws).to(device)
+            noise = torch.randn(truth.shape, generator=generator).to(device)
             predict(noise)
             given = handed_over[-1]
             features = torch.cat([given, torch.ones_like(given[:, :1])], dim=1).double()

@@ -1,4 +1,4 @@
-"""Finds steps whose loss or gradient is no number or out of all proportion, without asking the device at every step."""
+"""Finds steps whose loss or gradient is not finite or too large, without waiting for the device at every step."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from torch import Tensor
 
 from common.distributed.fsdp import least_over_ranks
 
-REMEMBERED = 2000  # steps whose samples can still be named
+REMEMBERED = 2000  # latest steps whose samples can be named
 NEVER = 2**62
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss or a gradient was infinite, no number, or above the limit.
+    """A loss or a gradient is infinite, NaN, or above the limit.
 
     step: the first such step on any rank.
     """
@@ -23,12 +23,12 @@ class NonFiniteLoss(RuntimeError):
         self.step = step
 
 
-class FiniteWatch:
-    """Remembers on the device which step was the first bad one; `check` reads it.
+class NaNGuard:
+    """Stores on the device which step was the first bad one; `check` reads it.
 
     Args:
         device: where the losses are. On the CPU, where it costs nothing, the loop checks after every step.
-        most_norm: a gradient norm above this is bad, too; None: none is.
+        most_norm: a gradient norm above this counts as bad, too; None: no limit.
     """
 
     def __init__(self, device: torch.device | str, most_norm: float | None = None) -> None:
@@ -36,7 +36,7 @@ class FiniteWatch:
         self.clear()
 
     def clear(self) -> None:
-        """Start anew, after a bad step was dealt with."""
+        """Reset, after a bad step was handled."""
         self._first_bad = torch.full((), NEVER, device=self.device, dtype=torch.long)
         self._names: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=REMEMBERED)
 
@@ -54,9 +54,10 @@ class FiniteWatch:
         self._first_bad = torch.where(fresh, step, self._first_bad)
 
     def check(self) -> None:
-        """Wait for the device and raise `NonFiniteLoss` if any rank saw a bad step. Every rank must ask.
+        """Wait for the device and raise `NonFiniteLoss` if any rank saw a bad step. Every rank must call it.
 
-        Called before anything that outlives the step (a checkpoint, an export): what follows a bad step is spoilt.
+        Call it before anything that outlives the step (a checkpoint, an export), since all weights after a bad step are
+        wrong.
         """
         own = int(self._first_bad.item())
         first = least_over_ranks(own, self.device)

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from common.distributed.fsdp import full_state, local_tensors, reshard
 
 
-class AveragedWeights:
+class ExponentialMovingAverage:
     """avg <- decay * avg + (1 - decay) * weight, for every trainable parameter of a module, in float32.
 
     Args:
-        module: in its place and sharded already.
-        decay: of one step.
-        warmup: use min(decay, (1 + n) / (10 + n)) at update n, so that the first weights are soon forgotten.
+        module: on its device and sharded.
+        decay: per update.
+        warmup: use min(decay, (1 + n) / (10 + n)) at update n, so that the first weights decay quickly.
     """
 
     def __init__(self, module: nn.Module, decay: float, warmup: bool = False) -> None:
@@ -24,7 +24,7 @@ class AveragedWeights:
         self.module, self.decay, self.warmup = module, decay, warmup
         trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in trained.items()}
-        # Taken once: while FSDP holds a module gathered, its parameters answer to other tensors.
+        # Collected once: while FSDP has a module gathered, its parameters refer to other tensors.
         self._weights = local_tensors(p.detach() for p in trained.values())
         self._averages = local_tensors(self.average.values())
 
@@ -36,7 +36,7 @@ class AveragedWeights:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The module computes with the averages inside of the `with`."""
+        """Inside the `with` block the module has the averages for weights."""
         self._exchange()
         try:
             yield
@@ -51,5 +51,5 @@ class AveragedWeights:
         torch._foreach_copy_(self._averages, kept)
 
     def full_state(self) -> dict[str, Tensor]:
-        """The module's whole state with averages for weights, on rank 0's CPU; every rank must ask."""
+        """The module's whole state with averages for weights, on rank 0's CPU; every rank must call it."""
         return full_state(self.module, self.average)

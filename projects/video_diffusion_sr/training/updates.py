@@ -1,4 +1,4 @@
-"""One player's turn within a step: losses, gradients over all parts of the batch, clipping, the optimiser's step."""
+"""One player's update within a step: losses, gradients over all parts of the batch, clipping, the optimiser's step."""
 
 import hashlib
 from contextlib import nullcontext
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from common.distributed import fsdp
 from common.distributed.process import Process
-from projects.video_diffusion_sr.training.graphed import GraphedTurns
+from projects.video_diffusion_sr.training.graphed import GraphedUpdates
 from projects.video_diffusion_sr.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from projects.video_diffusion_sr.training.placement import named_parameters
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import Player, Stage
 
 
-class Turns:
-    """The optimisers of a stage's players and what they need to move.
+class PlayerUpdates:
+    """The optimisers of a stage's players.
 
     Args:
-        stage: its networks are placed already.
+        stage: its networks are on their device and sharded.
         settings: of the loop.
         process: this rank.
     """
@@ -33,23 +33,23 @@ class Turns:
             p.name: make_optimizer((w for _, w in self.parameters[p.name]), p.optimizer, settings.graphs)
             for p in stage.players
         }
-        self.graphed = self._graphed_turns() if settings.graphs else None
+        self.graphed = self._graphed_updates() if settings.graphs else None
         self._moved: set[str] = set()  # players
 
     def clear(self) -> None:
-        """Before a checkpoint is loaded in the middle of a run: no moments, no captured steps on their tensors."""
+        """Drop the optimisers' state and captured updates, before a checkpoint is loaded in the middle of a run."""
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
         if self.graphed is not None:
-            self.graphed = self._graphed_turns()
+            self.graphed = self._graphed_updates()
 
-    def _graphed_turns(self) -> dict[str, GraphedTurns]:
+    def _graphed_updates(self) -> dict[str, GraphedUpdates]:
         if self.device.type != "cuda" or self.process.world > 1:
             found = f"{self.process.world} x {self.device.type}"
-            raise ValueError(f"graphs: a captured turn is for one GPU, not for {found}; set graphs to False")
+            raise ValueError(f"graphs: a captured update needs one GPU, not {found}; set graphs to False")
         return {
-            player.name: GraphedTurns(
-                lambda prepared, draws, player=player: self._update(player, [prepared], [draws]),
+            player.name: GraphedUpdates(
+                lambda prepared, generator, player=player: self._update(player, [prepared], [generator]),
                 [parameter for _, parameter in self.parameters[player.name]],
                 self.device,
             )
@@ -72,22 +72,22 @@ class Turns:
         if self.graphed is not None:
             scalars = self.graphed[player.name](prepared[0], self._seed(step, 0, player.name))
         else:
-            parts = [self.draws(step, part, player.name) for part in range(len(prepared))]
-            scalars = self._update(player, prepared, parts)
-            for module in self.stage.modules.values():  # of all players: gradients that only passed through go, too
+            generators = [self.generator(step, part, player.name) for part in range(len(prepared))]
+            scalars = self._update(player, prepared, generators)
+            for module in self.stage.modules.values():  # gradients that passed through other networks, too
                 module.zero_grad(set_to_none=True)
         return scalars, rate
 
-    def _update(self, player: Player, prepared: list[Any], draws: list[torch.Generator]) -> dict[str, Tensor]:
+    def _update(self, player: Player, prepared: list[Any], generators: list[torch.Generator]) -> dict[str, Tensor]:
         """Gradients of one player over all parts of the step, then its optimiser; the mean losses and the norm."""
         scalars: dict[str, Tensor] = {}
-        for item, own_draws in zip(prepared, draws, strict=True):
+        for item, generator in zip(prepared, generators, strict=True):
             with self.autocast():
-                losses = self.stage.losses(player.name, item, own_draws)
+                losses = self.stage.losses(player.name, item, generator)
             (losses["total"] / len(prepared)).backward()
             for name, value in losses.items():
                 value = value.detach()
-                mean = value if len(prepared) == 1 else value / len(prepared)  # every launch counts in a small model
+                mean = value if len(prepared) == 1 else value / len(prepared)  # one kernel launch less
                 scalars[name] = scalars[name] + mean if name in scalars else mean
         for module in self.stage.modules.values():
             fsdp.reshard(module)
@@ -98,10 +98,10 @@ class Turns:
         return scalars
 
     def _pass_through_others(self, player: Player) -> None:
-        """No gradients are computed for the weights of other players; a sharded network learns of it when gathered.
+        """Switch off weight gradients of the other players' networks.
 
-        FSDP settles at first use in which dtype it reduces gradients, by the weights that have some: a sharded network
-        keeps them until its player has moved once.
+        FSDP fixes the dtype of its gradient reduction at first use, from the weights that require gradients. So the
+        weights of a sharded network keep requiring them until its player has been updated once.
         """
         for other in self.stage.players if len(self.stage.players) > 1 else ():
             own = other.name == player.name
@@ -113,7 +113,7 @@ class Turns:
 
     @staticmethod
     def _clip(player: Player, parameters: list[nn.Parameter]) -> Tensor:
-        """The norm of all gradients together, which are scaled down to the player's limit."""
+        """Clip the gradients to the player's limit; returns their norm before clipping."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
             raise ValueError(f"no gradient reached player {player.name}: its loss does not depend on its networks")
@@ -123,17 +123,17 @@ class Turns:
         return norm
 
     def autocast(self):
-        """The precision that losses are computed in."""
+        """A context in which losses are computed in the precision of the run."""
         if not self.bf16:
             return nullcontext()
-        # A captured step may not keep casts of weights from one time to the next.
+        # A captured update must not reuse casts of weights from an earlier one.
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self.graphed is None)
 
-    def draws(self, step: int, part: int, purpose: str) -> torch.Generator:
+    def generator(self, step: int, part: int, purpose: str) -> torch.Generator:
         """The generator of one purpose in one part of one step on this rank, on the device."""
         return torch.Generator(self.device).manual_seed(self._seed(step, part, purpose))
 
     def _seed(self, step: int, part: int, purpose: str) -> int:
-        group, _ = self.process.group(self.sp_size)  # ranks that share a clip draw alike
+        group, _ = self.process.group(self.sp_size)  # ranks that share a clip draw the same numbers
         words = f"{self.seed}/{step}/{part}/{group}/{purpose}"
         return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1

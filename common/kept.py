@@ -1,0 +1,171 @@
+"""What is finished of a file in the making, kept beside it until the file is complete, whatever ends the process.
+
+A folder with pieces of the file and a manifest: what they were made from and how, their checksums, and what their maker
+says about each. A piece counts once the manifest names it, and the manifest is replaced in one step, after the piece
+is on the disk. The folder belongs to the owner of the file's claim.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = ".kept"
+MANIFEST = "manifest.json"
+PIECE = re.compile(r"\d{5}\.[a-z0-9]{1,8}")
+SHOWN_CHANGES = 3
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A finished part of a file. name: in the folder. facts: of its maker, as JSON holds them."""
+
+    name: str
+    sha256: str
+    facts: dict[str, Any]
+
+
+class Kept:
+    """The kept pieces of one file.
+
+    Args:
+        stem: of the file's claim, which the caller holds.
+        identity: what pieces must have been made from and with to be of use, by name.
+        facts: whole numbers that the facts of every piece have.
+    Attributes:
+        pieces: intact ones of an earlier run with the same identity, then those of this one.
+        dropped: why pieces of an earlier run are of no use; None where there were none. They are gone.
+    """
+
+    def __init__(self, stem: Path, identity: Mapping[str, str], facts: Collection[str] = ()) -> None:
+        self.folder, self._identity, self._facts = folder_of(stem), dict(identity), facts
+        self.pieces, self.dropped = self._read()
+        if not self.pieces:
+            self.remove()
+            return
+        known = {MANIFEST, *(piece.name for piece in self.pieces)}
+        for entry in self.folder.iterdir():
+            if entry.name not in known:
+                entry.unlink()
+
+    def path(self, piece: Piece) -> Path:
+        return self.folder / piece.name
+
+    def add(self, part: Path, facts: dict[str, Any]) -> Piece:
+        """Move a complete file in as the next piece. It survives a power cut from when this returns.
+
+        Raises:
+            OSError: it cannot be kept; earlier pieces are.
+        """
+        new = not self.folder.exists()
+        self.folder.mkdir(exist_ok=True)
+        piece = Piece(f"{len(self.pieces):05d}{part.suffix}", checksum(part), facts)
+        _to_disk(part)
+        os.replace(part, self.path(piece))
+        self._write([*self.pieces, piece])
+        if new:
+            _to_disk(self.folder.parent)
+        self.pieces.append(piece)
+        return piece
+
+    def file_is_complete(self, part: Path) -> None:
+        """The file that the pieces are for gets its name next, from `part`: the folder is a leftover from then on."""
+        if self.pieces:
+            self._write(self.pieces, _mark_of(part.stat()))
+
+    def remove(self) -> None:
+        """Nothing is kept any longer."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def _read(self) -> tuple[list[Piece], str | None]:
+        """(usable pieces, why others are not)."""
+        if not self.folder.is_dir():
+            return [], None
+        try:
+            manifest = json.loads((self.folder / MANIFEST).read_bytes())
+            identity, pieces = manifest["identity"], [Piece(**piece) for piece in manifest["pieces"]]
+            if not all(map(self._is_sound, pieces)):
+                raise ValueError("a piece")
+        except (OSError, ValueError, TypeError, KeyError):
+            return [], "their list is damaged"
+        if identity != self._identity:
+            return [], changes(identity, self._identity)
+        for number, piece in enumerate(pieces):
+            if not self.path(piece).is_file() or checksum(self.path(piece)) != piece.sha256:
+                return pieces[:number], f"piece {number + 1} of {len(pieces)} is damaged"
+        return pieces, None
+
+    def _is_sound(self, piece: Piece) -> bool:
+        return bool(PIECE.fullmatch(piece.name)) and all(isinstance(piece.facts[name], int) for name in self._facts)
+
+    def _write(self, pieces: list[Piece], complete: list[int] | None = None) -> None:
+        manifest = {"identity": self._identity, "pieces": [asdict(piece) for piece in pieces], "complete": complete}
+        new = self.folder / f"{MANIFEST}.new"
+        new.write_text(json.dumps(manifest, indent=1))
+        _to_disk(new)
+        os.replace(new, self.folder / MANIFEST)
+        _to_disk(self.folder)
+
+
+def folder_of(stem: Path) -> Path:
+    """Where pieces are kept of the file with a claim of this stem."""
+    return stem.with_name(stem.name + FOLDER)
+
+
+def discard(stem: Path) -> None:
+    """Remove what is kept of a file whose claim the caller holds, if there is anything."""
+    if folder_of(stem).exists():
+        shutil.rmtree(folder_of(stem))
+
+
+def is_leftover(folder: Path) -> bool:
+    """Is the file complete that this folder's pieces are for? Its owner was killed before it could remove them."""
+    try:
+        complete = json.loads((folder / MANIFEST).read_bytes()).get("complete")
+        files = (
+            [] if complete is None else [file for file in os.scandir(folder.parent) if not file.name.startswith(".")]
+        )
+        return any(_mark_of(file.stat()) == complete for file in files)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _mark_of(file: os.stat_result) -> list[int]:
+    """What a file keeps when it is renamed, and no other file has."""
+    return [file.st_ino, file.st_size, file.st_mtime_ns]
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What differs, in words."""
+    if not isinstance(before, Mapping):
+        return "their list is damaged"
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    shown = [f"{name} was {before.get(name, 'not there')} and is {now.get(name, 'not there')}" for name in names]
+    more = f", and {len(shown) - SHOWN_CHANGES} more" if len(shown) > SHOWN_CHANGES else ""
+    return "; ".join(shown[:SHOWN_CHANGES]) + more
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    """A file's bytes, or a folder's names, survive a power cut from now on."""
+    folder = path.is_dir()
+    if folder and os.name != "posix":
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        with contextlib.suppress(OSError) if folder else contextlib.nullcontext():
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

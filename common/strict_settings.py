@@ -1,0 +1,69 @@
+"""A section of a YAML file as a frozen dataclass; unknown, missing and ill-typed keys are refused by their name."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING
+from typing import Any, TypeVar
+
+from common.config import suggestion
+
+S = TypeVar("S")
+
+
+def settings_from(cls: type[S], mapping: Mapping[str, Any] | None, where: str = "") -> S:
+    """An instance of a dataclass out of a YAML mapping, nested dataclasses included.
+
+    Example:
+        settings_from(OptimizerSettings, {"lr": 2e-5}, "train.optimizer.")
+
+    Args:
+        cls: a dataclass, whose annotations say what each value may be: bool, int, float, str, None, tuples, mappings,
+            and dataclasses.
+        mapping: None: all defaults.
+        where: what stands before a key in messages, as the command line spells it.
+
+    Raises:
+        ValueError: a key that the dataclass does not have, one without default that is missing, or a value of another
+            type than its annotation.
+    """
+    mapping = {} if mapping is None else mapping
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"{where.rstrip('.') or cls.__name__} must be a mapping of keys to values, got {mapping!r}")
+    types_of = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(map(str, mapping)) - set(fields)):
+        raise ValueError(f"unknown key {where}{unknown[0]}{suggestion(unknown[0], sorted(fields))}")
+    if missing := [name for name, field in fields.items() if name not in mapping and is_required(field)]:
+        raise ValueError(f"{where.rstrip('.') or cls.__name__} lacks the keys {', '.join(missing)}")
+    return cls(**{key: converted(types_of[key], value, f"{where}{key}") for key, value in mapping.items()})
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field has no default."""
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def converted(annotation: Any, value: Any, where: str) -> Any:
+    """A value as its annotation says; ValueError where it is something else."""
+    if dataclasses.is_dataclass(annotation):
+        return settings_from(annotation, value, f"{where}.")  # type: ignore[arg-type]
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return converted(next(a for a in args if a is not type(None)), value, where)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        if len(inner) == len(value):
+            return tuple(converted(k, v, where) for k, v in zip(inner, value, strict=True))
+    if origin is Mapping and isinstance(value, Mapping):
+        return {str(name): converted(args[1], item, f"{where}.{name}") for name, item in value.items()}
+    if annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(annotation, type) and isinstance(value, annotation):
+        if annotation is bool or not isinstance(value, bool):
+            return value
+    name = annotation.__name__ if origin is None and isinstance(annotation, type) else str(annotation)
+    raise ValueError(f"{where} must be {name}, got {value!r}")

@@ -1,0 +1,63 @@
+"""Does memory grow with the length of a clip? One process a length restores a clip that never repeats."""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from data.media import MediaInfo, open_writer
+
+SIZE, RATE, PIECE = (48, 64), 25, 100  # height, width; frames a second; frames that are made at once
+PEAK = re.compile(r"peak ([\d.]+) GiB")
+# The peak as the kernel has it, which is kept to the page, beside the line of the report.
+PROGRAM = """
+import resource, sys
+from projects.video_diffusion_sr.cli import main
+from projects.video_diffusion_sr.presets import SEEDVR2_TINY
+code = main(SEEDVR2_TINY, sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+
+
+def peaks(lengths: Sequence[int], flags: Sequence[str] = ()) -> dict[int, float]:
+    """MiB of the whole process at most, for clips of so many frames, on the CPU with the tiny preset."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {length: _peak(length, Path(folder), flags) for length in lengths}
+
+
+def _peak(length: int, folder: Path, flags: Sequence[str]) -> float:
+    clip = moving_picture(folder / f"{length}.mp4", length)
+    words = ["--video_path", str(clip), "--output_dir", str(folder / "out"), "--device", "cpu"]
+    words += ["--res_h", str(SIZE[0]), "--res_w", str(SIZE[1]), *flags]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    return int(done.stdout.split()[-1]) / 1024
+
+
+def moving_picture(path: Path, frames: int) -> Path:
+    """A clip of this many frames in which a camera moves over noise."""
+    picture = torch.randint(0, 256, (3, SIZE[0], 1024), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    info = MediaInfo(path, "video", SIZE[1], SIZE[0], frame_rate=Fraction(RATE), frame_count_hint=frames)
+    with open_writer(path.with_name(path.name), info, SIZE, metadata=False) as writer:
+        for start in range(0, frames, PIECE):
+            numbers = range(start, min(start + PIECE, frames))
+            shown = torch.stack([picture.roll(-number, 2)[..., : SIZE[1]] for number in numbers])
+            writer.write(shown, [Fraction(number, RATE) for number in numbers])
+    return path
+
+
+def main(lengths: Sequence[int]) -> None:
+    print(json.dumps({str(length): round(peak, 1) for length, peak in peaks(lengths).items()}))
+
+
+if __name__ == "__main__":
+    main([int(length) for length in sys.argv[1:]] or [100, 400, 1600, 6400])

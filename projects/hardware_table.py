@@ -1,0 +1,102 @@
+"""The GPU memory that each model needs for each size of result, as the memory planner predicts it.
+
+    python projects/hardware_table.py
+
+`projects/generated_docs.py` writes the same table into the README. No GPU is needed: the networks have no weights, and
+the planner counts bytes from their shapes.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from math import ceil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch
+
+from common.distributed.parallel import Parallel
+from common.distributed.process import Process
+from common.distributed.timeout import TIMEOUT_S
+from projects.video_diffusion_sr.memory.budget import SAFETY, Budget, Clip, choose_plan, make_budget, priced, smallest
+from projects.video_diffusion_sr.memory.plan import MemoryPlan, candidates
+from projects.video_diffusion_sr.output_size import OutputSize
+from projects.video_diffusion_sr.presets import SEEDVR2_3B, SEEDVR2_7B, Preset
+from projects.video_diffusion_sr.request import Request
+from projects.video_diffusion_sr.settings import resolve
+
+MODELS = {"3B": SEEDVR2_3B, "7B": SEEDVR2_7B}  # those of many steps have the same networks and need the same
+SIZES = {"720p": (720, 1280), "1080p": (1080, 1920), "4K": (2160, 3840)}  # of the result: height, width
+SCALE = 2  # of the result over its source
+CLIP_FRAMES = 97
+LONG_FRAMES = 1000  # longer than the presets' window; beyond it the length does not matter
+HEADER = ("model", "result", "picture", f"clip of {CLIP_FRAMES} frames", "longer clip")
+
+
+def budget_of(preset: Preset) -> Budget:
+    """Unlimited memory for a preset's networks in bfloat16 on one GPU, which need not be there."""
+    request = Request(res=preset.res, dtype="bfloat16", size=OutputSize(scale=SCALE), random_weights=True)
+    alone = Parallel(Process(0, 1, 0, torch.device("cpu"), None, 0, TIMEOUT_S))
+    return make_budget(resolve(preset, request, torch.device("cuda")), alone, float("inf"))
+
+
+def clips_of(size: tuple[int, int]) -> tuple[Clip, Clip, Clip]:
+    """The sources of one row: a picture, a clip that goes through the transformer whole, one that is too long for it.
+
+    Args:
+        size: height and width of the result.
+    """
+    height, width = (side // SCALE for side in size)
+    return (
+        Clip(height, width, 1, still=True),
+        Clip(height, width, CLIP_FRAMES),
+        Clip(height, width, LONG_FRAMES),
+    )
+
+
+def needs(budget: Budget, clip: Clip) -> tuple[float, float, float]:
+    """GiB for the plan without a bound, the smallest exact plan, and the smallest plan, which may take tiles.
+
+    Each is the least `--vram` with which the planner finds such a plan, to a tenth.
+    """
+    work = budget.work(clip)
+    exact = (priced(plan, work) for plan in candidates(work) if plan.schedule.tile is None)
+    return (
+        bound(choose_plan(float("inf"), work)),
+        bound(min(exact, key=lambda plan: plan.predicted_peak_gib)),
+        bound(smallest(work)),
+    )
+
+
+def bound(plan: MemoryPlan) -> float:
+    """The `--vram` that a plan needs, in GiB, rounded up to a tenth."""
+    return ceil(plan.predicted_peak_gib * SAFETY * 10) / 10
+
+
+def rows() -> Iterator[tuple[str, ...]]:
+    """The cells of the table, row by row."""
+    for model, preset in MODELS.items():
+        budget = budget_of(preset)
+        for size, shape in SIZES.items():
+            cells = (" / ".join(f"{gib:.1f}" for gib in needs(budget, clip)) for clip in clips_of(shape))
+            yield model, size, *cells
+
+
+def table() -> str:
+    """The table in Markdown."""
+    lines = [HEADER, ("---",) * len(HEADER), *rows()]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(arguments)
+    print(table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

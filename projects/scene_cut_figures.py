@@ -1,0 +1,136 @@
+"""How well scene cuts are found: clips of one shot each are joined at known frames, as they are and made difficult.
+
+python projects/scene_cut_figures.py --clips FOLDER     # without --clips: shots made of moving patterns
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2
+import numpy as np
+
+from common.logger import set_up_logging
+from data.media import find_media, open_media
+from data.scene_cuts import find_cuts, thumbnail
+
+SIZE = (144, 256)  # height, width at which shots are joined
+SHORTEST = 5  # frames of a joined part
+MOST_FRAMES = 200  # of a clip
+Shot = np.ndarray  # uint8 [T, h, w, 3]
+
+
+def made_up_shots(count: int, seed: int) -> Iterator[Shot]:
+    """Cameras that move at different speeds over blurred noise."""
+    draws = np.random.default_rng(seed)
+    for _ in range(count):
+        coarse = [draws.integers(0, 256, (rows, 7 * rows, 3)).astype(np.float32) for rows in (3, 9, 27)]
+        scaled = [cv2.resize(part, (4 * SIZE[1], SIZE[0]), interpolation=cv2.INTER_CUBIC) for part in coarse]
+        picture = (0.6 * scaled[0] + 0.3 * scaled[1] + 0.1 * scaled[2]).clip(0, 255).astype(np.uint8)
+        speed = int(draws.integers(0, 12))
+        yield np.stack([picture[:, n * speed :][:, : SIZE[1]] for n in range(36)])
+
+
+def shots_of(folder: Path) -> Iterator[Shot]:
+    """The clips of a folder, small."""
+    for path in find_media(folder)[0]:
+        with open_media(path) as reader:
+            pictures = [frame.pixels.permute(1, 2, 0).numpy() for frame in islice(reader, MOST_FRAMES)]
+        if len(pictures) > SHORTEST:
+            yield np.stack([cv2.resize(p, SIZE[::-1], interpolation=cv2.INTER_AREA) for p in pictures])
+
+
+def cuts_in(frames: Shot) -> list[int]:
+    """What the program finds."""
+    planes = (np.moveaxis(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb), 2, 0) for frame in frames)
+    return [number for number, begins in find_cuts(map(thumbnail, planes)) if begins]
+
+
+def joins(shots: Sequence[Shot], each: int, draws: random.Random) -> Iterator[tuple[Shot, int]]:
+    """(two parts of different shots, where they meet), `each` for every shot."""
+    for number, first in enumerate(shots):
+        for other in draws.sample([n for n in range(len(shots)) if n != number], min(each, len(shots) - 1)):
+            parts = [_part(shot, draws) for shot in (first, shots[other])]
+            yield np.concatenate(parts), len(parts[0])
+
+
+def _part(shot: Shot, draws: random.Random) -> Shot:
+    length = draws.randint(SHORTEST, len(shot))
+    start = draws.randint(0, len(shot) - length)
+    return shot[start : start + length]
+
+
+def noisy(frames: Shot, sigma: float) -> Shot:
+    draws = np.random.default_rng(0)
+    return np.stack([np.clip(f + draws.normal(0, sigma, f.shape), 0, 255).astype(np.uint8) for f in frames])
+
+
+def flickering(frames: Shot, sigma: float) -> Shot:
+    gains = np.random.default_rng(0).normal(0, sigma, (len(frames), 1, 1, 1))
+    return np.clip(frames + gains, 0, 255).astype(np.uint8)
+
+
+def flashed(frames: Shot, length: int) -> Shot:
+    bright = frames.astype(int)
+    bright[len(frames) // 2 :][:length] += 120
+    return np.clip(bright, 0, 255).astype(np.uint8)
+
+
+def panned(frames: Shot, step: int) -> Shot:
+    """A camera that moves over the first frame and its mirror images."""
+    wide = np.concatenate([frames[0], frames[0][:, ::-1]] * 2, 1)
+    return np.stack([np.roll(wide, -n * step, 1)[:, : SIZE[1]] for n in range(len(frames))])
+
+
+def faded(frames: Shot) -> Shot:
+    return (frames * np.linspace(1, 0, len(frames))[:, None, None, None]).astype(np.uint8)
+
+
+FINDABLE: dict[str, Callable[[Shot], Shot]] = {  # cuts are to be found in spite of it
+    "as they are": lambda frames: frames,
+    "noise of 25 codes": lambda frames: noisy(frames, 25),
+    "flicker of 6 codes": lambda frames: flickering(frames, 6),
+    "at 15% of the light": lambda frames: (frames * 0.15).astype(np.uint8),
+}
+QUIET: dict[str, Callable[[Shot], Shot]] = {  # has no cuts
+    "a flash of one frame": lambda frames: flashed(frames, 1),
+    "a flash of two frames": lambda frames: flashed(frames, 2),
+    "a pan of 19% of the width a frame": lambda frames: panned(frames, 48),
+    "a fade to black": faded,
+    "flicker of 15 codes": lambda frames: flickering(frames, 15),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=Path, nargs="*", default=[], help="folders of clips without cuts")
+    parser.add_argument("--joins", type=int, default=6, help="joins for every clip (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    set_up_logging()
+    shots = [shot for folder in args.clips for shot in shots_of(folder)] or list(made_up_shots(12, args.seed))
+    print(f"{len(shots)} shots, {sum(map(len, shots))} frames")
+    print("| | cuts found | false cuts | frames |\n| --- | --- | --- | --- |")
+    for name, change in FINDABLE.items():
+        joined = list(joins(shots, args.joins, random.Random(args.seed)))
+        found = [(cuts_in(change(frames)), at) for frames, at in joined]
+        hits, false = sum(at in cuts for cuts, at in found), sum(at != cut for cuts, at in found for cut in cuts)
+        print(f"| {name} | {hits} of {len(found)} | {false} | {sum(len(frames) for frames, _ in joined)} |")
+    for name, change in (FINDABLE | QUIET).items():
+        false = sum(len(cuts_in(change(shot))) for shot in shots)
+        print(f"| one shot, {name} | | {false} | {sum(map(len, shots))} |")
+    large = np.zeros((1080, 1920), np.uint8)
+    chroma, started = large[::2, ::2], time.process_time()
+    for _ in range(50):
+        thumbnail([large, chroma, chroma])
+    print(f"a thumbnail of 1920x1080: {20 * (time.process_time() - started):.2f} ms")
+
+
+if __name__ == "__main__":
+    main()

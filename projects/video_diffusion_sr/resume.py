@@ -1,0 +1,98 @@
+"""What must be as it was for a clip to go on behind what an earlier run has kept of it, by the names that users know.
+
+How many ranks share the clip, how fast and in how much memory is not among them: results differ by rounding at most.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import av
+import cv2
+import torch
+from omegaconf import OmegaConf
+
+from data.media import MediaInfo
+from data.media.sequence import folder_of, is_sequence
+from projects.video_diffusion_sr.request import ROOT
+from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.scene_cuts import AUTO, OFF, read_list
+from projects.video_diffusion_sr.settings import RunSettings
+
+NO_MATTER = {  # of a request
+    "device", "dtype", "res", "size", "vram", "shard_weights", "overlap", "ckpt_dir", "checkpoint", "vae_checkpoint",
+    "lora", "config", "overrides", "finish", "resume", "window_frames", "cuts", "stretch",
+}  # fmt: skip  # what follows from them is told by itself
+SHOWN_BESIDE = {"compare", "page_room"}  # of a `Finish`: the result is the same without
+PARTS = ("common", "data", "models", "projects/video_diffusion_sr")  # of the program that make a result
+SAMPLES, SAMPLE_BYTES = 64, 64 * 1024  # of a file that is too large to be read whole
+
+
+def run_identity(settings: RunSettings, prompts: Iterable[Path] = ()) -> dict[str, str]:
+    """What all files of a run share."""
+    request = settings.request
+    wishes = {name: value for name, value in vars(request).items() if name not in NO_MATTER}
+    weights = [path for path in (*settings.checkpoints, request.lora, *prompts) if path is not None]
+    device = torch.cuda.get_device_name(settings.device) if settings.device.type == "cuda" else settings.device.type
+    named = {
+        "the model": settings.preset.name,
+        "the device": device,
+        "the dtype": settings.dtype,
+        "the window": settings.window,
+        "the configuration": _digest(json.dumps(OmegaConf.to_container(settings.config), sort_keys=True).encode()),
+        "the sampling": settings.sampling,
+        "the weights": " ".join(fingerprint(path) for path in weights),
+        "the program": program_digest(),
+        "the libraries": f"torch {torch.__version__}, av {av.__version__}, opencv {cv2.__version__}",
+    }
+    finish = {name: value for name, value in vars(request.finish).items() if name not in {*SHOWN_BESIDE, "output"}}
+    form = {name: value for name, value in vars(request.finish.stored).items() if value is not None}
+    return {name: str(value) for name, value in {**named, **wishes, **finish, **form}.items()}
+
+
+def identity_of(restorer: Restorer, info: MediaInfo, size: tuple[int, int]) -> dict[str, str] | None:
+    """That of one file with its result of (height, width); None where nothing is kept."""
+    if restorer.identity is None or info.kind == "image":
+        return None
+    cuts = restorer.cuts.source
+    if cuts not in (AUTO, OFF):
+        cuts = str(sorted(set(read_list(restorer.cuts.list_of(info.path)))))
+    part = ", ".join(f"{name} {value}" for name, value in vars(restorer.stretch).items() if value) or "all of it"
+    return {
+        **restorer.identity,
+        "the input": input_fingerprint(info.path),
+        "the part": part,
+        "the size": f"{size[1]}x{size[0]}",
+        "the scene cuts": cuts,
+    }
+
+
+def input_fingerprint(path: Path) -> str:
+    """What tells whether a file, or a picture of a sequence, is another one than before."""
+    if not is_sequence(path):
+        return f"{fingerprint(path)} of {path.stat().st_mtime_ns}"
+    files = sorted(entry for entry in folder_of(path).iterdir() if entry.is_file())
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return _digest(json.dumps(facts).encode())
+
+
+def fingerprint(path: Path) -> str:
+    """A digest of a file's size and of samples all over it."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(SAMPLES):
+            file.seek(max(size - SAMPLE_BYTES, 0) * number // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def program_digest() -> str:
+    """Of the source of all that makes a result."""
+    sources = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
+    return _digest(b"\0".join(path.read_bytes() for path in sources))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

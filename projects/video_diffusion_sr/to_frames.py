@@ -1,0 +1,129 @@
+"""From the restored latents of a shot to its finished frames: decoded slice by slice, cropped, colours given back."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from common.distributed.row_parallel import Rows
+from common.kernels.transfer import HostCopy, Pace
+from data.media import Frame
+from models.video_vae_v3.modules.temporal_memory import ClipMemory
+from models.video_vae_v3.modules.tiling import TileMemories
+from projects.video_diffusion_sr.finishing import Finisher
+from projects.video_diffusion_sr.restorer import Restorer
+from projects.video_diffusion_sr.segments import FROM_ITS_BEGINNING, RunIn
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A slice of finished frames on their way to the host, on the rank that writes them.
+
+    times: T, seconds. stages: which of them the marks stand for, see `FiniteGuard.marks`.
+    compared: the frames come with what a comparison and a report's page show. first: number of the first frame in its
+    shot. borders: see `MediaWriter.write_planes`.
+    """
+
+    copy: HostCopy
+    times: list[Fraction]
+    stages: tuple[str, ...]
+    compared: bool
+    first: int
+    borders: Mapping[int, int] = field(default_factory=dict)
+
+    def arrive(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None, Tensor]:
+        """(the frames as stored, [T, ...] each; resized input and result, u8 [T, 3, h, w]; marks), on the host.
+
+        Waits until they are there.
+        """
+        *stored, marks = self.copy.arrive()
+        return (tuple(stored[:-2]), tuple(stored[-2:]), marks) if self.compared else (tuple(stored), None, marks)
+
+    @property
+    def count(self) -> int:
+        return len(self.times)
+
+    @property
+    def nbytes(self) -> int:
+        return self.copy.nbytes
+
+
+def decode_and_finish(
+    restored: Iterator[Tensor],
+    inputs: Iterator[Frame],
+    finisher: Finisher,
+    rows: Rows,
+    start: RunIn = FROM_ITS_BEGINNING,
+) -> Iterator[Finished]:
+    """Finished frames of a shot, slice by slice; on the leader of a group only.
+
+    Every rank decodes its rows of a slice and finishes its share of the slice's frames. What lies beyond the end of the
+    input was only repeated to fill the last latent frame, and is dropped.
+
+    Args:
+        restored: windows of latents from number `start.sampled` on. inputs: the frames from the one that ends latent
+            `start.encoded` on.
+    """
+    restorer = finisher.restorer
+    infer, pace, at = restorer.infer, Pace(restorer.device), restorer.grid.factor * start.encoded
+    for part in decode(restored, restorer, rows, start):
+        _leave_out(inputs, part.first - at)
+        degraded, at = list(islice(inputs, part.frames)), part.first + part.frames
+        if part.wanted:
+            results = finisher.finish(part.clip, degraded[rows.frame_span(part.frames)])
+            whole = [rows.to_leader(result, part.frames) for result in results]
+            if restorer.parallel.is_leader:
+                whole = [result[: len(degraded)] for result in whole]
+                (stages, marks), compared = infer.guard.marks(), restorer.finish.pairs
+                copy = HostCopy(*finisher.form.stored(whole[-1]), *(whole if compared else ())[:2], marks)
+                yield Finished(copy, [frame.time for frame in degraded], stages, compared, part.first)
+        pace.step()
+
+
+def _leave_out(frames: Iterator[Frame], count: int) -> None:
+    next(islice(frames, count, count), None)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Consecutive frames first, ..., first + frames - 1 of a shot.
+
+    clip: this rank's share of them, whole pictures [3, t, h', w']. wanted: False: they only lead to those that are.
+    """
+
+    clip: Tensor
+    first: int
+    frames: int
+    wanted: bool
+
+
+def decode(restored: Iterator[Tensor], restorer: Restorer, rows: Rows, start: RunIn) -> Iterator[Decoded]:
+    """The frames of windows of latents [t, h, w, c] from number `start.sampled` on, slice by slice."""
+    infer, grid = restorer.infer, restorer.grid
+    memory, latent = infer.new_memory(rows.exchange), start.sampled
+    for window in restored:
+        unneeded = min(max(start.decoded - latent, 0), len(window))
+        latent += unneeded
+        if unneeded == len(window):
+            continue
+        for piece in window[unneeded:].split(grid.slice_latents or len(window)):
+            restorer.parallel.process.alive("a slice of a shot")
+            begins = latent == start.decoded  # a decoder gives one frame for the first latent
+            frames = grid.factor * len(piece) - begins * (grid.factor - 1)
+            clip = rows.to_frames(decode_rows(piece, frames, restorer, rows, memory), infer.vae.spatial_factor)
+            wanted, latent = latent >= start.wanted, latent + len(piece)
+            yield Decoded(clip, grid.first_frame(latent) - frames, frames, wanted)
+
+
+def decode_rows(
+    piece: Tensor, frames: int, restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
+) -> Tensor:
+    """[3, frames, own rows, w'] of latents [t, h, w, c], about [-1, 1]; no rows on a rank without."""
+    infer = restorer.infer
+    if rows.holds_rows:
+        return infer.decode_slice(rows.shard(piece, 1), memory)
+    width = piece.shape[2] * infer.vae.spatial_factor
+    return torch.empty(3, frames, 0, width, dtype=infer.stages.vae_dtype, device=restorer.device)

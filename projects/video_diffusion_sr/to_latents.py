@@ -1,0 +1,110 @@
+"""From the frames of a shot to its latents: resized and padded, then encoded slice by slice."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from math import gcd
+
+import torch
+from torch import Tensor
+
+from common.distributed.row_parallel import Rows
+from common.kernels.transfer import Pace, to_device
+from common.seed import frame_noise
+from data.colour.path import PixelPath
+from data.media import Frame
+from models.video_vae_v3.modules.temporal_memory import ClipMemory
+from models.video_vae_v3.modules.tiling import TileMemories
+from projects.video_diffusion_sr.finishing import pixels_of
+from projects.video_diffusion_sr.progress import Progress
+from projects.video_diffusion_sr.restorer import Restorer
+
+PREPARE_FRAMES = 4  # cross to the device and are converted together, at most
+
+
+def prepare(
+    frames: Iterator[Frame],
+    restorer: Restorer,
+    rows: Rows,
+    path: PixelPath = PixelPath(),  # noqa: B008 (frozen)
+) -> Iterator[Tensor]:
+    """This rank's rows of resized, padded frames, [3, rows, w'] float32 in [-1, 1]. path: how pixels get there."""
+    scale, geometry = restorer.infer.vae.spatial_factor, restorer.geometry
+    # Together as many as divide a slice, which begins after the first frame: nobody waits for frames of the next slice.
+    together, count = gcd(PREPARE_FRAMES, restorer.slice_frames or PREPARE_FRAMES), 1
+    while group := list(islice(frames, count)):
+        count = together
+        for rgb in pixels_of(group, restorer, path)[0]:
+            pixels = geometry.to_network(geometry.to_output(rgb, restorer.device))
+            # A copy of these rows: a view of them would hold the whole frame.
+            yield rows.shard(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive frames of a shot. clip: [3, T, rows, w']. real: without the repeated ones. first: latent frame.
+    latents: latent frames."""
+
+    clip: Tensor
+    real: int
+    first: int
+    latents: int
+
+
+def encode(
+    frames: Iterator[Tensor],
+    latent_size: tuple[int, int],
+    restorer: Restorer,
+    rows: Rows,
+    progress: Progress,
+    first: int = 0,
+) -> Iterator[Tensor]:
+    """Latents [t, h, w, c] of whole pictures, slice by slice, on every rank that shares the clip.
+
+    The last frame is repeated to fill the last slice's latents.
+
+    Args:
+        frames: this rank's rows of the padded frames of a shot, [3, rows, w'] each. latent_size: (h, w) of whole
+            pictures. first: number of the first latent frame, which the first frame ends; a slice begins behind it.
+    """
+    infer, pace = restorer.infer, Pace(restorer.device)
+    memory = infer.new_memory(rows.exchange)
+    for piece in slices(frames, restorer.slice_frames, infer.vae.temporal_factor, first):
+        restorer.parallel.process.alive(f"latent frame {piece.first} of a shot")
+        yield rows.unshard(encode_rows(piece, latent_size, restorer, rows, memory))
+        pace.step()
+        progress.advance("encode", piece.real)
+
+
+def encode_rows(
+    piece: Slice, latent_size: tuple[int, int], restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
+) -> Tensor:
+    """Latents [t, own rows, w, c] of one slice; no rows on a rank without."""
+    infer = restorer.infer
+    shape = (piece.latents, *latent_size, infer.vae.latent_channels)
+    if not rows.holds_rows:
+        return torch.empty(shape[0], 0, *shape[2:], device=restorer.device)
+    noise = None
+    if restorer.use_sample:
+        noise = frame_noise(restorer.seed, "posterior", piece.first, *shape)
+        noise = to_device(rows.shard(noise, 1), restorer.device)
+    return infer.encode_slice(piece.clip, memory, noise)
+
+
+def slices(frames: Iterator[Tensor], size: int | None, factor: int, first: int = 0) -> Iterator[Slice]:
+    """Clips of 1 + size, size, size, ... frames [3, h', w']; the last is as short as it can be. size: None for one.
+
+    Args:
+        factor: frames of a latent frame; the first frame has one of its own, number `first`.
+    """
+    waiting, wanted, alone = [], None if size is None else 1 + size, 1
+    for frame in frames:
+        waiting.append(frame)
+        if len(waiting) == wanted:
+            latents = size // factor + alone
+            yield Slice(torch.stack(waiting, dim=1), wanted, first, latents)
+            waiting, wanted, first, alone = [], size, first + latents, 0
+    if waiting:
+        missing = -(len(waiting) - alone) % factor
+        clip = torch.stack(waiting + waiting[-1:] * missing, dim=1)
+        yield Slice(clip, len(waiting), first, (clip.shape[1] - alone) // factor + alone)

@@ -1,0 +1,49 @@
+"""Links of every page lead somewhere, no page is unreachable from the README, and decisions have one form."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FORM = ["Question", "Choices", "Evidence", "Decision", "Cost"]
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *DECISIONS]
+
+
+def links(page: Path) -> list[tuple[Path, str]]:
+    """(file or folder, heading or "") of every relative link of a page."""
+    found = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    parts = [link.partition("#") for link in found if not link.startswith(("http:", "https:"))]
+    return [((page.parent / path).resolve() if path else page, heading) for path, _, heading in parts]
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which GitHub links to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target, heading in links(page):
+        assert target.exists(), target
+        assert not heading or heading in anchors(target), f"{target.name}#{heading}"
+
+
+def test_the_readme_links_to_every_page():
+    linked = {target for target, _ in links(ROOT / "README.md")}
+    assert set((ROOT / "docs").glob("*.md")) <= linked
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_has_the_five_parts_in_order(page):
+    text = page.read_text()
+    assert text.startswith(f"# {page.stem[:4]}: ")
+    assert re.findall(rf"^\*\*({'|'.join(FORM)})\.\*\*", text, flags=re.M) == FORM
+
+
+def test_numbers_of_decisions_are_used_once():
+    numbers = [page.stem[:4] for page in DECISIONS]
+    assert len(numbers) == len(set(numbers))
