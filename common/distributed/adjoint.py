@@ -28,7 +28,7 @@ class RowExchange(Protocol):
     def neighbours(self, x: Tensor, above: bool, below: bool) -> tuple[Tensor | None, Tensor | None]:
         """The rows next to this block."""
 
-    def gather(self, own: Tensor) -> Tensor:
+    def gather(self, part: Tensor) -> Tensor:
         """[...] of every block -> [blocks, ...]."""
 
 
@@ -67,10 +67,10 @@ class _GatherRows(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         # Every rank receives the gradients of its rows from all others and sums them.
         group, counts = ctx.group, ctx.counts
-        own = counts[group.own]
-        arrived = group.exchange(gradient, counts, [own] * group.size, ctx.purpose + BACKWARD)
+        count = counts[group.rank]
+        arrived = group.exchange(gradient, counts, [count] * group.size, ctx.purpose + BACKWARD)
         wide = torch.promote_types(gradient.dtype, torch.float32)
-        summed = arrived.unflatten(0, (group.size, own)).sum(0, dtype=wide)
+        summed = arrived.unflatten(0, (group.size, count)).sum(0, dtype=wide)
         return summed.to(gradient.dtype), None, None, None
 
 
@@ -98,9 +98,9 @@ class _Neighbours(Function):
 
 class _GatherBlocks(Function):
     @staticmethod
-    def forward(ctx: Any, own: Tensor, rows: RowExchange, number: int) -> Tensor:
+    def forward(ctx: Any, part: Tensor, rows: RowExchange, number: int) -> Tensor:
         ctx.rows, ctx.number = rows, number
-        return rows.gather(own)
+        return rows.gather(part)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -132,6 +132,6 @@ def neighbours(rows: RowExchange, x: Tensor, above: bool, below: bool) -> tuple[
 
 
 @not_traced
-def gather_blocks(rows: RowExchange, own: Tensor, number: int) -> Tensor:
+def gather_blocks(rows: RowExchange, part: Tensor, number: int) -> Tensor:
     """`RowExchange.gather`, on block `number`."""
-    return _GatherBlocks.apply(own, rows, number)  # type: ignore[no-untyped-call]
+    return _GatherBlocks.apply(part, rows, number)  # type: ignore[no-untyped-call]

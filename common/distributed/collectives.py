@@ -34,7 +34,7 @@ class Traffic:
 
 
 class Group:
-    """Ranks that work on one clip, in order. `own` is this rank's number among them.
+    """Ranks that work on one clip, in order. `rank` is this rank's number among them, from 0.
 
     Args:
         ranks: their numbers among all ranks; this process is one of them.
@@ -43,13 +43,13 @@ class Group:
 
     def __init__(self, process: Process, ranks: Sequence[int], handle: dist.ProcessGroup | None) -> None:
         self.process, self.ranks, self.handle = process, tuple(ranks), handle
-        self.size, self.own = len(self.ranks), self.ranks.index(process.rank)
+        self.size, self.rank = len(self.ranks), self.ranks.index(process.rank)
         self.traffic = Traffic()
 
     @property
     def is_leader(self) -> bool:
         """Whether this rank writes files for the group: its rank 0."""
-        return self.own == 0
+        return self.rank == 0
 
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
         """All-to-all: send[i] rows, in order, go to rank i; returns the received rows in the order of the ranks."""
@@ -57,7 +57,7 @@ class Group:
         whole: dict[str, Any] = dict(output_split_sizes=list(receive), input_split_sizes=list(send), group=self.handle)
         rows = rows.contiguous()
         arrived = rows.new_empty(sum(receive), *rows.shape[1:])
-        self._count(purpose, rows, len(rows) - send[self.own])
+        self._count(purpose, rows, len(rows) - send[self.rank])
         with self.waiting(purpose):
             if self._through_host(rows):
                 on_host = arrived.cpu()
@@ -94,7 +94,7 @@ class Group:
     def broadcast(self, tensor: Tensor, source: int, purpose: str) -> Tensor:
         """The tensor of rank `source` of the group on every rank; others pass one of that shape and dtype."""
         result = self.on_wire(tensor.contiguous())
-        if source == self.own:
+        if source == self.rank:
             self.traffic.add(purpose, (self.size - 1) * result.numel() * result.element_size())
         with self.waiting(purpose):
             dist.broadcast(result, group=self.handle, group_src=source)
@@ -150,11 +150,11 @@ def make_group(process: Process, size: int) -> Group:
         ValueError: `size` does not divide the number of ranks.
     """
     process.check_divides(size)
-    own = None
+    joined = None
     for first in range(0, process.world, size):
         ranks = range(first, first + size)
         handle = dist.new_group(list(ranks)) if size > 1 else None
         if process.rank in ranks:
-            own = Group(process, ranks, handle)
-    assert own is not None, "every rank is in one group"
-    return own
+            joined = Group(process, ranks, handle)
+    assert joined is not None, "every rank is in one group"
+    return joined

@@ -208,7 +208,7 @@ def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_full(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered (every rank must call it), a plain one as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -221,7 +221,7 @@ def full_state(module: nn.Module, replaced: Mapping[str, Tensor] | None = None) 
     """
     state = {}
     for name, tensor in module.state_dict().items():
-        tensor = whole((replaced or {}).get(name, tensor))
+        tensor = gather_full((replaced or {}).get(name, tensor))
         if rank() == 0:
             state[name] = tensor.detach().cpu().clone()
     return state

@@ -24,7 +24,7 @@ class Parallel:
         process: from `process_group`.
         sp_size: ranks that share a clip.
     Attributes:
-        size, own: of this rank's group, and its number in it. is_leader: whether it writes the files of its group.
+        size: of this rank's group. rank: its number in the group. is_leader: whether it writes the files of its group.
         verdicts: exchanges outcomes, so that all ranks of the group decide alike.
         team: for `dit.layout(..., team=...)`; None in a group of one.
     Raises:
@@ -34,7 +34,7 @@ class Parallel:
     def __init__(self, process: Process, sp_size: int = 1) -> None:
         self.process = process
         self.group: Group = make_group(process, sp_size)
-        self.size, self.own, self.is_leader = sp_size, self.group.own, self.group.is_leader
+        self.size, self.rank, self.is_leader = sp_size, self.group.rank, self.group.is_leader
         self.verdicts = Verdicts(self.group)
         self.team = SequenceParallel(self.group) if sp_size > 1 else None
 

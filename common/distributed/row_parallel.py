@@ -26,12 +26,12 @@ class RowBlocks:
     @staticmethod
     def of(rows: int, ranks: int) -> "RowBlocks":
         """`rows` divided evenly."""
-        return RowBlocks(tuple(rows // ranks + (own < rows % ranks) for own in range(ranks)))
+        return RowBlocks(tuple(rows // ranks + (rank < rows % ranks) for rank in range(ranks)))
 
-    def span(self, own: int, scale: int = 1) -> slice:
+    def span(self, rank: int, scale: int = 1) -> slice:
         """The rows of one rank; `scale`: pixel rows of a latent row."""
-        start = sum(self.counts[:own])
-        return slice(start * scale, (start + self.counts[own]) * scale)
+        start = sum(self.counts[:rank])
+        return slice(start * scale, (start + self.counts[rank]) * scale)
 
     @property
     def active(self) -> int:
@@ -50,7 +50,7 @@ class RowParallel:
 
     def __init__(self, group: Group, blocks: RowBlocks) -> None:
         self.group, self.ranks, self.counts = group, blocks.active, blocks.counts[: blocks.active]
-        self.first, self.last = group.own == 0, group.own == self.ranks - 1
+        self.first, self.last = group.rank == 0, group.rank == self.ranks - 1
 
     def neighbours(self, x: Tensor, above: bool = True, below: bool = True) -> tuple[Tensor | None, Tensor | None]:
         """The last row of the block above and the first row of the block below, [B, T, 1, W, C]."""
@@ -59,8 +59,8 @@ class RowParallel:
         group, operations, arriving = self.group, [], []
         # To receive the row above, every block sends its last row to the block below, and the other way round.
         for requested, to, edge, source, place in (
-            (above, group.own + 1, self.last, group.own - 1, slice(-1, None)),
-            (below, group.own - 1, self.first, group.own + 1, slice(0, 1)),
+            (above, group.rank + 1, self.last, group.rank - 1, slice(-1, None)),
+            (below, group.rank - 1, self.first, group.rank + 1, slice(0, 1)),
         ):
             receives = requested and 0 <= source < self.ranks
             if requested and not edge:
@@ -78,40 +78,40 @@ class RowParallel:
         from_above, from_below = (None if row is None else row.to(x.device) for row in arriving)
         return from_above, from_below
 
-    def gather(self, own: Tensor) -> Tensor:
+    def gather(self, part: Tensor) -> Tensor:
         """[...] of every rank -> [ranks, ...]."""
         if torch.is_grad_enabled():
-            return adjoint.gather_blocks(self, own, self.group.own)
-        return self._all_gather(own, STATISTICS)
+            return adjoint.gather_blocks(self, part, self.group.rank)
+        return self._all_gather(part, STATISTICS)
 
     def gather_pixels(self, x: Tensor) -> Tensor:
-        """[N, own rows * W, C] -> [N, all rows * W, C]."""
+        """[N, local rows * W, C] -> [N, all rows * W, C]."""
         if torch.is_grad_enabled():
             return self._gathered_with_gradients(x)
-        of_row = x.shape[1] // self.counts[self.group.own]
+        of_row = x.shape[1] // self.counts[self.group.rank]
         longest = max(self.counts) * of_row
         padded = x if x.shape[1] == longest else torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[1]))
         blocks = self._all_gather(padded, ATTENTION)
         return torch.cat([block[:, : count * of_row] for block, count in zip(blocks, self.counts, strict=True)], 1)
 
     def _gathered_with_gradients(self, x: Tensor) -> Tensor:
-        of_row = x.shape[1] // self.counts[self.group.own]
+        of_row = x.shape[1] // self.counts[self.group.rank]
         counts = [count * of_row for count in self.counts]
         return adjoint.gather_rows(self.group, x.transpose(0, 1).contiguous(), counts, ATTENTION).transpose(0, 1)
 
-    def _all_gather(self, own: Tensor, purpose: str) -> Tensor:
-        group, sent = self.group, self.group.on_wire(own.contiguous())
+    def _all_gather(self, part: Tensor, purpose: str) -> Tensor:
+        group, sent = self.group, self.group.on_wire(part.contiguous())
         everything = sent.new_empty(self.ranks, *sent.shape)
         if self.ranks == group.size:
             group.traffic.add(purpose, (group.size - 1) * sent.numel() * sent.element_size())
             with group.waiting(purpose):
                 all_gather(everything.flatten(0, 1), sent, group=group.handle)
-            return everything.to(own.device)
-        everything[group.own] = sent
-        others = [number for number in range(self.ranks) if number != group.own]
+            return everything.to(part.device)
+        everything[group.rank] = sent
+        others = [number for number in range(self.ranks) if number != group.rank]
         send, receive = [(sent, number) for number in others], [(everything[number], number) for number in others]
         group.transfer(send=send, receive=receive, purpose=purpose)
-        return everything.to(own.device)
+        return everything.to(part.device)
 
 
 class ClipRows:
@@ -126,17 +126,17 @@ class ClipRows:
 
     def __init__(self, group: Group, latent_rows: int) -> None:
         self.group, self.blocks = group, RowBlocks.of(latent_rows, group.size)
-        self.holds_rows = self.blocks.counts[group.own] > 0
+        self.holds_rows = self.blocks.counts[group.rank] > 0
         shared = self.holds_rows and self.blocks.active > 1
         self.exchange = RowParallel(group, self.blocks) if shared else None
 
-    def own(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
+    def shard(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
         """This rank's rows of whole pictures, along `dim`; `scale`: rows of x in a latent row."""
-        span = self.blocks.span(self.group.own, scale)
+        span = self.blocks.span(self.group.rank, scale)
         return x.narrow(dim, span.start, span.stop - span.start)
 
-    def whole(self, x: Tensor, scale: int = 1) -> Tensor:
-        """This rank's rows [t, own rows, ...] (no rows on a rank without) -> all rows, on every rank.
+    def unshard(self, x: Tensor, scale: int = 1) -> Tensor:
+        """This rank's rows [t, local rows, ...] (no rows on a rank without) -> all rows, on every rank.
 
         Args:
             scale: rows of x in a latent row.
@@ -146,21 +146,21 @@ class ClipRows:
 
     def frame_span(self, frames: int) -> slice:
         """Which of a slice's frames this rank finishes."""
-        return RowBlocks.of(frames, self.group.size).span(self.group.own)
+        return RowBlocks.of(frames, self.group.size).span(self.group.rank)
 
     def to_frames(self, x: Tensor, scale: int) -> Tensor:
-        """This rank's rows of a slice, [3, T, own rows, W] -> all rows of the frames of `frame_span`, [3, t, H, W].
+        """This rank's rows of a slice, [3, T, local rows, W] -> all rows of the frames of `frame_span`, [3, t, H, W].
 
         Args:
             scale: pixel rows of a latent row.
         """
         colours, frames, rows, width = x.shape
         shares = RowBlocks.of(frames, self.group.size).counts
-        own_frames, heights = shares[self.group.own], [count * scale for count in self.blocks.counts]
+        frames_here, heights = shares[self.group.rank], [count * scale for count in self.blocks.counts]
         lines = x.permute(1, 2, 0, 3).reshape(frames * rows, colours, width)
-        send, receive = [share * rows for share in shares], [own_frames * height for height in heights]
+        send, receive = [share * rows for share in shares], [frames_here * height for height in heights]
         parts = self.group.exchange(lines, send, receive, "rows to frames").split(receive)
-        blocks = [part.view(own_frames, height, colours, width) for part, height in zip(parts, heights, strict=True)]
+        blocks = [part.view(frames_here, height, colours, width) for part, height in zip(parts, heights, strict=True)]
         return torch.cat(blocks, 1).permute(2, 0, 1, 3)
 
     def to_leader(self, x: Tensor, frames: int) -> Tensor | None:
@@ -183,10 +183,10 @@ class WholeClip:
 
     exchange, holds_rows = None, True
 
-    def own(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
+    def shard(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
         return x
 
-    def whole(self, x: Tensor, scale: int = 1) -> Tensor:
+    def unshard(self, x: Tensor, scale: int = 1) -> Tensor:
         return x
 
     def frame_span(self, frames: int) -> slice:

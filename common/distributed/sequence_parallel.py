@@ -16,7 +16,7 @@ class SequenceParallel:
 
     def __init__(self, group: Group) -> None:
         self.group = group
-        self.size, self.own = group.size, group.own
+        self.size, self.rank = group.size, group.rank
 
     def exchange(self, owners: Sequence[Tensor], device: torch.device | str) -> "TokenExchange":
         """owners: for every cut [L] the number (in the group) that holds each packed token."""
@@ -28,7 +28,7 @@ class TokenExchange:
 
     def __init__(self, group: Group, owners: Sequence[Tensor], device: torch.device | str) -> None:
         self.group = group
-        self._own = [to_device((owner == group.own).nonzero().squeeze(1), device) for owner in owners]
+        self._owned = [to_device((owner == group.rank).nonzero().squeeze(1), device) for owner in owners]
         self._counts = [torch.bincount(owner, minlength=group.size).tolist() for owner in owners]
         # Gathered tokens are ordered by rank: this is the index of each packed token among them.
         self._packed = [to_device(owner.argsort(stable=True).argsort(), device) for owner in owners]
@@ -41,7 +41,7 @@ class TokenExchange:
 
     def enter(self, packed: Tensor, cut: int) -> Tensor:
         """All tokens [L, any] -> this rank's; every rank has them all, so nothing is sent."""
-        return packed.index_select(0, self._own[cut])
+        return packed.index_select(0, self._owned[cut])
 
     def move(self, video: Tensor, before: int, after: int) -> Tensor:
         """This rank's tokens under one cut -> under another. Tokens that stay are not sent."""
@@ -61,7 +61,7 @@ class TokenExchange:
     def collect(self, part: Tensor, purpose: str) -> Tensor:
         """A small float32 tensor [...] of every rank -> [ranks, ...], as a sum of tensors with one part each."""
         others = part.new_zeros(1, *part.shape)
-        places = [part[None] if rank == self.group.own else others for rank in range(self.group.size)]
+        places = [part[None] if rank == self.group.rank else others for rank in range(self.group.size)]
         return self.sum(torch.cat(places), purpose)
 
 
@@ -74,7 +74,7 @@ class Route:
 
     def __init__(self, group: Group, before: Tensor, after: Tensor, device: torch.device | str) -> None:
         self.group = group
-        leaving, arriving = after[before == group.own], before[after == group.own]
+        leaving, arriving = after[before == group.rank], before[after == group.rank]
         self.send = torch.bincount(leaving, minlength=group.size).tolist()
         self.receive = torch.bincount(arriving, minlength=group.size).tolist()
         # Sorted by the other rank, then by packed order, so that both sides agree without communication.

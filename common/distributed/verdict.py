@@ -26,12 +26,12 @@ class Verdicts:
             return [outcome]
         assert process.store is not None, "a job of several processes has a store"
         keys = [self._key(self.count, number) for number in range(group.size)]
-        process.store.set(keys[group.own], outcome)
+        process.store.set(keys[group.rank], outcome)
         with process.waiting("what the other ranks of this clip say"):
             process.store.wait(keys, timedelta(seconds=process.timeout_s))
         outcomes = [process.store.get(key).decode() for key in keys]
         if self.count:  # all have answered this time, so all have read the answers before
-            process.store.delete_key(self._key(self.count - 1, group.own))
+            process.store.delete_key(self._key(self.count - 1, group.rank))
         self.count += 1
         return outcomes
 
@@ -45,22 +45,22 @@ class Verdicts:
 
         A group of one raises its own errors as they are.
         """
-        own = None
+        raised = None
         try:
             yield
         except expected as error:
             if self.group.size == 1:
                 raise
-            own = error
+            raised = error
         if self.group.size == 1:
             return
-        outcome = None if own is None else (type(own).__name__, str(own))
+        outcome = None if raised is None else (type(raised).__name__, str(raised))
         failures = [found for found in map(json.loads, self.exchange(json.dumps(outcome))) if found]
         if outcome is not None:
-            raise rebuild(*outcome) from own
+            raise rebuild(*outcome) from raised
         if failures:
             raise rebuild(*failures[0])
 
     def _key(self, count: int, number: int) -> str:
         group = self.group
-        return f"verdict/{group.process.rank - group.own}/{count}/{number}"
+        return f"verdict/{group.process.rank - group.rank}/{count}/{number}"

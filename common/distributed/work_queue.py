@@ -86,12 +86,12 @@ def _agree(group: Group, names: list[str]) -> None:
         raise ValueError(f"several files have one name: {', '.join(n for n, k in Counter(names).items() if k > 1)}")
     if group.process.store is None:
         return
-    own = f"{len(names)} files, {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]}"
+    seen = f"{len(names)} files, {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]}"
     assert group.process.store is not None, "a job of several processes has a store"
-    first = group.process.store.compare_set(AGREED, "", own).decode()
-    if first != own:
+    first = group.process.store.compare_set(AGREED, "", seen).decode()
+    if first != seen:
         raise ValueError(
-            f"rank {group.process.rank} sees {own}, another rank {first}: every machine must see the same folder, "
+            f"rank {group.process.rank} sees {seen}, another rank {first}: every machine must see the same folder, "
             "and nothing may be put into it while the job starts"
         )
 
@@ -123,7 +123,7 @@ class Journal:
 
     def __init__(self, output: Path, group: Group) -> None:
         self.output, self.folder, self.group = output, journal_folder(output), group
-        self.own = self.folder / f"{group.process.rank:05d}.jsonl"
+        self.file = self.folder / f"{group.process.rank:05d}.jsonl"
         self.claim: Claim | None = None  # shows other jobs that this one is alive
 
     def open(self) -> tuple[set[str], Counter[str]]:
@@ -156,7 +156,7 @@ class Journal:
     def note(self, event: str, name: str) -> None:
         """Append "begun" or "done" and a name, on the group's leader."""
         if self.group.is_leader:
-            with self.own.open("a") as file:
+            with self.file.open("a") as file:
                 file.write(json.dumps([event, name]) + "\n")
 
     def close(self) -> None:

@@ -40,11 +40,11 @@ class Exchange(Protocol):
 class SequenceGroup(Protocol):
     """The ranks that share a clip, seen from one of them.
 
-    size: how many shares; own: the number of this one.
+    size: how many shares; rank: the number of this one, from 0.
     """
 
     size: int
-    own: int
+    rank: int
 
     def exchange(self, owners: Sequence[Tensor], device: torch.device | str) -> Exchange:
         """owners: for every cut [L] which share holds each packed token."""

@@ -107,11 +107,11 @@ def build_layout(
         exchange = team.exchange(
             [_owner_of_token(grids, *pair) for pair in zip(cuts.values(), owners, strict=True)], device
         )
-        shared = [[owner == team.own for owner in of_cut] for of_cut in owners]
+        shared = [[owner == team.rank for owner in of_cut] for of_cut in owners]
     batch = _Batch(config.rope, grids, lengths, device)
     layouts = {
-        kind: _window_layout(batch, windows, own, number, exchange)
-        for number, ((kind, windows), own) in enumerate(zip(cuts.items(), shared, strict=True))
+        kind: _window_layout(batch, windows, owned, number, exchange)
+        for number, ((kind, windows), owned) in enumerate(zip(cuts.items(), shared, strict=True))
     }
     return ClipLayout(
         grids=grids,
@@ -162,18 +162,18 @@ class _Batch:
 
 
 def _window_layout(
-    batch: _Batch, windows: list[PlacedWindow], own: list[bool] | None, cut: int, exchange: Exchange
+    batch: _Batch, windows: list[PlacedWindow], owned: list[bool] | None, cut: int, exchange: Exchange
 ) -> WindowLayout:
-    """The layout of all windows, or of those that are this share's own."""
+    """The layout of all windows, or of those that this share owns."""
     groups = defaultdict(list)  # windows of one length follow one another: each run is one dense attention call
     for number, window in enumerate(windows):
-        if own is None or own[number]:
+        if owned is None or owned[number]:
             groups[prod(window.size), batch.text_lengths[window.sample]].append(window)
     ordered = [window for group in groups.values() for window in group]
 
     video_of_window = _video_tokens(batch.grids, ordered)
     packed = torch.arange(sum(prod(grid) for grid in batch.grids))
-    if own is not None:
+    if owned is not None:
         video_of_window, packed = _own_numbers(video_of_window)
     rows, text_starts = _sequence_rows(batch, ordered, video_of_window, len(packed))
     rope_video, rope_text = _rope_tables(batch, ordered, video_of_window, len(packed))

@@ -109,7 +109,7 @@ class Counter:
     """A team that only notes who would hold which token."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.own, self.owners = size, 0, []
+        self.size, self.rank, self.owners = size, 0, []
 
     def exchange(self, owners: Sequence[Tensor], device: torch.device | str) -> Exchange:
         self.owners = list(owners)

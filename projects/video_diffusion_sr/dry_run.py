@@ -42,8 +42,8 @@ class DryRows:
         wanted = above and not self.first, below and not self.last
         return tuple(x.new_empty(*x.shape[:2], 1, *x.shape[3:]) if row else None for row in wanted)
 
-    def gather(self, own: Tensor) -> Tensor:
-        return own.new_empty(self.ranks, *own.shape)
+    def gather(self, part: Tensor) -> Tensor:
+        return part.new_empty(self.ranks, *part.shape)
 
     def gather_pixels(self, x: Tensor) -> Tensor:
         return x.new_empty(x.shape[0], x.shape[1] // self.own_rows * self.total_rows, x.shape[2])
@@ -59,7 +59,7 @@ def kernels_for(
     if settings.device.type != "cuda":
         return nullcontext()
     clips = different_clips(settings, files)
-    key = repr((clips, settings.vae.levels, settings.dit.config, settings.dtype, parallel.size, parallel.own))
+    key = repr((clips, settings.vae.levels, settings.dit.config, settings.dtype, parallel.size, parallel.rank))
     return compiled_ahead(dry_run(settings, parallel, clips), settings.device, key)
 
 
@@ -140,10 +140,10 @@ def dry_rows(latent_rows: int, parallel: Parallel) -> DryRows | None:
     """Which rows this rank has, where ranks share clips."""
     if parallel.size == 1:
         return None
-    blocks, own = RowBlocks.of(latent_rows, parallel.size), parallel.group.own
+    blocks, rank = RowBlocks.of(latent_rows, parallel.size), parallel.group.rank
     if blocks.active < 2:
         return None
-    return DryRows(blocks.active, latent_rows, blocks.counts[own], own == 0, own == blocks.active - 1)
+    return DryRows(blocks.active, latent_rows, blocks.counts[rank], rank == 0, rank == blocks.active - 1)
 
 
 def transformer_of_two_blocks(dit: NaDiT, dtype: torch.dtype) -> NaDiT:

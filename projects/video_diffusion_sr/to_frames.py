@@ -124,6 +124,6 @@ def decode_rows(
     """[3, frames, own rows, w'] of latents [t, h, w, c], about [-1, 1]; no rows on a rank without."""
     infer = restorer.infer
     if rows.holds_rows:
-        return infer.decode_slice(rows.own(piece, 1), memory)
+        return infer.decode_slice(rows.shard(piece, 1), memory)
     width = piece.shape[2] * infer.vae.spatial_factor
     return torch.empty(3, frames, 0, width, dtype=infer.stages.vae_dtype, device=restorer.device)

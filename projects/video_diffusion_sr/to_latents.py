@@ -37,7 +37,7 @@ def prepare(
         for rgb in pixels_of(group, restorer, path)[0]:
             pixels = geometry.to_network(geometry.to_output(rgb, restorer.device))
             # A copy of these rows: a view of them would hold the whole frame.
-            yield rows.own(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
+            yield rows.shard(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def encode(
     memory = infer.new_memory(rows.exchange)
     for piece in slices(frames, restorer.slice_frames, infer.vae.temporal_factor, first):
         restorer.parallel.process.alive(f"latent frame {piece.first} of a shot")
-        yield rows.whole(encode_rows(piece, latent_size, restorer, rows, memory))
+        yield rows.unshard(encode_rows(piece, latent_size, restorer, rows, memory))
         pace.step()
         progress.advance("encode", piece.real)
 
@@ -87,7 +87,7 @@ def encode_rows(
     noise = None
     if restorer.use_sample:
         noise = frame_noise(restorer.seed, "posterior", piece.first, *shape)
-        noise = to_device(rows.own(noise, 1), restorer.device)
+        noise = to_device(rows.shard(noise, 1), restorer.device)
     return infer.encode_slice(piece.clip, memory, noise)
 
 

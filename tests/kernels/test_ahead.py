@@ -129,11 +129,11 @@ def test_the_dry_run_meets_every_launch_of_the_vae(monkeypatch, winograd):
 def test_a_rank_of_a_dry_run_has_the_rows_of_the_real_one():
     for ranks in (2, 3, 8):
         blocks = RowBlocks.of(7, ranks)
-        for own in range(blocks.active):
-            rows = dry_rows(7, SimpleNamespace(size=ranks, group=SimpleNamespace(own=own)))
+        for rank in range(blocks.active):
+            rows = dry_rows(7, SimpleNamespace(size=ranks, group=SimpleNamespace(rank=rank)))
             x = torch.empty(1, 2, rows.own_rows, 5, 4, device="meta")
             above, below = rows.neighbours(x)
-            assert (above is None) == (own == 0) and (below is None) == (own == blocks.active - 1)
+            assert (above is None) == (rank == 0) and (below is None) == (rank == blocks.active - 1)
             assert rows.gather(x[0, 0, 0]).shape == (blocks.active, 5, 4)
             assert rows.gather_pixels(x.flatten(2, 3).flatten(0, 1)).shape == (2, 35, 4)
     assert dry_rows(7, ALONE) is None

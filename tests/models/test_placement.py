@@ -68,8 +68,8 @@ def test_shares_make_up_the_whole():
     """Each share's layout holds its own windows; together they are the layout of one who is alone."""
 
     class SequenceGroup:
-        def __init__(self, size: int, own: int) -> None:
-            self.size, self.own, self.owners = size, own, None
+        def __init__(self, size: int, rank: int) -> None:
+            self.size, self.rank, self.owners = size, rank, None
 
         def exchange(self, owners, device):
             self.owners = owners

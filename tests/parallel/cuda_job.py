@@ -50,7 +50,7 @@ def check_collectives(process) -> None:
         group.total(torch.ones(2, device=process.device), "test").cpu(), torch.full((2,), float(group.size))
     )
     sent = [3, *[0] * (group.size - 1)]
-    received = [3] * group.size if group.own == 0 else [0] * group.size
+    received = [3] * group.size if group.rank == 0 else [0] * group.size
     assert len(group.exchange(rows, sent, received, "test")) == sum(received)
     assert int(group.broadcast(torch.tensor(7, device=process.device), 0, "test")) == 7
 

@@ -40,7 +40,7 @@ def check_equal(expected: list[dict], got: list[dict], what: str) -> None:
 
 
 def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: fsdp.whole(value).cpu() for name, value in trainer.stage.modules["dit"].state_dict().items()}
+    return {name: fsdp.gather_full(value).cpu() for name, value in trainer.stage.modules["dit"].state_dict().items()}
 
 
 def check_stage(kind: str, weights: Path, folder: Path, process: Process) -> None:

@@ -31,7 +31,7 @@ def main(failure: str, folder: Path) -> None:
     with process_group("cpu", timeout_s=TIMEOUT_S) as process:
         parallel = Parallel(process, sp_size=process.world)
         for name in parallel.files(list(FILES), cost=FILES.get, journal=folder):
-            if parallel.own == 1 and name == FAILS_AT and (failure != "is killed once" or process.attempt == 0):
+            if parallel.rank == 1 and name == FAILS_AT and (failure != "is killed once" or process.attempt == 0):
                 fail(failure)
             process.barrier()  # a step that needs everybody
             if parallel.is_leader:

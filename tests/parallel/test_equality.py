@@ -79,7 +79,7 @@ def test_transformer():
                 worst = max(float((a - b).abs().max()) for a, b in pairs)
                 assert worst <= TOLERANCE, f"{name}, {case}, {size} ranks: {worst}"
             if group:
-                assert group.traffic.sent["tokens"] > 0 or size == 1 or group.own >= 1
+                assert group.traffic.sent["tokens"] > 0 or size == 1 or group.rank >= 1
 
     run_ranks(max(SIZES), work)
 
@@ -104,11 +104,11 @@ def restored(vae, clip: torch.Tensor, schedule: Schedule, rows: ClipRows) -> tor
     scale, frames = vae.spatial_factor, 1 + (clip.shape[2] - 1) // vae.temporal_factor
     latent = clip.new_empty(1, 2 * vae.latent_channels, frames, 0, clip.shape[4] // scale)
     if rows.holds_rows:
-        latent = through(vae, rows.own(clip, 3, scale), schedule, "encode_slice", rows.exchange)
-    whole = rows.whole(latent[0].permute(1, 2, 3, 0)).permute(3, 0, 1, 2)[None]  # t h w c and back
+        latent = through(vae, rows.shard(clip, 3, scale), schedule, "encode_slice", rows.exchange)
+    whole = rows.unshard(latent[0].permute(1, 2, 3, 0)).permute(3, 0, 1, 2)[None]  # t h w c and back
     pixels = clip.new_empty(3, clip.shape[2], 0, clip.shape[4])
     if rows.holds_rows:
-        z = rows.own(whole[:, : vae.latent_channels], 3)
+        z = rows.shard(whole[:, : vae.latent_channels], 3)
         pixels = through(vae, z, schedule, "decode_slice", rows.exchange)[0]
     own = rows.to_frames(pixels, scale).transpose(0, 1)  # t 3 H W
     span = rows.frame_span(clip.shape[2])
@@ -167,11 +167,11 @@ def test_tokens_find_their_way():
                 exchange = SequenceParallel(group).exchange(of_cuts, "cpu")
                 for a in range(cuts):
                     own = exchange.enter(packed, a)
-                    assert torch.equal(own, packed[of_cuts[a] == group.own])
+                    assert torch.equal(own, packed[of_cuts[a] == group.rank])
                     assert torch.equal(exchange.leave(own, a), packed)
                     with pytest.raises(RuntimeError, match="has no gradient"), torch.enable_grad():
                         group.total(torch.ones(2, requires_grad=True), "test")
                     for b in range(cuts):
-                        assert torch.equal(exchange.move(own, a, b), packed[of_cuts[b] == group.own])
+                        assert torch.equal(exchange.move(own, a, b), packed[of_cuts[b] == group.rank])
 
     run_ranks(4, work)

@@ -82,7 +82,7 @@ def check_gradients(strategy: str, config: dict, state: dict, expected: dict, pr
             assert parameter.grad is None, name
         else:
             scale = expected[name].abs().max()
-            assert (fsdp.whole(parameter.grad) - expected[name]).abs().max() <= 1e-5 * scale + 1e-7, name
+            assert (fsdp.gather_full(parameter.grad) - expected[name]).abs().max() <= 1e-5 * scale + 1e-7, name
 
 
 def train(folder: Path, strategy: str, settings: LoopSettings, process: Process) -> None:

@@ -63,7 +63,7 @@ def test_rows_that_are_promised_are_sent(ranks, monkeypatch, tmp_path):
         rows = ClipRows(group, latents[1])
         for run, clip, scale in zip(("encode_slice", "decode_slice"), clips, (vae.spatial_factor, 1), strict=True):
             before = dict(group.traffic.sent)
-            through(vae, rows.own(clip, 3, scale), schedule, run, rows.exchange)
+            through(vae, rows.shard(clip, 3, scale), schedule, run, rows.exchange)
             sent = sum(group.traffic.sent[name] - before.get(name, 0) for name in (HALO, ATTENTION))
             torch.save(sent, tmp_path / f"{run}{process.rank}")
 

@@ -30,7 +30,7 @@ class RowExchange(Protocol):
             None for a row that is not wanted or lies outside the picture.
         """
 
-    def gather(self, own: Tensor) -> Tensor:
+    def gather(self, part: Tensor) -> Tensor:
         """A tensor of the same shape from every share -> [shares, ...], in the order of the blocks."""
 
     def gather_pixels(self, x: Tensor) -> Tensor:
@@ -45,11 +45,11 @@ class SharedClip(Protocol):
 
     exchange: RowExchange | None
 
-    def own(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
+    def shard(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
         """This share's rows of whole pictures, along `dim`; `scale`: rows of x in a latent row."""
 
-    def whole(self, x: Tensor, scale: int = 1) -> Tensor:
-        """This share's rows [any, own rows, ...] -> all rows, on every share; `scale` as for `own`."""
+    def unshard(self, x: Tensor, scale: int = 1) -> Tensor:
+        """This share's rows [any, local rows, ...] -> all rows, on every share; `scale` as for `shard`."""
 
 
 class WholePicture:
@@ -60,8 +60,8 @@ class WholePicture:
     def neighbours(self, x: Tensor, above: bool = True, below: bool = True) -> tuple[None, None]:
         return None, None
 
-    def gather(self, own: Tensor) -> Tensor:
-        return own[None]
+    def gather(self, part: Tensor) -> Tensor:
+        return part[None]
 
     def gather_pixels(self, x: Tensor) -> Tensor:
         return x

@@ -120,7 +120,7 @@ class LatentEncoder:
         height, scale = clips.shape[3], self.vae.spatial_factor
         rows = WholeClip() if self.parallel is None else self.parallel.rows(height // scale)
         if rows.holds_rows:
-            moments = self.vae.encode_parameters(rows.own(clips, 3, scale), rows.exchange, height)  # B 2c t own w
+            moments = self.vae.encode_parameters(rows.shard(clips, 3, scale), rows.exchange, height)  # B 2c t own w
         else:
             frames = latent_frames(clips.shape[2], self.vae.temporal_factor)
             moments = clips.new_empty(len(clips), 2 * self.vae.latent_channels, frames, 0, clips.shape[4] // scale)

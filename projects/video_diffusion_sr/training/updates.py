@@ -117,7 +117,7 @@ class PlayerUpdates:
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
             raise ValueError(f"no gradient reached player {player.name}: its loss does not depend on its networks")
-        norm = fsdp.whole(torch.nn.utils.get_total_norm(gradients))
+        norm = fsdp.gather_full(torch.nn.utils.get_total_norm(gradients))
         if player.optimizer.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, player.optimizer.clip, norm)
         return norm
