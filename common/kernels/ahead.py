@@ -1,8 +1,8 @@
 """Kernels compiled before they are needed, several at once, while weights are loaded.
 
 Triton compiles a kernel when it is launched for the first time, one after another, which a first run waits for most of
-a minute. Here the networks go once over tensors of the meta device, which costs no memory and half a second; every
-launch on the way hands its kernel to a pool of threads. Triton keeps the results on disk: later runs only read them.
+a minute. Here the networks go once over tensors of the meta device, which costs no memory; every launch on the way
+hands its kernel to a pool of threads. Triton keeps the results on disk: later runs only read them.
 """
 
 import os
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from common.logger import get_logger
 logger = get_logger(__name__)
 
 MOST_THREADS = 16
-PATIENCE = 2.0  # seconds that nobody needs to be told of
+PATIENCE = 2.0  # seconds of waiting without a message
 
 
 @contextmanager
@@ -41,17 +41,20 @@ def compiled_ahead(dry_run: Callable[[], None], device: torch.device, key: str) 
     if mode is None:
         yield
         return
-    thread = threading.Thread(target=_compile, args=(dry_run, device, mode, key), name="compile kernels", daemon=True)
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS))
+    work = (dry_run, device, mode(pool), key)
+    thread = threading.Thread(target=_compile, args=work, name="compile kernels", daemon=True)
     started = time.perf_counter()
     thread.start()
     try:
         yield
-    finally:
         thread.join(PATIENCE)
         if thread.is_alive():
             logger.info("compiling kernels for this GPU, once: later runs find them in Triton's cache")
             thread.join()
             logger.info("kernels compiled, %.0f s after the start", time.perf_counter() - started)
+    finally:  # after an error or Ctrl-C nothing is waited for, and what has not begun is given up
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def compile_mode() -> type | None:
@@ -75,19 +78,13 @@ def mark_of(key: str, device: torch.device) -> Path:
     return folder / f"seedvr-{sha256(repr(about).encode()).hexdigest()}"
 
 
-def _compile(dry_run: Callable[[], None], device: torch.device, mode: type, key: str) -> None:
+def _compile(dry_run: Callable[[], None], device: torch.device, mode: AbstractContextManager[object], key: str) -> None:
     """In a thread of its own: Triton's mode and the choice of kernels are the thread's."""
     try:
         mark = mark_of(key, device)
         if mark.exists():
             return
-        with (
-            torch.cuda.device(device),
-            ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool,
-            mode(pool),
-            kernels(Kernels.AHEAD),
-            torch.no_grad(),
-        ):
+        with torch.cuda.device(device), mode, kernels(Kernels.AHEAD), torch.no_grad():
             dry_run()
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()

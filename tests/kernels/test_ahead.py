@@ -1,6 +1,7 @@
 """Kernels compiled ahead: the dry run meets every launch of a real run, and its failures cost nothing."""
 
 import logging
+import threading
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -179,6 +180,16 @@ def test_what_was_compiled_is_not_compiled_again(threads):
         with ahead.compiled_ahead(lambda key=key: done.append(key), torch.device("cuda", 0), key):
             pass
     assert done == ["one", "two"]
+
+
+def test_an_interrupted_start_does_not_wait_for_the_compiler(threads):
+    held = threading.Event()
+    with pytest.raises(KeyboardInterrupt), ahead.compiled_ahead(lambda: held.wait(60), torch.device("cuda", 0), "key"):
+        raise KeyboardInterrupt
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "compile kernels"]
+    assert thread.is_alive() and not held.is_set()
+    held.set()
+    thread.join()
 
 
 def test_without_a_gpu_nothing_is_compiled():
