@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.atomic import atomic_write
+from common.upload import in_threads
 from common.weights.stored import StoredWeight, dense
 
 ADVICE = "`python projects/download.py VARIANT` fetches the released weights"
@@ -123,10 +124,13 @@ def load_into(
     from_file = {name for name in own if not recomputed(name)}
     empty = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in from_file]
     assert not empty, f"{type(module).__name__} has buffers without values: {shown(empty)}; reset_buffers must set them"
-    weights = {
-        name: converted(state[name], dtype, device) if name in from_file else own[name].to(device) for name in own
-    }
-    if torch.device(device).type == "cuda" or sum(tensor.nbytes for tensor in weights.values()) < CHEAP_BYTES:
+
+    def weight(name: str, move: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        return converted(state[name], dtype, device, move) if name in from_file else own[name].to(device)
+
+    cuda = torch.device(device).type == "cuda"
+    weights = in_threads(weight, own, device) if cuda else {name: weight(name) for name in own}
+    if cuda or sum(tensor.nbytes for tensor in weights.values()) < CHEAP_BYTES:
         refuse_not_finite(weights, source, advice)
     module.load_state_dict(weights, strict=True, assign=True)
 
@@ -137,14 +141,20 @@ def reset_buffers(module: nn.Module, device: torch.device | str) -> None:
         reset(device)
 
 
-def converted(tensor: Tensor | StoredWeight, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """The tensor on the device, float ones in `dtype`."""
+def converted(
+    tensor: Tensor | StoredWeight,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    move: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The tensor on the device, float ones in `dtype`. move: how plain ones get there; None: by torch's copy."""
+    move = move or (lambda x: x.to(device))
     if isinstance(tensor, StoredWeight):
         return tensor.dense(device).to(dtype)
     if not tensor.is_floating_point():
-        return tensor.to(device)
+        return move(tensor)
     # Moved first: the file's dtype is the smaller one, and a device converts faster.
-    return tensor.to(device).to(dtype)
+    return move(tensor).to(dtype)
 
 
 def refuse_not_finite(weights: Mapping[str, Tensor], source: str | Path, advice: str) -> None:

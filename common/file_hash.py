@@ -15,8 +15,8 @@ from common.atomic import atomic_write
 KEPT_BYTES = 1 << 28  # smaller files are read every time
 
 
-def sha256_of(path: Path, cache: Path | None = None) -> str:
-    """64 hexadecimal digits.
+def known_sha256(path: Path, cache: Path | None = None) -> str:
+    """`sha256_of` of a file, from the cache while the file stays as it is.
 
     Args:
         cache: of known sums; None: `cache_file()`. One that cannot be read or written costs time only.
@@ -25,12 +25,12 @@ def sha256_of(path: Path, cache: Path | None = None) -> str:
     """
     state = path.stat()
     if state.st_size < KEPT_BYTES:
-        return _digest(path)
+        return sha256_of(path)
     cache = cache_file() if cache is None else cache
     key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{state.st_ino}"
     known = _read(cache)
     if key not in known:
-        known[key] = _digest(path)
+        known[key] = sha256_of(path)
         with contextlib.suppress(OSError), atomic_write(cache) as part:
             part.write_text(json.dumps({**_read(cache), key: known[key]}, indent=1), encoding="utf-8")
     return known[key]
@@ -42,7 +42,8 @@ def cache_file() -> Path:
     return Path(folder).expanduser() / "seedvr" / "sha256.json"
 
 
-def _digest(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """64 hexadecimal digits of a file's content as it is now."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

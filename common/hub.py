@@ -14,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, Repositor
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
+from common.file_hash import sha256_of
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -113,18 +114,9 @@ def wrong_hashes(path: Path, hashes: list[str]) -> list[str]:
     return [wanted for wanted in dict.fromkeys(hashes) if len(wanted) in known and known[len(wanted)]() != wanted]
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return digest_of(path, hashlib.sha256())
-
-
 def git_blob_hash(path: Path) -> str:
     """The name that git gives to a file's content, in hexadecimal."""
-    return digest_of(path, hashlib.sha1(f"blob {path.stat().st_size}\0".encode()))
-
-
-def digest_of(path: Path, digest: "hashlib._Hash") -> str:
-    """The hash object's result after the file's content."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)

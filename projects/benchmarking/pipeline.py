@@ -9,7 +9,6 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from common.distributed.parallel import Parallel
 from data.media import Frame, MediaInfo, MediaReader
 from projects.benchmarking.timing import peak_gib, timed
 from projects.video_diffusion_sr.finishing import Finisher
@@ -111,19 +110,20 @@ def time_stages(pipeline: Pipeline, runs: int, warm_up: int, whole: bool) -> dic
     taken: dict[str, list[StageTimes]] = {name: [] for name in names}
     for run in range(warm_up + runs):
         for name in names:
-            times = one_run(getattr(pipeline, name), pipeline.restorer.parallel, pipeline.restorer.device)
+            times = one_run(getattr(pipeline, name), pipeline.restorer)
             if run >= warm_up:
                 taken[name].append(times)
     return {name: _middle(of_stage) for name, of_stage in taken.items()}
 
 
-def one_run(run: Callable[[], None], parallel: Parallel, device: torch.device) -> StageTimes:
+def one_run(run: Callable[[], None], restorer: Restorer) -> StageTimes:
     """One call on all ranks of a group, which begin together."""
+    parallel, device = restorer.parallel, restorer.device
     before = dict(parallel.traffic.sent)
     parallel.process.barrier()
     with peak_gib(device) as peak:
         seconds = timed(run, device)
-        own = seconds, peak()
+        own = seconds, peak() + restorer.infer.stages.held_bytes / 2**30
     sent = {name: count - before.get(name, 0) for name, count in parallel.traffic.sent.items()}
     sent = {name: count for name, count in sent.items() if count}
     rows = [own] if parallel.size == 1 else parallel.group.gather_rows(

@@ -34,7 +34,7 @@ def median_seconds(run: Callable[[], object], device: torch.device, runs: int, w
 
 @contextmanager
 def peak_gib(device: torch.device):
-    """A function that says how many GiB of the device's memory were in use at most since the block began."""
+    """A function that says how many GiB of the device's memory were allocated at most since the block began."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -77,7 +77,8 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
             sampling=settings.sampling,
             scaling_factor=config.vae.scaling_factor,
             team=parallel.team,
-            stages=Stages(vae, settings.dit, device, plans),
+            # Who bounds the memory needs it for larger things than graphs.
+            stages=Stages(vae, settings.dit, device, plans, replay=request.vram is None),
         ),
         parallel=parallel,
         geometry=settings.geometry,

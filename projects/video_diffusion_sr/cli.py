@@ -9,6 +9,7 @@ from common.distributed.failures import RefusedRequest
 from common.distributed.job import is_speaker, mark_ended, restarts_left
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
+from common.kernels.first_use import begin_first_use
 from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
 from data.media import Stretch
@@ -20,7 +21,7 @@ from projects.video_diffusion_sr.output_size import size_from_flags
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.preview import preview_all
 from projects.video_diffusion_sr.record import recorder
-from projects.video_diffusion_sr.request import Request
+from projects.video_diffusion_sr.request import DTYPES, Request
 from projects.video_diffusion_sr.resume import run_identity
 from projects.video_diffusion_sr.run_files import existing_results, plan_files, survey
 from projects.video_diffusion_sr.run_order import Job, restore_all
@@ -105,6 +106,7 @@ def prepare(
         Files that have failed already; all files; what `restore_all` takes for the others, None where none is left.
     """
     parallel = Parallel(process, args.sp_size)
+    begin_first_use(process.device, DTYPES[args.dtype or "bfloat16"])
     seen = survey(args, process, request.stretch)
     if seen.refusal is not None:
         raise RefusedRequest(seen.refusal)

@@ -174,8 +174,9 @@ class ClipRun:
         """No frame follows. Where ranks share the clip this waits for the writer, so that they decide together."""
         if self._failure is not None:
             raise self._failure
-        self._memory = peak(self._restorer.device, self._plan)
-        self._times = self._restorer.infer.stages.times  # of this clip; the next one has others
+        stages = self._restorer.infer.stages
+        self._memory = peak(self._restorer.device, self._plan, stages.held_bytes)
+        self._times = stages.times  # of this clip; the next one has others
         self._computed, self._blocked = time.perf_counter(), self.writer.waited  # `finish` waits for other reasons
         if self._restorer.parallel.size > 1:
             self._finish_writing()

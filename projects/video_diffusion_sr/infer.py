@@ -5,6 +5,7 @@ Letters: T, H, W frames and pixels · t, h, w latent frames and positions · c l
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 import torch
 from torch import Tensor
@@ -135,10 +136,17 @@ class VideoDiffusionInfer:
         text = text.to(self.device, dtype)
         layout = self._layout_of(shape, len(text))
 
+        def velocity(tokens: Tensor, t: Tensor) -> Tensor:
+            return self.dit(tokens, text, [shape], [[len(text)]], t, layout=layout).vid_sample
+
         def predict(x: Tensor, t: Tensor) -> Tensor:
             tokens = torch.cat([x, condition], dim=-1).flatten(0, 2).to(dtype)  # (t h w) 2c+1
-            velocity = self.dit(tokens, text, [shape], [[len(text)]], t, layout=layout).vid_sample
-            return velocity.unflatten(0, shape).float()  # t h w c
+            if self.team is None:
+                key, pixels = (SAMPLE, shape, text.data_ptr()), prod(shape) * self.vae.spatial_factor**2
+                predicted = self.stages.repeated(key, pixels, velocity, tokens, t)
+            else:
+                predicted = velocity(tokens, t)
+            return predicted.unflatten(0, shape).float()  # t h w c
 
         return predict
 

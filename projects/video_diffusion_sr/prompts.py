@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from common.checkpoint import load_tensors_only, read_state_dict
-from common.hub import sha256_of
+from common.file_hash import sha256_of
 from common.logger import get_logger
 
 logger = get_logger(__name__)

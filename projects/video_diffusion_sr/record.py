@@ -21,7 +21,7 @@ import torch
 from omegaconf import OmegaConf
 
 from common.atomic import atomic_write
-from common.file_hash import sha256_of
+from common.file_hash import known_sha256
 from common.logger import get_logger
 from data.media import MediaError, MediaInfo, Stretch
 from data.media.sequence import numbered, size_in_bytes
@@ -228,6 +228,6 @@ def _weigh(files: Mapping[str, Path | None], weights: Future[list[dict[str, Any]
     """The entries of files of weights, into a future."""
     try:
         given = {name: path for name, path in files.items() if path is not None}
-        weights.set_result([{"of": name, **facts_of(path), "sha256": sha256_of(path)} for name, path in given.items()])
+        weights.set_result([{"of": name, **facts_of(path), "sha256": known_sha256(path)} for name, path in given.items()])
     except Exception as error:
         weights.set_exception(error)

@@ -81,11 +81,15 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak(device: torch.device, plan: MemoryPlan) -> dict[str, int | float | None]:
-    """The memory fields of a `Report`."""
+def peak(device: torch.device, plan: MemoryPlan, held: int = 0) -> dict[str, int | float | None]:
+    """The memory fields of a `Report`.
+
+    Args:
+        held: bytes of a CUDA device that are in use besides what PyTorch counts as allocated.
+    """
     if device.type == "cuda":
         return {
-            "peak_memory": torch.cuda.max_memory_allocated(device),
+            "peak_memory": torch.cuda.max_memory_allocated(device) + held,
             "reserved": torch.cuda.max_memory_reserved(device),
             "predicted_gib": plan.predicted_peak_gib or None,
         }

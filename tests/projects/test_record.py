@@ -76,14 +76,14 @@ def test_weights_are_named_by_their_sums():
 def test_a_sum_is_worked_out_again_only_when_the_file_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(file_hash, "KEPT_BYTES", 0)
     file, cache, read = tmp_path / "weights", tmp_path / "cache" / "sums.json", []
-    monkeypatch.setattr(file_hash, "_digest", lambda path: read.append(path) or path.read_text())
+    monkeypatch.setattr(file_hash, "sha256_of", lambda path: read.append(path) or path.read_text())
     for content in ("one", "one", "three"):
         if not file.exists() or file.read_text() != content:
             file.write_text(content)
-        assert file_hash.sha256_of(file, cache) == content
+        assert file_hash.known_sha256(file, cache) == content
     assert len(read) == 2
     cache.write_text("no json")
-    assert file_hash.sha256_of(file, cache) == "three" and len(read) == 3
+    assert file_hash.known_sha256(file, cache) == "three" and len(read) == 3
 
 
 def test_a_record_goes_with_its_result(restorer, tmp_path):  # noqa: F811
