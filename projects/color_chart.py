@@ -24,7 +24,7 @@ from data.media import OutputOptions, open_media, open_writer, rgb_of
 from data.media.encoding import choose
 from data.pixel_range import model_to_uint8, unit_to_model
 from projects.video_diffusion_sr.output_form import pixel_path
-from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.request import ResultOptions
 
 logger = get_logger(__name__)
 
@@ -98,7 +98,7 @@ def write_chart(path: Path, kind: Kind) -> Path:
 def through(source: Path, folder: Path, options: OutputOptions) -> tuple[Tensor, Tensor]:
     """(the first frame as networks take it, u8 [3, H, W]; the result's first frame, float32 in [0, 1])."""
     with open_media(source) as reader:
-        path = pixel_path(reader.info, Finish(output=options))
+        path = pixel_path(reader.info, ResultOptions(output=options))
         known = path.into(rgb_of(list(reader), dtype=path.dtype_in))
         unit = known if known.is_floating_point() else known / 255
         container = choose(reader.info, options, reader.info.colour).containers[0]

@@ -41,7 +41,7 @@ from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.progress import ProgressBar
-from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.request import Request, ResultOptions
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.strength import EXPONENTS, mixed
 
@@ -143,7 +143,7 @@ def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> 
         for piece in z.split(step):
             pieces.append(restorer.infer.decode_slice(piece, memory))
         clip = torch.cat(pieces, dim=1)[:, : len(times)]
-        return to_frames.finish(clip, given, Finish())
+        return to_frames.finish(clip, given, ResultOptions())
 
     return Material(given, finish(restored), latents, restored, finish(latents), finish, restorer.infer, restorer.seed)
 

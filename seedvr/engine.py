@@ -35,7 +35,7 @@ from projects.video_diffusion_sr.memory.stages import lasting
 from projects.video_diffusion_sr.output_form import path_of
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.record import Recorder, move_record, recorder, remove_record
-from projects.video_diffusion_sr.request import ROOT, Finish, Request
+from projects.video_diffusion_sr.request import ROOT, Request, ResultOptions
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
 from projects.video_diffusion_sr.settings import RunSettings, resolve
 from seedvr.clip_options import ClipOptions, Part
@@ -93,8 +93,8 @@ class Engine:
         with errors_as(InputError, ValueError):
             infer = with_sampling(built.infer, options)
         frames_out = "png" if options.codec == "png" else None
-        finish = Finish(options.color_fix, options.strength, frames_out=frames_out, output=options.output)
-        return replace(built, infer=infer, geometry=geometry, seed=options.seed, finish=finish), plan
+        result = ResultOptions(options.color_fix, options.strength, frames_out=frames_out, output=options.output)
+        return replace(built, infer=infer, geometry=geometry, seed=options.seed, result_options=result), plan
 
     def frames(
         self,
@@ -141,7 +141,7 @@ class Engine:
         """The writer of one result's record, as for the same settings on the command line."""
         request = replace(
             self.request, size=options.size, seed=options.seed, steps=options.steps, cfg_scale=options.guidance,
-            finish=made.finish, stretch=stretch,
+            result_options=made.result_options, stretch=stretch,
         )  # fmt: skip
         return recorder(replace(self.settings, request=request, sampling=made.infer.sampling))
 

@@ -86,7 +86,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         window=settings.window,
         default_plan=partial(unplanned, settings),
         use_sample=config.vae.use_sample,
-        finish=request.finish,
+        result_options=request.result_options,
         deinterlace=request.deinterlace,
         cuts=request.cuts,
         stretch=request.stretch,

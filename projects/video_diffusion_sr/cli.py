@@ -16,7 +16,7 @@ from data.media import Stretch
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.cli_parser import parse_flags
 from projects.video_diffusion_sr.dry_run import kernels_for
-from projects.video_diffusion_sr.output_form import finish_from_flags
+from projects.video_diffusion_sr.output_form import result_options_from_flags
 from projects.video_diffusion_sr.output_size import size_from_flags
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.preview import preview_all
@@ -190,5 +190,5 @@ def read_request(args: argparse.Namespace) -> Request:
         cuts=SceneCuts(args.scene_cuts, args.write_scene_cuts),
         overlap=not args.no_overlap,
         resume=not args.no_resume,
-        finish=finish_from_flags(args),
+        result_options=result_options_from_flags(args),
     )

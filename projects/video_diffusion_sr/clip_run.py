@@ -81,17 +81,17 @@ class ClipRun:
 
     def _open(self, output_dir: Path, existing: Existing) -> None:
         restorer, enter = self._restorer, self._stack.enter_context
-        wishes, alpha = restorer.finish, alpha_wanted(restorer.finish.stored)
+        options, alpha = restorer.result_options, alpha_wanted(restorer.result_options.stored)
         self.reader = enter(open_input(self.source, restorer.deinterlace, restorer.stretch, alpha))
         self.info: MediaInfo = self.reader.info
-        self.output = place_of_result(self.source, output_dir, self.info, wishes, restorer.stretch)
+        self.output = place_of_result(self.source, output_dir, self.info, options, restorer.stretch)
         self.size = restorer.geometry.output_size(self.info.height, self.info.width)
-        self.path = pixel_path(self.info, wishes)
+        self.path = pixel_path(self.info, options)
         self.result = None
         if self.is_leader:
             identity = identity_of(restorer, self.info, self.size)
             self.result = enter(
-                Result(self.output, self.info, self.size, existing=existing, wishes=wishes, identity=identity)
+                Result(self.output, self.info, self.size, existing=existing, options=options, identity=identity)
             )
             say_size(self.source, (self.info.height, self.info.width), self.size)
         self.writer = enter(

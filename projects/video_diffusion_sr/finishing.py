@@ -12,7 +12,7 @@ from data.media.image_pixels import fill_hidden
 from data.pixel_range import model_to_uint8, unit_to_model
 from projects.video_diffusion_sr.color_fix import fix_colour
 from projects.video_diffusion_sr.memory.predict import FINISH_FRAMES
-from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.request import ResultOptions
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.strength import mixed
 
@@ -58,11 +58,10 @@ class Finisher:
     transparent: bool = False
 
     def new_parts(self, frames: int) -> list[Tensor]:
-        """Zeros for so many frames: where both are shown (`Finish.pairs`) u8 for input and result, and the result last.
-
-        Where a result of 8 bits without alpha is compared, it is there once.
+        """Zeros for so many frames: first u8 of input and result, if both are shown (`ResultOptions.pairs`), then the
+        result as it is stored. A result of 8 bits without alpha is shown as it is stored, so it is there once.
         """
-        compared, own = self.restorer.finish.pairs, self.form.path.bits == 16 or self.transparent
+        compared, own = self.restorer.result_options.pairs, self.form.path.bits == 16 or self.transparent
         kinds = [(3, torch.uint8)] * (compared * (1 + own)) + [(3 + self.transparent, self.form.path.dtype_out)]
         return [torch.zeros(frames, c, *self.size, dtype=t, device=self.restorer.device) for c, t in kinds]
 
@@ -77,7 +76,7 @@ class Finisher:
             rgb, alpha = pixels_of(given, restorer, self.form.path)
             resized = torch.stack([restorer.geometry.to_output(frame, restorer.device) for frame in rgb])
             part = clip[:, start : start + len(given)].to(restorer.device)
-            finished = finish(part, resized, restorer.finish)
+            finished = finish(part, resized, restorer.result_options)
             shown = [model_to_uint8(resized), model_to_uint8(finished)][: len(parts) - 1]
             result = self.form.path.back(finished)
             if self.transparent:
@@ -94,7 +93,7 @@ class Finisher:
         return PixelPath(bits=self.form.path.bits).back(unit_to_model(unit))
 
 
-def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> Tensor:
+def finish(clip: Tensor, degraded: Tensor, options: ResultOptions) -> Tensor:
     """The padding cut off, and the colours of the input given back: [T, 3, h, w] float32 about [-1, 1].
 
     Args:
@@ -102,5 +101,5 @@ def finish(clip: Tensor, degraded: Tensor, wishes: Finish) -> Tensor:
     """
     frames, _, height, width = degraded.shape
     content = clip[:, :frames, :height, :width].transpose(0, 1).float()
-    result = fix_colour(wishes.color_fix, content, degraded)
-    return result if wishes.strength == 1.0 else mixed(degraded, result, wishes.strength)
+    result = fix_colour(options.color_fix, content, degraded)
+    return result if options.strength == 1.0 else mixed(degraded, result, options.strength)

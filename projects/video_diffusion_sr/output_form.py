@@ -8,10 +8,10 @@ from data.media import MediaInfo, OutputOptions, Probe, Stretch, output_path
 from data.media.colour import HLG, PQ
 from data.media.encoding import check_options, choose, keeps_alpha, picture_bits
 from data.media.stretch import WHOLE
-from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.request import ResultOptions
 
 
-def finish_from_flags(args: argparse.Namespace) -> Finish:
+def result_options_from_flags(args: argparse.Namespace) -> ResultOptions:
     """The flags about the form of results.
 
     Raises:
@@ -28,7 +28,7 @@ def finish_from_flags(args: argparse.Namespace) -> Finish:
         hdr=args.hdr,
         crf=args.crf,
     )
-    finish = Finish(
+    options = ResultOptions(
         color_fix=args.color_fix,
         strength=args.strength,
         frame_rate=args.out_fps,
@@ -37,28 +37,28 @@ def finish_from_flags(args: argparse.Namespace) -> Finish:
         frames_out="png" if args.codec == "png" else args.frames_out,
         output=output,
     )
-    check_options(finish.stored)
-    return finish
+    check_options(options.stored)
+    return options
 
 
 def place_of_result(
-    source: Path, output_dir: Path, found: MediaInfo | Probe, wishes: Finish, stretch: Stretch = WHOLE
+    source: Path, output_dir: Path, found: MediaInfo | Probe, options: ResultOptions, stretch: Stretch = WHOLE
 ) -> Path:
     """The result's path. stretch: the part of the file that is restored.
 
     Raises:
         ValueError: what is asked for does not go together, or not with this file; the sentence begins with its name.
     """
-    frames_out = None if found.kind == "image" else wishes.frames_out
+    frames_out = None if found.kind == "image" else options.frames_out
     try:
         containers = {}
         if found.kind != "image" and not frames_out:
-            containers = {"containers": choose(found, wishes.stored).containers}
+            containers = {"containers": choose(found, options.stored).containers}
         elif found.kind != "image":
-            choose(found, wishes.stored)
+            choose(found, options.stored)
         output = output_path(source, output_dir, found, frames_out=frames_out, stretch=stretch, **containers)
         if found.kind == "image":
-            picture_bits(found, wishes.output, output.suffix)
+            picture_bits(found, options.output, output.suffix)
     except ValueError as error:
         raise ValueError(f"{source.name}: {error}") from error
     return output
@@ -69,15 +69,15 @@ def alpha_wanted(options: OutputOptions) -> str:
     return "keep" if keeps_alpha(options) else "white"
 
 
-def pixel_path(info: MediaInfo, wishes: Finish) -> PixelPath:
+def pixel_path(info: MediaInfo, options: ResultOptions) -> PixelPath:
     """How pixels of a file become what networks take, and results what its file stores."""
     if info.kind == "image":
         suffix = output_path(info.path, info.path.parent, info).suffix
-        bits = picture_bits(info, wishes.output, suffix)
+        bits = picture_bits(info, options.output, suffix)
         bits = 16 if info.depth > 8 else bits  # of which the writer makes 8 with dithering
     else:
-        bits = choose(info, wishes.stored, info.colour).result_bits
-    return path_of(info, wishes.output.hdr, bits)
+        bits = choose(info, options.stored, info.colour).result_bits
+    return path_of(info, options.output.hdr, bits)
 
 
 def path_of(info: MediaInfo, hdr: str, bits: int) -> PixelPath:

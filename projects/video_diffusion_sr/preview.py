@@ -53,8 +53,8 @@ def preview_clip(
     with parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
         with open_input(source, restorer.deinterlace, restorer.stretch) as reader:
             info, stills = reader.info, reader.stills(count)
-    target = preview_path(place_of_result(source, output_dir, info, restorer.finish, restorer.stretch))
-    both = replace(restorer, finish=replace(restorer.finish, compare=True))
+    target = preview_path(place_of_result(source, output_dir, info, restorer.result_options, restorer.stretch))
+    both = replace(restorer, result_options=replace(restorer.result_options, compare=True))
     still = replace(info, kind="image", frame_count_hint=1)
     with parallel.verdicts.same_for_all(NotFiniteError, rebuild=rebuild):
         rows = []

@@ -15,8 +15,8 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 
 @dataclass(frozen=True)
-class Finish:
-    """What a user may ask of the result.
+class ResultOptions:
+    """What a user chooses about the result.
 
     color_fix: one of `color_fix.KINDS`. strength: 1 is the restored clip, 0 the resized input.
     frame_rate: play the same frames at this rate; None keeps the file's own times.
@@ -86,4 +86,4 @@ class Request:
     cuts: SceneCuts = field(default_factory=SceneCuts)
     overlap: bool = True
     resume: bool = True
-    finish: Finish = field(default_factory=Finish)
+    result_options: ResultOptions = field(default_factory=ResultOptions)

@@ -13,7 +13,7 @@ from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.record import Recorder
-from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.request import ResultOptions
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
 from projects.video_diffusion_sr.segments import Grid, Place, RunIn, run_in
 
@@ -29,7 +29,7 @@ class Restorer:
     window: int | None  # latent frames that go through the transformer at once; None: all
     parallel: Parallel  # who else works on the clip
     use_sample: bool = True  # encode to a sample of the posterior, not its mean
-    finish: Finish = field(default_factory=Finish)
+    result_options: ResultOptions = field(default_factory=ResultOptions)
     deinterlace: str = "auto"
     stretch: Stretch = field(default_factory=Stretch)  # the part of each clip that is restored
     recorder: Recorder | None = None  # writes a record beside each result

@@ -12,7 +12,7 @@ from data.media import BusyError, MediaError, MediaInfo, open_writer
 from projects.video_diffusion_sr.comparison import Comparison
 from projects.video_diffusion_sr.file_errors import OutputError, SkippedError, sentence
 from projects.video_diffusion_sr.record import remove_record
-from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.request import ResultOptions
 from projects.video_diffusion_sr.run_page.samples import Samples
 
 Existing = Literal["replace", "skip", "refuse"]
@@ -24,7 +24,7 @@ class Result:
     Args:
         output: the file to be. info: the input. size: (height, width) of the frames.
         existing: what to do with a result that is there, or that another run makes now.
-        wishes: of the user; those about the form of the result count.
+        options: of the user; those about the form of the result count.
         identity: see `open_writer`. A comparison is not kept, so with one nothing is.
 
     Raises:
@@ -39,16 +39,16 @@ class Result:
         size: tuple[int, int],
         *,
         existing: Existing = "replace",
-        wishes: Finish | None = None,
+        options: ResultOptions | None = None,
         identity: Mapping[str, str] | None = None,
     ) -> None:
-        wishes = wishes or Finish()
-        frames_out = None if info.kind == "image" else wishes.frames_out
+        options = options or ResultOptions()
+        frames_out = None if info.kind == "image" else options.frames_out
         self.output, self.frames, self._open = output, 0, True
         try:
             self.writer = open_writer(
-                output, info, size, frame_rate=wishes.frame_rate, metadata=wishes.metadata, frames_out=frames_out,
-                options=wishes.output, identity=None if wishes.compare else identity,
+                output, info, size, frame_rate=options.frame_rate, metadata=options.metadata, frames_out=frames_out,
+                options=options.output, identity=None if options.compare else identity,
             )  # fmt: skip
         except BusyError as error:
             if existing == "skip":
@@ -63,8 +63,8 @@ class Result:
                 f"{info.path.name}: {output} exists by now; --overwrite replaces it, --skip_existing leaves it"
             )
         beside = output.with_name(f"{output.name}.mp4") if frames_out else output
-        self.comparison = Comparison(beside, info, size, wishes.compare, wishes.frame_rate)
-        self.samples = Samples(info, wishes.page_room)
+        self.comparison = Comparison(beside, info, size, options.compare, options.frame_rate)
+        self.samples = Samples(info, options.page_room)
 
     def write(
         self,

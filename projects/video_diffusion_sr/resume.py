@@ -21,9 +21,9 @@ from projects.video_diffusion_sr.settings import RunSettings
 
 NO_MATTER = {  # of a request
     "device", "dtype", "res", "size", "vram", "shard_weights", "overlap", "ckpt_dir", "checkpoint", "vae_checkpoint",
-    "lora", "config", "overrides", "finish", "resume", "window_frames", "cuts", "stretch",
+    "lora", "config", "overrides", "result_options", "resume", "window_frames", "cuts", "stretch",
 }  # fmt: skip  # what follows from them is told by itself
-SHOWN_BESIDE = {"compare", "page_room"}  # of a `Finish`: the result is the same without
+SHOWN_BESIDE = {"compare", "page_room"}  # of a `ResultOptions`: the result is the same without
 PARTS = ("common", "data", "models", "projects/video_diffusion_sr")  # of the program that make a result
 SAMPLES, SAMPLE_BYTES = 64, 64 * 1024  # of a file that is too large to be read whole
 
@@ -33,7 +33,7 @@ def run_identity(settings: RunSettings, prompts: Iterable[Path] = ()) -> dict[st
     import cv2  # a start does not wait for it
 
     request = settings.request
-    wishes = {name: value for name, value in vars(request).items() if name not in NO_MATTER}
+    asked = {name: value for name, value in vars(request).items() if name not in NO_MATTER}
     weights = [path for path in (*settings.checkpoints, request.lora, *prompts) if path is not None]
     device = torch.cuda.get_device_name(settings.device) if settings.device.type == "cuda" else settings.device.type
     named = {
@@ -47,9 +47,10 @@ def run_identity(settings: RunSettings, prompts: Iterable[Path] = ()) -> dict[st
         "the program": program_digest(),
         "the libraries": f"torch {torch.__version__}, av {av.__version__}, opencv {cv2.__version__}",
     }
-    finish = {name: value for name, value in vars(request.finish).items() if name not in {*SHOWN_BESIDE, "output"}}
-    form = {name: value for name, value in vars(request.finish.stored).items() if value is not None}
-    return {name: str(value) for name, value in {**named, **wishes, **finish, **form}.items()}
+    shown = {*SHOWN_BESIDE, "output"}
+    options = {name: value for name, value in vars(request.result_options).items() if name not in shown}
+    form = {name: value for name, value in vars(request.result_options.stored).items() if value is not None}
+    return {name: str(value) for name, value in {**named, **asked, **options, **form}.items()}
 
 
 def identity_of(restorer: Restorer, info: MediaInfo, size: tuple[int, int]) -> dict[str, str] | None:

@@ -26,7 +26,7 @@ from projects.video_diffusion_sr.file_errors import (
 from projects.video_diffusion_sr.find_inputs import find_inputs
 from projects.video_diffusion_sr.memory.budget import Clip, clip_of, read_budget
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
-from projects.video_diffusion_sr.output_form import finish_from_flags, place_of_result
+from projects.video_diffusion_sr.output_form import place_of_result, result_options_from_flags
 from projects.video_diffusion_sr.result import Existing
 from projects.video_diffusion_sr.run_page.lines import outcome
 from projects.video_diffusion_sr.settings import RunSettings
@@ -109,15 +109,15 @@ def judge(
     stretch.check_begins_in(found, path)
     if args.preview is not None:  # a sheet is written, and no result touched
         return Clip(found.height, found.width, 1, still=True)
-    place, wishes = place_of(path, args.video_path, args.output_dir), finish_from_flags(args)
-    output = place_of_result(path, place, found, wishes, stretch)
-    is_folder = found.kind != "image" and wishes.frames_out is not None
+    place, options = place_of(path, args.video_path, args.output_dir), result_options_from_flags(args)
+    output = place_of_result(path, place, found, options, stretch)
+    is_folder = found.kind != "image" and options.frames_out is not None
     refusal = refuse_output(path, output, args, attempt, is_folder=is_folder)
     if refusal == SKIP:
         raise SkippedError(f"{path.name}: skipped, {output} exists")
     if refusal is not None:
         raise ValueError(refusal)
-    return clip_of(found, wishes.stored, stretch)
+    return clip_of(found, options.stored, stretch)
 
 
 def refuse_output(

@@ -77,7 +77,7 @@ def decode_and_finish(
             whole = [rows.to_leader(result, part.frames) for result in results]
             if restorer.parallel.is_leader:
                 whole = [result[: len(degraded)] for result in whole]
-                (stages, marks), compared = infer.guard.marks(), restorer.finish.pairs
+                (stages, marks), compared = infer.guard.marks(), restorer.result_options.pairs
                 copy = HostCopy(*finisher.form.stored(whole[-1]), *(whole if compared else ())[:2], marks)
                 yield Finished(copy, [frame.time for frame in degraded], stages, compared, part.first)
         pace.step()

@@ -14,7 +14,7 @@ from projects.benchmarking.timing import relative_distance
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.memory.plan import unplanned
 from projects.video_diffusion_sr.presets import SEEDVR2_3B
-from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.request import Request, ResultOptions
 from projects.video_diffusion_sr.settings import resolve
 
 pytestmark = pytest.mark.gpu
@@ -40,7 +40,7 @@ def results(pipeline: Pipeline, inputs: dict | None = None) -> dict[str, torch.T
 def test_distances(winograd, record_property):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     clip = NoiseClip(FRAMES, *SIZE)
-    request = Request(res=SIZE, finish=Finish(color_fix="none"), random_weights=True)
+    request = Request(res=SIZE, result_options=ResultOptions(color_fix="none"), random_weights=True)
 
     def run(dtype: str, fold: bool, inputs: dict | None = None) -> dict[str, torch.Tensor]:
         with process_group("cuda") as process, kernels(Kernels.AUTO if fold else Kernels.PLAIN):

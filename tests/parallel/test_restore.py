@@ -11,7 +11,7 @@ from models.video_vae_v3.modules.schedule import LevelSchedule, Schedule
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
-from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.request import Request, ResultOptions
 from projects.video_diffusion_sr.restore import restore_clip
 from tests.parallel.ranks import run_ranks
 from tests.projects.test_restore import RES, SMALL, read, write_clip
@@ -34,7 +34,7 @@ def test_any_number_of_ranks_writes_the_same_files(tmp_path, worlds):
             overrides=tuple(SMALL),
             window_frames=WINDOW_FRAMES,
             shard_weights=shard,
-            finish=Finish(output=OutputOptions(crf=0)),  # lossless: a codec can make many levels of one
+            result_options=ResultOptions(output=OutputOptions(crf=0)),  # lossless: a codec can make many levels of one
         )
         parallel = Parallel(process, sp_size)
         restorer = build(SEEDVR2_TINY, request, parallel)
@@ -77,7 +77,7 @@ def test_tiles_are_of_whole_pictures_on_any_number_of_ranks(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 5)
     direct = LevelSchedule()
     plan = MemoryPlan(Schedule(4, (direct,) * 3, tile=18))
-    request = Request(res=(96, 96), window_frames=0, finish=Finish(output=OutputOptions(crf=0)))
+    request = Request(res=(96, 96), window_frames=0, result_options=ResultOptions(output=OutputOptions(crf=0)))
 
     def work(process: Process) -> None:
         parallel = Parallel(process, process.world)

@@ -17,7 +17,7 @@ from data.media import OutputOptions, alpha_of, open_media, rgb_of
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.cli import main
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
-from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.request import Request, ResultOptions
 from projects.video_diffusion_sr.restore import restore_clip
 
 SMALL = ["dit.model.num_layers=2", "vae.model.block_out_channels=[8,8,16]"]
@@ -29,7 +29,7 @@ BT2020_PQ, BT2020_HLG, P3, BT2020_SDR = (9, 16, 9), (9, 18, 9), (12, 13, 1), (9,
 def restorer():
     request = Request(res=SIZE, random_weights=True, overrides=tuple(SMALL), window_frames=0)
     with process_group("cpu") as process:
-        yield replace(build(SEEDVR2_TINY, request, Parallel(process)), finish=Finish(strength=0.0))
+        yield replace(build(SEEDVR2_TINY, request, Parallel(process)), result_options=ResultOptions(strength=0.0))
 
 
 def chart(path: Path, colour=(1, 1, 1), pix_fmt="yuv420p10le", frames=2, low=64, high=940) -> np.ndarray:
@@ -65,8 +65,8 @@ def luma_of(path: Path) -> tuple[np.ndarray, tuple[int, int, int], str]:
 
 
 def restored(restorer, path, folder, **output):
-    finish = Finish(strength=0.0, output=OutputOptions(**output))
-    return restore_clip(path, folder, replace(restorer, finish=finish)).output
+    options = ResultOptions(strength=0.0, output=OutputOptions(**output))
+    return restore_clip(path, folder, replace(restorer, result_options=options)).output
 
 
 SLOW = pytest.mark.slow
@@ -121,9 +121,9 @@ def test_alpha_of_a_clip_is_restored_where_the_codec_has_it(restorer, tmp_path, 
         picture = np.dstack([np.full((height, width), 200, np.uint8)] * 3 + [alpha])
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.fromarray(picture).save(tmp_path / "in" / f"f{n}.png")
-    finish = Finish(strength=0.0, output=OutputOptions(**output))
-    finish = replace(finish, frames_out="png" if output["codec"] == "png" else None)
-    result = restore_clip(tmp_path / "in", tmp_path / "out", replace(restorer, finish=finish)).output
+    options = ResultOptions(strength=0.0, output=OutputOptions(**output))
+    options = replace(options, frames_out="png" if output["codec"] == "png" else None)
+    result = restore_clip(tmp_path / "in", tmp_path / "out", replace(restorer, result_options=options)).output
     with open_media(result, alpha="keep") as reader:
         frames = list(reader)
     assert (alpha_of(frames) * 255 - torch.from_numpy(alpha)).abs().max() < 2
@@ -141,8 +141,8 @@ def test_a_picture_of_16_bits_stays_so_through_the_program(restorer, tmp_path):
 @pytest.mark.slow
 def test_frames_of_16_bits(restorer, tmp_path):
     chart(tmp_path / "in.mkv")
-    finish = Finish(strength=0.0, frames_out="png")
-    folder = restore_clip(tmp_path / "in.mkv", tmp_path / "out", replace(restorer, finish=finish)).output
+    options = ResultOptions(strength=0.0, frames_out="png")
+    folder = restore_clip(tmp_path / "in.mkv", tmp_path / "out", replace(restorer, result_options=options)).output
     with open_media(folder) as deep, open_media(tmp_path / "in.mkv") as source:
         assert deep.info.depth == 16
         pairs = zip(deep, source, strict=True)

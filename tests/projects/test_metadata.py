@@ -32,10 +32,12 @@ def test_the_flag_decides_whether_tags_go_over(tmp_path, restorer, flags, kept):
     Image.effect_noise((32, 24), 60).convert("RGB").save(tmp_path / "a.jpg", exif=exif)
     clip = titled(write_clip(tmp_path / "plain.mp4", 2), tmp_path / "b.mp4")
     line = ["--video_path", str(tmp_path), "--output_dir", str(tmp_path / "out"), *flags]
-    finish = read_request(parser(SEEDVR2_3B).parse_args(line)).finish
+    options = read_request(parser(SEEDVR2_3B).parse_args(line)).result_options
     files = [tmp_path / "a.jpg", clip]
     assert all(
-        restore_all(files, Job(tmp_path / "out", replace(restorer, finish=finish), dict.fromkeys(files), "replace"))
+        restore_all(
+            files, Job(tmp_path / "out", replace(restorer, result_options=options), dict.fromkeys(files), "replace")
+        )
     )
     with Image.open(tmp_path / "out" / "a.jpg") as picture:
         assert (Base.Make in picture.getexif()) == kept

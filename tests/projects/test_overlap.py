@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.media import MediaReader
 from projects.video_diffusion_sr import clip_run, run_order
-from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.request import ResultOptions
 from projects.video_diffusion_sr.result import Result
 from projects.video_diffusion_sr.run_order import Job, files_written_at_once, restore_all, too_many
 from tests.projects.test_restore import read, restorer, write_clip  # noqa: F401 (a fixture)
@@ -44,7 +44,7 @@ def test_files_are_the_same_with_and_without_overlap(restorer, tmp_path, monkeyp
     """`kept` 0: every clip is read a second time."""
     monkeypatch.setattr(clip_run, "KEPT", kept)
     files = folder(tmp_path)
-    compared = {"finish": Finish(compare=True)}
+    compared = {"result_options": ResultOptions(compare=True)}
     assert run(files, tmp_path / "plain", restorer, overlap=False, **compared) == [True] * 5
     assert run(files, tmp_path / "beside", restorer, overlap=True, **compared) == [True] * 5
     plain = {p.relative_to(tmp_path / "plain"): p for p in (tmp_path / "plain").rglob("*.*")}

@@ -14,7 +14,7 @@ from projects.video_diffusion_sr import record
 from projects.video_diffusion_sr.cli_parser import ROOT
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.record import recorder
-from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.request import Request, ResultOptions
 from projects.video_diffusion_sr.restore import restore_clip
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.settings import RunSettings, resolve
@@ -35,7 +35,7 @@ def recording(made: Restorer, **asked) -> Restorer:
         made,
         recorder=recorder(settings_for(request)),
         seed=request.seed,
-        finish=request.finish,
+        result_options=request.result_options,
         stretch=request.stretch,
     )
 
@@ -48,12 +48,12 @@ def picture(tmp_path):
 
 def test_a_record_says_what_was_asked_for_and_what_came_of_it(restorer, tmp_path):  # noqa: F811
     clip = write_clip(tmp_path / "clip.mp4", 5)
-    made = recording(restorer, seed=7, finish=Finish(color_fix="lab"), stretch=Stretch(count=3))
+    made = recording(restorer, seed=7, result_options=ResultOptions(color_fix="lab"), stretch=Stretch(count=3))
     done = restore_clip(clip, tmp_path / "out", made)
     said = json.loads((tmp_path / "out" / "clip_f0-f3.mp4.json").read_text())
     settings, result = said["settings"], said["result"]
     assert (settings["seed"], settings["model"], settings["dtype"]) == (7, "SeedVR2-tiny", "float32")
-    assert settings["request"]["finish"]["color_fix"] == "lab" and settings["sampling"]["steps"] == 1
+    assert settings["request"]["result_options"]["color_fix"] == "lab" and settings["sampling"]["steps"] == 1
     assert settings["config"]["dit"]["model"]["num_layers"] == 2 and settings["request"]["overrides"] == SMALL
     assert (result["frames"], result["height"], result["width"]) == (3, *RES)
     assert result["bytes"] == done.output.stat().st_size and result["peak_memory_bytes"] == done.peak_memory > 0
@@ -88,12 +88,12 @@ def test_a_sum_is_worked_out_again_only_when_the_file_changed(tmp_path, monkeypa
 
 def test_a_record_goes_with_its_result(restorer, tmp_path):  # noqa: F811
     walk, out = frames_in(tmp_path / "walk", 2), tmp_path / "out"
-    pictures = Finish(frames_out="png")
+    pictures = ResultOptions(frames_out="png")
     for seed in (1, 2):
-        restore_clip(walk, out, recording(restorer, seed=seed, finish=pictures))
+        restore_clip(walk, out, recording(restorer, seed=seed, result_options=pictures))
         assert tree(out) == ["walk.json", "walk/frame_00001.png", "walk/frame_00002.png"]
         assert json.loads((out / "walk.json").read_text())["settings"]["seed"] == seed
-    restore_clip(walk, out, replace(restorer, finish=pictures))
+    restore_clip(walk, out, replace(restorer, result_options=pictures))
     assert not (out / "walk.json").exists()
 
 

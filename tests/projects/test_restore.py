@@ -22,7 +22,7 @@ from projects.video_diffusion_sr.cli import main
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.progress import ProgressBar
-from projects.video_diffusion_sr.request import Finish, Request
+from projects.video_diffusion_sr.request import Request, ResultOptions
 from projects.video_diffusion_sr.restore import Restorer, restore_clip
 
 SMALL = ["dit.model.num_layers=2", "vae.model.block_out_channels=[8,8,16]"]
@@ -107,7 +107,7 @@ def test_long_clips_in_windows_keep_every_frame(restorer, tmp_path):
 def test_strength_zero_is_the_resized_input(restorer, tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(tmp_path / "still.png")
-    none = replace(restorer, finish=Finish(strength=0.0))
+    none = replace(restorer, result_options=ResultOptions(strength=0.0))
     result = read(restore_clip(tmp_path / "still.png", tmp_path / "out", none).output)[0]
     source = read(tmp_path / "still.png")[0]
     expected = model_to_uint8(restorer.geometry.to_output(source, "cpu"))
@@ -126,7 +126,7 @@ def test_pictures_are_written_in_the_format_of_their_extension(restorer, tmp_pat
 
 def test_compare_writes_a_clip_and_a_sheet(restorer, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 30)
-    report = restore_clip(clip, tmp_path / "out", replace(restorer, finish=Finish(compare=True)))
+    report = restore_clip(clip, tmp_path / "out", replace(restorer, result_options=ResultOptions(compare=True)))
     side = read(report.output.parent / "compare" / "clip.mp4")
     assert side.shape == (30, 3, RES[0], 2 * RES[1])
     with Image.open(report.output.parent / "compare" / "clip.png") as sheet:
@@ -140,7 +140,9 @@ def test_a_failure_in_the_middle_leaves_nothing(restorer, tmp_path, monkeypatch)
     monkeypatch.setattr(finishing, "fix_colour", broken)
     with pytest.raises(MediaError):
         restore_clip(
-            write_clip(tmp_path / "clip.mp4", 9), tmp_path / "out", replace(restorer, finish=Finish(compare=True))
+            write_clip(tmp_path / "clip.mp4", 9),
+            tmp_path / "out",
+            replace(restorer, result_options=ResultOptions(compare=True)),
         )
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 

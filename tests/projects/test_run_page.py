@@ -122,9 +122,9 @@ def test_a_second_run_says_what_it_skipped(folder):
 
 
 def test_results_are_the_same_with_a_page_and_without(folder, tmp_path, restorer):  # noqa: F811
-    finishes = [replace(restorer.finish, page_room=room) for room in (None, 100_000)]
-    reports = [restore_clip(folder / "in" / "still.png", tmp_path / str(i), replace(restorer, finish=finish))
-               for i, finish in enumerate(finishes)]  # fmt: skip
+    choices = [replace(restorer.result_options, page_room=room) for room in (None, 100_000)]
+    reports = [restore_clip(folder / "in" / "still.png", tmp_path / str(i), replace(restorer, result_options=options))
+               for i, options in enumerate(choices)]  # fmt: skip
     assert reports[0].samples is None and len(reports[1].samples.stills) == 1
     assert reports[0].output.read_bytes() == reports[1].output.read_bytes()
 
@@ -132,7 +132,7 @@ def test_results_are_the_same_with_a_page_and_without(folder, tmp_path, restorer
 @pytest.mark.parametrize("broken", ["_take", "_encoded"])
 def test_samples_that_fail_cost_nothing_but_themselves(folder, tmp_path, monkeypatch, restorer, caplog, broken):  # noqa: F811
     monkeypatch.setattr(Samples, broken, full_disk)
-    shown = replace(restorer, finish=replace(restorer.finish, page_room=100_000))
+    shown = replace(restorer, result_options=replace(restorer.result_options, page_room=100_000))
     report = restore_clip(folder / "in" / "still.png", tmp_path, shown)
     assert report.samples is None and report.output.is_file()
     assert "still.png: cannot be shown in the report: No space left" in caplog.text

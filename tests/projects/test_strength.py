@@ -12,7 +12,7 @@ from projects import strength_study
 from projects.degrade import write_clip
 from projects.video_diffusion_sr.color_fix import low_frequencies
 from projects.video_diffusion_sr.finishing import finish
-from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.request import ResultOptions
 from projects.video_diffusion_sr.strength import EXPONENTS, mixed
 
 STRENGTHS = [0.0, 0.1, 0.3, 0.5, 0.8, 1.0]
@@ -29,8 +29,8 @@ def test_both_ends_are_exact(pair):
     assert torch.equal(mixed(given, result, 0.0), given)
     torch.testing.assert_close(mixed(given, result, 1.0), result, atol=1e-6, rtol=0)
     clip = result.transpose(0, 1)  # [3, T, H, W], as it is decoded
-    assert torch.equal(finish(clip, given, Finish("none", 1.0)), result)
-    assert torch.equal(finish(clip, given, Finish("none", 0.0)), given)
+    assert torch.equal(finish(clip, given, ResultOptions("none", 1.0)), result)
+    assert torch.equal(finish(clip, given, ResultOptions("none", 0.0)), given)
 
 
 def test_what_the_restorer_left_alone_stays(pair):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.media import Stretch
-from projects.video_diffusion_sr.request import Finish
+from projects.video_diffusion_sr.request import ResultOptions
 from projects.video_diffusion_sr.restore import restore_clip
 from tests.projects.test_restore import read, restorer, write_clip  # noqa: F401 (restorer is a fixture)
 from tests.projects.test_sequences import frames_in, run, tree
@@ -34,7 +34,7 @@ def test_a_part_gives_what_the_same_frames_give_cut_beforehand(restorer, tmp_pat
     if again:  # the frames do not wait for the colour fix: the file is read a second time
         monkeypatch.setattr("projects.video_diffusion_sr.clip_run.KEPT", 0)
     clip = write_clip(tmp_path / "clip.mp4", 12)
-    pictures = replace(restorer, finish=Finish(frames_out="png"))
+    pictures = replace(restorer, result_options=ResultOptions(frames_out="png"))
     part = restore_clip(clip, tmp_path / "out", replace(pictures, stretch=Stretch(first=4, count=5)))
     cut = restore_clip(cut_beforehand(clip, tmp_path / "cut.mp4", 4, 5), tmp_path / "out", pictures)
     assert part.frames == cut.frames == 5 and part.output.name == "clip_f4-f9"

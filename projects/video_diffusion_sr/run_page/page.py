@@ -68,8 +68,8 @@ class RunPage:
         self.files = [str(path) for path in job.plans]
         sampling = job.restorer.infer.sampling
         self.facts |= {"network calls": str(sampling.steps), "guidance": f"{sampling.guidance.scale:g}"}
-        finish = replace(job.restorer.finish, page_room=min(ROOM // files, ROOM_OF_A_FILE))
-        return replace(job, restorer=replace(job.restorer, finish=finish), on_report=self.add)
+        options = replace(job.restorer.result_options, page_room=min(ROOM // files, ROOM_OF_A_FILE))
+        return replace(job, restorer=replace(job.restorer, result_options=options), on_report=self.add)
 
     def add(self, report: Report) -> None:
         """A file is restored."""
