@@ -44,11 +44,11 @@ def launch(command: Sequence[str], count: int) -> int:
 
 def environment_of(rank: int, count: int, port: int) -> dict[str, str]:
     """Environment variables of one process: its rank, and its share of the cores unless OMP_NUM_THREADS is set."""
-    told: dict[str, object] = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count}
-    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, MARK: os.getpid()}
+    environment: dict[str, object] = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, MARK: os.getpid()}
     if "OMP_NUM_THREADS" not in os.environ:
-        told["OMP_NUM_THREADS"] = max((os.cpu_count() or 1) // count, 1)
-    return {name: str(value) for name, value in told.items()}
+        environment["OMP_NUM_THREADS"] = max((os.cpu_count() or 1) // count, 1)
+    return {name: str(value) for name, value in environment.items()}
 
 
 def free_port() -> int:

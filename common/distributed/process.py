@@ -25,7 +25,7 @@ from common.logger import get_logger
 logger = get_logger(__name__)
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-TOLD, SAID = "told by the leader", "said to the leader"
+BROADCAST, GATHERED = "broadcast", "gathered"
 POLL_S = 0.2
 
 # Functions that count the devices of a kind, and the remedy where there are none.
@@ -68,7 +68,7 @@ class Process:
             with self.waiting("the other processes"):
                 dist.barrier(device_ids=[self.device.index] if self.backend == "nccl" else None)
 
-    def told_by_leader(self, make: Callable[[], Any]) -> Any:
+    def broadcast_from_leader(self, make: Callable[[], Any]) -> Any:
         """What `make` returns on the leader, on every process; once for each job.
 
         Args:
@@ -78,13 +78,13 @@ class Process:
             return make()
         assert self.store is not None, "a job of several processes has a store"
         if self.is_leader:
-            self.store.set(TOLD, json.dumps(make()))
-        while not self.store.check([TOLD]):  # without a limit: the first process's watchdog ends it if it hangs
+            self.store.set(BROADCAST, json.dumps(make()))
+        while not self.store.check([BROADCAST]):  # without a limit: the first process's watchdog ends it if it hangs
             self.alive("waiting for the first process")
             time.sleep(POLL_S)
-        return json.loads(self.store.get(TOLD))
+        return json.loads(self.store.get(BROADCAST))
 
-    def told_to_leader(self, value: Any) -> list[Any] | None:
+    def gather_on_leader(self, value: Any) -> list[Any] | None:
         """The values of all processes, in the order of their ranks, on the leader; None on the others.
 
         Args:
@@ -93,7 +93,7 @@ class Process:
         if self.world == 1:
             return [value]
         assert self.store is not None, "a job of several processes has a store"
-        keys = [f"{SAID}/{rank}" for rank in range(self.world)]
+        keys = [f"{GATHERED}/{rank}" for rank in range(self.world)]
         self.store.set(keys[self.rank], json.dumps(value))
         if not self.is_leader:
             return None

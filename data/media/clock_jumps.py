@@ -81,7 +81,7 @@ class ClockJumps:
             return ticks
         return round(self.closed(ticks * time_base) / time_base)
 
-    def told(self, origin: Fraction) -> str | None:
+    def describe(self, origin: Fraction) -> str | None:
         """The jumps in words; None where there is none. origin: of the clip, on the file's clock."""
         if not self.found:
             return None

@@ -74,7 +74,7 @@ def colour_of(frame: av.VideoFrame) -> Colour:
     return Colour(primaries if known else BT709, transfer)
 
 
-def untold(frame: av.VideoFrame) -> list[str]:
+def ignored_colour_notes(frame: av.VideoFrame) -> list[str]:
     """Parts of a decoded frame's colour information that are ignored, for messages."""
     notes = []
     dynamic = {"DOVI_METADATA": "Dolby Vision", "DOVI_RPU_BUFFER": "Dolby Vision", "DYNAMIC_HDR_PLUS": "HDR10+"}

@@ -73,7 +73,7 @@ class Extras:
 NOTHING = Extras()
 
 
-def told_extras(
+def logged_extras(
     info: MediaInfo, suffix: str, rate: Fraction, *, metadata: bool = True, timed: bool = True, quiet: bool = False
 ) -> Extras:
     """The plan, with a line for each kind that is left out unless `quiet`; empty where reading them fails.
@@ -97,7 +97,7 @@ def told_extras(
 
 
 def plan_extras(info: MediaInfo, suffix: str, rate: Fraction, metadata: bool, timed: bool) -> tuple[Extras, list[str]]:
-    """(what the output gets, sentences about what is left out or changes), see `told_extras`."""
+    """(what the output gets, sentences about what is left out or changes), see `logged_extras`."""
     with open_container(info.path) as container:
         video = choose_tracks(container, info.path).video
         subtitles, notes = _subtitles(container, suffix, metadata)

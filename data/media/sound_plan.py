@@ -127,7 +127,9 @@ def _decodes(stream, packets: list[av.Packet]) -> bool:
     return not packets
 
 
-def told_plan(info: MediaInfo, suffix: str, quiet: bool = False, metadata: bool = True) -> tuple[SoundTrack, ...]:
+def logged_sound_plan(
+    info: MediaInfo, suffix: str, quiet: bool = False, metadata: bool = True
+) -> tuple[SoundTrack, ...]:
     """The plan, with its sentences logged unless `quiet`; no tracks where reading them fails."""
     try:
         tracks, notes = plan_sound(info, suffix, metadata)

@@ -90,10 +90,10 @@ class TrackWriter(ABC):
             (self.times.skipped, "repeated or out of order and left out"),
             (self.times.moved, "given a time that rises"),
         )
-        told = [f"{count} {'packet was' if count == 1 else 'packets were'} {what}" for count, what in counts if count]
+        parts = [f"{count} {'packet was' if count == 1 else 'packets were'} {what}" for count, what in counts if count]
         if self.times.joined:
-            told.append(f"{self.times.joined + 1} recordings with clocks of their own were joined")
-        return f"{self.track.name}: {', '.join(told)}" if told else None
+            parts.append(f"{self.times.joined + 1} recordings with clocks of their own were joined")
+        return f"{self.track.name}: {', '.join(parts)}" if parts else None
 
     def refuse(self, error: Exception) -> None:
         """Count a packet that is left out."""

@@ -18,7 +18,7 @@ from data.media.clip_alpha import deep_over_white, laid_over_white
 from data.media.clip_decoder import decoder_of
 from data.media.clock import Clock, nominal_rate
 from data.media.clock_jumps import ClockJumps
-from data.media.colour import untold
+from data.media.colour import ignored_colour_notes
 from data.media.completeness import index_reaches_past_the_end, shortfall
 from data.media.decode_times import DecodeTimes
 from data.media.deinterlace import Deinterlacer
@@ -66,11 +66,11 @@ class VideoReader(MediaReader):
             self._coded_size = (first.width, first.height)
             self.info = describe(path, container, tracks, first, self._orientation.transpose)
             self.notes = tracks.notes
-            self.notes += tuple(f"{shown(path)}: {note}" for note in untold(first))
+            self.notes += tuple(f"{shown(path)}: {note}" for note in ignored_colour_notes(first))
             if has_captions(first):
                 self.notes += (f"{shown(path)}: closed captions inside the picture are left out",)
-            self._told_transparent = alpha == "white" and laid_over_white(first, tracks.video) is not None
-            if self._told_transparent:
+            self._noted_transparent = alpha == "white" and laid_over_white(first, tracks.video) is not None
+            if self._noted_transparent:
                 self.notes += (f"{shown(path)}: {TRANSPARENT}",)
             if alpha == "white":
                 self.info = replace(self.info, transparent=False)
@@ -128,7 +128,7 @@ class VideoReader(MediaReader):
 
         Interlaced frames are deinterlaced without neighbours, so they can differ slightly from those of `_frames`.
         """
-        if self._told_transparent:  # its decoder cannot seek
+        if self._noted_transparent:  # its decoder cannot seek
             return []
         found: dict[Fraction, Frame] = {}
         with open_container(self.path) as container:
@@ -202,7 +202,7 @@ class VideoReader(MediaReader):
                 frame.pts = jumps.closed_ticks(frame.pts, stream.time_base)
                 seen.add(frame, stream)
                 yield frame
-        self.damage = self._judge(container, stream, seen, jumps.told(self.info.time_origin))
+        self.damage = self._judge(container, stream, seen, jumps.describe(self.info.time_origin))
 
     def _judge(self, container, stream, seen: "_Tally", jumped: str | None) -> str | None:
         """What was lost, as a sentence; MediaError where the file was cut and frames are missing."""
@@ -215,7 +215,7 @@ class VideoReader(MediaReader):
         if missing and missing.cut and missing.frames_missing:
             raise _cut(self.path, seen.frames, missing.promised)
         lost = [jumped] if jumped else []
-        if self._transparent and not self._told_transparent:
+        if self._transparent and not self._noted_transparent:
             lost.append(TRANSPARENT)
         if seen.refused:
             lost.append(f"damaged data was skipped in {seen.refused} {'place' if seen.refused == 1 else 'places'}")

@@ -16,13 +16,13 @@ from data.media.colour import tag
 from data.media.encoder import add_stream, left_out, timed
 from data.media.encoding import Encoding
 from data.media.errors import shown
-from data.media.extras import told_extras
+from data.media.extras import logged_extras
 from data.media.info import MediaInfo
 from data.media.joined import Segment
 from data.media.mux import complete
 from data.media.muxer import muxer_options
 from data.media.names import WRITABLE_VIDEOS
-from data.media.sound_plan import SoundTrack, told_plan
+from data.media.sound_plan import SoundTrack, logged_sound_plan
 from data.media.whole import MediaWriter
 from data.yuv.frames import frame_from
 from data.yuv.from_rgb import from_rgb
@@ -76,7 +76,7 @@ class VideoWriter(MediaWriter):
         self.metadata = metadata
         self.sound = self._choose_sound()
         timed, suffix = self.retimed in (None, info.frame_rate), path.suffix.lower()
-        self.extras = told_extras(info, suffix, self.rate, metadata=metadata, timed=timed, quiet=quiet)
+        self.extras = logged_extras(info, suffix, self.rate, metadata=metadata, timed=timed, quiet=quiet)
         # MP4 keeps exact times, so the picture waits in one for what stands beside it, whatever the result will be.
         self._take_up(identity)
         self.waits = bool(self.sound or self.extras or self.kept)
@@ -147,7 +147,7 @@ class VideoWriter(MediaWriter):
                     "%s: the sound is left out, %s frames per second change the duration", shown(self.path), rate
                 )
             return ()
-        return told_plan(self.info, self.path.suffix.lower(), self.quiet, self.metadata)
+        return logged_sound_plan(self.info, self.path.suffix.lower(), self.quiet, self.metadata)
 
     def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
         if tuple(pixels.shape[-2:]) != tuple(self.size):

@@ -61,13 +61,13 @@ def open_writer(
     if frames_out:
         png = choose(info, replace(options, codec="png"), info.colour)
         return SequenceWriter(path, info, encoding=png, frame_rate=frame_rate, quiet=quiet)
-    suffix, told = path.suffix.lower(), {"quiet": quiet, "metadata": metadata}
+    suffix, common = path.suffix.lower(), {"quiet": quiet, "metadata": metadata}
     if suffix in WRITABLE_VIDEOS:
         encoding = choose(info, replace(options, container=suffix[1:]), info.colour)
-        return VideoWriter(path, info, size, encoding=encoding, frame_rate=frame_rate, identity=identity, **told)
+        return VideoWriter(path, info, size, encoding=encoding, frame_rate=frame_rate, identity=identity, **common)
     if suffix in WRITABLE_IMAGES:
         bits, colour = picture_bits(info, options, suffix), colour_out(info.colour, options)
-        return ImageWriter(path, info, bits=bits, colour=colour, **told)
+        return ImageWriter(path, info, bits=bits, colour=colour, **common)
     raise MediaError(f"{shown(path)}: cannot write {path.suffix or 'a file without a suffix'}; use one of {KNOWN}")
 
 

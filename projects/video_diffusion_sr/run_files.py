@@ -57,7 +57,7 @@ def survey(args: argparse.Namespace, process: Process, stretch: Stretch = WHOLE)
     Decoders run in a process of their own there (`probe_all`): one that dies or hangs costs its file, not the job, and
     no two ranks can come to different findings.
     """
-    found = process.told_by_leader(lambda: _look(args, process, stretch))
+    found = process.broadcast_from_leader(lambda: _look(args, process, stretch))
     if isinstance(found, str):
         return Survey(0, {}, {}, 0, found)
     total, failed, rows = found

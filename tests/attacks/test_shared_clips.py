@@ -101,7 +101,7 @@ def test_the_others_wait_for_as_long_as_the_leader_works():
         time.sleep(1.5)
         return [7]
 
-    run_ranks(2, lambda process: check(replace(process, timeout_s=0.3).told_by_leader(look)))
+    run_ranks(2, lambda process: check(replace(process, timeout_s=0.3).broadcast_from_leader(look)))
 
 
 def check(found: list[int]) -> None:

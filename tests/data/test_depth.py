@@ -14,7 +14,7 @@ from data.colour.path import PixelPath
 from data.colour.tone import tone_of_pq
 from data.media import Frame, MediaInfo, OutputOptions, alpha_of, open_media, open_writer, output_path, rgb_of
 from data.media.codecs import CODECS, CONTAINERS, DEPTHS, TABLE
-from data.media.colour import BT2020, DISPLAY_P3, HLG, PQ, Colour, untold
+from data.media.colour import BT2020, DISPLAY_P3, HLG, PQ, Colour, ignored_colour_notes
 from data.media.encoding import check_options, choose
 from data.media.orientation import UPRIGHT, Orientation
 from data.yuv.from_rgb import from_rgb
@@ -313,9 +313,9 @@ def test_frames_without_alpha_among_others_are_opaque(turn):
 
 def test_dynamic_metadata_and_unknown_matrices_are_told():
     frame = av.VideoFrame(16, 16, "yuv420p10le")
-    assert untold(frame) == []
+    assert ignored_colour_notes(frame) == []
     frame.colorspace = 14  # ICtCp
-    assert untold(frame) == ["its matrix (number 14 of ITU-T H.273) is not known, colours are guessed"]
+    assert ignored_colour_notes(frame) == ["its matrix (number 14 of ITU-T H.273) is not known, colours are guessed"]
 
 
 @pytest.mark.gpu

@@ -19,7 +19,7 @@ OPEN_FILES = 5  # so few are shown unfolded
 MOST_FILE_LINES = 60
 ENDED_EARLY = "The run ended early; this is what was done until then."
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-SAID = {"restored": "good", "skipped": "dim", "failed": "bad", "not restored": "warn"}
+STATE_CLASSES = {"restored": "good", "skipped": "dim", "failed": "bad", "not restored": "warn"}
 LEVELS = {"ERROR": "bad", "CRITICAL": "bad", "WARNING": "warn"}
 
 Line = tuple[str, str]  # level, text
@@ -56,13 +56,13 @@ class File:
 def page_text(page: Page) -> str:
     """The whole page."""
     files, others = files_of(page)
-    counts = {state: sum(file.state == state for file in files) for state in SAID}
+    counts = {state: sum(file.state == state for file in files) for state in STATE_CLASSES}
     title = f"{page.facts['model']}: {counts['restored']} of {len(files)} file{'s' * (len(files) != 1)} restored"
-    count = ", ".join(f'<span class="{SAID[state]}">{n} {state}</span>' for state, n in counts.items() if n)
+    count = ", ".join(f'<span class="{STATE_CLASSES[state]}">{n} {state}</span>' for state, n in counts.items() if n)
     early = f' <span class="warn">{ENDED_EARLY}</span>' if page.ended_early else ""
     when = f"{page.started}, {page.facts['seconds']} s"
     body = [
-        f'<h1>{said(title)}</h1><p class="dim">{said(when)}. {count}.{early}</p>',
+        f'<h1>{escaped(title)}</h1><p class="dim">{escaped(when)}. {count}.{early}</p>',
         table(files),
         *(details(i, file, page.folder, len(files) <= OPEN_FILES) for i, file in enumerate(files) if has_more(file)),
         card("Settings", facts_table(page.facts)),
@@ -70,7 +70,7 @@ def page_text(page: Page) -> str:
     ]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{said(title)}</title>
+<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{escaped(title)}</title>
 <style>{CSS}</style></head><body><main>
 {chr(10).join(body)}
 </main><script>{SCRIPT}</script></body></html>
@@ -80,15 +80,15 @@ def page_text(page: Page) -> str:
 def files_of(page: Page) -> tuple[list[File], list[Line]]:
     """Every file once, those that failed first; and the lines that are about none."""
     entries = {entry["path"]: entry for entry in page.done}
-    told = {path: (kind, text) for path, kind, text in page.outcomes}
-    paths = sorted({*page.files, *entries, *told})
+    outcomes = {path: (kind, text) for path, kind, text in page.outcomes}
+    paths = sorted({*page.files, *entries, *outcomes})
     lines, others = by_file(page.lines, [Path(path).name for path in paths])
     files = []
     for path in paths:
         own = list(lines[printable(Path(path).name)])
         state = "restored" if path in entries else "not restored"
-        if path in told:
-            state, text = told[path]
+        if path in outcomes:
+            state, text = outcomes[path]
             own.append(("ERROR" if state == "failed" else "INFO", text))
         files.append(File(path, state, entries.get(path), own))
     order = ("failed", "not restored", "restored", "skipped")
@@ -110,9 +110,9 @@ def table(files: Sequence[File]) -> str:
 
 def row(number: int, file: File, columns: int) -> str:
     """The file's name, what became of it, and its figures."""
-    name = said(Path(file.path).name)
+    name = escaped(Path(file.path).name)
     link = f'<a href="#f{number}">{name}</a>' if has_more(file) else name
-    state = f'<td class="{SAID[file.state]}">{file.state}</td>'
+    state = f'<td class="{STATE_CLASSES[file.state]}">{file.state}</td>'
     cells = [""] * columns
     if file.entry is not None:
         entry, sampled = file.entry, file.entry["samples"]
@@ -134,7 +134,7 @@ def sizes(entry: Mapping[str, Any]) -> str:
 
 def details(number: int, file: File, folder: Path, unfolded: bool) -> str:
     """Pictures, curve and lines of one file."""
-    parts, about = [], said(file.path)
+    parts, about = [], escaped(file.path)
     if file.entry is not None:
         sampled = file.entry["samples"] or {"stills": (), "curve": None}
         about += f" → {link_to(file.entry['output'], folder)}"
@@ -146,7 +146,7 @@ def details(number: int, file: File, folder: Path, unfolded: bool) -> str:
             parts.append(chart(Curve(**sampled["curve"])))
     parts.append(listed(file.lines) if file.lines else "")
     opened = " open" if unfolded or file.state == "failed" else ""
-    head = f'<h2>{said(Path(file.path).name)}</h2> <span class="{SAID[file.state]}">{file.state}</span>'
+    head = f'<h2>{escaped(Path(file.path).name)}</h2> <span class="{STATE_CLASSES[file.state]}">{file.state}</span>'
     return (
         f'<details class="file" id="f{number}"{opened}><summary>{head}<p class="dim">{about}</p></summary>\n'
         + "\n".join(filter(None, parts))
@@ -160,8 +160,8 @@ def pair(still: Mapping[str, Any], named: bool) -> str:
     caption = f"<figcaption>{still['seconds']:.2f} s</figcaption>" if named else ""
     label = f"input and restored at {still['seconds']:.2f} s: drag to compare"
     images = "".join(
-        f'<img class="{kind}" alt="{said}" src="data:image/webp;base64,{still[kind]}">'
-        for kind, said in (("after", "restored"), ("before", "input"))
+        f'<img class="{kind}" alt="{escaped}" src="data:image/webp;base64,{still[kind]}">'
+        for kind, escaped in (("after", "restored"), ("before", "input"))
     )
     return (
         f'<figure><div class="pair" style="aspect-ratio:{width}/{height}">{images}<span class="l">input</span>'
@@ -175,19 +175,19 @@ def link_to(path: str, folder: Path) -> str:
     try:
         there = os.path.relpath(Path(path).resolve(), folder).replace(os.sep, "/")
     except ValueError:  # another drive
-        return said(path)
-    return f'<a href="./{escape(quote(os.fsencode(there)))}">{said(path)}</a>'
+        return escaped(path)
+    return f'<a href="./{escape(quote(os.fsencode(there)))}">{escaped(path)}</a>'
 
 
 def facts_table(facts: Mapping[str, str]) -> str:
     """Names and values."""
-    rows = "".join(f"<tr><th>{said(name)}</th><td>{said(value)}</td></tr>" for name, value in facts.items())
+    rows = "".join(f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>" for name, value in facts.items())
     return f'<div class="scroll"><table class="facts">{rows}</table></div>'
 
 
 def listed(lines: Sequence[Line]) -> str:
     """Lines as the run said them."""
-    items = [f'<li class="{LEVELS.get(level, "")}">{said(text)}</li>' for level, text in lines[:MOST_FILE_LINES]]
+    items = [f'<li class="{LEVELS.get(level, "")}">{escaped(text)}</li>' for level, text in lines[:MOST_FILE_LINES]]
     if len(lines) > MOST_FILE_LINES:
         items.append(f'<li class="dim">and {len(lines) - MOST_FILE_LINES} more</li>')
     return f'<ul class="lines">{"".join(items)}</ul>'
@@ -195,9 +195,9 @@ def listed(lines: Sequence[Line]) -> str:
 
 def card(title: str, content: str) -> str:
     """Something that a reader may unfold."""
-    return f'<details class="card"><summary><h2>{said(title)}</h2></summary>{content}</details>'
+    return f'<details class="card"><summary><h2>{escaped(title)}</h2></summary>{content}</details>'
 
 
-def said(text: str) -> str:
+def escaped(text: str) -> str:
     """Text for a page: a name of a file must not become a tag, nor reverse the direction of writing."""
     return escape(printable(text))
