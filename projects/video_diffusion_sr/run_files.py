@@ -161,7 +161,7 @@ def plan_files(
     for plan in dict.fromkeys(plans.values()) if budget is not None else ():
         names = [path.name for path in plans if plans[path] == plan]
         line = f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {plan.describe()}"
-        say(parallel.process, logging.INFO if budget.firm or plan.saves_memory else logging.DEBUG, line)
+        say(parallel.process, logging.INFO if budget.is_hard_limit or plan.saves_memory else logging.DEBUG, line)
     return plans, len(refused)
 
 

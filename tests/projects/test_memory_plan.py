@@ -122,7 +122,7 @@ def test_a_folder_is_planned_file_by_file_but_for_what_cannot_be_undone(budget):
     assert len(travelling) == 1
     none, refused = plans_of(budget(1), **clips)
     assert not none and all("smallest plan needs" in sentence for sentence in refused.values())
-    plans, _ = plans_of(budget(1, firm=False), **clips)
+    plans, _ = plans_of(budget(1, is_hard_limit=False), **clips)
     assert len(plans) == 3, "without a bound of the user's nothing is refused"
 
 

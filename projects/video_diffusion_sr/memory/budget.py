@@ -56,12 +56,12 @@ def clip_of(info: MediaInfo | Probe, output: OutputOptions | None = None, stretc
 class Budget:
     """What a run may take, and what its networks need.
 
-    gib: of device memory for this process. firm: the user's bound; otherwise what was free.
+    gib: of device memory for this process. is_hard_limit: the user set `gib`; otherwise it is what was free.
     networks: a workload whose clip is to be filled in. demands: what every plan must do.
     """
 
     gib: float
-    firm: bool
+    is_hard_limit: bool
     networks: Workload
     settings: RunSettings
     demands: Demands = NO_DEMANDS
@@ -93,19 +93,19 @@ class Budget:
         )
 
     def plan(self, clip: Clip, blocks: bool = False, derived: frozenset[int] = frozenset()) -> MemoryPlan:
-        """The plan for a file; without a firm bound the smallest one where nothing fits, and a warning.
+        """The plan for a file; without a hard limit the smallest one where nothing fits, and a warning.
 
         Args:
             blocks: the transformer's blocks travel for another file, so for this one as well.
             derived: Winograd transforms whose weights another file needs.
         Raises:
-            ValueError: nothing fits, with a firm bound.
+            ValueError: nothing fits, under a hard limit.
         """
         work = replace(self.work(clip), derived=derived)
         try:
             return choose_plan(self.gib, work, blocks, self.demands)
         except ValueError:
-            if self.firm:
+            if self.is_hard_limit:
                 raise
             plan = smallest(work, self.demands)
             logger.warning(
