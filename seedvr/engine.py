@@ -31,7 +31,7 @@ from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.input_file import frames_of, open_input
 from projects.video_diffusion_sr.memory.budget import Budget, clip_of, read_budget
 from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, unplanned
-from projects.video_diffusion_sr.memory.stages import lasting
+from projects.video_diffusion_sr.memory.stages import irreversible_parts
 from projects.video_diffusion_sr.output_form import path_of
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.record import Recorder, move_record, recorder, remove_record
@@ -193,7 +193,7 @@ def marked(source: Iterable[Frame], info: MediaInfo, cuts: SceneCuts) -> Iterato
 def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:
     """Whether networks placed for one plan can run under another."""
     return (
-        lasting(placed) == lasting(plan)
+        irreversible_parts(placed) == irreversible_parts(plan)
         and (plan.offload == "none" or placed.offload != "none")
         and set(plan.schedule.winograds) <= set(placed.schedule.winograds)
     )

@@ -53,8 +53,10 @@ class Stages:
         self._residency: Residency | None = None
         self._replays = ReplayedCalls(device) if replay and device.type == "cuda" else None
         if plans:
-            self._lasting = lasting(plans[0])
-            assert all(lasting(plan) == self._lasting for plan in plans), "what cannot be undone differs between clips"
+            self._irreversible = irreversible_parts(plans[0])
+            assert all(irreversible_parts(plan) == self._irreversible for plan in plans), (
+                "what cannot be undone differs between clips"
+            )
             if device.type == "cuda" and device.index is not None:  # the hooks' streams are those of the current device
                 torch.cuda.set_device(device)
             most = max(plans, key=lambda plan: OFFLOADS.index(plan.offload))
@@ -77,7 +79,9 @@ class Stages:
             if plan.offload != "none" or plan.storage_8_bit:
                 raise ValueError("these networks were placed without a plan: build them with it")
         else:
-            assert lasting(plan) == self._lasting, "what cannot be undone differs from the plans given at first"
+            assert irreversible_parts(plan) == self._irreversible, (
+                "what cannot be undone differs from the plans given at first"
+            )
             assert plan.offload == "none" or self._residency.one_at_a_time, "no plan that moves networks was announced"
         if self._replays is not None and not self._may_replay(plan):
             self._replays.clear()
@@ -166,8 +170,8 @@ class Stages:
         return next(self.vae.parameters()).dtype
 
 
-def lasting(plan: MemoryPlan) -> tuple[bool, bool]:
-    """What of a plan cannot be undone: blocks that travel, weights in 8 bits."""
+def irreversible_parts(plan: MemoryPlan) -> tuple[bool, bool]:
+    """What of a plan cannot be undone once it is installed: (block offloading, 8-bit weights)."""
     return plan.offload == "blocks", plan.storage_8_bit
 
 
