@@ -130,7 +130,7 @@ def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> 
     info = MediaInfo(Path("clip"), "video", *size, frame_rate=Fraction(25), frame_count_hint=len(frames))
     restorer = replace(restorer, geometry=replace(restorer.geometry, res=clean.shape[1:3]))
     progress = ProgressBar("", None, show=False)
-    restorer.follow(info)
+    restorer.apply_plan(info)
     rows, times = restorer.rows(info), [frame.time for frame in frames]
     prepared = to_latents.prepare(iter(frames), restorer, rows)
     latents = torch.cat(list(to_latents.encode(prepared, restorer.latent_size(info), restorer, rows, progress)))

@@ -69,7 +69,7 @@ def pixels_faded(latents: Tensor, window: int, restorer: Restorer) -> Tensor:
 def ways(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Tensor], Tensor, set[int]]:
     """(the clip in each of `WAYS`, whole, the frames in which windows meet)."""
     with open_media(path) as reader:
-        restorer.follow(reader.info)
+        restorer.apply_plan(reader.info)
         prepared = prepare(iter(reader), restorer, WholeClip())
         latent_size = restorer.latent_size(reader.info)
         latents = torch.cat(list(encode(prepared, latent_size, restorer, WholeClip(), QUIET)))

@@ -114,7 +114,7 @@ class Engine:
             bits: of results: 8 (u8), or 16 (words, whose bits torch holds as int16).
         """
         made, plan = self.prepare(options, info)
-        made.follow(info, plan)
+        made.apply_plan(info, plan)
         frames, inputs = marked(source, info, made.cuts), marked(again, info, NO_CUTS)
         form = PixelForm(path_of(info, "sdr", bits))
         with running():

@@ -47,7 +47,7 @@ class TokenExchange:
         """This rank's tokens under one cut -> under another. Tokens that stay are not sent."""
         if before == after:
             return video
-        return self._routes[before, after].follow(video)
+        return self._routes[before, after].exchange(video)
 
     def leave(self, video: Tensor, cut: int) -> Tensor:
         """This rank's tokens [L_own, any] -> all [L, any], on every rank."""
@@ -81,7 +81,7 @@ class Route:
         self._pick = to_device(leaving.argsort(stable=True), device)
         self._place = to_device(arriving.argsort(stable=True).argsort(), device)
 
-    def follow(self, video: Tensor) -> Tensor:
+    def exchange(self, video: Tensor) -> Tensor:
         """[tokens of this rank before, C] -> [tokens of this rank after, C]."""
         rows = video.index_select(0, self._pick)
         return adjoint.exchange(self.group, rows, self.send, self.receive, "tokens").index_select(0, self._place)

@@ -52,7 +52,7 @@ class Pipeline:
         self.latents: list[Tensor] = []
         self.restored: list[Tensor] = []
         self.result: Tensor | None = None
-        restorer.follow(clip.info, plan)
+        restorer.apply_plan(clip.info, plan)
 
     def encode(self) -> None:
         """Resizing included."""

@@ -59,7 +59,7 @@ def preview_clip(
     with parallel.verdicts.same_for_all(NotFiniteError, rebuild=rebuild):
         rows = []
         for frame in stills:
-            both.follow(still, plan)
+            both.apply_plan(still, plan)
             rows += restored(frame, still, both)
             both.infer.guard.check(source.name)
     with parallel.verdicts.same_for_all(Exception, rebuild=rebuild):

@@ -75,7 +75,7 @@ def compute(
 ) -> None:
     """Everything that the device does for one file; its frames are handed to the run's writer as they are made."""
     reset_peak(restorer.device)
-    run.begin(restorer.follow(run.info, plan))
+    run.begin(restorer.apply_plan(run.info, plan))
     shared = restorer.parallel.size > 1
     with (
         restorer.parallel.verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild),

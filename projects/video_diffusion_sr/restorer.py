@@ -69,9 +69,9 @@ class Restorer:
         """The first frame of the clip at hand that is read to go on at a place."""
         return place.shot + self.grid.factor * self.run_in(place).encoded
 
-    def follow(self, info: MediaInfo, plan: MemoryPlan | None = None) -> MemoryPlan:
+    def apply_plan(self, info: MediaInfo, plan: MemoryPlan | None = None) -> MemoryPlan:
         """Begin with a file: run it by this plan, or by the default one for its size. Returns the plan."""
         if plan is None:
             plan = self.default_plan(*self.geometry.network_size(info.height, info.width), info.kind == "image")
-        self.infer.stages.follow(plan)
+        self.infer.stages.apply_plan(plan)
         return plan

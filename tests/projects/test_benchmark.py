@@ -82,7 +82,7 @@ def test_two_ranks_share_a_clip_and_say_what_they_sent(tmp_path):
 
 def test_stages_by_themselves_make_what_they_make_in_one_go(tiny_restorer):
     clip = NoiseClip(6, 24, 40)
-    pipeline = Pipeline(tiny_restorer, clip, tiny_restorer.follow(clip.info), keep_result=True)
+    pipeline = Pipeline(tiny_restorer, clip, tiny_restorer.apply_plan(clip.info), keep_result=True)
     pipeline.whole()
     whole = pipeline.result
     for stage in (pipeline.encode, pipeline.transformer, pipeline.decode):

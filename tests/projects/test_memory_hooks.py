@@ -51,7 +51,7 @@ def test_a_plan_is_followed_whole(dit):
     vae = VideoAutoencoderKLWrapper(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
                                     temporal_scale_num=1)  # fmt: skip
     network, schedule = copy.deepcopy(dit), direct_schedule(2, 2)
-    Stages(vae, network, CPU).follow(MemoryPlan(schedule, token_chunk=7))
+    Stages(vae, network, CPU).apply_plan(MemoryPlan(schedule, token_chunk=7))
     assert network.blocks[0].mlp.video.token_chunk == 7
     assert torch.allclose(run(network), run(dit), atol=1e-5)
     assert set(install(MemoryPlan(schedule), vae, network, CPU).models) == {"vae", "dit"}

@@ -144,7 +144,7 @@ def test_carried_frames_of_a_clip_that_is_through_are_not_held(make, monkeypatch
 def test_a_picture_carries_nothing_for_a_next_slice(make, frames, carries):
     """Every picture of a folder held the frames of a next slice that never came: 14.4 GiB where 9.7 were predicted."""
     restorer = build(SEEDVR2_TINY, Request(res=RES), make().parallel)
-    restorer.follow(NoiseClip(frames, 16, 32).info)
+    restorer.apply_plan(NoiseClip(frames, 16, 32).info)
     memory, vae = restorer.infer.new_memory(), restorer.infer.vae
     restorer.infer.encode_slice(torch.zeros(3, 1, *RES), memory, None)
     assert any(memory.holds(module) for module in vae.modules()) == carries
@@ -152,7 +152,7 @@ def test_a_picture_carries_nothing_for_a_next_slice(make, frames, carries):
 
 def test_what_was_placed_for_good_is_not_moved_by_a_later_plan(make):
     with pytest.raises(ValueError, match="without a plan"):
-        make().infer.stages.follow(EXACT["one at a time"])
+        make().infer.stages.apply_plan(EXACT["one at a time"])
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_every_frame_in_is_a_frame_out(restorer, tmp_path, frames):
 def frames_before_the_codec(restorer: Restorer, path: Path, plan: MemoryPlan | None = None) -> torch.Tensor:
     """What `restore_clip` would write."""
     with open_media(path) as reader, open_media(path) as again, ProgressBar("", None, show=False) as progress:
-        restorer.follow(reader.info, plan)
+        restorer.apply_plan(reader.info, plan)
         finished = restore.restore_frames(reader.info, iter(reader), iter(again), restorer, progress)
         return torch.cat([part.arrive()[0][0] for part in finished])
 

@@ -71,7 +71,7 @@ def test_every_frame_is_judged_by_at_most_three_behind_it():
 
 def frames_before_encoding(restorer, path: Path, source: str) -> torch.Tensor:  # noqa: F811
     with open_media(path) as reader, open_media(path) as again, ProgressBar("", None, show=False) as progress:
-        restorer.follow(reader.info)
+        restorer.apply_plan(reader.info)
         frames = frames_of(reader, SceneCuts(source)), frames_of(again, SceneCuts(OFF))
         return torch.cat(
             [part.arrive()[0][0] for part in restore.restore_frames(reader.info, *frames, restorer, progress)]

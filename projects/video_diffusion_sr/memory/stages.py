@@ -46,7 +46,7 @@ class Stages:
         replay: bool = False,
     ) -> None:
         self.vae, self.dit, self.device = vae, dit, device
-        self.plan = MemoryPlan(direct_schedule(vae.split_size, len(vae.levels)))  # until `follow`
+        self.plan = MemoryPlan(direct_schedule(vae.split_size, len(vae.levels)))  # until `apply_plan`
         self.times = StageTimes(device)
         self._stage: str | None = None
         self._memory: weakref.ref | None = None
@@ -61,7 +61,7 @@ class Stages:
                 torch.cuda.set_device(device)
             most = max(plans, key=lambda plan: OFFLOADS.index(plan.offload))
             self._residency = install(most, vae, dit, device)
-            self.follow(plans[0])
+            self.apply_plan(plans[0])
 
     @property
     def schedule(self) -> Schedule:
@@ -73,7 +73,7 @@ class Stages:
         """Where the pixels of a slice wait, before the VAE and after it."""
         return self.device if self.schedule.tile is None else torch.device("cpu")
 
-    def follow(self, plan: MemoryPlan) -> None:
+    def apply_plan(self, plan: MemoryPlan) -> None:
         """Run by this plan from the next clip on."""
         if self._residency is None:
             if plan.offload != "none" or plan.storage_8_bit:
