@@ -135,9 +135,13 @@ def measure(trainer: Trainer, step: Callable[[], float], steps: int, warm_up: in
 def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str, float]:
     """What `training_cost.py` says about the same step, bytes by purpose."""
     modules, recipe, process = trainer.stage.modules, trainer.stage.recipe, trainer.process
-    dit, judge = modules["dit"], modules.get("discriminator")
-    counts = [0 if network is None else sum(p.numel() for p in network.parameters()) for network in (dit, judge)]
-    of_stage = stage_costs(*counts, 0 if judge is None else len(judge.heads), recipe.gradient_checkpoint)[stage]
+    dit, discriminator = modules["dit"], modules.get("discriminator")
+    counts = [
+        0 if network is None else sum(p.numel() for p in network.parameters()) for network in (dit, discriminator)
+    ]
+    of_stage = stage_costs(
+        *counts, 0 if discriminator is None else len(discriminator.heads), recipe.gradient_checkpoint
+    )[stage]
     sharded, hybrid, cut_again = STRATEGIES[recipe.strategy]
     ranks = (process.local_world if hybrid else process.world) if sharded else 1
     tokens = sum(prod(size) // prod(dit.config.patch_size) + TEXT_TOKENS for size in sizes)

@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         nargs="+",
-        help="what to judge; several are compared",
+        help="what to evaluate; several are compared",
     )
     made.add_argument("--ground_truth", type=Path, required=True, help="what it should have been")
     made.add_argument(

@@ -202,9 +202,9 @@ class VideoReader(MediaReader):
                 frame.pts = jumps.closed_ticks(frame.pts, stream.time_base)
                 seen.add(frame, stream)
                 yield frame
-        self.damage = self._judge(container, stream, seen, jumps.describe(self.info.time_origin))
+        self.damage = self._find_damage(container, stream, seen, jumps.describe(self.info.time_origin))
 
-    def _judge(self, container, stream, seen: "_Tally", jumped: str | None) -> str | None:
+    def _find_damage(self, container, stream, seen: "_Tally", jumped: str | None) -> str | None:
         """What was lost, as a sentence; MediaError where the file was cut and frames are missing."""
         if not seen.decodes or index_reaches_past_the_end(stream, self.path):
             promised = frame_count_hint(container, stream)

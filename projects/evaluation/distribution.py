@@ -69,16 +69,16 @@ def two_sample(
     areas = []
     for fold in range(FOLDS):
         held_out, seen = order[fold::FOLDS], np.setdiff1d(order, order[fold::FOLDS])
-        judge = trained_judge([results[i] for i in seen], [truths[i] for i in seen], device, seed + fold)
+        classifier = trained_classifier([results[i] for i in seen], [truths[i] for i in seen], device, seed + fold)
         scores = []
         with torch.no_grad():
             for pictures in ([results[i] for i in held_out], [truths[i] for i in held_out]):
-                scores.append(torch.cat([judge(tiles(x).to(device)).flatten() for x in pictures]).cpu().numpy())
+                scores.append(torch.cat([classifier(tiles(x).to(device)).flatten() for x in pictures]).cpu().numpy())
         areas.append(area_under_curve(*scores))
     return float(np.mean(areas))
 
 
-def trained_judge(
+def trained_classifier(
     results: Sequence[np.ndarray], truths: Sequence[np.ndarray], device: torch.device | str, seed: int
 ) -> nn.Module:
     """A CNN whose logit is high for truths, trained from random weights."""
@@ -88,8 +88,10 @@ def trained_judge(
         layers: list[nn.Module] = []
         for before, after in zip((3, *CHANNELS), CHANNELS, strict=False):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.SiLU()]
-        judge = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS[-1], 1)).to(device)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3, weight_decay=0.05)
+        classifier = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS[-1], 1)).to(
+            device
+        )
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, UPDATES)
     wanted = torch.arange(BATCH, device=device).lt(BATCH // 2).float()  # truths first
     for _ in range(UPDATES):
@@ -99,12 +101,12 @@ def trained_judge(
         clips = [
             cropped(pictures[generator.choice(own)], generator) for pictures, own in sides for _ in range(BATCH // 2)
         ]
-        logits = judge(torch.stack(clips).to(device)).flatten()
+        logits = classifier(torch.stack(clips).to(device)).flatten()
         optimizer.zero_grad()
         F.binary_cross_entropy_with_logits(logits, wanted).backward()
         optimizer.step()
         schedule.step()
-    return judge.eval()
+    return classifier.eval()
 
 
 def cropped(picture: np.ndarray, generator: np.random.Generator) -> Tensor:

@@ -83,7 +83,7 @@ def _look(args: argparse.Namespace, process: Process, stretch: Stretch) -> list 
     for path, found in probe_all(files):
         process.alive(f"a first look at the files, done with {path.name}")
         try:
-            clip = judge(path, found, args, process.attempt, stretch)
+            clip = check_file(path, found, args, process.attempt, stretch)
             rows.append([str(path), size_in_bytes(path), astuple(clip)])
         except SkippedError as reason:
             logger.info("%s", reason, extra=outcome(path, "skipped"))
@@ -93,7 +93,7 @@ def _look(args: argparse.Namespace, process: Process, stretch: Stretch) -> list 
     return [len(files), failed, rows]
 
 
-def judge(
+def check_file(
     path: Path, found: Probe | MediaError, args: argparse.Namespace, attempt: int = 0, stretch: Stretch = WHOLE
 ) -> Clip:
     """What planning needs of a file that can be restored.

@@ -22,7 +22,7 @@ def discriminator(request) -> Discriminator:
     return seed_weights(Discriminator(door(**META[f"dit/{name}"]["config"]))).eval()
 
 
-def judge(discriminator: Discriminator, chosen: list[int]):
+def discriminate(discriminator: Discriminator, chosen: list[int]):
     backbone = discriminator.backbone
     vid = torch.cat([seeded(f"d/vid{i}", (*SIZES[i], 33)).flatten(0, 2) for i in chosen])
     txt = torch.cat([seeded(f"d/txt{i}", (TEXTS[i], backbone.config.txt_in_dim)) for i in chosen])
@@ -33,18 +33,18 @@ def judge(discriminator: Discriminator, chosen: list[int]):
 
 @torch.no_grad()
 def test_packing_does_not_change_a_logit(discriminator):
-    together = judge(discriminator, [0, 1, 2, 3]).logits
+    together = discriminate(discriminator, [0, 1, 2, 3]).logits
     assert together.shape == (4,)
     for i in range(4):
-        assert (judge(discriminator, [i]).logits[0] - together[i]).abs() <= 1e-5
-    assert (judge(discriminator, [3, 0, 2]).logits - together[[3, 0, 2]]).abs().max() <= 1e-5
+        assert (discriminate(discriminator, [i]).logits[0] - together[i]).abs() <= 1e-5
+    assert (discriminate(discriminator, [3, 0, 2]).logits - together[[3, 0, 2]]).abs().max() <= 1e-5
 
 
 @torch.no_grad()
 def test_features_are_the_video_tokens_after_the_tapped_blocks(discriminator):
     seen = []
     hooks = [block.register_forward_hook(lambda m, i, o: seen.append(o[0])) for block in discriminator.backbone.blocks]
-    features = judge(discriminator, [0, 1]).features
+    features = discriminate(discriminator, [0, 1]).features
     for hook in hooks:
         hook.remove()
     assert len(features) == len(discriminator.taps) and discriminator.taps[-1] == len(seen) - 1
@@ -96,7 +96,7 @@ def test_a_head_is_cross_attention_of_one_query_over_each_sample(shares):
 
 
 def test_gradients_reach_every_block_and_head(discriminator):
-    judge(discriminator, [0, 1]).logits.sum().backward()
+    discriminate(discriminator, [0, 1]).logits.sum().backward()
     for part in [*discriminator.backbone.blocks, *discriminator.heads, discriminator.norm, discriminator.out]:
         assert any(p.grad is not None and p.grad.abs().max() > 0 for p in part.parameters())
     discriminator.zero_grad()

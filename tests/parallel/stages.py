@@ -52,11 +52,11 @@ class SameDraws(Trainer):
 
 
 def save_weights(folder: Path) -> Path:
-    """Seeded weights of a transformer (`dit`) and of where a discriminator starts (`judge`)."""
+    """Seeded weights of a transformer (`dit`) and of the one that a discriminator starts from (`discriminator`)."""
     recipe = make_recipe(folder)
-    for name in ("dit", "judge"):
+    for name in ("dit", "discriminator"):
         dit = seed_weights(recipe.build_dit()[0])
-        if name == "judge":
+        if name == "discriminator":
             dit.vid_in.proj.weight.data.mul_(1.1)
         save_safetensors(dit.state_dict(), folder / f"{name}.safetensors")
     return folder
@@ -82,7 +82,9 @@ def build(kind: str, folder: Path) -> Stage:
     # Noise that changes answers by more than rounding, as a penalty is the square of a difference.
     noise = {"sigma": 1.0, "image_sigma": 1.0, "penalty_values": 1e6}
     settings = AdversarialSettings(generator=FAST, discriminator=FAST, **noise)
-    return AdversarialStage(settings=settings, discriminator=DiscriminatorStart(folder / "judge.safetensors"), **common)
+    return AdversarialStage(
+        settings=settings, discriminator=DiscriminatorStart(folder / "discriminator.safetensors"), **common
+    )
 
 
 def train(

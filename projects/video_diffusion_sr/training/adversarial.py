@@ -190,8 +190,8 @@ class AdversarialStage(LatentStage):
         fake = self.generate(at, generator)
         t = self._times(at, generator)
         with torch.no_grad():
-            real = self._judge([at.hq], at, t)
-        generated = self._judge([fake], at, t)
+            real = self._discriminate([at.hq], at, t)
+        generated = self._discriminate([fake], at, t)
         relativistic = self.settings.loss == "rpgan"
         losses = {
             "gan": relativistic_generator_loss(real.logits, generated.logits)
@@ -207,10 +207,10 @@ class AdversarialStage(LatentStage):
         """Logits [B] of several versions of a batch, all at the same times."""
         t = self._times(at, generator)
         if not self.settings.together:
-            return [self._judge([x], at, t).logits for x in latents]
-        return list(self._judge(latents, at, t).logits.chunk(len(latents)))
+            return [self._discriminate([x], at, t).logits for x in latents]
+        return list(self._discriminate(latents, at, t).logits.chunk(len(latents)))
 
-    def _judge(self, latents: list[Tensor], at: PreparedLatents, t: Tensor) -> DiscriminatorOutput:
+    def _discriminate(self, latents: list[Tensor], at: PreparedLatents, t: Tensor) -> DiscriminatorOutput:
         """The discriminator on several versions of a batch, packed one after another."""
         count, texts = len(latents), at.texts
         sizes, lengths = at.shapes.sizes * count, texts.lengths * count

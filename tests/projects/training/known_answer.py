@@ -194,13 +194,13 @@ class Experiment:
         return weights, stages
 
     def adversarial(
-        self, name: str, weights: Path, judge: Path, losses: LossWeights, loss: str = "rpgan"
+        self, name: str, weights: Path, discriminator: Path, losses: LossWeights, loss: str = "rpgan"
     ) -> LatentStage:
         players = {"generator": optimizer(2e-4, (0.0, 0.99)), "discriminator": optimizer(1e-3, (0.0, 0.99))}
         settings = AdversarialSettings(
             **players, weights=losses, loss=loss, image_sigma=0.1, noise_scale=0.0, ema_decay=0.98
         )
-        start = {"weights": weights, "discriminator": DiscriminatorStart(judge)}
+        start = {"weights": weights, "discriminator": DiscriminatorStart(discriminator)}
         make = partial(AdversarialStage, settings=settings, **start)
         return self.train(name, make, self.lengths.adversarial)[1]
 
@@ -209,7 +209,7 @@ def variants(distilled: Path, diffusion: Path) -> Iterator[tuple[str, dict]]:
     """The adversarial runs that the page compares, by name: the columns of SeedVR2's table 3, then controls."""
     full = LossWeights(r1=SCALED, r2=SCALED)
     bare = replace(full, l1=0.0, features=0.0)
-    start = {"weights": distilled, "judge": diffusion}
+    start = {"weights": distilled, "discriminator": diffusion}
     yield "NS + aR1", {**start, "losses": replace(bare, r2=0.0), "loss": "ns"}
     yield "RpGAN + aR1 + aR2", {**start, "losses": bare}
     yield "and L1", {**start, "losses": replace(bare, l1=0.1)}

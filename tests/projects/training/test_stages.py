@@ -309,7 +309,7 @@ def test_the_generators_non_saturating_loss(folder):
     stage = adversarial(folder, loss="ns")
     prepared = ready(stage)
     losses = stage.losses("generator", prepared, draws(6))
-    logits = stage._judge([stage.generate(prepared, draws(6))], prepared, times_after(stage, prepared))[0]
+    logits = stage._discriminate([stage.generate(prepared, draws(6))], prepared, times_after(stage, prepared))[0]
     torch.testing.assert_close(losses["gan"], F.softplus(-logits).mean(), rtol=1e-4, atol=1e-5)
 
 
@@ -326,9 +326,11 @@ def test_the_discriminator_starts_where_it_is_told_and_may_be_larger(folder):
     for name, path in paths.items():
         save_safetensors((larger if name == "large" else recipe).build_dit()[0].state_dict(), path)
 
-    def start(kind: str, judge=None, weights=paths["diffusion"]):
+    def start(kind: str, discriminator=None, weights=paths["diffusion"]):
         settings = AdversarialSettings(discriminator_init=kind)
-        stage = AdversarialStage(recipe, settings, prompts(), paths["distilled"], DiscriminatorStart(weights, judge))
+        stage = AdversarialStage(
+            recipe, settings, prompts(), paths["distilled"], DiscriminatorStart(weights, discriminator)
+        )
         state = stage.weights.get("discriminator") or stage.modules["discriminator"].state_dict()
         return stage, state["backbone.vid_in.proj.weight"]
 

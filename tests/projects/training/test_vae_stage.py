@@ -112,13 +112,13 @@ def test_groups_weigh_as_their_pixels() -> None:
 
 def test_a_patch_sees_neighbouring_frames_and_a_logit_only_its_own_clip() -> None:
     torch.manual_seed(0)
-    judge = VideoPatchDiscriminator((8, 16))
+    discriminator = VideoPatchDiscriminator((8, 16))
     clips = torch.randn(2, 3, 5, 16, 16)
-    logits = judge(clips)
-    torch.testing.assert_close(judge(clips[:1]), logits[:1])
+    logits = discriminator(clips)
+    torch.testing.assert_close(discriminator(clips[:1]), logits[:1])
     changed = clips.clone()
     changed[0, :, 3] += 1
-    assert (judge(changed)[0, :, 2] != logits[0, :, 2]).any()
+    assert (discriminator(changed)[0, :, 2] != logits[0, :, 2]).any()
 
 
 def test_a_start_from_components_reconstructs_like_principal_components() -> None:
