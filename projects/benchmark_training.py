@@ -33,7 +33,7 @@ from projects.benchmarking.timing import timed
 from projects.benchmarking.training import RandomLatents, RandomRecipe, random_stage
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
-from projects.video_diffusion_sr.training.cost import Spread, memory, stage_costs
+from projects.video_diffusion_sr.training.cost import Sharding, memory, stage_costs
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.overrides import load_run
 from projects.video_diffusion_sr.training.packed import Size3
@@ -142,11 +142,11 @@ def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str
     of_stage = stage_costs(
         *counts, 0 if discriminator is None else len(discriminator.heads), recipe.gradient_checkpoint
     )[stage]
-    sharded, hybrid, cut_again = STRATEGIES[recipe.strategy]
+    sharded, hybrid, reshard_after_forward = STRATEGIES[recipe.strategy]
     ranks = (process.local_world if hybrid else process.world) if sharded else 1
     tokens = sum(prod(size) // prod(dit.config.patch_size) + TEXT_TOKENS for size in sizes)
-    spread = Spread(ranks, trainer.settings.sp_size, ranks == 1 or not cut_again)
-    return memory(of_stage, dit.config, tokens, spread, recipe.gradient_checkpoint)
+    sharding = Sharding(ranks, trainer.settings.sp_size, ranks == 1 or not reshard_after_forward)
+    return memory(of_stage, dit.config, tokens, sharding, recipe.gradient_checkpoint)
 
 
 def table(clips: Sequence[str], found: Mapping, predicted: Mapping, peak_rate: float | None) -> str:

@@ -24,7 +24,7 @@ from models.nadit.discriminator import Discriminator
 from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.flops import transformer_flops
-from projects.video_diffusion_sr.training.cost import Spread, memory, stage_costs
+from projects.video_diffusion_sr.training.cost import Sharding, memory, stage_costs
 
 GB = 1e9
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         discriminator = Discriminator(dit)
         vae = sum(p.numel() for p in recipe.build_untrained_vae().parameters())
     share = recipe.gradient_checkpoint
-    sharded, hybrid, cut_again = STRATEGIES[args.strategy or recipe.strategy]
+    sharded, hybrid, reshard_after_forward = STRATEGIES[args.strategy or recipe.strategy]
     frames, height, width = map(int, args.clip.split("x"))
     space = recipe.spatial_factor
     latent = (latent_frames(frames, recipe.temporal_factor), height // space, width // space)
@@ -67,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds = stage.passes * once / (args.peak * 1e12 * args.utilisation) / args.sp_size
         for gpus in args.gpus:
             ranks = (min(gpus, args.per_host) if hybrid else gpus) if sharded else 1
-            spread = Spread(ranks, min(args.sp_size, gpus), gpus == 1 or not cut_again)
-            parts = memory(stage, dit.config, tokens, spread, share, vae).values()
+            sharding = Sharding(ranks, min(args.sp_size, gpus), gpus == 1 or not reshard_after_forward)
+            parts = memory(stage, dit.config, tokens, sharding, share, vae).values()
             columns = " | ".join(f"{part / GB:.0f}" for part in (*parts, sum(parts)))
-            clips = gpus / spread.clip * 86400 / seconds
+            clips = gpus / sharding.clip * 86400 / seconds
             print(f"| {stage.name} | {gpus} | {columns} | {seconds:.1f} | {clips:,.0f} |")
     return 0
 

@@ -126,15 +126,15 @@ def shard(
     """
     if mesh is None:
         return
-    _, _, cut_again = STRATEGIES[strategy]
+    _, _, reshard_after_forward = STRATEGIES[strategy]
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,  # times and rotary tables must stay float32; autocast casts the rest
     )
     for unit in units:
-        fully_shard(unit, mesh=mesh, reshard_after_forward=cut_again, mp_policy=policy)
-    fully_shard(module, mesh=mesh, reshard_after_forward=cut_again, mp_policy=policy)
+        fully_shard(unit, mesh=mesh, reshard_after_forward=reshard_after_forward, mp_policy=policy)
+    fully_shard(module, mesh=mesh, reshard_after_forward=reshard_after_forward, mp_policy=policy)
     for method in entry_points:
         register_fsdp_forward_method(module, method)
 

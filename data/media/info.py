@@ -103,7 +103,7 @@ class MediaReader(ABC):
                 kept.append(frame)
             if len(kept) == 2 * count:
                 kept, every = kept[::2], 2 * every
-        return spread(kept, count)
+        return evenly_spaced(kept, count)
 
     def again(self) -> Self:
         """Another reader of the same file: its iterations do not disturb this one's, and no note is told twice."""
@@ -121,7 +121,7 @@ class MediaReader(ABC):
         self.close()
 
 
-def spread(items: list, count: int) -> list:
+def evenly_spaced(items: list, count: int) -> list:
     """`count` of the items, from the middles of equal shares; all of them where there are fewer."""
     if len(items) <= count:
         return items

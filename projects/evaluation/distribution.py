@@ -141,8 +141,8 @@ def sliced_wasserstein(results: Sequence[np.ndarray], truths: Sequence[np.ndarra
     distances = []
     for level in levels:
         a, b = (np.concatenate(part) for part in level)
-        mean, spread = (f(b, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
-        a, b = (((x - mean) / (spread + 1e-8)).reshape(len(x), -1) for x in (a, b))
+        mean, std = (f(b, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
+        a, b = (((x - mean) / (std + 1e-8)).reshape(len(x), -1) for x in (a, b))
         directions = generator.standard_normal((a.shape[1], PROJECTIONS))
         directions /= np.linalg.norm(directions, axis=0)
         distances.append(np.abs(np.sort(a @ directions, axis=0) - np.sort(b @ directions, axis=0)).mean())

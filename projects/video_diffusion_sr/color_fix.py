@@ -97,12 +97,12 @@ def adain(content: Tensor, style: Tensor) -> Tensor:
         float32 [B, 3, H, W], not clamped. std = sqrt(unbiased variance + 1e-5).
     """
     check_same_size(content, style)
-    content_mean, content_std = spread(content.float())
-    style_mean, style_std = spread(style.float())
+    content_mean, content_std = mean_and_std(content.float())
+    style_mean, style_std = mean_and_std(style.float())
     return (content.float() - content_mean) / content_std * style_std + style_mean
 
 
-def spread(x: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over the picture, each [B, C, 1, 1]."""
     variance, mean = torch.var_mean(x, dim=(-2, -1), keepdim=True)
     return mean, (variance + ADAIN_EPS).sqrt()

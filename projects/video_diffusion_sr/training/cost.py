@@ -48,8 +48,8 @@ def stage_costs(transformer: int, discriminator: int, heads: int, share: float) 
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How a step is spread over GPUs.
+class Sharding:
+    """How a step is sharded over GPUs.
 
     state: GPUs that share the weights. clip: those that share each batch.
     whole: gathered weights stay until the backward pass is done; else two blocks of them are there at a time.
@@ -61,7 +61,7 @@ class Spread:
 
 
 def memory(
-    stage: StageCost, config: NaDiTConfig, tokens: int, spread: Spread, share: float, vae: int = 0
+    stage: StageCost, config: NaDiTConfig, tokens: int, sharding: Sharding, share: float, vae: int = 0
 ) -> Mapping[str, float]:
     """Bytes on each GPU, by what they are for; their sum is the peak.
 
@@ -73,16 +73,16 @@ def memory(
         share: of the blocks whose insides are computed again, one at a time; those of the others are kept.
         vae: its parameters; 0 where latents are stored.
     """
-    sharded = spread.state > 1
+    sharded = sharding.state > 1
     stream = 2 if sharded else 4  # a lone GPU computes under autocast, whose residual stream is float32
     insides = max(1, round(config.num_layers * (1 - share)))
     heads = HEAD_BYTES * (stage.heads if share == 0 else 0)  # with checkpointing computed again, before the blocks are
-    numbers = float(ceil(tokens / spread.clip) * stage.versions * config.dim)
+    numbers = float(ceil(tokens / sharding.clip) * stage.versions * config.dim)
     kept = (stream * config.num_layers + BLOCK_BYTES * (insides - 1) + heads) * numbers
     return {
-        "state": (TRAINED * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / spread.state
+        "state": (TRAINED * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / sharding.state
         + VAE_BYTES * vae,
-        "gathered": GATHERED * (stage.trained + stage.used) * (1 if spread.whole else 2 / config.num_layers),
+        "gathered": GATHERED * (stage.trained + stage.used) * (1 if sharding.whole else 2 / config.num_layers),
         "one block": BLOCK_BYTES * numbers,
-        "inputs or gradients": max(kept, GRADIENT * stage.largest / spread.state),
+        "inputs or gradients": max(kept, GRADIENT * stage.largest / sharding.state),
     }
