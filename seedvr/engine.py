@@ -209,7 +209,7 @@ def with_sampling(infer: VideoDiffusionInfer, options: ClipOptions) -> VideoDiff
     if sampling == infer.sampling:
         return infer
     return VideoDiffusionInfer(
-        infer.vae, infer.dit, infer.prompts, sampling, infer.scaling_factor, infer.team, infer.stages
+        infer.vae, infer.dit, infer.prompts, sampling, infer.scaling_factor, infer.sequence_group, infer.stages
     )
 
 

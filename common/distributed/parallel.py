@@ -26,7 +26,7 @@ class Parallel:
     Attributes:
         size: of this rank's group. rank: its number in the group. is_leader: whether it writes the files of its group.
         verdicts: exchanges outcomes, so that all ranks of the group decide alike.
-        team: for `dit.layout(..., team=...)`; None in a group of one.
+        sequence_group: for `dit.layout(..., sequence_group=...)`; None in a group of one.
     Raises:
         ValueError: `sp_size` does not divide the number of processes.
     """
@@ -36,7 +36,7 @@ class Parallel:
         self.group: Group = make_group(process, sp_size)
         self.size, self.rank, self.is_leader = sp_size, self.group.rank, self.group.is_leader
         self.verdicts = Verdicts(self.group)
-        self.team = SequenceParallel(self.group) if sp_size > 1 else None
+        self.sequence_group = SequenceParallel(self.group) if sp_size > 1 else None
 
     @property
     def traffic(self) -> Traffic:

@@ -12,7 +12,7 @@ from common.kernels.transfer import to_device
 
 
 class SequenceParallel:
-    """The ranks that share a clip, in the form for the transformer's layout: `dit.layout(..., team=...)`."""
+    """The ranks that share a clip, in the form for the transformer's layout: `dit.layout(..., sequence_group=...)`."""
 
     def __init__(self, group: Group) -> None:
         self.group = group

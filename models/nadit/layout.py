@@ -1,7 +1,7 @@
 """What depends only on shapes, decided once a clip from integers: which tokens attend together, and where they stand.
 
 Letters: L video tokens of all samples, packed · M text tokens of all samples, packed · S rows of all attention
-sequences (each window's video tokens followed by all text tokens of its sample). Where a team shares the clip, L is
+sequences (each window's video tokens followed by all text tokens of its sample). Where ranks share the clip, L is
 the tokens of this share's windows (in packed order), and S their rows.
 """
 
@@ -83,14 +83,14 @@ def build_layout(
     video_shapes: Sequence[Sequence[int]],
     text_lengths: Sequence[int],
     device: torch.device | str = "cpu",
-    team: SequenceGroup | None = None,
+    sequence_group: SequenceGroup | None = None,
 ) -> ClipLayout:
     """The layout of a packed batch.
 
     Args:
         video_shapes: latent (t, h, w) of every sample; must be multiples of the patch.
         text_lengths: text tokens of every sample.
-        team: the ranks that share the batch's windows, all with the same arguments; None: a single process.
+        sequence_group: the ranks that share the batch's windows, all with the same arguments; None: a single process.
     Raises:
         ValueError: a shape that the patch does not divide, or as many texts as videos are not given.
     """
@@ -102,12 +102,12 @@ def build_layout(
     cuts = {kind: _place_windows(grids, *kind) for kind in dict.fromkeys(kinds)}
     exchange: Exchange = SingleProcess()
     shared: list[list[bool] | None] = [None] * len(cuts)
-    if team is not None and team.size > 1:
-        owners = share_windows(config, list(cuts.values()), lengths, team.size)
-        exchange = team.exchange(
+    if sequence_group is not None and sequence_group.size > 1:
+        owners = share_windows(config, list(cuts.values()), lengths, sequence_group.size)
+        exchange = sequence_group.exchange(
             [_owner_of_token(grids, *pair) for pair in zip(cuts.values(), owners, strict=True)], device
         )
-        shared = [[owner == team.rank for owner in of_cut] for of_cut in owners]
+        shared = [[owner == sequence_group.rank for owner in of_cut] for of_cut in owners]
     batch = _Batch(config.rope, grids, lengths, device)
     layouts = {
         kind: _window_layout(batch, windows, owned, number, exchange)

@@ -22,7 +22,7 @@ from models.nadit.patch import PatchIn, PatchOut
 
 class NaDiTOutput(NamedTuple):
     """vid_sample: predicted velocity [L0, vid_out_channels]. features: video tokens [L, C] after each tapped block;
-    where a team shares the clip, this share's under the block's cut.
+    where several ranks share the clip, this share's under the block's cut.
 
     A tuple: FSDP gathers weights again before the backward pass by hooks on a network's outputs, which older releases
     of torch look for in tuples and not in dataclasses.
@@ -82,14 +82,15 @@ class NaDiT(nn.Module):
         video_shapes: Sequence[Sequence[int]],
         text_lengths: Sequence[int],
         device: torch.device | str = "cpu",
-        team: SequenceGroup | None = None,
+        sequence_group: SequenceGroup | None = None,
     ) -> ClipLayout:
         """What depends on shapes only; build it once for all steps of a clip and pass it to `forward`.
 
         Args:
-            team: the ranks that share the clip; each passes the same whole inputs to `forward` and gets all the output.
+            sequence_group: the ranks that share the clip; each passes the same whole inputs to `forward` and
+                gets the whole output.
         """
-        return build_layout(self.config, video_shapes, text_lengths, device, team)
+        return build_layout(self.config, video_shapes, text_lengths, device, sequence_group)
 
     def forward(
         self,

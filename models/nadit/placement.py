@@ -1,4 +1,4 @@
-"""Which share of a team gets which attention windows: equal work, and few tokens that change owner between blocks."""
+"""Which rank gets which attention windows: equal work, and few tokens that change owner between blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -76,7 +76,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
             prompts=on_device(build_prompts(settings), device, settings.dtype),
             sampling=settings.sampling,
             scaling_factor=config.vae.scaling_factor,
-            team=parallel.team,
+            sequence_group=parallel.sequence_group,
             # Who bounds the memory needs it for larger things than graphs.
             stages=Stages(vae, settings.dit, device, plans, replay=request.vram is None),
         ),

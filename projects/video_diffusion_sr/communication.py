@@ -75,7 +75,7 @@ def communication_volume(
     time, space = latent_factors if vae is None else (vae.temporal_factor, vae.spatial_factor)
     latents = (frames - 1) // time + 1, size[0] // space, size[1] // space
     counter = Counter(sp_size)
-    layout = build_layout(config, [latents], [TEXT_TOKENS], team=counter)
+    layout = build_layout(config, [latents], [TEXT_TOKENS], sequence_group=counter)
     tokens, moved = moved_tokens(layout, counter.owners, sp_size)
     rounds = len(config.windows) - config.last_block_video_only
     held = max(int(torch.bincount(owner).max()) for owner in counter.owners) if sp_size > 1 else 0
@@ -106,7 +106,7 @@ def describe(config: Mapping[str, Any], frames: int, size: tuple[int, int], sp_s
 
 
 class Counter:
-    """A team that only notes who would hold which token."""
+    """A sequence group that only records which rank would hold which token."""
 
     def __init__(self, size: int) -> None:
         self.size, self.rank, self.owners = size, 0, []
@@ -170,5 +170,5 @@ def token_share(config: NaDiTConfig, latents: tuple[int, int, int], ranks: int) 
     if ranks == 1:
         return 1.0
     counter = Counter(ranks)
-    build_layout(config, [latents], [TEXT_TOKENS], team=counter)
+    build_layout(config, [latents], [TEXT_TOKENS], sequence_group=counter)
     return max(float(torch.bincount(owner, minlength=ranks).max()) / len(owner) for owner in counter.owners)

@@ -40,7 +40,7 @@ class VideoDiffusionInfer:
     Args:
         vae, dit: the networks, in evaluation mode, each in its dtype; on one device unless `stages` moves them.
         scaling_factor: the transformer sees latents times this.
-        team: those who share the transformer's work on a clip, see `NaDiT.layout`; None: nobody.
+        sequence_group: the ranks that share the transformer's work on a clip, see `NaDiT.layout`; None: one rank.
         stages: what brings the networks to the device; None: they are there.
     """
 
@@ -51,11 +51,11 @@ class VideoDiffusionInfer:
         prompts: Prompts,
         sampling: Sampling,
         scaling_factor: float,
-        team: SequenceGroup | None = None,
+        sequence_group: SequenceGroup | None = None,
         stages: Stages | None = None,
     ) -> None:
         self.vae, self.dit, self.prompts, self.sampling = vae, dit, prompts, sampling
-        self.scaling_factor, self.team = scaling_factor, team
+        self.scaling_factor, self.sequence_group = scaling_factor, sequence_group
         self.stages = stages or Stages(vae, dit, next(vae.parameters()).device)
         self.guard = FiniteGuard()
         self._layout_of_picture = lru_cache(maxsize=2)(self._new_layout)  # two: guidance asks with a second text
@@ -128,7 +128,7 @@ class VideoDiffusionInfer:
         return build(shape, text_tokens)
 
     def _new_layout(self, shape: tuple[int, int, int], text_tokens: int) -> ClipLayout:
-        return self.dit.layout([shape], [text_tokens], self.device, self.team)
+        return self.dit.layout([shape], [text_tokens], self.device, self.sequence_group)
 
     def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor):
         """The network as a function of (x_t, t), with everything that stays the same over the steps done once."""

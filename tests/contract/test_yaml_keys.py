@@ -50,7 +50,9 @@ def build_without_weights(preset, monkeypatch) -> None:
     monkeypatch.setattr(
         settings, "checkpoint_paths", lambda preset, folder, config: (None, Path(config.vae.checkpoint))
     )
-    parallel = SimpleNamespace(process=SimpleNamespace(device=torch.device("meta")), size=1, team=None, group=None)
+    parallel = SimpleNamespace(
+        process=SimpleNamespace(device=torch.device("meta")), size=1, sequence_group=None, group=None
+    )
     build.build(preset, Request(res=(64, 64)), parallel)
 
 

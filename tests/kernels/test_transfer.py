@@ -37,10 +37,10 @@ def test_sending_does_not_wait_for_the_device():
 def test_the_layout_of_a_clip_that_ranks_share_waits_for_nothing():
     """It is built while the encoder works; waiting would leave the device idle until the layout is there."""
     dit = network_without_weights(load_config(ROOT / "configs_3b" / "main.yaml", ["dit.model.num_layers=2"]).dit.model)
-    team = SequenceParallel(SimpleNamespace(size=2, rank=0))
-    dit.layout([(5, 18, 26)], [58], "cuda", team)  # pinned memory is there from now on
+    sequence_group = SequenceParallel(SimpleNamespace(size=2, rank=0))
+    dit.layout([(5, 18, 26)], [58], "cuda", sequence_group)  # pinned memory is there from now on
     with refused_waiting():
-        dit.layout([(5, 18, 26)], [58], "cuda", team)
+        dit.layout([(5, 18, 26)], [58], "cuda", sequence_group)
 
 
 @contextmanager

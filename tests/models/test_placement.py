@@ -76,7 +76,7 @@ def test_shares_make_up_the_whole():
 
     shapes, lengths = [(5, 8, 12), (1, 6, 6)], [4, 3]
     whole = build_layout(CONFIG, shapes, lengths)
-    parts = [build_layout(CONFIG, shapes, lengths, team=SequenceGroup(3, own)) for own in range(3)]
+    parts = [build_layout(CONFIG, shapes, lengths, sequence_group=SequenceGroup(3, own)) for own in range(3)]
     for cut, block in enumerate(whole.blocks[:2]):
         assert sum(len(part.blocks[cut].video_rows) for part in parts) == len(block.video_rows)
         sequences = [Counter(), Counter()]

@@ -24,7 +24,7 @@ def check_transformer(parallel: Parallel, device: torch.device) -> None:
         for case in ("clip", "image"):
             given = {k: v.to(device) if torch.is_tensor(v) else v for k, v in dit_inputs(model, case).items()}
             alone = model(**given).vid_sample
-            layout = model.layout(*CLIPS[case], device, parallel.team)
+            layout = model.layout(*CLIPS[case], device, parallel.sequence_group)
             worst = (model(**given, layout=layout).vid_sample - alone).abs().max()
             assert worst <= TOLERANCE, f"{name}, {case}: {worst}"
 

@@ -72,7 +72,7 @@ def test_transformer():
             group = group_of(process, size)
             for (name, case), given in inputs.items() if group else ():
                 model, expected = dits[name], alone[name, case]
-                layout = model.layout(*CLIPS[case], team=SequenceParallel(group))
+                layout = model.layout(*CLIPS[case], sequence_group=SequenceParallel(group))
                 got = model(**given, taps=(0, 1), layout=layout)
                 features = [layout.exchange.leave(x, layout.blocks[n].cut) for n, x in enumerate(got.features)]
                 pairs = [(got.vid_sample, expected.vid_sample), *zip(features, expected.features, strict=True)]

@@ -30,7 +30,7 @@ def test_sharded_weights_give_the_same_numbers(tmp_path):
             load_sharded(model, model.blocks, state, parallel.group, dtype=torch.float32)
             held = sum(p.to_local().numel() * 4 for p in model.parameters())
             assert held < 0.55 * whole_bytes[name]
-            layout = model.layout(*CLIPS["clip"], team=parallel.team)
+            layout = model.layout(*CLIPS["clip"], sequence_group=parallel.sequence_group)
             with torch.inference_mode():
                 for _ in range(2):  # gathered weights are given back and gathered again
                     got = model(**dit_inputs(dits[name], "clip"), layout=layout).vid_sample

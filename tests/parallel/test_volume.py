@@ -29,7 +29,7 @@ def test_what_is_promised_is_sent(monkeypatch, tmp_path):
     def work(process: Process) -> None:
         for name, dit in dits.items():
             group = make_group(process, process.world)
-            layout = dit.layout([SHAPE], [6], team=SequenceParallel(group))
+            layout = dit.layout([SHAPE], [6], sequence_group=SequenceParallel(group))
             dit(
                 torch.zeros(5 * 8 * 12, 33),
                 torch.zeros(6, dit.txt_in.in_features),

@@ -96,7 +96,7 @@ class LatentStage(Stage):
 
     def set_device(self, device: torch.device) -> None:
         super().set_device(device)
-        self.cache = ShapeCache(device, team=None if self.parallel is None else self.parallel.team)
+        self.cache = ShapeCache(device, sequence_group=None if self.parallel is None else self.parallel.sequence_group)
         self.prompts = self.prompts.to(device)
 
     def entry_points(self, name: str) -> tuple[str, ...]:

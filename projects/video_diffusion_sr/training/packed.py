@@ -69,11 +69,13 @@ class ShapeCache:
     Building one takes milliseconds of Python, and a run on small clips has the same few combinations at every step.
 
     Args:
-        team: the ranks that share the windows of every batch; None: each rank computes its batch alone.
+        sequence_group: the ranks that share the windows of every batch; None: each rank computes its batch alone.
     """
 
-    def __init__(self, device: torch.device | str, capacity: int = 64, team: SequenceGroup | None = None) -> None:
-        self.device, self.capacity, self.team = device, capacity, team
+    def __init__(
+        self, device: torch.device | str, capacity: int = 64, sequence_group: SequenceGroup | None = None
+    ) -> None:
+        self.device, self.capacity, self.sequence_group = device, capacity, sequence_group
         self._kept: OrderedDict[tuple, Shapes | ClipLayout] = OrderedDict()
 
     def shapes(self, sizes: Sequence[Size3]) -> Shapes:
@@ -83,7 +85,7 @@ class ShapeCache:
     def layout(self, dit: NaDiT, sizes: Sequence[Size3], text_lengths: Sequence[int]) -> ClipLayout:
         """The argument `layout` of `dit.forward`. Networks of one config share it."""
         key = (dit.config, tuple(sizes), tuple(text_lengths))
-        return self._get(key, lambda: dit.layout(sizes, text_lengths, self.device, self.team))
+        return self._get(key, lambda: dit.layout(sizes, text_lengths, self.device, self.sequence_group))
 
     def _get(self, key: tuple, build):
         if key not in self._kept:
