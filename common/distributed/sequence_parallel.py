@@ -19,7 +19,7 @@ class SequenceParallel:
         self.size, self.rank = group.size, group.rank
 
     def exchange(self, owners: Sequence[Tensor], device: torch.device | str) -> "TokenExchange":
-        """owners: for every cut [L] the number (in the group) that holds each packed token."""
+        """owners: for every window partition, [L] the number (in the group) that holds each packed token."""
         return TokenExchange(self.group, owners, device)
 
 
@@ -39,20 +39,20 @@ class TokenExchange:
             if a != b
         }
 
-    def enter(self, packed: Tensor, cut: int) -> Tensor:
+    def enter(self, packed: Tensor, partition: int) -> Tensor:
         """All tokens [L, any] -> this rank's; every rank has them all, so nothing is sent."""
-        return packed.index_select(0, self._owned[cut])
+        return packed.index_select(0, self._owned[partition])
 
     def move(self, video: Tensor, before: int, after: int) -> Tensor:
-        """This rank's tokens under one cut -> under another. Tokens that stay are not sent."""
+        """This rank's tokens under one partition -> under another. Tokens that stay are not sent."""
         if before == after:
             return video
         return self._routes[before, after].exchange(video)
 
-    def leave(self, video: Tensor, cut: int) -> Tensor:
+    def leave(self, video: Tensor, partition: int) -> Tensor:
         """This rank's tokens [L_own, any] -> all [L, any], on every rank."""
-        rows = adjoint.gather_rows(self.group, video, self._counts[cut], "result of the transformer")
-        return rows.index_select(0, self._packed[cut])
+        rows = adjoint.gather_rows(self.group, video, self._counts[partition], "result of the transformer")
+        return rows.index_select(0, self._packed[partition])
 
     def sum(self, part: Tensor, purpose: str) -> Tensor:
         """A float32 tensor of every rank -> their sum."""

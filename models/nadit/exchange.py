@@ -13,18 +13,19 @@ from torch import Tensor
 
 
 class Exchange(Protocol):
-    """Moves the tokens of one clip between the shares. A cut is the number of a way of cutting the clip into windows.
+    """Moves the tokens of one clip between the shares. A partition is one way to divide the clip into windows,
+    given by its number.
 
-    A share's tokens under a cut are those of its windows, in packed order.
+    A share's tokens under a partition are those of its windows, in packed order.
     """
 
-    def enter(self, packed: Tensor, cut: int) -> Tensor:
-        """All tokens [L, any] -> this share's [L_own, any] under a cut."""
+    def enter(self, packed: Tensor, partition: int) -> Tensor:
+        """All tokens [L, any] -> this share's [L_own, any] under a partition."""
 
     def move(self, video: Tensor, before: int, after: int) -> Tensor:
-        """This share's tokens under one cut -> this share's tokens under another."""
+        """This share's tokens under one partition -> this share's tokens under another."""
 
-    def leave(self, video: Tensor, cut: int) -> Tensor:
+    def leave(self, video: Tensor, partition: int) -> Tensor:
         """This share's tokens [L_own, any] -> all tokens [L, any], on every share."""
 
     def sum(self, part: Tensor, purpose: str) -> Tensor:
@@ -47,19 +48,19 @@ class SequenceGroup(Protocol):
     rank: int
 
     def exchange(self, owners: Sequence[Tensor], device: torch.device | str) -> Exchange:
-        """owners: for every cut [L] which share holds each packed token."""
+        """owners: for every window partition, [L] which share holds each packed token."""
 
 
 class SingleProcess:
     """The exchange of one who holds all tokens: nothing moves."""
 
-    def enter(self, packed: Tensor, cut: int) -> Tensor:
+    def enter(self, packed: Tensor, partition: int) -> Tensor:
         return packed
 
     def move(self, video: Tensor, before: int, after: int) -> Tensor:
         return video
 
-    def leave(self, video: Tensor, cut: int) -> Tensor:
+    def leave(self, video: Tensor, partition: int) -> Tensor:
         return video
 
     def sum(self, part: Tensor, purpose: str) -> Tensor:

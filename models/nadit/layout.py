@@ -39,9 +39,9 @@ class TextMean:
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """One way to cut the packed clips into windows.
+    """One partition of the packed clips into windows.
 
-    cut: its number among the clip's ways of cutting.
+    partition: its number among the window partitions of the clip.
     exchange: what text means are summed with.
     token_counts: video tokens of every sample, those of this share alone.
     sample_of_video: [L] which sample a video token belongs to; None when there is only one.
@@ -50,7 +50,7 @@ class WindowLayout:
     rope_video, rope_text: tables for the packed tokens; the text has none in the 7B.
     """
 
-    cut: int
+    partition: int
     exchange: Exchange
     token_counts: tuple[int, ...]
     sample_of_video: Tensor | None
@@ -66,7 +66,7 @@ class WindowLayout:
 class ClipLayout:
     """Everything that a forward pass needs to know about shapes.
 
-    blocks: the window layout of every block; blocks that cut alike share one object.
+    blocks: the window layout of every block; blocks of one partition share one object.
     exchange: moves video tokens to the rank that holds them in the next block.
     sample_of_text: [M] which sample a token belongs to; None when there is only one.
     """
@@ -99,19 +99,19 @@ def build_layout(
     grids = tuple(token_grid(shape, config.patch_size) for shape in video_shapes)
     lengths = tuple(int(n) for n in text_lengths)
     kinds = list(zip(config.windows, config.shifted, strict=True))
-    cuts = {kind: _place_windows(grids, *kind) for kind in dict.fromkeys(kinds)}
+    partitions = {kind: _place_windows(grids, *kind) for kind in dict.fromkeys(kinds)}
     exchange: Exchange = SingleProcess()
-    shared: list[list[bool] | None] = [None] * len(cuts)
+    shared: list[list[bool] | None] = [None] * len(partitions)
     if sequence_group is not None and sequence_group.size > 1:
-        owners = share_windows(config, list(cuts.values()), lengths, sequence_group.size)
+        owners = share_windows(config, list(partitions.values()), lengths, sequence_group.size)
         exchange = sequence_group.exchange(
-            [_owner_of_token(grids, *pair) for pair in zip(cuts.values(), owners, strict=True)], device
+            [_owner_of_token(grids, *pair) for pair in zip(partitions.values(), owners, strict=True)], device
         )
-        shared = [[owner == sequence_group.rank for owner in of_cut] for of_cut in owners]
+        shared = [[owner == sequence_group.rank for owner in of_partition] for of_partition in owners]
     batch = _Batch(config.rope, grids, lengths, device)
     layouts = {
         kind: _window_layout(batch, windows, owned, number, exchange)
-        for number, ((kind, windows), owned) in enumerate(zip(cuts.items(), shared, strict=True))
+        for number, ((kind, windows), owned) in enumerate(zip(partitions.items(), shared, strict=True))
     }
     return ClipLayout(
         grids=grids,
@@ -162,7 +162,7 @@ class _Batch:
 
 
 def _window_layout(
-    batch: _Batch, windows: list[PlacedWindow], owned: list[bool] | None, cut: int, exchange: Exchange
+    batch: _Batch, windows: list[PlacedWindow], owned: list[bool] | None, partition: int, exchange: Exchange
 ) -> WindowLayout:
     """The layout of all windows, or of those that this share owns."""
     groups = defaultdict(list)  # windows of one length follow one another: each run is one dense attention call
@@ -186,7 +186,7 @@ def _window_layout(
         token_counts[window.sample] += prod(window.size)
     sample_of_video = _sample_of_token([prod(grid) for grid in batch.grids], "cpu")
     return WindowLayout(
-        cut=cut,
+        partition=partition,
         exchange=exchange,
         token_counts=tuple(token_counts[sample] for sample in range(len(batch.grids))),
         sample_of_video=None if sample_of_video is None else to_device(sample_of_video[packed], batch.device),

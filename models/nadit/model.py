@@ -22,7 +22,7 @@ from models.nadit.patch import PatchIn, PatchOut
 
 class NaDiTOutput(NamedTuple):
     """vid_sample: predicted velocity [L0, vid_out_channels]. features: video tokens [L, C] after each tapped block;
-    where several ranks share the clip, this share's under the block's cut.
+    where several ranks share the clip, this share's under the partition of the block.
 
     A tuple: FSDP gathers weights again before the backward pass by hooks on a network's outputs, which older releases
     of torch look for in tuples and not in dataclasses.
@@ -120,12 +120,12 @@ class NaDiT(nn.Module):
             timestep = torch.full((1,), timestep, device=vid.device)  # written there: nothing is sent, nothing waits
         timestep = timestep.to(vid.device).reshape(-1)
         exchange, windows = layout.exchange, layout.blocks[0]
-        video = self.vid_in(vid, layout.grids, lambda tokens: exchange.enter(tokens, windows.cut))  # L C
+        video = self.vid_in(vid, layout.grids, lambda tokens: exchange.enter(tokens, windows.partition))  # L C
         text = self.txt_in(txt)  # M C
         embedding = self.emb_in(timestep.expand(len(layout.grids)) if len(timestep) == 1 else timestep)
         features = {}
         for number, (block, windows) in enumerate(zip(self.blocks, layout.blocks, strict=True)):
-            video = exchange.move(video, layout.blocks[max(number - 1, 0)].cut, windows.cut)
+            video = exchange.move(video, layout.blocks[max(number - 1, 0)].partition, windows.partition)
             streams = video, text, embedding, windows, windows.sample_of_video, layout.sample_of_text
             if number in self.recomputed and torch.is_grad_enabled():
                 video, text = checkpoint(block, *streams, use_reentrant=False)
@@ -136,7 +136,7 @@ class NaDiT(nn.Module):
         if self.config.tail:
             shift, scale = self.vid_out_ada(embedding)
             video = modulate(self.vid_out_norm(video), scale, shift, windows.sample_of_video)
-        velocity = self.vid_out(video, layout.grids, lambda tokens: exchange.leave(tokens, windows.cut))
+        velocity = self.vid_out(video, layout.grids, lambda tokens: exchange.leave(tokens, windows.partition))
         return NaDiTOutput(velocity, tuple(features[number] for number in taps))
 
 

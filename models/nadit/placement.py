@@ -31,20 +31,20 @@ class PlacedWindow:
 
 
 def share_windows(
-    config: NaDiTConfig, cuts: Sequence[Sequence[PlacedWindow]], text_lengths: Sequence[int], shares: int
+    config: NaDiTConfig, partitions: Sequence[Sequence[PlacedWindow]], text_lengths: Sequence[int], shares: int
 ) -> list[list[int]]:
-    """For every cut, the share (0 .. shares - 1) that each window belongs to. The same on every rank.
+    """For every window partition, the share (0 .. shares - 1) that each window belongs to. The same on every rank.
 
     Windows are lined up along the axes in some order and the line is cut into runs of nearly equal work. Of all orders
     the one with the least time is taken, counting both the slowest share and the tokens that move.
     """
     if shares == 1:
-        return [[0] * len(windows) for windows in cuts]
+        return [[0] * len(windows) for windows in partitions]
     options = []
-    for windows in cuts:
+    for windows in partitions:
         work = [window_flops(config, window, text_lengths[window.sample]) for window in windows]
         options.append(_options(windows, work, shares))
-    return [owners for _, owners in _best_combination(config, cuts, options, shares)]
+    return [owners for _, owners in _best_combination(config, partitions, options, shares)]
 
 
 def window_flops(config: NaDiTConfig, window: PlacedWindow, text_length: int) -> int:
@@ -111,12 +111,12 @@ def _runs_within(work: Sequence[int], limit: int) -> int:
 
 
 def _best_combination(
-    config: NaDiTConfig, cuts: Sequence[Sequence[PlacedWindow]], options: Sequence[list[Option]], shares: int
+    config: NaDiTConfig, partitions: Sequence[Sequence[PlacedWindow]], options: Sequence[list[Option]], shares: int
 ) -> tuple[Option, ...]:
-    """One option a cut, with the least time for a block of each of two cuts and the moves between them."""
-    if len(cuts) != 2:  # never in the released models; combinations of more would explode
+    """One option for each partition: the least time for a block of each of the two and the moves between them."""
+    if len(partitions) != 2:  # never in the released models; combinations of more would explode
         return tuple(min(choices, key=lambda option: option[0]) for choices in options)
-    common = _common_tokens(*cuts)
+    common = _common_tokens(*partitions)
 
     def time(pair: tuple[Option, ...]) -> float:
         (work_a, owners_a), (work_b, owners_b) = pair

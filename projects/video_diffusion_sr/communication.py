@@ -121,7 +121,7 @@ def moved_tokens(layout: ClipLayout, owners: Sequence[Tensor], size: int) -> tup
     if size == 1:
         return 0, 0.0
     sent, shares = torch.zeros(size, dtype=torch.long), []
-    for before, after in pairwise(block.cut for block in layout.blocks):
+    for before, after in pairwise(block.partition for block in layout.blocks):
         if before != after:
             leaves = owners[before] != owners[after]
             sent += torch.bincount(owners[before][leaves], minlength=size)

@@ -16,15 +16,15 @@ RELEASED = replace(CONFIG, dim=2560, heads=20, head_dim=128, windows=((4, 3, 3),
 COUNTS = (4, 3, 3)
 
 
-def cuts_of(grid: tuple[int, int, int]) -> list[list[PlacedWindow]]:
+def partitions_of(grid: tuple[int, int, int]) -> list[list[PlacedWindow]]:
     return [[PlacedWindow(0, span) for span in cut_windows(grid, COUNTS, shifted)] for shifted in (False, True)]
 
 
 @pytest.mark.parametrize("shares", [1, 2, 3, 4, 5, 8])
 @pytest.mark.parametrize(("grid", "uneven"), [((25, 45, 80), 1.06), ((100, 45, 80), 1.03), ((7, 68, 120), 1.06)])
 def test_clips_are_shared_evenly(grid, uneven, shares):
-    cuts = cuts_of(grid)
-    for windows, owners in zip(cuts, share_windows(RELEASED, cuts, [58], shares), strict=True):
+    partitions = partitions_of(grid)
+    for windows, owners in zip(partitions, share_windows(RELEASED, partitions, [58], shares), strict=True):
         loads = Counter()
         for window, owner in zip(windows, owners, strict=True):
             loads[owner] += window_flops(RELEASED, window, 58)
@@ -37,15 +37,15 @@ def test_a_long_clip_is_cut_in_time():
     regular, shifted = (
         torch.tensor([owner for _, owner in sorted(zip([w.span[0] for w in windows], owners, strict=True))])
         for windows, owners in zip(
-            cuts_of((100, 45, 80)), share_windows(RELEASED, cuts_of((100, 45, 80)), [58], 4), strict=True
+            partitions_of((100, 45, 80)), share_windows(RELEASED, partitions_of((100, 45, 80)), [58], 4), strict=True
         )
     )
     assert (regular.diff() >= 0).all() and (shifted.diff() >= 0).all()
 
 
 def test_more_shares_than_windows_leave_some_empty():
-    owners = share_windows(RELEASED, cuts_of((1, 2, 2)), [58], 8)
-    assert all(owner in range(8) for of_cut in owners for owner in of_cut)
+    owners = share_windows(RELEASED, partitions_of((1, 2, 2)), [58], 8)
+    assert all(owner in range(8) for of_partition in owners for owner in of_partition)
     assert balanced_runs([1, 1], 5) == [0, 1]
 
 
@@ -77,12 +77,12 @@ def test_shares_make_up_the_whole():
     shapes, lengths = [(5, 8, 12), (1, 6, 6)], [4, 3]
     whole = build_layout(CONFIG, shapes, lengths)
     parts = [build_layout(CONFIG, shapes, lengths, sequence_group=SequenceGroup(3, own)) for own in range(3)]
-    for cut, block in enumerate(whole.blocks[:2]):
-        assert sum(len(part.blocks[cut].video_rows) for part in parts) == len(block.video_rows)
+    for partition, block in enumerate(whole.blocks[:2]):
+        assert sum(len(part.blocks[partition].video_rows) for part in parts) == len(block.video_rows)
         sequences = [Counter(), Counter()]
         for count, length in block.sequences.groups:
             sequences[0][length] += count
         for part in parts:
-            for count, length in part.blocks[cut].sequences.groups:
+            for count, length in part.blocks[partition].sequences.groups:
                 sequences[1][length] += count
         assert sequences[0] == sequences[1]

@@ -74,7 +74,7 @@ def test_transformer():
                 model, expected = dits[name], alone[name, case]
                 layout = model.layout(*CLIPS[case], sequence_group=SequenceParallel(group))
                 got = model(**given, taps=(0, 1), layout=layout)
-                features = [layout.exchange.leave(x, layout.blocks[n].cut) for n, x in enumerate(got.features)]
+                features = [layout.exchange.leave(x, layout.blocks[n].partition) for n, x in enumerate(got.features)]
                 pairs = [(got.vid_sample, expected.vid_sample), *zip(features, expected.features, strict=True)]
                 worst = max(float((a - b).abs().max()) for a, b in pairs)
                 assert worst <= TOLERANCE, f"{name}, {case}, {size} ranks: {worst}"
@@ -153,11 +153,11 @@ def test_vae(levels, ranks):
 
 def test_tokens_find_their_way():
     """Any owners, also scattered ones and ranks with nothing: entering, moving and leaving changes no token."""
-    tokens, cuts = 23, 3
+    tokens, partitions = 23, 3
     generator = torch.Generator().manual_seed(0)
     packed = torch.arange(2.0 * tokens).view(tokens, 2)
     owners = {
-        size: [torch.randint(0, max(size - 1, 1), (tokens,), generator=generator) for _ in range(cuts)]
+        size: [torch.randint(0, max(size - 1, 1), (tokens,), generator=generator) for _ in range(partitions)]
         for size in (2, 3, 4)
     }
 
@@ -165,13 +165,13 @@ def test_tokens_find_their_way():
         for size, of_cuts in owners.items():
             if group := group_of(process, size):
                 exchange = SequenceParallel(group).exchange(of_cuts, "cpu")
-                for a in range(cuts):
+                for a in range(partitions):
                     own = exchange.enter(packed, a)
                     assert torch.equal(own, packed[of_cuts[a] == group.rank])
                     assert torch.equal(exchange.leave(own, a), packed)
                     with pytest.raises(RuntimeError, match="has no gradient"), torch.enable_grad():
                         group.total(torch.ones(2, requires_grad=True), "test")
-                    for b in range(cuts):
+                    for b in range(partitions):
                         assert torch.equal(exchange.move(own, a, b), packed[of_cuts[b] == group.rank])
 
     run_ranks(4, work)
