@@ -13,7 +13,7 @@ def atomic_write(target: str | Path) -> Iterator[Path]:
     """The path of an empty file to write to; it becomes `target` when the block ends without an error.
 
     Raises:
-        BeingMadeError: another process is writing this file.
+        TargetInUseError: another process is writing this file.
         OSError: the folder cannot be written to, or `target` is a folder.
     """
     target = Path(target)

@@ -34,7 +34,7 @@ OLD_S = 3600.0
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 
 
-class BeingMadeError(OSError):
+class TargetInUseError(OSError):
     """Another live process makes this file now."""
 
     def __init__(self, target: Path, owner: Owner | None) -> None:
@@ -50,7 +50,7 @@ class Claim:
         patience_s: how long to wait for another owner to finish or die.
 
     Raises:
-        BeingMadeError: another process has it.
+        TargetInUseError: another process has it.
         OSError: the folder cannot be written to.
     """
 
@@ -139,7 +139,7 @@ def _acquire(lock: Path, target: Path, deadline: float) -> int:
         if isinstance(owner, int):
             return owner
         if time.monotonic() >= deadline:
-            raise BeingMadeError(target, owner)
+            raise TargetInUseError(target, owner)
         time.sleep(POLL_S)
     raise AssertionError("attempts do not end")
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.claim import BeingMadeError, Claim
+from common.claim import Claim, TargetInUseError
 from common.distributed.launcher import MARK
 from common.owner import machine, process_started
 
@@ -72,7 +72,7 @@ def remove_dead_journals(output: Path, current: Path) -> None:
             continue
         try:
             claim = Claim(folder, patience_s=0.0)
-        except (BeingMadeError, OSError):
+        except (TargetInUseError, OSError):
             continue
         shutil.rmtree(folder, ignore_errors=True)
         claim.release()

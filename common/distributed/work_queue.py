@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import torch
 
-from common.claim import BeingMadeError, Claim
+from common.claim import Claim, TargetInUseError
 from common.distributed.collectives import Group
 from common.distributed.job import journal_folder, remove_dead_journals
 from common.logger import get_logger
@@ -132,7 +132,7 @@ class Journal:
         if process.is_leader:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_dead_journals(self.output, self.folder)
-            with suppress(BeingMadeError):  # the attempt before this one is still ending
+            with suppress(TargetInUseError):  # the attempt before this one is still ending
                 self.claim = Claim(self.folder)
             if process.attempt == 0:  # of another job, which will not be continued
                 for file in self.folder.glob("*.jsonl"):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from common.atomic import publish, publish_folder, refuse_folder
-from common.claim import BeingMadeError, Claim, remove
+from common.claim import Claim, TargetInUseError, remove
 from common.kept import Kept
 from data.media.errors import MediaError
 from data.yuv.layout import YuvLayout
@@ -58,7 +58,7 @@ class MediaWriter(ABC):
                 refuse_folder(path)
             self.claim = Claim(path)
             self.temporary = self.claim.new_folder() if is_folder else self.claim.new_part(path.suffix)
-        except BeingMadeError as error:
+        except TargetInUseError as error:
             raise BusyError(str(error)) from error
         except OSError as error:
             raise MediaError(f"{path.name}: cannot be written to {path.parent}: {error.strerror or error}") from error

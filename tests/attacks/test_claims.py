@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from common import claim as claims
 from common.atomic import atomic_write
 from common.checkpoint import save_safetensors
-from common.claim import BeingMadeError, Claim, remove_leftovers
+from common.claim import Claim, TargetInUseError, remove_leftovers
 from common.owner import Owner, process_started, this_process
 from data.media import MediaError
 from data.media.whole import MediaWriter
@@ -48,7 +48,7 @@ def holder(tmp_path):
 
 def test_a_live_owner_is_named_and_a_killed_one_replaced(holder):
     target, process = holder
-    with pytest.raises(BeingMadeError, match=rf"a\.mp4: .* being made by process {process.pid} on "):
+    with pytest.raises(TargetInUseError, match=rf"a\.mp4: .* being made by process {process.pid} on "):
         Claim(target, patience_s=0.2)
     assert remove_leftovers(target.parent) == 0 and len(list(target.parent.iterdir())) == 2
     process.kill()
@@ -72,7 +72,7 @@ def test_without_locks_the_record_decides(tmp_path, monkeypatch):
     lock = tmp_path / f"{claims.PREFIX}{claims.name_digest('a.mp4')}.lock"
     parent = Owner(this_process().host, this_process().machine, os.getppid(), process_started(os.getppid()))
     lock.write_bytes(parent.to_json())
-    with pytest.raises(BeingMadeError, match=str(os.getppid())):
+    with pytest.raises(TargetInUseError, match=str(os.getppid())):
         Claim(target, patience_s=0.0)
     reused = Owner(parent.host, parent.machine, parent.pid, "12")  # the number is that of another process now
     lock.write_bytes(reused.to_json())
@@ -88,7 +88,7 @@ def test_an_owner_on_another_machine_is_watched(tmp_path, monkeypatch, alive):
     lock.write_bytes(Owner("far", "far 1", 1, "1").to_json())
     if alive:
         monkeypatch.setattr(claims.time, "sleep", lambda s: (lock.touch(), time_sleep(s)))
-        with pytest.raises(BeingMadeError, match="process 1 on far"):
+        with pytest.raises(TargetInUseError, match="process 1 on far"):
             Claim(tmp_path / "a.mp4", patience_s=0.0)
     else:
         Claim(tmp_path / "a.mp4", patience_s=0.0).release()
