@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
-from common.distributed.row_parallel import WholeClip
+from common.distributed.row_parallel import UnshardedClip
 from data.media import find_media, open_media
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.long_clips import SHARED_LATENTS
@@ -39,7 +39,7 @@ QUIET = ProgressBar("", None, show=False)
 
 def frames_of(latents: Sequence[Tensor], restorer: Restorer) -> Tensor:
     """Restored latents, windows [t, h, w, c] of a clip -> its pixels [3, T, h', w'] in 8-bit codes."""
-    parts = decode(iter(latents), restorer, WholeClip(), FROM_ITS_BEGINNING)
+    parts = decode(iter(latents), restorer, UnshardedClip(), FROM_ITS_BEGINNING)
     return torch.cat([part.clip.float() for part in parts], 1) * CODES
 
 
@@ -70,9 +70,9 @@ def ways(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Tensor]
     """(the clip in each of `WAYS`, whole, the frames in which windows meet)."""
     with open_media(path) as reader:
         restorer.apply_plan(reader.info)
-        prepared = prepare(iter(reader), restorer, WholeClip())
+        prepared = prepare(iter(reader), restorer, UnshardedClip())
         latent_size = restorer.latent_size(reader.info)
-        latents = torch.cat(list(encode(prepared, latent_size, restorer, WholeClip(), QUIET)))
+        latents = torch.cat(list(encode(prepared, latent_size, restorer, UnshardedClip(), QUIET)))
     whole = frames_of(list(sample(iter([latents]), replace(restorer, window=None), QUIET)), restorer)
     shared = frames_of(list(sample(iter([latents]), replace(restorer, window=window), QUIET)), restorer)
     apart = frames_of([part for _, part in windows_of(latents, window, window, restorer)], restorer)

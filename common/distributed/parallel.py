@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from common.distributed.collectives import Group, Traffic, make_group
 from common.distributed.process import Process
-from common.distributed.row_parallel import ClipRows, WholeClip
+from common.distributed.row_parallel import ClipRows, UnshardedClip
 from common.distributed.sequence_parallel import SequenceParallel
 from common.distributed.verdict import Verdicts
 from common.distributed.work_queue import queued_items
@@ -43,10 +43,10 @@ class Parallel:
         """Bytes that this rank has sent so far."""
         return self.group.traffic
 
-    def rows(self, latent_rows: int) -> ClipRows | WholeClip:
+    def rows(self, latent_rows: int) -> ClipRows | UnshardedClip:
         """How this rank's group shares the pictures of a clip of so many latent rows."""
         if self.size == 1:
-            return WholeClip()
+            return UnshardedClip()
         if latent_rows < self.size and self.is_leader:
             idle = self.size - latent_rows
             logger.info("a picture of %d latent rows: %d of %d ranks idle in the VAE", latent_rows, idle, self.size)

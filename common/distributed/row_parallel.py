@@ -178,7 +178,7 @@ class ClipRows:
         return torch.cat([x, *others])
 
 
-class WholeClip:
+class UnshardedClip:
     """The same for a single process, without communication."""
 
     exchange, holds_rows = None, True
@@ -199,4 +199,4 @@ class WholeClip:
         return x
 
 
-Rows = ClipRows | WholeClip
+Rows = ClipRows | UnshardedClip

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from common.distributed.parallel import Parallel
-from common.distributed.row_parallel import Rows, WholeClip
+from common.distributed.row_parallel import Rows, UnshardedClip
 from data.media import MediaInfo, Stretch
 from models.video_vae_v3.modules.reach import decoder_reach, encoder_reach
 from projects.video_diffusion_sr.geometry import Geometry
@@ -48,7 +48,7 @@ class Restorer:
     def rows(self, info: MediaInfo) -> Rows:
         """How the ranks that share the clip at hand share its pictures; tiles are of whole pictures, so every rank
         computes all of them."""
-        return WholeClip() if self.infer.stages.schedule.tile else self.parallel.rows(self.latent_size(info)[0])
+        return UnshardedClip() if self.infer.stages.schedule.tile else self.parallel.rows(self.latent_size(info)[0])
 
     @property
     def slice_frames(self) -> int | None:

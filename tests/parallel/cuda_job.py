@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common.distributed.collectives import make_group
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
-from common.distributed.row_parallel import WholeClip
+from common.distributed.row_parallel import UnshardedClip
 from models.video_vae_v3.modules.schedule import Schedule
 from tests.conftest import seeded
 from tests.parallel.test_equality import CLIPS, LEVELS, build_dits, build_vae, dit_inputs, restored
@@ -34,7 +34,7 @@ def check_vae(parallel: Parallel, device: torch.device) -> None:
     clip = seeded("parallel/cuda", (1, 3, 33, 56, 48)).clamp(-1, 1).to(device)  # rows that ranks cannot share evenly
     for levels in LEVELS.values():
         schedule = Schedule(8, levels)
-        alone = restored(vae, clip, schedule, WholeClip())
+        alone = restored(vae, clip, schedule, UnshardedClip())
         got = restored(vae, clip, schedule, parallel.rows(clip.shape[3] // vae.spatial_factor))
         assert (got is not None) == parallel.is_leader
         if parallel.is_leader:

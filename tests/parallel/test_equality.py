@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from common.distributed.collectives import Group
 from common.distributed.process import Process
-from common.distributed.row_parallel import ClipRows, WholeClip
+from common.distributed.row_parallel import ClipRows, UnshardedClip
 from common.distributed.sequence_parallel import SequenceParallel
 from models.dit.nadit import NaDiT as NaDiT7B
 from models.dit_v2.nadit import NaDiT as NaDiT3B
@@ -133,7 +133,7 @@ def test_vae(levels, ranks):
     sizes = [(13, 40, 8), (1, 64, 8), (9, 16, 8), (5, 24, 8)]  # frames, height, width
     clips = [seeded(f"parallel/{size}", (1, 3, *size)).clamp(-1, 1) for size in sizes]
     schedules = [Schedule(8, LEVELS[levels], single_frame=clip.shape[2] == 1) for clip in clips]
-    alone = [restored(vae, clip, schedule, WholeClip()) for clip, schedule in zip(clips, schedules, strict=True)]
+    alone = [restored(vae, clip, schedule, UnshardedClip()) for clip, schedule in zip(clips, schedules, strict=True)]
 
     def work(process: Process) -> None:
         for size in ranks:

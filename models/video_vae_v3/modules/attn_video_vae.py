@@ -251,13 +251,13 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
             encoded = self.encode(x, noise)
             return self.decode(encoded.latent).sample, encoded.posterior
         moments = self.encode_parameters(rows.shard(x, 3, self.spatial_factor), rows.exchange, x.shape[3])
-        posterior = DiagonalGaussian(whole_picture(rows, moments))
+        posterior = DiagonalGaussian(unshard_pixels(rows, moments))
         latent = posterior.mode() if noise is None else posterior.sample(noise)
         made = self.decode_latents(rows.shard(latent, 3), rows.exchange, latent.shape[3])
-        return whole_picture(rows, made, self.spatial_factor), posterior
+        return unshard_pixels(rows, made, self.spatial_factor), posterior
 
 
-def whole_picture(rows: SharedClip, x: Tensor, scale: int = 1) -> Tensor:
+def unshard_pixels(rows: SharedClip, x: Tensor, scale: int = 1) -> Tensor:
     """This share's rows [B, C, T, own, W] -> all rows; `scale`: rows of x in a latent row."""
     return rows.unshard(x.movedim(3, 1), scale).movedim(1, 3)
 

@@ -52,7 +52,7 @@ class SharedClip(Protocol):
         """This share's rows [any, local rows, ...] -> all rows, on every share; `scale` as for `shard`."""
 
 
-class WholePicture:
+class UnshardedRows:
     """The exchange of one process that holds all rows: nothing is exchanged."""
 
     shared, first, last = False, True, True

@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from models.video_vae_v3.modules.rows import RowExchange, WholePicture
+from models.video_vae_v3.modules.rows import RowExchange, UnshardedRows
 from models.video_vae_v3.modules.schedule import Schedule
 
 
@@ -46,7 +46,7 @@ class ClipMemory:
         device: torch.device | str | None = None,
         keep: bool = True,
     ) -> None:
-        self.schedule, self.rows = schedule, rows or WholePicture()
+        self.schedule, self.rows = schedule, rows or UnshardedRows()
         self.keep, self.starts_clip = keep, True
         self._device = device
         self._carried: dict[nn.Module, Tensor] = {}

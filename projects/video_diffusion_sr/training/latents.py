@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from common.distributed.parallel import Parallel
-from common.distributed.row_parallel import WholeClip
+from common.distributed.row_parallel import UnshardedClip
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.video.framing import latent_frames
-from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL, whole_picture
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL, unshard_pixels
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, Size3, pack
 
@@ -118,13 +118,13 @@ class LatentEncoder:
     def _encode_rows(self, clips: Tensor) -> Tensor:
         """Posterior parameters of clips [B, 3, T, H, W]; each rank encodes its own rows of the pictures."""
         height, scale = clips.shape[3], self.vae.spatial_factor
-        rows = WholeClip() if self.parallel is None else self.parallel.rows(height // scale)
+        rows = UnshardedClip() if self.parallel is None else self.parallel.rows(height // scale)
         if rows.holds_rows:
             moments = self.vae.encode_parameters(rows.shard(clips, 3, scale), rows.exchange, height)  # B 2c t own w
         else:
             frames = latent_frames(clips.shape[2], self.vae.temporal_factor)
             moments = clips.new_empty(len(clips), 2 * self.vae.latent_channels, frames, 0, clips.shape[4] // scale)
-        return whole_picture(rows, moments)
+        return unshard_pixels(rows, moments)
 
 
 def pixels_of(sample: dict, device: torch.device | str) -> tuple[Tensor, Tensor]:
