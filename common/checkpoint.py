@@ -118,7 +118,7 @@ def load_into(
             where looking at all of them is cheap.
     """
     state = with_current_names(state)
-    refuse_misfit(module, state, source, advice)
+    refuse_mismatch(module, state, source, advice)
     reset_buffers(module, device)
     own = module.state_dict()
     from_file = {name for name in own if not recomputed(name)}
@@ -167,30 +167,30 @@ def refuse_not_finite(weights: Mapping[str, Tensor], source: str | Path, advice:
     raise ValueError(f"{source} holds values that are not finite in {shown(bad)}; the weights are damaged. {advice}")
 
 
-def refuse_misfit(
+def refuse_mismatch(
     module: nn.Module, state: Mapping[str, Tensor | StoredWeight], source: str | Path, advice: str
 ) -> None:
     """ValueError unless the state has exactly the module's names, shapes and kinds of numbers."""
     own = module.state_dict()
-    troubles = []
+    problems = []
     if missing := [name for name in own if name not in state]:
-        troubles.append(f"{len(missing)} names are missing: {shown(missing)}")
+        problems.append(f"{len(missing)} names are missing: {shown(missing)}")
     if unexpected := [name for name in state if name not in own]:
-        troubles.append(f"{len(unexpected)} names are unknown: {shown(unexpected)}")
+        problems.append(f"{len(unexpected)} names are unknown: {shown(unexpected)}")
     if wrong := [
         f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
         for name, tensor in own.items()
         if name in state and state[name].shape != tensor.shape
     ]:
-        troubles.append(f"{len(wrong)} have another shape: {shown(wrong)}")
-    if unlike := [
+        problems.append(f"{len(wrong)} have another shape: {shown(wrong)}")
+    if other_kinds := [
         f"{name} {state[name].dtype}"
         for name, tensor in own.items()
         if name in state and state[name].is_floating_point() != tensor.is_floating_point()
     ]:
-        troubles.append(f"{len(unlike)} hold another kind of numbers: {shown(unlike)}")
-    if troubles:
-        raise ValueError(f"{source} does not fit {type(module).__name__}: {'; '.join(troubles)}. {advice}")
+        problems.append(f"{len(other_kinds)} hold another kind of numbers: {shown(other_kinds)}")
+    if problems:
+        raise ValueError(f"{source} does not fit {type(module).__name__}: {'; '.join(problems)}. {advice}")
 
 
 def with_current_names(state: Mapping[str, Tensor | StoredWeight]) -> dict[str, Tensor | StoredWeight]:

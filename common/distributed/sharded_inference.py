@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-from common.checkpoint import ADVICE, converted, is_rope_frequency, refuse_misfit, reset_buffers, with_current_names
+from common.checkpoint import ADVICE, converted, is_rope_frequency, refuse_mismatch, reset_buffers, with_current_names
 from common.distributed.collectives import Group
 from common.distributed.process import Process
 from common.logger import get_logger
@@ -49,7 +49,7 @@ def load_sharded(
     if group.size == 1:
         raise ValueError("weights are sharded over the ranks that share a clip: use --sp_size 2 or more")
     state, device = with_current_names(state), group.process.device
-    refuse_misfit(module, state, source, ADVICE)
+    refuse_mismatch(module, state, source, ADVICE)
     module.requires_grad_(False).to(dtype)
     mesh = local_mesh(group)
     for unit in units:

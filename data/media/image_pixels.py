@@ -30,12 +30,12 @@ class SrgbConverter:
         deep: pieces come with 16 bits and stay so.
 
     Attributes:
-        complaint: why the embedded profile is ignored; None when it is used.
+        problem: why the embedded profile is ignored; None when it is used.
         kept_profile: of deep pieces, whose values stay those of this profile.
     """
 
     def __init__(self, image: Image.Image, path: Path | None = None, deep: bool = False) -> None:
-        self.complaint: str | None = None
+        self.problem: str | None = None
         self.kept_profile: bytes | None = None
         self.png_colour = png_colour(image, path)
         self.float_scale = _float_scale(image) if image.mode == "F" else 1
@@ -49,7 +49,7 @@ class SrgbConverter:
                     return
                 self.transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
             except Exception as error:  # the pixels can be used without a damaged profile
-                self.complaint = f"colour profile ignored ({reason(error)})"
+                self.problem = f"colour profile ignored ({reason(error)})"
 
     def __call__(self, strip: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
         """(u8 [rows, W, 3] sRGB, u8 [rows, W] alpha or None)."""

@@ -54,8 +54,8 @@ class ImageReader(MediaReader):
                 changed = [what for what in changed if "colours converted" not in what]
             colour = colour_of_png(path) if image.format == "PNG" else SDR
             self.notes += tuple(f"{shown(path)}: {what}" for what in changed)
-        if convert.complaint:
-            self.notes += (f"{shown(path)}: {convert.complaint}",)
+        if convert.problem:
+            self.notes += (f"{shown(path)}: {convert.problem}",)
         if alpha is not None:
             with decoding(path):
                 self._pixels = fill_hidden(self._pixels, alpha)
@@ -81,8 +81,8 @@ class AnimationReader(MediaReader):
         with open_picture(path) as image, quiet_pillow():
             self._first = first_shown(image)
             count, (width, height) = image.n_frames - self._first, image.size
-            complaint = SrgbConverter(_seek(image, self._first, path)).complaint
-            self.notes = (f"{shown(path)}: {complaint}",) if complaint else ()
+            problem = SrgbConverter(_seek(image, self._first, path)).problem
+            self.notes = (f"{shown(path)}: {problem}",) if problem else ()
             delays = delays_of(path, image.format)
             known = len(delays) == count
             self._delays = delays if known else []

@@ -90,7 +90,7 @@ def _why_not_copied(stream, packets: list[av.Packet], suffix: str, codec: str) -
     """
     if not carries(suffix, codec):
         return f"{suffix[1:]} does not carry {codec}"
-    taken, complaint = 0, ""
+    taken, error_text = 0, ""
     try:
         with av.open(io.BytesIO(), "w", format=WRITABLE_VIDEOS[suffix]) as scratch:
             target = scratch.add_stream_from_template(stream)
@@ -102,10 +102,10 @@ def _why_not_copied(stream, packets: list[av.Packet], suffix: str, codec: str) -
                     scratch.mux(packet)
                     taken += 1
                 except (av.FFmpegError, ValueError) as error:
-                    complaint = reason(error)
+                    error_text = reason(error)
     except (av.FFmpegError, ValueError) as error:
         return reason(error)
-    return None if taken or not packets else complaint
+    return None if taken or not packets else error_text
 
 
 def _copy_at(packet: av.Packet, ticks: int) -> av.Packet:

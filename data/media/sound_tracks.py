@@ -52,7 +52,7 @@ class TrackWriter(ABC):
         self.origin, self.until = origin, until
         self.times = self.new_times(stream, origin)
         self.refused = 0
-        self.complaint = ""
+        self.reason_left_out = ""
 
     def new_times(self, stream, origin: Fraction) -> RisingTimes:
         """The object that gives the track's packets their times."""
@@ -86,7 +86,7 @@ class TrackWriter(ABC):
     def faults(self) -> str | None:
         """Faults of the track as a sentence; None without any."""
         counts = (
-            (self.refused, f"damaged and left out ({self.complaint})"),
+            (self.refused, f"damaged and left out ({self.reason_left_out})"),
             (self.times.skipped, "repeated or out of order and left out"),
             (self.times.moved, "given a time that rises"),
         )
@@ -97,7 +97,7 @@ class TrackWriter(ABC):
 
     def refuse(self, error: Exception) -> None:
         """Count a packet that is left out."""
-        self.refused, self.complaint = self.refused + 1, reason(error)
+        self.refused, self.reason_left_out = self.refused + 1, reason(error)
 
 
 def packet_seconds(stream: av.AudioStream) -> Fraction | None:

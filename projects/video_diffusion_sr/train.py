@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from common.checkpoint import load_into, refuse_misfit, with_current_names
+from common.checkpoint import load_into, refuse_mismatch, with_current_names
 from common.config import create_object
 from common.diffusion import read_diffusion_settings
 from common.distributed.process import Process
@@ -159,7 +159,7 @@ def fitting_weights(network: nn.Module, path: str | Path) -> State:
         FileNotFoundError, ValueError: no such checkpoint, or it does not fit the network.
     """
     state = with_current_names(read_weights(path, network.state_dict()))
-    refuse_misfit(network, state, str(path), ADVICE)
+    refuse_mismatch(network, state, str(path), ADVICE)
     return state
 
 
