@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from common.distributed.fsdp import STRATEGIES, largest_over_ranks
+from common.distributed.fsdp import STRATEGIES, max_over_ranks
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 from common.parent import end_with_parent, has_launcher
@@ -128,7 +128,7 @@ def measure(trainer: Trainer, step: Callable[[], float], steps: int, warm_up: in
         found["reserved"] = float(torch.cuda.max_memory_reserved(device))
         torch.cuda.empty_cache()  # for batches of another size
     names = sorted(found)
-    most = largest_over_ranks(torch.tensor([found[name] for name in names], dtype=torch.float64, device=device))
+    most = max_over_ranks(torch.tensor([found[name] for name in names], dtype=torch.float64, device=device))
     return dict(zip(names, most.tolist(), strict=True)) | {"flops": flops}
 
 

@@ -60,7 +60,7 @@ def any_rank(flag: bool, device: torch.device | str) -> bool:
     return bool(value.item())
 
 
-def least_over_ranks(value: int, device: torch.device | str) -> int:
+def min_over_ranks(value: int, device: torch.device | str) -> int:
     """The smallest of all ranks' numbers; every rank must call it."""
     if world_size() == 1:
         return value
@@ -69,7 +69,7 @@ def least_over_ranks(value: int, device: torch.device | str) -> int:
     return int(least.item())
 
 
-def largest_over_ranks(values: Tensor) -> Tensor:
+def max_over_ranks(values: Tensor) -> Tensor:
     """The largest of every value of a plain tensor over all ranks, on all of them."""
     if world_size() > 1:
         values = values.clone()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from common.distributed.fsdp import least_over_ranks
+from common.distributed.fsdp import min_over_ranks
 
 REMEMBERED = 2000  # latest steps whose samples can be named
 NEVER = 2**62
@@ -60,7 +60,7 @@ class NaNGuard:
         wrong.
         """
         own = int(self._first_bad.item())
-        first = least_over_ranks(own, self.device)
+        first = min_over_ranks(own, self.device)
         if first == NEVER:
             return
         if own != first:
