@@ -22,7 +22,7 @@ class ResultOptions:
     frame_rate: play the same frames at this rate; None keeps the file's own times.
     compare: also write a side-by-side clip and a contact sheet. metadata: False leaves out tags, dates, places, covers.
     frames_out: "png": the result of a clip is a folder of pictures. output: codec, depth and the like of the result.
-    page_room: bytes of pictures that a file may have on the page of `--report`; None: there is no page.
+    page_bytes: bytes of pictures that a file may have on the page of `--report`; None: there is no page.
     """
 
     color_fix: str = "wavelet"
@@ -31,13 +31,13 @@ class ResultOptions:
     compare: bool = False
     metadata: bool = True
     frames_out: str | None = None
-    page_room: int | None = None
+    page_bytes: int | None = None
     output: OutputOptions = field(default_factory=OutputOptions)
 
     @property
     def pairs(self) -> bool:
         """Does anything show the resized input beside the result?"""
-        return self.compare or self.page_room is not None
+        return self.compare or self.page_bytes is not None
 
     @property
     def stored(self) -> OutputOptions:

@@ -64,7 +64,7 @@ class Result:
             )
         beside = output.with_name(f"{output.name}.mp4") if frames_out else output
         self.comparison = Comparison(beside, info, size, options.compare, options.frame_rate)
-        self.samples = Samples(info, options.page_room)
+        self.samples = Samples(info, options.page_bytes)
 
     def write(
         self,

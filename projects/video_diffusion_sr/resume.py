@@ -23,7 +23,7 @@ NO_MATTER = {  # of a request
     "device", "dtype", "res", "size", "vram", "shard_weights", "overlap", "ckpt_dir", "checkpoint", "vae_checkpoint",
     "lora", "config", "overrides", "result_options", "resume", "window_frames", "cuts", "stretch",
 }  # fmt: skip  # what follows from them is told by itself
-SHOWN_BESIDE = {"compare", "page_room"}  # of a `ResultOptions`: the result is the same without
+SHOWN_BESIDE = {"compare", "page_bytes"}  # of a `ResultOptions`: the result is the same without
 PARTS = ("common", "data", "models", "projects/video_diffusion_sr")  # of the program that make a result
 SAMPLES, SAMPLE_BYTES = 64, 64 * 1024  # of a file that is too large to be read whole
 

@@ -37,7 +37,7 @@ def prepare(
         for rgb in pixels_of(group, restorer, path)[0]:
             pixels = geometry.to_network(geometry.to_output(rgb, restorer.device))
             # A copy of these rows: a view of them would hold the whole frame.
-            yield rows.shard(pixels, 1, scale).to(restorer.infer.stages.waiting_room).contiguous()
+            yield rows.shard(pixels, 1, scale).to(restorer.infer.stages.buffer_device).contiguous()
 
 
 @dataclass(frozen=True)

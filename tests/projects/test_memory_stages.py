@@ -110,7 +110,7 @@ def test_a_plan_for_each_clip(make, clip, expected):
     restorer = make(PLAIN, EXACT["one at a time"], EXACT["F(4, 3)"], EXACT["one tile"])
     for plan in (EXACT["one tile"], PLAIN, EXACT["F(4, 3)"], replace(PLAIN, offload="models", prefetch=True)):
         assert (result(restorer, clip, plan) - expected).abs().max() <= 1
-        assert restorer.infer.stages.waiting_room == torch.device("cpu") == restorer.device
+        assert restorer.infer.stages.buffer_device == torch.device("cpu") == restorer.device
 
 
 def test_eight_bits_change_little_and_do_not_wear_out(make, clip, expected):

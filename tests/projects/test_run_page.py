@@ -122,7 +122,7 @@ def test_a_second_run_says_what_it_skipped(folder):
 
 
 def test_results_are_the_same_with_a_page_and_without(folder, tmp_path, restorer):  # noqa: F811
-    choices = [replace(restorer.result_options, page_room=room) for room in (None, 100_000)]
+    choices = [replace(restorer.result_options, page_bytes=room) for room in (None, 100_000)]
     reports = [restore_clip(folder / "in" / "still.png", tmp_path / str(i), replace(restorer, result_options=options))
                for i, options in enumerate(choices)]  # fmt: skip
     assert reports[0].samples is None and len(reports[1].samples.stills) == 1
@@ -132,7 +132,7 @@ def test_results_are_the_same_with_a_page_and_without(folder, tmp_path, restorer
 @pytest.mark.parametrize("broken", ["_take", "_encoded"])
 def test_samples_that_fail_cost_nothing_but_themselves(folder, tmp_path, monkeypatch, restorer, caplog, broken):  # noqa: F811
     monkeypatch.setattr(Samples, broken, full_disk)
-    shown = replace(restorer, result_options=replace(restorer.result_options, page_room=100_000))
+    shown = replace(restorer, result_options=replace(restorer.result_options, page_bytes=100_000))
     report = restore_clip(folder / "in" / "still.png", tmp_path, shown)
     assert report.samples is None and report.output.is_file()
     assert "still.png: cannot be shown in the report: No space left" in caplog.text
@@ -219,7 +219,7 @@ def test_a_page_of_a_thousand_pictures_stays_small(tmp_path):
          "damage": None, "samples": samples}
         for i in range(1000)
     ]  # fmt: skip
-    kept = run_page.within_room(json.loads(json.dumps(entries)))
+    kept = run_page.within_page_bytes(json.loads(json.dumps(entries)))
     lines = [("INFO", f"{i}.png -> out/{i}.png: 1 frame of 160x90 in 1.0 s") for i in range(1000)]
     text = page_text(Page({"model": "m", "seconds": "1"}, "now", [], kept, [], lines, tmp_path))
     assert len(text) < 20 * 2**20 and text.count("<figure>") == 500 and text.count("<details") == 1001

@@ -69,7 +69,7 @@ class Stages:
         return self.plan.schedule
 
     @property
-    def waiting_room(self) -> torch.device:
+    def buffer_device(self) -> torch.device:
         """Where the pixels of a slice wait, before the VAE and after it."""
         return self.device if self.schedule.tile is None else torch.device("cpu")
 

@@ -68,7 +68,7 @@ class RunPage:
         self.files = [str(path) for path in job.plans]
         sampling = job.restorer.infer.sampling
         self.facts |= {"network calls": str(sampling.steps), "guidance": f"{sampling.guidance.scale:g}"}
-        options = replace(job.restorer.result_options, page_room=min(ROOM // files, ROOM_OF_A_FILE))
+        options = replace(job.restorer.result_options, page_bytes=min(ROOM // files, ROOM_OF_A_FILE))
         return replace(job, restorer=replace(job.restorer, result_options=options), on_report=self.add)
 
     def add(self, report: Report) -> None:
@@ -110,7 +110,7 @@ class RunPage:
             facts={**self.facts, "seconds": f"{time.perf_counter() - self.began:.1f}"},
             started=self.started.isoformat(" ", "seconds"),
             files=self.files,
-            done=within_room([entry for part in parts for entry in part["done"]]),
+            done=within_page_bytes([entry for part in parts for entry in part["done"]]),
             outcomes=[tuple(row) for part in parts for row in part["outcomes"]],
             lines=[tuple(row) for part in parts for row in part["lines"]],
             folder=self.target.parent.resolve(),
@@ -164,7 +164,7 @@ def entry_of(report: Report) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def within_room(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def within_page_bytes(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The entries, the last ones without pictures where those of all are too many for a page."""
     left, kept = ROOM * 4 // 3, []
     for entry in entries:

@@ -62,11 +62,11 @@ class Samples:
     """Takes every frame of a file, keeps some of them small and a figure of each. Never costs the result.
 
     Args:
-        info: the input. room: bytes of pictures that the page has for this file; None: there is no page.
+        info: the input. max_bytes: bytes of pictures that the page has for this file; None: there is no page.
     """
 
-    def __init__(self, info: MediaInfo, room: int | None) -> None:
-        self.info, self.room, self.wanted = info, room, room is not None
+    def __init__(self, info: MediaInfo, max_bytes: int | None) -> None:
+        self.info, self.max_bytes, self.wanted = info, max_bytes, max_bytes is not None
         self.stills: list[tuple[float, Image.Image, Image.Image]] = []
         self.seen, self.every = 0, 1
         self.last: tuple[np.ndarray, np.ndarray] | None = None
@@ -107,13 +107,13 @@ class Samples:
             return None
 
     def _encoded(self) -> tuple[Still, ...]:
-        if self.room < 2 * LEAST_BYTES:
+        if self.max_bytes < 2 * LEAST_BYTES:
             return ()
-        count = max(min(STILLS, len(self.stills), self.room // (2 * GOOD_BYTES)), 1)
+        count = max(min(STILLS, len(self.stills), self.max_bytes // (2 * GOOD_BYTES)), 1)
         chosen = [self.stills[(2 * i + 1) * len(self.stills) // (2 * count)] for i in range(count)]
         stills = []
         for seconds, before, after in chosen:
-            pictures, size = encode_pair(before, after, self.room // count)
+            pictures, size = encode_pair(before, after, self.max_bytes // count)
             stills.append(Still(seconds, *pictures, size))
         return tuple(stills)
 
