@@ -141,7 +141,7 @@ class VideoDiffusionInfer:
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             tokens = torch.cat([x, condition], dim=-1).flatten(0, 2).to(dtype)  # (t h w) 2c+1
-            if self.team is None:
+            if self.sequence_group is None:
                 key, pixels = (SAMPLE, shape, text.data_ptr()), prod(shape) * self.vae.spatial_factor**2
                 predicted = self.stages.repeated(key, pixels, velocity, tokens, t)
             else:
