@@ -60,7 +60,7 @@ class Engine:
         self._restorer: restorer.Restorer | None = None
         self._placed: MemoryPlan | None = None  # the plan for which its networks were placed
         self.demands = Demands()  # on plans, where there are plans
-        self.settings, self.budget = self._settle()
+        self.settings, self.budget = self._resolve()
         if self.budget is None:  # with a budget, the plan and the place of weights depend on the clip
             self._place(unplanned(self.settings, *self.settings.geometry.network_size(*preset.res), False))
 
@@ -84,7 +84,7 @@ class Engine:
             geometry = replace(self.settings.geometry, size=options.size)
             geometry.output_size(info.height, info.width)
         plan = self._plan(geometry, info)
-        if self._placed is not None and not may_follow(self._placed, plan):
+        if self._placed is not None and not is_compatible(self._placed, plan):
             self.release()
         built = self._restorer
         if built is None:
@@ -152,7 +152,7 @@ class Engine:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.settings, self.budget = self._settle()
+        self.settings, self.budget = self._resolve()
 
     def _plan(self, geometry: Geometry, info: MediaInfo) -> MemoryPlan:
         if self.budget is None:
@@ -165,7 +165,7 @@ class Engine:
             budget = replace(self.budget, settings=replace(self.settings, geometry=geometry), demands=self.demands)
             return budget.plan(clip_of(info), blocks, derived)
 
-    def _settle(self) -> tuple[RunSettings, Budget | None]:
+    def _resolve(self) -> tuple[RunSettings, Budget | None]:
         """Resolve the request into settings, with networks without weights, and read the memory budget of a GPU."""
         with errors_as(InputError, FileNotFoundError):
             load_config(self.request.config or ROOT / self.preset.config)
@@ -190,7 +190,7 @@ def marked(source: Iterable[Frame], info: MediaInfo, cuts: SceneCuts) -> Iterato
     return frames_of(source, cuts) if isinstance(source, MediaReader) else cuts.mark(iter(source), info.path, [])
 
 
-def may_follow(placed: MemoryPlan, plan: MemoryPlan) -> bool:
+def is_compatible(placed: MemoryPlan, plan: MemoryPlan) -> bool:
     """Whether networks placed for one plan can run under another."""
     return (
         irreversible_parts(placed) == irreversible_parts(plan)

@@ -160,14 +160,14 @@ class Restorer:
         info = facts(first, None)
         with (
             self._alone(),
-            closing(self._engine.frames(feed, feed.again(), info, options, report, feed.form.bits)) as pieces,
+            closing(self._engine.frames(feed, feed.held(), info, options, report, feed.form.bits)) as pieces,
         ):
             for piece in pieces:
                 yield from (feed.form.give(frame[None]) for frame in piece)
 
     def _from_file(self, path: Path, options: ClipOptions, report: Report) -> Any:
         deinterlace = self._engine.request.deinterlace
-        with self._alone(), open_clip(path, deinterlace) as reader, reader.again() as again:
+        with self._alone(), open_clip(path, deinterlace) as reader, reader.reopened() as again:
             report.total = reader.info.frame_count_hint
             pieces = list(self._engine.frames(reader, again, reader.info, options, report))
         return Form("numpy").give(torch.cat(pieces))
@@ -238,7 +238,7 @@ class Feed:
                 number += 1
 
     def __iter__(self) -> Iterator[Frame]:
-        """Every frame once; each is held for `again`."""
+        """Every frame once; each is held for `held`."""
         first, self._first = self._first, None
         for frame in [first] if first is not None else []:
             self._held.append(frame)
@@ -248,18 +248,18 @@ class Feed:
             self._held.append(frame)
             yield frame
 
-    def again(self) -> Iterator[Frame]:
+    def held(self) -> Iterator[Frame]:
         """The held frames, first in, first out; it can be continued after it was empty."""
-        return Again(self._held)
+        return _HeldFrames(self._held)
 
 
-class Again:
+class _HeldFrames:
     """An iterator over a queue that is filled while it is read."""
 
     def __init__(self, held: deque[Frame]) -> None:
         self._held = held
 
-    def __iter__(self) -> "Again":
+    def __iter__(self) -> "_HeldFrames":
         return self
 
     def __next__(self) -> Frame:

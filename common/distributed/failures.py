@@ -41,8 +41,8 @@ def report_failure(error: BaseException, process: "Process") -> None:
             logger.error("%s", error)
         return  # torchrun's summary would repeat where the refusal was raised, which says nothing
     else:
-        doing = f" during {process.watchdog.doing}" if process.watchdog else ""
-        cause = f"{this} failed{doing}: {type(error).__name__}: {error}"
+        activity = f" during {process.watchdog.activity}" if process.watchdog else ""
+        cause = f"{this} failed{activity}: {type(error).__name__}: {error}"
         logger.error("%s", cause)
         leave_cause(process.store, cause)
     handler = get_error_handler()

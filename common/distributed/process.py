@@ -57,10 +57,10 @@ class Process:
         """Whether this process writes logs and shared files for all: rank 0."""
         return self.rank == 0
 
-    def alive(self, doing: str) -> None:
-        """Report progress, at every step. Without a call for the timeout the watchdog ends the job, naming `doing`."""
+    def alive(self, activity: str) -> None:
+        """Report progress at every step. After a timeout without, the watchdog ends the job and names `activity`."""
         if self.watchdog is not None:
-            self.watchdog.alive(doing)
+            self.watchdog.alive(activity)
 
     def barrier(self) -> None:
         """Wait for every process, at most for the timeout."""

@@ -61,7 +61,7 @@ def load_sharded(
         if is_rope_frequency(name):  # computed by formula, in float32
             parts[name] = own.to(device)
         elif isinstance(own, DTensor):
-            parts[name] = own_part(state[name], own, dtype, device)
+            parts[name] = local_shard(state[name], own, dtype, device)
         else:
             parts[name] = converted(state[name], dtype, device)
     module.load_state_dict(parts, strict=True, assign=True)
@@ -72,7 +72,7 @@ def load_sharded(
     logger.info("weights over %d ranks: %.2f GiB on each", mesh.size(), held / 2**30)
 
 
-def own_part(whole: Tensor | StoredWeight, form: DTensor, dtype: torch.dtype, device: torch.device) -> DTensor:
+def local_shard(whole: Tensor | StoredWeight, form: DTensor, dtype: torch.dtype, device: torch.device) -> DTensor:
     """This rank's rows of a tensor on the device, as a DTensor of the given form."""
     rows = dense(whole).chunk(form.device_mesh.size(), dim=0)  # as FSDP2 cuts: equal, the last ones shorter or empty
     rank = form.device_mesh.get_local_rank()

@@ -21,27 +21,27 @@ class Watchdog:
 
     def __init__(self, rank: int, silence_s: float) -> None:
         self.rank, self.silence_s = rank, silence_s
-        self.doing = "starting"
+        self.activity = "starting"
         self._watching = False
 
-    def alive(self, doing: str) -> None:
-        """This process is at work on `doing`."""
-        self.doing = doing
+    def alive(self, activity: str) -> None:
+        """This process is at work on `activity`."""
+        self.activity = activity
         if self._watching:
-            logger.debug("rank %d: %s", self.rank, doing)
+            logger.debug("rank %d: %s", self.rank, activity)
             faulthandler.dump_traceback_later(self.silence_s, exit=True, file=_stderr())
 
     @contextmanager
     def waiting(self, on: str) -> Iterator[None]:
         """A context in which the watchdog is off: collective calls have a longer timeout of their own."""
-        before, self.doing = self.doing, f"waiting for {on}"
+        before, self.activity = self.activity, f"waiting for {on}"
         faulthandler.cancel_dump_traceback_later()
         yield
         self.alive(before)
 
     def __enter__(self) -> "Watchdog":
         self._watching = True
-        self.alive(self.doing)
+        self.alive(self.activity)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType) -> None:

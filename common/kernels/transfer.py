@@ -45,8 +45,8 @@ class HostCopy:
         return self._tensors
 
 
-class Pace:
-    """Lets the host be only so many pieces of work ahead of a CUDA device: what waits on it takes pinned memory.
+class RunAheadLimit:
+    """Limits how many pieces of work the host queues ahead of a CUDA device: queued results take pinned memory.
 
     Args:
         ahead: pieces.

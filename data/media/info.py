@@ -105,7 +105,7 @@ class MediaReader(ABC):
                 kept, every = kept[::2], 2 * every
         return evenly_spaced(kept, count)
 
-    def again(self) -> Self:
+    def reopened(self) -> Self:
         """Another reader of the same file: its iterations do not disturb this one's, and no note is told twice."""
         return copy.copy(self)
 

@@ -92,9 +92,9 @@ class StretchReader(MediaReader):
             found = [replace(frame, time=frame.time - self._zero) for frame in self._reader.shown_at(moments)]
         return found if len(found) == count else super().stills(count)
 
-    def again(self) -> Self:
-        other = super().again()
-        other._reader, other._begun, other.damage = self._reader.again(), None, None
+    def reopened(self) -> Self:
+        other = super().reopened()
+        other._reader, other._begun, other.damage = self._reader.reopened(), None, None
         return other
 
     def close(self) -> None:

@@ -150,8 +150,8 @@ class VideoReader(MediaReader):
         fields = Deinterlacer(stream, only_flagged=False)
         return [*fields.push(frame, None), *fields.flush()][0][0]
 
-    def again(self) -> Self:
-        other = super().again()
+    def reopened(self) -> Self:
+        other = super().reopened()
         other._running, other.damage = [], None
         return other
 

@@ -117,7 +117,7 @@ class ClipRun:
         if fits(self.info, restorer.window, restorer.infer.vae.temporal_factor):
             self.frames, self.inputs = tee(self._count(frames))
         else:
-            again = stack.enter_context(self.reader.again())
+            again = stack.enter_context(self.reader.reopened())
             self.frames, self.inputs = self._count(frames), self._read(stack, frames_of(again, NO_CUTS, first))
 
     def _read(self, stack: ExitStack, frames: Iterator[Frame]) -> Iterator[Frame]:

@@ -33,11 +33,11 @@ def rebuild(kind: str, message: str) -> MediaError:
     return KINDS.get(kind, OutputError)(message)
 
 
-def sentence(error: BaseException, path: Path, doing: str = "restored") -> str:
+def sentence(error: BaseException, path: Path, verb: str = "restored") -> str:
     """One line about a failed file that starts with its name, whatever was raised.
 
     Args:
-        doing: what the file could not be: "read", "planned", "restored".
+        verb: what the file could not be: "read", "planned", "restored".
     """
     if isinstance(error, torch.OutOfMemoryError):
         return f"{path.name}: out of device memory; try a smaller --vram, --res_h and --res_w, or --window"
@@ -51,6 +51,6 @@ def sentence(error: BaseException, path: Path, doing: str = "restored") -> str:
         return f"{path.name}: {message}"
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename and Path(str(error.filename)) != path else ""
-        return f"{path.name}: cannot be {doing}: {error.strerror}{where}"
+        return f"{path.name}: cannot be {verb}: {error.strerror}{where}"
     kind = type(error).__name__
-    return f"{path.name}: cannot be {doing} ({kind}{': ' if message else ''}{message[:300]}); --verbose shows where"
+    return f"{path.name}: cannot be {verb} ({kind}{': ' if message else ''}{message[:300]}); --verbose shows where"

@@ -190,9 +190,9 @@ def _plan_possible(clips: Mapping[Path, Clip], plan_all: Callable[[Mapping[Path,
     return plans, bad | refused
 
 
-def report_error(error: Exception, path: Path, prefix: str = "", doing: str = "restored") -> None:
+def report_error(error: Exception, path: Path, prefix: str = "", verb: str = "restored") -> None:
     """The file's line, and for --verbose where it comes from."""
-    logger.error("%s%s", prefix, sentence(error, path, doing), extra=outcome(path, "failed"))
+    logger.error("%s%s", prefix, sentence(error, path, verb), extra=outcome(path, "failed"))
     logger.debug("where it happened:", exc_info=error)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.distributed.row_parallel import Rows
-from common.kernels.transfer import HostCopy, Pace
+from common.kernels.transfer import HostCopy, RunAheadLimit
 from data.media import Frame
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.tiling import TileMemories
@@ -68,7 +68,7 @@ def decode_and_finish(
             `start.encoded` on.
     """
     restorer = finisher.restorer
-    infer, pace, at = restorer.infer, Pace(restorer.device), restorer.grid.factor * start.encoded
+    infer, run_ahead, at = restorer.infer, RunAheadLimit(restorer.device), restorer.grid.factor * start.encoded
     for part in decode(restored, restorer, rows, start):
         _leave_out(inputs, part.first - at)
         degraded, at = list(islice(inputs, part.frames)), part.first + part.frames
@@ -80,7 +80,7 @@ def decode_and_finish(
                 (stages, marks), compared = infer.guard.marks(), restorer.result_options.pairs
                 copy = HostCopy(*finisher.form.stored(whole[-1]), *(whole if compared else ())[:2], marks)
                 yield Finished(copy, [frame.time for frame in degraded], stages, compared, part.first)
-        pace.step()
+        run_ahead.step()
 
 
 def _leave_out(frames: Iterator[Frame], count: int) -> None:

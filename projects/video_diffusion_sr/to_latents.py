@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.distributed.row_parallel import Rows
-from common.kernels.transfer import Pace, to_device
+from common.kernels.transfer import RunAheadLimit, to_device
 from common.seed import frame_noise
 from data.colour.path import PixelPath
 from data.media import Frame
@@ -67,12 +67,12 @@ def encode(
         frames: this rank's rows of the padded frames of a shot, [3, rows, w'] each. latent_size: (h, w) of whole
             pictures. first: number of the first latent frame, which the first frame ends; a slice begins behind it.
     """
-    infer, pace = restorer.infer, Pace(restorer.device)
+    infer, run_ahead = restorer.infer, RunAheadLimit(restorer.device)
     memory = infer.new_memory(rows.exchange)
     for piece in slices(frames, restorer.slice_frames, infer.vae.temporal_factor, first):
         restorer.parallel.process.alive(f"latent frame {piece.first} of a shot")
         yield rows.unshard(encode_rows(piece, latent_size, restorer, rows, memory))
-        pace.step()
+        run_ahead.step()
         progress.advance("encode", piece.real)
 
 

@@ -85,8 +85,8 @@ class Failing:
     def __exit__(self, *_) -> None:
         self.reader.close()
 
-    def again(self):
-        return self.reader.again()
+    def reopened(self):
+        return self.reader.reopened()
 
     def __iter__(self):
         if self.info.path.name == "read.png":

@@ -252,6 +252,6 @@ def test_concealed_damage_is_told_and_nothing_is_printed(tmp_path, capfd, caplog
 
 def test_a_second_reader_of_a_file_tells_nothing_twice(tmp_path, caplog):
     two_videos(tmp_path / "in.mkv", ((48, 32), (96, 64)), (0, 0))
-    with open_media(tmp_path / "in.mkv") as reader, reader.again() as other:
+    with open_media(tmp_path / "in.mkv") as reader, reader.reopened() as other:
         pairs = [(a.time, b.time) for a, b in zip(reader, other, strict=True)]
     assert len(pairs) == 3 and caplog.text.count("video tracks") == 1

@@ -22,7 +22,7 @@ UNEVEN = [Fraction(k, 25) + Fraction(k % 3, 100) for k in range(COUNT)]
 def read(path, stretch=None):
     with open_media(path, stretch=stretch or Stretch()) as reader:
         frames = list(reader)
-        again = [frame.time for frame in reader.again()]
+        again = [frame.time for frame in reader.reopened()]
         assert again == [frame.time for frame in frames] or reader.info.kind == "image"
         return torch.stack([frame.pixels for frame in frames]), [frame.time for frame in frames], reader.info
 

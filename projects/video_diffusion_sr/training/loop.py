@@ -145,7 +145,7 @@ class Trainer:
         if regular or last or (log.every and step == first):
             self.nan_guard.check()
             self.checkpoints.poll(self.device)
-            self.stop_vote.pace(reports.scalars(step, self._mean_scalars(record)))
+            self.stop_vote.set_interval(reports.scalars(step, self._mean_scalars(record)))
         if self.validation is not None and self.validation.due(step, last):
             self.process.alive(f"validation after step {step}")
             values, pictures = self._with_ema(

@@ -45,7 +45,7 @@ class StopVote:
             return request.asked
         return step % self.every == 0 and fsdp.any_rank(request.asked, self.process.device)
 
-    def pace(self, steps_per_s: float) -> None:
+    def set_interval(self, steps_per_s: float) -> None:
         """Set how often ranks ask, from their mean speed; every rank calls it."""
         mean = fsdp.mean_over_ranks(torch.tensor(steps_per_s, device=self.process.device)).item()
         self.every = max(1, min(MOST_STEPS, int(mean)))
