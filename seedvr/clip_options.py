@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from data.media import OutputOptions, Stretch
+from data.media import ClipRange, OutputOptions
+from data.media.clip_range import seconds_of
 from data.media.encoding import check_options
-from data.media.stretch import seconds_of
 from projects.video_diffusion_sr.color_fix import KINDS
 from projects.video_diffusion_sr.output_size import OutputSize
 from seedvr.errors import InputError, errors_as
@@ -50,17 +50,19 @@ class ClipOptions:
 class Part:
     """The part of a file that is restored, and whether its record is kept."""
 
-    stretch: Stretch  # the part
+    clip_range: ClipRange  # the part
     record: bool = False  # write a record beside the result
 
 
-def stretch_of(start: float | str | None, end: float | str | None, frames: int | tuple[int, int] | None) -> Stretch:
+def clip_range_of(
+    start: float | str | None, end: float | str | None, frames: int | tuple[int, int] | None
+) -> ClipRange:
     """The part of a clip by a caller's arguments; InputError for invalid ones."""
     with errors_as(InputError, ValueError):
         begin, until = (None if moment is None else seconds_of(str(moment)) for moment in (start, end))
         if frames is None or isinstance(frames, int):
-            return Stretch(begin or None, until, count=frames)
+            return ClipRange(begin or None, until, count=frames)
         if not (isinstance(frames, list | tuple) and [type(number) for number in frames] == [int, int]):
             raise InputError(f"frames={frames!r} is neither a number nor two: of the first frame and of the one behind")
-        numbered = Stretch.of_frames(*frames)
+        numbered = ClipRange.of_frames(*frames)
         return replace(numbered, start=begin or None, end=until)

@@ -19,7 +19,7 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process, choose_device
 from common.distributed.timeout import TIMEOUT_S
 from common.extras import MissingExtra
-from data.media import Frame, MediaError, MediaInfo, MediaReader, Stretch
+from data.media import ClipRange, Frame, MediaError, MediaInfo, MediaReader
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.clip_run import NO_CUTS
@@ -127,9 +127,11 @@ class Engine:
 
     def file(self, source: Path, folder: Path, options: ClipOptions, report: Report, part: Part) -> Path:
         """Restore a part of a file into a folder, under the name that the command line gives it; the result's path."""
-        info, stretch = info_of(source), part.stretch
-        made, plan = self.prepare(options, replace(info, frame_count_hint=stretch.frames(info)))
-        made = replace(made, stretch=stretch, recorder=self._recorder(options, made, stretch) if part.record else None)
+        info, clip_range = info_of(source), part.clip_range
+        made, plan = self.prepare(options, replace(info, frame_count_hint=clip_range.frames(info)))
+        made = replace(
+            made, clip_range=clip_range, recorder=self._recorder(options, made, clip_range) if part.record else None
+        )
         with running():
             done = restore.restore_clip(
                 source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
@@ -137,11 +139,11 @@ class Engine:
         assert done is not None, "nothing in the folder stands in the way of the result"
         return done.output
 
-    def _recorder(self, options: ClipOptions, made: restorer.Restorer, stretch: Stretch) -> Recorder:
+    def _recorder(self, options: ClipOptions, made: restorer.Restorer, clip_range: ClipRange) -> Recorder:
         """The writer of one result's record, as for the same settings on the command line."""
         request = replace(
             self.request, size=options.size, seed=options.seed, steps=options.steps, cfg_scale=options.guidance,
-            result_options=made.result_options, stretch=stretch,
+            result_options=made.result_options, clip_range=clip_range,
         )  # fmt: skip
         return recorder(replace(self.settings, request=request, sampling=made.infer.sampling))
 
@@ -216,7 +218,7 @@ def with_sampling(infer: VideoDiffusionInfer, options: ClipOptions) -> VideoDiff
 def open_clip(path: Path, deinterlace: str) -> MediaReader:
     """A reader of a file; InputError when the file is missing or is no clip."""
     with errors_as(InputError, ValueError):
-        return open_input(path, deinterlace, Stretch())
+        return open_input(path, deinterlace, ClipRange())
 
 
 def place(made: Path, final: Path, record: bool) -> None:

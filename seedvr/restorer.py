@@ -17,7 +17,7 @@ from torch import Tensor
 from data.media import Frame
 from data.media.sequence import is_sequence
 from projects.video_diffusion_sr.output_size import OutputSize
-from seedvr.clip_options import ClipOptions, Part, stretch_of
+from seedvr.clip_options import ClipOptions, Part, clip_range_of
 from seedvr.engine import Engine, facts, open_clip, place
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
@@ -111,7 +111,7 @@ class Restorer:
         Raises:
             InputError: the input cannot be read, or the target's suffix is not that of the result.
         """
-        options, source, part = self._options(settings), Path(source), Part(stretch_of(start, end, frames), record)
+        options, source, part = self._options(settings), Path(source), Part(clip_range_of(start, end, frames), record)
         into_folder = os.fspath(target).endswith(("/", os.sep)) or Path(target).is_dir()
         folder = Path(target) if into_folder else Path(target).parent
         if not source.is_file() and not is_sequence(source):

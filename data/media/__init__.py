@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from data.media.clip_range import ClipRange
     from data.media.codecs import OutputOptions
     from data.media.errors import MediaError
     from data.media.find import is_probably_media
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from data.media.probe_process import probe_all
     from data.media.reader import open_media
     from data.media.search import find_media, place_of
-    from data.media.stretch import Stretch
     from data.media.whole import BusyError, MediaWriter
     from data.media.writer import open_writer
 
@@ -31,7 +31,7 @@ _HOME = {
     "MediaWriter": "whole",
     "OutputOptions": "codecs",
     "Probe": "probe",
-    "Stretch": "stretch",
+    "ClipRange": "clip_range",
     "alpha_of": "frame",
     "find_media": "search",
     "is_probably_media": "find",
@@ -45,6 +45,7 @@ _HOME = {
 
 __all__ = [
     "BusyError",
+    "ClipRange",
     "Frame",
     "MediaError",
     "MediaInfo",
@@ -52,7 +53,6 @@ __all__ = [
     "MediaWriter",
     "OutputOptions",
     "Probe",
-    "Stretch",
     "alpha_of",
     "find_media",
     "is_probably_media",

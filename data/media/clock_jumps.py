@@ -91,17 +91,17 @@ class ClockJumps:
         return f"the clock jumps {len(self.found)} times, by {total:.2f} s in all, which was closed"
 
     def _add_sound(self, track: int, start: Fraction, end: Fraction) -> None:
-        stretches = self.sound_spans.setdefault(track, [])
-        if stretches and -SKEW_S < start - stretches[-1][1] < SHORTEST_JUMP_S / 2:
-            stretches[-1][1] = max(end, stretches[-1][1])
+        spans = self.sound_spans.setdefault(track, [])
+        if spans and -SKEW_S < start - spans[-1][1] < SHORTEST_JUMP_S / 2:
+            spans[-1][1] = max(end, spans[-1][1])
         else:
-            self.sound_spans[track] = [*stretches[-1:], [start, end]]
+            self.sound_spans[track] = [*spans[-1:], [start, end]]
 
     def _jumps_too(self, index: int, jump: Jump) -> bool:
         """Whether a track of sound stops before the jump, and resumes after it or lasts longer by its header."""
-        after, stretches = jump.after + jump.seconds, self.sound_spans[index]
-        stops = any(abs(end - jump.after) < SKEW_S for _, end in stretches)
-        goes_on = any(abs(start - after) < SKEW_S for start, _ in stretches)
+        after, spans = jump.after + jump.seconds, self.sound_spans[index]
+        stops = any(abs(end - jump.after) < SKEW_S for _, end in spans)
+        goes_on = any(abs(start - after) < SKEW_S for start, _ in spans)
         return stops and (goes_on or self.promised.get(index, jump.after) > after - SKEW_S)
 
     def _goes_on(self, index: int, jump: Jump) -> bool:

@@ -52,8 +52,8 @@ class MediaInfo:
     depth: int = 8  # bits of a sample; 32 for floats
     colour: Colour = SDR  # of the values
     transparent: bool = False  # frames of a clip come with alpha
-    # Of a part of a clip (`Stretch`): seconds of the whole clip before it; sound and subtitles are cut at its start and
-    # its end. None: the whole clip.
+    # Of a part of a clip (`ClipRange`): seconds of the whole clip before it; sound and subtitles are cut at its two
+    # ends. None: the whole clip.
     cut: Fraction | None = None
 
     @property

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import av
 
+from data.media.clip_range import WHOLE, ClipRange
 from data.media.find import is_probably_media
 from data.media.sequence import clip_name, folder_of, is_sequence
-from data.media.stretch import WHOLE, Stretch
 
 WRITABLE_IMAGES = {
     ".png": "PNG",
@@ -88,7 +88,7 @@ def output_path(
     *,
     frames_out: str | None = None,
     containers: Sequence[str] = CONTAINERS,
-    stretch: Stretch = WHOLE,
+    clip_range: ClipRange = WHOLE,
 ) -> Path:
     """Where the result of a file goes: the same stem, the suffix by what it is.
 
@@ -103,13 +103,13 @@ def output_path(
         frames_out: the result of a clip is a folder of pictures: the stem alone, with the old suffix (`a_mov`) where
             other media have that stem.
         containers: that the codec of a clip may lie in, see `Encoding.containers`.
-        stretch: the result is of this part of a clip, which the name shows (`clip_10s-12.5s.mp4`).
+        clip_range: the result is of this part of a clip, which the name shows (`clip_10s-12.5s.mp4`).
     """
     whole = _path_of_whole(Path(input_path), Path(output_dir), info, frames_out, containers)
-    if not stretch.applies_to(info.kind):
+    if not clip_range.applies_to(info.kind):
         return whole
     suffix = "" if frames_out else whole.suffix
-    return whole.with_name(whole.name.removesuffix(suffix) + stretch.label + suffix)
+    return whole.with_name(whole.name.removesuffix(suffix) + clip_range.label + suffix)
 
 
 def _path_of_whole(

@@ -4,21 +4,25 @@ from os import PathLike
 from pathlib import Path
 
 from common.logger import get_logger
+from data.media.clip_range import WHOLE, ClipRange
+from data.media.clip_range_reader import ClipRangeReader
 from data.media.errors import decoding
 from data.media.image_reader import AnimationReader, ImageReader
 from data.media.info import MediaReader
 from data.media.picture_file import holds_picture, is_animation, open_picture
 from data.media.sequence import is_sequence
 from data.media.sequence_reader import SequenceReader
-from data.media.stretch import WHOLE, Stretch
-from data.media.stretch_reader import StretchReader
 from data.media.video_reader import Alpha, Deinterlace, VideoReader
 
 logger = get_logger(__name__)
 
 
 def open_media(
-    path: str | PathLike[str], *, deinterlace: Deinterlace = "auto", alpha: Alpha = "white", stretch: Stretch = WHOLE
+    path: str | PathLike[str],
+    *,
+    deinterlace: Deinterlace = "auto",
+    alpha: Alpha = "white",
+    clip_range: ClipRange = WHOLE,
 ) -> MediaReader:
     """Open a video, a picture, an animation or a clip of numbered pictures, by what it holds and not by its name.
 
@@ -29,7 +33,7 @@ def open_media(
         deinterlace: for videos; "auto" treats frames that are marked as interlaced, "always" all, "never" none.
         alpha: of clips: "keep" gives frames with their transparency, "white" lays them over white. That of a picture is
             in `MediaInfo.alpha`.
-        stretch: of a clip, the part that is read; a picture is whole.
+        clip_range: of a clip, the part that is read; a picture is whole.
 
     Raises:
         MediaError: a sentence; the file is missing, empty, not media, damaged, or without a single frame. Whatever
@@ -48,8 +52,8 @@ def open_media(
             reader = AnimationReader(path) if animated else ImageReader(path)
         else:
             reader = VideoReader(path, deinterlace, alpha)
-        if stretch.applies_to(reader.info.kind):
-            reader = StretchReader(reader, stretch)
+        if clip_range.applies_to(reader.info.kind):
+            reader = ClipRangeReader(reader, clip_range)
     for note in reader.notes:
         logger.warning("%s", note)
     return reader

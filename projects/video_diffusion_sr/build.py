@@ -89,7 +89,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         result_options=request.result_options,
         deinterlace=request.deinterlace,
         cuts=request.cuts,
-        stretch=request.stretch,
+        clip_range=request.clip_range,
         overlap=request.overlap,
     )
 

@@ -12,7 +12,7 @@ from common.distributed.process import Process, process_group
 from common.kernels.first_use import begin_first_use
 from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
-from data.media import Stretch
+from data.media import ClipRange
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.cli_parser import parse_flags
 from projects.video_diffusion_sr.dry_run import kernels_for
@@ -107,7 +107,7 @@ def prepare(
     """
     parallel = Parallel(process, args.sp_size)
     begin_first_use(process.device, DTYPES[args.dtype or "bfloat16"])
-    seen = survey(args, process, request.stretch)
+    seen = survey(args, process, request.clip_range)
     if seen.refusal is not None:
         raise RefusedRequest(seen.refusal)
     if not seen.clips:
@@ -130,7 +130,7 @@ def prepare(
     return failed, seen.total, (paths, job, journal is None)
 
 
-def stretch_from_flags(args: argparse.Namespace) -> Stretch:
+def clip_range_from_flags(args: argparse.Namespace) -> ClipRange:
     """The part of each clip that is asked for; ValueError where two flags say the same."""
     first, count = args.frames or (0, None)
     if first and args.start:
@@ -139,7 +139,7 @@ def stretch_from_flags(args: argparse.Namespace) -> Stretch:
         raise ValueError("--end and the number of --frames both say where to end: leave one of them out")
     if args.end is not None and args.end <= (args.start or 0):
         raise ValueError("--end is not behind --start: no frame lies between them")
-    return Stretch(args.start or None, args.end, first, count)
+    return ClipRange(args.start or None, args.end, first, count)
 
 
 def read_request(args: argparse.Namespace) -> Request:
@@ -186,7 +186,7 @@ def read_request(args: argparse.Namespace) -> Request:
         weights_8_bit=args.weights_8_bit,
         random_weights=args.random_weights,
         deinterlace=args.deinterlace,
-        stretch=stretch_from_flags(args),
+        clip_range=clip_range_from_flags(args),
         cuts=SceneCuts(args.scene_cuts, args.write_scene_cuts),
         overlap=not args.no_overlap,
         resume=not args.no_resume,

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from common.distributed.timeout import TIMEOUT_S
-from data.media.stretch import frames_of, seconds_of
+from data.media.clip_range import frames_of, seconds_of
 from projects.video_diffusion_sr.presets import Preset
 
 ROOT = Path(__file__).resolve().parents[2]

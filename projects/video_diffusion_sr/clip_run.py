@@ -82,9 +82,9 @@ class ClipRun:
     def _open(self, output_dir: Path, existing: Existing) -> None:
         restorer, enter = self._restorer, self._stack.enter_context
         options, alpha = restorer.result_options, alpha_wanted(restorer.result_options.stored)
-        self.reader = enter(open_input(self.source, restorer.deinterlace, restorer.stretch, alpha))
+        self.reader = enter(open_input(self.source, restorer.deinterlace, restorer.clip_range, alpha))
         self.info: MediaInfo = self.reader.info
-        self.output = place_of_result(self.source, output_dir, self.info, options, restorer.stretch)
+        self.output = place_of_result(self.source, output_dir, self.info, options, restorer.clip_range)
         self.size = restorer.geometry.output_size(self.info.height, self.info.width)
         self.path = pixel_path(self.info, options)
         self.result = None
@@ -209,7 +209,7 @@ class ClipRun:
             samples=self.result.samples.complete(), stages=self._times.seconds(), **self._memory,
         )  # fmt: skip
         if restorer.recorder is not None:
-            restorer.recorder.write(self.output, report, self.info, restorer.stretch, self._plan)
+            restorer.recorder.write(self.output, report, self.info, restorer.clip_range, self._plan)
         return report
 
     def stop(self) -> None:

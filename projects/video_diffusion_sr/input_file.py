@@ -5,15 +5,15 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
-from data.media import Frame, MediaReader, Stretch, open_media
+from data.media import ClipRange, Frame, MediaReader, open_media
 from projects.video_diffusion_sr.file_errors import InputError, sentence
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
 
 
-def open_input(source: Path, deinterlace: str, stretch: Stretch, alpha: str = "white") -> MediaReader:
+def open_input(source: Path, deinterlace: str, clip_range: ClipRange, alpha: str = "white") -> MediaReader:
     """The reader of a file, or of a part of it; InputError, whatever a decoder makes of it; see `open_media`."""
     try:
-        return open_media(source, deinterlace=deinterlace, alpha=alpha, stretch=stretch)
+        return open_media(source, deinterlace=deinterlace, alpha=alpha, clip_range=clip_range)
     except Exception as error:
         raise InputError(sentence(error, source, "read")) from error
 

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from data.colour.path import PixelPath
-from data.media import MediaInfo, OutputOptions, Probe, Stretch, output_path
+from data.media import ClipRange, MediaInfo, OutputOptions, Probe, output_path
+from data.media.clip_range import WHOLE
 from data.media.colour import HLG, PQ
 from data.media.encoding import check_options, choose, keeps_alpha, picture_bits
-from data.media.stretch import WHOLE
 from projects.video_diffusion_sr.request import ResultOptions
 
 
@@ -42,9 +42,9 @@ def result_options_from_flags(args: argparse.Namespace) -> ResultOptions:
 
 
 def place_of_result(
-    source: Path, output_dir: Path, found: MediaInfo | Probe, options: ResultOptions, stretch: Stretch = WHOLE
+    source: Path, output_dir: Path, found: MediaInfo | Probe, options: ResultOptions, clip_range: ClipRange = WHOLE
 ) -> Path:
-    """The result's path. stretch: the part of the file that is restored.
+    """The result's path. clip_range: the part of the file that is restored.
 
     Raises:
         ValueError: what is asked for does not go together, or not with this file; the sentence begins with its name.
@@ -56,7 +56,7 @@ def place_of_result(
             containers = {"containers": choose(found, options.stored).containers}
         elif found.kind != "image":
             choose(found, options.stored)
-        output = output_path(source, output_dir, found, frames_out=frames_out, stretch=stretch, **containers)
+        output = output_path(source, output_dir, found, frames_out=frames_out, clip_range=clip_range, **containers)
         if found.kind == "image":
             picture_bits(found, options.output, output.suffix)
     except ValueError as error:

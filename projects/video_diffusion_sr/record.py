@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from common.atomic import atomic_write
 from common.file_hash import known_sha256
 from common.logger import get_logger
-from data.media import MediaError, MediaInfo, Stretch
+from data.media import ClipRange, MediaError, MediaInfo
 from data.media.sequence import numbered, size_in_bytes
 from projects.video_diffusion_sr.file_errors import sentence
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
@@ -50,7 +50,7 @@ class Recorder:
     run: Mapping[str, Any]
     weights: Future[list[dict[str, Any]]]
 
-    def write(self, output: Path, report: Report, info: MediaInfo, stretch: Stretch, plan: MemoryPlan) -> None:
+    def write(self, output: Path, report: Report, info: MediaInfo, clip_range: ClipRange, plan: MemoryPlan) -> None:
         """The record of a result that is complete.
 
         Args:
@@ -62,7 +62,7 @@ class Recorder:
                 FORMAT: VERSION,
                 "written": datetime.now(UTC).isoformat(timespec="seconds"),
                 "result": {**facts_of(output), **figures(report)},
-                "input": {**facts_of(report.source), **_input(info, stretch)},
+                "input": {**facts_of(report.source), **_input(info, clip_range)},
                 "weights": self._weights(),
                 **self.run,
                 "plan": plan.describe(),
@@ -211,9 +211,9 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str | None) else str(value)
 
 
-def _input(info: MediaInfo, stretch: Stretch) -> dict[str, Any]:
+def _input(info: MediaInfo, clip_range: ClipRange) -> dict[str, Any]:
     facts = {"kind": info.kind, "width": info.width, "height": info.height, "frames_per_second": info.frame_rate}
-    return {**facts, "part": stretch} if stretch.applies_to(info.kind) else facts
+    return {**facts, "part": clip_range} if clip_range.applies_to(info.kind) else facts
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data.media import OutputOptions, Stretch
+from data.media import ClipRange, OutputOptions
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
 
@@ -58,7 +58,7 @@ class Request:
     overlap: reading and writing happen in threads beside the one that computes.
     resume: what is finished of a file is kept until the file is complete, and a later run goes on behind it.
     ckpt_dir: where weights and prompt embeddings lie; checkpoint, vae_checkpoint: files of weights that lie elsewhere.
-    overrides: `key=value` for the YAML. stretch: the part of each clip that is restored.
+    overrides: `key=value` for the YAML. clip_range: the part of each clip that is restored.
     """
 
     res: tuple[int, int]
@@ -82,7 +82,7 @@ class Request:
     weights_8_bit: bool = False
     random_weights: bool = False
     deinterlace: str = "auto"
-    stretch: Stretch = field(default_factory=Stretch)
+    clip_range: ClipRange = field(default_factory=ClipRange)
     cuts: SceneCuts = field(default_factory=SceneCuts)
     overlap: bool = True
     resume: bool = True

@@ -21,7 +21,7 @@ from projects.video_diffusion_sr.settings import RunSettings
 
 NO_MATTER = {  # of a request
     "device", "dtype", "res", "size", "vram", "shard_weights", "overlap", "ckpt_dir", "checkpoint", "vae_checkpoint",
-    "lora", "config", "overrides", "result_options", "resume", "window_frames", "cuts", "stretch",
+    "lora", "config", "overrides", "result_options", "resume", "window_frames", "cuts", "clip_range",
 }  # fmt: skip  # what follows from them is told by itself
 SHOWN_BESIDE = {"compare", "page_bytes"}  # of a `ResultOptions`: the result is the same without
 PARTS = ("common", "data", "models", "projects/video_diffusion_sr")  # of the program that make a result
@@ -60,7 +60,7 @@ def identity_of(restorer: Restorer, info: MediaInfo, size: tuple[int, int]) -> d
     cuts = restorer.cuts.source
     if cuts not in (AUTO, OFF):
         cuts = str(sorted(set(read_list(restorer.cuts.list_of(info.path)))))
-    part = ", ".join(f"{name} {value}" for name, value in vars(restorer.stretch).items() if value) or "all of it"
+    part = ", ".join(f"{name} {value}" for name, value in vars(restorer.clip_range).items() if value) or "all of it"
     return {
         **restorer.identity,
         "the input": input_fingerprint(info.path),

@@ -14,10 +14,10 @@ from common.claim import remove_leftovers
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.media import MediaError, Probe, Stretch, place_of, probe_all
+from data.media import ClipRange, MediaError, Probe, place_of, probe_all
+from data.media.clip_range import WHOLE
 from data.media.sequence import folder_of, size_in_bytes
 from data.media.sequence_writer import why_not_replaced
-from data.media.stretch import WHOLE
 from projects.video_diffusion_sr.comparison import FOLDER as COMPARE
 from projects.video_diffusion_sr.file_errors import (
     SkippedError,
@@ -51,13 +51,13 @@ class Survey:
     refusal: str | None = None
 
 
-def survey(args: argparse.Namespace, process: Process, stretch: Stretch = WHOLE) -> Survey:
+def survey(args: argparse.Namespace, process: Process, clip_range: ClipRange = WHOLE) -> Survey:
     """Look at every file once, on the leader, which logs what it finds; the others get the result.
 
     Decoders run in a process of their own there (`probe_all`): one that dies or hangs costs its file, not the job, and
     no two ranks can come to different findings.
     """
-    found = process.broadcast_from_leader(lambda: _look(args, process, stretch))
+    found = process.broadcast_from_leader(lambda: _look(args, process, clip_range))
     if isinstance(found, str):
         return Survey(0, {}, {}, 0, found)
     total, failed, rows = found
@@ -65,7 +65,7 @@ def survey(args: argparse.Namespace, process: Process, stretch: Stretch = WHOLE)
     return Survey(total, clips, {Path(path): size for path, size, _ in rows}, failed)
 
 
-def _look(args: argparse.Namespace, process: Process, stretch: Stretch) -> list | str:
+def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange) -> list | str:
     """[number of files, failed ones, [path, bytes, fields of its `Clip`] of the others]; a sentence of refusal."""
     try:
         files = find_inputs(args)
@@ -83,7 +83,7 @@ def _look(args: argparse.Namespace, process: Process, stretch: Stretch) -> list 
     for path, found in probe_all(files):
         process.alive(f"a first look at the files, done with {path.name}")
         try:
-            clip = check_file(path, found, args, process.attempt, stretch)
+            clip = check_file(path, found, args, process.attempt, clip_range)
             rows.append([str(path), size_in_bytes(path), astuple(clip)])
         except SkippedError as reason:
             logger.info("%s", reason, extra=outcome(path, "skipped"))
@@ -94,30 +94,30 @@ def _look(args: argparse.Namespace, process: Process, stretch: Stretch) -> list 
 
 
 def check_file(
-    path: Path, found: Probe | MediaError, args: argparse.Namespace, attempt: int = 0, stretch: Stretch = WHOLE
+    path: Path, found: Probe | MediaError, args: argparse.Namespace, attempt: int = 0, clip_range: ClipRange = WHOLE
 ) -> Clip:
     """What planning needs of a file that can be restored.
 
     Args:
-        found: what `probe_all` says of it. stretch: the part of a clip that is asked for.
+        found: what `probe_all` says of it. clip_range: the part of a clip that is asked for.
     Raises:
         SkippedError: its result is there, and that is all right.
         ValueError: it cannot be.
     """
     if isinstance(found, MediaError):
         raise found
-    stretch.check_begins_in(found, path)
+    clip_range.check_begins_in(found, path)
     if args.preview is not None:  # a sheet is written, and no result touched
         return Clip(found.height, found.width, 1, still=True)
     place, options = place_of(path, args.video_path, args.output_dir), result_options_from_flags(args)
-    output = place_of_result(path, place, found, options, stretch)
+    output = place_of_result(path, place, found, options, clip_range)
     is_folder = found.kind != "image" and options.frames_out is not None
     refusal = refuse_output(path, output, args, attempt, is_folder=is_folder)
     if refusal == SKIP:
         raise SkippedError(f"{path.name}: skipped, {output} exists")
     if refusal is not None:
         raise ValueError(refusal)
-    return clip_of(found, options.stored, stretch)
+    return clip_of(found, options.stored, clip_range)
 
 
 def refuse_output(

@@ -47,7 +47,7 @@ def show_plan(preset: Preset, request: Request, args: argparse.Namespace) -> int
         try:
             if isinstance(found, MediaError):
                 raise found
-            request.stretch.check_begins_in(found, path)
+            request.clip_range.check_begins_in(found, path)
             sys.stdout.write(describe(path, found, budget, bound) + "\n")
         except ValueError as error:
             failed += 1
@@ -69,7 +69,7 @@ def describe(path: Path, found: Probe, budget: Budget, bound: float | None) -> s
     Raises:
         ValueError: it does not fit the bound.
     """
-    clip = clip_of(found, budget.settings.request.result_options.stored, budget.settings.request.stretch)
+    clip = clip_of(found, budget.settings.request.result_options.stored, budget.settings.request.clip_range)
     work, plan = budget.work(clip), budget.plan(clip)
     height, width = budget.settings.geometry.output_size(clip.height, clip.width)
     frames = "an unknown number of frames" if clip.frames is None else f"{clip.frames} frame{'s' * (clip.frames != 1)}"

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from data.media import Stretch, open_media
+from data.media import ClipRange, open_media
 from projects.video_diffusion_sr.cli_parser import parse_flags
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.throughput import BY_MODEL
@@ -15,12 +15,12 @@ from tests.projects.test_sequences import frames_in, run, tree
 CLIP = smooth_clip(50, 32, 48)
 
 
-@pytest.mark.parametrize("stretch", [Stretch(), Stretch(first=10, count=24)])
+@pytest.mark.parametrize("clip_range", [ClipRange(), ClipRange(first=10, count=24)])
 @pytest.mark.parametrize("leaps", [True, False])
-def test_stills_are_frames_of_the_clip_spread_over_it(tmp_path, stretch, leaps, monkeypatch):
+def test_stills_are_frames_of_the_clip_spread_over_it(tmp_path, clip_range, leaps, monkeypatch):
     if not leaps:  # a file without an index
         monkeypatch.setattr("data.media.video_reader.VideoReader.shown_at", lambda reader, times: [])
-    with open_media(write_waves(tmp_path / "a.mp4", CLIP, even_times(50)), stretch=stretch) as reader:
+    with open_media(write_waves(tmp_path / "a.mp4", CLIP, even_times(50)), clip_range=clip_range) as reader:
         stills, frames = reader.stills(4), {frame.time: frame.pixels for frame in reader}
     times = [still.time for still in stills]
     shares = [int(time * 25 * 4 / len(frames)) for time in times]

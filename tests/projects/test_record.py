@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from common import file_hash
-from data.media import Stretch
+from data.media import ClipRange
 from projects.video_diffusion_sr import record
 from projects.video_diffusion_sr.cli_parser import ROOT
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
@@ -36,7 +36,7 @@ def recording(made: Restorer, **asked) -> Restorer:
         recorder=recorder(settings_for(request)),
         seed=request.seed,
         result_options=request.result_options,
-        stretch=request.stretch,
+        clip_range=request.clip_range,
     )
 
 
@@ -48,7 +48,7 @@ def picture(tmp_path):
 
 def test_a_record_says_what_was_asked_for_and_what_came_of_it(restorer, tmp_path):  # noqa: F811
     clip = write_clip(tmp_path / "clip.mp4", 5)
-    made = recording(restorer, seed=7, result_options=ResultOptions(color_fix="lab"), stretch=Stretch(count=3))
+    made = recording(restorer, seed=7, result_options=ResultOptions(color_fix="lab"), clip_range=ClipRange(count=3))
     done = restore_clip(clip, tmp_path / "out", made)
     said = json.loads((tmp_path / "out" / "clip_f0-f3.mp4.json").read_text())
     settings, result = said["settings"], said["result"]

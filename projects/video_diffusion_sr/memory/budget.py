@@ -11,8 +11,8 @@ import torch
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.media import MediaInfo, OutputOptions, Probe, Stretch
-from data.media.stretch import WHOLE
+from data.media import ClipRange, MediaInfo, OutputOptions, Probe
+from data.media.clip_range import WHOLE
 from data.video.framing import causal_length, latent_frames
 from projects.video_diffusion_sr.communication import token_share
 from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, candidates
@@ -42,14 +42,14 @@ class Clip:
     deep: bool = False
 
 
-def clip_of(info: MediaInfo | Probe, output: OutputOptions | None = None, stretch: Stretch = WHOLE) -> Clip:
+def clip_of(info: MediaInfo | Probe, output: OutputOptions | None = None, clip_range: ClipRange = WHOLE) -> Clip:
     """What planning needs of a file that was opened, or looked into.
 
     Args:
-        output: how its result is stored. stretch: the part of it that is restored.
+        output: how its result is stored. clip_range: the part of it that is restored.
     """
     more = output is not None and (output.bit_depth or 8) > 8
-    return Clip(info.height, info.width, stretch.frames(info), info.kind == "image", info.depth > 8 or more)
+    return Clip(info.height, info.width, clip_range.frames(info), info.kind == "image", info.depth > 8 or more)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Self
 
+from data.media.clip_range import ClipRange
 from data.media.errors import MediaError, shown
 from data.media.frame import Frame
 from data.media.info import MediaReader, middles
-from data.media.stretch import Stretch
 from data.media.video_reader import VideoReader
 
 
-class StretchReader(MediaReader):
+class ClipRangeReader(MediaReader):
     """The frames of a part, at times from zero on.
 
     A part that begins with the clip keeps the clip's zero. Else its first frame is the new zero, also for what stands
@@ -24,23 +24,23 @@ class StretchReader(MediaReader):
 
     Args:
         reader: of the whole clip; this object closes it.
-        stretch: not whole.
+        clip_range: not whole.
     Raises:
         MediaError: no frame lies in the part.
     """
 
-    def __init__(self, reader: MediaReader, stretch: Stretch) -> None:
-        self._reader, self._stretch = reader, stretch
+    def __init__(self, reader: MediaReader, clip_range: ClipRange) -> None:
+        self._reader, self._range = reader, clip_range
         self.notes, whole = reader.notes, reader.info
-        stretch.check_begins_in(whole, whole.path)
+        clip_range.check_begins_in(whole, whole.path)
         self._zero, self._begun = Fraction(0), None
-        if stretch.first or stretch.start:
+        if clip_range.first or clip_range.start:
             self._begun = self._part()  # goes on with the first iteration
             self._zero = next(self._begun)
-        count = stretch.frames(whole)
-        left = [end - self._zero for end in (whole.duration, stretch.end) if end is not None]
-        if stretch.count is not None and whole.frame_rate and not whole.variable_frame_rate:
-            left.append(stretch.count / whole.frame_rate)
+        count = clip_range.frames(whole)
+        left = [end - self._zero for end in (whole.duration, clip_range.end) if end is not None]
+        if clip_range.count is not None and whole.frame_rate and not whole.variable_frame_rate:
+            left.append(clip_range.count / whole.frame_rate)
         self.info = replace(
             whole,
             frame_count_hint=count,
@@ -51,26 +51,26 @@ class StretchReader(MediaReader):
 
     def _part(self) -> Generator[Fraction | Frame]:
         """The time in the whole clip of the first frame; then the frames, at least one, at their times there."""
-        stretch, number, given = self._stretch, -1, 0
+        clip_range, number, given = self._range, -1, 0
         frames = iter(self._reader)
         try:
             for number, frame in enumerate(frames):
-                if stretch.end is not None and frame.time >= stretch.end:
+                if clip_range.end is not None and frame.time >= clip_range.end:
                     break
-                if number < stretch.first or (stretch.start is not None and frame.time < stretch.start):
+                if number < clip_range.first or (clip_range.start is not None and frame.time < clip_range.start):
                     continue
                 if not given:
                     yield frame.time
                 yield frame
                 given += 1
-                if given == stretch.count:
+                if given == clip_range.count:
                     break
             else:
                 self.damage = self._reader.damage
         finally:
             frames.close()
         if not given:
-            what = stretch.missing(frames=number + 1)
+            what = clip_range.missing(frames=number + 1)
             raise MediaError(f"{shown(self._reader.info.path)}: {what}")
 
     def _frames(self) -> Generator[Frame]:

@@ -1,6 +1,6 @@
 """A part of a clip: from a moment or a frame, up to a moment or for a number of frames.
 
-Without torch, for flags and for probing. `data.media.stretch_reader` reads it.
+Without torch, for flags and for probing. `data.media.clip_range_reader` reads it.
 """
 
 import re
@@ -29,7 +29,7 @@ class Long(Protocol):
 
 
 @dataclass(frozen=True)
-class Stretch:
+class ClipRange:
     """A part of a clip; without arguments all of it.
 
     Raises:
@@ -43,15 +43,17 @@ class Stretch:
 
     def __post_init__(self) -> None:
         if self.start is not None and self.first:
-            raise ValueError("a start and a number of the first frame both say where a stretch begins; give one")
+            raise ValueError("a start and a number of the first frame both say where a part of a clip begins; give one")
         if self.end is not None and self.count is not None:
-            raise ValueError("an end and a number of frames both say where a stretch ends; give one")
+            raise ValueError("an end and a number of frames both say where a part of a clip ends; give one")
         if min(self.start or 0, self.first) < 0:
-            raise ValueError("a stretch cannot begin before its clip")
+            raise ValueError("a part of a clip cannot begin before its clip")
         if self.count is not None and self.count < 1:
-            raise ValueError("a stretch has at least one frame")
+            raise ValueError("a part of a clip has at least one frame")
         if self.end is not None and self.end <= (self.start or 0):
-            raise ValueError(f"a stretch ends behind its start: {_short(self.end)} is not behind {_short(self.start)}")
+            raise ValueError(
+                f"a part of a clip ends behind its start: {_short(self.end)} is not behind {_short(self.start)}"
+            )
 
     @classmethod
     def of_frames(cls, first: int, end: int) -> Self:
@@ -63,7 +65,7 @@ class Stretch:
     @property
     def whole(self) -> bool:
         """Whether it is all of a clip."""
-        return self == Stretch()
+        return self == ClipRange()
 
     @property
     def label(self) -> str:
@@ -97,12 +99,12 @@ class Stretch:
         return max(min(counts), 1) if counts else None
 
     def check_begins_in(self, clip: Long, path: Path) -> None:
-        """MediaError where the clip is said to end before the stretch begins."""
+        """MediaError where the clip is said to end before the range begins."""
         if self.start is not None and clip.kind != "image" and clip.duration and self.start >= clip.duration:
             raise MediaError(f"{shown(path)}: {self.missing(clip.duration)}")
 
     def missing(self, seconds: Fraction | float | None = None, frames: int | None = None) -> str:
-        """A sentence for a stretch without frames: the clip lasts `seconds`, or `frames` frames were read."""
+        """A sentence for a range without frames: the clip lasts `seconds`, or `frames` frames were read."""
         if frames is not None and self.end is not None:
             return f"no frame begins from {_short(self.start)} s up to {_short(self.end)} s; ask for a longer part"
         where = f"frame {self.first}" if self.start is None else f"{_short(self.start)} s"
@@ -110,7 +112,7 @@ class Stretch:
         return f"has no frame from {where} on, it has {length}; begin earlier"
 
 
-WHOLE = Stretch()
+WHOLE = ClipRange()
 
 
 def seconds_of(text: str) -> Fraction:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.media import MediaError, Stretch, open_media, open_writer, output_path
-from data.media.stretch import frames_of, seconds_of
+from data.media import ClipRange, MediaError, open_media, open_writer, output_path
+from data.media.clip_range import frames_of, seconds_of
 from data.media.timecode import timecode_after
 from tests.data.extras_samples import clip_with
 from tests.data.media_samples import even_times, smooth_clip, write_clip
@@ -19,8 +19,8 @@ CLIP = smooth_clip(COUNT, 32, 48)
 UNEVEN = [Fraction(k, 25) + Fraction(k % 3, 100) for k in range(COUNT)]
 
 
-def read(path, stretch=None):
-    with open_media(path, stretch=stretch or Stretch()) as reader:
+def read(path, clip_range=None):
+    with open_media(path, clip_range=clip_range or ClipRange()) as reader:
         frames = list(reader)
         again = [frame.time for frame in reader.reopened()]
         assert again == [frame.time for frame in frames] or reader.info.kind == "image"
@@ -57,8 +57,8 @@ def test_a_part_has_the_frames_and_steps_of_the_whole(tmp_path, name):
         end = len(times) if count is None else first + count
         middle = (times[first - 1] + times[first]) / 2 if first else Fraction(0)
         until = times[end] - Fraction(1, 1000) if end < len(times) else None
-        for stretch in (Stretch(first=first, count=count), Stretch(start=middle or None, end=until)):
-            part, shown, info = read(path, stretch)
+        for clip_range in (ClipRange(first=first, count=count), ClipRange(start=middle or None, end=until)):
+            part, shown, info = read(path, clip_range)
             assert torch.equal(part, whole[first:end])
             assert shown == [time - times[first] for time in times[first:end]]
             assert info.frame_count_hint == pytest.approx(end - first, abs=2) and info.cut == times[first]
@@ -67,26 +67,26 @@ def test_a_part_has_the_frames_and_steps_of_the_whole(tmp_path, name):
 def test_a_part_that_begins_with_the_clip_keeps_its_zero(tmp_path):
     source = write_clip(tmp_path / "late.mp4", CLIP, [t + 1 for t in even_times(COUNT)], audio="aac")
     times = read(source)[1]
-    assert times[0] == 1 and read(source, Stretch(end=Fraction(3, 2)))[1] == [t for t in times if t < Fraction(3, 2)]
+    assert times[0] == 1 and read(source, ClipRange(end=Fraction(3, 2)))[1] == [t for t in times if t < Fraction(3, 2)]
 
 
 @pytest.mark.parametrize(
-    ("stretch", "said"),
+    ("clip_range", "said"),
     [
-        (Stretch(start=Fraction(9)), "has no frame from 9 s on"),
-        (Stretch(first=60), "has no frame from frame 60 on, it has 60 frames"),
-        (Stretch(start=Fraction("1.001"), end=Fraction("1.003")), "no frame begins from 1.001 s up to 1.003 s"),
+        (ClipRange(start=Fraction(9)), "has no frame from 9 s on"),
+        (ClipRange(first=60), "has no frame from frame 60 on, it has 60 frames"),
+        (ClipRange(start=Fraction("1.001"), end=Fraction("1.003")), "no frame begins from 1.001 s up to 1.003 s"),
     ],
 )
-def test_a_part_without_frames_is_refused(tmp_path, stretch, said):
+def test_a_part_without_frames_is_refused(tmp_path, clip_range, said):
     source = write_clip(tmp_path / "clip.mp4", CLIP, even_times(COUNT))
     with pytest.raises(MediaError, match=f"^clip.mp4: {said}"):
-        open_media(source, stretch=stretch)
+        open_media(source, clip_range=clip_range)
 
 
 def test_a_picture_is_always_whole(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    assert len(read(tmp_path / "a.png", Stretch(first=3))[1]) == 1
+    assert len(read(tmp_path / "a.png", ClipRange(first=3))[1]) == 1
 
 
 def clicking(path, codec):
@@ -125,10 +125,10 @@ def levels(path):
     return start, start + len(wave) / RATE, times, np.abs(wave[: len(times) * 480]).reshape(-1, 480).max(1)
 
 
-def rewritten(source, target, stretch):
-    with open_media(source, stretch=stretch) as reader:
+def rewritten(source, target, clip_range):
+    with open_media(source, clip_range=clip_range) as reader:
         info = reader.info
-        path = output_path(source, target, info, stretch=stretch)
+        path = output_path(source, target, info, clip_range=clip_range)
         with open_writer(path, info, (info.height, info.width)) as writer:
             for frame in reader:
                 writer.write(frame.pixels[None], [frame.time])
@@ -140,7 +140,7 @@ def rewritten(source, target, stretch):
 )
 def test_sound_is_cut_with_the_picture_and_stays_at_its_moment(tmp_path, name, codec):
     source = clicking(tmp_path / name, codec)
-    result = rewritten(source, tmp_path / "out", Stretch(start=Fraction("0.42"), end=Fraction("1.62")))
+    result = rewritten(source, tmp_path / "out", ClipRange(start=Fraction("0.42"), end=Fraction("1.62")))
     with open_media(result) as reader:
         assert len(list(reader)) == 30 and reader.info.duration == Fraction("1.2")
     start, end, times, heard = levels(result)
@@ -156,7 +156,7 @@ def test_chapters_and_subtitles_are_cut_with_the_picture(tmp_path, suffix):
     source = clip_with(
         tmp_path / "in.mkv", tracks=[({}, 0)], subtitles=[("subrip", {}, 0)], chapters=chapters
     )  # lines from 0 to 0.3 s and from 0.4 to 0.7 s
-    with open_media(source, stretch=Stretch(first=6, count=9)) as reader:  # 0.24 to 0.6 s
+    with open_media(source, clip_range=ClipRange(first=6, count=9)) as reader:  # 0.24 to 0.6 s
         target = tmp_path / f"out{suffix}"
         with open_writer(target, reader.info, (32, 48)) as writer:
             for frame in reader:
@@ -176,7 +176,7 @@ def test_chapters_and_subtitles_are_cut_with_the_picture(tmp_path, suffix):
 
 def test_the_timecode_is_that_of_the_first_frame(tmp_path):
     source = clip_with(tmp_path / "in.mkv", tags={"timecode": "10:00:00:20"}, tracks=[({}, 0)])
-    result = rewritten(source, tmp_path / "out", Stretch(first=7))
+    result = rewritten(source, tmp_path / "out", ClipRange(first=7))
     with av.open(str(result)) as container:
         assert "10:00:01:02" in [stream.metadata.get("timecode") for stream in container.streams]
 
@@ -219,15 +219,15 @@ def test_results_of_parts_have_names_of_their_own(tmp_path):
     source = write_clip(tmp_path / "clip.v1.mp4", CLIP[:2], even_times(2))
     info = read(source)[2]
     names = [
-        output_path(source, "out", info, stretch=stretch, frames_out=out).name
-        for stretch, out in (
-            (Stretch(), None),
-            (Stretch(start=Fraction(10), end=Fraction("12.5")), None),
-            (Stretch(start=Fraction(10)), None),
-            (Stretch(first=20, count=20), None),
-            (Stretch(first=20), None),
-            (Stretch(start=Fraction(10), count=5), None),
-            (Stretch(count=5), "png"),
+        output_path(source, "out", info, clip_range=clip_range, frames_out=out).name
+        for clip_range, out in (
+            (ClipRange(), None),
+            (ClipRange(start=Fraction(10), end=Fraction("12.5")), None),
+            (ClipRange(start=Fraction(10)), None),
+            (ClipRange(first=20, count=20), None),
+            (ClipRange(first=20), None),
+            (ClipRange(start=Fraction(10), count=5), None),
+            (ClipRange(count=5), "png"),
         )
     ]
     assert names == [

@@ -7,7 +7,7 @@ import av
 import pytest
 import torch
 
-from data.media import Stretch
+from data.media import ClipRange
 from projects.video_diffusion_sr.request import ResultOptions
 from projects.video_diffusion_sr.restore import restore_clip
 from tests.projects.test_restore import read, restorer, write_clip  # noqa: F401 (restorer is a fixture)
@@ -35,7 +35,7 @@ def test_a_part_gives_what_the_same_frames_give_cut_beforehand(restorer, tmp_pat
         monkeypatch.setattr("projects.video_diffusion_sr.clip_run.KEPT", 0)
     clip = write_clip(tmp_path / "clip.mp4", 12)
     pictures = replace(restorer, result_options=ResultOptions(frames_out="png"))
-    part = restore_clip(clip, tmp_path / "out", replace(pictures, stretch=Stretch(first=4, count=5)))
+    part = restore_clip(clip, tmp_path / "out", replace(pictures, clip_range=ClipRange(first=4, count=5)))
     cut = restore_clip(cut_beforehand(clip, tmp_path / "cut.mp4", 4, 5), tmp_path / "out", pictures)
     assert part.frames == cut.frames == 5 and part.output.name == "clip_f4-f9"
     assert torch.equal(read(part.output), read(cut.output))
