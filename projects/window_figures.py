@@ -22,13 +22,13 @@ from common.distributed.process import process_group
 from common.distributed.row_parallel import UnshardedClip
 from data.media import find_media, open_media
 from projects.video_diffusion_sr.build import build
-from projects.video_diffusion_sr.long_clips import SHARED_LATENTS
 from projects.video_diffusion_sr.presets import PRESETS
 from projects.video_diffusion_sr.progress import ProgressBar
 from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.restore import sample
 from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.segments import FROM_ITS_BEGINNING
+from projects.video_diffusion_sr.temporal_windows import SHARED_LATENTS
 from projects.video_diffusion_sr.to_frames import decode
 from projects.video_diffusion_sr.to_latents import encode, prepare
 

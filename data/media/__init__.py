@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from data.media.find import is_probably_media
     from data.media.frame import Frame, alpha_of, rgb_of
     from data.media.info import MediaInfo, MediaReader
+    from data.media.media_writer import BusyError, MediaWriter
     from data.media.names import output_path
     from data.media.probe import Probe
     from data.media.probe_process import probe_all
     from data.media.reader import open_media
     from data.media.search import find_media, place_of
-    from data.media.whole import BusyError, MediaWriter
     from data.media.writer import open_writer
 
 _HOME = {
-    "BusyError": "whole",
+    "BusyError": "media_writer",
     "Frame": "frame",
     "MediaError": "errors",
     "MediaInfo": "info",
     "MediaReader": "info",
-    "MediaWriter": "whole",
+    "MediaWriter": "media_writer",
     "OutputOptions": "codecs",
     "Probe": "probe",
     "ClipRange": "clip_range",

@@ -17,9 +17,9 @@ from data.media.colour import SDR, Colour, png_chunk
 from data.media.deep_picture import png_info, save_png, save_tiff
 from data.media.errors import shown
 from data.media.info import MediaInfo
+from data.media.media_writer import MediaWriter
 from data.media.names import WRITABLE_IMAGES
 from data.media.picture_tags import EXIF_START, IPTC_OF_PHOTOSHOP, IPTC_OF_TIFF, PictureTags, for_size, kept_as_found
-from data.media.whole import MediaWriter
 from data.yuv.from_rgb import from_rgb
 from data.yuv.layout import YuvLayout
 

@@ -14,7 +14,7 @@ from data.media.encoding import Encoding
 from data.media.errors import MediaError, shown
 from data.media.image_writer import save, stored_rgb
 from data.media.info import MediaInfo
-from data.media.whole import MediaWriter
+from data.media.media_writer import MediaWriter
 
 logger = get_logger(__name__)
 

@@ -19,11 +19,11 @@ from data.media.errors import shown
 from data.media.extras import logged_extras
 from data.media.info import MediaInfo
 from data.media.joined import Segment
+from data.media.media_writer import MediaWriter
 from data.media.mux import complete
 from data.media.muxer import muxer_options
 from data.media.names import WRITABLE_VIDEOS
 from data.media.sound_plan import SoundTrack, logged_sound_plan
-from data.media.whole import MediaWriter
 from data.yuv.frames import frame_from
 from data.yuv.from_rgb import from_rgb
 from data.yuv.layout import YuvLayout

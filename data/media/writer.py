@@ -11,11 +11,11 @@ from data.media.encoding import choose, colour_out, picture_bits
 from data.media.errors import MediaError, printable, shown
 from data.media.image_writer import ImageWriter
 from data.media.info import MediaInfo
+from data.media.media_writer import MediaWriter
 from data.media.names import WRITABLE_IMAGES, WRITABLE_VIDEOS
 from data.media.sequence import folder_of
 from data.media.sequence_writer import FRAMES_OUT, SequenceWriter
 from data.media.video_writer import VideoWriter
-from data.media.whole import MediaWriter
 
 KNOWN = ", ".join([*WRITABLE_VIDEOS, *WRITABLE_IMAGES])
 

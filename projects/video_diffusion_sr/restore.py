@@ -17,7 +17,6 @@ from data.media import Frame, MediaInfo
 from projects.video_diffusion_sr.clip_run import ClipRun
 from projects.video_diffusion_sr.file_errors import InputError, NotFiniteError, OutputError, rebuild
 from projects.video_diffusion_sr.finishing import Finisher, PixelForm
-from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.progress import Progress, ProgressBar
 from projects.video_diffusion_sr.report import Report, reset_peak
@@ -32,6 +31,7 @@ from projects.video_diffusion_sr.segments import (
     Shots,
     without_first,
 )
+from projects.video_diffusion_sr.temporal_windows import SHARED_LATENTS, in_windows
 from projects.video_diffusion_sr.to_frames import Finished, decode_and_finish
 from projects.video_diffusion_sr.to_latents import encode, prepare
 

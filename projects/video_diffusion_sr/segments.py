@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from data.media import Frame
-from projects.video_diffusion_sr.long_clips import SHARED_LATENTS
+from projects.video_diffusion_sr.temporal_windows import SHARED_LATENTS
 
 
 @dataclass(frozen=True)

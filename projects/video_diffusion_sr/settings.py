@@ -13,10 +13,10 @@ from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.bare_network import network_without_weights
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.idle_keys import refuse_idle_memory_keys, refuse_idle_sampling_keys
-from projects.video_diffusion_sr.long_clips import check_window
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import DTYPES, Request
 from projects.video_diffusion_sr.sampling import Sampling, read_sampling
+from projects.video_diffusion_sr.temporal_windows import check_window
 from projects.video_diffusion_sr.user_config import read_user_config
 from projects.video_diffusion_sr.weight_files import find_weights, with_named_weights
 

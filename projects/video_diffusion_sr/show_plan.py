@@ -13,13 +13,13 @@ from common.logger import get_logger
 from data.media import MediaError, Probe, probe_all
 from projects.video_diffusion_sr.file_errors import sentence
 from projects.video_diffusion_sr.find_inputs import find_inputs
-from projects.video_diffusion_sr.long_clips import SHARED_LATENTS
 from projects.video_diffusion_sr.memory.budget import FREE_SHARE, Budget, Clip, clip_of, make_budget
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.memory.workload import GIB
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.settings import resolve
+from projects.video_diffusion_sr.temporal_windows import SHARED_LATENTS
 from projects.video_diffusion_sr.throughput import BY_MODEL, MEASURED_ON
 
 logger = get_logger(__name__)

@@ -18,7 +18,7 @@ from common.checkpoint import save_safetensors
 from common.claim import Claim, TargetInUseError, remove_leftovers
 from common.owner import Owner, process_started, this_process
 from data.media import MediaError
-from data.media.whole import MediaWriter
+from data.media.media_writer import MediaWriter
 from tests.conftest import ROOT
 
 HOLDER = """

@@ -11,8 +11,8 @@ from common.diffusion import Guidance
 from models.dit_v2.nadit import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
 from projects.video_diffusion_sr.infer import Prompts, Sampling, VideoDiffusionInfer
-from projects.video_diffusion_sr.long_clips import SHARED_LATENTS, in_windows
 from projects.video_diffusion_sr.presets import PRESETS
+from projects.video_diffusion_sr.temporal_windows import SHARED_LATENTS, in_windows
 from tests.conftest import GOLDEN, seed_weights, seeded
 
 META = json.loads((GOLDEN / "meta.json").read_text())
