@@ -33,7 +33,7 @@ from projects.video_diffusion_sr.to_frames import decode
 from projects.video_diffusion_sr.to_latents import encode, prepare
 
 CODES = 127.5  # of 8 bits, for the networks' [-1, 1]
-WAYS = ("two latents shared", "no overlap", "pixels faded")
+VARIANTS = ("two latents shared", "no overlap", "pixels faded")
 QUIET = ProgressBar("", None, show=False)
 
 
@@ -66,8 +66,8 @@ def pixels_faded(latents: Tensor, window: int, restorer: Restorer) -> Tensor:
     return clip
 
 
-def ways(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Tensor], Tensor, set[int]]:
-    """(the clip in each of `WAYS`, whole, the frames in which windows meet)."""
+def variants(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Tensor], Tensor, set[int]]:
+    """(the clip in each of `VARIANTS`, whole, the frames in which windows meet)."""
     with open_media(path) as reader:
         restorer.apply_plan(reader.info)
         prepared = prepare(iter(reader), restorer, UnshardedClip())
@@ -76,7 +76,7 @@ def ways(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Tensor]
     whole = frames_of(list(sample(iter([latents]), replace(restorer, window=None), QUIET)), restorer)
     shared = frames_of(list(sample(iter([latents]), replace(restorer, window=window), QUIET)), restorer)
     apart = frames_of([part for _, part in windows_of(latents, window, window, restorer)], restorer)
-    clips = dict(zip(WAYS, (shared, apart, pixels_faded(latents, window, restorer)), strict=True))
+    clips = dict(zip(VARIANTS, (shared, apart, pixels_faded(latents, window, restorer)), strict=True))
     grid, meet = restorer.grid, set()
     for step, overlap in ((window - SHARED_LATENTS, SHARED_LATENTS), (window, 0)):
         for latent in range(step, len(latents), step):
@@ -93,20 +93,20 @@ def main() -> None:
     parser.add_argument("--most", type=int, help="clips; default: all")
     args = parser.parse_args()
     height, width = map(int, args.size.split("x"))
-    steps: dict[str, dict[str, list[Tensor]]] = {way: {"borders": [], "elsewhere": []} for way in WAYS}
+    steps: dict[str, dict[str, list[Tensor]]] = {variant: {"borders": [], "elsewhere": []} for variant in VARIANTS}
     with process_group("cpu" if not torch.cuda.is_available() else "cuda") as process:
         restorer = build(PRESETS[args.preset], Request(res=(height, width)), Parallel(process))
         window = 1 + (args.window - 1) // restorer.grid.factor
         for path in find_media(args.clips)[0][: args.most]:
-            clips, whole, meet = ways(path, restorer, window)
-            for way, clip in clips.items():
+            clips, whole, meet = variants(path, restorer, window)
+            for variant, clip in clips.items():
                 off = (clip.diff(dim=1) - whole.diff(dim=1)).abs().mean((0, 2, 3))
                 for number, value in enumerate(off, 1):
-                    steps[way]["borders" if number in meet else "elsewhere"].append(value)
+                    steps[variant]["borders" if number in meet else "elsewhere"].append(value)
     print("| | at borders: mean | worst | elsewhere: mean | worst |\n| --- | --- | --- | --- | --- |")
-    for way, found in steps.items():
+    for variant, found in steps.items():
         values = [torch.stack(found[place]) for place in ("borders", "elsewhere")]
-        print(f"| {way} | {' | '.join(f'{value.mean():.2f} | {value.max():.2f}' for value in values)} |")
+        print(f"| {variant} | {' | '.join(f'{value.mean():.2f} | {value.max():.2f}' for value in values)} |")
 
 
 if __name__ == "__main__":

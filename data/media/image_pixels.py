@@ -1,4 +1,4 @@
-"""Converts the pixels of a Pillow image to sRGB, in strips of rows, so that the whole image is not copied.
+"""Converts the pixels of a Pillow image to sRGB, in blocks of rows, so that the whole image is not copied.
 
 Palettes, gray and CMYK are expanded, and the picture is turned upright. Pictures of 8 bits with an ICC profile are
 converted to sRGB. 16 bits stay 16 (Pillow would drop the low ones); since LittleCMS in Pillow has only 8 bits, their
@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from data.media.errors import reason
 from data.media.png_colour import png_colour
 
-STRIP_PIXELS = 1 << 20
+BLOCK_PIXELS = 1 << 20
 
 
 class SrgbConverter:
@@ -110,7 +110,7 @@ def to_srgb(
     width, height = image.size
     shape, most = (width, height) if orientation >= 5 else (height, width), 65535 if deep else 255
     pixels, alpha = np.empty((3, *shape), np.uint16 if deep else np.uint8), None
-    for top, bottom in strips_of(height, width):
+    for top, bottom in row_blocks_of(height, width):
         box = (0, top, width, bottom)
         strip = image.crop(box)
         if low is not None:
@@ -150,7 +150,7 @@ def as_stored(displayed: np.ndarray, orientation: int) -> np.ndarray:
 def over_white(pixels: Tensor, alpha: Tensor) -> Tensor:
     """u8 [3, H, W] and u8 [1, H, W] -> u8 [3, H, W] laid over white, rounded."""
     result = torch.empty_like(pixels)
-    for top, bottom in strips_of(*pixels.shape[-2:]):
+    for top, bottom in row_blocks_of(*pixels.shape[-2:]):
         laid = over_white_pixels(pixels[:, top:bottom].numpy(), alpha[:, top:bottom].numpy())
         result[:, top:bottom] = torch.from_numpy(laid)
     return result
@@ -188,7 +188,7 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
         colour = torch.where(weight > 0, total / weight.clamp(min=1e-6), coarse)
     levels.clear()
     result = torch.empty_like(pixels)
-    for top, bottom in strips_of(*pixels.shape[-2:]):
+    for top, bottom in row_blocks_of(*pixels.shape[-2:]):
         coarse = _enlarged_rows(colour, top, bottom, (pixels.shape[-2], pixels.shape[-1]))
         if pixels.dtype == torch.uint8:
             coarse = coarse.round().clamp(0, 255).to(torch.uint8)
@@ -196,16 +196,16 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
     return result
 
 
-def strips_of(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """(first row, row behind the last) of strips of about a megapixel; all but the last have an even number of rows."""
-    rows = max(STRIP_PIXELS // max(width, 1) // 2 * 2, 2)
+def row_blocks_of(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """(first row, row behind the last) of blocks of about a megapixel; all but the last have an even number of rows."""
+    rows = max(BLOCK_PIXELS // max(width, 1) // 2 * 2, 2)
     return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _halved(pixels: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """Averages over 2x2 of visible colours [1, 3, h, w] and of visibility [1, 1, h, w], float32."""
     totals, weights = [], []
-    for top, bottom in strips_of(*pixels.shape[-2:]):
+    for top, bottom in row_blocks_of(*pixels.shape[-2:]):
         weight = (alpha[:, top:bottom] != 0).float()[None]  # 1 1 H W
         totals.append(avg_pool2d(pixels[None, :, top:bottom].float() * weight, 2, ceil_mode=True))
         weights.append(avg_pool2d(weight, 2, ceil_mode=True))
@@ -230,5 +230,5 @@ def _rounded(deep: np.ndarray) -> np.ndarray:
 def _float_scale(image: Image.Image) -> int:
     """The factor from float pixels to 0..255: files hold either 0..1 or 0..255."""
     width, height = image.size
-    strips = (np.nan_to_num(np.asarray(image.crop((0, a, width, b)))) for a, b in strips_of(height, width))
-    return 255 if max(strip.max(initial=0) for strip in strips) <= 1 else 1
+    blocks = (np.nan_to_num(np.asarray(image.crop((0, a, width, b)))) for a, b in row_blocks_of(height, width))
+    return 255 if max(block.max(initial=0) for block in blocks) <= 1 else 1

@@ -1,4 +1,4 @@
-"""The VAE's heavy convolutions, each called in several ways that compute the same: which one this machine likes best.
+"""The VAE's heavy convolutions, each called in several variants that compute the same.
 
 `3d T=n`: n new frames behind two carried ones. `F(m,3)`: the m + 2 products of m new frames by Winograd, without the
 passes around them (`models.video_vae_v3.modules.winograd`).
@@ -17,21 +17,21 @@ from models.video_vae_v3.modules.schedule import F23, F43
 from projects.benchmarking.timing import timed
 
 LAST_2D, LAST_3D = torch.channels_last, torch.channels_last_3d
-AT_LEAST = 0.1  # seconds that a way is called for
+AT_LEAST = 0.1  # seconds that a variant is called for
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One way to call one convolution. ms: per new frame of the input; tflop_s: of the plain way's operations."""
+    """One variant of one convolution. ms: per new frame of the input; tflop_s: of the plain variant's operations."""
 
     layer: str
-    way: str
+    variant: str
     ms: float
     tflop_s: float
 
 
 def measure_convolutions(device: torch.device) -> list[dict]:
-    """Every way of every layer, at 720p in bfloat16 on CUDA, elsewhere small in float32."""
+    """Every variant of every layer, at 720p in bfloat16 on CUDA, elsewhere small in float32."""
     large = device.type == "cuda"
     dtype, size, width = (torch.bfloat16, (720, 1280), 128) if large else (torch.float32, (16, 24), 8)
 
@@ -40,19 +40,19 @@ def measure_convolutions(device: torch.device) -> list[dict]:
 
     rows = []
     with torch.inference_mode():
-        for layer, way, frames, tflop, run in ways(draw, size, width):
+        for layer, variant, frames, tflop, run in variants(draw, size, width):
             seconds = sustained(run, device) / frames
-            rows.append(asdict(Timing(layer, way, seconds * 1e3, tflop / seconds)))
-            if way == "3d T=4":
+            rows.append(asdict(Timing(layer, variant, seconds * 1e3, tflop / seconds)))
+            if variant == "3d T=4":
                 with searching():
                     run()
                     seconds = sustained(run, device) / frames
-                rows.append(asdict(Timing(layer, f"{way}, cudnn.benchmark", seconds * 1e3, tflop / seconds)))
+                rows.append(asdict(Timing(layer, f"{variant}, cudnn.benchmark", seconds * 1e3, tflop / seconds)))
     return rows
 
 
-def ways(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[tuple]:
-    """(layer, way, new frames a call, TFLOP a frame, the call)."""
+def variants(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[tuple]:
+    """(layer, variant, new frames a call, TFLOP a frame, the call)."""
     for inner, outer, shrink in ((1, 1, 1), (2, 1, 1), (2, 2, 2), (4, 2, 2)):
         inner, outer, height, columns = inner * width, outer * width, size[0] // shrink, size[1] // shrink
         layer = f"{inner}->{outer} {height}x{columns}"
@@ -104,6 +104,6 @@ def searching():
 
 
 def convolution_table(rows: list[dict]) -> str:
-    lines = [f"{'layer':<34} {'way':<24} {'ms a frame':>10} {'TFLOP/s':>8}"]
-    lines += [f"{row['layer']:<34} {row['way']:<24} {row['ms']:10.3f} {row['tflop_s']:8.1f}" for row in rows]
+    lines = [f"{'layer':<34} {'variant':<24} {'ms a frame':>10} {'TFLOP/s':>8}"]
+    lines += [f"{row['layer']:<34} {row['variant']:<24} {row['ms']:10.3f} {row['tflop_s']:8.1f}" for row in rows]
     return "\n".join(lines)

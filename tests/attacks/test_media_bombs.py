@@ -132,7 +132,7 @@ def test_strips_give_the_numbers_of_the_whole(monkeypatch, shape):
         whole = resize(pixels.float() / 255)
         with monkeypatch.context() as patch:
             patch.setattr("data.image.transforms.na_resize.LARGE_PIXELS", 100)
-            patch.setattr("data.image.transforms.na_resize.STRIP_PIXELS", 9 * shape[-1])
+            patch.setattr("data.image.transforms.na_resize.BLOCK_PIXELS", 9 * shape[-1])
             assert torch.equal(resize.from_8_bit(pixels), whole)
         assert torch.equal(resize.from_8_bit(pixels), whole)
     assert resize_8_bit(pixels, shape[1:]).dtype == torch.float32

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LARGE_PIXELS, STRIP_PIXELS = 1 << 24, 1 << 22  # 16 megapixels, of which a float copy takes 200 MB
+LARGE_PIXELS, BLOCK_PIXELS = 1 << 24, 1 << 22  # 16 megapixels, of which a float copy takes 200 MB
 
 
 class NaResize:
@@ -60,16 +60,16 @@ class NaResize:
 def resize_8_bit(pixels: Tensor, size: tuple[int, int], divisor: int = 255) -> Tensor:
     """[C, H, W] of u8, or of floats -> float32 [C, h, w]: the antialiased bicubic of `pixels / divisor`, unclamped.
 
-    A large picture is resized in strips, with the same numbers: the filter runs along the rows first, and then only
-    along the columns. Beside the pixels this needs the resized rows, 4 C H w bytes, and a strip.
+    A large picture is resized in blocks of rows, with the same numbers: the filter runs along the rows first, and
+    then along the columns. Beside the pixels this needs the resized rows, 4 C H w bytes, and a block.
     """
     height, width = pixels.shape[-2:]
     if size == (height, width):
         return pixels / divisor
     if height * width <= LARGE_PIXELS:
         return bicubic(pixels / divisor, size)
-    strips = pixels.split(max(STRIP_PIXELS // width, 1), dim=-2)
-    rows = [bicubic(strip / divisor, (strip.shape[-2], size[1])) for strip in strips]  # C rows w
+    blocks = pixels.split(max(BLOCK_PIXELS // width, 1), dim=-2)
+    rows = [bicubic(block / divisor, (block.shape[-2], size[1])) for block in blocks]  # C rows w
     return bicubic(torch.cat(rows, dim=-2), size)
 
 
