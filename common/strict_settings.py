@@ -19,8 +19,8 @@ def settings_from(cls: type[S], mapping: Mapping[str, Any] | None, where: str = 
         settings_from(OptimizerSettings, {"lr": 2e-5}, "train.optimizer.")
 
     Args:
-        cls: a dataclass, whose annotations say what each value may be: bool, int, float, str, None, tuples, mappings,
-            and dataclasses.
+        cls: a dataclass, whose annotations say what each value may be: bool, int, float, str, None, literals, tuples,
+            mappings, and dataclasses.
         mapping: None: all defaults.
         where: what stands before a key in messages, as the command line spells it.
 
@@ -54,6 +54,10 @@ def converted(annotation: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in args:
             return None
         return converted(next(a for a in args if a is not type(None)), value, where)
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        raise ValueError(f"{where} must be {' or '.join(map(repr, args))}, got {value!r}")
     if origin is tuple and isinstance(value, (list, tuple)):
         inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
         if len(inner) == len(value):

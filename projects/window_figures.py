@@ -21,6 +21,7 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from common.distributed.row_parallel import UnshardedClip
 from data.media import find_media, open_media
+from data.video.framing import latents_within
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.presets import PRESETS
 from projects.video_diffusion_sr.progress import ProgressBar
@@ -96,7 +97,7 @@ def main() -> None:
     steps: dict[str, dict[str, list[Tensor]]] = {variant: {"borders": [], "elsewhere": []} for variant in VARIANTS}
     with process_group("cpu" if not torch.cuda.is_available() else "cuda") as process:
         restorer = build(PRESETS[args.preset], Request(res=(height, width)), Parallel(process))
-        window = 1 + (args.window - 1) // restorer.grid.factor
+        window = latents_within(args.window, restorer.grid.factor)
         for path in find_media(args.clips)[0][: args.most]:
             clips, whole, meet = variants(path, restorer, window)
             for variant, clip in clips.items():

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from common.diffusion.guidance import Guidance
 from common.diffusion.schedule import LinearInterpolation
 from common.diffusion.timesteps import LogitNormal
 from common.diffusion.types import PredictionType, as_prediction_type
-from common.typed_values import number, positive, switch, whole_number
+from common.strict_settings import settings_from
+from common.typed_values import number, positive, whole_number
 
 
 @dataclass(frozen=True)
@@ -35,48 +36,96 @@ class DiffusionSettings:
     guidance: Guidance
 
 
+@dataclass(frozen=True)
+class ScheduleSection:
+    """T: the last time."""
+
+    type: Literal["lerp"]
+    T: float
+
+
+@dataclass(frozen=True)
+class SamplerSection:
+    """prediction_type: what the network predicts."""
+
+    type: Literal["euler"]
+    prediction_type: str
+
+
+@dataclass(frozen=True)
+class TrainingTimesSection:
+    """loc, scale: mean and standard deviation of the times' logits."""
+
+    type: Literal["logitnormal"]
+    loc: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class SamplingTimesSection:
+    """steps: of sampling. shift: above 1 moves them towards noise."""
+
+    type: Literal["uniform_trailing"]
+    steps: int
+    shift: float = 1.0
+
+
+@dataclass(frozen=True)
+class TimestepsSection:
+    """transform: shift training times and the condition noise by the resolution."""
+
+    training: TrainingTimesSection
+    sampling: SamplingTimesSection
+    transform: bool
+
+
+@dataclass(frozen=True)
+class LossSection:
+    """type: what the network is trained to predict."""
+
+    type: str
+
+
+@dataclass(frozen=True)
+class GuidanceSection:
+    """See `Guidance`."""
+
+    scale: float
+    rescale: float
+    partial: float = 1.0
+
+
+@dataclass(frozen=True)
+class DiffusionSection:
+    """The `diffusion` section as it stands in the YAML."""
+
+    schedule: ScheduleSection
+    sampler: SamplerSection
+    timesteps: TimestepsSection
+    loss: LossSection
+    cfg: GuidanceSection
+
+
 def read_diffusion_settings(config: Mapping[str, Any]) -> DiffusionSettings:
     """The settings in a configuration's `diffusion` mapping.
 
     Raises:
         ValueError: a key or a type that this program does not know, or a key that is missing, by its full name.
     """
-    top = only(config, "diffusion", "schedule", "sampler", "timesteps", "loss", "cfg")
-    schedule = typed(top["schedule"], "diffusion.schedule", "lerp", "T")
-    sampler = typed(top["sampler"], "diffusion.sampler", "euler", "prediction_type")
-    times = only(top["timesteps"], "diffusion.timesteps", "training", "sampling", "transform")
-    training = typed(times["training"], "diffusion.timesteps.training", "logitnormal", "loc", "scale")
-    sampling = typed(times["sampling"], "diffusion.timesteps.sampling", "uniform_trailing", "steps", shift=1.0)
-    cfg = only(top["cfg"], "diffusion.cfg", "scale", "rescale", partial=1.0)
-    T = positive(schedule["T"], "diffusion.schedule.T")
+    section = settings_from(DiffusionSection, config, "diffusion.")
+    training, sampling, cfg = section.timesteps.training, section.timesteps.sampling, section.cfg
+    T = positive(section.schedule.T, "diffusion.schedule.T")
     return DiffusionSettings(
         schedule=LinearInterpolation(T),
-        prediction_type=as_prediction_type(sampler["prediction_type"]),
-        loss=as_prediction_type(only(top["loss"], "diffusion.loss", "type")["type"]),
+        prediction_type=as_prediction_type(section.sampler.prediction_type),
+        loss=as_prediction_type(section.loss.type),
         training=LogitNormal(
-            T, *(number(training[key], f"diffusion.timesteps.training.{key}") for key in ("loc", "scale"))
+            T, *(number(getattr(training, key), f"diffusion.timesteps.training.{key}") for key in ("loc", "scale"))
         ),
-        steps=whole_number(sampling["steps"], "diffusion.timesteps.sampling.steps"),
-        shift=positive(sampling["shift"], "diffusion.timesteps.sampling.shift"),
-        transform=switch(times["transform"], "diffusion.timesteps.transform"),
-        guidance=Guidance(*(number(cfg[key], f"diffusion.cfg.{key}") for key in ("scale", "rescale", "partial"))),
+        steps=whole_number(sampling.steps, "diffusion.timesteps.sampling.steps"),
+        shift=positive(sampling.shift, "diffusion.timesteps.sampling.shift"),
+        transform=section.timesteps.transform,
+        guidance=Guidance(
+            *(number(getattr(cfg, key), f"diffusion.cfg.{key}") for key in ("scale", "rescale", "partial"))
+        ),
     )
-
-
-def only(config: Any, where: str, *required: str, **optional: Any) -> dict[str, Any]:
-    """The mapping with exactly these keys, optional ones filled in; ValueError names what is too much or missing."""
-    if not isinstance(config, Mapping):
-        raise ValueError(f"config key {where} must be a group of {', '.join([*required, *optional])}")
-    if unknown := [str(key) for key in config if key not in (*required, *optional)]:
-        raise ValueError(f"unknown config key {where}.{unknown[0]}; known here: {', '.join([*required, *optional])}")
-    if missing := [key for key in required if key not in config]:
-        raise ValueError(f"config key {where}.{missing[0]} is missing")
-    return {**optional, **config}
-
-
-def typed(config: Any, where: str, kind: str, *required: str, **optional: Any) -> dict[str, Any]:
-    """`only`, for a mapping with a `type` of which this program has one."""
-    values = only(config, where, "type", *required, **optional)
-    if values["type"] != kind:
-        raise ValueError(f"config key {where}.type is {values['type']!r}; this program has {kind}")
-    return values

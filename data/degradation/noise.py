@@ -7,6 +7,7 @@ import numpy as np
 
 from data.degradation.blur import Frames
 from data.degradation.config import NoiseConfig
+from data.degradation.jpeg import unit_to_uint8
 from data.degradation.random_walks import choose, walk
 
 
@@ -48,7 +49,7 @@ def _poisson(frame: np.ndarray, scale: float, gray: bool, generator: np.random.G
     """
     if gray:
         frame = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None]
-    levels = np.clip(np.rint(frame * 255), 0, 255).astype(np.uint8)
+    levels = unit_to_uint8(frame)
     distinct = np.count_nonzero(np.bincount(levels.ravel(), minlength=256))
     white = 2.0 ** np.ceil(np.log2(distinct))
     x = levels.astype(np.float32) / 255

@@ -20,7 +20,17 @@ def latent_frames(frames: int, factor: int = 4) -> int:
     if frames != causal_length(frames, factor):
         fitting = causal_length(frames, factor)
         raise ValueError(f"{frames} frames; the VAE needs {factor}n+1: repeat the last frame until there are {fitting}")
+    return latents_within(frames, factor)
+
+
+def latents_within(frames: int, factor: int = 4) -> int:
+    """The most latent frames whose clip has at most `frames` frames; `frames` is at least 1."""
     return 1 + (frames - 1) // factor
+
+
+def pixel_frames(latents: int, factor: int = 4) -> int:
+    """Frames of a clip of so many latent frames, at least one: the inverse of `latent_frames`."""
+    return 1 + (latents - 1) * factor
 
 
 def pad_to_multiple(frames: Tensor, multiple: int = 16) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import create_object
+from data.video.framing import latent_frames, pixel_frames
 from models.nadit.config import NaDiTConfig
 from models.nadit.exchange import Exchange, SingleProcess
 from models.nadit.layout import ClipLayout, build_layout
@@ -73,7 +74,7 @@ def communication_volume(
         latent_factors: compression of the VAE in time and space, where there is no `vae`.
     """
     time, space = latent_factors if vae is None else (vae.temporal_factor, vae.spatial_factor)
-    latents = (frames - 1) // time + 1, size[0] // space, size[1] // space
+    latents = latent_frames(frames, time), size[0] // space, size[1] // space
     counter = Counter(sp_size)
     layout = build_layout(config, [latents], [TEXT_TOKENS], sequence_group=counter)
     tokens, moved = moved_tokens(layout, counter.owners, sp_size)
@@ -138,7 +139,7 @@ def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int)
     if size == 1:
         return 0, 0
     t, h, w = latents
-    frames, width, levels = (t - 1) * vae.temporal_factor + 1, w * vae.spatial_factor, vae.levels
+    frames, width, levels = pixel_frames(t, vae.temporal_factor), w * vae.spatial_factor, vae.levels
     last, channels = len(levels) - 1, vae.encoder.mid_block.attentions[0].to_q.in_features
     gathered = 2 * t * ceil(h / size) * w * channels * (size - 1)
     both = []
@@ -151,7 +152,7 @@ def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int)
         convs += [(last, conv) for conv in spatial_convolutions(network.mid_block)]
         rows = sum(
             (1 if conv.stride[1] == 2 or size == 2 else 2)  # with two ranks, nobody has two neighbours
-            * (1 + (frames - 1) // levels[level].time)
+            * latent_frames(frames, levels[level].time)
             * (width >> level)
             * conv.in_channels
             for level, conv in convs

@@ -14,6 +14,7 @@ from torch import Tensor
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import RowBlocks
 from common.kernels.ahead import compiled_ahead
+from data.video.framing import causal_length, latent_frames
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.fold import prepare_inference
@@ -127,7 +128,7 @@ def slices_of(schedule: Schedule, frames: int | None, factor: int, of_latents: b
     if schedule.single_frame or frames == 1:
         return [1]
     step = schedule.slice_frames and schedule.slice_frames // factor  # latent frames
-    latents = 1 + (-(-(frames - 1) // factor) if frames else 2 * (step or 1))
+    latents = latent_frames(causal_length(frames, factor), factor) if frames else 1 + 2 * (step or 1)
     cut = [latents] if step is None else [min(step, latents - start) for start in range(0, latents, step)]
     if not of_latents:  # the first slice of frames holds the clip's first frame besides
         after = latents - 1

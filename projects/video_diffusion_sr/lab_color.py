@@ -7,6 +7,8 @@ curve is continued by its linear piece, so a picture survives the way there and 
 import torch
 from torch import Tensor
 
+from data.pixel_range import model_to_unit, unit_to_model
+
 # Linear sRGB -> XYZ, IEC 61966-2-1, rows X, Y, Z; divided by the white D65, which is the sum of each row.
 RGB_TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
 # f(t) of CIELAB's definition -> L*, a*, b* less the constant of L*.
@@ -18,7 +20,7 @@ QUANTILES = 256
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
     """sRGB in [-1, 1], [B, 3, H, W] float32 -> L* in about 0..100 and a*, b*, same shape."""
-    encoded = (rgb + 1) / 2
+    encoded = model_to_unit(rgb)
     linear = torch.where(encoded > 0.04045, ((encoded.clamp_min(0) + 0.055) / 1.055) ** 2.4, encoded / 12.92)
     ratio = mixed(linear, _whitened())
     root = torch.where(ratio > KNEE**3, ratio.clamp_min(KNEE**3) ** (1 / 3), ratio / (3 * KNEE**2) + 4 / 29)
@@ -34,7 +36,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     ratio = torch.where(root > KNEE, root**3, 3 * KNEE**2 * (root - 4 / 29))
     linear = mixed(ratio, _whitened().inverse())
     encoded = torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055, 12.92 * linear)
-    return encoded * 2 - 1
+    return unit_to_model(encoded)
 
 
 def mixed(x: Tensor, matrix: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from data.media import Frame
+from data.video.framing import pixel_frames
 from projects.video_diffusion_sr.temporal_windows import SHARED_LATENTS
 
 
@@ -50,7 +51,7 @@ class Grid:
 
     def first_frame(self, latent: int) -> int:
         """The first frame that a latent stands for."""
-        return 1 + (latent - 1) * self.factor if latent else 0
+        return pixel_frames(latent, self.factor) if latent else 0
 
     def ends_segment(self, frame: int) -> bool:
         """Does a segment begin with this frame of a shot?"""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from common.typed_values import positive, switch, whole_number
+from data.video.framing import latents_within
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.bare_network import network_without_weights
@@ -189,6 +190,6 @@ def how_to_get(preset: Preset) -> str:
 def latent_window(preset: Preset, request: Request, temporal_factor: int) -> int | None:
     """The window of long clips in latent frames; None for whole clips."""
     frames = preset.window_frames if request.window_frames is None else request.window_frames
-    window = 1 + (frames - 1) // temporal_factor if frames else None
+    window = latents_within(frames, temporal_factor) if frames else None
     check_window(window)
     return window

@@ -11,6 +11,7 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
 from data.media import MediaError, Probe, probe_all
+from data.video.framing import pixel_frames
 from projects.video_diffusion_sr.file_errors import sentence
 from projects.video_diffusion_sr.find_inputs import find_inputs
 from projects.video_diffusion_sr.memory.budget import FREE_SHARE, Budget, Clip, clip_of, make_budget
@@ -97,7 +98,7 @@ def windows(frames: int | None, budget: Budget) -> str:
 def window_frames(budget: Budget) -> int | None:
     """Frames of a window; None: of the whole clip."""
     window = budget.settings.window
-    return None if window is None else 1 + (window - 1) * budget.networks.vae.temporal_factor
+    return None if window is None else pixel_frames(window, budget.networks.vae.temporal_factor)
 
 
 def window_count(frames: int, budget: Budget) -> int:

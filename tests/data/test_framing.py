@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data.video.framing import causal_length, latent_frames, pad_to_multiple
+from data.video.framing import causal_length, latent_frames, latents_within, pad_to_multiple, pixel_frames
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
@@ -11,7 +11,9 @@ def test_the_causal_length_is_the_next_fitting_one(factor):
     for frames in range(1, 40):
         length = causal_length(frames, factor)
         assert length >= frames > length - factor and (length - 1) % factor == 0
-        assert latent_frames(length, factor) == 1 + (length - 1) // factor
+        latents = latent_frames(length, factor)
+        assert pixel_frames(latents, factor) == length
+        assert pixel_frames(latents_within(frames, factor), factor) <= frames < pixel_frames(latents + 1, factor)
         if frames != length:
             with pytest.raises(ValueError, match=f"until there are {length}"):
                 latent_frames(frames, factor)

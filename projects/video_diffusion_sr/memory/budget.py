@@ -13,7 +13,7 @@ from common.distributed.process import Process
 from common.logger import get_logger
 from data.media import ClipRange, MediaInfo, OutputOptions, Probe
 from data.media.clip_range import WHOLE
-from data.video.framing import causal_length, latent_frames
+from data.video.framing import causal_length, latent_frames, pixel_frames
 from projects.video_diffusion_sr.communication import token_share
 from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, candidates
 from projects.video_diffusion_sr.memory.predict import predict
@@ -73,7 +73,7 @@ class Budget:
             ValueError: of unknown length, and to go through the transformer whole.
         """
         vae, window = self.networks.vae, self.settings.window
-        longest = None if window is None else 1 + (window - 1) * vae.temporal_factor
+        longest = None if window is None else pixel_frames(window, vae.temporal_factor)
         if clip.frames is None and longest is None:
             raise ValueError("the file does not say how long it is, so its memory cannot be planned; use --window")
         frames = min(n for n in (clip.frames, longest) if n is not None)

@@ -8,6 +8,7 @@ from math import ceil
 from torch import nn
 
 from common.kernels.frame_norm import query_rows, scores_bytes
+from data.video.framing import latent_frames
 from models.nadit.windows import cut_windows
 from models.video_vae_v3.modules.winograd import BLOCK_BYTES
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
@@ -107,7 +108,7 @@ def _slice_frames(plan: MemoryPlan, work: Workload) -> int:
 def transformer_gib(plan: MemoryPlan, work: Workload) -> float:
     """Activations of one block on the busiest rank: attention's or the MLP's."""
     pt, ph, pw = work.dit.patch_size
-    latent = (work.frames - 1) // work.vae.temporal_factor + 1
+    latent = latent_frames(work.frames, work.vae.temporal_factor)
     height, width = (n // work.vae.spatial_factor for n in (work.height, work.width))
     grid = latent // pt, height // ph, width // pw
     tokens = ceil(grid[0] * grid[1] * grid[2] * work.token_share)
@@ -128,7 +129,7 @@ def _latents_gib(work: Workload) -> float:
 
     In float32 slices of latents, the window of them, two noises and the condition; in both dtypes the network's input.
     """
-    positions = ((work.frames - 1) // work.vae.temporal_factor + 1) * work.pixels // work.vae.spatial_factor**2
+    positions = latent_frames(work.frames, work.vae.temporal_factor) * work.pixels // work.vae.spatial_factor**2
     channels = work.vae.latent_channels
     return positions * (5 * channels * FLOAT + (2 * channels + 1) * (FLOAT + work.itemsize)) / GIB
 
