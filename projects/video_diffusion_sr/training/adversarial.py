@@ -227,7 +227,7 @@ class AdversarialStage(LatentStage):
         discriminator = self.modules["discriminator"]
         layout = self.cache.layout(discriminator.backbone, at.shapes.sizes, at.texts.lengths)
         weight = self.cache.shapes(layout.grids).row_share  # L, what each token counts
-        weights = [layout.exchange.enter(weight, layout.blocks[tap].cut) for tap in discriminator.taps]
+        weights = [layout.exchange.enter(weight, layout.blocks[tap].partition) for tap in discriminator.taps]
         return layout.exchange.sum(feature_matching(real.features, generated.features, weights), "features")
 
     def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
