@@ -77,8 +77,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
             sampling=settings.sampling,
             scaling_factor=config.vae.scaling_factor,
             sequence_group=parallel.sequence_group,
-            # Who bounds the memory needs it for larger things than graphs.
-            stages=Stages(vae, settings.dit, device, plans, replay=request.vram is None),
+            stages=Stages(vae, settings.dit, device, plans),
         ),
         parallel=parallel,
         geometry=settings.geometry,

@@ -5,7 +5,6 @@ Letters: T, H, W frames and pixels · t, h, w latent frames and positions · c l
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 
 import torch
 from torch import Tensor
@@ -141,11 +140,7 @@ class VideoDiffusionInfer:
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             tokens = torch.cat([x, condition], dim=-1).flatten(0, 2).to(dtype)  # (t h w) 2c+1
-            if self.sequence_group is None:
-                key, pixels = (SAMPLE, shape, text.data_ptr()), prod(shape) * self.vae.spatial_factor**2
-                predicted = self.stages.repeated(key, pixels, velocity, tokens, t)
-            else:
-                predicted = velocity(tokens, t)
+            predicted = self.stages.repeated((SAMPLE, shape, text.data_ptr()), velocity, tokens, t)
             return predicted.unflatten(0, shape).float()  # t h w c
 
         return predict

@@ -10,7 +10,7 @@ import torch
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
-from data.media import MediaError, Probe, probe_all
+from data.media import MediaError, probe_all
 from data.video.framing import pixel_frames
 from projects.video_diffusion_sr.file_errors import sentence
 from projects.video_diffusion_sr.find_inputs import find_inputs
@@ -43,13 +43,16 @@ def show_plan(preset: Preset, request: Request, args: argparse.Namespace) -> int
     alone = Parallel(Process(0, 1, 0, torch.device("cpu"), None, 0, args.timeout))
     budget = make_budget(resolve(preset, planned, torch.device("cuda")), alone, bound or float("inf"))
     budget = replace(budget, networks=replace(budget.networks, ranks=args.sp_size))
-    failed = 0
-    for path, found in probe_all(files):
+    failed, seen = 0, dict(probe_all(files))
+    good = {path: found for path, found in seen.items() if not isinstance(found, MediaError)}
+    stored = request.result_options.stored
+    clips = budget.with_repeated({path: clip_of(found, stored, request.clip_range) for path, found in good.items()})
+    for path, found in seen.items():
         try:
             if isinstance(found, MediaError):
                 raise found
             request.clip_range.check_begins_in(found, path)
-            sys.stdout.write(describe(path, found, budget, bound) + "\n")
+            sys.stdout.write(describe(path, clips[path], budget, bound) + "\n")
         except ValueError as error:
             failed += 1
             named = str(error).startswith(path.name) or isinstance(error, MediaError)
@@ -64,13 +67,12 @@ def memory_bound(request: Request) -> float | None:
     return FREE_SHARE * torch.cuda.mem_get_info()[0] / GIB if torch.cuda.is_available() else None
 
 
-def describe(path: Path, found: Probe, budget: Budget, bound: float | None) -> str:
+def describe(path: Path, clip: Clip, budget: Budget, bound: float | None) -> str:
     """Sizes, windows, memory and seconds for one file.
 
     Raises:
         ValueError: it does not fit the bound.
     """
-    clip = clip_of(found, budget.settings.request.result_options.stored, budget.settings.request.clip_range)
     work, plan = budget.work(clip), budget.plan(clip)
     height, width = budget.settings.geometry.output_size(clip.height, clip.width)
     frames = "an unknown number of frames" if clip.frames is None else f"{clip.frames} frame{'s' * (clip.frames != 1)}"

@@ -8,7 +8,7 @@ import pytest
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from models.video_vae_v3.modules.schedule import F23, F43
-from projects.video_diffusion_sr.memory.budget import Budget, Clip, choose_plan, make_budget
+from projects.video_diffusion_sr.memory.budget import SAFETY, Budget, Clip, choose_plan, make_budget
 from projects.video_diffusion_sr.memory.plan import candidates
 from tests.projects.released import released, settings_of
 
@@ -132,3 +132,24 @@ def test_each_file_counts_the_weights_that_other_files_need(budget):
     beside, _ = plans_of(budget(40), still=Clip(270, 480, 1, still=True), clip=Clip(270, 480, 97))
     extra = beside[Path("still")].predicted_peak_gib - alone[Path("still")].predicted_peak_gib
     assert extra == pytest.approx(budget(1).networks.winograd_bytes[F43] / 2**30)
+
+
+def test_pictures_are_replayed_where_there_are_many_of_a_size_and_it_fits():
+    """Recording pays from a few pictures on; what the graphs keep must be predicted, and be there."""
+    budgets, still = budget(40), Clip(270, 480, 1, still=True)
+    other = Clip(480, 270, 1, still=True)
+    few = {name: still for name in "abc"}
+    many, _ = plans_of(budgets, **few, d=still, e=other, clip=Clip(270, 480, 97))
+    assert {name for name, plan in many.items() if plan.replay} == set(map(Path, "abcd"))
+    assert not any(plan.replay for plan in plans_of(budgets, **few)[0].values())
+    once, again = plans_of(budgets, **few)[0][Path("a")], many[Path("a")]
+    assert again.predicted_peak_gib > once.predicted_peak_gib
+    tight = budget(once.predicted_peak_gib * SAFETY + 0.01)
+    assert not any(plan.replay for plan in plans_of(tight, **few, d=still)[0].values())
+
+
+@pytest.mark.parametrize("changed", [{"ranks": 2}, {"storage_8_bit": True}, {"height": 2160, "width": 3840}])
+def test_what_is_not_replayed(changed):
+    work = released()(1, 720, 1280)
+    assert choose_plan(200, replace(work, repeated=True)).replay
+    assert not choose_plan(200, replace(work, repeated=True, **changed)).replay

@@ -1,6 +1,7 @@
 """How much device memory a run may take, and the fastest plan for each of its files that is predicted to fit."""
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
@@ -25,13 +26,14 @@ logger = get_logger(__name__)
 FREE_SHARE = 0.95  # of the free memory, that a run without a bound plans with
 SAFETY = 1.03  # for what differs from the runs that predictions were fitted to, none of which took more than predicted
 NO_DEMANDS = Demands()
+MANY = 4  # pictures of a size, from which on recording the work of one of them pays
 
 
 @dataclass(frozen=True)
 class Clip:
     """What planning needs to know of a file. frames: as the container says; None where it does not.
 
-    still: one picture, which the file cannot turn out to be wrong about.
+    still: one picture, which the file cannot turn out to be wrong about. repeated: one of many that become as large.
     deep: more than 8 bits a sample: pixels come as float32, results as words of 16 bits.
     """
 
@@ -39,6 +41,7 @@ class Clip:
     width: int
     frames: int | None
     still: bool = False
+    repeated: bool = False
     deep: bool = False
 
 
@@ -49,7 +52,8 @@ def clip_of(info: MediaInfo | Probe, output: OutputOptions | None = None, clip_r
         output: how its result is stored. clip_range: the part of it that is restored.
     """
     more = output is not None and (output.bit_depth or 8) > 8
-    return Clip(info.height, info.width, clip_range.frames(info), info.kind == "image", info.depth > 8 or more)
+    deep = info.depth > 8 or more
+    return Clip(info.height, info.width, clip_range.frames(info), info.kind == "image", deep=deep)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Budget:
             height=height,
             width=width,
             still=clip.still,
+            repeated=clip.repeated,
             long=longest is not None and (clip.frames is None or clip.frames > longest),
             source=clip.height * clip.width,
             result_bytes=2 if clip.deep else 1,
@@ -120,7 +125,7 @@ class Budget:
         What one file needs and cannot be undone, all files get: travelling blocks, and the weights of every Winograd
         transform that some plan takes. So files are planned again until nothing is added.
         """
-        blocks, derived = False, frozenset()
+        clips, blocks, derived = self.with_repeated(clips), False, frozenset()
         while True:
             plans, refused = {}, {}
             for path, clip in clips.items():
@@ -134,6 +139,15 @@ class Budget:
             if travel == blocks and counted:
                 return plans, refused
             blocks, derived = travel, needed
+
+    def with_repeated(self, clips: Mapping[Path, Clip]) -> dict[Path, Clip]:
+        """The clips, pictures marked of which there are many."""
+        size_of = self.settings.geometry.network_size
+        sizes = Counter(size_of(clip.height, clip.width) for clip in clips.values() if clip.still)
+        return {
+            path: replace(clip, repeated=clip.still and sizes[size_of(clip.height, clip.width)] >= MANY)
+            for path, clip in clips.items()
+        }
 
 
 def choose_plan(vram_gib: float, work: Workload, blocks: bool = False, demands: Demands = NO_DEMANDS) -> MemoryPlan:

@@ -23,6 +23,7 @@ TOKEN_CHUNK = 8192
 SMALLEST_TILE = 32  # latents
 TILED_SLICE = 32  # frames: what a tile carries goes to the host and back once a slice
 TILE_OVERLAP = 8  # latents
+MOST_REPLAYED = 2**21  # pixels; a larger picture takes the device longer than a thread takes to queue its kernels
 TIGHT_SCORES = 2**28  # bytes of the attention's scores in tiles
 OFFLOADS = ("none", "models", "blocks")  # what leaves the device: nothing, a network that does not compute, its blocks
 
@@ -38,6 +39,7 @@ class MemoryPlan:
     prefetch: the transformer's weights travel while the VAE still encodes.
     offload_carried: what the VAE carries from slice to slice of a long clip waits on the host while others compute.
     storage_8_bit: keep the transformer's weights as 8-bit floats between uses.
+    replay: record the kernels of a picture once, and replay them for the next ones of its size.
     predicted: peak of "encode", "transformer", "decode" on the busiest rank, GiB.
     """
 
@@ -47,6 +49,7 @@ class MemoryPlan:
     prefetch: bool = False
     offload_carried: bool = False
     storage_8_bit: bool = False
+    replay: bool = False
     predicted: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -71,6 +74,7 @@ class MemoryPlan:
             parts += ["VAE in slices of " + (f"{frames} frames" if frames else "the whole clip")]
         parts += [f"Winograd F({m}, 3) at its large levels" for m in sorted(self.schedule.winograds)]
         parts += [f"VAE tiles of {self.schedule.tile} latents (not exact)"] if self.schedule.tile else []
+        parts += ["pictures by CUDA graphs"] if self.replay else []
         parts += [f"{self.token_chunk} tokens at once in feed-forward layers"] if self.token_chunk else []
         parts += ["carried frames wait on the host"] if self.offload_carried else []
         parts += ["8-bit weights (not exact)"] if self.storage_8_bit else []
@@ -123,6 +127,8 @@ def candidates(work: Workload) -> Iterator[MemoryPlan]:
     last = "none" if work.sharded else "models"
     pairs = [(offload, schedule) for offload in dict.fromkeys(("none", last)) for schedule in whole]
     pairs += [(last, schedule) for schedule in tiled]
+    if work.repeated and work.ranks == 1 and not work.storage_8_bit and work.pixels <= MOST_REPLAYED:
+        yield MemoryPlan(whole[0], replay=True)
     for offload, schedule in pairs:
         away = work.long and offload != "none"
         plan = MemoryPlan(schedule, offload=offload, offload_carried=away, storage_8_bit=work.storage_8_bit)

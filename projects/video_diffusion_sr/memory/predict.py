@@ -28,6 +28,7 @@ RESIZING, RESIZED = 3, 2  # copies in float32 of an input frame on its way throu
 TOGETHER = 5  # frames of the input that are converted at once: FINISH_FRAMES, or restore.PREPARE_FRAMES
 CURVE = 4  # copies of a frame in a tone curve of HDR
 FINISHING = 8  # pictures in float32 that a colour fix and the rounding hold at once
+REPLAYED = 1.5  # times a picture's largest working set: what the graphs of its three stages keep
 EIGHT_BIT = 0.55  # of the transformer's weights: norms, embeddings and the layer at work stay as they are
 
 
@@ -45,6 +46,14 @@ def predict(plan: MemoryPlan, work: Workload) -> dict[str, float]:
     early = dit_gib if plan.prefetch and not resident else 0  # weights that come while the VAE still encodes
     before, after = _pixels_gib(plan, work)
     encode, decode = (carried[stage] + working_gib(plan, work, stage) for stage in carried)
+    if plan.replay:  # what a stage works with is kept for all, and finishing comes on top
+        kept_by_graphs = REPLAYED * max(encode, decode, transformer_gib(plan, work))
+        finishing = _finishing_gib(plan, work)
+        return {
+            "encode": beside + kept_by_graphs + before,
+            "transformer": beside + kept_by_graphs + _latents_gib(work),
+            "decode": beside + kept_by_graphs + after + finishing,
+        }
     decode = max(decode, carried["decode"] + _finishing_gib(plan, work))  # the decoder's working set is gone by then
     return {
         "encode": beside + early + encode + before + kept["decode"],

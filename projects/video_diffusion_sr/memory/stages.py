@@ -18,8 +18,6 @@ from projects.video_diffusion_sr.memory.plan import OFFLOADS, TILE_OVERLAP, Memo
 from projects.video_diffusion_sr.memory.stage_times import StageTimes
 
 ENCODE, SAMPLE, DECODE = "encode", "sample", "decode"
-SMALL = 2**21  # pixels of a picture; larger ones take the device longer than a thread takes to queue their kernels
-ROOM = 2  # times the memory of a picture's activations that must be free to keep it for graphs
 
 
 class Stages:
@@ -30,20 +28,13 @@ class Stages:
         device: where they compute.
         plans: of all clips to come. Empty: both networks are on the device and are left alone. What cannot be undone
             (travelling blocks, 8-bit storage) must be the same in all.
-        replay: small pictures of one size that follow each other may be computed by CUDA graphs, which keep their
-            memory; the networks stay where they are meanwhile.
 
     Attributes:
         times: what the stages of the clip at hand took, an object of its own for every clip.
     """
 
     def __init__(
-        self,
-        vae: VideoAutoencoderKL,
-        dit: nn.Module,
-        device: torch.device,
-        plans: Sequence[MemoryPlan] = (),
-        replay: bool = False,
+        self, vae: VideoAutoencoderKL, dit: nn.Module, device: torch.device, plans: Sequence[MemoryPlan] = ()
     ) -> None:
         self.vae, self.dit, self.device = vae, dit, device
         self.plan = MemoryPlan(direct_schedule(vae.split_size, len(vae.levels)))  # until `apply_plan`
@@ -51,7 +42,7 @@ class Stages:
         self._stage: str | None = None
         self._memory: weakref.ref | None = None
         self._residency: Residency | None = None
-        self._replays = ReplayedCalls(device) if replay and device.type == "cuda" else None
+        self._replays = ReplayedCalls(device)
         if plans:
             self._irreversible = irreversible_parts(plans[0])
             assert all(irreversible_parts(plan) == self._irreversible for plan in plans), (
@@ -83,7 +74,7 @@ class Stages:
                 "what cannot be undone differs from the plans given at first"
             )
             assert plan.offload == "none" or self._residency.one_at_a_time, "no plan that moves networks was announced"
-        if self._replays is not None and not self._may_replay(plan):
+        if not plan.replay:
             self._replays.clear()
         self.plan, self._stage, self.times = plan, None, StageTimes(self.device)
         set_token_chunk(self.dit, plan.token_chunk)
@@ -133,36 +124,23 @@ class Stages:
 
     def _run(self, half: Callable[[Tensor, ClipMemory], Tensor], x: Tensor, memory: ClipMemory) -> Tensor:
         """Half of the VAE on a slice."""
-        if not self.schedule.single_frame or memory.rows.shared:
+        if not self.plan.replay:
             return half(x, memory)
-        schedule, pixels = self.schedule, x[0, 0].numel() * (1 if x.shape[1] == 3 else self.vae.spatial_factor**2)
-        # Nothing is carried from a picture, so a memory of its own is as good.
-        return self.repeated((half.__name__, schedule), pixels, lambda x: half(x, self.vae.new_memory(schedule)), x)
+        schedule = self.schedule  # nothing is carried from a picture, so a memory of its own is as good
+        return self.repeated((half.__name__, schedule), lambda x: half(x, self.vae.new_memory(schedule)), x)
 
-    def repeated(self, key: Hashable, pixels: int, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """`function(*inputs)` for a picture of so many pixels; where it pays, the replay of an earlier call.
+    def repeated(self, key: Hashable, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """`function(*inputs)`; where the plan replays, the same kernels at once from the third call of a key on.
 
         Args:
             key: see `ReplayedCalls`.
         """
-        if self._replays is None or pixels > SMALL or not self._may_replay(self.plan):
-            return function(*inputs)
-        return self._replays(key, function, *inputs)
-
-    def _may_replay(self, plan: MemoryPlan) -> bool:
-        """Is there one picture a clip, do its networks keep their places, and is there room for its graphs?"""
-        if not plan.schedule.single_frame or plan.offload != "none" or plan.storage_8_bit or plan.schedule.tile:
-            return False
-        if self.held_bytes:
-            return True
-        allocated, reserved = torch.cuda.memory_allocated(self.device), torch.cuda.memory_reserved(self.device)
-        free = torch.cuda.mem_get_info(self.device)[0] + reserved - allocated
-        return free > ROOM * (plan.predicted_peak_gib * 2**30 - allocated)
+        return self._replays(key, function, *inputs) if self.plan.replay else function(*inputs)
 
     @property
     def held_bytes(self) -> int:
         """Of the device, in use besides what PyTorch counts as allocated."""
-        return 0 if self._replays is None else self._replays.nbytes
+        return self._replays.nbytes
 
     @property
     def vae_dtype(self) -> torch.dtype:
