@@ -48,36 +48,17 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         FileNotFoundError: embeddings are missing; says how to get them.
         ValueError: a checkpoint does not fit.
     """
-    request, config, device = settings.request, settings.config, settings.device
-    if request.random_weights:
-        logger.warning(
-            "%s runs on SEEDED RANDOM WEIGHTS, as asked. The program does all its steps, but the result is not a "
-            "restoration.",
-            settings.preset.name,
-        )
-    dit_path, vae_path = settings.checkpoints
-    home = torch.device("cpu") if any(plan.offload != "none" for plan in plans) else device
-    load_network(settings.vae, vae_path, device, torch.float32)  # folded where it is fast, in float32, then rounded
-    if fold:
-        prepare_inference(settings.vae, winograd=winograds_of(plans, device))
-    vae = settings.vae.to(home, settings.dtype)
-    if request.shard_weights:
-        load_in_parts(settings, parallel)
-    else:
-        load_network(settings.dit, dit_path, home, settings.dtype)
-    if request.lora is not None:
-        from projects.video_diffusion_sr.lora import load_lora
-
-        load_lora(settings.dit, request.lora, request.lora_scale)
+    request, config = settings.request, settings.config
+    load_weights(settings, parallel, plans, fold)
     return Restorer(
         infer=VideoDiffusionInfer(
-            vae=vae,
+            vae=settings.vae,
             dit=settings.dit,
-            prompts=on_device(build_prompts(settings), device, settings.dtype),
+            prompts=on_device(build_prompts(settings), settings.device, settings.dtype),
             sampling=settings.sampling,
             scaling_factor=config.vae.scaling_factor,
             sequence_group=parallel.sequence_group,
-            stages=Stages(vae, settings.dit, device, plans),
+            stages=Stages(settings.vae, settings.dit, settings.device, plans),
         ),
         parallel=parallel,
         geometry=settings.geometry,
@@ -91,6 +72,31 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
         clip_range=request.clip_range,
         overlap=request.overlap,
     )
+
+
+def load_weights(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan], fold: bool) -> None:
+    """Give both networks of `settings` their weights, where the plans have them; see `load` for the arguments."""
+    request, device = settings.request, settings.device
+    if request.random_weights:
+        logger.warning(
+            "%s runs on SEEDED RANDOM WEIGHTS, as asked. The program does all its steps, but the result is not a "
+            "restoration.",
+            settings.preset.name,
+        )
+    dit_path, vae_path = settings.checkpoints
+    home = torch.device("cpu") if any(plan.offload != "none" for plan in plans) else device
+    load_network(settings.vae, vae_path, device, torch.float32)  # folded where it is fast, in float32, then rounded
+    if fold:
+        prepare_inference(settings.vae, winograd=winograds_of(plans, device))
+    settings.vae.to(home, settings.dtype)
+    if request.shard_weights:
+        load_in_parts(settings, parallel)
+    else:
+        load_network(settings.dit, dit_path, home, settings.dtype)
+    if request.lora is not None:
+        from projects.video_diffusion_sr.lora import load_lora
+
+        load_lora(settings.dit, request.lora, request.lora_scale)
 
 
 def winograds_of(plans: Sequence[MemoryPlan], device: torch.device) -> set[int]:

@@ -33,8 +33,6 @@ CLASSES_YET: set[str] = set()
 FUNCTIONS_YET = {
     "models/dit/nadit.py NaDiT.__init__",  # a promised list of arguments, and their translation
     "models/dit_v2/nadit.py NaDiT.__init__",
-    "projects/video_diffusion_sr/build.py load",
-    "projects/video_diffusion_sr/cli_parser.py parser",
     "seedvr/loading.py load",  # mostly what its arguments mean
 }
 FILES_YET: set[str] = set()

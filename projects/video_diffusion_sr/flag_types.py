@@ -1,0 +1,48 @@
+"""The types of flag values: text of the command line -> a value, or argparse's error that says what is wrong."""
+
+import argparse
+from fractions import Fraction
+
+from data.media.clip_range import frames_of, seconds_of
+
+
+def exact_size(text: str) -> tuple[int, int]:
+    """(height, width) from WIDTHxHEIGHT."""
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1920x1080")
+    return int(height), int(width)
+
+
+def count(text: str) -> int:
+    """A number of processes."""
+    if not (text.isdecimal() and text.isascii() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def time_of_clip(text: str) -> Fraction:
+    """Seconds, from seconds or hh:mm:ss.ms."""
+    try:
+        return seconds_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def frame_span(text: str) -> tuple[int, int | None]:
+    """(first frame, number of frames or None), see `clip_range.frames_of`."""
+    try:
+        return frames_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def frame_rate(text: str) -> Fraction:
+    """Frames per second, above 0 and at most 1000."""
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a frame rate such as 25 or 30000/1001") from error
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError(f"a frame rate of {text} is not possible")
+    return rate
