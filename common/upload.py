@@ -55,4 +55,3 @@ class Uploader:
         self._own.buffers.rotate(-1)
         free.synchronize()
         return buffer, free
-

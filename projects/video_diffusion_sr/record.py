@@ -228,6 +228,8 @@ def _weigh(files: Mapping[str, Path | None], weights: Future[list[dict[str, Any]
     """The entries of files of weights, into a future."""
     try:
         given = {name: path for name, path in files.items() if path is not None}
-        weights.set_result([{"of": name, **facts_of(path), "sha256": known_sha256(path)} for name, path in given.items()])
+        weights.set_result(
+            [{"of": name, **facts_of(path), "sha256": known_sha256(path)} for name, path in given.items()]
+        )
     except Exception as error:
         weights.set_exception(error)
