@@ -31,8 +31,8 @@ class _Captured:
 class ReplayedCalls:
     """Calls of functions of tensors on one CUDA device, in one thread. The same kernels run with and without replay.
 
-    The first call of a key runs as it is, which also compiles and chooses kernels; the second is captured, and replayed
-    like all that follow. Where capturing fails, for want of memory for example, calls run as they are.
+    The first calls of a key run as they are, which also compiles and chooses kernels; the next is captured, and
+    replayed like all that follow. Where capturing fails, for want of memory for example, calls run as they are.
 
     Args:
         device: of all tensors.
@@ -44,25 +44,27 @@ class ReplayedCalls:
 
     def __init__(self, device: torch.device, most: int = MOST) -> None:
         self._device, self._most = device, most
-        self._known: OrderedDict[Hashable, _Captured | None] = OrderedDict()  # None: called once
+        self._known: OrderedDict[Hashable, _Captured | int] = OrderedDict()  # or how often it was called
         self._pool: tuple[int, int] | None = None
         self._failed = False
         self.nbytes = 0
 
-    def __call__(self, key: Hashable, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def __call__(self, key: Hashable, function: Callable[..., Tensor], *inputs: Tensor, plain: int = 1) -> Tensor:
         """`function(*inputs)`, a tensor of its own.
 
         Args:
             key: equal only for calls that launch the same kernels on other numbers of `inputs`, whose shapes need not
                 be part of it. Everything else that the function reads keeps its place in memory between such calls.
+            plain: calls of a key before one is captured. Graphs share their memory, but one whose tensors are larger
+                than those of graphs before it finds no place among them: what takes most is to be captured first.
         """
         if self._failed:
             return function(*inputs)
         key = (key, *((x.shape, x.dtype) for x in inputs))
-        captured = self._known.get(key)
-        if captured is None:
-            if key not in self._known:
-                self._remember(key, None)
+        captured = self._known.get(key, 0)
+        if isinstance(captured, int):
+            if captured < plain:
+                self._remember(key, captured + 1)
                 return function(*inputs)
             captured = self._capture(function, inputs)
             if captured is None:
@@ -78,7 +80,7 @@ class ReplayedCalls:
         self._known.clear()
         self._pool, self.nbytes = None, 0
 
-    def _remember(self, key: Hashable, captured: _Captured | None) -> None:
+    def _remember(self, key: Hashable, captured: _Captured | int) -> None:
         self._known[key] = captured
         self._known.move_to_end(key)
         while len(self._known) > self._most:

@@ -134,18 +134,18 @@ def test_each_file_counts_the_weights_that_other_files_need(budget):
     assert extra == pytest.approx(budget(1).networks.winograd_bytes[F43] / 2**30)
 
 
-def test_pictures_are_replayed_where_there_are_many_of_a_size_and_it_fits():
+def test_pictures_are_replayed_where_there_are_many_of_a_size_and_it_fits(budget):
     """Recording pays from a few pictures on; what the graphs keep must be predicted, and be there."""
-    budgets, still = budget(40), Clip(270, 480, 1, still=True)
+    roomy, still = budget(40), Clip(270, 480, 1, still=True)
     other = Clip(480, 270, 1, still=True)
-    few = {name: still for name in "abc"}
-    many, _ = plans_of(budgets, **few, d=still, e=other, clip=Clip(270, 480, 97))
-    assert {name for name, plan in many.items() if plan.replay} == set(map(Path, "abcd"))
-    assert not any(plan.replay for plan in plans_of(budgets, **few)[0].values())
-    once, again = plans_of(budgets, **few)[0][Path("a")], many[Path("a")]
+    few = {name: still for name in "abcd"}
+    many, _ = plans_of(roomy, **few, e=still, f=other, clip=Clip(270, 480, 97))
+    assert {name for name, plan in many.items() if plan.replay} == set(map(Path, "abcde"))
+    assert not any(plan.replay for plan in plans_of(roomy, **few)[0].values())
+    once, again = plans_of(roomy, **few)[0][Path("a")], many[Path("a")]
     assert again.predicted_peak_gib > once.predicted_peak_gib
     tight = budget(once.predicted_peak_gib * SAFETY + 0.01)
-    assert not any(plan.replay for plan in plans_of(tight, **few, d=still)[0].values())
+    assert not any(plan.replay for plan in plans_of(tight, **few, e=still)[0].values())
 
 
 @pytest.mark.parametrize("changed", [{"ranks": 2}, {"storage_8_bit": True}, {"height": 2160, "width": 3840}])

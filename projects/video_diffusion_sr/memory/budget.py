@@ -26,7 +26,7 @@ logger = get_logger(__name__)
 FREE_SHARE = 0.95  # of the free memory, that a run without a bound plans with
 SAFETY = 1.03  # for what differs from the runs that predictions were fitted to, none of which took more than predicted
 NO_DEMANDS = Demands()
-MANY = 4  # pictures of a size, from which on recording the work of one of them pays
+MANY = 5  # pictures of a size, from which on recording the work of one of them pays
 
 
 @dataclass(frozen=True)

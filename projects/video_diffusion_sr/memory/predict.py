@@ -28,7 +28,7 @@ RESIZING, RESIZED = 3, 2  # copies in float32 of an input frame on its way throu
 TOGETHER = 5  # frames of the input that are converted at once: FINISH_FRAMES, or restore.PREPARE_FRAMES
 CURVE = 4  # copies of a frame in a tone curve of HDR
 FINISHING = 8  # pictures in float32 that a colour fix and the rounding hold at once
-REPLAYED = 1.5  # times a picture's largest working set: what the graphs of its three stages keep
+REPLAYED = 1.15  # times a picture's largest working set: what the graphs of its three stages keep
 EIGHT_BIT = 0.55  # of the transformer's weights: norms, embeddings and the layer at work stay as they are
 
 
@@ -44,19 +44,21 @@ def predict(plan: MemoryPlan, work: Workload) -> dict[str, float]:
     kept = carried if stays else dict.fromkeys(carried, 0.0)
     beside = LIBRARIES + _workspace_gib(plan, work) + vae_gib + (dit_gib if resident else 0)
     early = dit_gib if plan.prefetch and not resident else 0  # weights that come while the VAE still encodes
-    before, after = _pixels_gib(plan, work)
+    before, after, source = _pixels_gib(plan, work)
     encode, decode = (carried[stage] + working_gib(plan, work, stage) for stage in carried)
     if plan.replay:  # what a stage works with is kept for all, and finishing comes on top
         kept_by_graphs = REPLAYED * max(encode, decode, transformer_gib(plan, work))
         finishing = _finishing_gib(plan, work)
         return {
-            "encode": beside + kept_by_graphs + before,
+            "encode": beside + kept_by_graphs + before + source,
             "transformer": beside + kept_by_graphs + _latents_gib(work),
-            "decode": beside + kept_by_graphs + after + finishing,
+            "decode": beside + kept_by_graphs + after + source + finishing,
         }
-    decode = max(decode, carried["decode"] + _finishing_gib(plan, work))  # the decoder's working set is gone by then
+    # The decoder's working set is gone by then. Of a clip, the next slice is decoded beside what was resized.
+    resized = 0.0 if plan.schedule.single_frame else source
+    decode = max(decode + resized, carried["decode"] + _finishing_gib(plan, work) + source)
     return {
-        "encode": beside + early + encode + before + kept["decode"],
+        "encode": beside + early + encode + before + source + kept["decode"],
         "transformer": LIBRARIES + dit_gib + (vae_gib if resident else 0) + transformer + sum(kept.values()),
         "decode": beside + decode + after + kept["encode"],
     }
@@ -86,18 +88,18 @@ def _dit_gib(plan: MemoryPlan, work: Workload) -> float:
     return 3 * of_block if plan.offload == "blocks" else gib
 
 
-def _pixels_gib(plan: MemoryPlan, work: Workload) -> tuple[float, float]:
-    """Pixels on the device beside the networks' own tensors while encoding, and while decoding."""
+def _pixels_gib(plan: MemoryPlan, work: Workload) -> tuple[float, float, float]:
+    """Pixels on the device beside the networks' own tensors while encoding, while decoding, and while resizing."""
     deep = (TOGETHER + CURVE) * (work.result_bytes > 1)  # frames that are converted together come as float32
     source = 3 * (work.source * (RESIZING + deep) + work.pixels * RESIZED) * FLOAT / GIB
     if plan.schedule.tile is not None:  # slices wait on the host; a tile of one is small
-        return source, source
+        return 0.0, 0.0, source
     frames = _slice_frames(plan, work) + (0 if work.frames == 1 else 1)
     plane = 3 * work.rows * work.width / GIB
     # Results of two slices wait on the leader, in 8 or 16 bits, for their way to the host.
     results = 2 * frames * 3 * work.pixels * work.result_bytes / GIB
     # Waiting frames and their stack, in the networks' dtype when they go in; twice when they come out.
-    return frames * plane * (2 * FLOAT + work.itemsize) + source, frames * plane * 2 * work.itemsize + source + results
+    return frames * plane * (2 * FLOAT + work.itemsize), frames * plane * 2 * work.itemsize + results, source
 
 
 def _finishing_gib(plan: MemoryPlan, work: Workload) -> float:
@@ -171,7 +173,7 @@ def working_gib(plan: MemoryPlan, work: Workload, stage: str) -> float:
         else:
             own = _direct_level(plan, work, level, block, waiting)
         working = max(working, own)
-        if stage == "decode" and level:
+        if stage == "decode" and level and not plan.schedule.single_frame:  # a first frame is never doubled in time
             made = frames * work.vae.levels[level].time // work.vae.levels[level - 1].time
             if made > _level_frames(plan, work, level - 1):  # what the upsampler reads waits while others compute
                 waiting += _pixels(plan, work, level) * (frames + PAST) * block.resnets[-1].conv2.out_channels

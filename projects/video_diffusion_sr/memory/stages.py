@@ -127,15 +127,21 @@ class Stages:
         if not self.plan.replay:
             return half(x, memory)
         schedule = self.schedule  # nothing is carried from a picture, so a memory of its own is as good
-        return self.repeated((half.__name__, schedule), lambda x: half(x, self.vae.new_memory(schedule)), x)
+        key, decoder = (half.__name__, schedule), half == self.vae.decode_slice
+        return self.repeated(key, lambda x: half(x, self.vae.new_memory(schedule)), x, decoder=decoder)
 
-    def repeated(self, key: Hashable, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """`function(*inputs)`; where the plan replays, the same kernels at once from the third call of a key on.
+    def repeated(
+        self, key: Hashable, function: Callable[..., Tensor], *inputs: Tensor, decoder: bool = False
+    ) -> Tensor:
+        """`function(*inputs)`; where the plan replays, the same kernels all at once from the third call of a key on.
 
         Args:
             key: see `ReplayedCalls`.
         """
-        return self._replays(key, function, *inputs) if self.plan.replay else function(*inputs)
+        if not self.plan.replay:
+            return function(*inputs)
+        # The decoder's tensors are the largest, so it is captured one picture before the others.
+        return self._replays(key, function, *inputs, plain=1 if decoder else 2)
 
     @property
     def held_bytes(self) -> int:
