@@ -6,6 +6,7 @@ from fractions import Fraction
 import av
 import cv2
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 
 from data.degradation.blur import Frames
 from data.degradation.config import CompressionConfig
@@ -64,6 +65,7 @@ def encode(clip: list[np.ndarray], draw: CompressionDraw) -> list[av.Packet]:
     height, width = clip[0].shape[:2]
     pad = (height % 2, width % 2)
     context = av.CodecContext.create(draw.codec, "w")
+    assert isinstance(context, VideoCodecContext)
     context.height, context.width = height + pad[0], width + pad[1]
     context.pix_fmt = "yuv420p"
     context.time_base, context.framerate = Fraction(1, 1), Fraction(1, 1)
@@ -72,7 +74,7 @@ def encode(clip: list[np.ndarray], draw: CompressionDraw) -> list[av.Packet]:
     if draw.codec == "libx264":
         # Macroblock-tree off: its AVX-512 code reads memory that nobody wrote, and the same clip then gives other bits.
         context.options = {"preset": draw.preset, "x264-params": "mbtree=0"}
-    packets = []
+    packets: list[av.Packet] = []
     for i, frame in enumerate(clip):
         if any(pad):
             frame = np.pad(frame, ((0, pad[0]), (0, pad[1]), (0, 0)), mode="edge")
@@ -84,6 +86,7 @@ def encode(clip: list[np.ndarray], draw: CompressionDraw) -> list[av.Packet]:
 
 def _decode(packets: list[av.Packet], codec: str) -> list[np.ndarray]:
     context = av.CodecContext.create({"libx264": "h264"}.get(codec, codec), "r")
+    assert isinstance(context, VideoCodecContext)
     context.thread_count = 1
     pictures = [picture for packet in packets for picture in context.decode(packet)]
     pictures += context.decode(None)

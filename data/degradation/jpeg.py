@@ -44,4 +44,6 @@ def uint8_to_unit(frame: np.ndarray) -> np.ndarray:
 
 
 def _decode(encoded: np.ndarray) -> np.ndarray:
-    return uint8_to_unit(cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert bgr is not None, "it was encoded here"
+    return uint8_to_unit(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))

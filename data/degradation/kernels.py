@@ -50,7 +50,8 @@ def sinc(size: int, cutoff: np.ndarray) -> np.ndarray:
         size: odd number of taps on a side.
         cutoff: [T] angular frequency w in radians per pixel, (0, pi].
     """
-    q = squared_distance(size, *np.ones((2, len(cutoff))), angle=np.zeros(len(cutoff)))
+    ones = np.ones(len(cutoff))
+    q = squared_distance(size, ones, ones, angle=np.zeros(len(cutoff)))
     r = np.sqrt(q)
     w = np.asarray(cutoff, dtype=np.float64)[:, None, None]
     kernel = w * j1(w * r) / (2 * np.pi * np.where(r == 0, 1, r))

@@ -95,8 +95,9 @@ class VideoDegradation:
     """
 
     def __init__(self, config: VideoDegradationConfig | Mapping[str, Any]) -> None:
-        typed = isinstance(config, VideoDegradationConfig)
-        self.config = config if typed else VideoDegradationConfig.parse(config)
+        if not isinstance(config, VideoDegradationConfig):
+            config = VideoDegradationConfig.parse(config)
+        self.config: VideoDegradationConfig = config
 
     def __call__(
         self, clip: np.ndarray, seed: int | np.random.Generator, trace: list[Step] | None = None
@@ -141,8 +142,9 @@ class ImageDegradation:
     """
 
     def __init__(self, config: ImageDegradationConfig | Mapping[str, Any]) -> None:
-        typed = isinstance(config, ImageDegradationConfig)
-        self.config = config if typed else ImageDegradationConfig.parse(config)
+        if not isinstance(config, ImageDegradationConfig):
+            config = ImageDegradationConfig.parse(config)
+        self.config: ImageDegradationConfig = config
 
     def __call__(
         self, clip: np.ndarray, seed: int | np.random.Generator, trace: list[Step] | None = None
@@ -168,7 +170,7 @@ Degradation = VideoDegradation | ImageDegradation
 
 def build_degradation(config: Mapping[str, Any]) -> Degradation:
     """The pipeline that `config["kind"]` names: `video` or `image`."""
-    pipelines = {"video": VideoDegradation, "image": ImageDegradation}
+    pipelines: dict[Any, type[Degradation]] = {"video": VideoDegradation, "image": ImageDegradation}
     if config.get("kind") not in pipelines:
         raise ValueError(f"a degradation has `kind: video` or `kind: image`, not {config.get('kind')!r}.")
     return pipelines[config["kind"]](config)

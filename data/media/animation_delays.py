@@ -8,23 +8,25 @@ from typing import BinaryIO
 
 import av
 
+from data.media.clock import time_base_of
+
 LONGEST_IGNORED_MS = {"GIF": 10}  # a leftover of old GIFs; in other formats, only no delay at all says nothing
 USUAL_DELAY_MS = 100  # browsers play such frames at 10 a second
 
 
-def shown_for(milliseconds: Fraction | float | None, picture_format: str) -> Fraction:
+def shown_for(milliseconds: Fraction | float | None, picture_format: str | None) -> Fraction:
     """Seconds that a frame with this delay is shown, as browsers do; `picture_format` is Pillow's name."""
     exact = Fraction(milliseconds or 0).limit_denominator(1000)
-    ignored = exact <= LONGEST_IGNORED_MS.get(picture_format, 0)
+    ignored = exact <= LONGEST_IGNORED_MS.get(picture_format or "", 0)
     return (Fraction(USUAL_DELAY_MS) if ignored else exact) / 1000
 
 
-def delays_of(path: Path, picture_format: str) -> list[Fraction]:
+def delays_of(path: Path, picture_format: str | None) -> list[Fraction]:
     """Seconds of every frame, as the blocks of a GIF, WebP, PNG or AVIF say; empty where they cannot be read.
 
     More exact than Pillow, which rounds the delays of an AVIF to milliseconds.
     """
-    walk = {"GIF": _gif, "WEBP": _webp, "PNG": _png, "AVIF": _avif}.get(picture_format)
+    walk = {"GIF": _gif, "WEBP": _webp, "PNG": _png, "AVIF": _avif}.get(picture_format or "")
     if walk is None:
         return []
     with path.open("rb") as file:
@@ -85,9 +87,10 @@ def _avif(file: BinaryIO) -> Iterator[Fraction]:
     try:
         with av.open(file, format="mov") as container:
             stream = max(container.streams.video, key=lambda one: one.frames)  # the first is the still picture
-            times = sorted(packet.pts for packet in container.demux(stream) if packet.size)
+            assert isinstance(container, av.container.InputContainer)
+            times = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
             end = times[0] + (stream.duration or 0)
             for start, following in zip(times, [*times[1:], end], strict=True):
-                yield 1000 * (following - start) * stream.time_base
+                yield 1000 * (following - start) * time_base_of(stream)
     except (av.FFmpegError, IndexError, TypeError, ValueError, ZeroDivisionError):  # no track, or one without times
         return

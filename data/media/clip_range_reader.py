@@ -7,6 +7,7 @@ clip to the last bit, and so are their times, even where the container's index i
 from collections.abc import Generator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 from typing import Self
 
 from data.media.clip_range import ClipRange
@@ -33,10 +34,12 @@ class ClipRangeReader(MediaReader):
         self._reader, self._range = reader, clip_range
         self.notes, whole = reader.notes, reader.info
         clip_range.check_begins_in(whole, whole.path)
-        self._zero, self._begun = Fraction(0), None
+        self._zero = Fraction(0)
+        self._begun: tuple[Frame, Generator[Frame]] | None = None
         if clip_range.first or clip_range.start:
-            self._begun = self._part()  # goes on with the first iteration
-            self._zero = next(self._begun)
+            part = self._part()
+            first = next(part)
+            self._zero, self._begun = first.time, (first, part)  # goes on with the first iteration
         count = clip_range.frames(whole)
         left = [end - self._zero for end in (whole.duration, clip_range.end) if end is not None]
         if clip_range.count is not None and whole.frame_rate and not whole.variable_frame_rate:
@@ -49,8 +52,8 @@ class ClipRangeReader(MediaReader):
             cut=self._zero,
         )
 
-    def _part(self) -> Generator[Fraction | Frame]:
-        """The time in the whole clip of the first frame; then the frames, at least one, at their times there."""
+    def _part(self) -> Generator[Frame]:
+        """The frames, at least one, at their times in the whole clip."""
         clip_range, number, given = self._range, -1, 0
         frames = iter(self._reader)
         try:
@@ -59,8 +62,6 @@ class ClipRangeReader(MediaReader):
                     break
                 if number < clip_range.first or (clip_range.start is not None and frame.time < clip_range.start):
                     continue
-                if not given:
-                    yield frame.time
                 yield frame
                 given += 1
                 if given == clip_range.count:
@@ -75,12 +76,10 @@ class ClipRangeReader(MediaReader):
 
     def _frames(self) -> Generator[Frame]:
         self.damage = None
-        part, self._begun = self._begun, None
-        if part is None:
-            part = self._part()
-            next(part)
+        begun, self._begun = self._begun, None
+        first, part = begun or (None, self._part())
         try:
-            for frame in part:
+            for frame in part if first is None else chain([first], part):
                 yield replace(frame, time=frame.time - self._zero)
         finally:
             part.close()
@@ -99,5 +98,5 @@ class ClipRangeReader(MediaReader):
 
     def close(self) -> None:
         if self._begun is not None:
-            self._begun.close()
+            self._begun[1].close()
         self._reader.close()

@@ -14,6 +14,12 @@ import av
 USUAL_RATE = Fraction(25)  # for streams without a rate
 
 
+def time_base_of(read: av.stream.Stream | av.Packet | av.VideoFrame | av.AudioFrame) -> Fraction:
+    """Seconds per tick. PyAV's stubs leave it out for what a program makes; what was read from a file has one."""
+    assert read.time_base is not None
+    return read.time_base
+
+
 def nominal_rate(stream: av.VideoStream) -> tuple[Fraction, bool]:
     """(frames per second, whether the container suggests a variable rate).
 

@@ -47,7 +47,7 @@ class ClockJumps:
         self.promised = {
             sound.index: ((sound.start_time or 0) + sound.duration) * sound.time_base
             for sound in sounds
-            if sound.duration
+            if sound.duration and sound.time_base
         }
         self.step = 1 / nominal_rate(video)[0]
         self.end: Fraction | None = None  # of the last picture

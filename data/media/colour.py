@@ -6,6 +6,7 @@ Numbers are those of ITU-T H.273, as in AVFrame. A file without colour informati
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 from av.video.reformatter import ColorRange
@@ -67,8 +68,8 @@ def colour_of(frame: av.VideoFrame) -> Colour:
     primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
     known = primaries not in (0, UNSPECIFIED, 3)
     if transfer in (PQ, HLG):
-        side = _side_data(frame) if transfer == PQ else {}
-        return Colour(primaries if known else BT2020, transfer, side.get("mastering"), side.get("light"))
+        mastering, light = _side_data(frame) if transfer == PQ else (None, None)
+        return Colour(primaries if known else BT2020, transfer, mastering, light)
     if transfer in (0, UNSPECIFIED, 3, SAME_CURVE_AS_BT709):
         transfer = BT709
     return Colour(primaries if known else BT709, transfer)
@@ -118,22 +119,28 @@ def colour_of_png(path: Path) -> Colour:
     return SDR
 
 
-def _side_data(frame: av.VideoFrame) -> dict[str, tuple[int, ...]]:
-    """Mastering display and content light of an HDR10 frame."""
-    found: dict[str, tuple[int, ...]] = {}
+def _side_data(frame: av.VideoFrame) -> tuple[tuple[int, ...] | None, tuple[int, int] | None]:
+    """(mastering display, content light) of an HDR10 frame, None where it has none."""
+    mastering: tuple[int, ...] | None = None
+    light: tuple[int, int] | None = None
     try:
-        display, light = (frame.side_data.get(n) for n in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"))
+        display, level = (frame.side_data.get(n) for n in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"))
         # AVMasteringDisplayMetadata: 10 fractions (red, green, blue, white as x, y; least and most light), 2 flags.
         if display is not None:
-            *numbers, has_primaries, has_light = struct.unpack("=22i", bytes(display)[:88])
+            *numbers, has_primaries, has_light = struct.unpack("=22i", buffer_of(display)[:88])
             values = [n / d if d else 0 for n, d in zip(numbers[:20:2], numbers[1:20:2], strict=True)]
             red, green, blue, white = (values[i : i + 2] for i in (0, 2, 4, 6))
             if has_primaries and has_light:
                 places = [round(v * 50_000) for v in (*green, *blue, *red, *white)]
-                found["mastering"] = (*places, round(values[9] * 10_000), round(values[8] * 10_000))
-        if light is not None:
-            most, mean = struct.unpack("=2I", bytes(light)[:8])
-            found["light"] = (most, mean)
+                mastering = (*places, round(values[9] * 10_000), round(values[8] * 10_000))
+        if level is not None:
+            most, mean = struct.unpack("=2I", buffer_of(level)[:8])
+            light = (most, mean)
     except (ValueError, struct.error):  # PyAV raises for side data of a kind that it does not support; or it is damaged
         pass
-    return found
+    return mastering, light
+
+
+def buffer_of(side_data: Any) -> bytes:
+    """The bytes of side data, whose stub leaves out that it is a buffer."""
+    return bytes(side_data)

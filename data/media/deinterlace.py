@@ -1,6 +1,7 @@
 """Deinterlacing: one progressive frame out for every interlaced frame in."""
 
 from collections import deque
+from typing import Any
 
 import av
 from av.filter import Graph
@@ -25,19 +26,19 @@ class Deinterlacer:
         self.graph.link_nodes(source, bwdif, self.graph.add("buffersink")).configure()
         self.labels: deque = deque()
 
-    def push(self, frame: av.VideoFrame, label: object) -> list[tuple[av.VideoFrame, object]]:
+    def push(self, frame: av.VideoFrame, label: Any) -> list[tuple[av.VideoFrame, Any]]:
         """Add one frame; returns the finished ones, each with its label."""
         self.labels.append(label)
         self.graph.vpush(frame)
         return self._finished()
 
-    def flush(self) -> list[tuple[av.VideoFrame, object]]:
+    def flush(self) -> list[tuple[av.VideoFrame, Any]]:
         """The frames still inside, at the end of the clip."""
         self.graph.vpush(None)
         return self._finished()
 
-    def _finished(self) -> list[tuple[av.VideoFrame, object]]:
-        finished: list[tuple[av.VideoFrame, object]] = []
+    def _finished(self) -> list[tuple[av.VideoFrame, Any]]:
+        finished: list[tuple[av.VideoFrame, Any]] = []
         while True:
             try:
                 frame = self.graph.vpull()

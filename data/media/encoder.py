@@ -39,6 +39,7 @@ def add_stream(
     if not reorder and encoding.codec in ("h264", "hevc"):
         options["bf"] = "0"
     stream = container.add_stream(encoding.encoder, rate=rate, options=options)
+    assert isinstance(stream, av.VideoStream), f"{encoding.encoder} encodes pictures"
     encoder = stream.codec_context
     encoder.height, encoder.width = size
     encoder.pix_fmt = encoding.stored
@@ -54,7 +55,8 @@ def add_stream(
 
 def encoder_options(encoding: Encoding) -> dict[str, str]:
     """Options of libav's encoder."""
-    crf = {} if encoding.crf is None else {"crf": str(float(encoding.crf))}
+    quality = 0.0 if encoding.crf is None else float(encoding.crf)
+    crf = {} if encoding.crf is None else {"crf": str(quality)}
     name, light = encoding.encoder, encoding.colour
     if name == "libx264":
         return {**crf, **X264}
@@ -63,9 +65,9 @@ def encoder_options(encoding: Encoding) -> dict[str, str]:
     if name == "libsvtav1":
         os.environ.setdefault("SVT_LOG", "1")  # it writes to standard error: errors only
         params = _svt_light(light)
-        return {"crf": str(round(encoding.crf)), "preset": "6"} | ({"svtav1-params": params} if params else {})
+        return {"crf": str(round(quality)), "preset": "6"} | ({"svtav1-params": params} if params else {})
     if name.endswith("_nvenc"):
-        return {"preset": "p5", "tune": "hq", "rc": "vbr", "b": "0", "cq": str(float(encoding.crf))}
+        return {"preset": "p5", "tune": "hq", "rc": "vbr", "b": "0", "cq": str(quality)}
     if name == "prores_ks":
         return {"profile": "4444" if "444" in encoding.stored else "hq"}
     return {"level": "3", "slices": "4", "slicecrc": "1"} if name == "ffv1" else {}

@@ -27,9 +27,14 @@ from data.yuv.storage import storage_of
 class Source(Protocol):
     """The facts of a clip on which a choice depends; `MediaInfo` and `Probe` have them."""
 
-    depth: int
-    transfer: int
-    transparent: bool
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def transfer(self) -> int: ...
+
+    @property
+    def transparent(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -220,7 +225,8 @@ def _usual_format(codec: Codec, depth: int, transparent: bool) -> str:
 
 def _layout_of(name: str, colour: Colour) -> YuvLayout:
     """The layout of planes with the samples of a pixel format."""
-    storage = storage_of(planar_of(name))
+    storage = storage_of(planar_of(name) or name)
+    assert storage is not None, f"every pixel format of the table has a layout, {name} as well"
     layout = YuvLayout(storage.model, storage.subsampling, storage.depth, alpha=storage.alpha)
     matrix = MATRIX_OF_NUMBER[colour.matrix]
     return replace(layout, matrix=matrix, full_range=storage.model == "rgb")

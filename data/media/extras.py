@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Literal
 
 import av
+from av.container import InputContainer
 
 from common.logger import get_logger, printable
 from data.media.errors import reason, shown
@@ -130,8 +131,11 @@ def plan_extras(info: MediaInfo, suffix: str, rate: Fraction, metadata: bool, ti
     return Extras(tags, video_tags, keys, chapters, covers, attachments, subtitles), notes
 
 
-def _subtitles(container, suffix: str, metadata: bool) -> tuple[tuple[SubtitleTrack, ...], list[str]]:
-    tracks, left_out, converted = [], [], []
+def _subtitles(container: InputContainer, suffix: str, metadata: bool) -> tuple[tuple[SubtitleTrack, ...], list[str]]:
+    tracks: list[SubtitleTrack] = []
+    left_out: list[str] = []
+    converted: list[str] = []
+    how: Literal["copy", "convert"] | None
     for number, stream in enumerate(container.streams.subtitles, start=1):
         codec = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown codec"
         if stream.codec_context is None:
@@ -153,22 +157,22 @@ def _subtitles(container, suffix: str, metadata: bool) -> tuple[tuple[SubtitleTr
     return tuple(tracks), notes
 
 
-def _lost_dispositions(container, suffix: str) -> list[str]:
+def _lost_dispositions(container: InputContainer, suffix: str) -> list[str]:
     tracks = [*container.streams.audio, *container.streams.subtitles]
-    lost = {flag.name for stream in tracks for flag in _D(stream.disposition & ~DISPOSITIONS[suffix])}
+    lost = {str(flag.name) for stream in tracks for flag in _D(stream.disposition & ~DISPOSITIONS[suffix])}
     return sorted(lost)
 
 
-def _chapters(container, origin: Fraction, metadata: bool) -> Iterable[dict]:
+def _chapters(container: InputContainer, origin: Fraction, metadata: bool) -> Iterable[dict]:
     for chapter in container.chapters():
-        shift = round(origin / chapter["time_base"])
+        shift = round(origin / Fraction(chapter["time_base"] or 1))
         start, end = max(chapter["start"] - shift, 0), chapter["end"] - shift
         if end >= start:
             title = {name: text for name, text in chapter["metadata"].items() if metadata or name == "title"}
             yield {**chapter, "start": start, "end": end, "metadata": title}
 
 
-def _covers(container) -> tuple[Attached, ...]:
+def _covers(container: InputContainer) -> tuple[Attached, ...]:
     covers = []
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic or stream.codec_context is None:
@@ -182,12 +186,14 @@ def _covers(container) -> tuple[Attached, ...]:
     return tuple(covers)
 
 
-def _attachments(container) -> tuple[Attached, ...]:
+def _attachments(container: InputContainer) -> tuple[Attached, ...]:
     files = []
     for number, stream in enumerate((s for s in container.streams if s.type == "attachment"), start=1):
         names = {name.lower(): value for name, value in stream.metadata.items()}
-        mimetype = stream.mimetype or "application/octet-stream"
-        files.append(Attached(names.get("filename", f"attachment {number}"), mimetype, bytes(stream.data)))
+        mimetype = getattr(stream, "mimetype", None) or "application/octet-stream"
+        files.append(
+            Attached(names.get("filename", f"attachment {number}"), mimetype, bytes(getattr(stream, "data", b"")))
+        )
     return tuple(files)
 
 
@@ -207,7 +213,7 @@ def _tags(tags: dict, suffix: str, rate: Fraction, covers: bool) -> tuple[dict, 
     return kept, keys, sorted(set(tags) - set(kept))
 
 
-def _belongs_to_quicktime(stream, chapters: int) -> bool:
+def _belongs_to_quicktime(stream: av.stream.Stream, chapters: int) -> bool:
     """Whether a data track holds the timecode, or the titles of chapters, which go over as such."""
     names = {name.lower(): value for name, value in stream.metadata.items()}
     handler = names.get("handler_name")

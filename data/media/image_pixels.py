@@ -57,7 +57,7 @@ class SrgbConverter:
         if self.png_colour is not None and not strip.mode.startswith("I"):
             return self.png_colour.converted(np.asarray(image.convert("RGB")), 255), alpha
         if self.transform is not None:
-            image = ImageCms.applyTransform(image, self.transform)
+            image = ImageCms.applyTransform(image, self.transform) or image  # None where it works in place
         return np.asarray(image.convert("RGB")), alpha
 
     def deep(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from data.media.animation_delays import delays_of, shown_for
 from data.media.colour import SDR, colour_of_png
@@ -24,10 +24,12 @@ from data.media.picture_file import (
     decode,
     exif_orientation,
     first_shown,
+    frame_count,
     notes_of,
     open_picture,
     quiet_pillow,
     raw_mode,
+    tiles_of,
 )
 from data.media.picture_tags import read_tags
 
@@ -80,21 +82,22 @@ class AnimationReader(MediaReader):
         self.path = path
         with open_picture(path) as image, quiet_pillow():
             self._first = first_shown(image)
-            count, (width, height) = image.n_frames - self._first, image.size
+            count, (width, height) = frame_count(image) - self._first, image.size
             problem = SrgbConverter(_seek(image, self._first, path)).problem
             self.notes = (f"{shown(path)}: {problem}",) if problem else ()
             delays = delays_of(path, image.format)
             known = len(delays) == count
             self._delays = delays if known else []
             delays = delays if known else [shown_for(image.info.get("duration"), image.format)] * count
+        duration = sum(delays, Fraction(0))
         self.info = MediaInfo(
             path,
             "animation",
             width,
             height,
-            frame_rate=len(delays) / sum(delays),
+            frame_rate=len(delays) / duration,
             variable_frame_rate=len(set(delays)) > 1 or not known,
-            duration=sum(delays),
+            duration=duration,
             frame_count_hint=count,
             time_base=Fraction(1, 1000),
         )
@@ -102,7 +105,7 @@ class AnimationReader(MediaReader):
     def _frames(self) -> Generator[Frame]:
         time = Fraction(0)
         with open_picture(self.path) as image:
-            for index in range(self._first, image.n_frames):
+            for index in range(self._first, frame_count(image)):
                 frame = _seek(image, index, self.path)
                 if self._delays:
                     delay = self._delays[index - self._first]
@@ -119,11 +122,12 @@ def _low_bytes(image: Image.Image, path: Path) -> Image.Image | None:
     if "transparency" in image.info or raw not in (*OTHER_BYTE, GRAY_ALPHA):
         return None
     with open_picture(path) as low:
+        assert isinstance(low, ImageFile.ImageFile), "it was opened from a file"
         low.tile = [
             tile._replace(
                 args=_other(tile.args) if isinstance(tile.args, str) else (_other(tile.args[0]), *tile.args[1:])
             )
-            for tile in low.tile
+            for tile in tiles_of(low)
         ]
         decode(low)
         if raw == GRAY_ALPHA:
@@ -142,7 +146,7 @@ def _seek(image: Image.Image, index: int, path: Path) -> Image.Image:
         image.load()
     except Exception as error:
         raise MediaError(
-            f"{shown(path)}: only {index} of {image.n_frames} frames could be decoded ({reason(error)}); get a "
+            f"{shown(path)}: only {index} of {frame_count(image)} frames could be decoded ({reason(error)}); get a "
             "complete copy, or cut the animation to its readable part"
         ) from error
     return image

@@ -3,6 +3,7 @@
 import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ from data.yuv.layout import YuvLayout
 
 logger = get_logger(__name__)
 
-OPTIONS = {
-    "PNG": {"compress_level": 3},  # three times as fast as zlib's 6, 2% larger: docs/decisions/0004
+COMPRESS_LEVEL = 3  # of PNG: three times as fast as zlib's 6, 2% larger: docs/decisions/0004
+OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {"compress_level": COMPRESS_LEVEL},
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
     "WEBP": {"quality": 95, "method": 4},
     "TIFF": {"compression": "tiff_adobe_deflate"},
@@ -116,7 +118,7 @@ def save(path: Path, picture_format: str, picture: Tensor, options: dict, gray: 
             words = gray_of(words)
         if picture_format == "TIFF":
             return save_tiff(path, words, options)
-        save_png(path, words, options, OPTIONS["PNG"]["compress_level"])
+        save_png(path, words, options, COMPRESS_LEVEL)
         return []
     image = Image.fromarray(values)
     if gray:

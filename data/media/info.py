@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -75,7 +75,7 @@ class MediaReader(ABC):
     notes: tuple[str, ...] = ()
     damage: str | None = None
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Generator[Frame]:
         """Decode lazily. Where the rest cannot be decoded, any exception of a decoder becomes a MediaError."""
         frames = self._frames()
         try:

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 
 from common.logger import get_logger
+from data.media.clock import time_base_of
 from data.media.clock_jumps import find_jumps
 from data.media.errors import MediaError, reason, shown
 from data.media.extras import NOTHING, Extras, SubtitleTrack
@@ -132,24 +134,30 @@ def _mux(
         output = av.open(str(together.absolute()), "w", format=form, options=options)
         try:
             target = output.add_stream_from_template(picture.stream, opaque=True)
-            target.codec_context.framerate = picture.stream.average_rate
+            target.codec_context.framerate = picture.stream.average_rate  # type: ignore[assignment]
             if form in TAGGED.get(picture.stream.codec_context.name, ()):
                 target.codec_context.codec_tag = picture.stream.codec_context.codec_tag
             target.metadata.update(extras.video_tags)
             target.disposition = av.stream.Disposition.default
             beside = _Beside(info, (*tracks, *extras.subtitles), output, picture.length, stack)
-            until = math.inf if info.cut is None else picture.length
+            until: Fraction | float = math.inf if info.cut is None else picture.length
             covers = _attach(output, extras, until, stack)
             output.start_encoding()
             output.mux(covers)
             for packet in picture.packets():
-                beside.copy_until(packet.dts * packet.time_base)
+                beside.copy_until(seconds_of(packet))
                 packet.stream = target
                 output.mux(packet)
             beside.copy_until(math.inf)
         finally:
             output.close()
     return [fault for writer in beside.writers.values() if (fault := writer.faults())]
+
+
+def seconds_of(packet: av.Packet) -> Fraction:
+    """When a packet of the output is decoded."""
+    assert packet.dts is not None, "its times were set"
+    return packet.dts * time_base_of(packet)
 
 
 def _chapters_before(until: Fraction | float, chapters: Sequence[dict]) -> list[dict]:
@@ -170,7 +178,7 @@ def _attach(
     """
     output.metadata.update(extras.tags)
     if chapters := _chapters_before(until, extras.chapters):
-        output.set_chapters(chapters)
+        output.set_chapters(chapters)  # type: ignore[arg-type]  # dicts of the keys that a Chapter has
     packets = []
     for cover in extras.covers:
         if output.format.name == "matroska":
@@ -183,7 +191,8 @@ def _attach(
         stream.disposition = av.stream.Disposition.attached_pic
         packet = av.Packet(cover.data)
         packet.pts = packet.dts = 0
-        packet.time_base, packet.stream = stream.time_base, stream
+        packet.time_base = stream.time_base  # type: ignore[assignment]  # the setter takes None, too
+        packet.stream = stream
         packets.append(packet)
     for file in extras.attachments:
         output.add_attachment(file.name, file.mimetype, file.data)
@@ -222,14 +231,15 @@ class _Beside:
         until = None if info.cut is None else picture_s
         for track in tracks:
             kind = WRITERS[type(track), track.how]
-            stream = self.input.streams[track.index]
+            assert self.input is not None, "there are tracks"
+            stream: Any = self.input.streams[track.index]
             self.writers[track.index] = kind(track, stream, output, info.time_origin, picture_s, until)
         self.placed = self._placed()
         self.next = next(self.placed, None)
 
     def copy_until(self, seconds: Fraction | float) -> None:
         """Move over every packet that starts before this time; all, and what is held back, for infinity."""
-        while self.next is not None and self.next.dts * self.next.time_base < seconds:
+        while self.next is not None and seconds_of(self.next) < seconds:
             self.writers[self.next.stream_index].write(self.next)
             self.next = next(self.placed, None)
         if seconds == math.inf:
@@ -249,13 +259,16 @@ class _Beside:
 
     def _read(self) -> Iterator[av.Packet]:
         """Every packet of the tracks; damaged places of the input are stepped over."""
-        streams = [self.input.streams[index] for index in self.writers]
+        if self.input is None or self.jumps is None:  # there are no tracks
+            return
+        source, jumps = self.input, self.jumps
+        streams = [source.streams[index] for index in self.writers]
         for _ in range(MOST_READ_ERRORS if streams else 0):
             try:
-                for packet in self.input.demux(streams):
+                for packet in source.demux(streams):
                     if packet.size:  # 0: the end of a stream
-                        packet.pts = self.jumps.closed_ticks(packet.pts, packet.time_base)
-                        packet.dts = self.jumps.closed_ticks(packet.dts, packet.time_base)
+                        packet.pts = jumps.closed_ticks(packet.pts, time_base_of(packet))
+                        packet.dts = jumps.closed_ticks(packet.dts, time_base_of(packet))
                         if self.writers[packet.stream_index].takes(packet):
                             yield packet
                 return

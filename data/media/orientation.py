@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import av
 
+from data.media.colour import buffer_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -45,7 +47,7 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     if matrix is None:
         a, b, c, d = QUARTER_TURNS[round(frame.rotation / 90) % 4]
     else:
-        a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+        a, b, _, c, d = struct.unpack("=5i", buffer_of(matrix)[:20])
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(False, a < 0, d < 0)
     return Orientation(True, c < 0, b < 0)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import IFD, Base
@@ -59,8 +60,8 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
     """
     with decoding(path, "the picture is damaged"), _open(path) as image:
         if image.format == "TIFF":
-            image.load_end = lambda: _keep_as_stored(image)
-        if image.format == "TIFF" and image.mode == "I" and image.tag_v2.get(BITS) == (32,):
+            image.load_end = lambda: _keep_as_stored(image)  # type: ignore[attr-defined]
+        if image.format == "TIFF" and image.mode == "I" and tiff_tags_of(image).get(BITS) == (32,):
             raise MediaError(f"{shown(path)}: a TIFF of 32-bit whole numbers, which is not read; convert it to 16 bits")
         animated = is_animation(image)
         if image.format in ("JPEG", "MPO") and MOST_PIXELS < _pixels(image) <= 2 * MOST_PIXELS:
@@ -110,9 +111,24 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I") or raw_mode(image) in (*OTHER_BYTE, GRAY_ALPHA)
 
 
+def frame_count(image: Image.Image) -> int:
+    """Frames of an image that was opened; some formats read the file for it."""
+    return getattr(image, "n_frames", 1)
+
+
+def tiff_tags_of(image: Image.Image) -> Any:
+    """Pillow's `ImageFileDirectory_v2` of a TIFF, which its stub gives to the class of TIFFs alone."""
+    return image.tag_v2  # type: ignore[attr-defined]
+
+
+def tiles_of(image: Image.Image) -> list[Any]:
+    """Where the file holds the image's samples, and how; empty after decoding."""
+    return getattr(image, "tile", [])
+
+
 def raw_mode(image: Image.Image) -> str | None:
     """Pillow's name of the file's sample layout; None after decoding, and where it changes within the file."""
-    modes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args}
+    modes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in tiles_of(image) if tile.args}
     return modes.pop() if len(modes) == 1 else None
 
 
@@ -124,8 +140,8 @@ def first_shown(image: Image.Image) -> int:
 def exif_orientation(image: Image.Image) -> int:
     """1 to 8 as EXIF counts; 1 where the tag is missing or cannot be read. Decodes some PNGs."""
     try:
-        if image.format == "TIFF" and Base.Orientation in image.tag_v2:
-            value = image.tag_v2[Base.Orientation]
+        if image.format == "TIFF" and Base.Orientation in tiff_tags_of(image):
+            value = tiff_tags_of(image)[Base.Orientation]
         else:
             value = image.getexif().get(Base.Orientation, 1)
     except Exception:  # another tag is invalid; this one can still be read
@@ -163,8 +179,8 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 def notes_of(image: Image.Image, path: Path) -> tuple[str, ...]:
     """Sentences about the parts of a picture that are left out."""
     notes = []
-    if getattr(image, "n_frames", 1) > 1:
-        notes.append(f"{shown(path)}: holds {image.n_frames} pictures; the first is used")
+    if (count := frame_count(image)) > 1:
+        notes.append(f"{shown(path)}: holds {count} pictures; the first is used")
     if getattr(image, "decoderconfig", ()) and image.format in ("JPEG", "MPO"):
         size = f"{image.size[0]}x{image.size[1]}"
         notes.append(f"{shown(path)}: has more than {MOST_PIXELS // 10**6} megapixels; it is read as {size}")

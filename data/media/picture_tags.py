@@ -6,11 +6,14 @@ It is changed to describe the result: upright, in sRGB, of another size, without
 import io
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
+
+from data.media.picture_file import tiff_tags_of
 
 EXIF_START = b"Exif\0\0"
 ORIENTATION, COLOUR_SPACE, SRGB = Base.Orientation, Base.ColorSpace, 1
@@ -43,7 +46,7 @@ class PictureTags:
 
 def read_tags(image: Image.Image) -> tuple[PictureTags, list[str]]:
     """(the tags of a decoded image, sentences about those that are left out or changed)."""
-    notes = []
+    notes: list[str] = []
     exif = _attempt(_exif_of, image, notes, "EXIF")
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
@@ -67,7 +70,7 @@ def for_size(exif: bytes, width: int, height: int) -> bytes | None:
     Bytes are changed in place, since maker notes contain offsets into the file.
     """
     block = bytearray(exif)
-    order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]))
+    order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]), "?")  # which struct refuses
     try:
         (start,) = struct.unpack_from(f"{order}I", block, 4)
         after = _set(
@@ -82,7 +85,7 @@ def for_size(exif: bytes, width: int, height: int) -> bytes | None:
     return bytes(block)
 
 
-def _set(block: bytearray, order: str, start: int, wanted: Mapping[int, int]) -> int:
+def _set(block: bytearray, order: str, start: int, wanted: Mapping[Any, int]) -> int:
     """Write numbers into the entries of a directory; returns where the place of the next directory stands."""
     (count,) = struct.unpack_from(f"{order}H", block, start)
     for number in range(count):
@@ -96,7 +99,7 @@ def _set(block: bytearray, order: str, start: int, wanted: Mapping[int, int]) ->
     return end
 
 
-def _values(block: bytes, order: str, start: int, wanted: int) -> Iterator[int]:
+def _values(block: bytes | bytearray, order: str, start: int, wanted: int) -> Iterator[int]:
     (count,) = struct.unpack_from(f"{order}H", block, start)
     for number in range(count):
         tag, kind, values, value = struct.unpack_from(f"{order}HHII", block, start + 2 + ENTRY * number)
@@ -146,7 +149,7 @@ def kept_as_found(exif: Image.Exif) -> Image.Exif:
 def _iptc_of(image: Image.Image) -> bytes | None:
     if image.format == "TIFF":
         # The bytes of the file: many programs declare them as numbers, of which Pillow would return the first.
-        return image.tag_v2._tagdata.get(IPTC_OF_TIFF) or None
+        return tiff_tags_of(image)._tagdata.get(IPTC_OF_TIFF) or None
     return image.info.get("photoshop", {}).get(IPTC_OF_PHOTOSHOP)
 
 
@@ -182,7 +185,7 @@ def _dpi_of(image: Image.Image) -> tuple[float, float] | None:
 
 def _texts_of(image: Image.Image) -> dict[str, str]:
     if image.format == "PNG":
-        own = {name: str(text) for name, text in image.text.items()}
+        own = {name: str(text) for name, text in image.text.items()}  # type: ignore[attr-defined]
         return {name: text for name, text in own.items() if name != "XML:com.adobe.xmp" and "Raw profile" not in name}
     comment = image.info.get("comment")
     return {"Comment": comment.decode("utf-8", "replace")} if isinstance(comment, bytes) and comment else {}
@@ -194,7 +197,9 @@ def _upright_xmp(xmp: bytes) -> bytes:
     return re.sub(rb"(<tiff:Orientation>\s*)[1-8](\s*</)", rb"\g<1>1\g<2>", xmp)
 
 
-def _attempt(read, image: Image.Image, notes: list[str], what: str) -> bytes | None:
+def _attempt(
+    read: Callable[[Image.Image], bytes | None], image: Image.Image, notes: list[str], what: str
+) -> bytes | None:
     try:
         return read(image)
     except Exception:  # the picture can be used without valid tags

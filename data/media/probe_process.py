@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from common.logger import get_logger
 from data.media.errors import MediaError, shown
@@ -58,6 +59,7 @@ class ProbeProcess:
 
     def probe(self, path: Path) -> Probe | MediaError:
         """Probe one file. After an error of the process it is closed, see `alive`."""
+        assert self.process.stdin is not None, "it is a pipe"
         try:
             self.process.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
             self.process.stdin.flush()
@@ -78,8 +80,9 @@ class ProbeProcess:
             )
         if "error" in answer:
             return MediaError(answer["error"])
-        fields = answer["probe"].items()
-        return Probe(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields})
+        fields: dict[str, Any] = answer["probe"]
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return Probe(**fields)
 
     @property
     def alive(self) -> bool:
@@ -95,13 +98,15 @@ class ProbeProcess:
                 self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None, "both are pipes"
             try:
                 pipe.close()
             except BrokenPipeError:
                 pass
 
-    def _answer(self, seconds: float) -> dict | None:
+    def _answer(self, seconds: float) -> dict[str, Any] | None:
         """The next line; {} when the process ended, None when the time is up."""
+        assert self.process.stdout is not None, "it is a pipe"
         deadline, output = time.monotonic() + seconds, self.process.stdout.fileno()
         with selectors.DefaultSelector() as selector:
             selector.register(output, selectors.EVENT_READ)
@@ -136,7 +141,8 @@ def probe_all(
     Yields:
         Every path with what it holds, or with the reason why it cannot be read.
     """
-    process, possible = None, True
+    process: ProbeProcess | None = None
+    possible = True
     try:
         for path in map(Path, paths):
             if possible and (process is None or not process.alive):
@@ -145,7 +151,7 @@ def probe_all(
                 except OSError as error:
                     logger.debug("files are probed in this process (%s)", error)
                     possible = False
-            yield path, process.probe(path) if possible else _probe_here(path)
+            yield path, process.probe(path) if possible and process is not None else _probe_here(path)
     finally:
         if process is not None:
             process.close()

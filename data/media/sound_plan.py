@@ -83,7 +83,7 @@ def _first_packets(path: Path) -> Iterator[tuple[av.AudioStream, list[av.Packet]
             yield stream, found[stream.index]
 
 
-def _why_not_copied(stream, packets: list[av.Packet], suffix: str, codec: str) -> str | None:
+def _why_not_copied(stream: av.AudioStream, packets: list[av.Packet], suffix: str, codec: str) -> str | None:
     """Why a container cannot carry a track unchanged; None if it can. Tested by muxing these packets in memory.
 
     Of a track whose first packet comes late, only the header is tried.
@@ -116,7 +116,7 @@ def _copy_at(packet: av.Packet, ticks: int) -> av.Packet:
     return copy
 
 
-def _decodes(stream, packets: list[av.Packet]) -> bool:
+def _decodes(stream: av.AudioStream, packets: list[av.Packet]) -> bool:
     """Whether one of the first packets can be decoded; a track whose first packet comes late is assumed to decode."""
     for packet in packets:
         try:

@@ -28,8 +28,10 @@ class RisingTimes:
     """
 
     def __init__(self, time_base: Fraction, origin: Fraction, packet_s: Fraction | None = None) -> None:
+        self.of_file = self.time_base = time_base
         self.coarse = packet_s is not None and packet_s < time_base
-        self.of_file, self.time_base = time_base, packet_s if self.coarse else time_base
+        if packet_s is not None:
+            self.time_base = min(packet_s, time_base)
         self.shift = -round(origin / self.time_base)  # ticks from the file's time to ours
         self.next: int | None = None  # our time of the end of the last packet
         self.last = 0
@@ -54,6 +56,7 @@ class RisingTimes:
         if (packet.duration or 0) * self.time_base > MOST_PACKET_S:
             packet.duration = self.step
         step = packet.duration or self.step
+        time: int | None
         if self.next is None:
             time = 0 if ticks is None else ticks + self.shift
         else:
@@ -78,6 +81,7 @@ class RisingTimes:
 
     def _after_the_last(self, ticks: int | None, step: int, following: av.Packet | None) -> int | None:
         """The time of a packet that is not the first; None: it is to be skipped."""
+        assert self.next is not None, "a packet came before"
         if ticks is None:
             return self.next
         time = ticks + self.shift

@@ -6,13 +6,20 @@ Damaged packets are left out and counted; no damage of a file raises an error he
 import io
 from abc import ABC, abstractmethod
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 
+from data.media.clock import time_base_of
 from data.media.errors import reason
 from data.media.sound_plan import SoundTrack
 from data.media.sound_times import TOLERANCE_S, RisingTimes
+
+if TYPE_CHECKING:
+    from data.media.extras import SubtitleTrack
+    from data.media.subtitle_tracks import SubtitleTimes
 
 AAC_BITS_PER_SECOND = 256_000
 AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
@@ -41,8 +48,8 @@ class TrackWriter(ABC):
 
     def __init__(
         self,
-        track: SoundTrack,
-        stream,
+        track: "SoundTrack | SubtitleTrack",
+        stream: av.AudioStream,
         output: av.container.OutputContainer,
         origin: Fraction,
         picture_s: Fraction = Fraction(0),
@@ -54,9 +61,9 @@ class TrackWriter(ABC):
         self.refused = 0
         self.reason_left_out = ""
 
-    def new_times(self, stream, origin: Fraction) -> RisingTimes:
+    def new_times(self, stream: Any, origin: Fraction) -> "RisingTimes | SubtitleTimes":
         """The object that gives the track's packets their times."""
-        return RisingTimes(stream.time_base, origin, packet_seconds(stream))
+        return RisingTimes(time_base_of(stream), origin, packet_seconds(stream))
 
     def takes(self, packet: av.Packet) -> bool:
         """Whether a packet of the input is written, as a whole or in part."""
@@ -78,7 +85,7 @@ class TrackWriter(ABC):
     def describe(self, stream: av.stream.Stream) -> None:
         """Write tags and disposition on a stream of the output."""
         stream.metadata.update(self.track.tags)
-        stream.disposition = self.track.disposition
+        stream.disposition = Disposition(self.track.disposition)
 
     def finish(self) -> None:  # noqa: B027 (a copied track holds nothing back)
         """Write what is held back."""
@@ -113,7 +120,9 @@ class CopiedTrack(TrackWriter):
     could not be attributed to a packet, and some would ruin the file.
     """
 
-    def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
+    def __init__(
+        self, track: SoundTrack, stream: av.AudioStream, output: av.container.OutputContainer, *clock: Fraction
+    ) -> None:
         super().__init__(track, stream, output, *clock)
         self.stream = output.add_stream_from_template(stream)
         self.describe(self.stream)
@@ -136,7 +145,9 @@ class EncodedTrack(TrackWriter):
 
     divides = True
 
-    def __init__(self, track: SoundTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
+    def __init__(
+        self, track: SoundTrack, stream: av.AudioStream, output: av.container.OutputContainer, *clock: Fraction
+    ) -> None:
         super().__init__(track, stream, output, *clock)
         source = stream.codec_context
         self.rate = source.sample_rate if source.sample_rate in AAC_RATES else 48000
@@ -167,8 +178,9 @@ class EncodedTrack(TrackWriter):
             self.refuse(error)
             return
         for frame in frames:
-            known = frame.pts is not None and frame.time_base
-            start = frame.pts * frame.time_base if known else Fraction(self.position, self.rate)
+            start = Fraction(self.position, self.rate)
+            if frame.pts is not None and frame.time_base:
+                start = frame.pts * frame.time_base
             self._append(frame, start)
 
     def _append(self, frame: av.AudioFrame, start: Fraction) -> None:
@@ -220,7 +232,7 @@ class EncodedTrack(TrackWriter):
 
 def part_of(sound: av.AudioFrame, first: int, end: int) -> av.AudioFrame:
     """Samples `first` up to `end` of a planar frame."""
-    samples = np.ascontiguousarray(sound.to_ndarray()[:, first:end])
+    samples: Any = np.ascontiguousarray(sound.to_ndarray()[:, first:end])
     part = av.AudioFrame.from_ndarray(samples, format=sound.format.name, layout=sound.layout.name)
     part.sample_rate = sound.sample_rate
     return part
@@ -238,7 +250,7 @@ class _Nowhere(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def write(self, data) -> int:
+    def write(self, data: Any) -> int:
         self.position += len(data)
         return len(data)
 

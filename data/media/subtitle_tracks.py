@@ -1,9 +1,11 @@
 """Writes one track of subtitles to the output: packets are copied, or converted to another text codec."""
 
 from fractions import Fraction
+from typing import Any
 
 import av
 
+from data.media.clock import time_base_of
 from data.media.extras import SubtitleTrack
 from data.media.sound_tracks import CopiedTrack, TrackWriter
 from data.media.tags import QUICKTIME
@@ -54,8 +56,8 @@ class CopiedSubtitles(CopiedTrack):
 
     divides = True
 
-    def new_times(self, stream, origin: Fraction) -> SubtitleTimes:
-        return SubtitleTimes(stream.time_base, origin)
+    def new_times(self, stream: av.stream.Stream, origin: Fraction) -> SubtitleTimes:
+        return SubtitleTimes(time_base_of(stream), origin)
 
 
 class ConvertedSubtitles(TrackWriter):
@@ -63,16 +65,19 @@ class ConvertedSubtitles(TrackWriter):
 
     divides = True
 
-    def new_times(self, stream, origin: Fraction) -> SubtitleTimes:
-        return SubtitleTimes(stream.time_base, origin)
+    def new_times(self, stream: av.stream.Stream, origin: Fraction) -> SubtitleTimes:
+        return SubtitleTimes(time_base_of(stream), origin)
 
-    def __init__(self, track: SubtitleTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
+    def __init__(
+        self, track: SubtitleTrack, stream: Any, output: av.container.OutputContainer, *clock: Fraction
+    ) -> None:
         super().__init__(track, stream, output, *clock)
         self.source = stream
         codec = "mov_text" if f".{output.format.name}" in QUICKTIME else "subrip"
-        self.stream = output.add_stream(codec)
-        self.stream.codec_context.subtitle_header = PLAIN_STYLE
-        self.stream.codec_context.time_base = self.stream.time_base = TICK
+        self.stream: Any = output.add_stream(codec)  # the stub has no class for it
+        encoder: Any = self.stream.codec_context
+        encoder.subtitle_header = PLAIN_STYLE
+        encoder.time_base = self.stream.time_base = TICK
         self.describe(self.stream)
 
     def write(self, packet: av.Packet) -> None:
@@ -85,7 +90,8 @@ class ConvertedSubtitles(TrackWriter):
             self.refuse(error)
             return
         encoded.time_base = TICK
-        encoded.pts = encoded.dts = round(packet.pts * packet.time_base / TICK)
-        encoded.duration = round((packet.duration or 0) * packet.time_base / TICK)
+        seconds = time_base_of(packet) / TICK  # of one tick of the input, in ticks of the output
+        encoded.pts = encoded.dts = round((packet.pts or 0) * seconds)
+        encoded.duration = round((packet.duration or 0) * seconds)
         encoded.stream = self.stream
         self.output.mux(encoded)

@@ -5,10 +5,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.container import InputContainer
 
 from common.logger import printable
 from data.media.clip_decoder import decoder_of
-from data.media.clock import nominal_rate
+from data.media.clock import nominal_rate, time_base_of
 from data.media.colour import colour_of
 from data.media.container_lengths import top_level_boxes
 from data.media.errors import MACHINE_ERRORS, MediaError, decoding, shown
@@ -47,12 +48,13 @@ class Tracks:
     notes: tuple[str, ...]  # sentences about the streams that are left out
 
 
-def choose_tracks(container, path: Path) -> Tracks:
+def choose_tracks(container: InputContainer, path: Path) -> Tracks:
     """The video track that the file calls its default, else the largest; every audio track that can be read.
 
     Cover pictures are no video tracks. A stream whose codec FFmpeg does not support has no codec context.
     """
-    moving, covers = [], []
+    moving: list[av.VideoStream] = []
+    covers: list[av.VideoStream] = []
     for stream in container.streams.video:
         (covers if stream.disposition & av.stream.Disposition.attached_pic else moving).append(stream)
     known = [stream for stream in moving if stream.codec_context is not None]
@@ -69,14 +71,14 @@ def choose_tracks(container, path: Path) -> Tracks:
             f"{shown(path)}: holds {len(moving)} video tracks; track {number} ({size}) is used, others are not"
         )
     sounds = list(container.streams.audio)
-    for number, stream in enumerate(sounds, start=1):
-        if stream.codec_context is None:
+    for number, sound in enumerate(sounds, start=1):
+        if sound.codec_context is None:
             notes.append(f"{shown(path)}: sound track {number} of {len(sounds)} is left out, its codec is not known")
-    audio = tuple(stream for stream in sounds if stream.codec_context is not None)
+    audio = tuple(sound for sound in sounds if sound.codec_context is not None)
     return Tracks(video, audio, tuple(notes))
 
 
-def first_frame(container, stream: av.VideoStream, path: Path) -> av.VideoFrame:
+def first_frame(container: InputContainer, stream: av.VideoStream, path: Path) -> av.VideoFrame:
     """The first frame that decodes; MediaError when none does."""
     packets, refused, decode = container.demux(stream), 0, decoder_of(stream)
     while refused < MOST_REFUSED:
@@ -100,14 +102,18 @@ def first_frame(container, stream: av.VideoStream, path: Path) -> av.VideoFrame:
     raise MediaError(f"{shown(path)}: the video stream holds no frame that can be decoded")
 
 
-def describe(path: Path, container, tracks: Tracks, first: av.VideoFrame, transposed: bool) -> MediaInfo:
+def describe(
+    path: Path, container: InputContainer, tracks: Tracks, first: av.VideoFrame, transposed: bool
+) -> MediaInfo:
     """The facts of a clip, from its header and its first frame; transposed: the frame is shown on its side."""
     stream = tracks.video
     rate, varies = nominal_rate(stream)
-    starts = [s.start_time * s.time_base for s in (stream, *tracks.audio) if s.start_time is not None]
+    time_base = time_base_of(stream)
+    starts = [s.start_time * time_base_of(s) for s in (stream, *tracks.audio) if s.start_time is not None]
     origin = min(starts, default=Fraction(0))
+    duration: Fraction | None
     if stream.duration:
-        duration = ((stream.start_time or 0) + stream.duration) * stream.time_base - origin
+        duration = ((stream.start_time or 0) + stream.duration) * time_base - origin
     else:
         duration = Fraction(container.duration, av.time_base) if container.duration else None
     width, height, aspect = first.width, first.height, stream.sample_aspect_ratio or Fraction(1)
@@ -124,7 +130,7 @@ def describe(path: Path, container, tracks: Tracks, first: av.VideoFrame, transp
         sample_aspect_ratio=aspect,
         duration=duration,
         frame_count_hint=frame_count_hint(container, stream),
-        time_base=stream.time_base,
+        time_base=time_base,
         time_origin=origin,
         audio_codecs=tuple(s.codec_context.codec.canonical_name for s in tracks.audio),
         subtitle_codecs=tuple(
@@ -156,21 +162,23 @@ def has_captions(frame: av.VideoFrame) -> bool:
         return False
 
 
-def frame_count_hint(container, stream) -> int | None:
+def frame_count_hint(container: InputContainer, stream: av.VideoStream) -> int | None:
     """About how many frames the header promises."""
     if stream.frames:
         return stream.frames
-    seconds = stream.duration * stream.time_base if stream.duration else None
+    seconds = stream.duration * time_base_of(stream) if stream.duration else None
     if seconds is None and container.duration:
         seconds = Fraction(container.duration, av.time_base)
     return round(seconds * nominal_rate(stream)[0]) if seconds else None
 
 
-def _pixels(stream) -> int:
+def _pixels(stream: av.VideoStream) -> int:
     return (stream.codec_context.width or 0) * (stream.codec_context.height or 0)
 
 
-def _why_no_video(path: Path, container, moving: list, covers: list) -> str:
+def _why_no_video(
+    path: Path, container: InputContainer, moving: list[av.VideoStream], covers: list[av.VideoStream]
+) -> str:
     if is_encrypted(path):
         return f"its video is encrypted; {ADVICE}"
     if moving:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Literal, Self
 
 import av
+from av.container import InputContainer
 
 from common.logger import get_logger
 from data.media.clip_alpha import deep_over_white, laid_over_white
 from data.media.clip_decoder import decoder_of
-from data.media.clock import Clock, nominal_rate
+from data.media.clock import USUAL_RATE, Clock, nominal_rate, time_base_of
 from data.media.clock_jumps import ClockJumps
 from data.media.colour import ignored_colour_notes
 from data.media.completeness import index_reaches_past_the_end, shortfall
@@ -135,7 +136,7 @@ class VideoReader(MediaReader):
             stream = choose_tracks(container, self.path).video
             for moment in times:
                 try:
-                    container.seek(int((moment + self.info.time_origin) / stream.time_base), stream=stream)
+                    container.seek(int((moment + self.info.time_origin) / time_base_of(stream)), stream=stream)
                     frame, time = _last_until(moment, container.decode(stream), stream, self.info.time_origin)
                 except (av.FFmpegError, ValueError) as error:
                     logger.debug("%s: no frame at %.3f s (%s)", shown(self.path), float(moment), error)
@@ -143,7 +144,7 @@ class VideoReader(MediaReader):
                 found.setdefault(time, self._as_planes(self._whole(frame, stream), time, {}))
         return list(found.values())
 
-    def _whole(self, frame: av.VideoFrame, stream) -> av.VideoFrame:
+    def _whole(self, frame: av.VideoFrame, stream: av.VideoStream) -> av.VideoFrame:
         """The frame, deinterlaced where `deinterlace` says so."""
         if self.deinterlace != "always" and not (frame.interlaced_frame and self.deinterlace == "auto"):
             return frame
@@ -159,10 +160,10 @@ class VideoReader(MediaReader):
         for container in self._running:
             container.close()
 
-    def _progressive(self, container, tracks: Tracks) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+    def _progressive(self, container: InputContainer, tracks: Tracks) -> Iterator[tuple[av.VideoFrame, Fraction]]:
         """Decoded frames with their times, through the deinterlacer from the first interlaced frame on."""
         stream = tracks.video
-        clock = Clock(self.info.frame_rate, stream.time_base, self.info.time_origin)
+        clock = Clock(self.info.frame_rate or USUAL_RATE, time_base_of(stream), self.info.time_origin)
         filtered = Deinterlacer(stream, only_flagged=False) if self.deinterlace == "always" else None
         for frame in self._decode(container, tracks):
             time = clock.time_of(frame.pts)
@@ -172,7 +173,7 @@ class VideoReader(MediaReader):
         if filtered:
             yield from filtered.flush()
 
-    def _decode(self, container, tracks: Tracks) -> Iterator[av.VideoFrame]:
+    def _decode(self, container: InputContainer, tracks: Tracks) -> Iterator[av.VideoFrame]:
         """Every frame that decodes, in display order; MediaError where the file goes on but cannot be decoded."""
         stream, decode = tracks.video, decoder_of(tracks.video)
         seen, times, jumps = _Tally(), DecodeTimes(stream), ClockJumps(stream, tracks.audio)
@@ -199,12 +200,14 @@ class VideoReader(MediaReader):
                 continue  # the demuxer continues with the next packet or ends
             for frame in frames:
                 frame = times.place(frame)
-                frame.pts = jumps.closed_ticks(frame.pts, stream.time_base)
+                frame.pts = jumps.closed_ticks(frame.pts, time_base_of(stream))
                 seen.add(frame, stream)
                 yield frame
         self.damage = self._find_damage(container, stream, seen, jumps.describe(self.info.time_origin))
 
-    def _find_damage(self, container, stream, seen: "_Tally", jumped: str | None) -> str | None:
+    def _find_damage(
+        self, container: InputContainer, stream: av.VideoStream, seen: "_Tally", jumped: str | None
+    ) -> str | None:
         """What was lost, as a sentence; MediaError where the file was cut and frames are missing."""
         if not seen.decodes or index_reaches_past_the_end(stream, self.path):
             promised = frame_count_hint(container, stream)
@@ -247,7 +250,7 @@ def _last_until(
     for frame in frames:
         if frame.pts is None:
             raise ValueError("a frame without a time")
-        time = frame.pts * stream.time_base - origin
+        time = frame.pts * time_base_of(stream) - origin
         if time > moment:
             break
         last = frame, time
@@ -271,14 +274,15 @@ class _Tally:
         self.frames += 1
         self.concealed += frame.is_corrupt
         if frame.pts is not None:
-            time = frame.pts * stream.time_base - Fraction(stream.container.start_time or 0, av.time_base)
+            assert isinstance(stream.container, InputContainer), "frames are read"
+            time = frame.pts * time_base_of(stream) - Fraction(stream.container.start_time or 0, av.time_base)
             self.first = time if self.first is None else min(self.first, time)
             self.last = time if self.last is None else max(self.last, time)
 
     def step(self, stream: av.VideoStream) -> Fraction:
         """Seconds from frame to frame: the nominal ones, or the mean where the header exaggerates the rate."""
         nominal = 1 / nominal_rate(stream)[0]
-        if self.frames < 2 or self.first is None:
+        if self.frames < 2 or self.first is None or self.last is None:
             return nominal
         mean = (self.last - self.first) / (self.frames - 1)
         return mean if mean > 2 * nominal else nominal

@@ -46,6 +46,8 @@ class VideoWriter(MediaWriter):
     the work was interrupted: the bytes do not tell.
     """
 
+    layout: YuvLayout
+
     def __init__(
         self,
         path: Path,
@@ -85,8 +87,9 @@ class VideoWriter(MediaWriter):
 
     def _take_up(self, identity: Mapping[str, str] | None) -> None:
         """Go on behind what an earlier run has kept, if that is of use."""
+        self.border: int | None = None  # the shot of the next frame, where that ends the segment
         self.origin: int | None = None  # ticks at which the segment at hand begins; None before its first frame
-        self.segment_from, self.border = 0, None  # its first frame; the shot of the next one, where that ends it
+        self.segment_from = 0  # its first frame
         frames = self.info.frame_count_hint
         if identity is None or (frames is not None and frames <= LEAST_KEPT):
             discard(self.claim.stem)
@@ -126,6 +129,7 @@ class VideoWriter(MediaWriter):
 
     def _end_segment(self) -> None:
         """All frames so far are in the encoder: they are kept, and the next ones go into another file."""
+        assert self.kept is not None, "segments end where they are kept"
         self._close_segment()
         self.kept.add(
             self.temporary, {"frames": self.frames - self.segment_from, "ticks": self.origin, "shot": self.border}
@@ -185,17 +189,19 @@ class VideoWriter(MediaWriter):
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
+            assert packet.pts is not None, "encoders keep the times of frames"
             packet.duration = self.steps.pop(packet.pts)
             self.container.mux(timed(packet, self.encoding, self.frames - self.segment_from))
 
     def _finish(self) -> None:
+        assert self.pending is not None, "a clip has a frame"
         frame, pts = self.pending
         self._encode(frame, pts, self._last_duration(pts))
         self._close_segment()
         if self.waits:
-            kept = [] if self.kept is None else self.kept.pieces
-            segments = [Segment(self.kept.path(piece), piece.facts["ticks"]) for piece in kept]
-            segments.append(Segment(self.temporary, self.origin))
+            kept = self.kept
+            segments = [Segment(kept.path(piece), piece.facts["ticks"]) for piece in kept.pieces] if kept else []
+            segments.append(Segment(self.temporary, self.origin or 0))
             complete(segments, self.path, self.info, self.sound, self.extras, self.ticks, self.quiet)
 
     def _last_duration(self, pts: int) -> int:

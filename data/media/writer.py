@@ -6,9 +6,10 @@ from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 
+from common.logger import printable
 from data.media.codecs import OutputOptions
 from data.media.encoding import choose, colour_out, picture_bits
-from data.media.errors import MediaError, printable, shown
+from data.media.errors import MediaError, shown
 from data.media.image_writer import ImageWriter
 from data.media.info import MediaInfo
 from data.media.media_writer import MediaWriter

@@ -6,6 +6,7 @@ The adaptive windows of SeedVR2 have varied sizes only if the aspect ratios of c
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log, sqrt
+from typing import Any
 
 from data.training.index import Source
 from data.training.sampling import ClipShape
@@ -49,7 +50,7 @@ def expand(shapes: Sequence[ClipShape], sources: Sequence[Source]) -> tuple[Clip
             expanded.append(shape)
             continue
         sizes = tuple(dict.fromkeys(size_of(shape, aspect) for aspect in shape.aspects))
-        common = {"frames": shape.frames, "start": shape.start, "end": shape.end, "siblings": sizes}
+        common: dict[str, Any] = {"frames": shape.frames, "start": shape.start, "end": shape.end, "siblings": sizes}
         buckets = [Bucket(height=h, width=w, **common) for h, w in sizes]
         long_enough = [s for s in sources if s.frames >= shape.frames or not s.is_video]
         counts = [sum(bucket.takes(source) for source in long_enough) for bucket in buckets]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import torch
@@ -19,6 +19,7 @@ from data.training.sampling import ClipShape, RankDraws, slot_generator
 from data.training.schedule import ShapeSchedule
 
 Sample = dict[str, torch.Tensor | str]
+S = TypeVar("S")
 ALONE = RankDraws()
 
 
@@ -33,7 +34,7 @@ class DegradationRecipes:
     image: Mapping[str, Any] | None = None
 
 
-class ClipDataset(Dataset):
+class ClipDataset(Dataset[list[Sample]]):
     """Pairs of clips and images from folders, several shapes in one batch.
 
     `dataset[step]` depends on (seed, step, rank, world) alone. Sources are drawn with replacement, so there are no
@@ -70,7 +71,7 @@ class ClipDataset(Dataset):
         self.schedule = ShapeSchedule(self.shapes, budget_pixels, draws.seed)
         self.draws = draws
         self.as_uint8 = as_uint8
-        clip_recipe, image_recipe = (r and build_degradation(r) for r in (recipes.clip, recipes.image))
+        clip_recipe, image_recipe = (build_degradation(r) if r else None for r in (recipes.clip, recipes.image))
         for shape in self.shapes:
             recipe = image_recipe if shape.frames == 1 else clip_recipe
             scale = 1 if recipe is None else recipe.config.scale
@@ -120,7 +121,7 @@ def read_text(path: str | Path) -> torch.Tensor:
     return text
 
 
-def make_loader(dataset: Dataset, first_step: int, last_step: int, workers: int, prefetch: int = 4) -> DataLoader:
+def make_loader(dataset: Dataset[S], first_step: int, last_step: int, workers: int, prefetch: int = 4) -> DataLoader[S]:
     """Batches of the steps first_step .. last_step - 1, in order; each worker process makes one batch at a time."""
     return DataLoader(
         dataset,

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors import safe_open
@@ -51,8 +51,8 @@ class ShardWriter:
         if (self.folder / INDEX).exists():
             raise FileExistsError(f"{self.folder} already holds shards; choose another folder or remove it first.")
         self.samples_per_shard = samples_per_shard
-        self._waiting: dict[tuple, list[tuple[Tensors, str]]] = {}
-        self._shards: list[dict] = []
+        self._waiting: dict[tuple[Any, ...], list[tuple[Tensors, str]]] = {}
+        self._shards: list[dict[str, Any]] = []
         self.done = 0
         if (self.folder / PROGRESS).exists():
             progress = json.loads((self.folder / PROGRESS).read_text())
@@ -121,7 +121,7 @@ class ShardWriter:
         self._shards.append({"file": file, "size": size, "identities": identities})
 
 
-def write_json(values: dict, path: Path) -> None:
+def write_json(values: dict[str, Any], path: Path) -> None:
     """Write JSON atomically."""
     part = Path(f"{path}.part")
     part.write_text(json.dumps(values))
@@ -140,16 +140,16 @@ class ShardReader:
         index = self.folder / INDEX
         if not index.exists():
             raise FileNotFoundError(f"{index} is missing: the shards were not written to the end.")
-        self.shards: list[dict] = json.loads(index.read_text())["shards"]
+        self.shards: list[dict[str, Any]] = json.loads(index.read_text())["shards"]
         self._files: dict[int, safe_open] = {}
 
     def __len__(self) -> int:
         return sum(len(shard["identities"]) for shard in self.shards)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": {}}
 
-    def read(self, shard: int, row: int) -> dict:
+    def read(self, shard: int, row: int) -> dict[str, Any]:
         """One sample: its tensors and `identity`."""
         if shard not in self._files:
             self._files[shard] = safe_open(self.folder / self.shards[shard]["file"], framework="pt")
@@ -165,7 +165,7 @@ class ShardReader:
             return {name: file.get_tensor(name) for name in file.keys()}
 
 
-class ShardDataset(Dataset):
+class ShardDataset(Dataset[list[dict[str, Any]]]):
     """`dataset[step]`: a packed batch of stored samples, with the contract of `ClipDataset`.
 
     Sizes are drawn in proportion to how many samples have them; within a size, slots draw with replacement.
@@ -189,7 +189,7 @@ class ShardDataset(Dataset):
         self.planner = BatchPlanner(list(self._places), [len(places) for places in self._places.values()], budget, seed)
         self.planner.warn_if_loose()
 
-    def __getitem__(self, step: int) -> list[dict]:
+    def __getitem__(self, step: int) -> list[dict[str, Any]]:
         """The samples of a step on this rank: the stored tensors and `identity`."""
         slots = self.planner.plan(step, self.rank, self.world)
         return [self._sample(step, slot.number, self.planner.sizes[slot.choice]) for slot in slots]
@@ -198,7 +198,7 @@ class ShardDataset(Dataset):
         """The share of the budget that the batch of a step uses, in (0, 1]."""
         return self.planner.fill(step)
 
-    def _sample(self, step: int, slot: int, size: int) -> dict:
+    def _sample(self, step: int, slot: int, size: int) -> dict[str, Any]:
         places = self._places[size]
         place = places[int(slot_generator(self.seed, step, slot).integers(len(places)))]
         sample = self.reader.read(*place)
@@ -210,7 +210,11 @@ Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 @torch.no_grad()
 def write_latents(
-    batches: Callable[[int], Iterable[list[dict]]], encode: Encode, folder: str | Path, job: str = "", shard: int = 256
+    batches: Callable[[int], Iterable[list[dict[str, Any]]]],
+    encode: Encode,
+    folder: str | Path,
+    job: str = "",
+    shard: int = 256,
 ) -> Path:
     """Encode pairs once: `hq_mean`, `hq_logvar`, `lq_mean`, `lq_logvar` of every sample, in 16 bits, and its text.
 
@@ -238,7 +242,7 @@ def write_latents(
     return writer.folder / INDEX
 
 
-def latents_of(sample: dict, encode: Encode) -> Tensors:
+def latents_of(sample: dict[str, Any], encode: Encode) -> Tensors:
     """The four posterior parameters of a sample [c, t, h, w], as they are stored."""
     stored = {}
     for name in ("hq", "lq"):
@@ -246,7 +250,7 @@ def latents_of(sample: dict, encode: Encode) -> Tensors:
     return stored
 
 
-def padded_text(sample: dict) -> Tensors:
+def padded_text(sample: dict[str, Any]) -> Tensors:
     """A sample's text embedding, if it has one, as it is stored."""
     if TEXT not in sample:
         return {}

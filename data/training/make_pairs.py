@@ -84,6 +84,7 @@ def make_sets(sampler: PairSampler, sets: Sequence[PairSet], workers: int) -> It
     missing = [chosen.count for chosen in sets]
     wanted = 0
     for number, i, pair in pairs:
+        assert pair.lq is not None, "sets of pairs are degraded"
         if number not in begun:
             hq, lq = (np.empty((sets[number].count, *x.shape), np.uint8) for x in (pair.hq, pair.lq))
             begun[number] = Pairs(hq, lq, [""] * sets[number].count)
@@ -127,7 +128,7 @@ def _in_processes(sampler: PairSampler, sets: Sequence[PairSet], tasks: Sequence
             process.join()
 
 
-def _next(get: Callable[..., Any], processes: list[BaseProcess]) -> tuple[Task, Pair]:
+def _next(get: Callable[..., Any], processes: Sequence[BaseProcess]) -> tuple[Task, Pair]:
     while True:
         try:
             task, pair = get(timeout=POLL_SECONDS)
