@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models.nadit.attention import HeadNorm
@@ -128,9 +129,18 @@ class Discriminator(nn.Module):
         for head, tap, x in zip(self.heads, self.taps, out.features, strict=True):
             windows = layout.blocks[tap]
             said.append(checkpoint(head, x, windows, use_reentrant=False) if recompute else head(x, windows))
-        with torch.autocast(vid.device.type, enabled=False):  # differences of logits are what counts: no rounding here
-            said = self.norm(torch.cat(said, dim=1).to(self.norm.weight.dtype))
-            return DiscriminatorOutput(self.out(said).squeeze(1).float(), out.features)
+        return DiscriminatorOutput(self.logits(said), out.features)
+
+    def logits(self, said: Sequence[Tensor]) -> Tensor:
+        """What each head says [B, C] -> [B] float32, computed in float32 also where the weights are in bfloat16.
+
+        Losses are differences of logits, squared and times 1000 in the penalties: rounded logits would be what counts.
+        """
+        norm, out = self.norm, self.out
+        with torch.autocast(said[0].device.type, enabled=False):
+            x = torch.cat(list(said), dim=1).float()
+            x = F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+            return F.linear(x, out.weight.float(), out.bias.float()).squeeze(1)
 
 
 def proportional_taps(blocks: int) -> tuple[int, ...]:

@@ -1,13 +1,16 @@
 """The program that times training steps: it takes the loop's steps, and the state that it predicts is the state."""
 
 import json
+from functools import partial
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
-from common.distributed.process import process_group
-from projects.benchmark_training import latent_sizes, main, make_step, make_trainer, parse, predict
+from common.distributed.process import Process, process_group
+from projects.benchmark_training import latent_sizes, main, make_step, make_trainer, measure, parse, predict
 from projects.video_diffusion_sr.training.overrides import load_run
+from tests.parallel.ranks import run_ranks
 from tests.projects.training.tiny import MODEL
 
 NETWORK = [change for change in MODEL if change.startswith("dit.")]
@@ -39,3 +42,23 @@ def test_the_predicted_state_is_what_a_checkpoint_holds_and_a_teacher(stage):
 def test_what_is_no_clip_is_refused(clip):
     with pytest.raises(ValueError, match="frames"):
         main(["diffusion", *COMMON, "--clip", clip])
+
+
+def one_step(stage: str, strategy: str, sp_size: int, process: Process) -> None:
+    """A warm-up step and a timed one, in bfloat16 and with gradient checkpointing, as on GPUs."""
+    changes = [*NETWORK, "dit.gradient_checkpoint=True", f"train.sp_size={sp_size}"]
+    changes.append(f"dit.fsdp.sharding_strategy={strategy}")
+    args = parse([stage, *changes, "--config", "configs_tiny/main.yaml", "--clip", "1x32x32", "5x32x32"])
+    model, train = load_run(args.config, f"configs_train/{stage}.yaml", args.overrides)
+    with torch.enable_grad():
+        trainer = make_trainer(args, model, OmegaConf.to_container(train), process)
+        assert measure(trainer, make_step(trainer, latent_sizes(args.clip[0], trainer.stage.recipe)), 1, 1)["flops"] > 0
+
+
+@pytest.mark.parallel
+@pytest.mark.slow
+@pytest.mark.parametrize("sp_size", [1, 2])
+@pytest.mark.parametrize("strategy", ["FULL_SHARD", "_HYBRID_SHARD_ZERO2"])
+@pytest.mark.parametrize("stage", ["distill", "adversarial"])
+def test_two_ranks_take_steps_in_bfloat16(stage, strategy, sp_size):
+    run_ranks(2, partial(one_step, stage, strategy, sp_size), fresh=True)
