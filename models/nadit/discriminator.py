@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from models.nadit.attention import HeadNorm
 from models.nadit.layout import ClipLayout, WindowLayout
 from models.nadit.model import NaDiT
 from models.nadit.modulation import offset
+from models.nadit.recompute import Recompute
 
 PAPER_TAPS, PAPER_BLOCKS = (16, 26, 36), 36
 
@@ -124,11 +124,12 @@ class Discriminator(nn.Module):
     ) -> DiscriminatorOutput:
         """How real each packed sample looks; arguments as those of `NaDiT.forward`, clean latents in place of noisy."""
         out = self.backbone(vid, txt, vid_shape, txt_shape, timestep, layout=layout, taps=self.taps)
-        recompute = bool(self.backbone.recomputed) and torch.is_grad_enabled()
+        # Whatever stays of a block: a head's products are few, and one of a vector is squeezed in place.
+        recompute = Recompute(1.0) if self.backbone.recomputed and torch.is_grad_enabled() else None
         said = []
         for head, tap, x in zip(self.heads, self.taps, out.features, strict=True):
             windows = layout.blocks[tap]
-            said.append(checkpoint(head, x, windows, use_reentrant=False) if recompute else head(x, windows))
+            said.append(head(x, windows) if recompute is None else recompute.run(head, x, windows))
         return DiscriminatorOutput(self.logits(said), out.features)
 
     def logits(self, said: Sequence[Tensor]) -> Tensor:
