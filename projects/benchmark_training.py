@@ -137,12 +137,12 @@ def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str
     modules, recipe, process = trainer.stage.modules, trainer.stage.recipe, trainer.process
     dit, judge = modules["dit"], modules.get("discriminator")
     counts = [0 if network is None else sum(p.numel() for p in network.parameters()) for network in (dit, judge)]
-    of_stage = stage_costs(*counts, 0 if judge is None else len(judge.heads), recipe.gradient_checkpoint)[stage]
+    of_stage = stage_costs(*counts, 0 if judge is None else len(judge.heads), recipe.recompute)[stage]
     sharded, hybrid, cut_again = STRATEGIES[recipe.strategy]
     ranks = (process.local_world if hybrid else process.world) if sharded else 1
     tokens = sum(prod(size) // prod(dit.config.patch_size) + TEXT_TOKENS for size in sizes)
     spread = Spread(ranks, trainer.settings.sp_size, ranks == 1 or not cut_again)
-    return memory(of_stage, dit.config, tokens, spread, recipe.gradient_checkpoint)
+    return memory(of_stage, dit.config, tokens, spread, recipe.recompute)
 
 
 def table(clips: Sequence[str], found: Mapping, predicted: Mapping, peak_rate: float | None) -> str:
