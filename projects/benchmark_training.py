@@ -139,14 +139,12 @@ def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str
     counts = [
         0 if network is None else sum(p.numel() for p in network.parameters()) for network in (dit, discriminator)
     ]
-    of_stage = stage_costs(
-        *counts, 0 if discriminator is None else len(discriminator.heads), recipe.gradient_checkpoint
-    )[stage]
+    of_stage = stage_costs(*counts, 0 if discriminator is None else len(discriminator.heads), recipe.recompute)[stage]
     sharded, hybrid, reshard_after_forward = STRATEGIES[recipe.strategy]
     ranks = (process.local_world if hybrid else process.world) if sharded else 1
     tokens = sum(prod(size) // prod(dit.config.patch_size) + TEXT_TOKENS for size in sizes)
     sharding = Sharding(ranks, trainer.settings.sp_size, ranks == 1 or not reshard_after_forward)
-    return memory(of_stage, dit.config, tokens, sharding, recipe.gradient_checkpoint)
+    return memory(of_stage, dit.config, tokens, sharding, recipe.recompute)
 
 
 def table(clips: Sequence[str], found: Mapping, predicted: Mapping, peak_rate: float | None) -> str:

@@ -6,7 +6,8 @@
 
 `train` trains a diffusion model from nothing, distills it round by round, and runs the adversarial stage in the
 variants of `configs_train/evidence.yaml`, all in fixed steps; each row restores the held-out pictures. What is there
-already is not made again. `measure` writes a line for each row and picture, and one for each measure of the whole set.
+already is not made again. `measure` writes a line for each row and picture, and one for each measure of the whole set;
+rows that the file has are kept.
 """
 
 import argparse
@@ -56,6 +57,7 @@ logger = get_logger(__name__)
 
 AT_ONCE = 16  # pictures
 TRUTH, BICUBIC, CODED = "truth", "bicubic", "VAE alone"
+COLUMNS = ["row", "measure", "picture", "value"]  # picture: empty for a measure of the whole set
 
 
 def squares(folder: Path, side: int) -> list[np.ndarray]:
@@ -115,7 +117,10 @@ class Evidence:
         """[N, 3, 1, H, W] in [-1, 1] -> `rows/ROW.npy`, uint8 [N, H, W, 3]."""
         (self.output / "rows").mkdir(parents=True, exist_ok=True)
         pictures = model_to_uint8(clips[:, :, 0]).permute(0, 2, 3, 1)
-        np.save(self.output / "rows" / f"{row}.npy", pictures.cpu().numpy())
+        beside = self.output / "rows" / "unfinished.tmp"
+        with beside.open("wb") as file:
+            np.save(file, pictures.cpu().numpy())
+        beside.replace(self.output / "rows" / f"{row}.npy")
 
     @torch.no_grad()
     def restore(self, row: str, stage: LatentStage, steps: int) -> None:
@@ -133,9 +138,13 @@ class Evidence:
         self._write(row, self._decoded(torch.cat(made)))
         logger.info("restored: %s", row)
 
+    def exported(self, name: str) -> Path:
+        """The weights at the end of a training."""
+        return self.output / name / "export/dit.safetensors"
+
     def train(self, name: str, make: Callable[[], LatentStage], section: dict) -> tuple[Path, LatentStage]:
         """Exported weights, and a stage that holds them; not trained again where they are there."""
-        exported = self.output / name / "export/dit.safetensors"
+        exported = self.exported(name)
         torch.manual_seed(self.recipe["seed"])
         stage = make()
         settings = settings_from(LoopSettings, self.recipe["loop"] | {"steps": section["steps"]}, "loop.")
@@ -158,7 +167,10 @@ class Evidence:
         distilled = diffusion
         section = self.recipe["distill"]
         settings = settings_from(DistillSettings, section["settings"], "distill.settings.")
+        done = [n for n in settings.rounds if self.exported(f"distill_{n:02d}").is_file()]
         for steps in settings.rounds:
+            if done and steps > done[-1] and steps not in done:
+                continue  # its student is there already, perhaps from another machine
             arguments = {"settings": settings, "weights": distilled, "this_round": DistillRound(steps, guided=False)}
             make = partial(DistillStage, **arguments, **self.common)
             distilled, stage = self.train(f"distill_{steps:02d}", make, section)
@@ -211,15 +223,20 @@ def rows_of(output: Path) -> Iterator[str]:
 
 
 def measure(_recipe: dict, args: argparse.Namespace) -> None:
-    """Every row against the truths, into `args.rows`."""
-    names, folder = list(rows_of(args.output)), args.output / "rows"
+    """Every row against the truths, into `args.rows`; what it has already is kept."""
+    kept = []
+    if args.rows.is_file():
+        with args.rows.open(newline="") as file:
+            kept = [line for line in csv.reader(file) if len(line) == len(COLUMNS)][1:]
+    complete = {line[0] for line in kept if not line[2]}
+    names = [name for name in rows_of(args.output) if name not in complete]
     context, one_thread = get_context("spawn"), {"initializer": torch.set_num_threads, "initargs": (1,)}
-    with ProcessPoolExecutor(args.workers, context, **one_thread) as pool:
-        measured = list(pool.map(of_row, [folder] * len(names), names))
-    with args.rows.open("w", newline="") as file:
+    with args.rows.open("w", newline="") as file, ProcessPoolExecutor(args.workers, context, **one_thread) as pool:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["row", "measure", "picture", "value"])
-        table.writerows([*line[:3], f"{line[3]:.4f}"] for lines in measured for line in lines)
+        table.writerows([COLUMNS, *(line for line in kept if line[0] in complete)])
+        for lines in pool.map(of_row, [args.output / "rows"] * len(names), names):
+            table.writerows([*line[:3], f"{line[3]:.4f}"] for line in lines)
+            file.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

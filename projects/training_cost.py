@@ -1,7 +1,7 @@
 """Predicted memory and time of each training stage, by formula, for planning a job on a cluster.
 
     python projects/training_cost.py --config configs_3b/main.yaml --gpus 1 8 64 --clip 21x720x1280
-    python projects/training_cost.py --gpus 8 --clip 101x720x1280 --sp_size 8
+    python projects/training_cost.py --gpus 8 --clip 101x720x1280 --sp_size 8 --keeps products
 
 Every number follows from the formulas of docs/training.md and the assumptions given as flags.
 """
@@ -9,6 +9,7 @@ Every number follows from the formulas of docs/training.md and the assumptions g
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from common.config import create_object, load_config
 from common.distributed.fsdp import STRATEGIES
 from data.video.framing import latent_frames
 from models.nadit.discriminator import Discriminator
+from models.nadit.recompute import KEPT
 from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
-from projects.video_diffusion_sr.flops import transformer_flops
+from projects.video_diffusion_sr.flops import linear_weights, transformer_flops
 from projects.video_diffusion_sr.training.cost import Sharding, memory, stage_costs
 
 GB = 1e9
@@ -34,6 +36,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("--config", default="configs_3b/main.yaml")
+    add("--keeps", choices=sorted(KEPT), help="instead of the model's dit.gradient_checkpoint_keeps")
     add("--gpus", type=int, nargs="+", default=[1, 8, 64])
     add("--strategy", choices=sorted(STRATEGIES), help="instead of the model's dit.fsdp.sharding_strategy")
     add("--per_host", type=int, default=8, help="GPUs that share a model under hybrid sharding")
@@ -52,23 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dit, _ = recipe.build_dit()
         discriminator = Discriminator(dit)
         vae = sum(p.numel() for p in recipe.build_untrained_vae().parameters())
-    share = recipe.gradient_checkpoint
+    recompute = replace(recipe.recompute, keeps=args.keeps or recipe.recompute.keeps)
     sharded, hybrid, reshard_after_forward = STRATEGIES[args.strategy or recipe.strategy]
     frames, height, width = map(int, args.clip.split("x"))
     space = recipe.spatial_factor
     latent = (latent_frames(frames, recipe.temporal_factor), height // space, width // space)
     tokens = prod(n // p for n, p in zip(latent, dit.config.patch_size, strict=True)) + TEXT_TOKENS
     once = transformer_flops(dit.config, [latent], [TEXT_TOKENS])
+    linear = 2 * dit.config.num_layers * linear_weights(dit.config) * tokens
     sizes = [sum(p.numel() for p in network.parameters()) for network in (dit, discriminator)]
     print(f"{args.config}: {tokens} tokens a clip, {once / 1e12:.0f} TFLOP a forward pass\n")
     print("| stage | GPUs | state | gathered | one block | inputs or gradients | GB a GPU | s a step | clips a day |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for stage in stage_costs(*sizes, len(discriminator.heads), share).values():
+    for stage in stage_costs(*sizes, len(discriminator.heads), recompute, 1 - linear / once).values():
         seconds = stage.passes * once / (args.peak * 1e12 * args.utilisation) / args.sp_size
         for gpus in args.gpus:
             ranks = (min(gpus, args.per_host) if hybrid else gpus) if sharded else 1
             sharding = Sharding(ranks, min(args.sp_size, gpus), gpus == 1 or not reshard_after_forward)
-            parts = memory(stage, dit.config, tokens, sharding, share, vae).values()
+            parts = memory(stage, dit.config, tokens, sharding, recompute, vae).values()
             columns = " | ".join(f"{part / GB:.0f}" for part in (*parts, sum(parts)))
             clips = gpus / sharding.clip * 86400 / seconds
             print(f"| {stage.name} | {gpus} | {columns} | {seconds:.1f} | {clips:,.0f} |")

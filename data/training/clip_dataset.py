@@ -15,7 +15,7 @@ from data.training.buckets import expand
 from data.training.index import Index, build_index
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.pair_sampler import PairSampler, SamplerConfig
-from data.training.sampling import ClipShape, RankDraws, slot_generator
+from data.training.sampling import ClipShape, RankDraws, Slot, slot_generator
 from data.training.schedule import ShapeSchedule
 
 Sample = dict[str, torch.Tensor | str]
@@ -87,16 +87,21 @@ class ClipDataset(Dataset[list[Sample]]):
             With `as_uint8`: `hq` uint8 [T, H, W, 3] and `lq` uint8 [T, h, w, 3] instead. Where the source has a text
             embedding: `text`, [tokens, width] in the dtype of its file.
         """
-        slots = self.schedule.plan(step, self.draws.rank, self.draws.world)
-        return [self._sample(step, slot.number, self.shapes[slot.choice]) for slot in slots]
+        return [self.sample(step, slot) for slot in self.slots(step)]
+
+    def slots(self, step: int) -> list[Slot]:
+        """The places of a step's batch on this rank."""
+        return self.schedule.plan(step, self.draws.rank, self.draws.world)
 
     def fill(self, step: int) -> float:
         """The share of the budget that the batch of a step uses, in (0, 1]."""
         return self.schedule.fill(step)
 
-    def _sample(self, step: int, slot: int, shape: ClipShape) -> Sample:
-        pair = self.sampler.draw(shape, slot_generator(self.draws.seed, step, slot))
-        sample: Sample = {"identity": f"{pair.identity} seed={self.draws.seed} step={step} slot={slot}"}
+    def sample(self, step: int, slot: Slot) -> Sample:
+        """The sample of one place, see `__getitem__`."""
+        shape = self.shapes[slot.choice]
+        pair = self.sampler.draw(shape, slot_generator(self.draws.seed, step, slot.number))
+        sample: Sample = {"identity": f"{pair.identity} seed={self.draws.seed} step={step} slot={slot.number}"}
         if pair.text is not None:
             sample["text"] = read_text(pair.text)
         hq = torch.from_numpy(pair.hq)

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.nn import functional as F
 
 from models.nadit.attention import HeadNorm
 from models.nadit.layout import ClipLayout, WindowLayout
 from models.nadit.model import NaDiT
 from models.nadit.modulation import offset
+from models.nadit.recompute import Recompute
 
 PAPER_TAPS, PAPER_BLOCKS = (16, 26, 36), 36
 
@@ -123,14 +124,24 @@ class Discriminator(nn.Module):
     ) -> DiscriminatorOutput:
         """How real each packed sample looks; arguments as those of `NaDiT.forward`, clean latents in place of noisy."""
         out = self.backbone(vid, txt, vid_shape, txt_shape, timestep, layout=layout, taps=self.taps)
-        recompute = bool(self.backbone.recomputed) and torch.is_grad_enabled()
+        # Whatever stays of a block: a head's products are few, and one of a vector is squeezed in place.
+        recompute = Recompute(1.0) if self.backbone.recomputed and torch.is_grad_enabled() else None
         said = []
         for head, tap, x in zip(self.heads, self.taps, out.features, strict=True):
             windows = layout.blocks[tap]
-            said.append(checkpoint(head, x, windows, use_reentrant=False) if recompute else head(x, windows))
-        with torch.autocast(vid.device.type, enabled=False):  # differences of logits are what counts: no rounding here
-            said = self.norm(torch.cat(said, dim=1).to(self.norm.weight.dtype))
-            return DiscriminatorOutput(self.out(said).squeeze(1).float(), out.features)
+            said.append(head(x, windows) if recompute is None else recompute.run(head, x, windows))
+        return DiscriminatorOutput(self.logits(said), out.features)
+
+    def logits(self, said: Sequence[Tensor]) -> Tensor:
+        """What each head says [B, C] -> [B] float32, computed in float32 also where the weights are in bfloat16.
+
+        Losses are differences of logits, squared and times 1000 in the penalties: rounded logits would be what counts.
+        """
+        norm, out = self.norm, self.out
+        with torch.autocast(said[0].device.type, enabled=False):
+            x = torch.cat(list(said), dim=1).float()
+            x = F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+            return F.linear(x, out.weight.float(), out.bias.float()).squeeze(1)
 
 
 def proportional_taps(blocks: int) -> tuple[int, ...]:

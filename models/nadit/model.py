@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from common.kernels.norm import modulate, rms_norm
 from models.module_list import module_list
@@ -18,6 +17,7 @@ from models.nadit.exchange import SequenceGroup
 from models.nadit.layout import ClipLayout, build_layout
 from models.nadit.modulation import TailModulation, TimeEmbedding
 from models.nadit.patch import PatchIn, PatchOut
+from models.nadit.recompute import Recompute
 
 
 class NaDiTOutput(NamedTuple):
@@ -50,7 +50,7 @@ class NaDiT(nn.Module):
     def __init__(self, config: NaDiTConfig) -> None:
         super().__init__()
         self.config = config
-        self.recomputed: frozenset[int] = frozenset()
+        self.set_gradient_checkpointing(Recompute())
         self.vid_in = PatchIn(config.vid_in_channels, config.patch_size, config.dim)
         same_width = config.txt_in_dim == config.dim
         self.txt_in = nn.Identity() if same_width else nn.Linear(config.txt_in_dim, config.dim)
@@ -61,16 +61,9 @@ class NaDiT(nn.Module):
             self.vid_out_ada = TailModulation(config.dim)
         self.vid_out = PatchOut(config.vid_out_channels, config.patch_size, config.dim)
 
-    def set_gradient_checkpointing(self, share: float) -> None:
-        """In training, keep only the inputs of this share of the blocks; the backward pass computes the rest again.
-
-        Args:
-            share: 1 (or True): all blocks, 0 (or False): none; between, spread evenly over the depth.
-        """
-        if not 0 <= share <= 1:
-            raise ValueError(f"dit.gradient_checkpoint is a share of the blocks in [0, 1], got {share}")
-        blocks = len(self.blocks)
-        self.recomputed = frozenset(n for n in range(blocks) if int((n + 1) * share) > int(n * share))
+    def set_gradient_checkpointing(self, recompute: Recompute) -> None:
+        """Choose what of the blocks training keeps for the backward pass, and what that computes again."""
+        self.recompute, self.recomputed = recompute, recompute.blocks(self.config.num_layers)
 
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
         """Compute everything that is not a parameter again, on `device`: after a build on the meta device."""
@@ -128,7 +121,7 @@ class NaDiT(nn.Module):
             video = exchange.move(video, layout.blocks[max(number - 1, 0)].partition, windows.partition)
             streams = video, text, embedding, windows, windows.sample_of_video, layout.sample_of_text
             if number in self.recomputed and torch.is_grad_enabled():
-                video, text = checkpoint(block, *streams, use_reentrant=False)
+                video, text = self.recompute.run(block, *streams)
             else:
                 video, text = block(*streams)
             if number in taps:

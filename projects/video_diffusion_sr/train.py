@@ -22,6 +22,7 @@ from common.weights.read import read_weights
 from common.weights.stored import StoredWeight
 from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
+from models.nadit.recompute import Recompute
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.build import DTYPES, build_vae
 from projects.video_diffusion_sr.lora import LoraSettings, add_lora, with_base_names
@@ -60,7 +61,8 @@ class VideoDiffusionTrainer:
         self.condition = settings_from(ConditionSettings, config.condition, "condition.")
         self.ema_decay = float(config.ema.decay)
         self.strategy = str(config.dit.fsdp.sharding_strategy)
-        self.gradient_checkpoint = float(config.dit.gradient_checkpoint)
+        keeps = str(config.dit.get("gradient_checkpoint_keeps", Recompute().keeps))
+        self.recompute = Recompute(float(config.dit.gradient_checkpoint), keeps)
         self.compile = bool(config.dit.compile)
         self.compile_vae = bool(config.vae.compile)
         with torch.device("meta"):
@@ -92,7 +94,7 @@ class VideoDiffusionTrainer:
         with nullcontext() if weights is None else torch.device("meta"):
             dit = create_object(self.config.dit.model)
         state = None if weights is None else fitting_weights(dit, weights)
-        dit.set_gradient_checkpointing(self.gradient_checkpoint)
+        dit.set_gradient_checkpointing(self.recompute)
         if lora is not None:
             if state is None:
                 raise ValueError("a LoRA adapts trained weights: give --init_from a checkpoint")

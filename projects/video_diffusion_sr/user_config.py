@@ -16,6 +16,7 @@ TRAINING = {
     "__object__": "inference has one program for all models",
     "dit.compile": "inference runs its own fused kernels and compiles nothing",
     "dit.gradient_checkpoint": "inference has no gradients; --vram bounds its memory",
+    "dit.gradient_checkpoint_keeps": "inference has no gradients; --vram bounds its memory",
     "dit.fsdp": "--shard_weights spreads the weights over GPUs in inference",
     "ema": "inference takes the weights of the checkpoint as they are; --checkpoint names another",
     "vae.compile": "inference runs its own fused kernels and compiles nothing",

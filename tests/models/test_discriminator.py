@@ -1,5 +1,6 @@
 """The discriminator: one logit a sample that does not depend on its neighbours, from features of the right blocks."""
 
+import copy
 import json
 from typing import NamedTuple
 
@@ -49,6 +50,17 @@ def test_features_are_the_video_tokens_after_the_tapped_blocks(discriminator):
         hook.remove()
     assert len(features) == len(discriminator.taps) and discriminator.taps[-1] == len(seen) - 1
     assert all(torch.equal(f, seen[tap]) for f, tap in zip(features, discriminator.taps, strict=True))
+
+
+@torch.no_grad()
+def test_weights_in_bfloat16_do_not_round_logits(discriminator):
+    """As sharded training gathers them: the penalties are squares of small differences of logits."""
+    said = [seeded(f"d/said{i}", (4, discriminator.backbone.config.dim)).bfloat16() for i in discriminator.taps]
+    half = copy.deepcopy(discriminator).bfloat16()
+    exact = copy.deepcopy(half).double()
+    expected = exact.out(exact.norm(torch.cat(said, dim=1).double())).squeeze(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (half.logits(said) - expected).abs().max() <= 1e-5
 
 
 class Collected(NamedTuple):

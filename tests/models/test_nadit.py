@@ -1,17 +1,21 @@
 """The transformer against its recorded numbers, its checkpoint names, and its laws."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from common.config import load_config
 from models.dit.nadit import NaDiT as NaDiT7B
 from models.dit_v2.nadit import NaDiT as NaDiT3B
-from models.nadit import modulation
+from models.nadit import modulation, recompute
+from models.nadit.recompute import Recompute
 from models.nadit.windows import cut_windows
 from tests.conftest import GOLDEN, ROOT, seed_weights, seeded
 
@@ -70,23 +74,68 @@ def test_a_layout_built_once_gives_the_same_numbers(small):
     assert torch.equal(model(**inputs).vid_sample, model(**inputs, layout=layout).vid_sample)
 
 
-def test_gradient_checkpointing_changes_no_gradient(small):
-    name, model = small
-    inputs = case_inputs(name, "image")
-    gradients = []
-    for share in (False, True, 0.5):
-        model.set_gradient_checkpointing(share)
-        assert len(model.recomputed) == int(share * len(model.blocks))
-        model.zero_grad()
-        model(**inputs).vid_sample.square().mean().backward()
-        gradients.append({k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None})
-    model.set_gradient_checkpointing(False)
+KEPT_BY_NAME = {"attention": recompute.ATTENTION, "products": recompute.PRODUCTS}
+WAYS = [Recompute(), Recompute(1.0), Recompute(0.5), Recompute(1.0, "attention"), Recompute(1.0, "products")]
+
+
+class Watch(TorchDispatchMode):
+    """Bytes of all results that somebody still holds, and how often products and attention were computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made, self.calls = {}, Counter()
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        result = operator(*arguments, **(keywords or {}))
+        self.calls.update(kind for kind in ("products", "attention") if operator._schema.name in KEPT_BY_NAME[kind])
+        for x in tree_leaves(result):
+            if isinstance(x, torch.Tensor):
+                storage = x.untyped_storage()
+                self.made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        return result
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for storage, size in self.made.values() if not storage.expired())
+
+
+def gradients_and_costs(model, inputs, way):
+    """Gradients; bytes kept after the forward pass; products, and attention's passes forward, in both passes."""
+    model.set_gradient_checkpointing(way)
     model.zero_grad()
-    for others in gradients[1:]:
-        assert gradients[0].keys() == others.keys()
-        assert all(torch.equal(gradients[0][k], others[k]) for k in others)
-    with pytest.raises(ValueError, match=r"share of the blocks in \[0, 1\], got 2"):
-        model.set_gradient_checkpointing(2)
+    layout = model.layout(inputs["vid_shape"].tolist(), inputs["txt_shape"].flatten().tolist())
+    watch = Watch()
+    with watch:
+        loss = model(**inputs, layout=layout).vid_sample.square().mean()
+    size = watch.bytes
+    with watch:
+        loss.backward()
+    found = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
+    model.set_gradient_checkpointing(Recompute())
+    model.zero_grad()
+    return found, size, watch.calls
+
+
+def test_what_is_computed_again_changes_no_gradient(small):
+    """Only memory and work: each way of keeping more holds more and computes less."""
+    name, model = small
+    plain, whole, half, attention, products = (
+        gradients_and_costs(model, case_inputs(name, "image"), way) for way in WAYS
+    )
+    for others, _, _ in (whole, half, attention, products):
+        assert plain[0].keys() == others.keys()
+        assert all(torch.equal(plain[0][k], others[k]) for k in others)
+    assert whole[1] < attention[1] < products[1] < plain[1] and whole[1] < half[1] < plain[1]
+    times = [[way[2][kind] for kind in ("attention", "products")] for way in (plain, attention, products, whole)]
+    assert times[0][0] == times[1][0] == times[2][0] == times[3][0] / 2
+    assert times[0][1] == times[2][1] < times[1][1] == times[3][1]
+    assert [len(way.blocks(4)) for way in WAYS] == [0, 4, 2, 4, 4]
+
+
+@pytest.mark.parametrize("wrong", [{"share": 2}, {"keeps": "all"}])
+def test_other_checkpointing_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"gradient_checkpoint(_keeps='all'| is a share)"):
+        Recompute(**wrong)
 
 
 @pytest.mark.parametrize("small", ["v2_small", pytest.param("v1_small", marks=pytest.mark.slow)], indirect=True)

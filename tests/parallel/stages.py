@@ -48,7 +48,7 @@ class SameDraws(Trainer):
 
     def __init__(self, *arguments, **keywords) -> None:
         super().__init__(*arguments, **keywords)
-        self.turns.process = replace(self.turns.process, rank=0)
+        self.updates.process = replace(self.updates.process, rank=0)
 
 
 def save_weights(folder: Path) -> Path:

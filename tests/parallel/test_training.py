@@ -14,6 +14,7 @@ from common.distributed import fsdp
 from common.distributed.checkpoint import averaged_state, checkpoints
 from common.distributed.process import Process, process_group
 from models.dit_v2.nadit import NaDiT
+from models.nadit.recompute import Recompute
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.settings import CheckpointSettings, LogSettings, LoopSettings
 from tests.conftest import GOLDEN, seed_weights, seeded
@@ -52,23 +53,31 @@ def strategies(*names: str) -> list:
     return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
-@pytest.mark.parametrize("strategy", strategies(*STRATEGIES))
-def test_gradients_of_a_sharded_step_equal_whole_ones(strategy):
+@pytest.mark.parametrize(
+    ("strategy", "keeps"),
+    [
+        *((p, "nothing") for p in QUICK),
+        *(pytest.param(s, "nothing", marks=pytest.mark.slow) for s in STRATEGIES if s not in QUICK),
+        pytest.param("FULL_SHARD", "products", marks=pytest.mark.slow),
+        pytest.param("FULL_SHARD", "attention", marks=pytest.mark.slow),
+    ],
+)
+def test_gradients_of_a_sharded_step_equal_whole_ones(strategy, keeps):
     config = json.loads((GOLDEN / "meta.json").read_text())["dit/v2_small"]["config"]
     whole = seed_weights(NaDiT(**config))
     samples_loss(whole, [0, 1]).backward()
     expected = {name: p.grad for name, p in whole.named_parameters()}
     state = {name: value.detach() for name, value in whole.state_dict().items()}
 
-    run_ranks(STRATEGIES[strategy][0], partial(check_gradients, strategy, config, state, expected), fresh=True)
+    run_ranks(STRATEGIES[strategy][0], partial(check_gradients, strategy, keeps, config, state, expected), fresh=True)
 
 
-def check_gradients(strategy: str, config: dict, state: dict, expected: dict, process: Process) -> None:
+def check_gradients(strategy: str, keeps: str, config: dict, state: dict, expected: dict, process: Process) -> None:
     """On one rank: gradients of its sample, averaged over all, are those of all samples together."""
     os.environ["LOCAL_WORLD_SIZE"] = str(STRATEGIES[strategy][1])
     with torch.device("meta"):
         dit = NaDiT(**config)
-    dit.set_gradient_checkpointing(True)
+    dit.set_gradient_checkpointing(Recompute(1.0, keeps))
     mesh = fsdp.training_mesh(strategy, "cpu")
     assert (mesh is None) == (strategy == "NO_SHARD")
     fsdp.shard(dit, list(dit.blocks), strategy, mesh, bf16=False)

@@ -51,6 +51,7 @@ KEYS = {
     "dit.model.rope_dim=32": None,
     "dit.compile=True": TRAINING,
     "dit.gradient_checkpoint=True": TRAINING,
+    "dit.gradient_checkpoint_keeps=products": TRAINING,
     "dit.fsdp.sharding_strategy=FULL_SHARD": TRAINING,
     "ema.decay=0.5": TRAINING,
     "vae.model.act_fn=relu": "act_fn",

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from models.nadit.config import NaDiTConfig
+from models.nadit.mlp import SwiGLU
+from models.nadit.recompute import Recompute
 
 # Bytes a parameter: weight and two moments of Adam; its average; its gradient; the weight of a teacher.
 TRAINED, AVERAGED, GRADIENT, USED = 12, 4, 4, 2
@@ -32,10 +34,18 @@ class StageCost:
     heads: int = 0
 
 
-def stage_costs(transformer: int, discriminator: int, heads: int, share: float) -> dict[str, StageCost]:
-    """Networks and passes of each stage; arguments are numbers of parameters, of heads, and the share of the blocks
-    that gradient checkpointing computes again."""
-    trained = 3 + share  # forward, a backward pass of twice its work, and what is computed again
+def stage_costs(
+    transformer: int, discriminator: int, heads: int, recompute: Recompute, attention: float = 0.0
+) -> dict[str, StageCost]:
+    """Networks and passes of each stage.
+
+    Args:
+        transformer, discriminator: numbers of parameters. heads: of the discriminator.
+        recompute: what the backward pass computes again, which counts as a part of a forward pass.
+        attention: its share of the operations of a forward pass, at most 1.
+    """
+    again = {"nothing": 1.0, "attention": 1.0 - attention, "products": 0.0}[recompute.keeps]
+    trained = 3 + recompute.share * again  # forward, a backward pass of twice its work, and what is computed again
     both, largest = transformer + discriminator, max(transformer, discriminator)
     found = [
         StageCost("diffusion", trained, 1, transformer, transformer, 0, transformer),
@@ -60,29 +70,44 @@ class Sharding:
     whole: bool
 
 
+def kept_bytes(config: NaDiTConfig, keeps: str) -> float:
+    """Bytes a token and channel that stay of a block that is computed again, beside its input, in bfloat16.
+
+    The results of attention with the logarithms of its sums (float32), and of the products of the linear layers.
+    """
+    inner = config.heads * config.head_dim
+    swiglu = config.mlp == "swiglu"
+    hidden = 2 * SwiGLU.hidden(config.dim, config.expand_ratio) if swiglu else config.dim * config.expand_ratio
+    attention = 2 * inner + 4 * config.heads
+    products = 2 * (3 * inner + config.dim + hidden + config.dim)
+    return {"nothing": 0, "attention": attention, "products": attention + products}[keeps] / config.dim
+
+
 def memory(
-    stage: StageCost, config: NaDiTConfig, tokens: int, sharding: Sharding, share: float, vae: int = 0
+    stage: StageCost, config: NaDiTConfig, tokens: int, sharding: Sharding, recompute: Recompute, vae: int = 0
 ) -> Mapping[str, float]:
     """Bytes on each GPU, by what they are for; their sum is the peak.
 
-    A backward pass begins with all kept inputs and ends with all gradients, and inputs go as gradients come: the larger
-    of the two counts.
+    A backward pass begins with all that is kept and ends with all gradients, and what is kept goes as gradients come:
+    the larger of the two counts.
 
     Args:
         tokens: of a batch, texts included.
-        share: of the blocks whose insides are computed again, one at a time; those of the others are kept.
+        recompute: which blocks are computed again, one at a time, and what stays of them; the others stay whole.
         vae: its parameters; 0 where latents are stored.
     """
     sharded = sharding.state > 1
     stream = 2 if sharded else 4  # a lone GPU computes under autocast, whose residual stream is float32
-    insides = max(1, round(config.num_layers * (1 - share)))
-    heads = HEAD_BYTES * (stage.heads if share == 0 else 0)  # with checkpointing computed again, before the blocks are
+    again = len(recompute.blocks(config.num_layers))
+    stays = kept_bytes(config, recompute.keeps)
+    insides = max(1, config.num_layers - again)
+    heads = HEAD_BYTES * (stage.heads if again == 0 else 0)  # with checkpointing computed again, before the blocks are
     numbers = float(ceil(tokens / sharding.clip) * stage.versions * config.dim)
-    kept = (stream * config.num_layers + BLOCK_BYTES * (insides - 1) + heads) * numbers
+    kept = (stream * config.num_layers + stays * again + BLOCK_BYTES * (insides - 1) + heads) * numbers
     return {
         "state": (TRAINED * stage.trained + AVERAGED * stage.averaged + USED * stage.used) / sharding.state
         + VAE_BYTES * vae,
         "gathered": GATHERED * (stage.trained + stage.used) * (1 if sharding.whole else 2 / config.num_layers),
-        "one block": BLOCK_BYTES * numbers,
+        "one block": (BLOCK_BYTES - (stays if again == config.num_layers else 0)) * numbers,
         "inputs or gradients": max(kept, GRADIENT * stage.largest / sharding.state),
     }

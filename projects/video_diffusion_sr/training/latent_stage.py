@@ -168,9 +168,12 @@ class LatentStage(Stage):
             latents = [latent / self.encoder.scaling_factor for latent in unpack(rows, shapes.sizes)]
             return [vae.decode_latents(z[None].to(next(vae.parameters())))[0].float() for z in latents]
 
-    def validate(self, batch: Any, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    def validate(self, batch: Any, generator: torch.Generator, decode: bool = True) -> list[tuple[Tensor, Tensor]]:
         prepared = self.prepare(batch, generator)
-        outputs = self.decoded(self.restore(prepared, generator), prepared.shapes)
+        restored = self.restore(prepared, generator)
+        if not decode:
+            return []
+        outputs = self.decoded(restored, prepared.shapes)
         truths = [pixels_of(sample, self.device)[0] for sample in batch]
         return list(zip(outputs, truths, strict=True))
 

@@ -148,9 +148,7 @@ class Trainer:
             self.stop_vote.set_interval(reports.scalars(step, self._mean_scalars(record)))
         if self.validation is not None and self.validation.due(step, last):
             self.process.alive(f"validation after step {step}")
-            values, pictures = self._with_ema(
-                lambda generator: self.validation.measure(self.stage, generator), "validation"
-            )
+            values, pictures = self._with_ema(lambda _: self.validation.measure(self.stage), "validation")
             reports.validation(step, values)
             reports.images(step, pictures)
         if log.images and (step % log.images == 0 or last):
@@ -206,8 +204,7 @@ class Trainer:
                 stack.enter_context(ema.in_place())
                 stack.callback(fsdp.reshard, self.stage.modules[name])
             stack.enter_context(self.updates.autocast())
-            # Validation draws the same noise every time, so that results differ by the network alone.
-            return compute(self.updates.generator(0 if purpose == "validation" else self.step, 0, purpose))
+            return compute(self.updates.generator(self.step, 0, purpose))
 
     def save(self, wait: bool = False) -> None:
         """A checkpoint of the present step, unless a loss was not finite.

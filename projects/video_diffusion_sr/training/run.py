@@ -25,7 +25,7 @@ from projects.video_diffusion_sr.training.latent_statistics import fold, measure
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.run_record import record_start
 from projects.video_diffusion_sr.training.settings import LoopSettings, split_settings
-from projects.video_diffusion_sr.training.sources import DataSettings, held_out_source, make_source
+from projects.video_diffusion_sr.training.sources import DataSettings, held_out_clips, make_source
 from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage
 from projects.video_diffusion_sr.training.vae import build_vae_stage, in_model_range
 from projects.video_diffusion_sr.training.validation import Validation
@@ -126,8 +126,8 @@ def make_validation(
     if options.stage != "vae" and not needs_vae(recipe, options):
         raise ValueError("--validation decodes clips and there is no VAE; give vae.checkpoint=FILE behind the stage")
     cache = options.output / "validation_index.json"
-    source = held_out_source(options.stage, options.validation, data, loop, process, cache)
-    return Validation(source, loop.validation)
+    clips = held_out_clips(options.stage, options.validation, data, loop, process, cache)
+    return Validation(clips, loop.validation, process, loop.sp_size)
 
 
 def normalize_exported_vae(

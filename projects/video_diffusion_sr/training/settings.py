@@ -76,7 +76,8 @@ class ValidationSettings:
     """Held-out clips (--validation) measured on averaged weights.
 
     every: steps between measurements; also after the last step. 0: never.
-    batches: of data.budget_pixels on each rank, always the same crops and degradations.
+    batches: how many clips: those of so many batches of data.budget_pixels, on all ranks together; always the same
+        crops and degradations.
     lpips_weights, dists_weights: safetensors files, see `projects/perceptual_weights.py`; null leaves the measure out.
     """
 

@@ -178,17 +178,16 @@ def make_source(
     return LoadedSource(VaeClips(dataset, loop.accumulation) if stage == "vae" else dataset, last, workers)
 
 
-def held_out_source(
+def held_out_clips(
     stage: str, folders: Sequence[str | Path], data: DataSettings, loop: LoopSettings, process: Process, cache: Path
-) -> "CachedBatches":
-    """Batches of clips that are not trained on, in the shapes with which the run ends."""
+) -> "HeldOut":
+    """Clips that are not trained on, in the shapes with which the run ends; the same whatever the number of ranks."""
     if not data.shapes or data.budget_pixels < 1:
         raise ValueError("--validation cuts clips to data.shapes up to data.budget_pixels; set both in --train")
     shapes = [replace(shape, start=0) for shape in data.shapes if shape.end is None]
     index = shared_index(folders, cache, process)
-    group = process.group(loop.sp_size)
-    dataset = clip_dataset(index, shapes, data, HELD_OUT_SEED, group, degraded=stage != "vae")
-    return CachedBatches(VaeClips(dataset, 1) if stage == "vae" else dataset, loop.validation.batches)
+    dataset = clip_dataset(index, shapes, data, HELD_OUT_SEED, (0, 1), degraded=stage != "vae")
+    return HeldOut(dataset, loop.validation.batches, for_vae=stage == "vae")
 
 
 def clip_dataset(
@@ -259,17 +258,27 @@ def resident_clips(index: Index, data: DataSettings, loop: LoopSettings, process
     return ResidentClips(index, config, loop.seed * groups + group, process.device)
 
 
-class CachedBatches(BatchSource):
-    """The first batches of a dataset, computed once and cached in memory."""
+class HeldOut:
+    """The clips of a dataset's first batches, each a batch of its own, made when it is first asked for and then kept.
 
-    def __init__(self, dataset: Any, count: int) -> None:
-        self.dataset, self.count = dataset, count
-        self._kept: list[Any] = []
+    Args:
+        batches: how many of the dataset's.
+        for_vae: make batches of the VAE's stage.
+    """
 
-    def batches(self, start: int) -> Iterator[Any]:
-        if not self._kept:
-            self._kept = [self.dataset[number] for number in range(self.count)]
-        return iter(self._kept[start:])
+    def __init__(self, dataset: ClipDataset, batches: int, for_vae: bool) -> None:
+        self.dataset, self.for_vae = dataset, for_vae
+        self.places = [(step, slot) for step in range(batches) for slot in dataset.slots(step)]
+        self._kept: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: int) -> Any:
+        if number not in self._kept:
+            samples = [self.dataset.sample(*self.places[number])]
+            self._kept[number] = clips_for_vae(samples, 0) if self.for_vae else samples
+        return self._kept[number]
 
 
 class VaeClips(torch.utils.data.Dataset):
@@ -279,16 +288,19 @@ class VaeClips(torch.utils.data.Dataset):
         self.dataset, self.accumulation = dataset, accumulation
 
     def __getitem__(self, number: int) -> Any:
-        from projects.video_diffusion_sr.training.vae import ClipBatch
-
-        samples = self.dataset[number]
-        groups: dict[tuple, list[dict]] = {}
-        for sample in samples:
-            groups.setdefault(tuple(sample["hq"].shape), []).append(sample)
-        clips = tuple(torch.stack([s["hq"] for s in group]).movedim(-1, 1) for group in groups.values())
-        names = [sample["identity"] for group in groups.values() for sample in group]
-        return ClipBatch(names, number // self.accumulation, clips)
+        return clips_for_vae(self.dataset[number], number // self.accumulation)
 
     def fill(self, number: int) -> float:
         """How much of the budget batch `number` takes, in (0, 1]."""
         return self.dataset.fill(number)
+
+
+def clips_for_vae(samples: list[dict], step: int) -> Any:
+    """The clips of samples as the VAE's stage reads them in a step of the run."""
+    from projects.video_diffusion_sr.training.vae import ClipBatch
+
+    groups: dict[tuple, list[dict]] = {}
+    for sample in samples:
+        groups.setdefault(tuple(sample["hq"].shape), []).append(sample)
+    clips = tuple(torch.stack([s["hq"] for s in group]).movedim(-1, 1) for group in groups.values())
+    return ClipBatch([sample["identity"] for group in groups.values() for sample in group], step, clips)

@@ -158,8 +158,12 @@ class Stage(ABC):
         """Pictures for TensorBoard by name, [3, H, W] in [0, 1]; called without gradients, on averaged weights."""
         return {}
 
-    def validate(self, batch: Batch, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    def validate(self, batch: Batch, generator: torch.Generator, decode: bool = True) -> list[tuple[Tensor, Tensor]]:
         """Outputs and ground truths of held-out clips, [3, T, H, W] float32 in about [-1, 1]; as `images` is called.
+
+        Args:
+            decode: False: only take part in what all ranks compute together (gathered weights, shared clips), and
+                return nothing.
 
         Raises:
             NotImplementedError: the stage has no such outputs.

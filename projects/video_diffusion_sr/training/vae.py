@@ -206,9 +206,13 @@ class VaeStage(Stage):
         pair = torch.cat([clip[0, :, -1], made[0, :, -1].float()], dim=-1)  # 3 H 2W
         return {"input and reconstruction": model_to_unit(pair)[..., :MAX_LOGGED_WIDTH]}
 
-    def validate(self, batch: ClipBatch, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    def validate(
+        self, batch: ClipBatch, generator: torch.Generator, decode: bool = True
+    ) -> list[tuple[Tensor, Tensor]]:
         clips = self.prepare(batch, generator).clips
         made = [self._reconstruct(clip, generator)[0].float() for clip in clips]
+        if not decode:
+            return []
         return [(a, b) for group, truth in zip(made, clips, strict=True) for a, b in zip(group, truth, strict=True)]
 
     def work(self, prepared: PreparedClips) -> Work:

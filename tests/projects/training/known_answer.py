@@ -213,7 +213,7 @@ def variants(distilled: Path, diffusion: Path) -> Iterator[tuple[str, dict]]:
     yield "NS + aR1", {**start, "losses": replace(bare, r2=0.0), "loss": "ns"}
     yield "RpGAN + aR1 + aR2", {**start, "losses": bare}
     yield "and L1", {**start, "losses": replace(bare, l1=0.1)}
-    yield "and features: the full loss", {**start, "losses": full}
+    yield "the full loss", {**start, "losses": full}
     yield "the full loss, not distilled before", {**start, "weights": diffusion, "losses": full}
     yield "L1 and features at 1", {**start, "losses": replace(full, l1=1.0, features=1.0)}
     yield "no GAN term", {**start, "losses": LossWeights(0.0, r1=0.0, r2=0.0)}
