@@ -136,9 +136,8 @@ def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str
     """What `training_cost.py` says about the same step, bytes by purpose."""
     modules, recipe, process = trainer.stage.modules, trainer.stage.recipe, trainer.process
     dit, discriminator = modules["dit"], modules.get("discriminator")
-    counts = [
-        0 if network is None else sum(p.numel() for p in network.parameters()) for network in (dit, discriminator)
-    ]
+    networks = (dit, discriminator)
+    counts = [0 if network is None else sum(p.numel() for p in network.parameters()) for network in networks]
     of_stage = stage_costs(*counts, 0 if discriminator is None else len(discriminator.heads), recipe.recompute)[stage]
     sharded, hybrid, reshard_after_forward = STRATEGIES[recipe.strategy]
     ranks = (process.local_world if hybrid else process.world) if sharded else 1
