@@ -45,7 +45,7 @@ def test_distances(winograd, record_property):
     def run(dtype: str, fold: bool, inputs: dict | None = None) -> dict[str, torch.Tensor]:
         with process_group("cuda") as process, kernels(Kernels.AUTO if fold else Kernels.PLAIN):
             settings = resolve(SEEDVR2_3B, replace(request, dtype=dtype), process.device)
-            frames = filled_slice(settings.vae.levels, *SIZE, winograd)
+            frames = max(filled_slice(settings.vae.levels, *SIZE, winograd), settings.vae.temporal_factor)
             schedule = default_schedule(settings.vae.levels, *SIZE, frames, winograd)
             plan = replace(unplanned(settings, *SIZE, False), schedule=schedule)
             restorer = load(settings, Parallel(process), [plan], fold)

@@ -28,13 +28,14 @@ RESIZING, RESIZED = 3, 2  # copies in float32 of an input frame on its way throu
 TOGETHER = 5  # frames of the input that are converted at once: FINISH_FRAMES, or restore.PREPARE_FRAMES
 CURVE = 4  # copies of a frame in a tone curve of HDR
 FINISHING = 8  # pictures in float32 that a colour fix and the rounding hold at once
-REPLAYED = 1.15  # times a picture's largest working set: what the graphs of its three stages keep
+GATHERED = 4  # blocks of sharded weights
+REPLAYED = 1.72  # times a picture's largest working set: what the graphs of its three stages keep
 EIGHT_BIT = 0.55  # of the transformer's weights: norms, embeddings and the layer at work stay as they are
 
 
 def predict(plan: MemoryPlan, work: Workload) -> dict[str, float]:
     """Peak by stage on the busiest rank, GiB."""
-    vae_gib, dit_gib = _vae_gib(plan, work), _dit_gib(plan, work)
+    vae_gib, dit_gib, gathered = _vae_gib(plan, work), _dit_gib(plan, work), _gathered_gib(work)
     transformer = transformer_gib(plan, work) + _latents_gib(work)
     work = work if plan.schedule.tile is None else work.alone  # ranks do not share tiles
     resident = plan.offload == "none"
@@ -59,7 +60,7 @@ def predict(plan: MemoryPlan, work: Workload) -> dict[str, float]:
     decode = max(decode + resized, carried["decode"] + _finishing_gib(plan, work) + source)
     return {
         "encode": beside + early + encode + before + source + kept["decode"],
-        "transformer": LIBRARIES + dit_gib + (vae_gib if resident else 0) + transformer + sum(kept.values()),
+        "transformer": LIBRARIES + dit_gib + gathered + (vae_gib if resident else 0) + transformer + sum(kept.values()),
         "decode": beside + decode + after + kept["encode"],
     }
 
@@ -79,13 +80,19 @@ def _vae_gib(plan: MemoryPlan, work: Workload) -> float:
 
 
 def _dit_gib(plan: MemoryPlan, work: Workload) -> float:
-    """What of the transformer's weights is on the device while it computes."""
+    """The transformer's weights on the device: all where it stays there, else what there is while it computes."""
     gib, of_block = work.dit_bytes / GIB, work.dit_bytes / GIB / work.dit.num_layers
     if work.sharded:
-        gib = gib / work.ranks + 2 * of_block  # gathered: the block at work and the next one
+        gib /= work.ranks
     if plan.storage_8_bit:
         gib *= EIGHT_BIT
     return 3 * of_block if plan.offload == "blocks" else gib
+
+
+def _gathered_gib(work: Workload) -> float:
+    """Sharded weights that are whole while the transformer computes: the block at work and the next one, and what they
+    arrived in."""
+    return GATHERED * work.dit_bytes / GIB / work.dit.num_layers if work.sharded else 0.0
 
 
 def _pixels_gib(plan: MemoryPlan, work: Workload) -> tuple[float, float, float]:
