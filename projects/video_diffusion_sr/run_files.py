@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from common.claim import remove_leftovers
 from common.distributed.parallel import Parallel
@@ -65,7 +66,7 @@ def survey(args: argparse.Namespace, process: Process, clip_range: ClipRange = W
     return Survey(total, clips, {Path(path): size for path, size, _ in rows}, failed)
 
 
-def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange) -> list | str:
+def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange) -> list[Any] | str:
     """[number of files, failed ones, [path, bytes, fields of its `Clip`] of the others]; a sentence of refusal."""
     try:
         files = find_inputs(args)
@@ -196,7 +197,7 @@ def report_error(error: Exception, path: Path, prefix: str = "", verb: str = "re
     logger.debug("where it happened:", exc_info=error)
 
 
-def say(speaker: Process | Parallel, level: int, message: str, about: dict | None = None) -> None:
+def say(speaker: Process | Parallel, level: int, message: str, about: dict[str, Any] | None = None) -> None:
     """One line from one rank, not the same from all. about: see `run_page.lines.outcome`."""
     if speaker.is_leader:
         logger.log(level, "%s", message, extra=about)
