@@ -81,8 +81,7 @@ class Kept:
 
     def remove(self) -> None:
         """Nothing is kept any longer."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        _remove(self.folder)
 
     def _read(self) -> tuple[list[Piece], str | None]:
         """(usable pieces, why others are not)."""
@@ -121,12 +120,27 @@ def folder_of(stem: Path) -> Path:
 
 def discard(stem: Path) -> None:
     """Remove what is kept of a file whose claim the caller holds, if there is anything."""
-    if folder_of(stem).exists():
-        shutil.rmtree(folder_of(stem))
+    _remove(folder_of(stem))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, where there is one; the manifest last, so that one that is half removed tells what it is."""
+    if not folder.exists():
+        return
+    for entry in folder.iterdir():
+        if entry.name != MANIFEST and not entry.is_dir():
+            entry.unlink()
+    shutil.rmtree(folder)
 
 
 def is_leftover(folder: Path) -> bool:
-    """Is the file complete that this folder's pieces are for? Its owner was killed before it could remove them."""
+    """Is this folder of no use to anybody? Its owner is dead.
+
+    Either the file is complete that its pieces are for, and the owner was killed before it could remove them; or there
+    is no manifest: the owner was killed before the first one, or when all but the folder was removed.
+    """
+    if folder.is_dir() and not (folder / MANIFEST).exists():
+        return True
     try:
         complete = json.loads((folder / MANIFEST).read_bytes()).get("complete")
         files = (
