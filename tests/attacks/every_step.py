@@ -13,14 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.claim import remove_leftovers
-from data.media import OutputOptions, open_media, open_writer, video_writer
+from data.media import OutputOptions, open_media, open_writer, segmented
 from tests.attacks.harness import add_tone
 from tests.projects.test_restore import write_clip
 
 FRAMES, SEGMENT = 20, 8
 CHANGES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.utime", "shutil.rmtree"}
 IDENTITY = {"the seed": "666"}
-SUFFIXES = {"h264": ".mp4", "ffv1": ".mkv"}
+NAMES = {"h264": "clip.mp4", "ffv1": "clip.mkv", "png": "clip"}  # of results; a folder of frames
 
 
 def die_before(step: int, folder: Path, log: Path | None = None) -> None:
@@ -69,14 +69,21 @@ class Clip:
         add_tone(source)
         with open_media(source) as reader:
             self.info, self.frames = reader.info, [(frame.pixels, frame.time) for frame in reader]
-        self.output, self.options = root / "out" / f"clip{SUFFIXES[codec]}", OutputOptions(codec=codec)
+        self.output, self.options = root / "out" / NAMES[codec], OutputOptions(codec=codec)
+        self.frames_out = "png" if codec == "png" else None
 
     def make(self) -> None:
         """The result, behind what is kept of it."""
-        with open_writer(self.output, self.info, (24, 32), options=self.options, identity=IDENTITY) as writer:
+        how = {"options": self.options, "identity": IDENTITY, "frames_out": self.frames_out}
+        with open_writer(self.output, self.info, (24, 32), **how) as writer:
             for number in range(writer.frames, FRAMES):
                 pixels, time = self.frames[number]
                 writer.write_planes(writer.planes_for(pixels[None]), [time], {0: 0} if number % SEGMENT == 1 else {})
+
+    def bytes(self) -> list[bytes]:
+        """Of the result."""
+        files = sorted(self.output.iterdir()) if self.output.is_dir() else [self.output]
+        return [file.read_bytes() for file in files]
 
     def start_again(self) -> None:
         """As the program does with --skip_existing."""
@@ -86,7 +93,7 @@ class Clip:
 
 
 def attack(root: Path, codec: str) -> None:
-    video_writer.LEAST_KEPT = SEGMENT
+    segmented.LEAST_KEPT = SEGMENT
     clip, log = Clip(root, codec), root / "steps"
     folder = clip.output.parent
 
@@ -101,13 +108,13 @@ def attack(root: Path, codec: str) -> None:
         return in_a_fork(work)
 
     assert killed(0, log) == 0
-    whole, steps = clip.output.read_bytes(), log.read_text().splitlines()
+    whole, steps = clip.bytes(), log.read_text().splitlines()
     print(len(steps))
     for number, step in enumerate(steps, start=1):
         ended = killed(number)
         again = in_a_fork(clip.start_again)
         left = sorted(entry.name for entry in folder.iterdir())
-        if ended != signal.SIGKILL or again != 0 or left != [clip.output.name] or clip.output.read_bytes() != whole:
+        if ended != signal.SIGKILL or again != 0 or left != [clip.output.name] or clip.bytes() != whole:
             print(f"before {number}, {step}: ended with {ended}, then {again}, and left {left}")
 
 

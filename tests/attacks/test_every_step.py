@@ -1,4 +1,4 @@
-"""A kill before every step on the disk of a clip in the making, one after the other: nothing is lost, nothing is left."""
+"""A kill before every step on the disk of a clip in the making, one after another: nothing is lost, nothing left."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("codec", [pytest.param("h264", marks=pytest.mark.slow), "ffv1"])
+@pytest.mark.parametrize("codec", [pytest.param("h264", marks=pytest.mark.slow), pytest.param("ffv1", marks=pytest.mark.slow), "png"])
 def test_a_kill_before_any_step_is_made_good(tmp_path, codec):
     command = [sys.executable, "-m", "tests.attacks.every_step", str(tmp_path), codec]
     run = subprocess.run(

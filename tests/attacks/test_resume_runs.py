@@ -5,141 +5,36 @@ Whoever is hit: the whole run at once, as by a power cut, the first process alon
 """
 
 import os
-import random
 import signal
-import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from subprocess import Popen
 
 import pytest
 
-from tests.attacks.harness import Folder, descendants_of, free_port, kill, make_folder, seconds_until_gone
-from tests.attacks.test_runs import LIMIT_S, SEED
-
-pytestmark = [pytest.mark.slow, pytest.mark.parallel]
+from tests.attacks.attack import SETTINGS, VICTIMS, has_traceback, new_attack
 
 KILLS = int(os.environ.get("SEEDVR_ATTACK_KILLS", "3"))
-FLAGS = ("--window", "13", "--skip_existing")  # a segment of a hundred frames, whose beginning is not computed again
-LONG, SHORT = (330, 420), (110, 150)  # frames: of one clip, and of three, which have a segment to keep too
-POLL_S = 0.002
-GRACE_S = 10.0  # in which what is left of a run that was hit must be gone
+WISHES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-BY_TORCHRUN = {"ranks": 2}
-BY_ITSELF: dict = {}
+pytestmark = [pytest.mark.slow, pytest.mark.parallel, pytest.mark.timeout(max(600, 120 * KILLS))]
 
 
-@dataclass
-class Attack:
-    """One folder, how it is run, and what happened so far. draws: of moments and victims."""
-
-    folder: Folder
-    flags: tuple[str, ...]
-    how: dict
-    draws: random.Random
-    whole: dict[str, bytes] = field(default_factory=dict)
-    seconds: float = 0.0
-    seen: Counter = field(default_factory=Counter)
-
-    def start(self) -> Popen:
-        self.seen["found segments"] += bool(self.kept())
-        return self.folder.start(*self.flags, port=free_port(), **self.how)
-
-    def undisturbed(self) -> None:
-        """The bytes that every other run must give."""
-        begun = time.monotonic()
-        self.run_through()
-        self.seconds = time.monotonic() - begun
-        self.whole = bytes_of(self.folder)
-        self.clear()
-
-    def run_through(self) -> None:
-        run = self.start()
-        said = run.communicate(timeout=LIMIT_S)[1]
-        assert run.returncode == 0, said
-        assert self.folder.damaged() == [] and self.folder.missing() == [], said
-        self.nothing_left()
-        assert not self.whole or bytes_of(self.folder) == self.whole, said
-
-    def nothing_left(self) -> None:
-        """Results, their records, and nothing else."""
-        names = {name for clip in self.folder.frames for name in (clip, f"{clip}.json")}
-        assert {entry.name for entry in self.folder.output.iterdir()} == names
-
-    def clear(self) -> None:
-        """Everything once more."""
-        for entry in self.folder.output.iterdir():
-            entry.unlink()
-
-    def kept(self) -> list[Path]:
-        return list(self.folder.output.glob(".*.kept/*.mp4"))
-
-    def moment(self) -> Callable[[], bool]:
-        """Is it time? At some moment of an undisturbed run, or when parts of a clip are being put together."""
-        if self.draws.random() < 0.25:
-            return lambda: any(self.folder.output.glob(".seedvr-*.s.mp4"))
-        until = time.monotonic() + self.draws.uniform(0, 1.1 * self.seconds)
-        return lambda: time.monotonic() > until
-
-    def hit(self, number: int = signal.SIGKILL) -> bool:
-        """Start a run and send a signal to somebody at some moment; False where it was through before."""
-        run, is_time = self.start(), self.moment()
-        while run.poll() is None and not is_time():
-            time.sleep(POLL_S)
-        if run.poll() is not None:
-            said = run.communicate()[1]
-            assert run.returncode == 0, said
-            self.folder_is_whole_again(said)
-            return False
-        children = descendants_of(run.pid)
-        victims = self.draws.choice([[run.pid, *children], [run.pid], [self.draws.choice(children or [run.pid])]])
-        self.seen["all" if victims[1:] else "the first" if victims == [run.pid] else "a child"] += 1
-        self.seen["while put together"] += any(self.folder.output.glob(".seedvr-*.s.mp4"))
-        for process in victims:
-            kill(process, number)
-        said = run.communicate(timeout=LIMIT_S)[1]
-        if run.returncode == 0 and not self.folder.missing():  # the probing process, after its work
-            self.folder_is_whole_again(said)
-        assert seconds_until_gone(children) < GRACE_S, said
-        assert self.folder.damaged() == [], said
-        return True
-
-    def folder_is_whole_again(self, said: str) -> None:
-        assert bytes_of(self.folder) == self.whole, said
-        self.nothing_left()
-        self.seen["runs to the end"] += 1
-        self.clear()
-
-
-def bytes_of(folder: Folder) -> dict[str, bytes]:
-    return {name: (folder.output / name).read_bytes() for name in folder.frames}
-
-
-@pytest.fixture
-def attack(request, tmp_path) -> Attack:
-    """With its undisturbed run behind it."""
-    clips, how, flags = request.param
-    draws = random.Random(f"{SEED} resume {clips} {how} {flags}")
-    folder = make_folder(tmp_path, draws.randrange(1000), clips, frames=LONG if clips == 1 else SHORT, sound=True)
-    made = Attack(folder, (*FLAGS, *flags), how, draws)
-    made.undisturbed()
-    return made
-
-
-SETTINGS = {
-    "a clip on one rank": (1, BY_ITSELF, ()),
-    "a clip on two ranks": (1, BY_TORCHRUN, ("--sp_size", "2")),
-    "a folder on one rank": (3, BY_ITSELF, ()),
-    "a folder on two ranks": (3, BY_ITSELF, ("--gpus", "2", "--sp_size", "1")),
-}
-
-
-@pytest.mark.timeout(max(600, 120 * KILLS))
-@pytest.mark.parametrize("attack", SETTINGS.values(), ids=SETTINGS, indirect=True)
-def test_killed_again_and_again_gives_the_same_bytes(attack):
-    while sum(attack.seen[who] for who in ("all", "the first", "a child")) < KILLS:
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_killed_again_and_again_gives_the_same_bytes(tmp_path, setting):
+    attack = new_attack(tmp_path, setting)
+    while sum(attack.seen[who] for who in VICTIMS) < KILLS:
         attack.hit()
+    attack.run_through()
+    print(dict(attack.seen))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_asked_to_end_again_and_again_gives_the_same_bytes(tmp_path, setting):
+    """Whatever the run is asked by, nothing unfinished stays but segments."""
+    attack = new_attack(tmp_path, setting)
+    while sum(attack.seen[who] for who in VICTIMS) < KILLS:
+        number = attack.draws.choice(WISHES)
+        said = attack.hit(number)
+        if said is not None:
+            assert not has_traceback(said), said
+            assert [path.name for path in attack.unfinished()] == [], said
     attack.run_through()
     print(dict(attack.seen))
