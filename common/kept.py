@@ -58,7 +58,7 @@ class Kept:
         return self.folder / piece.name
 
     def add(self, part: Path, facts: dict[str, Any]) -> Piece:
-        """Move a complete file, or folder of files, in as the next piece. It survives a power cut from when this returns.
+        """Move a complete file or folder of files in as the next piece. It survives a power cut from when this returns.
 
         Raises:
             OSError: it cannot be kept; earlier pieces are.

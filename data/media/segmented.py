@@ -13,7 +13,7 @@ from data.media.whole import MediaWriter
 
 logger = get_logger(__name__)
 
-LEAST_KEPT = 96  # frames of a segment that is kept; of a clip each begins with a key frame, of which x264 makes one in 250
+LEAST_KEPT = 96  # frames of a segment that is kept; each begins with a key frame, of which x264 makes one in 250
 
 
 class SegmentedWriter(MediaWriter):
@@ -33,7 +33,7 @@ class SegmentedWriter(MediaWriter):
         Args:
             identity: see `open_writer`. frames: of the input, as far as it is known.
         """
-        if identity is None or (frames is not None and frames <= LEAST_KEPT):
+        if identity is None or not is_long(frames):
             discard(self.claim.stem)
             return
         self.kept = Kept(self.claim.stem, identity, {"frames", "ticks", "shot"})
@@ -60,3 +60,8 @@ class SegmentedWriter(MediaWriter):
         facts = {"frames": self.frames - self.segment_from, "ticks": ticks, "shot": self.border}
         self.kept.add(self.temporary, facts)
         self.segment_from, self.border = self.frames, None
+
+
+def is_long(frames: int | None) -> bool:
+    """Whether segments are kept of a clip of about so many frames; None: nobody knows."""
+    return frames is None or frames > LEAST_KEPT

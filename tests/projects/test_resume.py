@@ -122,6 +122,15 @@ def test_other_settings_and_damage_are_said_and_cost_what_they_must(restorer, tm
     assert report.kept == 0 and hidden(tmp_path / "none") == []
 
 
+def test_a_comparison_that_keeps_a_clip_from_resuming_is_said(restorer, tmp_path, caplog):
+    clip, compared = write_clip(tmp_path / "clip.mp4", FRAMES), replace(restorer, finish=Finish(compare=True))
+    with caplog.at_level(logging.INFO):
+        restore_clip(clip, tmp_path / "kept", restorer)
+        assert "starts again" not in caplog.text
+        restore_clip(clip, tmp_path / "compared", compared)
+    assert caplog.text.count("clip.mp4: with --compare no segments are kept") == 1
+
+
 def test_a_clip_of_one_segment_keeps_nothing(restorer, tmp_path, monkeypatch):
     monkeypatch.setattr(segmented, "LEAST_KEPT", FRAMES)
     clip = write_clip(tmp_path / "clip.mp4", FRAMES)
