@@ -251,8 +251,8 @@ def workplace(target: Path, resume: bool) -> Iterator[Path]:
         resume: it has a name by which the next call finds it, and stays after an error where something is kept in it.
     """
     if not resume:
-        with TemporaryDirectory(dir=target.parent, prefix=PREFIX) as made:
-            yield Path(made)
+        with TemporaryDirectory(dir=target.parent, prefix=PREFIX) as unnamed:
+            yield Path(unnamed)
         return
     made = target.with_name(f"{PREFIX}{name_digest(target.name)}.unfinished")
     made.mkdir(exist_ok=True)

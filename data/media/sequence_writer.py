@@ -78,9 +78,10 @@ class SequenceWriter(SegmentedWriter):
         """Put all frames into one folder; what was put in its place meanwhile must not be removed."""
         if why := why_not_replaced(self.path):
             raise MediaError(why)
-        for piece in [] if self.kept is None else self.kept.pieces:
-            for picture in self.kept.path(piece).iterdir():
-                _have_too(picture, self.temporary)
+        if self.kept is not None:
+            for folder in map(self.kept.path, self.kept.pieces):
+                for picture in folder.iterdir():
+                    _have_too(picture, self.temporary)
 
     def _release(self) -> None:
         """There is nothing to close."""
