@@ -184,7 +184,7 @@ class VideoReader(MediaReader):
                 if packet is None:
                     break
                 jumps.push(packet)
-                if packet.stream_index != stream.index:
+                if packet.stream.index != stream.index:  # a packet that ends a stream has no number of its own
                     continue
                 if not packet.size and packet.dts is not None:  # the last picture stays
                     continue  # a decoder would take the packet for the end of the stream
