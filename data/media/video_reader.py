@@ -202,19 +202,19 @@ class VideoReader(MediaReader):
                 frame.pts = jumps.closed_ticks(frame.pts, stream.time_base)
                 seen.add(frame, stream)
                 yield frame
-        self.damage = self._judge(container, stream, seen, jumps.told(self.info.time_origin))
+        self.damage = self._judge(container, stream, seen, jumps)
 
-    def _judge(self, container, stream, seen: "_Tally", jumped: str | None) -> str | None:
+    def _judge(self, container, stream, seen: "_Tally", jumps: ClockJumps) -> str | None:
         """What was lost, as a sentence; MediaError where the file was cut and frames are missing."""
         if not seen.decodes or index_reaches_past_the_end(stream, self.path):
             promised = frame_count_hint(container, stream)
             raise _cut(self.path, seen.frames, f"{promised or 'an unknown number of'} frames")
         step = seen.step(stream)
         end = step * seen.frames if seen.last is None else seen.last + step
-        missing = shortfall(self.path, container, stream, seen.frames, end, step)
+        missing = shortfall(self.path, container, stream, seen.frames, end + jumps.seconds, step)
         if missing and missing.cut and missing.frames_missing:
             raise _cut(self.path, seen.frames, missing.promised)
-        lost = [jumped] if jumped else []
+        lost = [jumped] if (jumped := jumps.told(self.info.time_origin)) else []
         if self._transparent and not self._told_transparent:
             lost.append(TRANSPARENT)
         if seen.refused:

@@ -71,6 +71,7 @@ class VideoWriter(SegmentedWriter):
         self.ticks = ticks_per_second(self.rate, None if self.retimed else info)
         self.steps: dict[int, int] = {}  # pts -> duration, of frames inside the encoder
         self.pending: tuple[av.VideoFrame, int] | None = None  # waits until the next one says how long it lasts
+        self.last_step: Fraction | None = None  # seconds, of the frame before it
         self.metadata = metadata
         self.sound = self._choose_sound()
         timed, suffix = self.retimed in (None, info.frame_rate), path.suffix.lower()
@@ -145,6 +146,7 @@ class VideoWriter(SegmentedWriter):
                     f"{shown(self.path)}: frame {self.frames} at {float(time):.6f} s is not behind the last one"
                 )
             self._encode(waiting, start, pts - start)
+            self.last_step = Fraction(pts - start, self.ticks)
             if self.border is not None:
                 self._end_segment()
         self.pending = (frame_from(planes, self.layout, self.encoding.stored), pts)
@@ -176,6 +178,8 @@ class VideoWriter(SegmentedWriter):
     def _last_duration(self, pts: int) -> int:
         """Ticks of the last frame: one step of a constant rate, else up to the end of the input if that is near."""
         step = 1 / self.rate
+        if self.info.variable_frame_rate and not self.retimed and self.last_step is not None:
+            step = min(step, self.last_step)  # the mean rate of a clip whose clock jumps is far too low
         if self.info.variable_frame_rate and not self.retimed and self.info.duration is not None:
             left = self.info.duration - Fraction(pts, self.ticks)
             if 0 < left < 10 * step:

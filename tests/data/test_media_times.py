@@ -73,8 +73,8 @@ def test_the_hidden_picture_of_an_animated_png_is_left_out(tmp_path):
 
 
 def glued(path, jump_s, *, sound=True, sound_goes_on=False):
-    """A transport stream of two halves; the second one begins `jump_s` later than it should."""
-    source = write_clip(path.with_suffix(".mp4"), CLIP, TIMES, audio="aac" if sound else None)
+    """A clip of two halves; the second one begins `jump_s` later than it should."""
+    source = write_clip(path.with_name("whole.mp4"), CLIP, TIMES, audio="aac" if sound else None)
     with av.open(str(source)) as original, av.open(str(path), "w") as container:
         streams = {s.index: container.add_stream_from_template(s, opaque=True) for s in original.streams}
         for packet in original.demux():
@@ -87,12 +87,17 @@ def glued(path, jump_s, *, sound=True, sound_goes_on=False):
     return path
 
 
-@pytest.mark.parametrize("jump_s", [7, 1000, 50_000])
-def test_a_clock_that_jumps_with_the_sound_is_closed_to_one_step(tmp_path, jump_s):
-    path = glued(tmp_path / "glued.ts", jump_s)
+@pytest.mark.parametrize("jump_s", [3, 7, 1000, 50_000])
+@pytest.mark.parametrize("suffix", [".ts", ".mp4", ".mov", ".flv", ".mkv"])
+def test_a_clock_that_jumps_with_the_sound_is_closed_to_one_step(tmp_path, suffix, jump_s):
+    """In an MP4 what stands before the jump claims to last until its end, and the mean rate has the jump in it."""
+    if suffix in (".mp4", ".mov") and jump_s * 90_000 >= 2**32:
+        pytest.skip("a sample of an MP4 has 32 bits for its length")
+    path = glued(tmp_path / f"glued{suffix}", jump_s)
     times, reader = times_of(path)
     assert [b - a for a, b in itertools.pairwise(times)] == [Fraction(1, 25)] * 24
     assert f"the clock jumps by {jump_s}.0" in reader.damage and "25 frames were read" in reader.damage
+    assert "promises" not in reader.damage
     with open_media(path) as reader, open_writer(tmp_path / "out.mp4", reader.info, (32, 48)) as writer:
         for frame in reader:
             writer.write(frame.pixels[None], [frame.time])
