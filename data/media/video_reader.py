@@ -14,7 +14,7 @@ from typing import Literal, Self
 import av
 
 from common.logger import get_logger
-from data.media.clip_alpha import deep_over_white, laid_over_white
+from data.media.clip_alpha import TRANSPARENT, deep_over_white, laid_over_white
 from data.media.clip_decoder import decoder_of
 from data.media.clock import Clock, nominal_rate
 from data.media.clock_jumps import ClockJumps
@@ -41,7 +41,6 @@ from data.yuv.layout import ChromaLocation
 
 logger = get_logger(__name__)
 
-TRANSPARENT = "has transparency, which is laid over white"
 Deinterlace = Literal["auto", "always", "never"]
 Alpha = Literal["white", "keep"]
 
