@@ -174,7 +174,7 @@ class VideoReader(MediaReader):
     def _decode(self, container, tracks: Tracks) -> Iterator[av.VideoFrame]:
         """Every frame that decodes, in display order; MediaError where the file goes on but cannot be decoded."""
         stream, decode = tracks.video, decoder_of(tracks.video)
-        seen, times, jumps = _Tally(), DecodeTimes(stream), ClockJumps(stream, tracks.audio)
+        seen, times, jumps = _Tally(), DecodeTimes(stream, self.path), ClockJumps(stream, tracks.audio)
         packets = container.demux(stream, *tracks.audio)
         while True:
             packet = None

@@ -69,6 +69,32 @@ def test_the_hidden_picture_of_an_animated_png_is_left_out(tmp_path):
     assert [int(frame.pixels[0, 0, 0]) for frame in shown] == [20, 40, 60, 80]
 
 
+# decode times as display times
+
+
+@pytest.mark.parametrize("suffix", [".mxf", ".wmv", ".avi"])
+@pytest.mark.parametrize("codec,options", [("libx264", {"bf": "3", "b-adapt": "0"}), ("mpeg4", {"bf": "2"})])
+def test_frames_whose_display_times_are_lost_are_shown_evenly(tmp_path, suffix, codec, options):
+    """What a frame shows says which one it is: each is brighter than the one before."""
+    if (suffix, codec) == (".mxf", "mpeg4"):
+        pytest.skip("FFmpeg writes none")
+    path = tmp_path / f"clip{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(25):
+            gray = av.VideoFrame(64, 48, "gray")
+            gray.planes[0].update(bytes([20 + 8 * index]) * gray.planes[0].buffer_size)
+            container.mux(stream.encode(gray.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    with open_media(path) as reader:
+        frames = list(reader)
+    steps = [b.time - a.time for a, b in itertools.pairwise(frames)]
+    assert len(frames) == 25 and set(steps[1:]) == {Fraction(1, 25)} and steps[0] in (Fraction(1, 25), Fraction(2, 25))
+    bright = [int(frame.pixels.float().mean()) for frame in frames]
+    assert bright == sorted(bright) and reader.damage is None
+
+
 # clocks that jump
 
 
