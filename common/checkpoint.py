@@ -129,7 +129,7 @@ def load_into(
         return converted(state[name], dtype, device, move) if name in from_file else own[name].to(device)
 
     cuda = torch.device(device).type == "cuda"
-    weights = in_threads(weight, own, device) if cuda else {name: weight(name) for name in own}
+    weights = in_threads(weight, own, torch.device(device)) if cuda else {name: weight(name) for name in own}
     if cuda or sum(tensor.nbytes for tensor in weights.values()) < CHEAP_BYTES:
         refuse_not_finite(weights, source, advice)
     module.load_state_dict(weights, strict=True, assign=True)

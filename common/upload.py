@@ -18,7 +18,9 @@ BUFFER = 8 << 20  # bytes
 BUFFERS = 2  # of a thread
 
 
-def in_threads(make: Callable[[str, "Uploader"], Tensor], names: Iterable[str], device: torch.device) -> dict:
+def in_threads(
+    make: Callable[[str, "Uploader"], Tensor], names: Iterable[str], device: torch.device
+) -> dict[str, Tensor]:
     """name -> `make(name, uploader)`, made by several threads and in the order of the names."""
     names, upload = list(names), Uploader(device)
     with ThreadPoolExecutor(THREADS, "upload") as pool:

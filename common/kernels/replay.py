@@ -7,6 +7,7 @@ longer than that to queue, while other threads compress pictures. A replay queue
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class ReplayedCalls:
     def __init__(self, device: torch.device, most: int = MOST) -> None:
         self._device, self._most = device, most
         self._known: OrderedDict[Hashable, _Captured | int] = OrderedDict()  # or how often it was called
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None  # a handle, whose type differs between releases of torch
         self._failed = False
         self.nbytes = 0
 
@@ -61,14 +62,13 @@ class ReplayedCalls:
         if self._failed:
             return function(*inputs)
         key = (key, *((x.shape, x.dtype) for x in inputs))
-        captured = self._known.get(key, 0)
-        if isinstance(captured, int):
-            if captured < plain:
-                self._remember(key, captured + 1)
-                return function(*inputs)
-            captured = self._capture(function, inputs)
-            if captured is None:
-                return function(*inputs)
+        known = self._known.get(key, 0)
+        if isinstance(known, int) and known < plain:
+            self._remember(key, known + 1)
+            return function(*inputs)
+        captured = self._capture(function, inputs) if isinstance(known, int) else known
+        if captured is None:
+            return function(*inputs)
         self._remember(key, captured)
         for mine, given in zip(captured.inputs, inputs, strict=True):
             mine.copy_(given)

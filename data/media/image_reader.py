@@ -1,7 +1,8 @@
 """Reads a picture, a GIF or an animated WebP.
 
 Pillow decodes, and `data.media.image_pixels` converts to sRGB. A picture's transparency is in `MediaInfo.alpha`. An
-animation becomes a clip without transparency, composited over white, the background for which such files are drawn.
+animation becomes a clip with its transparency where that is asked for, else over white, the background for which such
+files are drawn.
 """
 
 from collections.abc import Generator
@@ -13,6 +14,7 @@ import torch
 from PIL import Image, ImageFile
 
 from data.media.animation_delays import delays_of, shown_for
+from data.media.clip_alpha import TRANSPARENT
 from data.media.colour import SDR, colour_of_png
 from data.media.errors import MediaError, decoding, reason, shown
 from data.media.frame import Frame
@@ -72,19 +74,28 @@ class ImageReader(MediaReader):
 
 
 class AnimationReader(MediaReader):
-    """The composed frames of an animation over white; every frame keeps its own duration.
+    """The composed frames of an animation; every frame keeps its own duration.
 
-    Opening decodes the first frame only. A PNG can hold a picture for programs without animation in front of the
-    frames; it is left out.
+    Opening decodes the first frame only, which says whether the clip is transparent: a GIF marks pixels as transparent
+    that stay as they were, too. A PNG can hold a picture for programs without animation in front of the frames; it is
+    left out.
+
+    Args:
+        alpha: "keep" gives frames with their transparency, "white" lays them over white.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, alpha: str = "white") -> None:
         self.path = path
         with open_picture(path) as image, quiet_pillow():
             self._first = first_shown(image)
             count, (width, height) = frame_count(image) - self._first, image.size
-            problem = SrgbConverter(_seek(image, self._first, path)).problem
-            self.notes = (f"{shown(path)}: {problem}",) if problem else ()
+            first = _seek(image, self._first, path)
+            convert = SrgbConverter(first)
+            self._transparent = to_srgb(first, convert)[1] is not None
+            notes = [convert.problem] if convert.problem else []
+            if self._transparent and alpha == "white":
+                notes.append(TRANSPARENT)
+            self.notes = tuple(f"{shown(path)}: {note}" for note in notes)
             delays = delays_of(path, image.format)
             known = len(delays) == count
             self._delays = delays if known else []
@@ -100,10 +111,11 @@ class AnimationReader(MediaReader):
             duration=duration,
             frame_count_hint=count,
             time_base=Fraction(1, 1000),
+            transparent=self._transparent and alpha == "keep",
         )
 
     def _frames(self) -> Generator[Frame]:
-        time = Fraction(0)
+        self.damage, time = None, Fraction(0)
         with open_picture(self.path) as image:
             for index in range(self._first, frame_count(image)):
                 frame = _seek(image, index, self.path)
@@ -112,7 +124,11 @@ class AnimationReader(MediaReader):
                 else:
                     delay = shown_for(frame.info.get("duration"), image.format)
                 pixels, alpha = to_srgb(frame, SrgbConverter(frame, self.path))
-                yield Frame.of_rgb(pixels if alpha is None else over_white(pixels, alpha), time)
+                if alpha is not None and not self.info.transparent:
+                    pixels, alpha = over_white(pixels, alpha), None
+                    if not self._transparent and self.damage is None:
+                        self.damage = f"{shown(self.path)}: {TRANSPARENT} from frame {index - self._first} on"
+                yield Frame.of_rgb(pixels, time, alpha)
                 time += delay
 
 

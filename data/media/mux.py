@@ -9,7 +9,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,15 @@ def complete(
         os.replace(together, picture)
     except Exception as error:
         if len(segments) > 1:
-            raise MediaError(f"{shown(result)}: cannot be completed ({reason(error)})") from error
+            what = "the same command goes on behind the frames that are kept, once that is mended"
+            raise MediaError(f"{shown(result)}: cannot be completed ({reason(error)}); {what}") from error
         saved = _saved(picture, result)
         raise MediaError(
             f"{shown(result)}: cannot be completed ({reason(error)}); its frames are kept, without sound, in {saved}"
         ) from error
     finally:
-        together.unlink(missing_ok=True)
+        with suppress(OSError):  # the error before it says more; the next run removes it
+            together.unlink(missing_ok=True)
     left_out = [f"{t.name} is left out, the file cannot be completed with it" for t in tracks if t not in kept]
     if kept_extras is not extras:
         left_out.append("tags, chapters, cover and subtitles are left out, the file cannot be completed with them")

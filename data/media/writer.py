@@ -61,7 +61,7 @@ def open_writer(
     path.parent.mkdir(parents=True, exist_ok=True)
     if frames_out:
         png = choose(info, replace(options, codec="png"), info.colour)
-        return SequenceWriter(path, info, encoding=png, frame_rate=frame_rate, quiet=quiet)
+        return SequenceWriter(path, info, encoding=png, frame_rate=frame_rate, quiet=quiet, identity=identity)
     suffix, common = path.suffix.lower(), {"quiet": quiet, "metadata": metadata}
     if suffix in WRITABLE_VIDEOS:
         encoding = choose(info, replace(options, container=suffix[1:]), info.colour)
