@@ -4,9 +4,8 @@ from fractions import Fraction
 
 import av
 
-from data.media.extras import SubtitleTrack
+from data.media.extras import TEXT_CODECS, SubtitleTrack
 from data.media.sound_tracks import CopiedTrack, TrackWriter
-from data.media.tags import QUICKTIME
 
 TICK = Fraction(1, 1000)
 # FFmpeg's text encoders look up a style, and write uninitialised memory where there is none.
@@ -69,7 +68,7 @@ class ConvertedSubtitles(TrackWriter):
     def __init__(self, track: SubtitleTrack, stream, output: av.container.OutputContainer, *clock: Fraction) -> None:
         super().__init__(track, stream, output, *clock)
         self.source = stream
-        codec = "mov_text" if f".{output.format.name}" in QUICKTIME else "subrip"
+        codec = TEXT_CODECS.get(f".{output.format.name}", "subrip")
         self.stream = output.add_stream(codec)
         self.stream.codec_context.subtitle_header = PLAIN_STYLE
         self.stream.codec_context.time_base = self.stream.time_base = TICK
