@@ -15,9 +15,10 @@ from PIL import Image, ImageFile
 
 from data.media.animation_delays import delays_of, shown_for
 from data.media.clip_alpha import TRANSPARENT
-from data.media.colour import SDR, colour_of_png
+from data.media.colour import colour_of_png
 from data.media.errors import MediaError, decoding, reason, shown
 from data.media.frame import Frame
+from data.media.heif import heif_colour, heif_words
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
 from data.media.info import MediaInfo, MediaReader
 from data.media.picture_file import (
@@ -42,12 +43,13 @@ class ImageReader(MediaReader):
     def __init__(self, path: Path) -> None:
         with open_picture(path) as image, quiet_pillow():
             self.notes = notes_of(image, path)
-            low = _low_bytes(image, path)
+            low, words = _low_bytes(image, path), heif_words(image, path)
             decode(image)
             orientation = exif_orientation(image)  # a PNG can have it after its pixels
-            deep = low is not None or (image.mode.startswith("I") and not image.has_transparency_data)
+            stored = image.mode.startswith("I") and not image.has_transparency_data  # by Pillow, with all bits
+            deep = stored or low is not None or words is not None
             convert = SrgbConverter(image, path, deep)
-            self._pixels, alpha = to_srgb(image, convert, orientation, deep=deep, low=low)
+            self._pixels, alpha = to_srgb(image, convert, orientation, deep=deep, low=low, words=words)
             tags, changed = read_tags(image)
             if image.mode.startswith("I") and not deep:
                 changed.append("has 16 bits and a transparent gray, the result has 8 bits")
@@ -56,7 +58,7 @@ class ImageReader(MediaReader):
             if convert.kept_profile:
                 tags = replace(tags, profile=convert.kept_profile)
                 changed = [what for what in changed if "colours converted" not in what]
-            colour = colour_of_png(path) if image.format == "PNG" else SDR
+            colour = colour_of_png(path) if image.format == "PNG" else heif_colour(image)
             self.notes += tuple(f"{shown(path)}: {what}" for what in changed)
         if convert.problem:
             self.notes += (f"{shown(path)}: {convert.problem}",)

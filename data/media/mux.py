@@ -140,6 +140,8 @@ def _mux(
             if form in TAGGED.get(picture.stream.codec_context.name, ()):
                 target.codec_context.codec_tag = picture.stream.codec_context.codec_tag
             target.metadata.update(extras.video_tags)
+            if alpha := picture.stream.metadata.get("alpha_mode"):  # beside the packets; the muxer does not see it
+                target.metadata["alpha_mode"] = alpha
             target.disposition = av.stream.Disposition.default
             beside = _Beside(info, (*tracks, *extras.subtitles), output, picture.length, stack)
             until: Fraction | float = math.inf if info.cut is None else picture.length
@@ -203,7 +205,7 @@ def _attach(
 
 WRITERS = {
     (SoundTrack, "copy"): CopiedTrack,
-    (SoundTrack, "aac"): EncodedTrack,
+    (SoundTrack, "encode"): EncodedTrack,
     (SubtitleTrack, "copy"): CopiedSubtitles,
     (SubtitleTrack, "convert"): ConvertedSubtitles,
 }

@@ -29,7 +29,7 @@ from data.yuv.layout import YuvLayout
 
 logger = get_logger(__name__)
 
-NOT_IN_MP4 = {"prores": "mov", "ffv1": "matroska"}  # what holds the picture while it waits
+NOT_IN_MP4 = {"prores": "mov", "ffv1": "matroska", "vp9": "matroska"}  # what holds the picture while it waits
 
 FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
 

@@ -17,7 +17,7 @@ FRAMES, EVERY, RATE = 27, 5, Fraction(30000, 1001)
 SIZE = (48, 64)
 FORMS = [
     (codec, container, transparent)
-    for codec in ("h264", "hevc", "av1", "prores", "ffv1")
+    for codec in ("h264", "hevc", "vp9", "av1", "prores", "ffv1")
     for container in TABLE[codec].containers
     for transparent in ((False, True) if TABLE[codec].transparent else (False,))
 ]
