@@ -1,4 +1,4 @@
-"""Work in a thread of its own, ahead of or behind the thread that computes, bounded in bytes.
+"""Work in a thread of its own, ahead of or behind the thread that computes, bounded in bytes and in items.
 
 Decoding and encoding release Python's lock for most of their time, so a file is read and written while its networks
 compute. Every class here has a plain twin that does the same work in the caller's thread, in the same order.
@@ -13,13 +13,16 @@ from typing import Generic, Self, TypeVar
 
 Item = TypeVar("Item")
 
+# An item costs more than its bytes: of a clip of thumbnails, thousands of frames would wait until their bytes count.
+MOST_ITEMS = 256
+
 
 class _Stopped(Exception):
     """The other thread has left; not an error of its own."""
 
 
 class _Channel(Generic[Item]):
-    """A queue between two threads that holds a bounded number of bytes, and at least one item.
+    """A queue between two threads that holds a bounded number of bytes, at most `MOST_ITEMS` items and at least one.
 
     Args:
         size: bytes of an item. most_bytes: that may wait.
@@ -35,12 +38,15 @@ class _Channel(Generic[Item]):
         """Waits for room. Raises `_Stopped` when the taker has left."""
         size = self._size(item)
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or not self._items or self._bytes + size <= self._most)
+            self._changed.wait_for(lambda: self._stopped or self._has_room(size))
             if self._stopped:
                 raise _Stopped
             self._items.append(item)
             self._bytes += size
             self._changed.notify_all()
+
+    def _has_room(self, size: int) -> bool:
+        return not self._items or (len(self._items) < MOST_ITEMS and self._bytes + size <= self._most)
 
     def take(self) -> Item:
         """The next item, once there is one. Raises StopIteration at the end, `_Stopped` after `stop`."""

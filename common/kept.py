@@ -52,23 +52,31 @@ class Kept:
         known = {MANIFEST, *(piece.name for piece in self.pieces)}
         for entry in self.folder.iterdir():
             if entry.name not in known:
-                entry.unlink()
+                _remove_entry(entry)
 
     def path(self, piece: Piece) -> Path:
         return self.folder / piece.name
 
     def add(self, part: Path, facts: dict[str, Any]) -> Piece:
-        """Move a complete file in as the next piece. It survives a power cut from when this returns.
+        """Move a complete file or folder of files in as the next piece. It survives a power cut from when this returns.
 
         Raises:
             OSError: it cannot be kept; earlier pieces are.
         """
         new = not self.folder.exists()
         self.folder.mkdir(exist_ok=True)
-        piece = Piece(f"{len(self.pieces):05d}{part.suffix}", checksum(part), facts)
-        _to_disk(part)
-        os.replace(part, self.path(piece))
-        self._write([*self.pieces, piece])
+        try:
+            piece = Piece(f"{len(self.pieces):05d}{part.suffix}", checksum(part), facts)
+            for file in part.iterdir() if part.is_dir() else ():
+                _to_disk(file)
+            _to_disk(part)
+            os.replace(part, self.path(piece))
+            self._write([*self.pieces, piece])
+        except OSError:
+            if new:
+                with contextlib.suppress(OSError):
+                    self.remove()
+            raise
         if new:
             _to_disk(self.folder.parent)
         self.pieces.append(piece)
@@ -81,8 +89,7 @@ class Kept:
 
     def remove(self) -> None:
         """Nothing is kept any longer."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        _remove(self.folder)
 
     def _read(self) -> tuple[list[Piece], str | None]:
         """(usable pieces, why others are not)."""
@@ -98,7 +105,7 @@ class Kept:
         if identity != self._identity:
             return [], changes(identity, self._identity)
         for number, piece in enumerate(pieces):
-            if not self.path(piece).is_file() or checksum(self.path(piece)) != piece.sha256:
+            if not self.path(piece).exists() or checksum(self.path(piece)) != piece.sha256:
                 return pieces[:number], f"piece {number + 1} of {len(pieces)} is damaged"
         return pieces, None
 
@@ -121,12 +128,34 @@ def folder_of(stem: Path) -> Path:
 
 def discard(stem: Path) -> None:
     """Remove what is kept of a file whose claim the caller holds, if there is anything."""
-    if folder_of(stem).exists():
-        shutil.rmtree(folder_of(stem))
+    _remove(folder_of(stem))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, where there is one; the manifest last, so that one that is half removed tells what it is."""
+    if not folder.exists():
+        return
+    for entry in folder.iterdir():
+        if entry.name != MANIFEST:
+            _remove_entry(entry)
+    shutil.rmtree(folder)
+
+
+def _remove_entry(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
 
 
 def is_leftover(folder: Path) -> bool:
-    """Is the file complete that this folder's pieces are for? Its owner was killed before it could remove them."""
+    """Is this folder of no use to anybody? Its owner is dead.
+
+    Either the file is complete that its pieces are for, and the owner was killed before it could remove them; or there
+    is no manifest: the owner was killed before the first one, or when all but the folder was removed.
+    """
+    if folder.is_dir() and not (folder / MANIFEST).exists():
+        return True
     try:
         complete = json.loads((folder / MANIFEST).read_bytes()).get("complete")
         files = (
@@ -153,7 +182,10 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """SHA-256 in hexadecimal digits: of a file, or of the names and sums of a folder's files."""
+    if path.is_dir():
+        sums = {file.name: checksum(file) for file in sorted(path.iterdir())}
+        return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,16 +1,18 @@
 """Does a jump stand where windows of a long clip meet? Steps from frame to frame at the borders and elsewhere.
 
-python projects/window_figures.py --clips FOLDER --size 96x128 --window 21
+python projects/window_figures.py --clips FOLDER OTHER_FOLDER --size 96x128 --window 21
 
 A step is the mean change from one frame to the next; what is printed is how far it is from the same step of the clip
-restored whole, in 8-bit codes: at the frames in which windows meet, and at all others.
+restored whole, in 8-bit codes: at the frames in which windows meet, and at all others. "over 1 code" are the borders
+of which a step is further off than that.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,7 +22,8 @@ from torch import Tensor
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from common.distributed.row_parallel import UnshardedClip
-from data.media import find_media, open_media
+from common.logger import get_logger, set_up_logging
+from data.media import MediaError, find_media, open_media
 from data.video.framing import latents_within
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.presets import PRESETS
@@ -28,10 +31,12 @@ from projects.video_diffusion_sr.progress import ProgressBar
 from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.restore import sample
 from projects.video_diffusion_sr.restorer import Restorer
-from projects.video_diffusion_sr.segments import FROM_ITS_BEGINNING
+from projects.video_diffusion_sr.segments import FROM_ITS_BEGINNING, Grid
 from projects.video_diffusion_sr.temporal_windows import SHARED_LATENTS
 from projects.video_diffusion_sr.to_frames import decode
 from projects.video_diffusion_sr.to_latents import encode, prepare
+
+logger = get_logger(__name__)
 
 CODES = 127.5  # of 8 bits, for the networks' [-1, 1]
 VARIANTS = ("two latents shared", "no overlap", "pixels faded")
@@ -67,8 +72,8 @@ def pixels_faded(latents: Tensor, window: int, restorer: Restorer) -> Tensor:
     return clip
 
 
-def variants(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Tensor], Tensor, set[int]]:
-    """(the clip in each of `VARIANTS`, whole, the frames in which windows meet)."""
+def variants(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Tensor], Tensor]:
+    """(the clip in each of `VARIANTS`, whole); pixels [3, T, h', w'] in 8-bit codes."""
     with open_media(path) as reader:
         restorer.apply_plan(reader.info)
         prepared = prepare(iter(reader), restorer, UnshardedClip())
@@ -77,37 +82,69 @@ def variants(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Ten
     whole = frames_of(list(sample(iter([latents]), replace(restorer, window=None), QUIET)), restorer)
     shared = frames_of(list(sample(iter([latents]), replace(restorer, window=window), QUIET)), restorer)
     apart = frames_of([part for _, part in windows_of(latents, window, window, restorer)], restorer)
-    clips = dict(zip(VARIANTS, (shared, apart, pixels_faded(latents, window, restorer)), strict=True))
-    grid, meet = restorer.grid, set()
-    for step, overlap in ((window - SHARED_LATENTS, SHARED_LATENTS), (window, 0)):
-        for latent in range(step, len(latents), step):
-            meet |= set(range(grid.first_frame(latent), grid.first_frame(latent + overlap) + 1))
-    return clips, whole, meet
+    return dict(zip(VARIANTS, (shared, apart, pixels_faded(latents, window, restorer)), strict=True)), whole
+
+
+def borders_of(variant: str, frames: int, window: int, grid: Grid) -> list[range]:
+    """The steps, by their later frames, at each place in a clip where two windows meet in a variant."""
+    overlap = 0 if variant == "no overlap" else SHARED_LATENTS
+    latents, step = -(-(frames - 1) // grid.factor) + 1, window - overlap
+    starts = range(step, latents - overlap, step)
+    return [range(grid.first_frame(first), grid.first_frame(first + overlap) + 1) for first in starts]
+
+
+@dataclass
+class Steps:
+    """How far steps are off, in codes. borders: the worst step of each. at, elsewhere: all steps."""
+
+    borders: list[float] = field(default_factory=list)
+    at: list[float] = field(default_factory=list)
+    elsewhere: list[float] = field(default_factory=list)
+
+    def add(self, clip: Tensor, whole: Tensor, borders: Sequence[range]) -> None:
+        off = (clip.diff(dim=1) - whole.diff(dim=1)).abs().mean((0, 2, 3)).tolist()  # off[n]: of frame n + 1
+        of_border = [[off[number - 1] for number in border if number <= len(off)] for border in borders]
+        inside = {number for border in borders for number in border}
+        self.borders += map(max, of_border)
+        self.at += [value for border in of_border for value in border]
+        self.elsewhere += [value for number, value in enumerate(off, 1) if number not in inside]
+
+    def row(self, variant: str) -> str:
+        if not self.borders:
+            return f"| {variant} | 0 | | | | | |"
+        far = sum(value > 1 for value in self.borders)
+        figures = [f"{mean(values):.2f} | {max(values):.2f}" for values in (self.at, self.elsewhere)]
+        return f"| {variant} | {len(self.borders)} | {' | '.join(figures)} | {far} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=Path, required=True)
+    parser.add_argument("--clips", type=Path, nargs="+", required=True, help="folders; clips without a border count")
     parser.add_argument("--preset", choices=PRESETS, default="seedvr2_tiny")
     parser.add_argument("--size", default="96x128", help="area of the result, HEIGHTxWIDTH (%(default)s)")
     parser.add_argument("--window", type=int, default=21, help="frames (%(default)s)")
-    parser.add_argument("--most", type=int, help="clips; default: all")
+    parser.add_argument("--most", type=int, help="clips of a folder; default: all")
     args = parser.parse_args()
+    set_up_logging()
     height, width = map(int, args.size.split("x"))
-    steps: dict[str, dict[str, list[Tensor]]] = {variant: {"borders": [], "elsewhere": []} for variant in VARIANTS}
+    steps, clips, frames = {variant: Steps() for variant in VARIANTS}, 0, 0
     with process_group("cpu" if not torch.cuda.is_available() else "cuda") as process:
         restorer = build(PRESETS[args.preset], Request(res=(height, width)), Parallel(process))
         window = latents_within(args.window, restorer.grid.factor)
-        for path in find_media(args.clips)[0][: args.most]:
-            clips, whole, meet = variants(path, restorer, window)
-            for variant, clip in clips.items():
-                off = (clip.diff(dim=1) - whole.diff(dim=1)).abs().mean((0, 2, 3))
-                for number, value in enumerate(off, 1):
-                    steps[variant]["borders" if number in meet else "elsewhere"].append(value)
-    print("| | at borders: mean | worst | elsewhere: mean | worst |\n| --- | --- | --- | --- | --- |")
+        for path in [path for folder in args.clips for path in find_media(folder)[0][: args.most]]:
+            try:
+                made, whole = variants(path, restorer, window)
+            except MediaError as error:
+                logger.warning("%s", error)
+                continue
+            clips, frames = clips + 1, frames + whole.shape[1]
+            for variant, clip in made.items():
+                steps[variant].add(clip, whole, borders_of(variant, whole.shape[1], window, restorer.grid))
+    print(f"{clips} clips, {frames} frames, {args.size}, windows of {args.window} frames\n")
+    print("| | borders | at borders: mean | worst | elsewhere: mean | worst | over 1 code |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for variant, found in steps.items():
-        values = [torch.stack(found[place]) for place in ("borders", "elsewhere")]
-        print(f"| {variant} | {' | '.join(f'{value.mean():.2f} | {value.max():.2f}' for value in values)} |")
+        print(found.row(variant))
 
 
 if __name__ == "__main__":

@@ -48,10 +48,11 @@ class ClipOptions:
 
 @dataclass(frozen=True)
 class Part:
-    """The part of a file that is restored, and whether its record is kept."""
+    """The part of a file that is restored, and what is kept beside its result."""
 
     clip_range: ClipRange  # the part
     record: bool = False  # write a record beside the result
+    resume: bool = False  # keep what is finished of a long clip until the clip is complete, and go on behind it
 
 
 def clip_range_of(

@@ -7,13 +7,15 @@ the pipeline changes, this is the file to change.
 import gc
 import os
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
+from common.claim import PREFIX, name_digest
 from common.config import load_config
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process, choose_device
@@ -34,8 +36,9 @@ from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, unplann
 from projects.video_diffusion_sr.memory.stages import irreversible_parts
 from projects.video_diffusion_sr.output_form import path_of
 from projects.video_diffusion_sr.presets import Preset
-from projects.video_diffusion_sr.record import Recorder, move_record, recorder, remove_record
+from projects.video_diffusion_sr.record import move_record, recorder, remove_record
 from projects.video_diffusion_sr.request import ROOT, Request, ResultOptions
+from projects.video_diffusion_sr.resume import run_identity
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
 from projects.video_diffusion_sr.settings import RunSettings, resolve
 from seedvr.clip_options import ClipOptions, Part
@@ -129,9 +132,11 @@ class Engine:
         """Restore a part of a file into a folder, under the name that the command line gives it; the result's path."""
         info, clip_range = info_of(source), part.clip_range
         made, plan = self.prepare(options, replace(info, frame_count_hint=clip_range.frames(info)))
-        made = replace(
-            made, clip_range=clip_range, recorder=self._recorder(options, made, clip_range) if part.record else None
-        )
+        made = replace(made, clip_range=clip_range)
+        if part.record:
+            made = replace(made, recorder=recorder(self._settings_of(options, made)))
+        if part.resume:
+            made = replace(made, identity=run_identity(self._settings_of(options, made)))
         with running():
             done = restore.restore_clip(
                 source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
@@ -139,13 +144,13 @@ class Engine:
         assert done is not None, "nothing in the folder stands in the way of the result"
         return done.output
 
-    def _recorder(self, options: ClipOptions, made: restorer.Restorer, clip_range: ClipRange) -> Recorder:
-        """The writer of one result's record, as for the same settings on the command line."""
+    def _settings_of(self, options: ClipOptions, made: restorer.Restorer) -> RunSettings:
+        """Those of the same run on the command line."""
         request = replace(
             self.request, size=options.size, seed=options.seed, steps=options.steps, cfg_scale=options.guidance,
-            result_options=made.result_options, clip_range=clip_range,
+            result_options=made.result_options, clip_range=made.clip_range,
         )  # fmt: skip
-        return recorder(replace(self.settings, request=request, sampling=made.infer.sampling))
+        return replace(self.settings, request=request, sampling=made.infer.sampling)
 
     def release(self) -> None:
         """Drop the networks' weights; `prepare` loads them again."""
@@ -221,12 +226,41 @@ def open_clip(path: Path, deinterlace: str) -> MediaReader:
         return open_input(path, deinterlace, ClipRange())
 
 
-def place(made: Path, final: Path, record: bool) -> None:
-    """Move a result to its final path, and its record beside it; a record of a replaced file is removed."""
+def place(made: Path, final: Path, source: Path, record: bool) -> Path:
+    """Move a result to its final path, and its record beside it; a record of a replaced file is removed.
+
+    Raises:
+        InputError: the final path is the input's, or has another suffix than the result.
+    """
+    if made.suffix.lower() != final.suffix.lower():
+        raise InputError(f"{final}: the result of {source.name} is a {made.suffix} file; give the target that suffix")
+    if final.exists() and source.exists() and final.samefile(source):
+        raise InputError(f"{final}: the result would replace the input; choose another target")
     remove_record(final)
     os.replace(made, final)
     if record:
         move_record(made, final)
+    return final
+
+
+@contextmanager
+def workplace(target: Path, resume: bool) -> Iterator[Path]:
+    """A hidden folder beside a result, in which it is made, so that it is moved to its path atomically.
+
+    Args:
+        resume: it has a name by which the next call finds it, and stays after an error where something is kept in it.
+    """
+    if not resume:
+        with TemporaryDirectory(dir=target.parent, prefix=PREFIX) as unnamed:
+            yield Path(unnamed)
+        return
+    made = target.with_name(f"{PREFIX}{name_digest(target.name)}.unfinished")
+    made.mkdir(exist_ok=True)
+    try:
+        yield made
+    finally:
+        with suppress(OSError):  # it is not empty
+            made.rmdir()
 
 
 def info_of(path: Path) -> MediaInfo:

@@ -51,7 +51,7 @@ class Report:
     def check(self) -> None:
         """Raise `Cancelled` if the caller has set the flag."""
         if self.cancel is not None and self.cancel.is_set():
-            raise Cancelled("cancelled: nothing unfinished was left behind")
+            raise Cancelled("cancelled: there is no result")
 
     def __enter__(self) -> Self:
         return self

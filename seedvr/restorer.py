@@ -1,7 +1,6 @@
 """Frames, files and streams through one engine."""
 
 import os
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from data.media import Frame
 from data.media.sequence import is_sequence
 from projects.video_diffusion_sr.output_size import OutputSize
 from seedvr.clip_options import ClipOptions, Part, clip_range_of
-from seedvr.engine import Engine, facts, open_clip, place
+from seedvr.engine import Engine, facts, open_clip, place, workplace
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
 from seedvr.live import Live
@@ -91,6 +90,7 @@ class Restorer:
         end: float | str | None = None,
         frames: int | tuple[int, int] | None = None,
         record: bool = False,
+        resume: bool = False,
         progress: Callback | None = None,
         cancel: Flag | None = None,
         **settings: Any,
@@ -106,29 +106,24 @@ class Restorer:
             frames: restore so many frames, or those from the first number (from 0) up to the second, exclusive.
             record: also write the command line's JSON of settings, versions, weights and times, under the result's
                 name with ".json" behind it.
+            resume: however the call ends (a kill, an error, `cancel`), finished segments of a long clip stay in a
+                hidden folder beside the target, and the same call continues behind them and gives the same bytes.
         Returns:
             The result's path. It appears when it is complete, or not at all.
         Raises:
             InputError: the input cannot be read, or the target's suffix is not that of the result.
         """
-        options, source, part = self._options(settings), Path(source), Part(clip_range_of(start, end, frames), record)
+        options, source = self._options(settings), Path(source)
+        part = Part(clip_range_of(start, end, frames), record, resume)
         into_folder = os.fspath(target).endswith(("/", os.sep)) or Path(target).is_dir()
         folder = Path(target) if into_folder else Path(target).parent
         if not source.is_file() and not is_sequence(source):
             raise InputError(f"{source}: there is no such file")
         folder.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that the result is moved to its name atomically.
-        with self._alone(), tempfile.TemporaryDirectory(dir=folder, prefix=".seedvr-") as unfinished:
-            made = self._engine.file(source, Path(unfinished), options, Report(progress, cancel), part)
-            final = folder / made.name if into_folder else Path(target)
-            if made.suffix.lower() != final.suffix.lower():
-                raise InputError(
-                    f"{final}: the result of {source.name} is a {made.suffix} file; give the target that suffix"
-                )
-            if final.exists() and source.exists() and final.samefile(source):
-                raise InputError(f"{final}: the result would replace the input; choose another target")
-            place(made, final, record)
-        return final
+        beside = folder / source.name if into_folder else Path(target)
+        with self._alone(), workplace(beside, resume) as unfinished:
+            made = self._engine.file(source, unfinished, options, Report(progress, cancel), part)
+            return place(made, folder / made.name if into_folder else Path(target), source, record)
 
     def stream(
         self, frames: Iterable[Any], *, progress: Callback | None = None, cancel: Flag | None = None, **settings: Any

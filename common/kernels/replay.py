@@ -46,7 +46,7 @@ class ReplayedCalls:
     def __init__(self, device: torch.device, most: int = MOST) -> None:
         self._device, self._most = device, most
         self._known: OrderedDict[Hashable, _Captured | int] = OrderedDict()  # or how often it was called
-        self._pool: Any = None  # what `torch.cuda.graph_pool_handle` gives
+        self._pool: Any = None  # a handle, whose type differs between releases of torch
         self._failed = False
         self.nbytes = 0
 

@@ -12,6 +12,7 @@ from data.media.image_pixels import over_white_pixels
 from data.media.video_file import means_transparency
 from data.pixel_formats import to_rgb24
 
+TRANSPARENT = "has transparency, which is laid over white"
 WHITE_CODES = {PQ: 0.5807, HLG: 0.75}
 
 

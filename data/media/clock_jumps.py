@@ -16,6 +16,7 @@ from data.media.clock import nominal_rate
 from data.media.video_file import choose_tracks, open_container
 
 SHORTEST_JUMP_S = 2
+LONGEST_PACKET_S = 1  # of sound; what is said to last longer is compared with the packets before it
 SKEW_S = 2  # how far apart in a file the sound and the picture of one moment may be
 
 
@@ -49,8 +50,11 @@ class ClockJumps:
             for sound in sounds
             if sound.duration and sound.time_base
         }
-        self.step = 1 / nominal_rate(video)[0]
-        self.end: Fraction | None = None  # of the last picture
+        rate, self.varies = nominal_rate(video)
+        self.step = 1 / rate  # of a picture
+        self.begun: Fraction | None = None  # the last picture
+        self.end: Fraction | None = None  # of it
+        self.longest: dict[int, Fraction] = {}  # packet of each track of sound
         self.sound_spans: dict[int, list[list[Fraction]]] = {}  # of each track: (start, end) of the last two
         self.found: list[Jump] = []
 
@@ -61,15 +65,17 @@ class ClockJumps:
             return
         start = ticks * packet.time_base
         if packet.stream_index != self.video:
-            self._add_sound(packet.stream_index, start, start + (packet.duration or 0) * packet.time_base)
+            self._add_sound(packet.stream_index, start, start + self._lasts(packet))
             return
+        if self.varies and self.begun is not None and 0 < start - self.begun < SHORTEST_JUMP_S:
+            self.step = start - self.begun  # the mean has the jump in it
         if self.end is not None and start - self.end > SHORTEST_JUMP_S:
             jump = Jump(self.end, start - self.end)
             if any(self._jumps_too(index, jump) for index in self.sound_spans) and not any(
                 self._goes_on(index, jump) for index in self.sound_spans
             ):
                 self.found.append(jump)
-        self.end = start + self.step
+        self.begun, self.end = start, start + self.step
 
     def closed(self, seconds: Fraction) -> Fraction:
         """A time of the file's clock without the jumps before it."""
@@ -81,14 +87,27 @@ class ClockJumps:
             return ticks
         return round(self.closed(ticks * time_base) / time_base)
 
+    @property
+    def seconds(self) -> Fraction:
+        """By which the last times are too late."""
+        return sum((jump.seconds for jump in self.found), Fraction(0))
+
     def describe(self, origin: Fraction) -> str | None:
         """The jumps in words; None where there is none. origin: of the clip, on the file's clock."""
         if not self.found:
             return None
-        first, total = self.found[0], float(sum(jump.seconds for jump in self.found))
+        first, total = self.found[0], float(self.seconds)
         if len(self.found) == 1:
             return f"the clock jumps by {total:.2f} s at {float(first.after - origin):.2f} s, which was closed"
         return f"the clock jumps {len(self.found)} times, by {total:.2f} s in all, which was closed"
+
+    def _lasts(self, packet: av.Packet) -> Fraction:
+        """Seconds of a packet of sound. An MP4 says of the last one before a gap that it lasts until the next."""
+        seconds, index = (packet.duration or 0) * packet.time_base, packet.stream_index
+        if seconds > LONGEST_PACKET_S:
+            return min(seconds, self.longest.get(index, seconds))
+        self.longest[index] = max(seconds, self.longest.get(index, seconds))
+        return seconds
 
     def _add_sound(self, track: int, start: Fraction, end: Fraction) -> None:
         spans = self.sound_spans.setdefault(track, [])

@@ -6,12 +6,12 @@ from typing import Literal
 
 import av
 
-from data.media.names import CONTAINERS
+from data.media.names import CONTAINERS, USUAL_CONTAINERS
 from data.yuv.frames import format_of
 from data.yuv.layout import YuvLayout
 from data.yuv.storage import storage_of
 
-CODECS = ("auto", "h264", "hevc", "av1", "prores", "ffv1", "png")
+CODECS = ("auto", "h264", "hevc", "vp9", "av1", "prores", "ffv1", "png")
 DEPTHS = (8, 10, 12, 16)
 HDR_OUT = ("keep", "sdr")
 ENCODERS = ("cpu", "nvenc")
@@ -27,7 +27,7 @@ class OutputOptions:
     container: str | None = None  # one of `CONTAINERS`
     encoder: str = "cpu"  # "cpu", or "nvenc" for the encoder of an NVIDIA GPU
     hdr: Literal["keep", "sdr"] = "keep"  # "keep": PQ and HLG stay; "sdr": converted to BT.709
-    crf: float | None = None  # quality of H.264, HEVC and AV1, lower is better
+    crf: float | None = None  # quality of H.264, HEVC, VP9 and AV1, lower is better
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -55,15 +55,18 @@ class Codec:
     crf: tuple[float, float] | None = None  # (default, largest), from 0; None: the codec has no crf
 
 
-# Default crf: visually lossless. x265 and SVT-AV1 use other scales than x264.
+# Default crf: visually lossless. x265, libvpx and SVT-AV1 use other scales than x264.
 TABLE = {
     "h264": Codec(
-        "H.264", {"cpu": "libx264", "nvenc": "h264_nvenc"}, (8, 10), CONTAINERS,
+        "H.264", {"cpu": "libx264", "nvenc": "h264_nvenc"}, (8, 10), USUAL_CONTAINERS,
         {8: "yuv420p", 10: "yuv420p10le"}, crf=(16, 51),
     ),
     "hevc": Codec(
-        "HEVC", {"cpu": "libx265", "nvenc": "hevc_nvenc"}, (8, 10, 12), CONTAINERS,
+        "HEVC", {"cpu": "libx265", "nvenc": "hevc_nvenc"}, (8, 10, 12), USUAL_CONTAINERS,
         {8: "yuv420p", 10: "yuv420p10le", 12: "yuv420p12le"}, crf=(17, 51),
+    ),
+    "vp9": Codec(
+        "VP9", {"cpu": "libvpx-vp9"}, (8,), ("webm", "mkv"), {8: "yuv420p"}, {8: "yuva420p"}, crf=(15, 63),
     ),
     "av1": Codec(
         "AV1", {"cpu": "libsvtav1", "nvenc": "av1_nvenc"}, (8, 10), ("mp4", "mkv"),

@@ -45,6 +45,8 @@ def add_stream(
     encoder.pix_fmt = encoding.stored
     if encoding.encoder == "libx264":
         encoder.thread_type, encoder.thread_count = "FRAME", encoder_threads(size[0])
+    if encoding.encoder == "libvpx-vp9":
+        encoder.thread_count = encoder_threads(size[0])
     if encoding.codec == "hevc" and container.format.name != "matroska":
         encoder.codec_tag = "hvc1"  # the one of both names that Apple's players accept
     encoder.time_base = stream.time_base = Fraction(1, ticks)
@@ -66,6 +68,9 @@ def encoder_options(encoding: Encoding) -> dict[str, str]:
         os.environ.setdefault("SVT_LOG", "1")  # it writes to standard error: errors only
         params = _svt_light(light)
         return {"crf": str(round(quality)), "preset": "6"} | ({"svtav1-params": params} if params else {})
+    if name == "libvpx-vp9":
+        # Its alternate reference frames have no transparency; the same for all, so that one clip is as good as another.
+        return {"crf": str(round(quality)), "b": "0", "deadline": "good", "cpu-used": "2", "auto-alt-ref": "0"}
     if name.endswith("_nvenc"):
         return {"preset": "p5", "tune": "hq", "rc": "vbr", "b": "0", "cq": str(quality)}
     if name == "prores_ks":

@@ -19,7 +19,7 @@ from data.media.codecs import (
 )
 from data.media.colour import HLG, PQ, SDR, Colour
 from data.media.encoders import check_format, encoder_of, takes, try_hardware
-from data.media.names import CONTAINERS
+from data.media.names import USUAL_CONTAINERS
 from data.yuv.layout import MATRIX_OF_NUMBER, YuvLayout
 from data.yuv.storage import storage_of
 
@@ -49,7 +49,7 @@ class Encoding:
     crf: float | None = 16  # None for codecs without
     colour: Colour = SDR  # tags of the result
     dither: bool = False  # 8 bits are made from more
-    containers: tuple[str, ...] = CONTAINERS  # that take the codec
+    containers: tuple[str, ...] = USUAL_CONTAINERS  # that take the codec
 
     @property
     def result_bits(self) -> Literal[8, 16]:
@@ -172,6 +172,8 @@ def _codec_of(source: Source, options: OutputOptions) -> str:
     if wanted in names and TABLE[wanted].encoders[options.encoder] in av.codecs_available:
         return wanted
     other = [n for n in names if depth in TABLE[n].depths and TABLE[n].encoders[options.encoder] in av.codecs_available]
+    if not other and not options.bit_depth and options.container:  # WebM alone has fewer bits: as many as there are
+        return names[0]
     return other[0] if other else wanted
 
 

@@ -29,8 +29,10 @@ DISPOSITIONS = {  # of sound and subtitles, that FFmpeg writes and reads again
     | _D.descriptions,
     ".mov": _D.default,
     ".mkv": _D.default | _D.dub | _D.original | _D.comment | _D.forced | _D.hearing_impaired | _D.visual_impaired,
+    ".webm": _D.default | _D.dub | _D.original | _D.comment | _D.forced | _D.hearing_impaired | _D.visual_impaired,
 }  # fmt: skip
 MIMETYPES = {"mjpeg": "image/jpeg", "png": "image/png", "bmp": "image/bmp", "gif": "image/gif", "webp": "image/webp"}
+TEXT_CODECS = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt"}  # the only subtitles of these
 KEPT_BY_MATROSKA = "Matroska (.mkv) would take"
 
 
@@ -81,7 +83,7 @@ def logged_extras(
 
     Args:
         info: the input.
-        suffix: of the output: .mp4, .mov or .mkv.
+        suffix: of the output, one of `WRITABLE_VIDEOS`.
         rate: frames per second of the output.
         metadata: False leaves out tags, covers and attached files.
         timed: False leaves out subtitles and chapters, whose times would be wrong.
@@ -118,7 +120,7 @@ def plan_extras(info: MediaInfo, suffix: str, rate: Fraction, metadata: bool, ti
         tags, video_tags = global_tags(container), stream_tags(video, suffix)
     if info.cut and "timecode" in tags and info.frame_rate:
         tags["timecode"] = timecode_after(tags["timecode"], round(info.cut * info.frame_rate), info.frame_rate)
-    if suffix in QUICKTIME:
+    if suffix != ".mkv":
         kept = tuple(cover for cover in covers if suffix == ".mp4" and cover.codec in COVERS_OF_MP4)
         if covers != kept:
             notes.append(f"{_count(len(covers) - len(kept), 'cover picture')} left out; {KEPT_BY_MATROSKA} it")
@@ -140,7 +142,7 @@ def _subtitles(container: InputContainer, suffix: str, metadata: bool) -> tuple[
         codec = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown codec"
         if stream.codec_context is None:
             how = None
-        elif codec == "mov_text" if suffix in QUICKTIME else muxer_takes(suffix, codec):
+        elif codec == TEXT_CODECS[suffix] if suffix in TEXT_CODECS else muxer_takes(suffix, codec):
             how = "copy"
         else:
             how = "convert" if codec in TEXT_SUBTITLES else None

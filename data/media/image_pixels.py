@@ -97,6 +97,7 @@ def to_srgb(
     *,
     deep: bool = False,
     low: Image.Image | None = None,
+    words: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """([3, H, W] sRGB as displayed, alpha [1, H, W], or None where all is opaque): u8, or 16-bit words (int16).
 
@@ -106,6 +107,7 @@ def to_srgb(
         orientation: 1 to 8, as EXIF counts.
         deep: of 16 bits a sample, which the result has too.
         low: the low bytes of 16-bit values whose high bytes are `image`, in the same mode.
+        words: the 16-bit values, [H, W] or [H, W, 3 or 4], where Pillow has less of them.
     """
     width, height = image.size
     shape, most = (width, height) if orientation >= 5 else (height, width), 65535 if deep else 255
@@ -113,7 +115,9 @@ def to_srgb(
     for top, bottom in row_blocks_of(height, width):
         box = (0, top, width, bottom)
         strip = image.crop(box)
-        if low is not None:
+        if words is not None:
+            colours, opaque = convert.deep(words[top:bottom])
+        elif low is not None:
             colours, opaque = convert.deep(np.asarray(strip).astype(np.uint32) * 256 + np.asarray(low.crop(box)))
         elif deep:
             colours, opaque = convert.deep(gray_words(strip))

@@ -1,7 +1,8 @@
 """Reads a picture, a GIF or an animated WebP.
 
 Pillow decodes, and `data.media.image_pixels` converts to sRGB. A picture's transparency is in `MediaInfo.alpha`. An
-animation becomes a clip without transparency, composited over white, the background for which such files are drawn.
+animation becomes a clip with its transparency where that is asked for, else over white, the background for which such
+files are drawn.
 """
 
 from collections.abc import Generator
@@ -13,9 +14,11 @@ import torch
 from PIL import Image, ImageFile
 
 from data.media.animation_delays import delays_of, shown_for
-from data.media.colour import SDR, colour_of_png
+from data.media.clip_alpha import TRANSPARENT
+from data.media.colour import colour_of_png
 from data.media.errors import MediaError, decoding, reason, shown
 from data.media.frame import Frame
+from data.media.heif import heif_colour, heif_words
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
 from data.media.info import MediaInfo, MediaReader
 from data.media.picture_file import (
@@ -40,12 +43,13 @@ class ImageReader(MediaReader):
     def __init__(self, path: Path) -> None:
         with open_picture(path) as image, quiet_pillow():
             self.notes = notes_of(image, path)
-            low = _low_bytes(image, path)
+            low, words = _low_bytes(image, path), heif_words(image, path)
             decode(image)
             orientation = exif_orientation(image)  # a PNG can have it after its pixels
-            deep = low is not None or (image.mode.startswith("I") and not image.has_transparency_data)
+            stored = image.mode.startswith("I") and not image.has_transparency_data  # by Pillow, with all bits
+            deep = stored or low is not None or words is not None
             convert = SrgbConverter(image, path, deep)
-            self._pixels, alpha = to_srgb(image, convert, orientation, deep=deep, low=low)
+            self._pixels, alpha = to_srgb(image, convert, orientation, deep=deep, low=low, words=words)
             tags, changed = read_tags(image)
             if image.mode.startswith("I") and not deep:
                 changed.append("has 16 bits and a transparent gray, the result has 8 bits")
@@ -54,7 +58,7 @@ class ImageReader(MediaReader):
             if convert.kept_profile:
                 tags = replace(tags, profile=convert.kept_profile)
                 changed = [what for what in changed if "colours converted" not in what]
-            colour = colour_of_png(path) if image.format == "PNG" else SDR
+            colour = colour_of_png(path) if image.format == "PNG" else heif_colour(image)
             self.notes += tuple(f"{shown(path)}: {what}" for what in changed)
         if convert.problem:
             self.notes += (f"{shown(path)}: {convert.problem}",)
@@ -72,19 +76,28 @@ class ImageReader(MediaReader):
 
 
 class AnimationReader(MediaReader):
-    """The composed frames of an animation over white; every frame keeps its own duration.
+    """The composed frames of an animation; every frame keeps its own duration.
 
-    Opening decodes the first frame only. A PNG can hold a picture for programs without animation in front of the
-    frames; it is left out.
+    Opening decodes the first frame only, which says whether the clip is transparent: a GIF marks pixels as transparent
+    that stay as they were, too. A PNG can hold a picture for programs without animation in front of the frames; it is
+    left out.
+
+    Args:
+        alpha: "keep" gives frames with their transparency, "white" lays them over white.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, alpha: str = "white") -> None:
         self.path = path
         with open_picture(path) as image, quiet_pillow():
             self._first = first_shown(image)
             count, (width, height) = frame_count(image) - self._first, image.size
-            problem = SrgbConverter(_seek(image, self._first, path)).problem
-            self.notes = (f"{shown(path)}: {problem}",) if problem else ()
+            first = _seek(image, self._first, path)
+            convert = SrgbConverter(first)
+            self._transparent = to_srgb(first, convert)[1] is not None
+            notes = [convert.problem] if convert.problem else []
+            if self._transparent and alpha == "white":
+                notes.append(TRANSPARENT)
+            self.notes = tuple(f"{shown(path)}: {note}" for note in notes)
             delays = delays_of(path, image.format)
             known = len(delays) == count
             self._delays = delays if known else []
@@ -100,10 +113,11 @@ class AnimationReader(MediaReader):
             duration=duration,
             frame_count_hint=count,
             time_base=Fraction(1, 1000),
+            transparent=self._transparent and alpha == "keep",
         )
 
     def _frames(self) -> Generator[Frame]:
-        time = Fraction(0)
+        self.damage, time = None, Fraction(0)
         with open_picture(self.path) as image:
             for index in range(self._first, frame_count(image)):
                 frame = _seek(image, index, self.path)
@@ -112,7 +126,11 @@ class AnimationReader(MediaReader):
                 else:
                     delay = shown_for(frame.info.get("duration"), image.format)
                 pixels, alpha = to_srgb(frame, SrgbConverter(frame, self.path))
-                yield Frame.of_rgb(pixels if alpha is None else over_white(pixels, alpha), time)
+                if alpha is not None and not self.info.transparent:
+                    pixels, alpha = over_white(pixels, alpha), None
+                    if not self._transparent and self.damage is None:
+                        self.damage = f"{shown(self.path)}: {TRANSPARENT} from frame {index - self._first} on"
+                yield Frame.of_rgb(pixels, time, alpha)
                 time += delay
 
 

@@ -6,8 +6,9 @@ left. While it is written the target is claimed, so no other process makes the s
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,8 +19,11 @@ from torch import Tensor
 from common.atomic import publish, publish_folder, refuse_folder
 from common.claim import Claim, TargetInUseError, remove
 from common.kept import Kept
-from data.media.errors import MediaError
+from common.logger import get_logger
+from data.media.errors import MediaError, shown
 from data.yuv.layout import YuvLayout
+
+logger = get_logger(__name__)
 
 
 class BusyError(MediaError):
@@ -158,7 +162,7 @@ class MediaWriter(ABC):
                 elif complete:
                     publish(self.temporary, self.path, self._mode)
                 if complete and self.kept is not None:
-                    self.kept.remove()
+                    _tidy_up(self.path, self.kept.remove)
             finally:
                 self._discard()
 
@@ -166,6 +170,16 @@ class MediaWriter(ABC):
 def _discard(temporary: Path, claim: Claim) -> None:
     """Remove what is unfinished, then let others make the file."""
     try:
-        remove(temporary)
+        _tidy_up(claim.target, partial(remove, temporary))
     finally:
         claim.release()
+
+
+def _tidy_up(path: Path, work: Callable[[], None]) -> None:
+    """Remove something that the next run removes too: where it cannot be (a disk that has become read-only, for
+    instance), that is a line, and replaces neither the result nor the error before it."""
+    try:
+        work()
+    except OSError as error:
+        what = error.strerror or error
+        logger.warning("%s: hidden files of it stay for the next run to remove (%s)", shown(path), what)

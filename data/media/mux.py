@@ -9,7 +9,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,15 @@ def complete(
         os.replace(together, picture)
     except Exception as error:
         if len(segments) > 1:
-            raise MediaError(f"{shown(result)}: cannot be completed ({reason(error)})") from error
+            what = "the same command goes on behind the frames that are kept, once that is mended"
+            raise MediaError(f"{shown(result)}: cannot be completed ({reason(error)}); {what}") from error
         saved = _saved(picture, result)
         raise MediaError(
             f"{shown(result)}: cannot be completed ({reason(error)}); its frames are kept, without sound, in {saved}"
         ) from error
     finally:
-        together.unlink(missing_ok=True)
+        with suppress(OSError):  # the error before it says more; the next run removes it
+            together.unlink(missing_ok=True)
     left_out = [f"{t.name} is left out, the file cannot be completed with it" for t in tracks if t not in kept]
     if kept_extras is not extras:
         left_out.append("tags, chapters, cover and subtitles are left out, the file cannot be completed with them")
@@ -138,6 +140,8 @@ def _mux(
             if form in TAGGED.get(picture.stream.codec_context.name, ()):
                 target.codec_context.codec_tag = picture.stream.codec_context.codec_tag
             target.metadata.update(extras.video_tags)
+            if alpha := picture.stream.metadata.get("alpha_mode"):  # beside the packets; the muxer does not see it
+                target.metadata["alpha_mode"] = alpha
             target.disposition = av.stream.Disposition.default
             beside = _Beside(info, (*tracks, *extras.subtitles), output, picture.length, stack)
             until: Fraction | float = math.inf if info.cut is None else picture.length
@@ -201,7 +205,7 @@ def _attach(
 
 WRITERS = {
     (SoundTrack, "copy"): CopiedTrack,
-    (SoundTrack, "aac"): EncodedTrack,
+    (SoundTrack, "encode"): EncodedTrack,
     (SubtitleTrack, "copy"): CopiedSubtitles,
     (SubtitleTrack, "convert"): ConvertedSubtitles,
 }

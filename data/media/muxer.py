@@ -13,7 +13,7 @@ def muxer_options(form: str, ticks: int, complete: bool = True, keys: bool = Fal
         complete: write the index in front, so that a player can start while the file loads.
         keys: write tags as QuickTime keys.
     """
-    if form == "matroska":
+    if form in ("matroska", "webm"):
         return {"fflags": "+bitexact"}  # no random number that identifies the file: the same frames give the same bytes
     clocks = {"video_track_timescale": str(ticks), "movie_timescale": str(ticks)}
     flags = "+faststart" * complete + "+use_metadata_tags" * keys

@@ -23,12 +23,14 @@ WRITABLE_IMAGES = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-WRITABLE_VIDEOS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
-CONTAINERS = ("mp4", "mov", "mkv")  # in the order of choice
+WRITABLE_VIDEOS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+CONTAINERS = ("mp4", "mov", "mkv", "webm")  # that results can lie in
+USUAL_CONTAINERS = ("mp4", "mov", "mkv")  # that take most codecs, in the order of choice
 
 # Codecs that players accept, fewer than muxers accept. Matroska comes last, since it rounds times to milliseconds.
 MP4_AUDIO = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "opus", "alac", "flac"})
 MOV_AUDIO = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "alac", "amr_nb", "amr_wb"})
+WEBM_AUDIO = frozenset({"opus", "vorbis"})  # and no other, by its definition
 
 # Text subtitles can be converted to another text codec. Pictures cannot, and ASS loses its styles; Matroska carries
 # both.
@@ -50,6 +52,8 @@ def carries(suffix: str, codec: str) -> bool:
     """Whether a container takes this audio codec without re-encoding, in a way that players understand."""
     if suffix == ".mp4":
         return codec in MP4_AUDIO
+    if suffix == ".webm":
+        return codec in WEBM_AUDIO
     if suffix == ".mov" and codec not in MOV_AUDIO and not codec.startswith("pcm_"):
         return False
     return muxer_takes(suffix, codec)
@@ -65,11 +69,11 @@ def muxer_takes(suffix: str, codec: str) -> bool:
     return True
 
 
-def video_suffix(info: Described, containers: Sequence[str] = CONTAINERS) -> str:
+def video_suffix(info: Described, containers: Sequence[str] = USUAL_CONTAINERS) -> str:
     """The first of some containers that takes every audio stream without re-encoding, else the last of them.
 
-    A codec that none of them takes (WMA, ADPCM, ...) becomes AAC in each of them, so it does not count. Subtitles that
-    only Matroska carries unchanged make it .mkv.
+    A codec that no container takes (WMA, ADPCM, ...) is encoded anew in each of them, so it does not count. Subtitles
+    that only Matroska carries unchanged make it .mkv.
     """
     suffixes = [f".{container}" for container in containers]
     if NEED_MATROSKA & set(info.subtitle_codecs) and ".mkv" in suffixes:
@@ -87,7 +91,7 @@ def output_path(
     info: Described,
     *,
     frames_out: str | None = None,
-    containers: Sequence[str] = CONTAINERS,
+    containers: Sequence[str] = USUAL_CONTAINERS,
     clip_range: ClipRange = WHOLE,
 ) -> Path:
     """Where the result of a file goes: the same stem, the suffix by what it is.

@@ -14,6 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from common.logger import get_logger, printable
 from data.media.errors import MediaError, decoding, shown
+from data.media.heif import heif_bits
 from data.media.picture_formats import formats_of, holds_picture_format
 from data.media.tiff_tags import BITS, described
 
@@ -30,6 +31,7 @@ OTHER_BYTE = {
     "RGBA;16L": "RGBA;16B",
     "RGBA;16N": "RGBA;16B",
 }
+AVIF_HEADER = 1 << 16  # bytes in which the configuration of an AVIF's picture lies
 GRAY_ALPHA = "LA;16B"  # its four bytes a pixel are the two of gray and the two of alpha
 
 # Pillow's limit. Decoding takes at most 12 bytes a pixel, 2.1 GB: Pillow's 4 (8 for 16-bit colour), the
@@ -107,8 +109,8 @@ def is_animation(image: Image.Image) -> bool:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image that is not decoded yet has 16 bits a sample, of which Pillow may keep 8."""
-    return image.mode.startswith("I") or raw_mode(image) in (*OTHER_BYTE, GRAY_ALPHA)
+    """Whether an image that is not decoded yet has more than 8 bits a sample, of which Pillow may keep 8."""
+    return heif_bits(image) > 8 or image.mode.startswith("I") or raw_mode(image) in (*OTHER_BYTE, GRAY_ALPHA)
 
 
 def frame_count(image: Image.Image) -> int:
@@ -181,6 +183,10 @@ def notes_of(image: Image.Image, path: Path) -> tuple[str, ...]:
     notes = []
     if (count := frame_count(image)) > 1:
         notes.append(f"{shown(path)}: holds {count} pictures; the first is used")
+    if image.format == "AVIF" and (bits := _bits_of_avif(path)) > 8:
+        notes.append(
+            f"{shown(path)}: has {bits} bits a sample, of which 8 are read; a 16-bit PNG of it would keep them"
+        )
     if getattr(image, "decoderconfig", ()) and image.format in ("JPEG", "MPO"):
         size = f"{image.size[0]}x{image.size[1]}"
         notes.append(f"{shown(path)}: has more than {MOST_PIXELS // 10**6} megapixels; it is read as {size}")
@@ -205,6 +211,14 @@ def _open(path: Path) -> Image.Image:
         if not jpeg:
             raise _too_large(path) from error
         return JpegImageFile(path)
+
+
+def _bits_of_avif(path: Path) -> int:
+    """Bits of a sample, by the configuration of the picture's codec (AV1-ISOBMFF, 2.3.3); Pillow does not say."""
+    with path.open("rb") as file:
+        _, found, configuration = file.read(AVIF_HEADER).partition(b"av1C")
+    high, twelve = (configuration[2] & 0x40, configuration[2] & 0x20) if found and len(configuration) > 2 else (0, 0)
+    return 12 if high and twelve else 10 if high else 8
 
 
 def _pixels(image: Image.Image) -> int:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
-from data.media.colour import BT709, SDR, colour_of_png
+from data.media.colour import BT709, colour_of_png
 from data.media.errors import MediaError, decoding, shown
+from data.media.heif import heif_colour
 from data.media.info import Kind
 from data.media.orientation import orientation_of
 from data.media.picture_file import (
@@ -87,7 +88,7 @@ def _probe_picture(path: Path) -> Probe:
     with open_picture(path) as image, quiet_pillow():
         if is_animation(image):
             return Probe("animation", image.size[1], image.size[0], getattr(image, "n_frames", 1) - first_shown(image))
-        colour = colour_of_png(path) if image.format == "PNG" else SDR
+        colour = colour_of_png(path) if image.format == "PNG" else heif_colour(image)
         depth = 16 if is_deep(image) else 8
         return Probe(
             "image", *displayed_size(image), 1, depth=depth, primaries=colour.primaries, transfer=colour.transfer

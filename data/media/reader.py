@@ -49,7 +49,7 @@ def open_media(
         elif holds_picture(path):
             with open_picture(path) as image:
                 animated = is_animation(image)
-            reader = AnimationReader(path) if animated else ImageReader(path)
+            reader = AnimationReader(path, alpha) if animated else ImageReader(path)
         else:
             reader = VideoReader(path, deinterlace, alpha)
         if clip_range.applies_to(reader.info.kind):

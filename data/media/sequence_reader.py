@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data.media.clip_alpha import deep_over_white
+from data.media.clip_alpha import TRANSPARENT, deep_over_white
 from data.media.errors import MediaError, shown
 from data.media.frame import Frame
 from data.media.image_pixels import over_white
@@ -31,7 +31,7 @@ class SequenceReader(MediaReader):
         first = ImageReader(self._files[0])
         self.notes = first.notes
         if first.info.alpha is not None and not self._keeps:
-            self.notes += (f"{shown(path)}: has transparency, which is laid over white",)
+            self.notes += (f"{shown(path)}: {TRANSPARENT}",)
         if pictures.missing:
             self.notes += (f"{shown(path)}: {pictures.missing}; the clip goes on without them",)
         self.info = MediaInfo(

@@ -1,6 +1,8 @@
 """A clip as a folder of numbered pictures, which appears complete or not at all."""
 
+import os
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from data.media.encoding import Encoding
 from data.media.errors import MediaError, shown
 from data.media.image_writer import save, stored_rgb
 from data.media.info import MediaInfo
-from data.media.media_writer import MediaWriter
+from data.media.segmented import SegmentedWriter
 
 logger = get_logger(__name__)
 
@@ -23,15 +25,17 @@ FRAME = "frame_%05d.png"  # from 1
 OURS = re.compile(r"frame_\d{5,}\.png")
 
 
-class SequenceWriter(MediaWriter):
+class SequenceWriter(SegmentedWriter):
     """Writes frame_00001.png, frame_00002.png, ... into a folder. Pictures have neither times nor sound: both are left
     out, with a message.
+
+    A segment that is kept is a folder of some of the frames.
 
     Args:
         path: the folder to be. An existing one is replaced if it holds such frames and nothing else.
         info: the input. frame_rate: told instead of the input's.
         encoding: of PNG; its samples of 8 or 16 bits, its alpha and its colour.
-        quiet: no messages about what is left out.
+        quiet: no messages about what is left out. identity: see `open_writer`.
 
     Raises:
         MediaError: a file or a folder with anything else has the name.
@@ -45,12 +49,14 @@ class SequenceWriter(MediaWriter):
         encoding: Encoding,
         frame_rate: Fraction | None = None,
         quiet: bool = False,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         if why := why_not_replaced(path):
             raise MediaError(why)
         super().__init__(path, is_folder=True)
         self.encoding, self.result_bits = encoding, encoding.result_bits
         self.pnginfo = png_info(png_chunk(encoding.colour))
+        self._take_up(identity, info.frame_count_hint, quiet)
         if not quiet:
             left_out = ["sound"] * info.has_audio + ["the uneven times of its frames"] * info.variable_frame_rate
             rate = frame_rate or info.frame_rate or USUAL_RATE
@@ -62,16 +68,31 @@ class SequenceWriter(MediaWriter):
         return (stored_rgb(kept, self.encoding.layout.depth, self.encoding.dither),)
 
     def _write_one(self, planes: tuple[Tensor, ...], time: Fraction) -> None:
+        if self.border is not None:
+            self._keep_segment()
+            self.temporary.mkdir()
         (picture,) = planes
         save(self.temporary / (FRAME % (self.frames + 1)), "PNG", picture, {"pnginfo": self.pnginfo})
 
     def _finish(self) -> None:
-        """Move the complete folder to its place; what was put there meanwhile must not be removed."""
+        """Put all frames into one folder; what was put in its place meanwhile must not be removed."""
         if why := why_not_replaced(self.path):
             raise MediaError(why)
+        if self.kept is not None:
+            for folder in map(self.kept.path, self.kept.pieces):
+                for picture in folder.iterdir():
+                    _have_too(picture, self.temporary)
 
     def _release(self) -> None:
         """There is nothing to close."""
+
+
+def _have_too(file: Path, folder: Path) -> None:
+    """A second name for a file; on a disk without such names a new one, so the file is not kept any longer."""
+    try:
+        os.link(file, folder / file.name)
+    except OSError:
+        os.replace(file, folder / file.name)
 
 
 def why_not_replaced(folder: Path) -> str | None:

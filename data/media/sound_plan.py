@@ -29,7 +29,7 @@ class SoundTrack:
 
     index: int  # of the stream in the input
     name: str  # "sound track 2 (wmav2)", for messages
-    how: Literal["copy", "aac"]  # "copy" packets, or "aac": decode and encode
+    how: Literal["copy", "encode"]  # "copy" packets, or decode and "encode" them as what the container takes
     tags: Mapping[str, str] = field(default_factory=dict)  # of the track in the output: its language, its title
     disposition: int = 0  # of the track in the output, as FFmpeg's flags, such as the default track
 
@@ -37,12 +37,12 @@ class SoundTrack:
 def plan_sound(info: MediaInfo, suffix: str, metadata: bool = True) -> tuple[tuple[SoundTrack, ...], tuple[str, ...]]:
     """(the tracks that the output gets, sentences about those that change or are left out).
 
-    A track that the container carries is copied, one that it does not carry is encoded as AAC, and one that can
-    neither be copied nor decoded is left out. Tracks of unknown codecs are `MediaReader.notes`.
+    A track that the container carries is copied, one that it does not carry is encoded as AAC (Opus in WebM), and one
+    that can neither be copied nor decoded is left out. Tracks of unknown codecs are `MediaReader.notes`.
 
     Args:
         info: the input.
-        suffix: of the output: .mp4, .mov or .mkv.
+        suffix: of the output, one of `WRITABLE_VIDEOS`.
         metadata: False leaves out all tags but the language.
     """
     tracks, notes = [], []
@@ -58,8 +58,9 @@ def plan_sound(info: MediaInfo, suffix: str, metadata: bool = True) -> tuple[tup
         if why_not is None:
             tracks.append(SoundTrack(stream.index, name, "copy", *said))
         elif _decodes(stream, packets):
-            tracks.append(SoundTrack(stream.index, name, "aac", *said))
-            notes.append(f"{shown(info.path)}: {name} does not fit into {suffix[1:]}; re-encoded as AAC")
+            tracks.append(SoundTrack(stream.index, name, "encode", *said))
+            made = "Opus" if suffix == ".webm" else "AAC"
+            notes.append(f"{shown(info.path)}: {name} does not fit into {suffix[1:]}; re-encoded as {made}")
         else:
             notes.append(f"{shown(info.path)}: {name} is left out, it can neither be copied nor decoded ({why_not})")
     return tuple(tracks), tuple(notes)

@@ -11,6 +11,7 @@ import av
 
 SPLICE_S = Fraction(1, 2)  # a jump back, or a step, of more than this is not jitter
 MOST_PACKET_S = 10  # a longer duration is wrong (Ogg files whose last page ends before it begins)
+USUAL_PACKET_S = 1  # a longer one than this and than that before it reaches over a gap (MP4 has no others)
 TOLERANCE_S = Fraction(1, 10)  # how far a packet may be moved before sound and picture come apart
 
 
@@ -53,8 +54,9 @@ class RisingTimes:
             self._refine(packet)
         ticks, payload = _ticks(packet), bytes(packet)
         lead = packet.pts - ticks if packet.pts is not None and ticks is not None else 0
-        if (packet.duration or 0) * self.time_base > MOST_PACKET_S:
-            packet.duration = self.step
+        duration = packet.duration or 0
+        if duration * self.time_base > (MOST_PACKET_S if self.next is None else USUAL_PACKET_S):
+            packet.duration = min(duration, self.step)
         step = packet.duration or self.step
         time: int | None
         if self.next is None:

@@ -1,10 +1,12 @@
-"""Writes one track of sound to the output: packets are copied, or decoded and encoded as AAC.
+"""Writes one track of sound to the output: packets are copied, or decoded and encoded as AAC or, in WebM, Opus.
 
 Damaged packets are left out and counted; no damage of a file raises an error here.
 """
 
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,25 @@ if TYPE_CHECKING:
     from data.media.extras import SubtitleTrack
     from data.media.subtitle_tracks import SubtitleTimes
 
-AAC_BITS_PER_SECOND = 256_000
-AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
-AAC_RATES = (16000, 22050, 24000, 32000, 44100, 48000)
-AAC_FRAME = 1024  # samples
+MOST_BITS_PER_SECOND = 256_000
 AFTER_THE_PICTURE_S = 10  # silence is filled in up to here; a later time comes from a clock that jumped
+
+
+@dataclass(frozen=True)
+class SoundCodec:
+    """What an encoder takes. name: libav's. layouts: by number of channels. rates: samples a second. frame: samples."""
+
+    name: str
+    layouts: Mapping[int, str]
+    rates: tuple[int, ...]
+    frame: int
+
+
+AAC = SoundCodec(
+    "aac", {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"},
+    (16000, 22050, 24000, 32000, 44100, 48000), 1024,
+)  # fmt: skip
+OPUS = SoundCodec("libopus", {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 8: "7.1"}, (48000,), 960)
 
 
 class TrackWriter(ABC):
@@ -141,7 +157,7 @@ class CopiedTrack(TrackWriter):
 
 
 class EncodedTrack(TrackWriter):
-    """Decoded, resampled to what AAC takes, encoded; gaps are filled with silence."""
+    """Decoded, resampled to what the encoder takes, encoded; gaps are filled with silence."""
 
     divides = True
 
@@ -150,11 +166,14 @@ class EncodedTrack(TrackWriter):
     ) -> None:
         super().__init__(track, stream, output, *clock)
         source = stream.codec_context
-        self.rate = source.sample_rate if source.sample_rate in AAC_RATES else 48000
-        self.layout = AAC_LAYOUTS.get(source.layout.nb_channels, "stereo")
+        self.codec = OPUS if output.format.name == "webm" else AAC
+        self.rate = source.sample_rate if source.sample_rate in self.codec.rates else 48000
+        self.layout = self.codec.layouts.get(source.layout.nb_channels, "stereo")
         self.decoder = source
-        self.stream = output.add_stream("aac", rate=self.rate, layout=self.layout)
-        self.stream.bit_rate = min(AAC_BITS_PER_SECOND, 128_000 * max(source.layout.nb_channels, 1))
+        stream_out = output.add_stream(self.codec.name, rate=self.rate, layout=self.layout)
+        assert isinstance(stream_out, av.AudioStream), "both are codecs of sound"
+        self.stream = stream_out
+        self.stream.bit_rate = min(MOST_BITS_PER_SECOND, 128_000 * max(source.layout.nb_channels, 1))
         self.describe(self.stream)
         self.fifo = av.AudioFifo()
         self.resampler = self._new_resampler()
@@ -221,7 +240,7 @@ class EncodedTrack(TrackWriter):
         self._encode(partial=False)
 
     def _encode(self, partial: bool) -> None:
-        while (frame := self.fifo.read(AAC_FRAME, partial=partial)) is not None:
+        while (frame := self.fifo.read(self.codec.frame, partial=partial)) is not None:
             frame.pts, frame.time_base = self.encoded, Fraction(1, self.rate)
             self.encoded += frame.samples
             self.output.mux(self.stream.encode(frame))

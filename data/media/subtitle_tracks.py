@@ -6,9 +6,8 @@ from typing import Any
 import av
 
 from data.media.clock import time_base_of
-from data.media.extras import SubtitleTrack
+from data.media.extras import TEXT_CODECS, SubtitleTrack
 from data.media.sound_tracks import CopiedTrack, TrackWriter
-from data.media.tags import QUICKTIME
 
 TICK = Fraction(1, 1000)
 # FFmpeg's text encoders look up a style, and write uninitialised memory where there is none.
@@ -73,7 +72,7 @@ class ConvertedSubtitles(TrackWriter):
     ) -> None:
         super().__init__(track, stream, output, *clock)
         self.source = stream
-        codec = "mov_text" if f".{output.format.name}" in QUICKTIME else "subrip"
+        codec = TEXT_CODECS.get(f".{output.format.name}", "subrip")
         self.stream: Any = output.add_stream(codec)  # the stub has no class for it
         encoder: Any = self.stream.codec_context
         encoder.subtitle_header = PLAIN_STYLE

@@ -11,7 +11,7 @@ from data.media.names import WRITABLE_VIDEOS
 # Tags that describe the container, the encoder or the streams of the input.
 OF_THE_OLD_FILE = frozenset(
     "major_brand minor_version compatible_brands encoder encoder_options encoded_by duration bps number_of_frames "
-    "number_of_bytes source_id handler_name vendor_id rotate filename mimetype hw_encoder "
+    "number_of_bytes source_id handler_name vendor_id rotate filename mimetype hw_encoder alpha_mode "
     "_statistics_tags _statistics_writing_app _statistics_writing_date_utc "
     # of MXF: names of this very file, and the program that wrote it
     "uid generation_uid operational_pattern_ul file_package_umid material_package_umid company_name product_name "
@@ -76,7 +76,9 @@ def carried(tags: Mapping[str, str], suffix: str, rate: Fraction, keys: bool) ->
     file = io.BytesIO()
     try:
         with av.open(file, "w", format=WRITABLE_VIDEOS[suffix], options=keys_option(keys)) as trial:
-            stream = trial.add_stream("libx264", rate=rate, options={"preset": "ultrafast"})
+            codec, options = ("libvpx-vp9", {}) if suffix == ".webm" else ("libx264", {"preset": "ultrafast"})
+            stream = trial.add_stream(codec, rate=rate, options=options)
+            assert isinstance(stream, av.VideoStream), "of a codec of pictures"
             stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
             trial.metadata.update(tags)
             trial.mux(stream.encode(av.VideoFrame(16, 16, "yuv420p")))

@@ -15,7 +15,7 @@ import av
 from av.container import InputContainer
 
 from common.logger import get_logger
-from data.media.clip_alpha import deep_over_white, laid_over_white
+from data.media.clip_alpha import TRANSPARENT, deep_over_white, laid_over_white
 from data.media.clip_decoder import decoder_of
 from data.media.clock import USUAL_RATE, Clock, nominal_rate, time_base_of
 from data.media.clock_jumps import ClockJumps
@@ -42,7 +42,6 @@ from data.yuv.layout import ChromaLocation
 
 logger = get_logger(__name__)
 
-TRANSPARENT = "has transparency, which is laid over white"
 Deinterlace = Literal["auto", "always", "never"]
 Alpha = Literal["white", "keep"]
 
@@ -176,7 +175,7 @@ class VideoReader(MediaReader):
     def _decode(self, container: InputContainer, tracks: Tracks) -> Iterator[av.VideoFrame]:
         """Every frame that decodes, in display order; MediaError where the file goes on but cannot be decoded."""
         stream, decode = tracks.video, decoder_of(tracks.video)
-        seen, times, jumps = _Tally(), DecodeTimes(stream), ClockJumps(stream, tracks.audio)
+        seen, times, jumps = _Tally(), DecodeTimes(stream, self.path), ClockJumps(stream, tracks.audio)
         packets = container.demux(stream, *tracks.audio)
         while True:
             packet = None
@@ -185,7 +184,7 @@ class VideoReader(MediaReader):
                 if packet is None:
                     break
                 jumps.push(packet)
-                if packet.stream_index != stream.index:
+                if packet.stream.index != stream.index:  # a packet that ends a stream has no number of its own
                     continue
                 if not packet.size and packet.dts is not None:  # the last picture stays
                     continue  # a decoder would take the packet for the end of the stream
@@ -203,10 +202,10 @@ class VideoReader(MediaReader):
                 frame.pts = jumps.closed_ticks(frame.pts, time_base_of(stream))
                 seen.add(frame, stream)
                 yield frame
-        self.damage = self._find_damage(container, stream, seen, jumps.describe(self.info.time_origin))
+        self.damage = self._find_damage(container, stream, seen, jumps)
 
     def _find_damage(
-        self, container: InputContainer, stream: av.VideoStream, seen: "_Tally", jumped: str | None
+        self, container: InputContainer, stream: av.VideoStream, seen: "_Tally", jumps: ClockJumps
     ) -> str | None:
         """What was lost, as a sentence; MediaError where the file was cut and frames are missing."""
         if not seen.decodes or index_reaches_past_the_end(stream, self.path):
@@ -214,10 +213,10 @@ class VideoReader(MediaReader):
             raise _cut(self.path, seen.frames, f"{promised or 'an unknown number of'} frames")
         step = seen.step(stream)
         end = step * seen.frames if seen.last is None else seen.last + step
-        missing = shortfall(self.path, container, stream, seen.frames, end, step)
+        missing = shortfall(self.path, container, stream, seen.frames, end + jumps.seconds, step)
         if missing and missing.cut and missing.frames_missing:
             raise _cut(self.path, seen.frames, missing.promised)
-        lost = [jumped] if jumped else []
+        lost = [jumped] if (jumped := jumps.describe(self.info.time_origin)) else []
         if self._transparent and not self._noted_transparent:
             lost.append(TRANSPARENT)
         if seen.refused:

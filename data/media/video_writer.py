@@ -9,7 +9,6 @@ import av
 import torch
 from torch import Tensor
 
-from common.kept import Kept, discard
 from common.logger import get_logger
 from data.media.clock import USUAL_RATE
 from data.media.colour import tag
@@ -19,10 +18,10 @@ from data.media.errors import shown
 from data.media.extras import logged_extras
 from data.media.info import MediaInfo
 from data.media.joined import Segment
-from data.media.media_writer import MediaWriter
 from data.media.mux import complete
 from data.media.muxer import muxer_options
 from data.media.names import WRITABLE_VIDEOS
+from data.media.segmented import SegmentedWriter
 from data.media.sound_plan import SoundTrack, logged_sound_plan
 from data.yuv.frames import frame_from
 from data.yuv.from_rgb import from_rgb
@@ -30,13 +29,12 @@ from data.yuv.layout import YuvLayout
 
 logger = get_logger(__name__)
 
-NOT_IN_MP4 = {"prores": "mov", "ffv1": "matroska"}  # what holds the picture while it waits
-LEAST_KEPT = 96  # frames of a segment that is kept; each begins with a key frame, of which x264 makes one in 250
+NOT_IN_MP4 = {"prores": "mov", "ffv1": "matroska", "vp9": "matroska"}  # what holds the picture while it waits
 
 FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
 
 
-class VideoWriter(MediaWriter):
+class VideoWriter(SegmentedWriter):
     """Encodes frames as they come; see `open_writer` for the arguments.
 
     The picture is written by itself, and sound, subtitles and tags are added when the last frame is: whatever is wrong
@@ -75,34 +73,17 @@ class VideoWriter(MediaWriter):
         self.ticks = ticks_per_second(self.rate, None if self.retimed else info)
         self.steps: dict[int, int] = {}  # pts -> duration, of frames inside the encoder
         self.pending: tuple[av.VideoFrame, int] | None = None  # waits until the next one says how long it lasts
+        self.last_step: Fraction | None = None  # seconds, of the frame before it
         self.metadata = metadata
         self.sound = self._choose_sound()
         timed, suffix = self.retimed in (None, info.frame_rate), path.suffix.lower()
         self.extras = logged_extras(info, suffix, self.rate, metadata=metadata, timed=timed, quiet=quiet)
         # MP4 keeps exact times, so the picture waits in one for what stands beside it, whatever the result will be.
-        self._take_up(identity)
+        self.origin: int | None = None  # ticks at which the segment at hand begins; None before its first frame
+        self._take_up(identity, info.frame_count_hint, quiet)
         self.waits = bool(self.sound or self.extras or self.kept)
         self.form = NOT_IN_MP4.get(encoding.codec, "mp4") if self.waits else WRITABLE_VIDEOS[suffix]
         self._open_segment()
-
-    def _take_up(self, identity: Mapping[str, str] | None) -> None:
-        """Go on behind what an earlier run has kept, if that is of use."""
-        self.border: int | None = None  # the shot of the next frame, where that ends the segment
-        self.origin: int | None = None  # ticks at which the segment at hand begins; None before its first frame
-        self.segment_from = 0  # its first frame
-        frames = self.info.frame_count_hint
-        if identity is None or (frames is not None and frames <= LEAST_KEPT):
-            discard(self.claim.stem)
-            return
-        self.kept = Kept(self.claim.stem, identity, {"frames", "ticks", "shot"})
-        if self.kept.dropped and not self.quiet:
-            left = sum(piece.facts["frames"] for piece in self.kept.pieces)
-            logger.warning(
-                "%s: what an earlier run kept %s cannot be used: %s",
-                shown(self.path), f"behind frame {left}" if left else "of it", self.kept.dropped,
-            )  # fmt: skip
-        self.frames = self.segment_from = sum(piece.facts["frames"] for piece in self.kept.pieces)
-        self.shot = self.kept.pieces[-1].facts["shot"] if self.kept.pieces else 0
 
     def _open_segment(self) -> None:
         """A new file for the next frames."""
@@ -123,18 +104,12 @@ class VideoWriter(MediaWriter):
             self.temporary.unlink(missing_ok=True)
             raise
 
-    def _begin_segment(self, shot: int) -> None:
-        if self.kept is not None and self.frames - self.segment_from >= LEAST_KEPT:
-            self.border = shot
-
     def _end_segment(self) -> None:
         """All frames so far are in the encoder: they are kept, and the next ones go into another file."""
-        assert self.kept is not None, "segments end where they are kept"
+        assert self.kept is not None and self.origin is not None, "segments with frames end where they are kept"
         self._close_segment()
-        self.kept.add(
-            self.temporary, {"frames": self.frames - self.segment_from, "ticks": self.origin, "shot": self.border}
-        )
-        self.segment_from, self.origin, self.border = self.frames, None, None
+        self._keep_segment(self.origin)
+        self.origin = None
         self._open_segment()
 
     def _close_segment(self) -> None:
@@ -174,6 +149,7 @@ class VideoWriter(MediaWriter):
                     f"{shown(self.path)}: frame {self.frames} at {float(time):.6f} s is not behind the last one"
                 )
             self._encode(waiting, start, pts - start)
+            self.last_step = Fraction(pts - start, self.ticks)
             if self.border is not None:
                 self._end_segment()
         self.pending = (frame_from(planes, self.layout, self.encoding.stored), pts)
@@ -207,6 +183,8 @@ class VideoWriter(MediaWriter):
     def _last_duration(self, pts: int) -> int:
         """Ticks of the last frame: one step of a constant rate, else up to the end of the input if that is near."""
         step = 1 / self.rate
+        if self.info.variable_frame_rate and not self.retimed and self.last_step is not None:
+            step = min(step, self.last_step)  # the mean rate of a clip whose clock jumps is far too low
         if self.info.variable_frame_rate and not self.retimed and self.info.duration is not None:
             left = self.info.duration - Fraction(pts, self.ticks)
             if 0 < left < 10 * step:

@@ -37,7 +37,7 @@ def open_writer(
     """A writer for the result of one input; the format follows the suffix of `path`.
 
     Args:
-        path: .mp4, .mov or .mkv for clips; .png, .jpg, .webp, .tiff
+        path: .mp4, .mov, .mkv or .webm for clips; .png, .jpg, .webp, .tiff
             or .bmp for pictures. `output_path` picks one. Folders are created.
         info: the input: its frame rate, pixel shape, sound and transparency go over, and what else its file holds:
             subtitles, chapters, covers, tags.
@@ -61,7 +61,7 @@ def open_writer(
     path.parent.mkdir(parents=True, exist_ok=True)
     if frames_out:
         png = choose(info, replace(options, codec="png"), info.colour)
-        return SequenceWriter(path, info, encoding=png, frame_rate=frame_rate, quiet=quiet)
+        return SequenceWriter(path, info, encoding=png, frame_rate=frame_rate, quiet=quiet, identity=identity)
     suffix, common = path.suffix.lower(), {"quiet": quiet, "metadata": metadata}
     if suffix in WRITABLE_VIDEOS:
         encoding = choose(info, replace(options, container=suffix[1:]), info.colour)

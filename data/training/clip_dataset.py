@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import cv2
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch.utils.data import DataLoader, Dataset
 
 from data.degradation.pipeline import build_degradation
@@ -17,6 +17,7 @@ from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.pair_sampler import PairSampler, SamplerConfig
 from data.training.sampling import ClipShape, RankDraws, Slot, slot_generator
 from data.training.schedule import ShapeSchedule
+from data.training.tar_shards import opened
 
 Sample = dict[str, torch.Tensor | str]
 S = TypeVar("S")
@@ -118,7 +119,8 @@ def read_text(path: str | Path) -> torch.Tensor:
     Raises:
         ValueError: the file holds something else.
     """
-    tensors = load_file(path)
+    with opened(str(path)) as file:
+        tensors = load_file(file) if isinstance(file, str) else load(file.read())
     text = next(iter(tensors.values())) if len(tensors) == 1 else None
     if text is None or text.ndim != 2 or not text.is_floating_point() or not len(text):
         found = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())

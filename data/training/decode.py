@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from data.pixel_formats import to_rgb24
 from data.training.index import Source, has_orientation
+from data.training.tar_shards import opened
 
 
 class DecodeError(Exception):
@@ -80,14 +81,14 @@ def decode(source: Source, start: int, count: int) -> np.ndarray:
 
 
 def _image(path: str) -> np.ndarray:
-    with Image.open(path) as picture:
+    with opened(path) as file, Image.open(file) as picture:
         upright = ImageOps.exif_transpose(picture) if has_orientation(picture) else picture
         return np.asarray(upright.convert("RGB"))
 
 
 def _decode_from_start(source: Source, start: int, count: int) -> list[np.ndarray]:
     frames = []
-    with av.open(source.path) as container:
+    with opened(source.path) as file, av.open(file, "r") as container:
         stream = _single_threaded(container)
         for i, frame in enumerate(container.decode(stream)):
             if i >= start:
@@ -100,7 +101,7 @@ def _decode_from_start(source: Source, start: int, count: int) -> list[np.ndarra
 def _seek_and_decode(source: Source, start: int, count: int) -> list[np.ndarray]:
     """The frames, or an empty list where the file's timestamps do not locate them."""
     frames = []
-    with av.open(source.path) as container:
+    with opened(source.path) as file, av.open(file, "r") as container:
         stream = _single_threaded(container)
         if not (stream.average_rate and stream.time_base):
             return []

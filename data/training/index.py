@@ -1,4 +1,7 @@
-"""An index of the files to train on and of their sizes, from their headers, without decoding."""
+"""An index of the files to train on and of their sizes, from their headers, without decoding.
+
+Files lie in folders, or in tar files (`data.training.tar_shards`).
+"""
 
 import hashlib
 import json
@@ -6,12 +9,13 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import av
 from PIL import Image
 
 from common.logger import get_logger
+from data.training.tar_shards import SUFFIX, Member, members, opened
 
 logger = get_logger(__name__)
 
@@ -25,6 +29,7 @@ ORIENTATION = 0x0112
 class Source:
     """One file: an image (`frames` 1) or a video; sizes in pixels.
 
+    path: of the file; for a member of a tar what `tar_shards.opened` takes.
     text: the file beside it with its text embedding, `NAME.safetensors` for `NAME.mp4`; None where there is none.
     """
 
@@ -80,7 +85,7 @@ def cached_index(paths: Iterable[str | Path], cache: str | Path, workers: int = 
 
 
 def found_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Every image and video at or below the given paths, sorted; FileNotFoundError for a path that does not exist."""
+    """Every image, video and tar at or below the given paths, sorted; FileNotFoundError for a path that is missing."""
     return sorted(file for path in paths for file in _files(Path(path)))
 
 
@@ -100,9 +105,10 @@ def text_beside(file: Path) -> str | None:
 
 
 def build_index(paths: Iterable[str | Path], workers: int = 4) -> Index:
-    """Probe every image and video below the given folders (files may be given too).
+    """Probe every image and video below the given folders and in tar files there (files may be given too).
 
-    Broken files are skipped, logged and counted. The order is that of the sorted paths, whatever the file system says.
+    Broken files are skipped, logged and counted. The order is that of the sorted paths, whatever the file system says,
+    and by name within a tar.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -111,11 +117,13 @@ def build_index(paths: Iterable[str | Path], workers: int = 4) -> Index:
     paths = list(paths)
     files = found_files(paths)
     with ThreadPoolExecutor(workers) as pool:
-        probed = list(pool.map(_probe_or_none, files))
+        listed = list(pool.map(_jobs, files))
+        jobs = [job for of_file in listed for job in of_file or ()]
+        probed = list(pool.map(_probe_or_none, jobs))
     sources = tuple(source for source in probed if source is not None)
-    broken = len(files) - len(sources)
+    broken = len(jobs) - len(sources) + listed.count(None)
     if not sources:
-        raise ValueError(f"no readable image or video among {len(files)} files below {[str(p) for p in paths]}.")
+        raise ValueError(f"no readable image or video among {len(jobs)} files below {[str(p) for p in paths]}.")
     videos = sum(source.is_video for source in sources)
     texts = sum(source.text is not None for source in sources)
     logger.info(
@@ -128,20 +136,42 @@ def build_index(paths: Iterable[str | Path], workers: int = 4) -> Index:
     return Index(sources, broken, fingerprint_of(files))
 
 
-def probe(path: Path) -> Source:
+Job = tuple[str, str | None]  # the path of a source to be probed, and of its text
+
+
+def _jobs(path: Path) -> list[Job] | None:
+    """What there is to probe in a file: itself, or the images and videos in a tar; None for a broken tar."""
+    if path.suffix.lower() != SUFFIX:
+        return [(str(path), text_beside(path))]
+    try:
+        inside = {member.name: str(member) for member in members(path)}
+    except (OSError, ValueError) as error:
+        logger.warning("skipping %s", error)
+        return None
+    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    chosen = [name for name in inside if PurePosixPath(name).suffix.lower() in known]
+    return [(inside[name], inside.get(str(PurePosixPath(name).with_suffix(".safetensors")))) for name in chosen]
+
+
+def probe(path: str | Path, text: str | None = None) -> Source:
     """Size and frame count of one file, from its header; a video without a count in the header is demuxed, not decoded.
+
+    Args:
+        path: of a file, or a member of a tar. text: of its text embedding.
 
     Raises:
         ValueError: the file holds no picture.
         OSError: the file cannot be read (av's and PIL's errors are subclasses).
     """
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        with Image.open(path) as picture:
+    path = str(path)
+    member = Member.parse(path)
+    if PurePosixPath(path if member is None else member.name).suffix.lower() in IMAGE_SUFFIXES:
+        with opened(path) as file, Image.open(file) as picture:
             width, height = picture.size
             if has_orientation(picture) and picture.getexif().get(ORIENTATION) in TRANSPOSING_ORIENTATIONS:
                 width, height = height, width
-        return Source(str(path), False, 1, height, width, text_beside(path))
-    with av.open(str(path)) as container:
+        return Source(path, False, 1, height, width, text)
+    with opened(path) as file, av.open(file, "r") as container:
         if not container.streams.video:
             raise ValueError(f"{path} has no video stream.")
         stream = container.streams.video[0]
@@ -149,7 +179,7 @@ def probe(path: Path) -> Source:
         frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
     if not (frames and height and width):
         raise ValueError(f"{path} has no frames.")
-    return Source(str(path), True, frames, height, width, text_beside(path))
+    return Source(path, True, frames, height, width, text)
 
 
 def has_orientation(picture: Image.Image) -> bool:
@@ -157,17 +187,17 @@ def has_orientation(picture: Image.Image) -> bool:
     return picture.format != "PNG"
 
 
-def _probe_or_none(path: Path) -> Source | None:
+def _probe_or_none(job: Job) -> Source | None:
     try:
-        return probe(path)
+        return probe(*job)
     except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: PIL's word for a broken PNG header
-        logger.warning("skipping %s: %s", path, error)
+        logger.warning("skipping %s: %s", job[0], error)
         return None
 
 
 def _files(path: Path) -> list[Path]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist.")
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {SUFFIX}
     candidates = [path] if path.is_file() else path.rglob("*")
     return [file for file in candidates if file.suffix.lower() in known and file.is_file()]

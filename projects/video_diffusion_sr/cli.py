@@ -3,8 +3,10 @@
 import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
+from common.crashes import History
 from common.distributed.failures import RefusedRequest
 from common.distributed.job import is_speaker, mark_ended, restarts_left
 from common.distributed.parallel import Parallel
@@ -36,11 +38,17 @@ SUCCESS, SOME_FAILED, BAD_REQUEST = 0, 1, 2
 INTERRUPTED = "%s: finished files are kept, and of a long one what is finished; --skip_existing goes on"
 
 
-def main(preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None) -> int:
+def main(
+    preset: Preset,
+    arguments: Sequence[str] | None = None,
+    command: str | None = None,
+    history: History | None = None,
+) -> int:
     """Run the program.
 
     Args:
         command: what the user typed to get here; None: the preset's script.
+        history: of the files, where the program has crashed and was started again.
     Returns:
         The exit code: 0; 1 when a file failed; 2 for a bad request; 130, 143 or 129 when ended by Ctrl-C, SIGTERM or
         SIGHUP.
@@ -49,7 +57,7 @@ def main(preset: Preset, arguments: Sequence[str] | None = None, command: str | 
     set_up_logging(args.verbose)
     try:
         with interrupted_by_signals():
-            return run(preset, args)
+            return run(preset, args, history or History())
     except RefusedRequest as error:  # said already
         if restarts_left() and args.output_dir.is_dir():
             mark_ended(args.output_dir)
@@ -66,14 +74,14 @@ def main(preset: Preset, arguments: Sequence[str] | None = None, command: str | 
         return exit_code(error)
 
 
-def run(preset: Preset, args: argparse.Namespace) -> int:
+def run(preset: Preset, args: argparse.Namespace, history: History) -> int:
     """All files of one request."""
     request = read_request(args)
     if args.plan:
         return SOME_FAILED if is_speaker() and show_plan(preset, request, args) else SUCCESS
     with process_group(request.device, timeout_s=args.timeout) as process:
         try:
-            failed, total = run_files(preset, request, args, process)
+            failed, total = run_files(preset, request, args, process, history)
         except (ValueError, OSError) as error:
             raise RefusedRequest(str(error)) from error
         if failed and restarts_left():
@@ -83,22 +91,25 @@ def run(preset: Preset, args: argparse.Namespace) -> int:
     return SOME_FAILED if failed else SUCCESS
 
 
-def run_files(preset: Preset, request: Request, args: argparse.Namespace, process: Process) -> tuple[int, int]:
+def run_files(
+    preset: Preset, request: Request, args: argparse.Namespace, process: Process, history: History
+) -> tuple[int, int]:
     """(failed files, files)."""
     with page_of(preset, args, process) as page:
-        failed, total, work = prepare(preset, request, args, process)
+        failed, total, work = prepare(preset, request, args, process, history)
         if work is not None:
             paths, job, several = work
             if args.preview is not None:
                 done = preview_all(paths, job, args.preview)
             else:
-                done = restore_all(paths, page.attach(job), several)
+                job = page.attach(job)
+                done = chain(restore_all(paths, job, several), restore_all(job.alone, job, several_in_flight=False))
             failed += sum(not restored for restored in done)
     return failed, total
 
 
 def prepare(
-    preset: Preset, request: Request, args: argparse.Namespace, process: Process
+    preset: Preset, request: Request, args: argparse.Namespace, process: Process, history: History
 ) -> tuple[int, int, tuple[Iterable[Path], Job, bool] | None]:
     """Everything before the first file is restored.
 
@@ -107,15 +118,18 @@ def prepare(
     """
     parallel = Parallel(process, args.sp_size)
     begin_first_use(process.device, DTYPES[args.dtype or "bfloat16"])
-    seen = survey(args, process, request.clip_range)
+    seen = survey(args, process, request.clip_range, history)
     if seen.refusal is not None:
         raise RefusedRequest(seen.refusal)
     if not seen.clips:
         return seen.failed, seen.total, None
     settings = resolve(preset, request, process.device)
     plans, refused = plan_files(settings, parallel, seen.clips)
-    failed, todo = seen.failed + refused, list(plans)
-    if not todo:
+    for path in seen.clips.keys() - plans.keys():
+        history.finished(str(path), good=False)
+    alone = tuple(path for path in plans if str(path) in history.suspects)
+    failed, todo = seen.failed + refused, [path for path in plans if path not in alone]
+    if not plans:
         return failed, seen.total, None
     with kernels_for(settings, parallel, [(seen.clips[path], plan) for path, plan in plans.items()]):
         restorer = load(settings, parallel, list(plans.values()))
@@ -123,10 +137,10 @@ def prepare(
         restorer = replace(restorer, recorder=recorder(settings))
     if request.resume and args.preview is None:
         restorer = replace(restorer, identity=run_identity(settings))
-    existing = existing_results(args, process.attempt)
+    existing = existing_results(args, process.attempt + history.attempt)
     journal = args.output_dir if restarts_left() or process.attempt else None
     paths = parallel.files(todo, cost=seen.sizes.__getitem__, journal=journal)
-    job = Job(args.output_dir, restorer, plans, existing, root=args.video_path)
+    job = Job(args.output_dir, restorer, plans, existing, root=args.video_path, history=history, alone=alone)
     return failed, seen.total, (paths, job, journal is None)
 
 

@@ -11,8 +11,8 @@ from projects.video_diffusion_sr.presets import Preset
 ROOT = Path(__file__).resolve().parents[2]
 DTYPE_NAMES = ("bfloat16", "float16", "float32")  # of request.DTYPES
 FRAMES_OUT = ("png",)  # sequence_writer.FRAMES_OUT
-CODECS = ("auto", "h264", "hevc", "av1", "prores", "ffv1", "png")  # data.media.codecs.CODECS
-CONTAINERS, ENCODERS = ("mp4", "mov", "mkv"), ("cpu", "nvenc")
+CODECS = ("auto", "h264", "hevc", "vp9", "av1", "prores", "ffv1", "png")  # data.media.codecs.CODECS
+CONTAINERS, ENCODERS = ("mp4", "mov", "mkv", "webm"), ("cpu", "nvenc")
 COLOR_FIXES = ("wavelet", "lab", "adain", "none")  # color_fix.KINDS
 
 
@@ -187,7 +187,7 @@ def add_form(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         "--codec", choices=CODECS, default="auto",
-        help="codec of clips; auto: h264 for 8 bits, hevc for 10 and 12, ffv1 for 16; png: as --frames_out png",
+        help="codec of clips; auto: h264 for 8 bits, hevc for 10 and 12, ffv1 for 16, vp9 in webm; png: a folder",
     )  # fmt: skip
     group.add_argument(
         "--pixel_format", metavar="NAME", help="pixel format by FFmpeg's name, such as yuv422p10le or yuv444p"

@@ -21,6 +21,10 @@ class NotFiniteError(MediaError):
     """A network returned values that are not numbers."""
 
 
+class CrashError(MediaError):
+    """The process died in the middle of this file."""
+
+
 class SkippedError(MediaError):
     """Nothing to do: the result is there, or another run makes it."""
 

@@ -8,12 +8,16 @@ from typing import Literal, Self
 
 from torch import Tensor
 
+from common.logger import get_logger
 from data.media import BusyError, MediaError, MediaInfo, open_writer
+from data.media.segmented import is_long
 from projects.video_diffusion_sr.comparison import Comparison
 from projects.video_diffusion_sr.file_errors import OutputError, SkippedError, sentence
 from projects.video_diffusion_sr.record import remove_record
 from projects.video_diffusion_sr.request import ResultOptions
 from projects.video_diffusion_sr.run_page.samples import Samples
+
+logger = get_logger(__name__)
 
 Existing = Literal["replace", "skip", "refuse"]
 
@@ -62,6 +66,8 @@ class Result:
             raise MediaError(
                 f"{info.path.name}: {output} exists by now; --overwrite replaces it, --skip_existing leaves it"
             )
+        if options.compare and identity is not None and is_long(info.frame_count_hint):
+            logger.info("%s: with --compare no segments are kept: after an interruption it starts again", output.name)
         beside = output.with_name(f"{output.name}.mp4") if frames_out else output
         self.comparison = Comparison(beside, info, size, options.compare, options.frame_rate)
         self.samples = Samples(info, options.page_bytes)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.claim import remove_leftovers
+from common.crashes import History
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
@@ -21,6 +22,7 @@ from data.media.sequence import folder_of, size_in_bytes
 from data.media.sequence_writer import why_not_replaced
 from projects.video_diffusion_sr.comparison import FOLDER as COMPARE
 from projects.video_diffusion_sr.file_errors import (
+    CrashError,
     SkippedError,
     sentence,
 )
@@ -35,6 +37,7 @@ from projects.video_diffusion_sr.settings import RunSettings
 logger = get_logger(__name__)
 
 SKIP = "exists"
+CRASHED = "the program crashed in the middle of it ({}), probably in its decoder; convert it with another program"
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,15 @@ class Survey:
     refusal: str | None = None
 
 
-def survey(args: argparse.Namespace, process: Process, clip_range: ClipRange = WHOLE) -> Survey:
+def survey(
+    args: argparse.Namespace, process: Process, clip_range: ClipRange = WHOLE, history: History | None = None
+) -> Survey:
     """Look at every file once, on the leader, which logs what it finds; the others get the result.
 
     Decoders run in a process of their own there (`probe_all`): one that dies or hangs costs its file, not the job, and
     no two ranks can come to different findings.
     """
-    found = process.broadcast_from_leader(lambda: _look(args, process, clip_range))
+    found = process.broadcast_from_leader(lambda: _look(args, process, clip_range, history or History()))
     if isinstance(found, str):
         return Survey(0, {}, {}, 0, found)
     total, failed, rows = found
@@ -66,7 +71,7 @@ def survey(args: argparse.Namespace, process: Process, clip_range: ClipRange = W
     return Survey(total, clips, {Path(path): size for path, size, _ in rows}, failed)
 
 
-def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange) -> list[Any] | str:
+def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange, history: History) -> list | str:
     """[number of files, failed ones, [path, bytes, fields of its `Clip`] of the others]; a sentence of refusal."""
     try:
         files = find_inputs(args)
@@ -79,18 +84,22 @@ def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange) -> 
         for folder in (place, place / COMPARE):
             if removed := remove_leftovers(folder):
                 logger.info("%s: removed %d unfinished files of runs that were killed", folder, removed)
-    rows, failed = [], 0
+    rows, failed = [], sum(not good for good in history.done.values())
     process.alive("a first look at the files")
-    for path, found in probe_all(files):
+    for path, found in probe_all(path for path in files if str(path) not in history.done):
         process.alive(f"a first look at the files, done with {path.name}")
         try:
-            clip = check_file(path, found, args, process.attempt, clip_range)
+            if str(path) in history.at_fault:
+                raise CrashError(f"{path.name}: {CRASHED.format(history.at_fault[str(path)])}")
+            clip = check_file(path, found, args, process.attempt + history.attempt, clip_range)
             rows.append([str(path), size_in_bytes(path), astuple(clip)])
         except SkippedError as reason:
             logger.info("%s", reason, extra=outcome(path, "skipped"))
+            history.finished(str(path), good=True)
         except Exception as error:
             report_error(error, path, "", "read")
             failed += 1
+            history.finished(str(path), good=False)
     return [len(files), failed, rows]
 
 

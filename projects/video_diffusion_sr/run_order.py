@@ -10,11 +10,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from common.crashes import History
 from common.logger import get_logger
 from data.media import place_of
 from projects.video_diffusion_sr.clip_run import WRITE_BEHIND, ClipRun
@@ -38,6 +39,7 @@ class Job:
     """What all files of a run share.
 
     plans: of the files, in the order of their numbers; None: the default one. existing: see `restore_clip`.
+    history: is told what is in hand. alone: files of the plans that come last, one at a time, see `common.crashes`.
     root: the folder that was searched; the folders below it are kept in `output_dir`. None: none are.
     on_report: is given the report of every restored file, in their order.
     """
@@ -48,6 +50,8 @@ class Job:
     existing: Existing
     on_report: Callable[[Report], None] | None = None
     root: Path | None = None
+    history: History = field(default_factory=History)
+    alone: tuple[Path, ...] = ()
 
     def folder(self, path: Path) -> Path:
         """Where the file's result goes."""
@@ -85,6 +89,7 @@ def restore_one(path: Path, job: Job) -> bool:
     each other, so it ends the job, and torchrun may start it again.
     """
     outcome: Report | Exception | None
+    job.history.begun(str(path))
     try:
         outcome = restore_clip(path, job.folder(path), job.restorer, job.shows_progress, job.plans[path], job.existing)
     except (SkippedError, InputError, OutputError, NotFiniteError) as error:
@@ -103,6 +108,7 @@ def _in_flight(paths: Iterator[Path], job: Job) -> Iterator[bool]:
     most = files_written_at_once(os.cpu_count() or 1)
 
     def open_clip(path: Path) -> ClipRun:
+        job.history.begun(str(path))
         run = ClipRun(path, job.folder(path), job.restorer, job.existing)
         opened.append(run)
         return run
@@ -204,6 +210,12 @@ def _failed(error: Exception) -> Future[Report]:
 
 def _tell(path: Path, outcome: Report | Exception | None, job: Job) -> bool:
     """The file's line; was it restored, or skipped as asked?"""
+    good = _say(path, outcome, job)
+    job.history.finished(str(path), good)
+    return good
+
+
+def _say(path: Path, outcome: Report | Exception | None, job: Job) -> bool:
     parallel, prefix = job.restorer.parallel, job.prefix(path)
     if isinstance(outcome, SkippedError):
         say(parallel, logging.INFO, f"{prefix}{outcome}", about(path, "skipped"))

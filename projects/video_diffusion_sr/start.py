@@ -9,8 +9,10 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from common.crashes import History, survive_crashes
 from common.distributed.job import has_ended, is_speaker
 from common.distributed.launcher import launch
 from common.parent import end_with_parent, has_launcher
@@ -38,11 +40,18 @@ def start_preset(preset: Preset, arguments: Sequence[str] | None = None, command
         return start_job(preset, sys.argv[1:] if arguments is None else arguments, command, args.gpus)
     if has_ended(args.output_dir):  # with failures, which no restart would mend
         return 1
+    run = partial(run_here, preset, arguments, command)
+    alone = "RANK" not in os.environ and not args.plan  # a launcher has its own ways
+    return survive_crashes(run) if alone else run(History())
+
+
+def run_here(preset: Preset, arguments: Sequence[str] | None, command: str | None, history: History) -> int:
+    """The program, in this process; see `start_preset`."""
     try:
         with interrupted_by_signals():
             from projects.video_diffusion_sr.cli import main
 
-            return main(preset, arguments, command)
+            return main(preset, arguments, command, history)
     except KeyboardInterrupt as error:
         if is_speaker():
             print(f"{str(error) or 'interrupted'} before anything was begun", file=sys.stderr)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 
 from tests.conftest import ROOT
 from tests.projects.test_restore import write_clip
@@ -69,14 +70,39 @@ class Folder:
         return [str(path.relative_to(self.output)) for path in self.output.rglob(".*")]
 
 
-def make_folder(root: Path, seed: int, clips: int = 3, frames: tuple[int, int] = (9, 33)) -> Folder:
-    """Clips of random lengths."""
+def make_folder(
+    root: Path, seed: int, clips: int = 3, frames: tuple[int, int] = (9, 33), sound: bool = False
+) -> Folder:
+    """Clips of random lengths. sound: with a tone beside the picture."""
     draws = random.Random(seed)
     (root / "in").mkdir(parents=True)
     lengths = {f"clip{i}.mp4": draws.randint(*frames) for i in range(clips)}
     for i, (name, length) in enumerate(lengths.items()):
         write_clip(root / "in" / name, length, start=7 * i)
+        if sound:
+            add_tone(root / "in" / name)
     return Folder(root, lengths)
+
+
+def add_tone(path: Path, rate: int = 48000) -> None:
+    """Put a tone as long as the picture beside it."""
+    silent = path.with_name(f"silent_{path.name}")
+    path.rename(silent)
+    with av.open(str(silent)) as source, av.open(str(path), "w") as target:
+        picture = target.add_stream_from_template(source.streams.video[0])
+        tone = target.add_stream("aac", rate=rate, layout="mono")
+        samples = int(rate * source.duration / av.time_base)
+        wave = np.sin(np.arange(samples, dtype=np.float32) * (2 * np.pi * 440 / rate))[None]
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                packet.stream = picture
+                target.mux(packet)
+        for start in range(0, samples, 1024):
+            frame = av.AudioFrame.from_ndarray(wave[:, start : start + 1024], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate, start
+            target.mux(tone.encode(frame))
+        target.mux(tone.encode(None))
+    silent.unlink()
 
 
 def decoded(path: Path) -> int:
@@ -107,6 +133,12 @@ def workers_of(agent: int) -> list[int]:
     return found
 
 
+def descendants_of(process: int) -> list[int]:
+    """Process numbers of a process's children, of theirs, and so on."""
+    children = workers_of(process)
+    return children + [number for child in children for number in descendants_of(child)]
+
+
 def seconds_until_gone(processes: list[int], limit_s: float = 30.0) -> float:
     """How long these processes still live."""
     started = time.monotonic()
@@ -126,9 +158,9 @@ def lives(number: int) -> bool:
     return text[text.rindex(")") + 2] not in "ZX"
 
 
-def kill(number: int) -> None:
-    """SIGKILL; nothing where it is gone."""
+def kill(process: int, number: int = signal.SIGKILL) -> None:
+    """Send a signal; nothing where the process is gone."""
     try:
-        os.kill(number, signal.SIGKILL)
+        os.kill(process, number)
     except ProcessLookupError:
         pass

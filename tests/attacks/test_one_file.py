@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.media import MediaWriter, probe_all
+from data.media import MediaWriter, probe_all, whole
 from data.media.preview import SideBySide
 from projects.video_diffusion_sr import input_file, run_files
 from projects.video_diffusion_sr.build import load
@@ -64,6 +64,29 @@ def test_whatever_is_raised_for_one_file(folder, monkeypatch, capfd, error):
     for name in ("look", "open", "read", "write"):
         assert len([line for line in said.splitlines() if f"{name}.png: " in line]) == 1, said
     assert "Traceback" not in said and "4 of 6 files failed" in said
+
+
+def test_a_disk_that_becomes_read_only_costs_the_files_of_that_time(folder, monkeypatch, capfd):
+    """What is unfinished cannot even be removed: that is told beside the reason, and the next file is restored."""
+    read_only, written = OSError(errno.EROFS, "Read-only file system"), MediaWriter.write_planes
+
+    def write(writer: MediaWriter, *rest) -> None:
+        fail(read_only) if writer.path.name == "a.png" else written(writer, *rest)
+
+    removed = whole.remove
+
+    def remove(part: Path) -> None:
+        fail(read_only) if part.stat().st_size == 0 else removed(part)
+
+    monkeypatch.setattr(MediaWriter, "write_planes", write)
+    monkeypatch.setattr(whole, "remove", remove)
+    assert run(folder) == 1
+    said = capfd.readouterr().err
+    assert "a.png: cannot be written: Read-only file system" in said and "1 of 2 files failed" in said
+    assert "a.png: hidden files of it stay for the next run to remove" in said
+    assert [name for name in results(folder) if not name.startswith(".")] == ["b.png"]
+    monkeypatch.undo()
+    assert run(folder, "--skip_existing") == 0 and results(folder) == ["a.png", "b.png"]
 
 
 def test_every_sentence_starts_with_the_file():

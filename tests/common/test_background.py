@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from common.background import ReadAhead, ReadInPlace, WriteBehind, WriteInPlace
+from common.background import MOST_ITEMS, ReadAhead, ReadInPlace, WriteBehind, WriteInPlace
 
 READERS = [lambda source: ReadAhead(source, len, 30), ReadInPlace]
 WRITERS = [lambda consume: WriteBehind(consume, len, 30), WriteInPlace]
@@ -65,6 +65,15 @@ def test_a_reader_is_only_so_many_bytes_ahead():
         next(reader)
         time.sleep(0.1)
         assert len(log) <= 5
+
+
+def test_a_reader_is_only_so_many_items_ahead():
+    """Small frames weigh little, but each of them is an object with buffers: their number is bounded too."""
+    log = []
+    with ReadAhead(produced([b"x"] * (4 * MOST_ITEMS), log), len, 2**30) as reader:
+        time.sleep(0.3)
+        assert len(log) == MOST_ITEMS + 1  # one is in the hands of the thread
+        assert len(list(reader)) == 4 * MOST_ITEMS
 
 
 def test_an_item_larger_than_the_bound_passes():

@@ -12,11 +12,12 @@ import torch
 from data.colour.curves import hdr_to_sdr, light_to_pq, pq_to_light
 from data.colour.path import PixelPath
 from data.colour.tone import tone_of_pq
-from data.media import Frame, MediaInfo, OutputOptions, alpha_of, open_media, open_writer, output_path, rgb_of
-from data.media.codecs import CODECS, CONTAINERS, DEPTHS, TABLE
+from data.media import Frame, MediaInfo, OutputOptions, alpha_of, encoding, open_media, open_writer, output_path, rgb_of
+from data.media.codecs import CODECS, CONTAINERS, DEPTHS, NVENC_FORMATS, TABLE
 from data.media.colour import BT2020, DISPLAY_P3, HLG, PQ, Colour, ignored_colour_notes
 from data.media.encoding import check_options, choose
 from data.media.orientation import UPRIGHT, Orientation
+from data.yuv.frames import frame_from, planes_of
 from data.yuv.from_rgb import from_rgb
 from data.yuv.layout import YuvLayout
 from data.yuv.to_rgb import to_rgb
@@ -153,10 +154,10 @@ def test_every_codec_depth_and_container_is_written_as_asked_or_refused(tmp_path
         assert [frame.time for frame in frames] == even_times(4)
         assert error.max() < (1.01 / 2**depth if codec == "ffv1" else 0.03)
         written += 1
-    assert written == 3 * 2 + 3 * 3 + 2 * 2 + 2 + 4
+    assert written == 3 * 2 + 3 * 3 + 2 + 2 * 2 + 2 + 4
 
 
-@pytest.mark.parametrize("codec", ["hevc", "av1", "prores", "ffv1"])
+@pytest.mark.parametrize("codec", ["hevc", "vp9", "av1", "prores", "ffv1"])
 def test_sound_and_uneven_times_go_along_with_every_codec(tmp_path, codec):
     times = [Fraction(n, 25) for n in (0, 1, 3, 4, 7, 8, 9, 12)]
     source = write_clip(tmp_path / "in.mp4", smooth_clip(8, 32, 48), times, audio="aac")
@@ -197,6 +198,33 @@ def test_an_encoder_that_is_not_there_is_named_with_those_that_are():
         check_options(OutputOptions("hevc", encoder="nvenc"), available={"libx264", "h264_nvenc"})
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there may be an encoder on this GPU")
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
+def test_an_encoder_of_a_gpu_that_is_not_there_is_a_sentence(codec):
+    if TABLE[codec].encoders["nvenc"] not in av.codecs_available:
+        pytest.skip("this FFmpeg is built without it")
+    with pytest.raises(ValueError, match=r"_nvenc does not start on this machine .* needs an NVIDIA GPU .* on the CPU"):
+        check_options(OutputOptions(codec, encoder="nvenc"))
+
+
+@pytest.mark.parametrize(("planar", "stored"), [(None, "yuv420p"), *NVENC_FORMATS.items()])
+def test_encoders_of_gpus_get_every_code_in_the_high_bits(monkeypatch, planar, stored):
+    """What is handed to one, without one: `choose` with an encoder that is said to be there, and its frame."""
+    monkeypatch.setattr(encoding, "check_format", lambda *_: None)
+    made = choose(
+        info_for("in.mov", depth=8), OutputOptions("hevc", None, planar, encoder="nvenc"), available={"hevc_nvenc"}
+    )
+    assert (made.encoder, made.stored, made.layout.depth) == ("hevc_nvenc", stored, 10 if planar else 8)
+    planes = from_rgb(words((1, 3, 32, 48)), made.layout)
+    frame = frame_from([plane[0] for plane in planes], made.layout, made.stored)
+    assert frame.format.name == stored
+    found, layout = planes_of(frame)
+    for plane, given in zip(found, planes, strict=True):
+        codes = numbers(plane) >> (16 - 10 if planar else 0)
+        assert torch.equal(codes, numbers(given))
+    assert layout.matrix == "bt709" and not layout.full_range
+
+
 def test_what_a_file_gets_when_nothing_is_asked(tmp_path):
     plain = info_for(tmp_path, depth=8)
     kinds = {
@@ -230,7 +258,10 @@ def test_colours_are_tagged_as_the_source_has_them(tmp_path, colour, codec):
     assert error.abs().max() < 0.02
 
 
-@pytest.mark.parametrize("options", [OutputOptions("ffv1"), OutputOptions("ffv1", 8), OutputOptions("prores")], ids=str)
+@pytest.mark.parametrize("options", [
+    OutputOptions("ffv1"), OutputOptions("ffv1", 8), OutputOptions("prores"), OutputOptions("vp9"),
+    OutputOptions("vp9", container="mkv"),
+], ids=str)  # fmt: skip
 def test_alpha_of_clips_stays_where_the_codec_has_it(tmp_path, options):
     clip = gentle(channels=4)
     info = info_for(tmp_path / "in.mov", transparent=True)
@@ -247,6 +278,19 @@ def test_alpha_of_clips_stays_where_the_codec_has_it(tmp_path, options):
         over = rgb_of(list(reader), dtype=torch.float32)
         assert not reader.info.transparent and "laid over white" in " ".join(reader.notes)
     assert (over - (wanted[:, :3] * wanted[:, 3:] + 1 - wanted[:, 3:])).abs().max() < 0.04
+
+
+def test_webm_alone_means_vp9_of_8_bits(tmp_path):
+    plain, webm = info_for(tmp_path, depth=8), OutputOptions(container="webm")
+    for info in (plain, replace(plain, depth=10)):
+        made = choose(info, webm, info.colour)
+        assert (made.codec, made.layout.depth, made.dither) == ("vp9", 8, info.depth > 8)
+    hdr = replace(plain, depth=10, colour=Colour(BT2020, PQ))
+    with pytest.raises(ValueError, match="VP9 of 8 bits cannot hold HDR"):
+        choose(hdr, webm, hdr.colour)
+    for more in (OutputOptions("h264", container="webm"), OutputOptions(bit_depth=10, container="webm")):
+        with pytest.raises(ValueError, match="not into webm, which takes --codec vp9"):
+            check_options(more)
 
 
 @pytest.mark.parametrize("channels", [3, 4])

@@ -52,6 +52,48 @@ def test_an_untidy_exif_does_not_keep_a_picture_from_being_turned(tmp_path, suff
     assert (frame.pixels.float() - upright).abs().mean() < 6
 
 
+# a picture that is not the first track of its file
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov", ".ts", ".flv"])
+@pytest.mark.parametrize("before", ["sound", "another picture"])
+def test_a_picture_behind_other_tracks_is_read_to_its_last_frame(tmp_path, suffix, before):
+    """A decoder holds frames back, with B-frames or with threads, until it is told that its track has ended."""
+    if before == "another picture" and suffix in (".flv", ".ts"):
+        pytest.skip("FLV has one picture, and no mark says which one of a transport stream counts")
+    with av.open(str(tmp_path / "plain.mkv"), "w") as made:
+        tracks = [made.add_stream("libx264", rate=25, options={"bf": "3", "b-adapt": "0"})]
+        tracks[0].width, tracks[0].height, tracks[0].pix_fmt = 48, 32, "yuv420p"
+        if before == "another picture":
+            tracks.append(made.add_stream("libx264", rate=25))
+            tracks[1].width, tracks[1].height, tracks[1].pix_fmt = 24, 16, "yuv420p"
+        tone = made.add_stream("aac", rate=48_000, layout="mono")
+        for picture in CLIP:
+            rgb = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+            for track in tracks:
+                made.mux(track.encode(rgb.reformat(track.width, track.height, "yuv420p")))
+        for track in tracks:
+            made.mux(track.encode(None))
+        for start in range(0, 48_000, 1024):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            sound.sample_rate, sound.pts = 48_000, start
+            made.mux(tone.encode(sound))
+        made.mux(tone.encode(None))
+    path = tmp_path / f"behind{suffix}"
+    with av.open(str(tmp_path / "plain.mkv")) as plain, av.open(str(path), "w") as turned:
+        streams = sorted(plain.streams, key=lambda stream: -stream.index)
+        targets = {stream.index: turned.add_stream_from_template(stream, opaque=True) for stream in streams}
+        for index, target in targets.items():
+            target.disposition = 1 if index == 0 else 0
+        for packet in plain.demux(streams):
+            if packet.size:
+                packet.stream = targets[packet.stream_index]
+                turned.mux(packet)
+    with open_media(path) as reader:
+        assert (reader.info.width, reader.info.height) == (48, 32)
+        assert sum(1 for _ in reader) == len(CLIP) and reader.damage is None
+
+
 # 3: whatever a decoder raises
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from data.media import MediaError, MediaInfo, open_media, open_writer, output_path
+from data.media import MediaError, MediaInfo, alpha_of, open_media, open_writer, output_path
 from data.media.image_pixels import fill_hidden, over_white
 from tests.data.media_samples import smooth_clip
 
@@ -201,3 +201,38 @@ def test_a_cut_picture_is_refused(tmp_path, monkeypatch):
         open_media(tmp_path / "cut.jpg")
     with pytest.raises(MediaError, match="header is damaged"):
         open_media(tmp_path / "head.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".webp"])
+def test_an_animation_keeps_its_transparency_or_is_told(tmp_path, suffix):
+    """Half of each frame is transparent; in the second clip only from the third frame on."""
+    frames = [Image.new("RGBA", (16, 12), (20, 90, 40 * index, 255)) for index in range(4)]
+    hidden = [frame.copy() for frame in frames]
+    for frame in hidden:
+        frame.paste((200, 0, 0, 0), (0, 0, 8, 12))
+    later, opaque = tmp_path / f"later{suffix}", tmp_path / f"opaque{suffix}"
+    how = {"save_all": True, "duration": 40, "lossless": True, "disposal": 2 if suffix == ".gif" else 0}
+    how |= {} if suffix == ".gif" else {"blend": 0}
+    hidden[0].save(tmp_path / f"half{suffix}", append_images=hidden[1:], **how)
+    frames[0].save(later, append_images=[frames[1], *hidden[2:]], **how)
+    frames[0].save(opaque, append_images=frames[1:], **how)
+    with open_media(tmp_path / f"half{suffix}", alpha="keep") as reader:
+        kept = list(reader)
+        assert reader.info.transparent and not reader.notes
+    assert len(kept) == 4 and all(frame.transparent for frame in kept)
+    alpha = alpha_of(kept)
+    assert (alpha[..., :8] == 0).all() and (alpha[..., 8:] == 1).all()
+    with open_media(tmp_path / f"half{suffix}") as reader:
+        laid = list(reader)
+        assert not reader.info.transparent
+    assert [note.split(": ")[1] for note in reader.notes] == ["has transparency, which is laid over white"]
+    assert all((frame.pixels[..., :8] == 255).all() and not frame.transparent for frame in laid)
+    if suffix != ".gif":  # Pillow writes none that begins opaque
+        with open_media(later) as reader:
+            shown = list(reader)
+            assert not reader.notes
+        assert "has transparency, which is laid over white from frame 2 on" in reader.damage
+        assert (shown[2].pixels[..., :8] == 255).all() and (shown[1].pixels[..., :8] != 255).any()
+    with open_media(opaque, alpha="keep") as reader:
+        assert not any(frame.transparent for frame in reader)
+        assert not (reader.info.transparent or reader.notes or reader.damage)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.media import MediaInfo, OutputOptions, open_writer, video_writer
+from data.media import MediaInfo, OutputOptions, open_writer, segmented
 from data.media.codecs import TABLE
 
 FRAMES, EVERY, RATE = 27, 5, Fraction(30000, 1001)
 SIZE = (48, 64)
 FORMS = [
     (codec, container, transparent)
-    for codec in ("h264", "hevc", "av1", "prores", "ffv1")
+    for codec in ("h264", "hevc", "vp9", "av1", "prores", "ffv1")
     for container in TABLE[codec].containers
     for transparent in ((False, True) if TABLE[codec].transparent else (False,))
 ]
@@ -25,7 +25,7 @@ FORMS = [
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch):
-    monkeypatch.setattr(video_writer, "LEAST_KEPT", 8)
+    monkeypatch.setattr(segmented, "LEAST_KEPT", 8)
 
 
 def frames(transparent: bool) -> Iterator[Tensor]:

@@ -28,6 +28,24 @@ def test_subtitles_keep_text_times_and_language(tmp_path, suffix, caplog):
     assert caplog.text.count("subtitles become plain text") == (suffix != ".mkv")
 
 
+def test_webm_takes_what_its_definition_has(tmp_path, caplog):
+    """Opus, WebVTT, tags and chapters; a line for all that is left out."""
+    font = ("font.ttf", "application/x-truetype-font", b"font" * 9)
+    source = clip_with(
+        tmp_path / "in.mkv", tracks=TRACKS[:1], files=[font], subtitles=[("subrip", {"language": "deu"}, 0)]
+    )
+    result = through(source, tmp_path / "out", ".webm")
+    with av.open(str(result)) as made, av.open(str(source)) as given:
+        assert {s.codec_context.codec.canonical_name for s in made.streams.audio} == {"opus"}
+        (lines,) = made.streams.subtitles
+        assert lines.language == "deu" and lines.codec_context.codec.canonical_name == "webvtt"
+        said = [(round(float(p.pts * p.time_base), 1), bytes(p)) for p in made.demux(lines) if p.size > 2]
+        assert len(said) == 2 and said[1][1] == LINES[1][2]
+        assert abs(made.duration - given.duration) < 100_000
+        assert not [s for s in made.streams if s.type == "attachment"]
+    assert caplog.text.count("re-encoded as Opus") == 1 and caplog.text.count("1 attached file left out") == 1
+
+
 @pytest.mark.parametrize("codec", ["ass", "dvb_subtitle", "hdmv_pgs_subtitle"])
 def test_subtitles_that_only_matroska_carries_make_it_matroska(tmp_path, codec, caplog):
     source = clip_with(tmp_path / "in.mkv", tracks=TRACKS[:1], subtitles=[(codec, {"language": "eng"}, 0)])

@@ -3,13 +3,17 @@
 import struct
 import sys
 
+import av
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from PIL.ExifTags import Base
 
-from data.media import MediaError, find_media, open_media
+from data.media import MediaError, find_media, open_media, open_writer
+from data.media.colour import Colour
+from data.media.probe import probe
 from tests.data.picture_samples import PIXELS, as_image, read, through
 
 WHITE_BLACK = np.array([[255, 0, 255, 0], [0, 255, 0, 255]], np.uint8)
@@ -110,6 +114,63 @@ def test_heic_is_read_with_its_plug_in(tmp_path):
     assert (pixels.float() - PIXELS.float()).abs().mean() < 4
     result = through(tmp_path / "a.heic", tmp_path / "out")
     assert result.format == "PNG" and result.getexif()[Base.Make] == "A Phone"
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("mode", ["RGB;16", "RGBA;16", "I;16"])
+def test_a_heic_of_more_than_8_bits_keeps_every_code(tmp_path, monkeypatch, mode, bits):
+    """A ramp over all codes: no two become one on the way to the picture that the networks get, nor in the result."""
+    heif = pytest.importorskip("pillow_heif")
+    monkeypatch.setattr(heif.options, "SAVE_HDR_TO_12_BIT", bits == 12)
+    codes = np.arange(2**bits, dtype=np.uint32).reshape(2 ** (bits - 6), 64)
+    channels = {"RGB;16": 3, "RGBA;16": 4, "I;16": 1}[mode]
+    given = np.repeat((codes << (16 - bits)).astype(np.uint16)[..., None], channels, 2)
+    size, path = (given.shape[1], given.shape[0]), tmp_path / "a.heic"
+    lossless = {"quality": -1} | ({"chroma": 444, "matrix_coefficients": 0} if channels > 1 else {})
+    heif.encode(mode, size, given.tobytes(), path, **lossless)
+    wanted = np.round(codes * 65535 / (2**bits - 1)).astype(np.int64)
+    found = probe(path)
+    assert (found.depth, found.width, found.height) == (16, *size)
+    with open_media(path) as reader:
+        (frame,), info = list(reader), reader.info
+    assert info.depth == 16 and not reader.notes
+    words = frame.planes[0][0].numpy().view(np.uint16).astype(np.int64)
+    assert all(np.array_equal(plane[codes > 0], wanted[codes > 0]) for plane in words)  # hidden: alpha 0 is filled
+    with open_writer(tmp_path / "a.png", info, size[::-1]) as writer:
+        writer.write(frame.planes[0], [0])
+    made = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert made.dtype == np.uint16 and len(np.unique(made)) >= 2**bits - 1
+    if channels == 4:
+        assert np.array_equal(made[..., 3], wanted)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
+def test_bits_of_an_avif_that_are_not_read_are_told(tmp_path, pix_fmt):
+    with av.open(str(tmp_path / "a.avif"), "w", format="avif") as container:
+        stream = container.add_stream("libsvtav1", rate=1, options={"preset": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, pix_fmt
+        container.mux(stream.encode(av.VideoFrame(64, 64, pix_fmt)))
+        container.mux(stream.encode(None))
+    with open_media(tmp_path / "a.avif") as reader:
+        assert reader.info.kind == "image"
+        told = [note for note in reader.notes if "bits" in note]
+    assert told == (
+        ["a.avif: has 10 bits a sample, of which 8 are read; a 16-bit PNG of it would keep them"]
+        * (pix_fmt == "yuv420p10le")
+    )
+
+
+def test_the_numbers_of_a_heic_name_its_colours(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    wanted = {(9, 16): Colour(9, 16), (12, 13): Colour(12, 13), (1, 13): Colour(), (2, 2): Colour()}
+    for (primaries, transfer), colour in wanted.items():
+        heif.encode(
+            "RGB;16", (64, 64), bytes(64 * 64 * 6), tmp_path / "a.heic", color_primaries=primaries,
+            transfer_characteristics=transfer, save_nclx_profile=True,
+        )  # fmt: skip
+        found = probe(tmp_path / "a.heic")
+        with open_media(tmp_path / "a.heic") as reader:
+            assert reader.info.colour == Colour(found.primaries, found.transfer) == colour
 
 
 def raw(order, photometric=None, extra=(), sub=None):

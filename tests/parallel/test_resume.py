@@ -6,7 +6,7 @@ import pytest
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
-from data.media import video_writer
+from data.media import segmented
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.file_errors import OutputError
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
@@ -32,7 +32,7 @@ def test_two_ranks_go_on_together(tmp_path):
         write(result, stored, times, *rest)
 
     def work(process: Process) -> None:
-        video_writer.LEAST_KEPT = 8
+        segmented.LEAST_KEPT = 8
         request = Request(res=(24, 32), random_weights=True, overrides=tuple(SMALL))
         restorer = build(SEEDVR2_TINY, request, Parallel(process, 2))
         restorer = replace(restorer, window=6, identity={})

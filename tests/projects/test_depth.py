@@ -112,7 +112,7 @@ def test_hdr_as_sdr_is_tagged_bt709_and_rises(restorer, tmp_path, colour):
 
 
 @pytest.mark.parametrize("output", [
-    {"codec": "ffv1"}, *(pytest.param({"codec": codec}, marks=SLOW) for codec in ("prores", "png")),
+    {"codec": "ffv1"}, *(pytest.param({"codec": codec}, marks=SLOW) for codec in ("prores", "vp9", "png")),
 ], ids=str)  # fmt: skip
 def test_alpha_of_a_clip_is_restored_where_the_codec_has_it(restorer, tmp_path, output):
     height, width = SIZE

@@ -11,11 +11,11 @@ import pytest
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
-from data.media import open_media, video_writer
+from data.media import open_media, segmented
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.file_errors import OutputError
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
-from projects.video_diffusion_sr.request import Request
+from projects.video_diffusion_sr.request import Request, ResultOptions
 from projects.video_diffusion_sr.restore import Restorer, restore_clip
 from projects.video_diffusion_sr.result import Result
 from projects.video_diffusion_sr.segments import Grid, Place, run_in
@@ -35,7 +35,7 @@ def restorer() -> Iterator[Restorer]:
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch):
-    monkeypatch.setattr(video_writer, "LEAST_KEPT", 8)
+    monkeypatch.setattr(segmented, "LEAST_KEPT", 8)
 
 
 def stopped_at(monkeypatch, frame: int, error: BaseException) -> None:
@@ -54,8 +54,15 @@ def hidden(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.name.startswith("."))
 
 
-def test_from_every_moment_on_the_same_bytes(restorer, tmp_path, monkeypatch):
+def bytes_of(result: Path) -> list[bytes]:
+    """Of a clip, or of a folder of frames."""
+    return [file.read_bytes() for file in (sorted(result.iterdir()) if result.is_dir() else [result])]
+
+
+@pytest.mark.parametrize("frames_out", [None, "png"])
+def test_from_every_moment_on_the_same_bytes(restorer, tmp_path, monkeypatch, frames_out):
     """What lies on the disk at a moment is what SIGKILL leaves: a copy of it is gone on from."""
+    restorer = replace(restorer, result_options=ResultOptions(frames_out=frames_out))
     clip = write_clip(tmp_path / "clip.mp4", FRAMES)
     write, moments = Result.write, []
 
@@ -73,11 +80,12 @@ def test_from_every_moment_on_the_same_bytes(restorer, tmp_path, monkeypatch):
     for moment in moments:
         report = restore_clip(clip, moment, restorer)
         earlier.append(report.kept)
-        assert report.frames == FRAMES and report.output.read_bytes() == whole.read_bytes(), moment.name
+        assert report.frames == FRAMES and bytes_of(report.output) == bytes_of(whole), moment.name
         assert hidden(moment) == []
     assert earlier == sorted(earlier) and earlier[0] == 0 and earlier[-1] >= FRAMES - 20
+    rate = 24 if frames_out else 25
     with open_media(whole) as reader:
-        assert [frame.time for frame in reader] == [Fraction(number, 25) for number in range(FRAMES)]
+        assert [frame.time for frame in reader] == [Fraction(number, rate) for number in range(FRAMES)]
 
 
 def test_a_full_disk_costs_one_segment(restorer, tmp_path, monkeypatch):
@@ -114,8 +122,20 @@ def test_other_settings_and_damage_are_said_and_cost_what_they_must(restorer, tm
     assert report.kept == 0 and hidden(tmp_path / "none") == []
 
 
+def test_a_comparison_that_keeps_a_clip_from_resuming_is_said(restorer, tmp_path, caplog):
+    clip, compared = (
+        write_clip(tmp_path / "clip.mp4", FRAMES),
+        replace(restorer, result_options=ResultOptions(compare=True)),
+    )
+    with caplog.at_level(logging.INFO):
+        restore_clip(clip, tmp_path / "kept", restorer)
+        assert "starts again" not in caplog.text
+        restore_clip(clip, tmp_path / "compared", compared)
+    assert caplog.text.count("clip.mp4: with --compare no segments are kept") == 1
+
+
 def test_a_clip_of_one_segment_keeps_nothing(restorer, tmp_path, monkeypatch):
-    monkeypatch.setattr(video_writer, "LEAST_KEPT", FRAMES)
+    monkeypatch.setattr(segmented, "LEAST_KEPT", FRAMES)
     clip = write_clip(tmp_path / "clip.mp4", FRAMES)
     kept = restore_clip(clip, tmp_path / "a", restorer).output.read_bytes()
     assert kept == restore_clip(clip, tmp_path / "b", replace(restorer, identity=None)).output.read_bytes()

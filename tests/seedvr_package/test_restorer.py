@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import seedvr
-from data.media import open_media
+from data.media import open_media, segmented
 from projects.video_diffusion_sr.cli import main
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from tests.conftest import ROOT
@@ -156,6 +156,31 @@ def test_progress_is_reported_by_stage(restorer, clip, tmp_path):
     said.clear()
     restorer.restore_file(clip, tmp_path / "a.mp4", **SIZE, progress=lambda *words: said.append(words))
     assert ("decode", 13, 13) in said
+
+
+def test_a_file_resumes_where_it_was_asked_to(restorer, clip, tmp_path, monkeypatch, caplog):
+    """Whoever ends it, with the same call; the bytes are those of an undisturbed one."""
+    monkeypatch.setattr(segmented, "LEAST_KEPT", 4)
+    restorer.restore_file(clip, tmp_path / "whole.mp4", **SIZE, seed=3, resume=True)
+
+    def stop(stage, done, total):
+        if stage == "decode" and done > 9:
+            raise RuntimeError("the caller's own")
+
+    target, began = tmp_path / "b.mp4", []
+    for name in ("b.mp4", "other.mp4"):
+        with pytest.raises(RuntimeError, match="own"):
+            restorer.restore_file(clip, tmp_path / name, **SIZE, seed=3, resume=True, progress=stop)
+    assert len(list(tmp_path.glob(".seedvr-*"))) == 2 and not target.exists()
+    caplog.clear()
+    restorer.restore_file(
+        clip, target, **SIZE, seed=3, resume=True, progress=lambda stage, done, _: began.append((stage, done))
+    )
+    assert "goes on behind the" in caplog.text and dict(reversed(began))["decode"] > 4
+    assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    restorer.restore_file(clip, tmp_path / "other.mp4", **SIZE, seed=4, resume=True)
+    assert "seed was 3 and is 4" in caplog.text
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["b.mp4", "other.mp4", "whole.mp4"]
 
 
 def test_a_run_can_be_cancelled_and_leaves_nothing(restorer, clip, tmp_path):

@@ -1,0 +1,45 @@
+"""HEIC pictures of more than 8 bits a sample, and their colour. Without torch, for the probing process.
+
+Pillow's plug-in gives 8 bits; the package behind it gives all of them, in the high bits of 16-bit words.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.media.colour import BT709, HLG, PQ, SDR, UNSPECIFIED, Colour
+
+
+def heif_bits(image: Image.Image) -> int:
+    """Bits of a sample of a HEIC that is open; 8 for pictures of other formats."""
+    return int(image.info.get("bit_depth", 8)) if image.format == "HEIF" else 8
+
+
+def heif_words(image: Image.Image, path: Path) -> np.ndarray | None:
+    """A HEIC of more than 8 bits as u16 [H, W] (gray) or [H, W, 3 or 4], upright, white is 65535; None for others.
+
+    Args:
+        image: the open file. path: its name.
+    """
+    bits = heif_bits(image)
+    if bits == 8:
+        return None
+    plug_in = import_module("pillow_heif")  # `open_picture` has found it
+    stored = np.asarray(plug_in.open_heif(path, convert_hdr_to_8bit=False))
+    codes = (stored >> (16 - bits)).astype(np.uint32)
+    most = 2**bits - 1
+    return ((codes * 65535 + most // 2) // most).astype(np.uint16)
+
+
+def heif_colour(image: Image.Image) -> Colour:
+    """The colour that the numbers of a HEIC name; sRGB where it has none, or a profile, which is used instead."""
+    said = image.info.get("nclx_profile")
+    if image.format != "HEIF" or not said or image.info.get("icc_profile"):
+        return SDR
+    primaries, transfer = int(said["color_primaries"]), int(said["transfer_characteristics"])
+    primaries = BT709 if primaries in (0, UNSPECIFIED, 3) else primaries
+    if primaries == BT709 and transfer not in (PQ, HLG):
+        return SDR
+    return Colour(primaries, BT709 if transfer in (0, UNSPECIFIED, 3) else transfer)

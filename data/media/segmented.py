@@ -1,0 +1,67 @@
+"""How does a result outlive the process that makes it? What is finished of it is kept segment by segment.
+
+Whether the work was interrupted or not, the segments are made alike, and put together when the last frame is there: the
+bytes do not tell.
+"""
+
+from collections.abc import Mapping
+
+from common.kept import Kept, discard
+from common.logger import get_logger
+from data.media.errors import shown
+from data.media.media_writer import MediaWriter
+
+logger = get_logger(__name__)
+
+LEAST_KEPT = 96  # frames of a segment that is kept; each begins with a key frame, of which x264 makes one in 250
+
+
+class SegmentedWriter(MediaWriter):
+    """A writer that may keep segments, and goes on behind those of an earlier run.
+
+    Attributes:
+        segment_from: the first frame of the segment at hand.
+        border: where the next frame ends that segment, the first frame of the next one's shot; else None.
+    """
+
+    segment_from = 0
+    border: int | None = None
+
+    def _take_up(self, identity: Mapping[str, str] | None, frames: int | None, quiet: bool) -> None:
+        """Go on behind what an earlier run has kept, if that is of use.
+
+        Args:
+            identity: see `open_writer`. frames: of the input, as far as it is known.
+        """
+        if identity is None or not is_long(frames):
+            discard(self.claim.stem)
+            return
+        self.kept = Kept(self.claim.stem, identity, {"frames", "ticks", "shot"})
+        if self.kept.dropped and not quiet:
+            left = sum(piece.facts["frames"] for piece in self.kept.pieces)
+            logger.warning(
+                "%s: what an earlier run kept %s cannot be used: %s",
+                shown(self.path), f"behind frame {left}" if left else "of it", self.kept.dropped,
+            )  # fmt: skip
+        self.frames = self.segment_from = sum(piece.facts["frames"] for piece in self.kept.pieces)
+        self.shot = self.kept.pieces[-1].facts["shot"] if self.kept.pieces else 0
+
+    def _begin_segment(self, shot: int) -> None:
+        if self.kept is not None and self.frames - self.segment_from >= LEAST_KEPT:
+            self.border = shot
+
+    def _keep_segment(self, ticks: int = 0) -> None:
+        """The temporary file is a complete segment: it becomes one that is kept.
+
+        Args:
+            ticks: of the clip's clock, at which its first frame is shown.
+        """
+        assert self.kept is not None and self.border is not None, "a segment has ended"
+        facts = {"frames": self.frames - self.segment_from, "ticks": ticks, "shot": self.border}
+        self.kept.add(self.temporary, facts)
+        self.segment_from, self.border = self.frames, None
+
+
+def is_long(frames: int | None) -> bool:
+    """Whether segments are kept of a clip of about so many frames; None: nobody knows."""
+    return frames is None or frames > LEAST_KEPT
