@@ -5,6 +5,8 @@ A run of one picture would wait longer for that than for its networks.
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.nn import functional as F
@@ -17,10 +19,21 @@ logger = get_logger(__name__)
 SIDE = 64  # of the tensors that are computed with
 
 
-def begin_first_use(device: torch.device, dtype: torch.dtype) -> None:
-    """Begin, where `device` is a CUDA device; returns at once. Whatever goes wrong is met again by who needs it."""
-    if device.type == "cuda":
-        threading.Thread(target=_use, args=(device, dtype), name="first use of the GPU", daemon=True).start()
+@contextmanager
+def first_use(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """A block while which this happens, if `device` is a CUDA device. Whatever goes wrong is met again by who needs it.
+
+    The block ends when the thread has: a process that ends while another thread is in the driver may crash.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    thread = threading.Thread(target=_use, args=(device, dtype), name="first use of the GPU", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from common.distributed.failures import RefusedRequest
 from common.distributed.job import is_speaker, mark_ended, restarts_left
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
-from common.kernels.first_use import begin_first_use
+from common.kernels.first_use import first_use
 from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
 from data.media import ClipRange
@@ -117,22 +117,22 @@ def prepare(
         Files that have failed already; all files; what `restore_all` takes for the others, None where none is left.
     """
     parallel = Parallel(process, args.sp_size)
-    begin_first_use(process.device, DTYPES[args.dtype or "bfloat16"])
     seen = survey(args, process, request.clip_range, history)
     if seen.refusal is not None:
         raise RefusedRequest(seen.refusal)
     if not seen.clips:
         return seen.failed, seen.total, None
-    settings = resolve(preset, request, process.device)
-    plans, refused = plan_files(settings, parallel, seen.clips)
+    with first_use(process.device, DTYPES[args.dtype or "bfloat16"]):
+        settings = resolve(preset, request, process.device)
+        plans, refused = plan_files(settings, parallel, seen.clips)
+        with kernels_for(settings, parallel, [(seen.clips[path], plan) for path, plan in plans.items()]):
+            restorer = load(settings, parallel, list(plans.values())) if plans else None
     for path in seen.clips.keys() - plans.keys():
         history.finished(str(path), good=False)
     alone = tuple(path for path in plans if str(path) in history.suspects)
     failed, todo = seen.failed + refused, [path for path in plans if path not in alone]
-    if not plans:
+    if restorer is None:
         return failed, seen.total, None
-    with kernels_for(settings, parallel, [(seen.clips[path], plan) for path, plan in plans.items()]):
-        restorer = load(settings, parallel, list(plans.values()))
     if parallel.is_leader and not args.no_record and args.preview is None:
         restorer = replace(restorer, recorder=recorder(settings))
     if request.resume and args.preview is None:

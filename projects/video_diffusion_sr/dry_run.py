@@ -57,7 +57,7 @@ def kernels_for(
 
     The networks of `settings` have no weights yet when the block begins.
     """
-    if settings.device.type != "cuda":
+    if settings.device.type != "cuda" or not files:
         return nullcontext()
     clips = different_clips(settings, files)
     key = repr((clips, settings.vae.levels, settings.dit.config, settings.dtype, parallel.size, parallel.rank))
