@@ -88,7 +88,7 @@ def _image(path: str) -> np.ndarray:
 
 def _decode_from_start(source: Source, start: int, count: int) -> list[np.ndarray]:
     frames = []
-    with opened(source.path) as file, av.open(file) as container:
+    with opened(source.path) as file, av.open(file, "r") as container:
         stream = _single_threaded(container)
         for i, frame in enumerate(container.decode(stream)):
             if i >= start:
@@ -101,7 +101,7 @@ def _decode_from_start(source: Source, start: int, count: int) -> list[np.ndarra
 def _seek_and_decode(source: Source, start: int, count: int) -> list[np.ndarray]:
     """The frames, or an empty list where the file's timestamps do not locate them."""
     frames = []
-    with opened(source.path) as file, av.open(file) as container:
+    with opened(source.path) as file, av.open(file, "r") as container:
         stream = _single_threaded(container)
         if not (stream.average_rate and stream.time_base):
             return []

@@ -171,7 +171,7 @@ def probe(path: str | Path, text: str | None = None) -> Source:
             if has_orientation(picture) and picture.getexif().get(ORIENTATION) in TRANSPOSING_ORIENTATIONS:
                 width, height = height, width
         return Source(path, False, 1, height, width, text)
-    with opened(path) as file, av.open(file) as container:
+    with opened(path) as file, av.open(file, "r") as container:
         if not container.streams.video:
             raise ValueError(f"{path} has no video stream.")
         stream = container.streams.video[0]
