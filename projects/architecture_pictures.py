@@ -45,7 +45,7 @@ def steps(schedule: Schedule, levels: Sequence[LevelShape], decoder: bool) -> li
     made: list[Step] = []
     order = range(len(levels)) if not decoder else reversed(range(len(levels)))
     first = len(levels) - 1 if decoder else 0
-    groups = iter([_frames(schedule.slice_frames // levels[first].time)])
+    groups = iter([_frames((schedule.slice_frames or 0) // levels[first].time)])
     for level in order:
         after = level + (-1 if decoder else 1)
         following = levels[after].time if 0 <= after < len(levels) else levels[level].time

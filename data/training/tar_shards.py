@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 SUFFIX = ".tar"
 WRITTEN = re.compile(r"(?P<tar>.+\.tar)/(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
@@ -81,7 +81,7 @@ class Part(io.RawIOBase):
     def tell(self) -> int:
         return self.place
 
-    def readinto(self, buffer: Any) -> int:  # a buffer that can be written to
+    def readinto(self, buffer: Any) -> int:
         wanted = min(len(buffer), max(0, self.size - self.place))
         self.file.seek(self.offset + self.place)
         count = self.file.readinto(memoryview(buffer)[:wanted])

@@ -15,6 +15,7 @@ from statistics import median
 
 import torch
 
+from common.crashes import History
 from common.distributed.process import Process
 from projects.benchmarking.footage import write_inputs
 from projects.benchmarking.profiling import busy_share
@@ -79,7 +80,7 @@ def prepared(
     """What `restore_all` takes for the files of a folder."""
     preset = PRESETS[args.preset]
     typed = parser(preset).parse_args(command_line(args, inputs, output))
-    failed, total, work = cli.prepare(preset, cli.read_request(typed), typed, process)
+    failed, total, work = cli.prepare(preset, cli.read_request(typed), typed, process, History())
     if failed or work is None:
         raise RuntimeError(f"{failed} of {total} files cannot be restored; see above")
     return work

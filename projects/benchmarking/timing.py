@@ -1,7 +1,7 @@
 """Time, memory and the two known operations that say how fast this machine is."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 
@@ -33,7 +33,7 @@ def median_seconds(run: Callable[[], object], device: torch.device, runs: int, w
 
 
 @contextmanager
-def peak_gib(device: torch.device):
+def peak_gib(device: torch.device) -> Iterator[Callable[[], float]]:
     """A function that says how many GiB of the device's memory were allocated at most since the block began."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def said(measure: str, value: float, signed: bool = False, in_table: bool = Fals
     return f"{value:{'+' if signed else ''}.{DECIMALS.get(measure, 3 if in_table else 4)}f}"
 
 
-def report(scores: Sequence[Score], baseline: Sequence[Score] | None) -> dict:
+def report(scores: Sequence[Score], baseline: Sequence[Score] | None) -> dict[str, Any]:
     """The figures of one method as JSON holds them."""
     measures = list(scores[0].values)
     made = {

@@ -27,7 +27,7 @@ def alike(one: nn.Module, other: nn.Module) -> bool:
     return facts(one) == facts(other)
 
 
-def facts(network: nn.Module) -> list[tuple]:
+def facts(network: nn.Module) -> list[tuple[Any, ...]]:
     """Of every module: its name, its class, its settings, and the shapes of its parameters."""
     simple = (bool, int, float, str, tuple, type(None))
     return [

@@ -42,13 +42,20 @@ NO_CUTS = SceneCuts(OFF)
 KEPT = 512 * 2**20  # bytes of frames that wait for the colour fix; a file with more is read a second time
 
 
-class Slice(Protocol):
+class FinishedSlice(Protocol):
     """Finished frames, see `to_frames.Finished`."""
 
-    times: list
-    stages: tuple[str, ...]
-    borders: Mapping[int, int]
-    nbytes: int
+    @property
+    def times(self) -> list[Fraction]: ...
+
+    @property
+    def stages(self) -> tuple[str, ...]: ...
+
+    @property
+    def borders(self) -> Mapping[int, int]: ...
+
+    @property
+    def nbytes(self) -> int: ...
 
     def arrive(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None, Tensor]: ...
 
@@ -148,7 +155,7 @@ class ClipRun:
         """What the file stores of frames, see `MediaWriter.planes_for`, on their device; on the leader alone."""
         return self.result.writer.planes_for(frames)
 
-    def write(self, finished: Slice) -> None:
+    def write(self, finished: FinishedSlice) -> None:
         """Hand finished frames over; an error of the writer is raised here, or in `end`.
 
         Where ranks share the clip nobody stops half way, as the others would wait: an error is raised at the end.
@@ -161,7 +168,7 @@ class ClipRun:
                     raise
                 self._failure = error
 
-    def _write(self, finished: Slice) -> None:
+    def _write(self, finished: FinishedSlice) -> None:
         """In the writer's thread: wait for the pixels, check them and write them."""
         stored, compared, marks = finished.arrive()
         self._writer_idle += time.perf_counter() - self._writer_free

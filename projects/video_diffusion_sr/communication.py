@@ -110,7 +110,8 @@ class Counter:
     """A sequence group that only records which rank would hold which token."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.rank, self.owners = size, 0, []
+        self.size, self.rank = size, 0
+        self.owners: list[Tensor] = []
 
     def exchange(self, owners: Sequence[Tensor], device: torch.device | str) -> Exchange:
         self.owners = list(owners)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.nadit.config import NaDiTConfig
-from models.nadit.layout import Size3, token_grid
+from models.nadit.config import NaDiTConfig, Size3
+from models.nadit.layout import token_grid
 from models.nadit.mlp import SwiGLU
 from models.nadit.windows import cut_windows
 

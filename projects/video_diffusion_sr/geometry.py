@@ -49,7 +49,8 @@ class Geometry:
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that the networks get for frames of this size: the result's, padded to `multiple`."""
-        return tuple(-(-n // self.multiple) * self.multiple for n in self.output_size(height, width))
+        height, width = self.output_size(height, width)
+        return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
 
     def to_output(self, pixels: Tensor, device: torch.device | str) -> Tensor:
         """One frame [3, H, W], u8 or float32 in [0, 1] -> float32 [3, h, w] in [-1, 1], resized: what the result is

@@ -51,6 +51,7 @@ class OutputSize:
             return max(round(height * self.scale), 1), max(round(width * self.scale), 1)
         if self.short_side is not None:
             return NaResize(self.short_side, mode="side").output_size(height, width)
+        assert self.area is not None, "one of the four is given"
         return NaResize(sqrt(self.area[0] * self.area[1]), mode="area").output_size(height, width)
 
 

@@ -73,7 +73,9 @@ def restored(frame: Frame, info: MediaInfo, restorer: Restorer) -> list[tuple[st
     rows, form = [], PixelForm(path_of(info, "sdr", bits=8))
     with ProgressBar(info.path.name, 1, show=False) as progress:
         for finished in restore_frames(info, iter([frame]), iter([frame]), restorer, progress, form):
-            _, (before, after), _ = finished.arrive()
+            _, pair, _ = finished.arrive()
+            assert pair is not None, "a preview compares"
+            before, after = pair
             rows.append((f"{float(frame.time):.2f} s", before[0], after[0]))
     return rows
 

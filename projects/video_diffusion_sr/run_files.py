@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from common.claim import remove_leftovers
 from common.crashes import History
@@ -205,7 +206,7 @@ def report_error(error: Exception, path: Path, prefix: str = "", verb: str = "re
     logger.debug("where it happened:", exc_info=error)
 
 
-def say(speaker: Process | Parallel, level: int, message: str, about: dict | None = None) -> None:
+def say(speaker: Process | Parallel, level: int, message: str, about: dict[str, Any] | None = None) -> None:
     """One line from one rank, not the same from all. about: see `run_page.lines.outcome`."""
     if speaker.is_leader:
         logger.log(level, "%s", message, extra=about)

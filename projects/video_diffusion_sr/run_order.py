@@ -179,7 +179,9 @@ def _complete(run: ClipRun) -> Report:
         return run.complete()
 
 
-def _submit(opener: ThreadPoolExecutor, open_clip, paths: Iterator[Path]) -> tuple[Path, Future[ClipRun]] | None:
+def _submit(
+    opener: ThreadPoolExecutor, open_clip: Callable[[Path], ClipRun], paths: Iterator[Path]
+) -> tuple[Path, Future[ClipRun]] | None:
     """The next file, being opened; None after the last."""
     path = next(paths, None)
     return None if path is None else (path, opener.submit(open_clip, path))

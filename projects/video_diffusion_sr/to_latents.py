@@ -101,6 +101,7 @@ def slices(frames: Iterator[Tensor], size: int | None, factor: int, first: int =
     for frame in frames:
         waiting.append(frame)
         if len(waiting) == wanted:
+            assert size is not None, "there is a number to reach"
             latents = size // factor + alone
             yield Slice(torch.stack(waiting, dim=1), wanted, first, latents)
             waiting, wanted, first, alone = [], size, first + latents, 0

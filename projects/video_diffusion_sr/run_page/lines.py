@@ -46,7 +46,7 @@ def by_file(
     """
     found: dict[str, list[Sequence[str]]] = {printable(name): [] for name in names}
     lengths = sorted({len(name) for name in found}, reverse=True)
-    others = []
+    others: list[Sequence[str]] = []
     for line in lines:
         text = line[1]
         ends = (n for n in lengths if text[n : n + 1] in (":", " ") and text[:n] in found)

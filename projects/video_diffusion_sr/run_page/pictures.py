@@ -25,7 +25,7 @@ def encode_pair(
     side = max(after.size)
     for _ in range(TRIES):
         pair = [fitted(picture, side) for picture in (before, after)]
-        encoded = tuple(webp(picture) for picture in pair)
+        encoded = webp(pair[0]), webp(pair[1])
         total = sum(map(len, encoded))
         if total <= most_bytes or side <= SMALLEST_SIDE:
             break
@@ -38,8 +38,8 @@ def fitted(picture: Image.Image, side: int) -> Image.Image:
     scale = side / max(picture.size)
     if scale >= 1:
         return picture
-    size = tuple(max(round(n * scale), 1) for n in picture.size)
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    width, height = (max(round(n * scale), 1) for n in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def webp(picture: Image.Image) -> bytes:
