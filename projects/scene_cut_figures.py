@@ -139,9 +139,9 @@ def main() -> None:
     print("| | cuts found | false cuts | frames |\n| --- | --- | --- | --- |")
     for name, change in FINDABLE.items():
         joined = list(joins(shots, args.joins, random.Random(args.seed)))
-        found = [(cuts_in(change(frames)), at) for frames, at in joined]
-        hits, false = sum(at in cuts for cuts, at in found), sum(at != cut for cuts, at in found for cut in cuts)
-        print(f"| {name} | {hits} of {len(found)} | {false} | {sum(len(frames) for frames, _ in joined)} |")
+        cuts_of = [(cuts_in(change(frames)), at) for frames, at in joined]
+        hits, false = sum(at in cuts for cuts, at in cuts_of), sum(at != cut for cuts, at in cuts_of for cut in cuts)
+        print(f"| {name} | {hits} of {len(cuts_of)} | {false} | {sum(len(frames) for frames, _ in joined)} |")
     for length in DISSOLVES:
         pairs = [(frames, at) for frames, at in joined if length // 2 <= at <= len(frames) - length]
         found = sum(bool(cuts_in(dissolved(frames, at, length))) for frames, at in pairs)

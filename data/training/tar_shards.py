@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 SUFFIX = ".tar"
 WRITTEN = re.compile(r"(?P<tar>.+\.tar)/(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
