@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 WIDTH, HEIGHT = 32, 18  # of a thumbnail
-LEAST = 3.0  # mean difference of 8-bit codes below which nothing is a cut
+LEAST = 1.0  # mean difference of 8-bit codes below which nothing is a cut: in the dark, those of noise and rounding
+OF_CONTRAST = 0.5  # of the two pictures' contrast: unrelated ones differ by about as much as each varies in itself
 PROMINENT = 3.0  # a cut differs this many times as much as the usual step beside it does
 NEARBY = 2  # steps on both sides that say what is usual
 DISTURBED = 2  # frames that a flash or a lost picture lasts at most
@@ -57,7 +58,7 @@ def _is_cut(recent: Iterable[tuple[int, np.ndarray]], number: int) -> bool:
     if not before:
         return False
     step = _difference(before[-1], behind[0])
-    if step < LEAST:
+    if step < LEAST or step < OF_CONTRAST * (_contrast(before[-1]) + _contrast(behind[0])) / 2:
         return False
     beside = [(n - 1, n) for n in range(number - NEARBY, number + NEARBY + 1) if n != number]
     usual = [_difference(of[a], of[b]) for a, b in beside if a in of and b in of]
@@ -65,6 +66,11 @@ def _is_cut(recent: Iterable[tuple[int, np.ndarray]], number: int) -> bool:
         return False
     around = [(a, b) for a in before for b in behind if a is not before[-1] or b is not behind[0]]
     return all(_difference(a, b) >= ALIKE * step for a, b in around)
+
+
+def _contrast(small: np.ndarray) -> float:
+    """How much a thumbnail varies: the mean distance of its values from their plane's mean."""
+    return float(np.abs(small - small.mean((1, 2), keepdims=True)).mean())
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

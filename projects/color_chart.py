@@ -2,6 +2,7 @@
 docs/color.md. The networks are left out; what differs is the program's own, and the codec's.
 
     python projects/color_chart.py --output docs/images/color.png
+    python projects/color_chart.py --every_codec      # each codec and depth, its samples read back by FFmpeg alone
 """
 
 import argparse
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.logger import get_logger, set_up_logging
 from data.media import OutputOptions, open_media, open_writer, rgb_of
+from data.media.codecs import CODECS, TABLE
 from data.media.encoding import choose
 from data.pixel_range import model_to_uint8, unit_to_model
 from projects.video_diffusion_sr.output_form import pixel_path
@@ -54,8 +56,12 @@ def main() -> None:
     """Print the table, write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="a PNG of the charts; default: none is drawn")
+    parser.add_argument("--every_codec", action="store_true", help="each codec in each of its depths, and no picture")
     args = parser.parse_args()
     set_up_logging()
+    if args.every_codec:
+        every_codec()
+        return
     strips = []
     logger.info("| source | stored as | largest error, codes of 10 bits | mean error | distinct codes |")
     logger.info("| --- | --- | --- | --- | --- |")
@@ -108,6 +114,41 @@ def through(source: Path, folder: Path, options: OutputOptions) -> tuple[Tensor,
     with open_media(target) as reader:
         result = rgb_of(list(reader), dtype=torch.float32)[0]
     return model_to_uint8(unit_to_model(unit[0])), result
+
+
+def every_codec() -> None:
+    """The table of every codec and depth: the worst of all sources that it takes."""
+    logger.info("| stored as | sources | tags kept | largest error, codes of 10 bits | mean error | distinct codes |")
+    logger.info("| --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        sources = [(kind, write_chart(Path(folder) / f"{n}.mkv", kind)) for n, kind in enumerate(KINDS)]
+        for name, depth in [(codec, depth) for codec in CODECS[1:-1] for depth in TABLE[codec].depths]:
+            found = []
+            for kind, source in sources:
+                try:
+                    through(source, Path(folder), OutputOptions(name, depth))
+                except ValueError:  # HDR of 8 bits
+                    continue
+                codes, tags, stored = stored_codes(next(Path(folder).glob("out.*")))
+                found.append((np.abs(codes - np.arange(WIDTH)), len(np.unique(codes)), tags[:2] == kind.tags[:2]))
+                next(Path(folder).glob("out.*")).unlink()
+            errors = [error for error, _, _ in found]
+            figures = f"{np.max(errors):.2f} | {np.mean(errors):.3f} | {min(count for _, count, _ in found)}"
+            kept = sum(kept for _, _, kept in found)
+            logger.info(
+                "%s", f"| {name}, {depth} bits ({stored}) | {len(found)} of {len(KINDS)} | {kept} | {figures} |"
+            )
+
+
+def stored_codes(path: Path) -> tuple[np.ndarray, tuple[int, int, int], str]:
+    """(luma, or green, of the first frame's middle row in codes of 10-bit video above black, its tags, its format)."""
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    bits, name = frame.format.components[0].bits, frame.format.name
+    plane = np.frombuffer(frame.planes[0], np.uint8 if bits == 8 else np.uint16).reshape(HEIGHT, -1)[HEIGHT // 2]
+    values = plane.reshape(-1, 4)[:WIDTH, 1] if name.startswith("bgr") else plane[:WIDTH]
+    unit = values / (2**bits - 1) if frame.format.is_rgb else (values / 2 ** (bits - 8) - 16) / 219
+    return unit * 4 * 219, (int(frame.color_primaries), int(frame.color_trc), int(frame.colorspace)), name
 
 
 def row(source: str, stored: str, result: Tensor) -> str:

@@ -37,11 +37,11 @@ def of_known_answer(lines: list[dict[str, str]]) -> str:
     rows = []
     for name in dict.fromkeys(line["row"] for line in lines):
         cells = []
-        for key in ("near", "size", "off", "error"):
+        for key in ("near", "size", "balance", "off", "error"):
             kinds = ([x[key] for x in lines if x["row"] == name and x["stages"] == kind] for kind in ("long", "short"))
             cells.append("; ".join(" / ".join(f"{float(x):.2f}" for x in values) or "-" for values in kinds))
         rows.append([name, *cells])
-    return markdown(["row", "near", "\\|p\\|", "off", "error"], rows)
+    return markdown(["row", "near", "\\|p\\|", "balance", "off", "error"], rows)
 
 
 def of_photographs(lines: list[dict[str, str]]) -> str:

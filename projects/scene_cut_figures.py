@@ -23,6 +23,7 @@ from data.scene_cuts import find_cuts, thumbnail
 SIZE = (144, 256)  # height, width at which shots are joined
 SHORTEST = 5  # frames of a joined part
 MOST_FRAMES = 200  # of a clip
+DISSOLVES = (1, 2, 4, 12)  # frames
 Shot = np.ndarray  # uint8 [T, h, w, 3]
 
 
@@ -66,6 +67,23 @@ def _part(shot: Shot, draws: random.Random) -> Shot:
     return shot[start : start + length]
 
 
+def dissolved(frames: Shot, at: int, length: int) -> Shot:
+    """Two joined shots whose `length` frames around their border fade into each other; those must be long enough."""
+    first, behind = at - length // 2, at - length // 2 + length
+    weights = (np.arange(1, length + 1) / (length + 1))[:, None, None, None]
+    before, after = frames[min(first, at - 1)], frames[max(behind - 1, at)]
+    mixed = (before * (1 - weights) + after * weights).astype(np.uint8)
+    return np.concatenate([frames[:first], mixed, frames[behind:]])
+
+
+def entered(frames: Shot) -> Shot:
+    """From the middle on, a mirrored part of the picture covers a fifth of it."""
+    changed, height, width = frames.copy(), *SIZE
+    place = np.s_[len(frames) // 2 :, height // 4 : height * 3 // 4, width // 4 : width * 13 // 20]
+    changed[place] = 255 - frames[place]
+    return changed
+
+
 def noisy(frames: Shot, sigma: float) -> Shot:
     draws = np.random.default_rng(0)
     return np.stack([np.clip(f + draws.normal(0, sigma, f.shape), 0, 255).astype(np.uint8) for f in frames])
@@ -97,12 +115,14 @@ FINDABLE: dict[str, Callable[[Shot], Shot]] = {  # cuts are to be found in spite
     "noise of 25 codes": lambda frames: noisy(frames, 25),
     "flicker of 6 codes": lambda frames: flickering(frames, 6),
     "at 15% of the light": lambda frames: (frames * 0.15).astype(np.uint8),
+    "at 5% of the light": lambda frames: (frames * 0.05).astype(np.uint8),
 }
 QUIET: dict[str, Callable[[Shot], Shot]] = {  # has no cuts
     "a flash of one frame": lambda frames: flashed(frames, 1),
     "a flash of two frames": lambda frames: flashed(frames, 2),
     "a pan of 19% of the width a frame": lambda frames: panned(frames, 48),
     "a fade to black": faded,
+    "something covers a fifth of the picture at once": entered,
     "flicker of 15 codes": lambda frames: flickering(frames, 15),
 }
 
@@ -119,9 +139,13 @@ def main() -> None:
     print("| | cuts found | false cuts | frames |\n| --- | --- | --- | --- |")
     for name, change in FINDABLE.items():
         joined = list(joins(shots, args.joins, random.Random(args.seed)))
-        found = [(cuts_in(change(frames)), at) for frames, at in joined]
-        hits, false = sum(at in cuts for cuts, at in found), sum(at != cut for cuts, at in found for cut in cuts)
-        print(f"| {name} | {hits} of {len(found)} | {false} | {sum(len(frames) for frames, _ in joined)} |")
+        cuts_of = [(cuts_in(change(frames)), at) for frames, at in joined]
+        hits, false = sum(at in cuts for cuts, at in cuts_of), sum(at != cut for cuts, at in cuts_of for cut in cuts)
+        print(f"| {name} | {hits} of {len(cuts_of)} | {false} | {sum(len(frames) for frames, _ in joined)} |")
+    for length in DISSOLVES:
+        pairs = [(frames, at) for frames, at in joined if length // 2 <= at <= len(frames) - length]
+        found = sum(bool(cuts_in(dissolved(frames, at, length))) for frames, at in pairs)
+        print(f"| a dissolve of {length} frames | {found} of {len(pairs)} | | {sum(len(f) for f, _ in pairs)} |")
     for name, change in (FINDABLE | QUIET).items():
         false = sum(len(cuts_in(change(shot))) for shot in shots)
         print(f"| one shot, {name} | | {false} | {sum(map(len, shots))} |")

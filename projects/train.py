@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add_settings(parser, "changes to the model's YAML, or with train. to --train")
     add("--config", default="configs_3b/main.yaml", help="the model's YAML (default: %(default)s)")
     add("--train", help="the run's YAML (default: configs_train/STAGE.yaml)")
-    materials = "folders of videos and images, or one folder of stored latents"
+    materials = "folders of videos, images and tars of them, or one folder of stored latents"
     add("--input", "--data", dest="data", nargs="+", required=True, help=materials)
     add("--output", type=Path, required=True, help="the run's folder: checkpoints, logs, pictures, exported weights")
     add("--init_from", help="weights to start from, in any layout that inference reads")

@@ -84,16 +84,16 @@ class Process:
             time.sleep(POLL_S)
         return json.loads(self.store.get(BROADCAST))
 
-    def gather_on_leader(self, value: Any) -> list[Any] | None:
+    def gather_on_leader(self, value: Any, about: str) -> list[Any] | None:
         """The values of all processes, in the order of their ranks, on the leader; None on the others.
 
         Args:
-            value: what JSON can hold. Called once for each job.
+            value: what JSON can hold. about: what it is; each is told once for each job.
         """
         if self.world == 1:
             return [value]
         assert self.store is not None, "a job of several processes has a store"
-        keys = [f"{GATHERED}/{rank}" for rank in range(self.world)]
+        keys = [f"{GATHERED}/{about}/{rank}" for rank in range(self.world)]
         self.store.set(keys[self.rank], json.dumps(value))
         if not self.is_leader:
             return None

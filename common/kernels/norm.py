@@ -5,6 +5,7 @@ One entry point an operation; what is here runs on every device and is the refer
 
 import importlib.util
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,7 +38,11 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tens
         from apex.normalization.fused_layer_norm import fused_rms_norm_affine
 
         return fused_rms_norm_affine(x, weight, x.shape[-1:], eps)
-    return F.rms_norm(x, x.shape[-1:], None if weight is None else weight.to(x.dtype), eps)
+    weight = None if weight is None else weight.to(x.dtype)
+    if torch.is_autocast_enabled(x.device.type):  # on CUDA it would make x float32, and with it all that follows
+        with torch.autocast(x.device.type, enabled=False):
+            return F.rms_norm(x, x.shape[-1:], weight, eps)
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor, sample_of_token: Tensor | None) -> Tensor:

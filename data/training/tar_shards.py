@@ -81,7 +81,7 @@ class Part(io.RawIOBase):
     def tell(self) -> int:
         return self.place
 
-    def readinto(self, buffer: Any) -> int:  # a buffer that can be written to
+    def readinto(self, buffer: Any) -> int:
         wanted = min(len(buffer), max(0, self.size - self.place))
         self.file.seek(self.offset + self.place)
         count = self.file.readinto(memoryview(buffer)[:wanted])

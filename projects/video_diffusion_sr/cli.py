@@ -94,7 +94,7 @@ def run(preset: Preset, args: argparse.Namespace, history: History) -> int:
 def run_files(
     preset: Preset, request: Request, args: argparse.Namespace, process: Process, history: History
 ) -> tuple[int, int]:
-    """(failed files, files)."""
+    """(failed files: on the first rank those of all ranks; files)."""
     with page_of(preset, args, process) as page:
         failed, total, work = prepare(preset, request, args, process, history)
         if work is not None:
@@ -104,7 +104,9 @@ def run_files(
             else:
                 job = page.attach(job)
                 done = chain(restore_all(paths, job, several), restore_all(job.alone, job, several_in_flight=False))
-            failed += sum(not restored for restored in done)
+            own = sum(not restored for restored in done)
+            told = process.gather_on_leader(own if job.restorer.parallel.is_leader else 0, "failed files")
+            failed += own if told is None else sum(told)
     return failed, total
 
 

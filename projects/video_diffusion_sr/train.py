@@ -61,7 +61,8 @@ class VideoDiffusionTrainer:
         self.condition = settings_from(ConditionSettings, config.condition, "condition.")
         self.ema_decay = float(config.ema.decay)
         self.strategy = str(config.dit.fsdp.sharding_strategy)
-        keeps = str(config.dit.get("gradient_checkpoint_keeps", Recompute().keeps))
+        has_kept = "gradient_checkpoint_keeps" in config.dit  # released configs do without
+        keeps = str(config.dit.gradient_checkpoint_keeps) if has_kept else Recompute().keeps
         self.recompute = Recompute(float(config.dit.gradient_checkpoint), keeps)
         self.compile = bool(config.dit.compile)
         self.compile_vae = bool(config.vae.compile)

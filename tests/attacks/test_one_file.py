@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.media import MediaWriter, probe_all, whole
+from data.media import MediaWriter, media_writer, probe_all
 from data.media.preview import SideBySide
 from projects.video_diffusion_sr import input_file, run_files
 from projects.video_diffusion_sr.build import load
@@ -73,13 +73,13 @@ def test_a_disk_that_becomes_read_only_costs_the_files_of_that_time(folder, monk
     def write(writer: MediaWriter, *rest) -> None:
         fail(read_only) if writer.path.name == "a.png" else written(writer, *rest)
 
-    removed = whole.remove
+    removed = media_writer.remove
 
     def remove(part: Path) -> None:
         fail(read_only) if part.stat().st_size == 0 else removed(part)
 
     monkeypatch.setattr(MediaWriter, "write_planes", write)
-    monkeypatch.setattr(whole, "remove", remove)
+    monkeypatch.setattr(media_writer, "remove", remove)
     assert run(folder) == 1
     said = capfd.readouterr().err
     assert "a.png: cannot be written: Read-only file system" in said and "1 of 2 files failed" in said

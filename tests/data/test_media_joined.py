@@ -1,5 +1,6 @@
 """A clip that is written segment by segment is the clip that is written whole, in every codec."""
 
+import tracemalloc
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -82,3 +83,25 @@ def test_the_bytes_do_not_tell_of_an_interruption_nor_the_frames_of_segments(tmp
     assert facts_joined == facts
     if codec in ("prores", "ffv1"):  # every frame by itself, or without loss: the same samples
         assert pixels_joined == pixels
+
+
+def test_a_segment_costs_a_line_of_the_manifest_and_no_more_memory(tmp_path):
+    """Frames that are kept leave nothing behind in the process, however many segments there are."""
+
+    def peak(segments: int) -> int:
+        count, info = 8 * segments, MediaInfo(Path("clip.mkv"), "video", 64, 48, frame_rate=RATE)
+        picture = torch.zeros(1, 3, *SIZE, dtype=torch.uint8)
+        with open_writer(tmp_path / f"{segments}.mp4", info, SIZE, identity={"of": "test"}) as writer:
+            planes = writer.planes_for(picture)
+            tracemalloc.start()
+            for number in range(count):
+                writer.write_planes(planes, [number / RATE], {0: 0})
+            found = tracemalloc.get_traced_memory()[1]
+            assert len(writer.kept.pieces) == segments - 1
+            tracemalloc.stop()
+        with av.open(str(tmp_path / f"{segments}.mp4")) as container:
+            assert container.streams.video[0].frames == count
+        return found
+
+    few, many = peak(5), peak(30)
+    assert many - few < 25 * 4000  # bytes: a line of the manifest, and copies of it while it is written

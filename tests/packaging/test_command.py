@@ -49,7 +49,7 @@ def test_the_changelog_begins_with_the_version():
 
 def test_restore_is_the_program(tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(cli, "run", lambda preset, args: seen.update(preset=preset, args=args) or 0)
+    monkeypatch.setattr(cli, "run", lambda preset, args, history: seen.update(preset=preset, args=args) or 0)
     assert main(["restore", "--model", "seedvr_3b", "in", "out", "--sample_steps", "7"]) == 0
     assert seen["preset"].name == "SeedVR-3B" and seen["args"].sample_steps == 7
     assert (str(seen["args"].video_path), str(seen["args"].output_dir)) == ("in", "out")

@@ -12,6 +12,7 @@ from projects.video_diffusion_sr import start
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from tests.attacks.harness import ENVIRONMENT, make_folder, seconds_until_gone, workers_of
 from tests.conftest import ROOT
+from tests.projects.test_restore import write_clip
 
 pytestmark = pytest.mark.parallel
 
@@ -81,6 +82,18 @@ def test_a_refused_job_ends_with_its_sentence_and_2(tmp_path):
     said = done.communicate(timeout=240)[1]
     assert done.returncode == 0, said
     assert folder.damaged() == [] and folder.missing() == [] and folder.hidden() == []
+
+
+@pytest.mark.slow
+def test_files_that_fail_on_any_rank_are_counted(tmp_path):
+    folder = make_folder(tmp_path, 2, clips=1, frames=(5, 6))
+    for name in ("a", "b", "c"):  # they end in the middle, which only reading tells
+        cut = write_clip(folder.source / f"{name}.mkv", 25)
+        cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 6 // 10])
+    job = folder.start("--gpus", "2")
+    said = job.communicate(timeout=240)[1]
+    assert job.returncode == 1 and "3 of 4 files failed; see above" in said and said.count("files failed") == 1, said
+    assert folder.damaged() == folder.missing() == folder.hidden() == []
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ def test_the_page_has_the_tables_of_its_rows():
 
 def test_every_run_is_shown_and_means_are_over_pictures():
     runs = (("short", "0.5", "1"), ("short", "1", "2"), ("long", "0.25", "3"))
-    lines = [{"row": "a", "stages": s, "near": n, "size": p, "off": "0", "error": "1"} for s, n, p in runs]
-    cells = "0.25; 0.50 / 1.00 | 3.00; 1.00 / 2.00 | 0.00; 0.00 / 0.00 | 1.00; 1.00 / 1.00"
+    lines = [
+        {"row": "a", "stages": s, "near": n, "size": p, "balance": "-0.5", "off": "0", "error": "1"} for s, n, p in runs
+    ]
+    cells = "0.25; 0.50 / 1.00 | 3.00; 1.00 / 2.00 | -0.50; -0.50 / -0.50 | 0.00; 0.00 / 0.00 | 1.00; 1.00 / 1.00"
     assert of_known_answer(lines).splitlines()[-1] == f"| a | {cells} |"
     values = [("psnr", "0", "20"), ("psnr", "1", "30"), ("ssim", "0", "0.5"), ("ssim", "1", "0.7")]
     values += [("two_sample", "", "0.75"), ("swd", "", "12"), ("spectrum", "", "3"), ("finest", "", "-4")]
@@ -24,6 +26,8 @@ def test_every_run_is_shown_and_means_are_over_pictures():
 
 
 def test_a_changed_row_changes_the_page(tmp_path):
-    (tmp_path / "known_answer.csv").write_text("stages,seed,row,near,size,off,error\nlong,0,b,0.1,0.2,0.3,0.4\n")
+    (tmp_path / "known_answer.csv").write_text(
+        "stages,seed,row,near,size,balance,off,error\nlong,0,b,0.1,0.2,0.5,0.3,0.4\n"
+    )
     page = with_tables("x\n<!-- table known_answer -->\nold\n<!-- end -->\n", tmp_path)
-    assert "| b | 0.10; - | 0.20; - | 0.30; - | 0.40; - |" in page and "old" not in page
+    assert "| b | 0.10; - | 0.20; - | 0.50; - | 0.30; - | 0.40; - |" in page and "old" not in page

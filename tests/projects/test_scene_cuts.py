@@ -58,6 +58,16 @@ def test_cuts_are_found_where_they_are_and_nowhere_else():
         assert cuts(quiet.astype(np.uint8)) == []
 
 
+@pytest.mark.parametrize("light", [1.0, 0.15, 0.03])
+def test_cuts_are_found_in_the_dark_and_a_change_of_a_part_is_none(light):
+    """What counts is how much the pictures differ against how much each of them varies."""
+    joined = (np.concatenate([shot(seed, 9) for seed in range(6)]) * light).astype(np.uint8)
+    assert cuts(joined) == [9, 18, 27, 36, 45]
+    entered = shot(1, 20, speed=0)
+    entered[10:, 8:20, 8:20] = 255 - entered[10:, 8:20, 8:20]
+    assert cuts((entered * light).astype(np.uint8)) == []
+
+
 def test_every_frame_is_judged_by_at_most_three_behind_it():
     seen = []
 

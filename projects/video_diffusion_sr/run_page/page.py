@@ -90,7 +90,7 @@ class RunPage:
             self._try_to_write([own], ended_early=True)
             return
         try:
-            parts = self.process.gather_on_leader(own)
+            parts = self.process.gather_on_leader(own, "page")
         except BaseException:  # another process has failed, and the launcher ends this one
             self._try_to_write([own], ended_early=True)
             raise

@@ -1,0 +1,55 @@
+"""A dataset of pairs, read in other ways: clip by clip, as held-out clips are, and without its degraded half."""
+
+from typing import Any
+
+import torch
+
+from data.training.clip_dataset import ClipDataset
+
+
+class HeldOut:
+    """The clips of a dataset's first batches, each a batch of its own, made when it is first asked for and then kept.
+
+    Args:
+        batches: how many of the dataset's.
+        for_vae: make batches of the VAE's stage.
+    """
+
+    def __init__(self, dataset: ClipDataset, batches: int, for_vae: bool) -> None:
+        self.dataset, self.for_vae = dataset, for_vae
+        self.places = [(step, slot) for step in range(batches) for slot in dataset.slots(step)]
+        self._kept: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: int) -> Any:
+        if number not in self._kept:
+            samples = [self.dataset.sample(*self.places[number])]
+            self._kept[number] = clips_for_vae(samples, 0) if self.for_vae else samples
+        return self._kept[number]
+
+
+class VaeClips(torch.utils.data.Dataset):
+    """A dataset of pairs as the VAE's stage reads it: the clips alone, those of one size together."""
+
+    def __init__(self, dataset: ClipDataset, accumulation: int) -> None:
+        self.dataset, self.accumulation = dataset, accumulation
+
+    def __getitem__(self, number: int) -> Any:
+        return clips_for_vae(self.dataset[number], number // self.accumulation)
+
+    def fill(self, number: int) -> float:
+        """How much of the budget batch `number` takes, in (0, 1]."""
+        return self.dataset.fill(number)
+
+
+def clips_for_vae(samples: list[dict], step: int) -> Any:
+    """The clips of samples as the VAE's stage reads them in a step of the run."""
+    from projects.video_diffusion_sr.training.vae import ClipBatch
+
+    groups: dict[tuple, list[dict]] = {}
+    for sample in samples:
+        groups.setdefault(tuple(sample["hq"].shape), []).append(sample)
+    clips = tuple(torch.stack([s["hq"] for s in group]).movedim(-1, 1) for group in groups.values())
+    return ClipBatch([sample["identity"] for group in groups.values() for sample in group], step, clips)
