@@ -36,7 +36,7 @@ class Kept:
 
     Args:
         stem: of the file's claim, which the caller holds.
-        identity: what pieces must have been made from and with to be of use, by name.
+        identity: what pieces must have been made from and with to be usable, by name.
         facts: whole numbers that the facts of every piece have.
     Attributes:
         pieces: intact ones of an earlier run with the same identity, then those of this one.

@@ -216,7 +216,7 @@ class _Beside:
 
     Args:
         info: the input; its `time_origin` becomes zero.
-        picture_s: how long the picture is, in seconds. Of a clip that is cut, nothing behind it goes over.
+        picture_s: how long the picture is, in seconds. Of a clip that is cut, nothing behind it is copied.
         stack: closes the input.
     """
 

@@ -63,5 +63,5 @@ class SegmentedWriter(MediaWriter):
 
 
 def is_long(frames: int | None) -> bool:
-    """Whether segments are kept of a clip of about so many frames; None: nobody knows."""
+    """Whether segments are kept of a clip of about this many frames; None: of unknown length."""
     return frames is None or frames > LEAST_KEPT

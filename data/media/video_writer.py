@@ -80,7 +80,7 @@ class VideoWriter(SegmentedWriter):
         timed, suffix = self.retimed in (None, info.frame_rate), path.suffix.lower()
         self.extras = logged_extras(info, suffix, self.rate, metadata=metadata, timed=timed, quiet=quiet)
         # MP4 stores exact times, so the picture is written as MP4 first, whatever the container of the result.
-        self.origin: int | None = None  # ticks at which the segment at hand begins; None before its first frame
+        self.origin: int | None = None  # ticks at which the current segment begins; None before its first frame
         self._take_up(identity, info.frame_count_hint, quiet)
         self.waits = bool(self.sound or self.extras or self.kept)
         self.form = NOT_IN_MP4.get(encoding.codec, "mp4") if self.waits else WRITABLE_VIDEOS[suffix]

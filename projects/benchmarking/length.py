@@ -25,7 +25,7 @@ sys.exit(code)
 
 
 def peaks(lengths: Sequence[int], flags: Sequence[str] = ()) -> dict[int, float]:
-    """MiB of the whole process at most, for clips of so many frames, on the CPU with the tiny preset."""
+    """MiB of the whole process at most, for clips of this many frames, on the CPU with the tiny preset."""
     with tempfile.TemporaryDirectory() as folder:
         return {length: _peak(length, Path(folder), flags) for length in lengths}
 

@@ -158,7 +158,7 @@ class ClipRun:
     def write(self, finished: FinishedSlice) -> None:
         """Hand finished frames over; an error of the writer is raised here, or in `end`.
 
-        Where ranks share the clip nobody stops half way, as the others would wait: an error is raised at the end.
+        Where ranks share the clip, an error is raised at the end: a rank that stopped early would make the others wait.
         """
         if self._failure is None:
             try:

@@ -18,7 +18,7 @@ from projects.video_diffusion_sr.strength import mixed
 
 
 def pixels_of(frames: Sequence[Frame], restorer: Restorer, path: PixelPath) -> tuple[Tensor, Tensor | None]:
-    """(pixels [T, 3, H, W] on the device as the networks know them, alpha [T, 1, H, W] in [0, 1], None for none)."""
+    """(pixels [T, 3, H, W] on the device as the networks take them; alpha [T, 1, H, W] in [0, 1], or None)."""
     rgb, alpha = rgb_of(frames, restorer.device, path.dtype_in), alpha_of(frames, restorer.device)
     if path.curve != "none":
         for picture in rgb:  # one by one: a curve takes several copies
@@ -58,7 +58,7 @@ class Finisher:
     transparent: bool = False
 
     def new_parts(self, frames: int) -> list[Tensor]:
-        """Zeros for so many frames: first u8 of input and result, if both are shown (`ResultOptions.pairs`), then the
+        """Zeros for this many frames: first u8 of input and result, if both are shown (`ResultOptions.pairs`), then the
         result as it is stored. A result of 8 bits without alpha is shown as it is stored, so it is there once.
         """
         compared, own = self.restorer.result_options.pairs, self.form.path.bits == 16 or self.transparent

@@ -58,7 +58,7 @@ class Result:
             if existing == "skip":
                 raise SkippedError(f"{error}; skipped") from error
             raise MediaError(f"{error}; wait until it is done, or use --skip_existing to leave it") from error
-        # Only who has the claim can say that there is none: another run may have finished it a moment ago.
+        # Checked under the claim: another run may have finished the file a moment ago.
         if existing != "replace" and output.exists():
             self._abandon()
             if existing == "skip":

@@ -107,7 +107,7 @@ class Demands:
 
 
 def unplanned(settings: RunSettings, height: int, width: int, still: bool) -> MemoryPlan:
-    """Everything stays on the device: the plan for a CPU, and for who asks for none.
+    """Everything stays on the device: the plan for a CPU, and where none is asked for.
 
     Args:
         height, width: of the networks' pictures. still: one picture, nothing follows it.
