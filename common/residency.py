@@ -1,4 +1,4 @@
-"""Which model is on the device when. Several that fit together stay there; otherwise one at a time.
+"""Moves models between the host and the device: all stay on the device if they fit, otherwise one at a time.
 
 Weights do not change in inference, so nothing is ever copied back: the master copy waits in pinned memory of the host,
 and a model leaves the device when its copy there is freed. The next model's weights travel on a stream of their own

@@ -1,4 +1,4 @@
-"""The file side of one clip: frames read ahead, results written behind, and what becomes of both in the end.
+"""The file side of one clip: reads frames ahead, writes results behind, and completes or removes the output.
 
 Two threads stand beside the one that computes: one decodes the input, one waits for finished frames, encodes and writes
 them. Between them wait a bounded number of bytes, so memory does not depend on the length of a clip.

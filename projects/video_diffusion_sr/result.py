@@ -1,4 +1,4 @@
-"""The result of one file in the making, the comparison beside it, and what a page shows of it."""
+"""The outputs of one file while they are written: the result, the comparison, and the samples for the page."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""The files of a run, one after the other: which of them is opened, computed and written at a time.
+"""The order of a run: at any time one file is computed, the next is opened, and earlier ones are written.
 
 Whatever happens with one file becomes a line that starts with its name; the others go on.
 """

@@ -1,4 +1,4 @@
-"""What a run can be told to do, so that it stays within its memory: plans, from the fastest to the smallest.
+"""Memory plans: the ways to run the networks, from the fastest to the one that needs the least memory.
 
 Whatever changes the result (tiles) comes last; 8-bit weights are never chosen here but asked for.
 """

@@ -1,4 +1,4 @@
-"""A plan at work: when a stage of a clip begins, networks and carried frames go where the plan has them."""
+"""Executes a memory plan: at the start of each stage, networks and carried frames are moved where the plan says."""
 
 import weakref
 from collections.abc import Callable, Hashable, Sequence
