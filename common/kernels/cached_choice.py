@@ -1,4 +1,4 @@
-"""Marks functions for torch.compile (as constants, or as not to be traced) without its import, which takes two seconds."""
+"""Marks functions for torch.compile, as constants or as not to be traced, without its import of two seconds."""
 
 import functools
 from collections.abc import Callable
