@@ -145,7 +145,7 @@ def _acquire(lock: Path, target: Path, deadline: float) -> int:
 
 
 def _attempts(lock: Path) -> Iterator[int | Owner | None]:
-    """Try again and again: the locked descriptor, or who has it (None where the record does not say)."""
+    """Repeat the attempt; yields the locked descriptor, or its owner (None where the record names none)."""
     while True:
         descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
         owner, ours = None, False

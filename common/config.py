@@ -187,7 +187,7 @@ def suggestion(key: str, known: list[str]) -> str:
 def nearest(name: str, tree: Any) -> str:
     """The end of a sentence about an unknown full name: the most similar name in the tree, if there is one.
 
-    Names that end as the unknown one does come first: who asks for `steps` means one of them.
+    Names that end as the unknown one does come first: `steps` probably means one of them.
     """
     known = list(leaves(tree))
     alike = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]

@@ -32,7 +32,7 @@ class History:
     attempt: how often the run has been started again.
     done: files that are finished; False: they failed, as was said then.
     suspects: files that were in hand, with others, at a crash. at_fault: with the signal of the crash.
-    notes: descriptor of a file that takes the notes of this attempt; None: nobody reads them.
+    notes: descriptor of a file that takes the notes of this attempt; None: they are not read.
     """
 
     attempt: int = 0

@@ -1,4 +1,4 @@
-"""The SHA-256 of large files, worked out once for each state of a file.
+"""The SHA-256 of large files, computed once for each version of a file.
 
 A transformer's file of 16 GB takes some ten seconds. So the sum is kept in the user's cache, beside the file's place,
 size, time of change and inode; while these stay the same the file is not read again.

@@ -34,7 +34,7 @@ class RemoteFile:
         repository: OWNER/NAME.
         name: path in the repository, also the name it gets here.
         kind: "model", "dataset" or "space".
-        sha256: of the content, where the project knows it; the hub's own is checked as well.
+        sha256: of the content, None if the project has none; the hub's own is checked as well.
     """
 
     repository: str

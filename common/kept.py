@@ -1,8 +1,8 @@
-"""What is finished of a file in the making, kept beside it until the file is complete, whatever ends the process.
+"""Keeps finished pieces of a file beside it until the file is complete, so that a killed run can be resumed.
 
-A folder with pieces of the file and a manifest: what they were made from and how, their checksums, and what their maker
-says about each. A piece counts once the manifest names it, and the manifest is replaced in one step, after the piece
-is on the disk. The folder belongs to the owner of the file's claim.
+A folder holds the pieces and a manifest: what the pieces were made from and how, their checksums, and facts about each.
+A piece counts once the manifest names it, and the manifest is replaced atomically after the piece is on the disk. The
+folder belongs to the owner of the file's claim.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class Kept:
 
     Args:
         stem: of the file's claim, which the caller holds.
-        identity: what pieces must have been made from and with to be of use, by name.
+        identity: what pieces must have been made from and with to be usable, by name.
         facts: whole numbers that the facts of every piece have.
     Attributes:
         pieces: intact ones of an earlier run with the same identity, then those of this one.

@@ -1,4 +1,4 @@
-"""One way to say something: standard logging, set up once by the program that runs."""
+"""Standard logging, which each program sets up once."""
 
 import logging
 import re

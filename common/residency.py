@@ -1,12 +1,11 @@
-"""Which model is on the device when. Several that fit together stay there; otherwise one at a time.
+"""Moves models between the host and the device: all stay on the device if they fit, otherwise one at a time.
 
 Weights do not change in inference, so nothing is ever copied back: the master copy waits in pinned memory of the host,
 and a model leaves the device when its copy there is freed. The next model's weights travel on a stream of their own
 while the current one computes.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -37,24 +36,6 @@ class Residency:
                 self._masters[name] = [_with_master(tensor, self.device) for tensor in _tensors(model)]
             elif any(tensor.device != self.device for tensor in _tensors(model)):
                 model.to(self.device)
-
-    @contextmanager
-    def use(self, name: str, next_name: str | None = None) -> Iterator[nn.Module]:
-        """The model, on the device until the block ends.
-
-        Args:
-            next_name: the model wanted after it, whose weights start to travel at once. Both are on the device then.
-        """
-        if self.one_at_a_time:
-            self.prefetch(name)
-            if next_name is not None:
-                self.prefetch(next_name)
-            self._wait(name)
-        try:
-            yield self.models[name]
-        finally:
-            if self.one_at_a_time:
-                self.release(name)
 
     def switch(self, name: str | None, soon: Collection[str] = ()) -> None:
         """From now on `name` computes: it is on the device, and everything else leaves; nothing moves that need not.

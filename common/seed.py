@@ -1,4 +1,4 @@
-"""Noise that depends on nothing but the seed, its purpose and the latent frame it belongs to.
+"""Noise that depends only on the seed, its purpose and its latent frame.
 
 Every latent frame has its own CPU generator. So a clip gives the same result alone or in a folder, whole or in slices,
 after a resume, and on any number of devices; and a draw for one purpose never shifts another's.

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a program as Ctrl-C does: files are tidied up, a word is said, the exit code tells."""
+"""SIGTERM and SIGHUP end a program as Ctrl-C does: it removes temporary files, logs a line, and exits with a code."""
 
 import contextlib
 import signal

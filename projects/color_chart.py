@@ -77,7 +77,7 @@ def main() -> None:
                     continue
                 logger.info("%s", row(kind.name, name, result))
                 if name == "the default":
-                    strips.append((f"{kind.name}: as the networks know it", shown))
+                    strips.append((f"{kind.name}: as the networks get it", shown))
     if args.output:
         draw(strips, args.output)
 

@@ -1,4 +1,4 @@
-"""Does a jump stand where windows of a long clip meet? Steps from frame to frame at the borders and elsewhere.
+"""Is there a jump where windows of a long clip meet? Steps from frame to frame at the borders and elsewhere.
 
 python projects/window_figures.py --clips FOLDER OTHER_FOLDER --size 96x128 --window 21
 

@@ -103,7 +103,7 @@ class Restorer:
                 in which the result gets the name that the command line gives it.
             start, end: restore frames first shown at `start` or later and before `end`: seconds, or "hh:mm:ss.ms".
                 Sound, subtitles and chapters are cut at the same moments.
-            frames: restore so many frames, or those from the first number (from 0) up to the second, exclusive.
+            frames: restore this many frames, or those from the first number (from 0) up to the second, exclusive.
             record: also write the command line's JSON of settings, versions, weights and times, under the result's
                 name with ".json" behind it.
             resume: however the call ends (a kill, an error, `cancel`), finished segments of a long clip stay in a

@@ -110,7 +110,7 @@ def read_diffusion_settings(config: Mapping[str, Any]) -> DiffusionSettings:
     """The settings in a configuration's `diffusion` mapping.
 
     Raises:
-        ValueError: a key or a type that this program does not know, or a key that is missing, by its full name.
+        ValueError: a key or a type is unknown, or a key is missing; the message has its full name.
     """
     section = settings_from(DiffusionSection, config, "diffusion.")
     training, sampling, cfg = section.timesteps.training, section.timesteps.sampling, section.cfg

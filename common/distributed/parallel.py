@@ -44,7 +44,7 @@ class Parallel:
         return self.group.traffic
 
     def rows(self, latent_rows: int) -> ClipRows | UnshardedClip:
-        """How this rank's group shares the pictures of a clip of so many latent rows."""
+        """How this rank's group shares the pictures of a clip with this many latent rows."""
         if self.size == 1:
             return UnshardedClip()
         if latent_rows < self.size and self.is_leader:

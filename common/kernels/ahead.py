@@ -1,4 +1,4 @@
-"""Kernels compiled before they are needed, several at once, while weights are loaded.
+"""Compiles kernels before they are needed, several at once, while weights are loaded.
 
 Triton compiles a kernel when it is launched for the first time, one after another, which a first run waits for most of
 a minute. Here the networks go once over tensors of the meta device, which costs no memory; every launch on the way

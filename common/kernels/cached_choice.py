@@ -1,4 +1,4 @@
-"""What torch.compile is told of functions, without importing it for two seconds: constants, and what not to trace."""
+"""Marks functions for torch.compile, as constants or as not to be traced, without its import of two seconds."""
 
 import functools
 from collections.abc import Callable

@@ -68,7 +68,7 @@ def why_plain() -> str | None:
 
 
 def use_triton(*tensors: Tensor) -> bool:
-    """CUDA tensors of a dtype that the kernels know, outside of autograd and of `kernels(Kernels.PLAIN)`."""
+    """CUDA tensors of a dtype that the kernels support, outside of autograd and of `kernels(Kernels.PLAIN)`."""
     if torch.is_grad_enabled() or not triton_available():  # in this order: compiled training has one branch to trace
         return False
     choice = _chosen.get()

@@ -72,7 +72,7 @@ def encode(clip: list[np.ndarray], draw: CompressionDraw) -> list[av.Packet]:
     context.bit_rate = max(draw.bits_per_frame, MIN_BITS)
     context.thread_count = 1  # clips are spread over processes, and one thread makes the result the same everywhere
     if draw.codec == "libx264":
-        # Macroblock-tree off: its AVX-512 code reads memory that nobody wrote, and the same clip then gives other bits.
+        # Macroblock-tree off: its AVX-512 code reads uninitialised memory, so the same clip would give other bits.
         context.options = {"preset": draw.preset, "x264-params": "mbtree=0"}
     packets: list[av.Packet] = []
     for i, frame in enumerate(clip):

@@ -14,7 +14,7 @@ from av.video.reformatter import ColorRange
 BT709, UNSPECIFIED, BT601_625, BT601_525, BT2020 = 1, 2, 5, 6, 9  # primaries
 DISPLAY_P3 = 12
 SAME_CURVE_AS_BT709 = 6
-SRGB_CURVE, PQ, HLG = 13, 16, 18  # transfer
+PQ, HLG = 16, 18  # transfer
 MATRIX_BT709, MATRIX_BT2020 = 1, 9
 
 KNOWN_MATRICES = (0, UNSPECIFIED, 3, 1, 4, 5, 6, 7, 8, 9, 10)

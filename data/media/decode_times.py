@@ -1,4 +1,4 @@
-"""When is a frame shown whose file tells only when it is decoded?
+"""When is a frame shown, if the file says only when it is decoded?
 
 An AVI keeps nothing else; MXF and ASF files of some programs have the times of decoding in place of those of display.
 With B-frames, packets are not in display order, so a frame with its packet's time is shown at a wrong moment. The

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-XMP, IPTC = 700, 33723
+IPTC = 33723
 OF_PIXELS = (b"IHDR", b"IDAT", b"IEND")
 
 

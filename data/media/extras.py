@@ -200,7 +200,7 @@ def _attachments(container: InputContainer) -> tuple[Attached, ...]:
 
 
 def _tags(tags: dict, suffix: str, rate: Fraction, covers: bool) -> tuple[dict, bool, list[str]]:
-    """(tags that go over, whether as QuickTime keys, names of those that do not).
+    """(tags that are written, whether as QuickTime keys, names of those that do not).
 
     Keys may have any name, but FFmpeg writes no cover beside them, and fewer players show them: they are used where
     ordinary tags would lose one and there is no cover.
@@ -216,7 +216,7 @@ def _tags(tags: dict, suffix: str, rate: Fraction, covers: bool) -> tuple[dict, 
 
 
 def _belongs_to_quicktime(stream: av.stream.Stream, chapters: int) -> bool:
-    """Whether a data track holds the timecode, or the titles of chapters, which go over as such."""
+    """Whether a data track holds the timecode, or the titles of chapters, which are copied as such."""
     names = {name.lower(): value for name, value in stream.metadata.items()}
     handler = names.get("handler_name")
     titles = chapters and (stream.frames == chapters or handler == "SubtitleHandler")  # FFmpeg's name for texts

@@ -1,4 +1,4 @@
-"""Is a file worth opening, and if not, what is it? By its name and its first bytes."""
+"""Is a file a video or a picture, and if not, what is it? Decided by its name and its first bytes."""
 
 from os import PathLike
 from pathlib import Path

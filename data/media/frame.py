@@ -33,7 +33,7 @@ class Frame:
     time: Fraction  # seconds since the clip's zero; strictly increasing within a clip
     layout: YuvLayout | None = None  # of the planes; None for the RGB of a picture
     orientation: Orientation = UPRIGHT  # from stored to displayed pixels
-    begins_shot: bool = False  # a cut lies before it; readers do not know
+    begins_shot: bool = False  # a cut lies before it; readers leave it False
 
     @classmethod
     def of_rgb(cls, pixels: Tensor, time: Fraction, alpha: Tensor | None = None) -> Self:

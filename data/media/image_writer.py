@@ -45,7 +45,7 @@ class ImageWriter(MediaWriter):
 
     Args:
         path: the suffix names the format.
-        info: its `alpha`, u8 [1, H, W], is enlarged to the size of the frame; its `tags` go over.
+        info: its `alpha`, u8 [1, H, W], is enlarged to the size of the frame; its `tags` are written.
         metadata: False leaves out all tags but the colour profile.
         quiet: no messages about what is left out.
         bits: of a sample, 8 or 16; 16 for PNG and TIFF only.

@@ -93,7 +93,7 @@ class MediaReader(ABC):
         """The frames, by a decoder that may raise anything."""
 
     def stills(self, count: int) -> list[Frame]:
-        """About so many frames, spread evenly over the clip; fewer where it has fewer.
+        """About `count` frames, spread evenly over the clip; fewer where it has fewer.
 
         Decodes all of it and keeps at most twice as many.
         """

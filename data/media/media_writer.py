@@ -1,7 +1,7 @@
-"""How does a file appear under its name only when it is complete?
+"""The base of all writers: atomic writes, so that a file has its name only when it is complete.
 
-Everything is written to a hidden name beside the target and moved into place at the end; after an error nothing is
-left. While it is written the target is claimed, so no other process makes the same file, see `common.claim`.
+A writer fills a hidden file beside the target, and the end of the `with` block renames it. An error removes it. During
+the write a claim on the target keeps other processes from making the same file, see `common.claim`.
 """
 
 import weakref
@@ -31,18 +31,17 @@ class BusyError(MediaError):
 
 
 class MediaWriter(ABC):
-    """A context manager that takes frames in order. Leaving it normally completes the file; leaving it by an error
-    leaves nothing.
+    """A context manager that takes frames in order. Its normal end completes the file; an error removes it.
 
     Attributes:
         path: the file to be.
-        frames: how many were written so far.
-        temporary: where it grows; exists, empty, from the start.
+        frames: number of frames written so far.
+        temporary: the hidden file; it exists, empty, from the start.
         is_folder: the result is a folder of files.
         layout: of the planes that the file stores; None where it stores RGB.
         result_bits: 8 or 16, of the RGB that it is made of.
         kept: segments of the file that outlive this process; None where nothing is kept.
-        shot: of the frame that follows, where an earlier run has written some: the first frame of its shot.
+        shot: number of the first frame of the shot in which this run continues; 0 if no earlier run has written frames.
 
     Raises:
         BusyError: another process makes this file now.
@@ -67,7 +66,7 @@ class MediaWriter(ABC):
         except OSError as error:
             raise MediaError(f"{path.name}: cannot be written to {path.parent}: {error.strerror or error}") from error
         self._mode = self.temporary.stat().st_mode
-        # Also where a subclass fails before anybody enters it.
+        # This also removes the file if the constructor of a subclass fails, before the `with` block begins.
         self._discard = weakref.finalize(self, _discard, self.temporary, self.claim)
 
     def write(self, pixels: Tensor, times: Sequence[Fraction]) -> None:
@@ -80,11 +79,11 @@ class MediaWriter(ABC):
         self.write_planes(self.planes_for(pixels), times)
 
     def planes_for(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """What the file stores of frames, on their device. Needs nothing of the writer's state: any thread may call it.
+        """Convert frames to what the file stores, on their device. It reads no changing state: any thread may call it.
 
         Args:
             pixels: [T, 3, H, W] RGB, or [T, 4, H, W] with alpha: u8, or 16-bit words (whose bits torch holds as int16).
-                Of the other depth than `result_bits` they are rounded, or multiplied by 257.
+                If their depth is not `result_bits`, they are rounded to 8 bits or multiplied by 257.
 
         Returns:
             Of a clip, planes of `layout`, all sides multiples of its subsampling. Of a picture, its RGB.
@@ -103,13 +102,13 @@ class MediaWriter(ABC):
     def write_planes(
         self, planes: Sequence[Tensor], times: Sequence[Fraction], borders: Mapping[int, int] | None = None
     ) -> None:
-        """Append frames as `planes_for` gives them, from any device; they are copied before this returns.
+        """Append frames that `planes_for` made, on any device. They are copied before this returns.
 
         Args:
             planes: T frames each.
             times: T times in seconds, strictly increasing over all calls.
-            borders: which of these frames, counted from 0, begin a segment, so that what is before them may be kept;
-                with each, the number of the first frame of its shot.
+            borders: maps a frame that begins a segment, counted from 0 in this call, to the number of the first frame
+                of its shot. Frames before it may be kept for a later run.
         """
         if any(len(times) != len(plane) for plane in planes):
             raise ValueError(f"{len(planes[0])} frames came with {len(times)} times; every frame needs one")
@@ -137,7 +136,7 @@ class MediaWriter(ABC):
 
     @abstractmethod
     def _release(self) -> None:
-        """Let go of everything open; called last, also after an error."""
+        """Close open files and encoders; called last, also after an error."""
 
     def __enter__(self) -> Self:
         return self
@@ -168,7 +167,7 @@ class MediaWriter(ABC):
 
 
 def _discard(temporary: Path, claim: Claim) -> None:
-    """Remove what is unfinished, then let others make the file."""
+    """Remove the unfinished file, then release the claim."""
     try:
         _tidy_up(claim.target, partial(remove, temporary))
     finally:
@@ -176,8 +175,8 @@ def _discard(temporary: Path, claim: Claim) -> None:
 
 
 def _tidy_up(path: Path, work: Callable[[], None]) -> None:
-    """Remove something that the next run removes too: where it cannot be (a disk that has become read-only, for
-    instance), that is a line, and replaces neither the result nor the error before it."""
+    """Remove hidden files. A failure (of a disk that became read-only, for instance) is logged and not raised: the
+    result, or the error before it, counts more, and the next run removes the files."""
     try:
         work()
     except OSError as error:

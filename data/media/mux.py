@@ -1,7 +1,7 @@
-"""How do a finished picture and what stood beside it in the input become one file? By copying both into a new one.
+"""Muxes the finished picture with the sound, subtitles, chapters and tags of the input.
 
-No fault of sound, subtitles or tags costs the picture: what keeps the file from being completed is left out, and when
-nothing can be completed, the picture is kept beside the result.
+A fault in one of these never costs the picture: a track that the muxer refuses is left out. If the muxer fails without
+any of them, the picture is kept beside the result.
 """
 
 import io
@@ -32,12 +32,12 @@ from data.media.video_file import open_container
 
 logger = get_logger(__name__)
 
-MOST_READ_ERRORS = 100  # of the input, before the rest of its sound is given up
+MOST_READ_ERRORS = 100  # of the input; after so many, the rest of its sound is left out
 
-# By codec, the muxers that are told the picture's tag: it says which ProRes it is, and that Apple's players know it.
+# By codec, the muxers to which the codec tag is passed: it names the kind of ProRes, and Apple's players need it.
 TAGGED = {"prores": ("mov", "matroska"), "hevc": ("mp4", "mov")}
 
-LONGEST_STEM = 200  # bytes; with what is added it stays below the 255 of file systems
+LONGEST_STEM = 200  # bytes; with suffixes the name stays below 255, the limit of file systems
 
 
 def complete(
@@ -49,20 +49,20 @@ def complete(
     ticks: int,
     quiet: bool = False,
 ) -> None:
-    """Put sound, subtitles, tags and the like beside a picture; the file with all takes the place of its last segment.
+    """Mux a picture with sound, subtitles and tags. The new file replaces the last segment of the picture.
 
     Args:
-        segments: complete files of the picture alone, one after the other.
-        result: the file to be; its suffix names the container.
+        segments: complete files of the picture without sound, in order.
+        result: the final path; its suffix names the container.
         info: the input.
-        tracks: the sound that goes over.
-        extras: what else goes over.
+        tracks: its sound tracks that the result gets.
+        extras: its subtitles, chapters, covers, attachments and tags that the result gets.
         ticks: of the picture's clock, per second.
-        quiet: do not tell the faults of what goes over.
+        quiet: log faults at debug level only.
 
     Raises:
-        MediaError: not even the picture can be brought into the container (a full disk, for instance). A picture of one
-            segment is kept as an MP4, and the message says where; of several all but the last one are.
+        MediaError: the muxer fails even without sound and extras (a full disk, for instance). A picture of one segment
+            is kept as an MP4, and the message says where. Of several segments, all but the last are kept.
     """
     picture = segments[-1].path
     together = picture.with_name(f"{picture.stem}.s{result.suffix}")
@@ -71,7 +71,7 @@ def complete(
         os.replace(together, picture)
     except Exception as error:
         if len(segments) > 1:
-            what = "the same command goes on behind the frames that are kept, once that is mended"
+            what = "its frames are kept: mend that, then repeat the command, which resumes behind them"
             raise MediaError(f"{shown(result)}: cannot be completed ({reason(error)}); {what}") from error
         saved = _saved(picture, result)
         raise MediaError(
@@ -96,7 +96,7 @@ def _first_that_completes(
     extras: Extras,
     ticks: int,
 ) -> tuple[Sequence[SoundTrack], Extras, list[str]]:
-    """(the tracks and extras in the file, what was wrong with them): as much as the muxer completes a file with."""
+    """(the tracks and extras in the file, their faults): the first choice with which the muxer completes the file."""
     for kept, kept_extras in _choices(tracks, extras):
         try:
             faults = _mux(segments, together, WRITABLE_VIDEOS[result.suffix.lower()], info, kept, kept_extras, ticks)
@@ -109,7 +109,7 @@ def _first_that_completes(
 
 
 def _choices(tracks: Sequence[SoundTrack], extras: Extras) -> Iterator[tuple[Sequence[SoundTrack], Extras]]:
-    """All; then all tracks, all but one, one alone, none, without anything else."""
+    """What to try, in order: everything; all tracks without extras; all but one; each one alone; no track."""
     yield tracks, extras
     if extras and tracks:
         yield tracks, NOTHING
@@ -216,7 +216,7 @@ class _Beside:
 
     Args:
         info: the input; its `time_origin` becomes zero.
-        picture_s: how long the picture is, in seconds. Of a clip that is cut, nothing behind it goes over.
+        picture_s: how long the picture is, in seconds. Of a clip that is cut, nothing behind it is copied.
         stack: closes the input.
     """
 

@@ -1,7 +1,7 @@
-"""How does a result outlive the process that makes it? What is finished of it is kept segment by segment.
+"""Keeps finished segments of a result, so that a later run can resume behind them.
 
-Whether the work was interrupted or not, the segments are made alike, and put together when the last frame is there: the
-bytes do not tell.
+Every run writes the same segments and joins them after the last frame, so a resumed run gives the same bytes as one
+that was not interrupted.
 """
 
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ LEAST_KEPT = 96  # frames of a segment that is kept; each begins with a key fram
 
 
 class SegmentedWriter(MediaWriter):
-    """A writer that may keep segments, and goes on behind those of an earlier run.
+    """A writer that can keep segments and resume behind those of an earlier run.
 
     Attributes:
-        segment_from: the first frame of the segment at hand.
-        border: where the next frame ends that segment, the first frame of the next one's shot; else None.
+        segment_from: number of the first frame of the current segment.
+        border: None, or, if the next frame begins a segment, the number of the first frame of its shot.
     """
 
     segment_from = 0
     border: int | None = None
 
     def _take_up(self, identity: Mapping[str, str] | None, frames: int | None, quiet: bool) -> None:
-        """Go on behind what an earlier run has kept, if that is of use.
+        """Resume behind the segments that an earlier run kept, if they fit this run.
 
         Args:
             identity: see `open_writer`. frames: of the input, as far as it is known.
@@ -51,7 +51,7 @@ class SegmentedWriter(MediaWriter):
             self.border = shot
 
     def _keep_segment(self, ticks: int = 0) -> None:
-        """The temporary file is a complete segment: it becomes one that is kept.
+        """Keep the temporary file, which is a complete segment.
 
         Args:
             ticks: of the clip's clock, at which its first frame is shown.
@@ -63,5 +63,5 @@ class SegmentedWriter(MediaWriter):
 
 
 def is_long(frames: int | None) -> bool:
-    """Whether segments are kept of a clip of about so many frames; None: nobody knows."""
+    """Whether segments are kept of a clip of about this many frames; None: of unknown length."""
     return frames is None or frames > LEAST_KEPT

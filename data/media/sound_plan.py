@@ -57,7 +57,7 @@ def plan_sound(info: MediaInfo, suffix: str, metadata: bool = True) -> tuple[tup
         why_not = _why_not_copied(stream, packets, suffix, codec)
         if why_not is None:
             tracks.append(SoundTrack(stream.index, name, "copy", *said))
-        elif _decodes(stream, packets):
+        elif _decodes(packets):
             tracks.append(SoundTrack(stream.index, name, "encode", *said))
             made = "Opus" if suffix == ".webm" else "AAC"
             notes.append(f"{shown(info.path)}: {name} does not fit into {suffix[1:]}; re-encoded as {made}")
@@ -117,7 +117,7 @@ def _copy_at(packet: av.Packet, ticks: int) -> av.Packet:
     return copy
 
 
-def _decodes(stream: av.AudioStream, packets: list[av.Packet]) -> bool:
+def _decodes(packets: list[av.Packet]) -> bool:
     """Whether one of the first packets can be decoded; a track whose first packet comes late is assumed to decode."""
     for packet in packets:
         try:

@@ -178,7 +178,7 @@ class EncodedTrack(TrackWriter):
         self.fifo = av.AudioFifo()
         self.resampler = self._new_resampler()
         self.position = self.encoded = 0  # samples decoded, samples encoded
-        self.last = None if self.until is None else round(self.until * self.rate)  # samples that go over
+        self.last = None if self.until is None else round(self.until * self.rate)  # samples that are copied
 
     def write(self, packet: av.Packet) -> None:
         self._decode(packet)
@@ -206,7 +206,7 @@ class EncodedTrack(TrackWriter):
         """Write a frame that starts at this time."""
         gap = round(start * self.rate) - self.position
         if start < 0 and not self.position and self.until is not None:
-            self.position = gap  # what lies before zero is decoded, and does not go over
+            self.position = gap  # what lies before zero is decoded, but not copied
         least = TOLERANCE_S * self.rate if self.position else 0  # the start is kept exactly, later steps are rounding
         if least < gap <= (self.picture_s + AFTER_THE_PICTURE_S) * self.rate - self.position:
             self._write_silence(gap)

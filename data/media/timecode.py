@@ -8,7 +8,7 @@ DAY_S = 24 * 3600
 
 
 def timecode_after(code: str, frames: int, rate: Fraction) -> str:
-    """The timecode that stands so many frames behind another one; what is no timecode stays as it is.
+    """The timecode this many frames after another one; text that is no timecode is returned unchanged.
 
     Args:
         code: "01:02:03:04"; with ; or . before the frames numbers are dropped, two a minute at 30000/1001 frames per

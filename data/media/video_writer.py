@@ -29,7 +29,8 @@ from data.yuv.layout import YuvLayout
 
 logger = get_logger(__name__)
 
-NOT_IN_MP4 = {"prores": "mov", "ffv1": "matroska", "vp9": "matroska"}  # what holds the picture while it waits
+# The container of the picture until it is muxed with the rest, where that is not MP4.
+NOT_IN_MP4 = {"prores": "mov", "ffv1": "matroska", "vp9": "matroska"}
 
 FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
 
@@ -37,11 +38,11 @@ FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
 class VideoWriter(SegmentedWriter):
     """Encodes frames as they come; see `open_writer` for the arguments.
 
-    The picture is written by itself, and sound, subtitles and tags are added when the last frame is: whatever is wrong
-    with them, the picture is complete by then. What goes over is decided here, before the first frame.
+    The picture is written first. Sound, subtitles and tags are added after the last frame, so a fault in them cannot
+    cost the picture. The constructor decides which of them the result gets.
 
-    A long picture is written segment by segment, each by an encoder of its own, and joined at the end, whether or not
-    the work was interrupted: the bytes do not tell.
+    A long picture is written in segments, each with its own encoder, which are joined at the end. An uninterrupted run
+    does the same, so its result has the same bytes as that of a resumed run.
     """
 
     layout: YuvLayout
@@ -72,14 +73,14 @@ class VideoWriter(SegmentedWriter):
         self.rate = self.retimed or info.frame_rate or USUAL_RATE
         self.ticks = ticks_per_second(self.rate, None if self.retimed else info)
         self.steps: dict[int, int] = {}  # pts -> duration, of frames inside the encoder
-        self.pending: tuple[av.VideoFrame, int] | None = None  # waits until the next one says how long it lasts
+        self.pending: tuple[av.VideoFrame, int] | None = None  # the last frame; the next one shows how long it lasts
         self.last_step: Fraction | None = None  # seconds, of the frame before it
         self.metadata = metadata
         self.sound = self._choose_sound()
         timed, suffix = self.retimed in (None, info.frame_rate), path.suffix.lower()
         self.extras = logged_extras(info, suffix, self.rate, metadata=metadata, timed=timed, quiet=quiet)
-        # MP4 keeps exact times, so the picture waits in one for what stands beside it, whatever the result will be.
-        self.origin: int | None = None  # ticks at which the segment at hand begins; None before its first frame
+        # MP4 stores exact times, so the picture is written as MP4 first, whatever the container of the result.
+        self.origin: int | None = None  # ticks at which the current segment begins; None before its first frame
         self._take_up(identity, info.frame_count_hint, quiet)
         self.waits = bool(self.sound or self.extras or self.kept)
         self.form = NOT_IN_MP4.get(encoding.codec, "mp4") if self.waits else WRITABLE_VIDEOS[suffix]
@@ -105,7 +106,7 @@ class VideoWriter(SegmentedWriter):
             raise
 
     def _end_segment(self) -> None:
-        """All frames so far are in the encoder: they are kept, and the next ones go into another file."""
+        """End the file of the frames so far, keep it, and open another one for the next frames."""
         assert self.kept is not None and self.origin is not None, "segments with frames end where they are kept"
         self._close_segment()
         self._keep_segment(self.origin)

@@ -39,7 +39,7 @@ def open_writer(
     Args:
         path: .mp4, .mov, .mkv or .webm for clips; .png, .jpg, .webp, .tiff
             or .bmp for pictures. `output_path` picks one. Folders are created.
-        info: the input: its frame rate, pixel shape, sound and transparency go over, and what else its file holds:
+        info: the input: its frame rate, pixel shape, sound and transparency are kept, and what else its file holds:
             subtitles, chapters, covers, tags.
         size: (height, width) of the frames in pixels. Clips of odd size get one row or column more (docs/decisions).
         options: codec, depth, pixel format, quality; by default what keeps what the input has: of 8 bits H.264 4:2:0.

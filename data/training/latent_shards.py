@@ -23,7 +23,7 @@ from data.training.sampling import slot_generator
 
 INDEX, PROGRESS = "index.json", "progress.json"
 TEXT, TEXT_TOKENS = "text", "text_tokens"  # a text embedding, and how many of its rows are no padding
-TEXT_MULTIPLE = 64  # texts are padded to a multiple of so many tokens: few shapes, hence few shards
+TEXT_MULTIPLE = 64  # texts are padded to a multiple of this many tokens: few shapes, hence few shards
 BATCHES_BETWEEN = 64  # batches of latents between two writes of progress.json
 STORED = torch.float16  # of latents: 11 bits of precision, and no latent comes near its range
 Tensors = dict[str, torch.Tensor]
@@ -67,7 +67,7 @@ class ShardWriter:
         """Append a sample.
 
         Args:
-            tensors: what to store, any shapes and dtypes that safetensors knows.
+            tensors: what to store, any shapes and dtypes that safetensors supports.
             identity: where it comes from.
             size: its cost in the unit of the reader's budget (pixels or tokens).
         """

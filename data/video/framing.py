@@ -29,7 +29,7 @@ def latents_within(frames: int, factor: int = 4) -> int:
 
 
 def pixel_frames(latents: int, factor: int = 4) -> int:
-    """Frames of a clip of so many latent frames, at least one: the inverse of `latent_frames`."""
+    """Frames of a clip with this many latent frames, at least one: the inverse of `latent_frames`."""
     return 1 + (latents - 1) * factor
 
 

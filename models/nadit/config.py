@@ -50,7 +50,7 @@ class NaDiTConfig:
     num_layers: int
     windows: tuple[Size3, ...]  # one (nt, nh, nw) a block
     shifted: tuple[bool, ...]  # one a block
-    separate_layers: int  # switch 1: the first so many blocks have own weights for text
+    separate_layers: int  # switch 1: this many blocks, from the first, have weights of their own for text
     mlp: Literal["normal", "swiglu"]  # switch 2
     rope: RopeConfig  # switch 3
     tail: bool  # switch 4: norm, shift and scale before patch-out

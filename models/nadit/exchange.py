@@ -31,7 +31,7 @@ class Exchange(Protocol):
     def sum(self, part: Tensor, purpose: str) -> Tensor:
         """A float32 tensor of every share, of one shape -> their sum, the same on every share.
 
-        purpose: what it is, for those who count what is sent.
+        purpose: its name in the counts of traffic.
         """
 
     def collect(self, part: Tensor, purpose: str) -> Tensor:
@@ -52,7 +52,7 @@ class SequenceGroup(Protocol):
 
 
 class SingleProcess:
-    """The exchange of one who holds all tokens: nothing moves."""
+    """The exchange of a single process, which holds all tokens: nothing moves."""
 
     def enter(self, packed: Tensor, partition: int) -> Tensor:
         return packed

@@ -64,7 +64,7 @@ class WindowLayout:
 
 @dataclass(frozen=True)
 class ClipLayout:
-    """Everything that a forward pass needs to know about shapes.
+    """Everything in a forward pass that depends on shapes alone.
 
     blocks: the window layout of every block; blocks of one partition share one object.
     exchange: moves video tokens to the rank that holds them in the next block.

@@ -28,7 +28,7 @@ class FeedForward(nn.Module, ABC):
 
 
 def set_token_chunk(network: nn.Module, tokens: int | None) -> None:
-    """Let the feed-forward layers below `network` take at most so many tokens at once; None: all."""
+    """Let the feed-forward layers below `network` take at most this many tokens at once; None: all."""
     if tokens is not None and tokens < 1:
         raise ValueError(f"token_chunk={tokens} must be at least 1, or None for all tokens at once")
     for module in network.modules():

@@ -45,7 +45,7 @@ class PatchOut(nn.Module):
         self.proj = nn.Linear(dim, channels * prod(patch))
 
     def forward(self, tokens: Tensor, grids: Sequence[Size3], gather: Callable[[Tensor], Tensor]) -> Tensor:
-        """gather: the tokens at hand -> all of them; called when they are narrow again."""
+        """gather: this share's tokens -> all of them; called when they are narrow again."""
         pt, ph, pw = self.patch
         samples = gather(self.proj(tokens)).split([n * prod(grid) for n, grid in runs(grids)])
         latents = [

@@ -1,7 +1,6 @@
 """Does memory grow with the length of a clip? One process a length restores a clip that never repeats."""
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,6 @@ import torch
 from data.media import MediaInfo, open_writer
 
 SIZE, RATE, PIECE = (48, 64), 25, 100  # height, width; frames a second; frames that are made at once
-PEAK = re.compile(r"peak ([\d.]+) GiB")
 # The peak as the kernel has it, which is kept to the page, beside the line of the report.
 PROGRAM = """
 import resource, sys
@@ -27,7 +25,7 @@ sys.exit(code)
 
 
 def peaks(lengths: Sequence[int], flags: Sequence[str] = ()) -> dict[int, float]:
-    """MiB of the whole process at most, for clips of so many frames, on the CPU with the tiny preset."""
+    """MiB of the whole process at most, for clips of this many frames, on the CPU with the tiny preset."""
     with tempfile.TemporaryDirectory() as folder:
         return {length: _peak(length, Path(folder), flags) for length in lengths}
 

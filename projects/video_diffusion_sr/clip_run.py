@@ -1,4 +1,4 @@
-"""The file side of one clip: frames read ahead, results written behind, and what becomes of both in the end.
+"""The file side of one clip: reads frames ahead, writes results behind, and completes or removes the output.
 
 Two threads stand beside the one that computes: one decodes the input, one waits for finished frames, encodes and writes
 them. Between them wait a bounded number of bytes, so memory does not depend on the length of a clip.
@@ -158,7 +158,7 @@ class ClipRun:
     def write(self, finished: FinishedSlice) -> None:
         """Hand finished frames over; an error of the writer is raised here, or in `end`.
 
-        Where ranks share the clip nobody stops half way, as the others would wait: an error is raised at the end.
+        Where ranks share the clip, an error is raised at the end: a rank that stopped early would make the others wait.
         """
         if self._failure is None:
             try:

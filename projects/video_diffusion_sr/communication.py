@@ -152,7 +152,7 @@ def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int)
         convs += [(level, conv) for level, block in enumerate(blocks) for conv in spatial_convolutions(block)]
         convs += [(last, conv) for conv in spatial_convolutions(network.mid_block)]
         rows = sum(
-            (1 if conv.stride[1] == 2 or size == 2 else 2)  # with two ranks, nobody has two neighbours
+            (1 if conv.stride[1] == 2 or size == 2 else 2)  # of two ranks, each has one neighbour
             * latent_frames(frames, levels[level].time)
             * (width >> level)
             * conv.in_channels

@@ -1,4 +1,4 @@
-"""For people who would rather look than read: input beside result, in a folder `compare` beside the results."""
+"""Writes the input beside the result, as a clip and a contact sheet, into the folder `compare` beside the results."""
 
 import shutil
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A run without pixels: both networks on the meta device, where `compiled_ahead` meets every kernel of files to come.
+"""Runs both networks on the meta device, without pixels, so that `compiled_ahead` sees every kernel that files need.
 
 Nothing here lists kernels: the networks' own code launches them, for the shapes of the files' slices.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong with one file, and the line that says so: the file first, then what is wrong and what to do."""
+"""Errors of one file, and their log line: the name of the file, what is wrong, and what to do."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `--video_path` names, and what is said about it before anything is opened."""
+"""Finds the files that `--video_path` names, and logs which folders count as clips."""
 
 import argparse
 from pathlib import Path

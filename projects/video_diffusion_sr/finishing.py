@@ -1,4 +1,4 @@
-"""Pixels of the input as the networks know them, and decoded frames as the pixels of a result."""
+"""Converts input pixels to what the networks take, and decoded frames to the pixels of the result."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,27 +18,27 @@ from projects.video_diffusion_sr.strength import mixed
 
 
 def pixels_of(frames: Sequence[Frame], restorer: Restorer, path: PixelPath) -> tuple[Tensor, Tensor | None]:
-    """(pixels [T, 3, H, W] on the device as the networks know them, alpha [T, 1, H, W] in [0, 1], None for none)."""
+    """(pixels [T, 3, H, W] on the device as the networks take them; alpha [T, 1, H, W] in [0, 1], or None)."""
     rgb, alpha = rgb_of(frames, restorer.device, path.dtype_in), alpha_of(frames, restorer.device)
     if path.curve != "none":
         for picture in rgb:  # one by one: a curve takes several copies
             picture.copy_(path.into(picture))
-    if alpha is not None:  # what is hidden must not bleed into what is seen
+    if alpha is not None:  # hidden colours must not bleed into visible ones
         rgb = torch.stack([fill_hidden(picture, seen) for picture, seen in zip(rgb, alpha, strict=True)])
     return rgb, alpha
 
 
 def as_rgb(frames: Tensor) -> tuple[Tensor, ...]:
-    """Frames stored as they are."""
+    """Store frames unchanged."""
     return (frames,)
 
 
 @dataclass(frozen=True)
 class PixelForm:
-    """Pixels of one clip on both sides of the networks.
+    """How the pixels of one clip are converted before and after the networks.
 
-    path: how those of the file become the networks', and results what `stored` takes.
-    stored: makes of results on their device what a file stores, see `MediaWriter.planes_for`.
+    path: the conversion from the file to the networks, and from results to what `stored` takes.
+    stored: converts results, on their device, to what a file stores, see `MediaWriter.planes_for`.
     """
 
     path: PixelPath = PixelPath()  # noqa: RUF009 (frozen)
@@ -47,9 +47,9 @@ class PixelForm:
 
 @dataclass(frozen=True)
 class Finisher:
-    """How a clip's decoded frames are finished.
+    """Finishes decoded frames of one clip: crop, colour fix, strength, conversion.
 
-    size: (height, width) of results. transparent: they have alpha.
+    size: (height, width) of results. transparent: results have alpha.
     """
 
     size: tuple[int, int]
@@ -58,7 +58,7 @@ class Finisher:
     transparent: bool = False
 
     def new_parts(self, frames: int) -> list[Tensor]:
-        """Zeros for so many frames: first u8 of input and result, if both are shown (`ResultOptions.pairs`), then the
+        """Zeros for this many frames: first u8 of input and result, if both are shown (`ResultOptions.pairs`), then the
         result as it is stored. A result of 8 bits without alpha is shown as it is stored, so it is there once.
         """
         compared, own = self.restorer.result_options.pairs, self.form.path.bits == 16 or self.transparent
@@ -66,7 +66,7 @@ class Finisher:
         return [torch.zeros(frames, c, *self.size, dtype=t, device=self.restorer.device) for c, t in kinds]
 
     def finish(self, clip: Tensor, degraded: list[Frame]) -> tuple[Tensor, ...]:
-        """What `new_parts` has places for, of decoded frames [3, T, h', w'] and the input's, a few at a time.
+        """Fill the tensors of `new_parts` from decoded frames [3, T, h', w'] and input frames, a few at a time.
 
         Frames beyond the end of the input are zeros.
         """
@@ -86,7 +86,7 @@ class Finisher:
         return tuple(parts)
 
     def _alpha(self, alpha: Tensor | None, result: Tensor) -> Tensor:
-        """Alpha of the input as that of results."""
+        """The alpha of results, resized from that of the input; opaque if it has none."""
         if alpha is None:
             return torch.full_like(result[:, :1], 255 if self.form.path.bits == 8 else -1)
         unit = self.restorer.geometry.alpha_to_output(alpha)
@@ -94,7 +94,7 @@ class Finisher:
 
 
 def finish(clip: Tensor, degraded: Tensor, options: ResultOptions) -> Tensor:
-    """The padding cut off, and the colours of the input given back: [T, 3, h, w] float32 about [-1, 1].
+    """Crop the padding, then apply the colour fix and the strength: [T, 3, h, w] float32 about [-1, 1].
 
     Args:
         clip: [3, T', h', w'] decoded. degraded: [T, 3, h, w] the resized input, T <= T'.

@@ -1,4 +1,4 @@
-"""Keys that inference reads, but that change nothing beside the other settings of a run: refused by name."""
+"""Refuses YAML keys that would have no effect with the other settings of a run."""
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path

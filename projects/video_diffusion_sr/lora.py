@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from common.checkpoint import read_state_dict, save_safetensors
+from common.checkpoint import read_state_dict
 from common.extras import need
 from common.logger import get_logger
 
@@ -104,13 +104,8 @@ def factors_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.replace(f".{ADAPTER}.", "."): tensor for name, tensor in state.items() if is_factor(name)}
 
 
-def save_lora(state: Mapping[str, Tensor], path: str | Path, settings: LoraSettings) -> None:
-    """Write the factors in `state` (see `factors_of`) and what they were trained with as `.safetensors`."""
-    save_safetensors(factors_of(state), path, {HEADER: settings.header})
-
-
 def read_lora(path: str | Path) -> tuple[dict[str, Tensor], LoraSettings]:
-    """Factors and settings out of a file of `save_lora`.
+    """Factors and settings out of a `.safetensors` file: `factors_of` a state dict, with `LoraSettings.header`.
 
     Raises:
         FileNotFoundError, ValueError: no such file, a damaged one, or one that holds no LoRA.

@@ -81,7 +81,7 @@ def pixel_path(info: MediaInfo, options: ResultOptions) -> PixelPath:
 
 
 def path_of(info: MediaInfo, hdr: str, bits: int) -> PixelPath:
-    """The same for results of so many bits; hdr: "keep" or "sdr"."""
+    """The same for results with this many bits; hdr: "keep" or "sdr"."""
     curve = "none"
     if info.transfer == PQ:
         curve = "pq" if hdr == "keep" else "pq to sdr"

@@ -1,4 +1,4 @@
-"""The models that the program knows: which networks, which weights, and how they are sampled."""
+"""The models that the program runs: their networks, weights and sampling."""
 
 from dataclasses import dataclass
 

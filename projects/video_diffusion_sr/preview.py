@@ -1,4 +1,4 @@
-"""`--preview N`: a few frames of each file, restored and shown beside the input, before anybody waits for all of it."""
+"""`--preview N`: a few frames of each file, restored and shown beside the input, before the whole clip is restored."""
 
 import logging
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What was done with one file, in a line, and what it took."""
+"""The report of one file: what was done, in which time and memory."""
 
 import sys
 from collections.abc import Mapping

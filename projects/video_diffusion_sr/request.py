@@ -47,17 +47,17 @@ class ResultOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """None: what the preset or its YAML says.
+    """Settings of one run. None in a field: the preset or its YAML decides.
 
-    res: output (height, width), an area; the aspect ratio stays the file's. size: another way of asking, see
-    `OutputSize`. fit: see `Geometry`.
+    res: output (height, width), of which only the area counts; the aspect ratio is the file's. size: replaces `res`,
+    see `OutputSize`. fit: see `Geometry`.
     dtype: of both networks. window_frames: 0 for whole clips whatever their length.
-    shard_weights: the transformer's weights are spread over the ranks that share a clip.
-    vram: GiB of GPU memory to stay within. weights_8_bit: the transformer's weights are kept as 8-bit floats.
+    shard_weights: shard the transformer's weights over the ranks that share a clip.
+    vram: limit of GPU memory in GiB. weights_8_bit: store the transformer's weights as 8-bit floats.
     random_weights: seeded random weights and prompts in place of trained ones; `ckpt_dir` is not read.
-    overlap: reading and writing happen in threads beside the one that computes.
-    resume: what is finished of a file is kept until the file is complete, and a later run goes on behind it.
-    ckpt_dir: where weights and prompt embeddings lie; checkpoint, vae_checkpoint: files of weights that lie elsewhere.
+    overlap: read and write in threads beside the one that computes.
+    resume: keep finished segments of a file until it is complete, so that a later run resumes behind them.
+    ckpt_dir: folder of weights and prompt embeddings. checkpoint, vae_checkpoint: weight files outside of it.
     overrides: `key=value` for the YAML. clip_range: the part of each clip that is restored.
     """
 

@@ -27,7 +27,7 @@ class Restorer:
     seed: int
     default_plan: Callable[[int, int, bool], MemoryPlan]  # of the networks' height and width, and whether it is a still
     window: int | None  # latent frames that go through the transformer at once; None: all
-    parallel: Parallel  # who else works on the clip
+    parallel: Parallel  # the ranks, and those that share a clip
     use_sample: bool = True  # encode to a sample of the posterior, not its mean
     result_options: ResultOptions = field(default_factory=ResultOptions)
     deinterlace: str = "auto"
@@ -46,27 +46,27 @@ class Restorer:
         return tuple(n // self.infer.vae.spatial_factor for n in self.geometry.network_size(info.height, info.width))
 
     def rows(self, info: MediaInfo) -> Rows:
-        """How the ranks that share the clip at hand share its pictures; tiles are of whole pictures, so every rank
+        """How the ranks that share the current clip share its pictures; tiles are of whole pictures, so every rank
         computes all of them."""
         return UnshardedClip() if self.infer.stages.schedule.tile else self.parallel.rows(self.latent_size(info)[0])
 
     @property
     def slice_frames(self) -> int | None:
-        """Frames of the clip at hand that go through the VAE at once, after the first; None: all."""
+        """Frames of the current clip that go through the VAE at once, after the first; None: all."""
         return self.infer.stages.schedule.slice_frames
 
     @property
     def grid(self) -> Grid:
-        """Where windows end and slices begin, of the clip at hand."""
+        """Where windows end and slices begin, of the current clip."""
         return Grid(self.window, self.slice_frames, self.infer.vae.temporal_factor)
 
     def run_in(self, place: Place) -> RunIn:
-        """What is computed again before a place of the clip at hand."""
+        """What is computed again before a place of the current clip."""
         vae, schedule = self.infer.vae, self.infer.stages.schedule
         return run_in(place, self.grid, encoder_reach(vae, schedule), decoder_reach(vae, schedule))
 
     def first_read(self, place: Place) -> int:
-        """The first frame of the clip at hand that is read to go on at a place."""
+        """The first frame of the current clip that is read to go on at a place."""
         return place.shot + self.grid.factor * self.run_in(place).encoded
 
     def apply_plan(self, info: MediaInfo, plan: MemoryPlan | None = None) -> MemoryPlan:

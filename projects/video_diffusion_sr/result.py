@@ -1,4 +1,4 @@
-"""The result of one file in the making, the comparison beside it, and what a page shows of it."""
+"""The outputs of one file while they are written: the result, the comparison, and the samples for the page."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -58,7 +58,7 @@ class Result:
             if existing == "skip":
                 raise SkippedError(f"{error}; skipped") from error
             raise MediaError(f"{error}; wait until it is done, or use --skip_existing to leave it") from error
-        # Only who has the claim can say that there is none: another run may have finished it a moment ago.
+        # Checked under the claim: another run may have finished the file a moment ago.
         if existing != "replace" and output.exists():
             self._abandon()
             if existing == "skip":

@@ -1,6 +1,6 @@
-"""What must be as it was for a clip to go on behind what an earlier run has kept of it, by the names that users know.
+"""The identity of a run: everything that must be unchanged for a clip to be resumed, under the names of the flags.
 
-How many ranks share the clip, how fast and in how much memory is not among them: results differ by rounding at most.
+The number of ranks, the speed and the memory plan are not part of it: they change results by rounding at most.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The files of a run: which of them are worth starting, how each is run, and one after the other.
+"""The files of a run: checks them before the first one starts, and plans each of them.
 
 Whatever happens with one file becomes a line that starts with its name; the others go on.
 """

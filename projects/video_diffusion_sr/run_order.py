@@ -1,4 +1,4 @@
-"""The files of a run, one after the other: which of them is opened, computed and written at a time.
+"""The order of a run: at any time one file is computed, the next is opened, and earlier ones are written.
 
 Whatever happens with one file becomes a line that starts with its name; the others go on.
 """
@@ -69,7 +69,7 @@ class Job:
 def restore_all(paths: Iterable[Path], job: Job, several_in_flight: bool = True) -> Iterator[bool]:
     """Restore files and say a line for each, in their order; False for a file that failed.
 
-    Where nobody shares a clip and reading and writing have threads, the next file is opened and read while one
+    Where ranks do not share clips, and reading and writing have threads, the next file is opened and read while one
     computes, and files before it are still written: as many as `too_many` allows.
 
     Args:

@@ -1,4 +1,4 @@
-"""The cuts of a file: found while it is read, read from a list, or left alone; and the list of them, written.
+"""The scene cuts of a file: found while it is read, read from a list, or ignored; and written as a list.
 
 A list is a table with a header: the number of each shot's first frame, counted from 0, and its time in seconds.
 """

@@ -104,7 +104,7 @@ def window_frames(budget: Budget) -> int | None:
 
 
 def window_count(frames: int, budget: Budget) -> int:
-    """Windows of a clip of so many frames."""
+    """Windows of a clip with this many frames."""
     window, factor = window_frames(budget), budget.networks.vae.temporal_factor
     return 1 if window is None or frames <= window else 1 + -(-(frames - window) // (window - SHARED_LATENTS * factor))
 

@@ -30,7 +30,7 @@ def prepare(
 ) -> Iterator[Tensor]:
     """This rank's rows of resized, padded frames, [3, rows, w'] float32 in [-1, 1]. path: how pixels get there."""
     scale, geometry = restorer.infer.vae.spatial_factor, restorer.geometry
-    # Together as many as divide a slice, which begins after the first frame: nobody waits for frames of the next slice.
+    # A number that divides a slice (which begins after the first frame), so no frame of the next slice is waited for.
     together, count = gcd(PREPARE_FRAMES, restorer.slice_frames or PREPARE_FRAMES), 1
     while group := list(islice(frames, count)):
         count = together

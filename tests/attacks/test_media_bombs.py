@@ -23,16 +23,19 @@ import sys
 import torch
 torch.set_num_threads(1)
 from data.media import open_media
-from data.image.transforms.na_resize import NaResize
+from data.image.transforms.na_resize import NaResize, resize_8_bit
+
+def resize(pixels):
+    return resize_8_bit(pixels, NaResize(960, "area").output_size(*pixels.shape[-2:]))
 
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
 
-NaResize(960, "area").from_8_bit(torch.zeros(3, 64, 64, dtype=torch.uint8))
+resize(torch.zeros(3, 64, 64, dtype=torch.uint8))
 before = peak()
 with open_media(sys.argv[1]) as reader:
     for number, frame in enumerate(reader):
-        NaResize(960, "area").from_8_bit(frame.pixels)
+        resize(frame.pixels)
         if number == 2:
             break
 print(peak() - before, reader.info.width * reader.info.height)
@@ -133,6 +136,6 @@ def test_strips_give_the_numbers_of_the_whole(monkeypatch, shape):
         with monkeypatch.context() as patch:
             patch.setattr("data.image.transforms.na_resize.LARGE_PIXELS", 100)
             patch.setattr("data.image.transforms.na_resize.BLOCK_PIXELS", 9 * shape[-1])
-            assert torch.equal(resize.from_8_bit(pixels), whole)
-        assert torch.equal(resize.from_8_bit(pixels), whole)
+            assert torch.equal(resize_8_bit(pixels, whole.shape[-2:]), whole)
+        assert torch.equal(resize_8_bit(pixels, whole.shape[-2:]), whole)
     assert resize_8_bit(pixels, shape[1:]).dtype == torch.float32

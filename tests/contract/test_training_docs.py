@@ -11,10 +11,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from common.config import load_config
+from common.strict_settings import settings_from
 from projects import evaluate, export, precompute_latents, train
 from projects.video_diffusion_sr.training.overrides import load_run
+from projects.video_diffusion_sr.training.settings import split_settings
+from projects.video_diffusion_sr.training.sources import DataSettings
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "training.md").read_text()
@@ -64,7 +68,9 @@ def test_changes_that_the_page_shows_are_keys():
 
 @pytest.mark.parametrize("stage", ["vae", "diffusion", "diffusion_from_scratch", "distill", "adversarial", "small"])
 def test_recipes_resolve(stage):
-    assert load_config(ROOT / f"configs_train/{stage}.yaml").checkpoint.every > 0
+    train = OmegaConf.to_container(load_config(ROOT / f"configs_train/{stage}.yaml"))
+    loop, data, _ = split_settings(train, "diffusion" if stage in ("diffusion_from_scratch", "small") else stage)
+    assert loop.steps and settings_from(DataSettings, data, "train.data.").budget_pixels
 
 
 @pytest.mark.slow

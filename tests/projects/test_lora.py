@@ -5,16 +5,17 @@ import copy
 import pytest
 import torch
 
+from common.checkpoint import save_safetensors
 from common.config import create_object, load_config
 from models.nadit.model import NaDiT
 from projects.video_diffusion_sr.lora import (
+    HEADER,
     LoraSettings,
     add_lora,
     factors_of,
     is_factor,
     load_lora,
     read_lora,
-    save_lora,
     with_base_names,
 )
 from tests.conftest import ROOT
@@ -35,6 +36,11 @@ def answer(dit: NaDiT) -> torch.Tensor:
     latents, text = torch.randn(16, 33, generator=generator), torch.randn(2, 24, generator=generator)
     with torch.no_grad():
         return dit(latents, text, [[1, 4, 4]], [[2]], 500.0).vid_sample
+
+
+def save_lora(adapted: NaDiT, path) -> None:
+    """As an export of a training writes it."""
+    save_safetensors(factors_of(adapted.state_dict()), path, {HEADER: SETTINGS.header})
 
 
 def trained(dit: NaDiT) -> NaDiT:
@@ -63,7 +69,7 @@ def test_fresh_factors_change_nothing_and_only_they_are_trained() -> None:
 def test_merged_weights_answer_as_the_adapter_does(tmp_path, scale: float) -> None:
     dit, path = network(), tmp_path / "lora.safetensors"
     adapted = trained(dit)
-    save_lora(adapted.state_dict(), path, SETTINGS)
+    save_lora(adapted, path)
     for module in adapted.modules():
         if hasattr(module, "scaling") and isinstance(module.scaling, dict):
             module.scaling = {key: value * scale for key, value in module.scaling.items()}
@@ -75,7 +81,7 @@ def test_merged_weights_answer_as_the_adapter_does(tmp_path, scale: float) -> No
 
 def test_files_come_back_as_they_were(tmp_path) -> None:
     adapted = trained(network())
-    save_lora(adapted.state_dict(), tmp_path / "lora.safetensors", SETTINGS)
+    save_lora(adapted, tmp_path / "lora.safetensors")
     factors, settings = read_lora(tmp_path / "lora.safetensors")
     wanted = factors_of(adapted.state_dict())
     assert settings == SETTINGS and factors.keys() == wanted.keys()
@@ -91,7 +97,7 @@ def test_a_plain_checkpoint_fits_under_the_adapters_names() -> None:
 
 
 def test_another_model_and_another_file_are_refused(tmp_path) -> None:
-    save_lora(trained(network("dit.model.num_layers=4")).state_dict(), tmp_path / "lora.safetensors", SETTINGS)
+    save_lora(trained(network("dit.model.num_layers=4")), tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match="another model"):
         load_lora(network(), tmp_path / "lora.safetensors")
     from safetensors.torch import save_file

@@ -1,5 +1,7 @@
 """`--preview` and `--plan`: what is seen before a file is restored, and that nothing else is done."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -58,7 +60,7 @@ def test_a_plan_makes_nothing_and_counts_the_part(tmp_path, capfd):
 
 
 def test_only_a_plan_needs_no_folder_for_results(capsys):
-    assert parse_flags(SEEDVR2_TINY, ["--video_path", "x", "--plan"]).output_dir is not None
+    assert parse_flags(SEEDVR2_TINY, ["--video_path", "x", "--plan"]).output_dir == Path()
     with pytest.raises(SystemExit):
         parse_flags(SEEDVR2_TINY, ["--video_path", "x"])
     assert "required: --output_dir" in capsys.readouterr().err

@@ -52,10 +52,6 @@ class NaResize:
             return frames
         return bicubic(frames, size)
 
-    def from_8_bit(self, pixels: Tensor) -> Tensor:
-        """Resize one 8-bit picture of any size: u8 [C, H, W] -> float32 [C, h, w] about [0, 1], unclamped."""
-        return resize_8_bit(pixels, self.output_size(*pixels.shape[-2:]))
-
 
 def resize_8_bit(pixels: Tensor, size: tuple[int, int], divisor: int = 255) -> Tensor:
     """[C, H, W] of u8, or of floats -> float32 [C, h, w]: the antialiased bicubic of `pixels / divisor`, unclamped.

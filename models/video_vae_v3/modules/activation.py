@@ -51,7 +51,7 @@ def joined(groups: Iterable[Activation]) -> Activation:
 
 
 def regroup(groups: Iterator[Activation], frames: int | None) -> Iterator[Activation]:
-    """The same frames, so many at a time, each group made when it is asked for; the last may be shorter.
+    """The same frames, in groups of this many, each group made when it is asked for; the last may be shorter.
 
     Args:
         frames: None for all at once.

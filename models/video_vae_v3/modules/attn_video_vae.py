@@ -106,7 +106,7 @@ class VideoAutoencoderKL(nn.Module):
         return self._split_size
 
     def set_memory_limit(self, conv_max_mem: float | None) -> None:
-        """Bound the input of a convolution in inference to so many GiB: levels take fewer frames at once.
+        """Bound the input of a convolution in inference to this many GiB: levels take fewer frames at once.
 
         One frame (two where time is halved) is the least, whatever the bound. Exact, but slower. It holds for clips
         without a schedule of their own (`encode_parameters`, `decode_latents` and what calls them).

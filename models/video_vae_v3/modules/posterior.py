@@ -21,7 +21,3 @@ class DiagonalGaussian:
         """mean + exp(logvar / 2) * noise; fresh standard normal noise unless some of the same shape is given."""
         noise = torch.randn_like(self.mean) if noise is None else noise.to(self.mean)
         return self.mean + (0.5 * self.logvar).exp() * noise
-
-    def kl(self) -> Tensor:
-        """KL divergence from a standard normal, per element: [B, latent_channels, t, h, w]."""
-        return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)

@@ -40,7 +40,7 @@ class RowExchange(Protocol):
 class SharedClip(Protocol):
     """How a whole clip becomes this share's rows, and rows a whole clip.
 
-    exchange: with those who hold the other rows; None: nobody does.
+    exchange: with the ranks that hold the other rows; None: this process holds all.
     """
 
     exchange: RowExchange | None

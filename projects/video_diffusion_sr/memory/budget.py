@@ -32,7 +32,7 @@ MANY = 5  # pictures of a size, from which on recording the work of one of them 
 
 @dataclass(frozen=True)
 class Clip:
-    """What planning needs to know of a file. frames: as the container says; None where it does not.
+    """The facts of a file on which its plan depends. frames: as the container says; None where it does not.
 
     still: one picture, which the file cannot turn out to be wrong about.
     repeated: of one of many pictures of a size, how many such sizes there are, as far as that matters; else 0.

@@ -1,4 +1,4 @@
-"""What a run can be told to do, so that it stays within its memory: plans, from the fastest to the smallest.
+"""Memory plans: the ways to run the networks, from the fastest to the one that needs the least memory.
 
 Whatever changes the result (tiles) comes last; 8-bit weights are never chosen here but asked for.
 """
@@ -107,7 +107,7 @@ class Demands:
 
 
 def unplanned(settings: RunSettings, height: int, width: int, still: bool) -> MemoryPlan:
-    """Everything stays on the device: the plan for a CPU, and for who asks for none.
+    """Everything stays on the device: the plan for a CPU, and where none is asked for.
 
     Args:
         height, width: of the networks' pictures. still: one picture, nothing follows it.

@@ -17,7 +17,7 @@ from projects.video_diffusion_sr.memory.workload import GIB, Workload, blocks_of
 
 FLOAT = 4  # bytes: pixels are float32 outside the networks
 PAST = 2  # frames that a convolution of three taps carries
-FINISH_FRAMES = 5  # a slice is finished so many frames at a time
+FINISH_FRAMES = 5  # a slice is finished this many frames at a time
 
 # Fitted to measurements (tests/projects/test_memory_predict.py).
 LIBRARIES = 0.15  # GiB beside the networks' tensors, whatever the size

@@ -1,4 +1,4 @@
-"""A plan at work: when a stage of a clip begins, networks and carried frames go where the plan has them."""
+"""Executes a memory plan: at the start of each stage, networks and carried frames are moved where the plan says."""
 
 import weakref
 from collections.abc import Callable, Hashable, Sequence
@@ -30,7 +30,7 @@ class Stages:
             (travelling blocks, 8-bit storage) must be the same in all.
 
     Attributes:
-        times: what the stages of the clip at hand took, an object of its own for every clip.
+        times: what the stages of the current clip took, an object of its own for every clip.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Stages:
 
     @property
     def schedule(self) -> Schedule:
-        """How the clip at hand goes through the VAE."""
+        """How the current clip goes through the VAE."""
         return self.plan.schedule
 
     @property

@@ -1,4 +1,4 @@
-"""What a plan has to carry: a clip, and the networks that it goes through."""
+"""The workload of a memory plan: a clip, and the networks that it passes."""
 
 from copy import deepcopy
 from dataclasses import dataclass, replace

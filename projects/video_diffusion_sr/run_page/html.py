@@ -1,4 +1,4 @@
-"""The text of a page from what happened in a run. Nothing in it points to a network, which its policy forbids too."""
+"""Writes the HTML of the page. It loads nothing from a network, and its content policy forbids that, too."""
 
 import os
 from collections.abc import Mapping, Sequence

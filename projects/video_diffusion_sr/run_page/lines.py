@@ -1,4 +1,4 @@
-"""What a run says about its files, collected for the page while it is said."""
+"""Collects the log lines of a run for the page, by file."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""What happened in a run, collected while it goes on and written as one page in the end."""
+"""Collects the results of a run and writes them as one page at its end."""
 
 import argparse
 import base64

@@ -1,4 +1,4 @@
-"""What a page shows of one file, taken from its frames as they pass on their way to the writer."""
+"""Collects what the page shows of one file (stills, curves) from its frames on their way to the writer."""
 
 from array import array
 from collections.abc import Sequence

@@ -53,7 +53,7 @@ class AdversarialSettings:
         smaller sample is in proportion (`common.diffusion.adversarial.penalty_share`). null: in full whatever the size,
         as the papers say of samples of 720p.
     image_shift, video_shift: of the times at which the discriminator looks.
-    generator_every, discriminator_every: each is updated every so many steps.
+    generator_every, discriminator_every: steps between its updates.
     together: run the discriminator's four batches as one, which is faster and needs more memory.
     noise_scale, ema_decay: null takes the model's YAML.
     """

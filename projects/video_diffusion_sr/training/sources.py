@@ -156,7 +156,7 @@ def make_source(
     """The source that the settings describe.
 
     Args:
-        stage: the VAE's stage wants clips alone, the others pairs.
+        stage: the VAE's stage takes clips alone, the others pairs.
         folders: videos and images, or one folder of stored latents.
         loop: its seed, and how many batches the whole run takes.
         cache: the file that keeps the index of the folders; None: it is built anew.
@@ -172,7 +172,7 @@ def make_source(
     index = shared_index(folders, cache, process)
     if stage == "vae" and data.resident:
         return resident_clips(index, data, loop, process)
-    # A step of the loop takes so many batches, and shapes are scheduled over steps.
+    # A step of the loop takes this many batches, and shapes are scheduled over steps.
     shapes = [in_batches(shape, loop.accumulation) for shape in data.shapes]
     dataset = clip_dataset(index, shapes, data, loop.seed, process.group(loop.sp_size), degraded=stage != "vae")
     workers = fitting_workers(data.workers, process)
