@@ -1,7 +1,7 @@
 """What stays of a clip in the making that is killed before each step that changes the folder of results?
 
-A program, as it must fork before anything has threads: `python -m tests.attacks.every_step FOLDER CODEC STRIDE`. It prints the
-steps of an undisturbed run, then one line for each kill that was not made good.
+A program, as it must fork before anything has threads: `python -m tests.attacks.every_step FOLDER CODEC STRIDE`. It
+prints the steps of an undisturbed run, then one line for each kill that was not made good.
 """
 
 import os
