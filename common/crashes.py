@@ -81,9 +81,10 @@ def survive_crashes(run: Callable[[History], int]) -> int:
         The exit code, in the parent; in the child what `run` returns, so both must end with it. Where the child was
         ended by a signal for good, this process ends by the same one.
     """
-    if not is_possible():
+    notes = shared_notes() if is_possible() else None
+    if notes is None:
         return run(History())
-    history, in_vain = History(notes=os.memfd_create("files in hand")), 0
+    history, in_vain = History(notes=notes), 0
     while True:
         code = _in_a_child(lambda: run(history))
         if isinstance(code, InChild):
@@ -103,6 +104,14 @@ def is_possible() -> bool:
     """Whether this process may fork, and its child can be ended with it: nothing may be running in it yet."""
     forks = sys.platform == "linux" and hasattr(os, "memfd_create")
     return forks and threading.active_count() == 1 and "torch" not in sys.modules
+
+
+def shared_notes() -> int | None:
+    """The descriptor of a file in memory; None where the system refuses one, as some sandboxes do."""
+    try:
+        return os.memfd_create("files in hand")
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True)

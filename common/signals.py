@@ -1,6 +1,7 @@
 """SIGTERM and SIGHUP end a program as Ctrl-C does: it removes temporary files, logs a line, and exits with a code."""
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -25,7 +26,11 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Raise `Interrupted` in the block. A signal that is ignored (nohup) stays so; only in the main thread."""
+    """Raise `Interrupted` in the block. A signal that is ignored (nohup) stays so; only in the main thread.
+
+    After that the process is about to end: the same wish once more (a terminal and torchrun both send it) does not
+    disturb what Python does at its exit, and ends the process after a while.
+    """
     first = None
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -34,6 +39,10 @@ def interrupted_by_signals() -> Iterator[None]:
         if first is None or now - first > REPEAT_S:
             first = now
             raise Interrupted(number)
+
+    def ending(number: int, frame: FrameType | None) -> None:
+        if first is None or time.monotonic() - first > REPEAT_S:
+            os._exit(128 + number)
 
     previous = {}
     try:
@@ -47,4 +56,5 @@ def interrupted_by_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is handle:  # else a block inside this one has ended the program
+                signal.signal(number, handler if first is None else ending)

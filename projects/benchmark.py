@@ -128,7 +128,7 @@ def choose(args: argparse.Namespace, settings: RunSettings, parallel: Parallel, 
     With --slice_frames or --winograd a plan with their schedule, both networks on the device.
     """
     given = clip_of(clip.info)
-    given = replace(given, repeated=given.still)  # its runs are many
+    given = replace(given, repeated=int(given.still))  # its runs are many
     budget = read_budget(settings, parallel)
     work = (budget or make_budget(settings, parallel, 0.0)).work(given)
     if args.slice_frames is not None or args.winograd is not None:

@@ -90,7 +90,7 @@ def test_one_rank_looks_at_the_files_and_all_find_the_same(tmp_path, monkeypatch
         seen = run_files.survey(parser(SEEDVR2_TINY).parse_args(flags), process)
         assert (seen.total, seen.failed, seen.refusal) == (3, 2, None)
         assert {path.name: vars(clip) for path, clip in seen.clips.items()} == {
-            "a.png": {"height": 16, "width": 24, "frames": 1, "still": True, "repeated": False, "deep": False}
+            "a.png": {"height": 16, "width": 24, "frames": 1, "still": True, "repeated": 0, "deep": False}
         }
 
     run_ranks(2, work)

@@ -144,6 +144,9 @@ def test_pictures_are_replayed_where_there_are_many_of_a_size_and_it_fits(budget
     assert not any(plan.replay for plan in plans_of(roomy, **few)[0].values())
     once, again = plans_of(roomy, **few)[0][Path("a")], many[Path("a")]
     assert again.predicted_peak_gib > once.predicted_peak_gib
+    both, _ = plans_of(roomy, **few, e=still, **dict.fromkeys("fghij", other))
+    assert all(plan.replay for plan in both.values()), "graphs of two sizes are kept, and counted"
+    assert both[Path("a")].predicted_peak_gib > again.predicted_peak_gib + 1
     tight = budget(once.predicted_peak_gib * SAFETY + 0.01)
     assert not any(plan.replay for plan in plans_of(tight, **few, e=still)[0].values())
 
@@ -151,5 +154,5 @@ def test_pictures_are_replayed_where_there_are_many_of_a_size_and_it_fits(budget
 @pytest.mark.parametrize("changed", [{"ranks": 2}, {"storage_8_bit": True}, {"height": 2160, "width": 3840}])
 def test_what_is_not_replayed(changed):
     work = released()(1, 720, 1280)
-    assert choose_plan(200, replace(work, repeated=True)).replay
-    assert not choose_plan(200, replace(work, repeated=True, **changed)).replay
+    assert choose_plan(200, replace(work, repeated=1)).replay
+    assert not choose_plan(200, replace(work, repeated=1, **changed)).replay

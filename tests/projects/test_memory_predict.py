@@ -66,7 +66,7 @@ def test_predicted_peak_of_a_picture_is_the_one_measured(size, ranks, measured):
 @pytest.mark.parametrize(("size", "measured"), [((480, 848), 8.11), ((720, 1280), 8.88), ((1088, 1920), 11.30)])
 def test_predicted_peak_of_many_pictures_is_the_one_measured(size, measured):
     """Their graphs keep what a picture needs, and more, as tensors of one graph do not fit into gaps of another's."""
-    plan = choose_plan(74, replace(released()(1, *size, source=size[0] * size[1] // 4), repeated=True))
+    plan = choose_plan(74, replace(released()(1, *size, source=size[0] * size[1] // 4), repeated=1))
     assert plan.replay and measured <= plan.predicted_peak_gib < 1.05 * measured
 
 

@@ -26,6 +26,7 @@ logger = get_logger(__name__)
 FREE_SHARE = 0.95  # of the free memory, that a run without a bound plans with
 SAFETY = 1.03  # for what differs from the runs that predictions were fitted to, none of which took more than predicted
 NO_DEMANDS = Demands()
+SIZES_KEPT = 2  # of pictures whose graphs are there at a time, see `common.kernels.replay.MOST`
 MANY = 5  # pictures of a size, from which on recording the work of one of them pays
 
 
@@ -33,7 +34,8 @@ MANY = 5  # pictures of a size, from which on recording the work of one of them 
 class Clip:
     """The facts of a file on which its plan depends. frames: as the container says; None where it does not.
 
-    still: one picture, which the file cannot turn out to be wrong about. repeated: one of many that become as large.
+    still: one picture, which the file cannot turn out to be wrong about.
+    repeated: of one of many pictures of a size, how many such sizes there are, as far as that matters; else 0.
     deep: more than 8 bits a sample: pixels come as float32, results as words of 16 bits.
     """
 
@@ -41,7 +43,7 @@ class Clip:
     width: int
     frames: int | None
     still: bool = False
-    repeated: bool = False
+    repeated: int = 0
     deep: bool = False
 
 
@@ -144,8 +146,10 @@ class Budget:
         """The clips, pictures marked of which there are many."""
         size_of = self.settings.geometry.network_size
         sizes = Counter(size_of(clip.height, clip.width) for clip in clips.values() if clip.still)
+        many = {size for size, count in sizes.items() if count >= MANY}
+        count = min(len(many), SIZES_KEPT)
         return {
-            path: replace(clip, repeated=clip.still and sizes[size_of(clip.height, clip.width)] >= MANY)
+            path: replace(clip, repeated=count if clip.still and size_of(clip.height, clip.width) in many else 0)
             for path, clip in clips.items()
         }
 

@@ -29,7 +29,7 @@ TOGETHER = 5  # frames of the input that are converted at once: FINISH_FRAMES, o
 CURVE = 4  # copies of a frame in a tone curve of HDR
 FINISHING = 8  # pictures in float32 that a colour fix and the rounding hold at once
 GATHERED = 4  # blocks of sharded weights
-REPLAYED = 1.72  # times a picture's largest working set: what the graphs of its three stages keep
+REPLAYED = 1.72  # times a picture's largest working set: what the graphs of its three stages keep, for each size
 EIGHT_BIT = 0.55  # of the transformer's weights: norms, embeddings and the layer at work stay as they are
 
 
@@ -48,7 +48,7 @@ def predict(plan: MemoryPlan, work: Workload) -> dict[str, float]:
     before, after, source = _pixels_gib(plan, work)
     encode, decode = (carried[stage] + working_gib(plan, work, stage) for stage in carried)
     if plan.replay:  # what a stage works with is kept for all, and finishing comes on top
-        kept_by_graphs = REPLAYED * max(encode, decode, transformer_gib(plan, work))
+        kept_by_graphs = REPLAYED * work.repeated * max(encode, decode, transformer_gib(plan, work))
         finishing = _finishing_gib(plan, work)
         return {
             "encode": beside + kept_by_graphs + before + source,

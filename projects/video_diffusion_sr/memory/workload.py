@@ -26,7 +26,7 @@ class Workload:
         them; winograd_bytes: what each Winograd transform adds.
     carried_channels: by stage and level, of all inputs of which a slice carries frames to the next one.
     frames, height, width: padded, pixels; of a long clip the longest window.
-    still: a picture: nothing follows its one frame. repeated: one of many pictures of this size.
+    still: a picture: nothing follows its one frame. repeated: see `budget.Clip`.
     itemsize: bytes of a number.
     slice_frames: frames of a slice after the first, as the YAML says; None: the whole clip.
     fixed_slices: keep to them where frames of a longer slice would be faster.
@@ -49,7 +49,7 @@ class Workload:
     height: int = 0
     width: int = 0
     still: bool = False
-    repeated: bool = False
+    repeated: int = 0
     itemsize: int = 2
     slice_frames: int | None = None
     fixed_slices: bool = False
