@@ -36,7 +36,7 @@ from data.media import Frame, MediaInfo
 from data.pixel_range import model_to_uint8
 from projects.evaluation.frames import find_clips, read_frames
 from projects.evaluation.measures import Measures, luma
-from projects.video_diffusion_sr import restore, to_frames, to_latents
+from projects.video_diffusion_sr import finishing, restore, to_latents
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
@@ -143,7 +143,7 @@ def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> 
         for piece in z.split(step):
             pieces.append(restorer.infer.decode_slice(piece, memory))
         clip = torch.cat(pieces, dim=1)[:, : len(times)]
-        return to_frames.finish(clip, given, ResultOptions())
+        return finishing.finish(clip, given, ResultOptions())
 
     return Material(given, finish(restored), latents, restored, finish(latents), finish, restorer.infer, restorer.seed)
 
