@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 import av
@@ -28,6 +29,8 @@ class OutputOptions:
     encoder: str = "cpu"  # "cpu", or "nvenc" for the encoder of an NVIDIA GPU
     hdr: Literal["keep", "sdr"] = "keep"  # "keep": PQ and HLG stay; "sdr": converted to BT.709
     crf: float | None = None  # quality of H.264, HEVC, VP9 and AV1, lower is better
+    frame_rate: Fraction | None = None  # plays the same frames at this constant rate; None: the input's times
+    metadata: bool = True  # False leaves out tags, dates, places, covers, attachments; of pictures EXIF, XMP and texts
 
     def __post_init__(self) -> None:
         for name, value, known in (

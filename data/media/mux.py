@@ -143,19 +143,19 @@ def _mux(
             if alpha := picture.stream.metadata.get("alpha_mode"):  # beside the packets; the muxer does not see it
                 target.metadata["alpha_mode"] = alpha
             target.disposition = av.stream.Disposition.default
-            beside = _Beside(info, (*tracks, *extras.subtitles), output, picture.length, stack)
+            others = _OtherTracks(info, (*tracks, *extras.subtitles), output, picture.length, stack)
             until: Fraction | float = math.inf if info.cut is None else picture.length
             covers = _attach(output, extras, until, stack)
             output.start_encoding()
             output.mux(covers)
             for packet in picture.packets():
-                beside.copy_until(seconds_of(packet))
+                others.copy_until(seconds_of(packet))
                 packet.stream = target
                 output.mux(packet)
-            beside.copy_until(math.inf)
+            others.copy_until(math.inf)
         finally:
             output.close()
-    return [fault for writer in beside.writers.values() if (fault := writer.faults())]
+    return [fault for writer in others.writers.values() if (fault := writer.faults())]
 
 
 def seconds_of(packet: av.Packet) -> Fraction:
@@ -165,7 +165,7 @@ def seconds_of(packet: av.Packet) -> Fraction:
 
 
 def _chapters_before(until: Fraction | float, chapters: Sequence[dict]) -> list[dict]:
-    """Chapters up to a time in seconds, without those that begin there or later."""
+    """Chapters that begin before a time in seconds, cut at it."""
     if until == math.inf:
         return list(chapters)
     ends = [(chapter, min(chapter["end"], round(until / chapter["time_base"]))) for chapter in chapters]
@@ -175,10 +175,10 @@ def _chapters_before(until: Fraction | float, chapters: Sequence[dict]) -> list[
 def _attach(
     output: av.container.OutputContainer, extras: Extras, until: Fraction | float, stack: ExitStack
 ) -> list[av.Packet]:
-    """Give a container that has not started tags, chapters up to a time, and files.
+    """Add tags, chapters up to a time, and attachments to a container whose header is not written yet.
 
     Returns:
-        The covers that are packets of it.
+        The covers that the container stores as packets of a video stream.
     """
     output.metadata.update(extras.tags)
     if chapters := _chapters_before(until, extras.chapters):
@@ -211,13 +211,13 @@ WRITERS = {
 }
 
 
-class _Beside:
-    """The tracks of the input on their way into the output, in the order of time.
+class _OtherTracks:
+    """Copies the sound and subtitle tracks of the input into the output, in the order of time.
 
     Args:
         info: the input; its `time_origin` becomes zero.
-        picture_s: how long the picture is, in seconds. Of a clip that is cut, nothing behind it is copied.
-        stack: closes the input.
+        picture_s: duration of the picture in seconds. If only a part of the clip is restored, nothing later is copied.
+        stack: closes the input at its end.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class _Beside:
         self.next = next(self.placed, None)
 
     def copy_until(self, seconds: Fraction | float) -> None:
-        """Move over every packet that starts before this time; all, and what is held back, for infinity."""
+        """Copy every packet that starts before this time; for infinity all, also those that writers hold back."""
         while self.next is not None and seconds_of(self.next) < seconds:
             self.writers[self.next.stream_index].write(self.next)
             self.next = next(self.placed, None)
@@ -251,7 +251,7 @@ class _Beside:
                 writer.finish()
 
     def _placed(self) -> Iterator[av.Packet]:
-        """Packets with times that rise, track by track."""
+        """Packets whose times rise within each track."""
         for packet in self._read():
             placed = self.writers[packet.stream_index].times.push(packet)
             if placed is not None:
@@ -262,7 +262,7 @@ class _Beside:
                 yield placed
 
     def _read(self) -> Iterator[av.Packet]:
-        """Every packet of the tracks; damaged places of the input are stepped over."""
+        """Every packet of the tracks; damaged places of the input are skipped."""
         if self.input is None or self.jumps is None:  # there are no tracks
             return
         source, jumps = self.input, self.jumps
@@ -281,7 +281,7 @@ class _Beside:
 
 
 def _saved(picture: Path, result: Path) -> str:
-    """Give a picture that cannot be completed a name that says so."""
+    """Rename a picture that cannot be completed to `NAME.without_sound.mp4`; returns the name."""
     stem = os.fsencode(result.stem)[:LONGEST_STEM].decode(errors="ignore")
     saved = result.with_name(f"{stem}.without_sound.mp4")
     try:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from common.atomic import atomic_write
 from data.image.transforms.na_resize import bicubic_8_bit
+from data.media.codecs import OutputOptions
 from data.media.colour import Colour
 from data.media.info import MediaInfo
 from data.media.writer import open_writer
@@ -56,7 +57,7 @@ class SideBySide:
         path: of the comparison, see `open_writer`.
         info: the input; its sound is copied, its transparency is not. The result's writer logs messages about both.
         size: (height, width) of the finished frames; the comparison is twice as wide.
-        frame_rate: see `open_writer`.
+        frame_rate: see `OutputOptions`.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class SideBySide:
         # For viewing: 8 bits, and HDR as the SDR that the networks take.
         colour = Colour(info.colour.primaries) if info.colour.is_hdr else info.colour
         plain = replace(info, alpha=None, transparent=False, depth=8, colour=colour)
-        self.writer = open_writer(path, plain, wide, frame_rate=frame_rate, quiet=True, metadata=False)
+        self.writer = open_writer(
+            path, plain, wide, options=OutputOptions(frame_rate=frame_rate, metadata=False), quiet=True
+        )
         self.path = self.writer.path
 
     def write(self, before: Tensor, after: Tensor, times: Sequence[Fraction]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.logger import get_logger
 from data.media.clock import USUAL_RATE
+from data.media.codecs import OutputOptions
 from data.media.colour import tag
 from data.media.encoder import add_stream, left_out, timed
 from data.media.encoding import Encoding
@@ -54,9 +55,8 @@ class VideoWriter(SegmentedWriter):
         size: tuple[int, int],
         *,
         encoding: Encoding,
-        frame_rate: Fraction | None,
+        options: OutputOptions,
         quiet: bool = False,
-        metadata: bool = True,
         identity: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(path)
@@ -69,16 +69,16 @@ class VideoWriter(SegmentedWriter):
             logger.info("%s: %dx%d made even by repeating the last row or column", shown(path), size[1], size[0])
         if (lost := left_out(encoding)) and not quiet:
             logger.warning("%s: %s is left out, %s has no place for it here", shown(path), lost, encoding.encoder)
-        self.retimed = Fraction(frame_rate) if frame_rate else None
+        self.retimed = Fraction(options.frame_rate) if options.frame_rate else None
         self.rate = self.retimed or info.frame_rate or USUAL_RATE
         self.ticks = ticks_per_second(self.rate, None if self.retimed else info)
         self.steps: dict[int, int] = {}  # pts -> duration, of frames inside the encoder
         self.pending: tuple[av.VideoFrame, int] | None = None  # the last frame; the next one shows how long it lasts
         self.last_step: Fraction | None = None  # seconds, of the frame before it
-        self.metadata = metadata
+        self.metadata = options.metadata
         self.sound = self._choose_sound()
         timed, suffix = self.retimed in (None, info.frame_rate), path.suffix.lower()
-        self.extras = logged_extras(info, suffix, self.rate, metadata=metadata, timed=timed, quiet=quiet)
+        self.extras = logged_extras(info, suffix, self.rate, metadata=options.metadata, timed=timed, quiet=quiet)
         # MP4 stores exact times, so the picture is written as MP4 first, whatever the container of the result.
         self.origin: int | None = None  # ticks at which the current segment begins; None before its first frame
         self._take_up(identity, info.frame_count_hint, quiet)

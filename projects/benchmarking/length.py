@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from data.media import MediaInfo, open_writer
+from data.media import MediaInfo, OutputOptions, open_writer
 
 SIZE, RATE, PIECE = (48, 64), 25, 100  # height, width; frames a second; frames that are made at once
 # The peak as the kernel has it, which is kept to the page, beside the line of the report.
@@ -45,7 +45,7 @@ def moving_picture(path: Path, frames: int) -> Path:
     """A clip of this many frames in which a camera moves over noise."""
     picture = torch.randint(0, 256, (3, SIZE[0], 1024), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     info = MediaInfo(path, "video", SIZE[1], SIZE[0], frame_rate=Fraction(RATE), frame_count_hint=frames)
-    with open_writer(path.with_name(path.name), info, SIZE, metadata=False) as writer:
+    with open_writer(path.with_name(path.name), info, SIZE, options=OutputOptions(metadata=False)) as writer:
         for start in range(0, frames, PIECE):
             numbers = range(start, min(start + PIECE, frames))
             shown = torch.stack([picture.roll(-number, 2)[..., : SIZE[1]] for number in numbers])

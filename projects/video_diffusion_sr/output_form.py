@@ -27,13 +27,13 @@ def result_options_from_flags(args: argparse.Namespace) -> ResultOptions:
         encoder=args.encoder,
         hdr=args.hdr,
         crf=args.crf,
+        frame_rate=args.out_fps,
+        metadata=not args.no_metadata,
     )
     options = ResultOptions(
         color_fix=args.color_fix,
         strength=args.strength,
-        frame_rate=args.out_fps,
         compare=args.compare,
-        metadata=not args.no_metadata,
         frames_out="png" if args.codec == "png" else args.frames_out,
         output=output,
     )

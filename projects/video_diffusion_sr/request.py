@@ -1,7 +1,6 @@
 """What a user asks for, for all files of a run."""
 
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -19,17 +18,14 @@ class ResultOptions:
     """What a user chooses about the result.
 
     color_fix: one of `color_fix.KINDS`. strength: 1 is the restored clip, 0 the resized input.
-    frame_rate: play the same frames at this rate; None keeps the file's own times.
-    compare: also write a side-by-side clip and a contact sheet. metadata: False leaves out tags, dates, places, covers.
-    frames_out: "png": the result of a clip is a folder of pictures. output: codec, depth and the like of the result.
+    compare: also write a side-by-side clip and a contact sheet.
+    frames_out: "png": the result of a clip is a folder of pictures. output: codec, depth, frame rate and metadata.
     page_bytes: bytes of pictures that a file may have on the page of `--report`; None: there is no page.
     """
 
     color_fix: str = "wavelet"
     strength: float = 1.0
-    frame_rate: Fraction | None = None
     compare: bool = False
-    metadata: bool = True
     frames_out: str | None = None
     page_bytes: int | None = None
     output: OutputOptions = field(default_factory=OutputOptions)

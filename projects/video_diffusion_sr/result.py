@@ -51,8 +51,8 @@ class Result:
         self.output, self.frames, self._open = output, 0, True
         try:
             self.writer = open_writer(
-                output, info, size, frame_rate=options.frame_rate, metadata=options.metadata, frames_out=frames_out,
-                options=options.output, identity=None if options.compare else identity,
+                output, info, size, options=options.output, frames_out=frames_out,
+                identity=None if options.compare else identity,
             )  # fmt: skip
         except BusyError as error:
             if existing == "skip":
@@ -69,7 +69,7 @@ class Result:
         if options.compare and identity is not None and is_long(info.frame_count_hint):
             logger.info("%s: with --compare no segments are kept: after an interruption it starts again", output.name)
         beside = output.with_name(f"{output.name}.mp4") if frames_out else output
-        self.comparison = Comparison(beside, info, size, options.compare, options.frame_rate)
+        self.comparison = Comparison(beside, info, size, options.compare, options.output.frame_rate)
         self.samples = Samples(info, options.page_bytes)
 
     def write(

@@ -25,10 +25,7 @@ PROMISED_PARAMETERS = {
     "seedvr/pipeline.py SeedVRPipeline.__call__",
     "seedvr/restorer.py Restorer.restore_file",  # as docs/python.md promises them
 }
-PARAMETERS_YET = {
-    "data/media/video_writer.py VideoWriter.__init__",
-    "data/media/writer.py open_writer",
-}
+PARAMETERS_YET: set[str] = set()
 CLASSES_YET: set[str] = set()
 FUNCTIONS_YET = {
     "models/dit/nadit.py NaDiT.__init__",  # a promised list of arguments, and their translation

@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import pytest
 
-from data.media import open_media, open_writer
+from data.media import OutputOptions, open_media, open_writer
 from data.media.tags import carried, global_tags, stream_tags
 from tests.data.extras_samples import CLIP, DISPOSITION, TIMES, TRACKS, clip_with, cover, lowered, through
 from tests.data.media_samples import write_clip
@@ -111,7 +111,7 @@ def test_without_metadata_only_sound_text_and_their_languages_go_over(tmp_path):
         subtitles=[("subrip", {"language": "deu", "title": "secret"}, 0)],
         files=[("cover", "image/jpeg", cover())],
     )
-    target = through(source, tmp_path / "out", metadata=False)
+    target = through(source, tmp_path / "out", options=OutputOptions(metadata=False))
     with av.open(str(target)) as result:
         assert [s.language for s in (*result.streams.audio, *result.streams.subtitles)] == ["eng", "fra", "deu"]
         assert len(result.streams.video) == 1
@@ -123,7 +123,7 @@ def test_a_new_rate_leaves_out_what_is_timed_and_says_so(tmp_path, caplog):
     source = clip_with(
         tmp_path / "in.mkv", tags=TAGS, tracks=TRACKS[:1], subtitles=[("subrip", {}, 0)], chapters=[(0, 900, "One")]
     )
-    with av.open(str(through(source, tmp_path / "out", frame_rate=Fraction(10)))) as result:
+    with av.open(str(through(source, tmp_path / "out", options=OutputOptions(frame_rate=Fraction(10))))) as result:
         assert not result.streams.subtitles and not result.chapters() and result.metadata["title"] == "Holiday"
     assert caplog.text.count("subtitles and chapters are left out") == 1
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 
-from data.media import open_media, open_writer
+from data.media import OutputOptions, open_media, open_writer
 from data.media.picture_tags import StoredText, for_size, kept_as_found, srgb_profile
 from tests.data.picture_samples import as_image, through
 
@@ -70,7 +70,7 @@ def test_without_metadata_only_the_profile_goes_over(tmp_path):
     as_image().save(
         tmp_path / "in.jpg", exif=exif_block(), xmp=XMP, icc_profile=srgb_profile(), dpi=(300, 300), comment="hi"
     )
-    result = through(tmp_path / "in.jpg", tmp_path / "out", metadata=False)
+    result = through(tmp_path / "in.jpg", tmp_path / "out", options=OutputOptions(metadata=False))
     assert result.info["icc_profile"] and not {"exif", "xmp", "comment"} & result.info.keys()
     assert b"Camera" not in (tmp_path / "out" / "in.jpg").read_bytes()
 
