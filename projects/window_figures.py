@@ -119,7 +119,7 @@ class Steps:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=Path, nargs="+", required=True, help="folders; clips without a border count")
+    parser.add_argument("--clips", type=Path, nargs="+", required=True, help="folders; their pictures count nothing")
     parser.add_argument("--preset", choices=PRESETS, default="seedvr2_tiny")
     parser.add_argument("--size", default="96x128", help="area of the result, HEIGHTxWIDTH (%(default)s)")
     parser.add_argument("--window", type=int, default=21, help="frames (%(default)s)")
@@ -137,10 +137,10 @@ def main() -> None:
             except MediaError as error:
                 logger.warning("%s", error)
                 continue
-            clips, frames = clips + 1, frames + whole.shape[1]
+            clips, frames = clips + (whole.shape[1] > 1), frames + whole.shape[1] - 1
             for variant, clip in made.items():
                 steps[variant].add(clip, whole, borders_of(variant, whole.shape[1], window, restorer.grid))
-    print(f"{clips} clips, {frames} frames, {args.size}, windows of {args.window} frames\n")
+    print(f"{clips} clips, {frames} steps, {args.size}, windows of {args.window} frames\n")
     print("| | borders | at borders: mean | worst | elsewhere: mean | worst | over 1 code |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for variant, found in steps.items():
