@@ -122,8 +122,8 @@ MANY = pytest.mark.slow  # eight processes on two cores
 @pytest.mark.parametrize(
     ("levels", "ranks"),
     [
-        ("winograd", SIZES), ("direct", (2, 3)),
-        pytest.param("direct", SIZES, marks=MANY), pytest.param("short", SIZES, marks=MANY),
+        ("winograd", (2, 4)), ("direct", (3,)),
+        *(pytest.param(levels, SIZES, marks=MANY) for levels in ("winograd", "direct", "short")),
     ],
 )  # fmt: skip
 @torch.no_grad()

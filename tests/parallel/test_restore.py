@@ -72,6 +72,7 @@ def test_groups_take_different_files(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [path.name for path in sources]
 
 
+@pytest.mark.slow
 def test_tiles_are_of_whole_pictures_on_any_number_of_ranks(tmp_path):
     """A plan in tiles does not share rows: each rank computes all tiles, so no seam lies between blocks of rows."""
     clip = write_clip(tmp_path / "clip.mp4", 5)

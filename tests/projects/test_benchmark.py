@@ -47,6 +47,7 @@ def test_tiny_preset_on_a_cpu(tmp_path, capsys):
     assert "predicted peak" in said and "sum " in said
 
 
+@pytest.mark.slow
 def test_flags_set_the_schedule_and_distances_are_those_of_rounding(tmp_path, capsys):
     path = tmp_path / "run.json"
     flags = ["--quick", "--winograd", "4", "--slice_frames", "4", "--distance", "--json", str(path)]

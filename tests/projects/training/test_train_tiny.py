@@ -58,6 +58,7 @@ def test_every_part_leaves_its_weights(run):
     assert not torch.equal(fitted["blocks.0.mlp.vid.proj_in.weight"], start["blocks.0.mlp.vid.proj_in.weight"])
 
 
+@pytest.mark.slow
 def test_a_stopped_fit_goes_on_to_the_same_weights(run, tmp_path, monkeypatch):
     """The second set of pairs is read at its step, whether it was there before or the run was stopped in between."""
     output, _ = run
