@@ -5,6 +5,7 @@ The lists may only become shorter: an entry that is no longer needed fails the t
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ CACHES = {"cache", "lru_cache", "cached_choice"}
 CONTAINERS = {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict", "WeakKeyDictionary"}
 
 
+@cache
 def sources(root: Path) -> dict[str, ast.Module]:
     """Every module of the program, parsed, by its path below the root."""
     files = sorted(file for package in PACKAGES for file in (root / package).rglob("*.py"))
@@ -154,7 +156,10 @@ def circles(root: Path) -> set[str]:
     graph = {}
     for module, tree in modules.items():
         package = module if paths[module].endswith("__init__.py") else module.rpartition(".")[0]
-        names = [name for _, name in imports_of(ast.unparse(without_type_imports(tree)), package)]
+        text = (root / paths[module]).read_text(encoding="utf-8")
+        if "TYPE_CHECKING" in text:
+            text = ast.unparse(without_type_imports(tree))
+        names = [name for _, name in imports_of(text, package)]
         # `from a.b import c` imports the module a.b.c where there is one, else a.b.
         found = {name if name in modules else name.rpartition(".")[0] for name in names}
         graph[module] = found & set(modules)

@@ -90,10 +90,21 @@ def test_a_memory_limit_makes_groups_smaller_and_changes_nothing(vae):
         assert (result - whole).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("levels", [LEVELS[0], LEVELS[2], LEVELS[4], LEVELS[5]])
-@pytest.mark.parametrize(("latent_rows", "heights"), [(5, (2, 3)), (5, (1, 1, 3)), (4, (1, 1, 1, 1)), (8, (5, 1, 2))])
+SHARES = ((2, 3), (1, 1, 3), (1, 1, 1, 1), (5, 1, 2))  # latent rows of each rank
+OF_ROWS = (0, 2, 4, 5)  # of `LEVELS`
+
+
+@pytest.mark.parametrize(
+    ("levels", "heights"),
+    [  # every level and every share once, the other pairs by `make test-all`
+        pytest.param(LEVELS[n], heights, marks=() if at == place else pytest.mark.slow)
+        for at, n in enumerate(OF_ROWS)
+        for place, heights in enumerate(SHARES)
+    ],
+)
 @torch.no_grad()
-def test_blocks_of_rows_equal_the_whole_picture(levels, latent_rows, heights, monkeypatch):
+def test_blocks_of_rows_equal_the_whole_picture(levels, heights, monkeypatch):
+    latent_rows = sum(heights)
     vae = small_vae(1)
     prepare_inference(vae, (F23, F43))
     monkeypatch.setattr(winograd, "BLOCK_BYTES", 20_000)  # several blocks of rows a share

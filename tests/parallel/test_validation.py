@@ -66,7 +66,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("world", "sp_size", "strategy"),
     [
-        (2, 1, "FULL_SHARD"),
+        pytest.param(2, 1, "FULL_SHARD", marks=pytest.mark.slow),
         pytest.param(2, 2, "FULL_SHARD", marks=pytest.mark.slow),
         pytest.param(3, 1, "NO_SHARD", marks=pytest.mark.slow),
         pytest.param(4, 2, "NO_SHARD", marks=pytest.mark.slow),

@@ -48,7 +48,8 @@ def test_what_is_promised_is_sent(monkeypatch, tmp_path):
         assert sent[0]["text"] == pytest.approx(volume.text, rel=0.01)
 
 
-@pytest.mark.parametrize("ranks", [3, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow  # the whole VAE in several processes
+@pytest.mark.parametrize("ranks", [2, 3])
 @torch.no_grad()
 def test_rows_that_are_promised_are_sent(ranks, monkeypatch, tmp_path):
     """In float32, slice by slice: rows of every convolution, and keys and values."""
