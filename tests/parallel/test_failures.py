@@ -35,8 +35,12 @@ def launch(failure: str, folder: Path) -> subprocess.Popen:
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory) -> dict:
     """Exit status, standard error and folder of all jobs, which run side by side."""
-    root, started = tmp_path_factory.mktemp("jobs"), time.monotonic()
-    failures = ("raises", "hangs", "is killed", "is killed once")
+    return run_jobs(tmp_path_factory.mktemp("jobs"), "raises", "hangs", "is killed once")
+
+
+def run_jobs(root: Path, *failures: str) -> dict:
+    """See `jobs`."""
+    started = time.monotonic()
     running = {failure: launch(failure, root / failure.replace(" ", "_")) for failure in failures}
     ended = {}
     for failure, job in running.items():
@@ -51,11 +55,11 @@ def jobs(tmp_path_factory) -> dict:
     [
         ("raises", "rank 1 of 2 failed during c: ValueError: the file is upside down"),
         ("hangs", " in fail\n"),  # the stack of the one that hangs
-        ("is killed", "Signal 9 (SIGKILL)"),
+        pytest.param("is killed", "Signal 9 (SIGKILL)", marks=pytest.mark.slow),
     ],
 )
-def test_a_failing_rank_ends_the_job_with_its_cause(jobs, failure, cause):
-    status, errors, folder = jobs[failure]
+def test_a_failing_rank_ends_the_job_with_its_cause(jobs, failure, cause, tmp_path):
+    status, errors, folder = (jobs if failure in jobs else run_jobs(tmp_path, failure))[failure]
     assert status != 0
     assert cause in errors
     root_cause = errors.split("Root Cause (first observed failure)")[1]
