@@ -82,7 +82,7 @@ for script in sys.argv[1:]:
 """
 
 
-QUICK = ("inference_seedvr2_tiny", "benchmark", "degrade", "download", "evaluate", "export", "train")
+QUICK = ("inference_seedvr2_tiny", "download", "evaluate", "train")
 
 
 @pytest.mark.parametrize("names", [QUICK, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])

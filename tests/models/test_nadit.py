@@ -139,7 +139,8 @@ def test_other_checkpointing_is_refused(wrong):
 
 
 @pytest.mark.parametrize("small", ["v2_small", pytest.param("v1_small", marks=pytest.mark.slow)], indirect=True)
-@pytest.mark.parametrize("autocast", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.slow  # it compiles
 def test_a_training_block_is_one_graph(small, autocast):
     """torch.compile meets nothing in a block that breaks its graph, and what it traced gives the eager gradients."""
     name, model = small

@@ -122,7 +122,7 @@ MANY = pytest.mark.slow  # eight processes on two cores
 @pytest.mark.parametrize(
     ("levels", "ranks"),
     [
-        ("winograd", (2, 4)), pytest.param("direct", (3,), marks=MANY),
+        ("winograd", (2, 3)), pytest.param("direct", (3,), marks=MANY),
         *(pytest.param(levels, SIZES, marks=MANY) for levels in ("winograd", "direct", "short")),
     ],
 )  # fmt: skip

@@ -95,7 +95,7 @@ def test_ctrl_c_leaves_nothing_unfinished(restorer, tmp_path, monkeypatch):  # n
         assert len(read(tmp_path / "out" / name)) in (1, 9)
 
 
-@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("overlap", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("slow", ["reader", "writer"])
 def test_a_report_says_which_thread_waited(restorer, tmp_path, monkeypatch, caplog, overlap, slow):  # noqa: F811
     """A slow reader is waited for, a slow writer too once its queue is full; the other one is not."""
