@@ -160,6 +160,7 @@ def test_progress_is_reported_by_stage(restorer, clip, tmp_path):
 
 def test_a_file_resumes_where_it_was_asked_to(restorer, clip, tmp_path, monkeypatch, caplog):
     """Whoever ends it, with the same call; the bytes are those of an undisturbed one."""
+    caplog.set_level("INFO")
     monkeypatch.setattr(segmented, "LEAST_KEPT", 4)
     restorer.restore_file(clip, tmp_path / "whole.mp4", **SIZE, seed=3, resume=True)
 
