@@ -21,9 +21,12 @@ BUFFERS = 2  # of a thread
 def in_threads(
     make: Callable[[str, "Uploader"], Tensor], names: Iterable[str], device: torch.device
 ) -> dict[str, Tensor]:
-    """name -> `make(name, uploader)`, made by several threads and in the order of the names."""
+    """name -> `make(name, uploader)`, made by several threads and in the order of the names.
+
+    After an error or Ctrl-C nothing new is begun: a file on a slow disk may take minutes.
+    """
     names, upload = list(names), Uploader(device)
-    with ThreadPoolExecutor(THREADS, "upload") as pool:
+    with ThreadPoolExecutor(THREADS, "upload") as pool:  # whose `map` cancels what waits when it is left
         return dict(zip(names, pool.map(lambda name: make(name, upload), names), strict=True))
 
 

@@ -21,9 +21,10 @@ SIDE = 64  # of the tensors that are computed with
 
 @contextmanager
 def first_use(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """A block while which this happens, if `device` is a CUDA device. Whatever goes wrong is met again by who needs it.
+    """Do this in a thread while the block runs, if `device` is a CUDA device.
 
-    The block ends when the thread has: a process that ends while another thread is in the driver may crash.
+    An error is logged only: the run itself meets it again. The block waits for the thread, because a process that ends
+    while a thread is in the driver may crash.
     """
     if device.type != "cuda":
         yield

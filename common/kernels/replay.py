@@ -1,4 +1,4 @@
-"""Calls that come again with tensors of the same shapes, as CUDA graphs: a small picture is bound by its launches.
+"""Repeated calls with tensors of the same shapes, as CUDA graphs: a small picture is bound by its launches.
 
 A picture of 720p takes the device 50 ms, and its 500 kernels of our own and 2,000 of the library's take a Python thread
 longer than that to queue, while other threads compress pictures. A replay queues them all in one call.
