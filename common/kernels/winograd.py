@@ -51,7 +51,7 @@ def transform_weights(taps: Tensor, m: int) -> Tensor:
 
 
 def transform_input(
-    out: Tensor,
+    out: Sequence[Tensor],
     x: Tensor,
     scale: Tensor,
     shift: Tensor,
@@ -59,21 +59,22 @@ def transform_input(
     carried: Tensor,
     rows: tuple[int, int],
     settled: tuple[int, int],
+    skip: int = 0,
 ) -> None:
     """Norm and SiLU of m frames, and the combinations B d of the two frames before and them, for a block of rows.
 
     Args:
-        out: [m + 2, B, R, W, C], R = rows[1] - rows[0]; packed within one combination of one clip.
+        out: m + 2 of [B, R, W, C], packed; their rows from `skip` on are filled.
         x: [B, m, H, W, C]; pixels packed.
         scale, shift: [B * m, C], the norm of x, see `frame_norm.norm_coefficients`.
         carried: [B, 2, H, W, C] packed, INPUT_SCALE times the two normed frames before these; changed: in the rows
             `settled` (within `rows`) these frames' last two take their place.
         rows, settled: from, to.
     """
-    if use_triton(x, out):
+    if use_triton(x, *out):
         from common.kernels import winograd_triton as kernels
 
-        kernels.transform_input(out, x, scale, shift, silu, carried, rows, settled)
+        kernels.transform_input(out, x, scale, shift, silu, carried, rows, settled, skip)
         return
     (first, stop), (begin, end), m = rows, settled, x.shape[1]
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -81,7 +82,9 @@ def transform_input(
     new = x[:, :, first:stop].to(wide) * scale.to(wide).view(of_frame) + shift.to(wide).view(of_frame)
     new = (F.silu(new) if silu else new) * INPUT_SCALE
     frames = torch.cat([carried[:, :, first:stop].to(wide), new], 1)
-    out.copy_(torch.einsum("mt,bthwc->mbhwc", torch.tensor(input_matrix(m), dtype=wide, device=x.device), frames))
+    matrix = torch.tensor(input_matrix(m), dtype=wide, device=x.device)
+    for combination, made in zip(out, torch.einsum("mt,bthwc->mbhwc", matrix, frames), strict=True):
+        combination[:, skip : skip + stop - first] = made
     carried[:, :, begin:end] = new[:, -CARRIED:, begin - first : end - first]
 
 

@@ -12,6 +12,7 @@ from common.kernels.triton_support import launch
 from common.kernels.winograd_matrices import INPUT_SCALE, POINTS, WEIGHT_SCALE
 
 TILE_IN, TILE_OUT = 512, 512  # elements of each frame that a program of four warps holds at once
+OUT_STAGES = 3  # loads of a pass that takes statistics run ahead: its sums leave room for few programs at once
 MOST_CHANNELS = 128  # of a program that takes statistics
 
 
@@ -27,16 +28,17 @@ def _normed(x_ptr, at, ok, scale_ptr, shift_ptr, channel, inside, SILU: tl.const
     return x
 
 
-@triton.jit(do_not_specialize=["pixels", "first", "begin", "end"])
+@triton.jit(do_not_specialize=["pixels", "skip", "first", "begin", "end"])
 def _input_kernel(
-    out_ptr, x_ptr, scale_ptr, shift_ptr, carried_ptr,
-    pixels, first, begin, end, channels, x_b, x_t, carried_t, product, out_b,
+    out0_ptr, out1_ptr, out2_ptr, out3_ptr, out4_ptr, out5_ptr, x_ptr, scale_ptr, shift_ptr, carried_ptr,
+    pixels, skip, first, begin, end, channels, x_b, x_t, carried_t, out_b,
     M: tl.constexpr, NEAR: tl.constexpr, FAR: tl.constexpr, SHRINK: tl.constexpr, SILU: tl.constexpr,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    # Pixels count from the band's first one; first, begin and end (of what is settled) from the picture's.
+    # Pixels count from the band's first one, skip of them before those in the combinations; first, begin and end (of
+    # what is settled) count from the picture's.
     clip = tl.program_id(1).to(tl.int64)
-    x_t, product = x_t.to(tl.int64), product.to(tl.int64)  # multiples of them pass 2^31 in 4K
+    x_t = x_t.to(tl.int64)  # multiples of it pass 2^31 in 4K
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.arange(0, CHANNELS)
     inside = channel < channels
@@ -48,22 +50,21 @@ def _input_kernel(
     scale_ptr += clip * M * channels
     shift_ptr += clip * M * channels
     carried_ptr += clip * 2 * carried_t
-    out_ptr += clip * out_b
 
     d0 = tl.load(carried_ptr + at, mask=ok, other=0.0).to(tl.float32)
     d1 = tl.load(carried_ptr + carried_t + at, mask=ok, other=0.0).to(tl.float32)
     d2 = _normed(x_ptr, at, ok, scale_ptr, shift_ptr, channel, inside, SILU) * SHRINK
     d3 = _normed(x_ptr + x_t, at, ok, scale_ptr + channels, shift_ptr + channels, channel, inside, SILU) * SHRINK
     carry = carried_ptr.dtype.element_ty
-    kind = out_ptr.dtype.element_ty
-    to = out_ptr + pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+    kind = out0_ptr.dtype.element_ty
+    to = clip * out_b + (skip + pixel).to(tl.int64)[:, None] * channels + channel[None, :]
     if M == 2:  # the points are 0, 1 and -1
         tl.store(carried_ptr + at, d2.to(carry), mask=settled)
         tl.store(carried_ptr + carried_t + at, d3.to(carry), mask=settled)
-        tl.store(to, (d2 - d0).to(kind), mask=ok)
-        tl.store(to + product, (d2 + d1).to(kind), mask=ok)
-        tl.store(to + 2 * product, (d2 - d1).to(kind), mask=ok)
-        tl.store(to + 3 * product, (d3 - d1).to(kind), mask=ok)
+        tl.store(out0_ptr + to, (d2 - d0).to(kind), mask=ok)
+        tl.store(out1_ptr + to, (d2 + d1).to(kind), mask=ok)
+        tl.store(out2_ptr + to, (d2 - d1).to(kind), mask=ok)
+        tl.store(out3_ptr + to, (d3 - d1).to(kind), mask=ok)
     else:
         scale_ptr += 2 * channels
         shift_ptr += 2 * channels
@@ -75,14 +76,14 @@ def _input_kernel(
         tl.store(carried_ptr + carried_t + at, d5.to(carry), mask=settled)
         both: tl.constexpr = NEAR * NEAR + FAR * FAR
         times: tl.constexpr = NEAR * NEAR * FAR * FAR
-        tl.store(to, (d4 - both * d2 + times * d0).to(kind), mask=ok)
+        tl.store(out0_ptr + to, (d4 - both * d2 + times * d0).to(kind), mask=ok)
         even, odd = d4 - FAR * FAR * d2, NEAR * (d3 - FAR * FAR * d1)
-        tl.store(to + product, (even + odd).to(kind), mask=ok)
-        tl.store(to + 2 * product, (even - odd).to(kind), mask=ok)
+        tl.store(out1_ptr + to, (even + odd).to(kind), mask=ok)
+        tl.store(out2_ptr + to, (even - odd).to(kind), mask=ok)
         even, odd = d4 - NEAR * NEAR * d2, FAR * (d3 - NEAR * NEAR * d1)
-        tl.store(to + 3 * product, (even + odd).to(kind), mask=ok)
-        tl.store(to + 4 * product, (even - odd).to(kind), mask=ok)
-        tl.store(to + 5 * product, (d5 - both * d3 + times * d1).to(kind), mask=ok)
+        tl.store(out3_ptr + to, (even + odd).to(kind), mask=ok)
+        tl.store(out4_ptr + to, (even - odd).to(kind), mask=ok)
+        tl.store(out5_ptr + to, (d5 - both * d3 + times * d1).to(kind), mask=ok)
 
 
 @triton.jit
@@ -114,7 +115,7 @@ def _output_kernel(
     out_b, out_t, out_h, out_w, x_b, x_t, product_b,
     M: tl.constexpr, NEAR: tl.constexpr, FAR: tl.constexpr, GAIN: tl.constexpr,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, PENDING: tl.constexpr, MEASURE: tl.constexpr,
-    PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    PIXELS: tl.constexpr, CHANNELS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     # first, stop: pixels of the picture, the band's; skip: pixels of the products before the band's first one.
     part, clip = first // chunk + tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -165,7 +166,7 @@ def _output_kernel(
                 shift2 += tl.load(x_ptr + 2 * x_t + seen, mask=inside, other=0.0).to(tl.float32)
                 shift3 += tl.load(x_ptr + 3 * x_t + seen, mask=inside, other=0.0).to(tl.float32)
             tl.debug_barrier()  # what was read here may be overwritten below
-    for start in range(begin, end, PIXELS):
+    for start in tl.range(begin, end, PIXELS, num_stages=STAGES):
         pixel = start + tl.arange(0, PIXELS)
         ok = (pixel < end)[:, None] & inside[None, :]
         at = (pixel - first + skip).to(tl.int64)[:, None] * channels + channel[None, :]
@@ -219,11 +220,11 @@ def _output_kernel(
 
 
 def transform_input(
-    out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, silu: bool, carried: Tensor,
-    rows: tuple[int, int], settled: tuple[int, int],
+    out: Sequence[Tensor], x: Tensor, scale: Tensor, shift: Tensor, silu: bool, carried: Tensor,
+    rows: tuple[int, int], settled: tuple[int, int], skip: int,
 ) -> None:  # fmt: skip
     batch, m, _, width, channels = x.shape
-    assert out[0, 0].is_contiguous() and len(out) == m + 2, "a combination of a clip is packed"
+    assert len(out) == m + 2 and all(o.is_contiguous() for o in out), "packed combinations"
     assert carried.stride(0) == 2 * carried.stride(1), "the two frames of a clip follow those of the clip before"
     require_packed_pixels(x, carried)
     wide = triton.next_power_of_2(channels)
@@ -231,8 +232,9 @@ def transform_input(
     near, far = _near_far(m)
     launch(
         _input_kernel, (triton.cdiv(pixels, per_program), batch),
-        out, x, scale, shift, carried, pixels, rows[0] * width, settled[0] * width, settled[1] * width, channels,
-        x.stride(0), x.stride(1), carried.stride(1), out.stride(0), out.stride(1),
+        *_six(out), x, scale, shift, carried,
+        pixels, skip * width, rows[0] * width, settled[0] * width, settled[1] * width, channels,
+        x.stride(0), x.stride(1), carried.stride(1), out[0].stride(0),
         M=m, NEAR=near, FAR=far, SHRINK=INPUT_SCALE, SILU=silu, PIXELS=per_program, CHANNELS=wide, num_warps=4,
     )  # fmt: skip
 
@@ -255,16 +257,20 @@ def transform_output(
     kind = 0 if bias is None else 1 if bias.ndim == 1 else 2
     grid = (triton.cdiv(stop, chunk) - first // chunk, batch, triton.cdiv(channels, wide))
     near, far = _near_far(m)
-    six = [*products, products[0], products[0]][:6]
     launch(
         _output_kernel, grid,
-        out, *six, other, out if bias is None else bias, out if deferred is None else deferred, parts,
+        out, *_six(products), other, out if bias is None else bias, out if deferred is None else deferred, parts,
         first, stop, skip * width, out.shape[2], width, channels, chunk, chunks,
         *out.stride()[:4], other.stride(0), other.stride(1), products[0].stride(0),
         M=m, NEAR=near, FAR=far, GAIN=1 / (INPUT_SCALE * WEIGHT_SCALE),
         BIAS=kind, RESIDUAL=x is not None, PENDING=deferred is not None, MEASURE=statistics is not None,
-        PIXELS=max(1, TILE_OUT // wide), CHANNELS=wide, num_warps=4,
+        PIXELS=max(1, TILE_OUT // wide), CHANNELS=wide, STAGES=OUT_STAGES, num_warps=4,
     )  # fmt: skip
+
+
+def _six(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The arguments of a kernel that takes six; F(2, 3) leaves the last two alone."""
+    return [*tensors, tensors[0], tensors[0]][:6]
 
 
 def _near_far(m: int) -> tuple[float, float]:

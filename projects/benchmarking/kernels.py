@@ -117,7 +117,7 @@ def winograd_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: in
         bias, out = draw(channels), torch.empty_like(x)
 
         def combine(x=x, scale=scale, shift=shift, past=past, block=block, rows=rows):
-            transform_input(block, x, scale, shift, True, past, rows, rows)
+            transform_input(list(block), x, scale, shift, True, past, rows, rows)
 
         def finish(out=out, block=block, rows=rows, bias=bias, x=x):
             transform_output(out, list(block), rows, 0, bias, x, None, new_statistics(out))

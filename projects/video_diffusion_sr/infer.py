@@ -3,6 +3,7 @@
 Letters: T, H, W frames and pixels · t, h, w latent frames and positions · c latent channels.
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -57,6 +58,7 @@ class VideoDiffusionInfer:
         self.scaling_factor, self.sequence_group = scaling_factor, sequence_group
         self.stages = stages or Stages(vae, dit, next(vae.parameters()).device)
         self.guard = FiniteGuard()
+        self._expected: dict[tuple[tuple[int, int, int], int], Future[ClipLayout]] = {}
         self._layout_of_picture = lru_cache(maxsize=2)(self._new_layout)  # two: guidance asks with a second text
         self.schedule = LinearInterpolation(sampling.T)
         self.sampler = EulerSampler(
@@ -67,6 +69,11 @@ class VideoDiffusionInfer:
     def device(self) -> torch.device:
         """Where the networks compute, wherever their weights are at the moment."""
         return self.stages.device
+
+    @property
+    def noise_kinds(self) -> tuple[str, ...]:
+        """What `sample` and `condition` need noise for, see `common.seed.KINDS`."""
+        return ("start", "condition") if self.sampling.condition_noise > 0 else ("start",)
 
     def new_memory(self, rows: RowExchange | None = None) -> ClipMemory | TileMemories:
         """For one clip on its way through the encoder or the decoder, see `Stages.new_memory`."""
@@ -84,13 +91,17 @@ class VideoDiffusionInfer:
         return self.guard.watch("the VAE's encoder", latents[0].permute(1, 2, 3, 0) * self.scaling_factor)
 
     @torch.inference_mode()
-    def condition(self, latents: Tensor, noise: Tensor) -> Tensor:
+    def condition(self, latents: Tensor, noise: Tensor | None) -> Tensor:
         """Latents of the degraded clip [t, h, w, c] -> what the network sees of them, [t, h, w, c + 1].
 
         Noised by the forward process where the preset says so; the last channel is the mask.
+
+        Args:
+            noise: of the shape of the latents; None where `noise_kinds` has none for the condition.
         """
         settings = self.sampling
         if settings.condition_noise > 0:
+            assert noise is not None, "this preset noises the condition"
             t = condition_timestep(
                 settings.condition_noise,
                 tuple(latents.shape),
@@ -121,11 +132,28 @@ class VideoDiffusionInfer:
             restored = self.sampler.sample(noise, predict)
         return self.guard.watch("the transformer", restored)
 
+    def expect(self, shape: tuple[int, int, int]) -> None:
+        """Begin to build the layout of latents (t, h, w) in a thread, for the next `sample` of such latents.
+
+        The host takes about 50 ms for it at 720p x 97. If the next call has another shape, only this work is lost.
+        """
+        texts = [self.prompts.positive, *([self.prompts.negative] if self.sampling.guidance.scale != 1.0 else [])]
+        pool = ThreadPoolExecutor(1, "layout", self._enter_thread)
+        self._expected = {(shape, n): pool.submit(self._new_layout, shape, n) for n in {len(text) for text in texts}}
+        pool.shutdown(wait=False)
+
+    def _enter_thread(self) -> None:
+        if self.device.type == "cuda":  # else pinned memory would belong to the first device
+            torch.cuda.set_device(self.device)
+
     def _layout_of(self, shape: tuple[int, int, int], text_tokens: int) -> ClipLayout:
         """The layout of one clip; that of a picture is kept for the next one, as it takes longer than the network."""
-        build = self._layout_of_picture if shape[0] == 1 else self._new_layout
-        return build(shape, text_tokens)
+        if shape[0] == 1:
+            return self._layout_of_picture(shape, text_tokens)
+        expected = self._expected.pop((shape, text_tokens), None)
+        return self._new_layout(shape, text_tokens) if expected is None else expected.result()
 
+    @torch.inference_mode()
     def _new_layout(self, shape: tuple[int, int, int], text_tokens: int) -> ClipLayout:
         return self.dit.layout([shape], [text_tokens], self.device, self.sequence_group)
 

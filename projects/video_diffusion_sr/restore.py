@@ -6,13 +6,14 @@ in here waits for the device.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from torch import Tensor
 
-from common.kernels.transfer import to_device
-from common.seed import frame_noise
+from common.noise_ahead import NoiseAhead
 from data.media import Frame, MediaInfo
 from projects.video_diffusion_sr.clip_run import ClipRun
 from projects.video_diffusion_sr.file_errors import InputError, NotFiniteError, OutputError, rebuild
@@ -113,6 +114,8 @@ def restore_frames(
     skipped = {"encode": first, "sample": shot_start + grid.first_frame(start.sampled), "decode": place.frame}
     for stage, count in skipped.items():
         progress.advance(stage, count)
+    if first == 0:
+        restorer.expect(info)
     finisher = Finisher(restorer.geometry.output_size(info.height, info.width), restorer, form, info.transparent)
     for shot in Shots(_counted(frames, first, progress), first, shot_start):
         for finished in restore_shot(shot, ShotInputs(shot, inputs), info, finisher, progress, start):
@@ -153,16 +156,27 @@ def restore_shot(
 
 def sample(latents: Iterator[Tensor], restorer: Restorer, progress: Progress, start: int = 0) -> Iterator[Tensor]:
     """Restored latents [t, h, w, c] of a shot, one window after the other. start: see `in_windows`' `first`."""
-    infer, factor = restorer.infer, restorer.infer.vae.temporal_factor
-
-    def restore_window(window: Tensor, first: int) -> Tensor:
+    infer, factor, first_piece = restorer.infer, restorer.infer.vae.temporal_factor, next(latents)
+    _, height, width, channels = first_piece.shape
+    with ExitStack() as stack:
         noises = {
-            kind: to_device(frame_noise(restorer.seed, kind, first, *window.shape), window.device)
-            for kind in ("start", "condition")
+            kind: stack.enter_context(NoiseAhead(restorer.seed, kind, (height, width, channels), first_piece.device))
+            for kind in infer.noise_kinds
         }
-        condition = infer.condition(window, noises["condition"])  # t h w c+1
-        restored = infer.sample(condition, noises["start"])
-        progress.advance("sample", (len(window) - (SHARED_LATENTS if first else 0)) * factor)
-        return restored.to(window.device)
 
-    return in_windows(latents, restore_window, restorer.window, start)
+        def restore_window(window: Tensor, first: int) -> Tensor:
+            drawn = {kind: noise.take(first, len(window)) for kind, noise in noises.items()}
+            condition = infer.condition(window, drawn.get("condition"))  # t h w c+1
+            restored = infer.sample(condition, drawn["start"])
+            progress.advance("sample", (len(window) - (SHARED_LATENTS if first else 0)) * factor)
+            return restored.to(window.device)
+
+        def expected() -> Iterator[Tensor]:
+            first = start
+            for piece in chain([first_piece], latents):
+                for noise in noises.values():
+                    noise.expect(first, len(piece))
+                first += len(piece)
+                yield piece
+
+        yield from in_windows(expected(), restore_window, restorer.window, start)

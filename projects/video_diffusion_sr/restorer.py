@@ -8,6 +8,7 @@ import torch
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import Rows, UnshardedClip
 from data.media import ClipRange, MediaInfo
+from data.video.framing import causal_length, latents_within
 from models.video_vae_v3.modules.reach import decoder_reach, encoder_reach
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
@@ -16,6 +17,8 @@ from projects.video_diffusion_sr.record import Recorder
 from projects.video_diffusion_sr.request import ResultOptions
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
 from projects.video_diffusion_sr.segments import Grid, Place, RunIn, run_in
+
+MOST_EXPECTED = 2**23  # latent positions of a clip whose container may be wrong about its length; 720p x 97 has 360,000
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,16 @@ class Restorer:
     def grid(self) -> Grid:
         """Where windows end and slices begin, of the current clip."""
         return Grid(self.window, self.slice_frames, self.infer.vae.temporal_factor)
+
+    def expect(self, info: MediaInfo) -> None:
+        """Let what depends on a clip's size alone be worked out while its first slices are encoded."""
+        if info.frame_count_hint is None:
+            return
+        factor, (height, width) = self.infer.vae.temporal_factor, self.latent_size(info)
+        latents = latents_within(causal_length(info.frame_count_hint, factor), factor)
+        latents = latents if self.window is None else min(latents, self.window)
+        if latents > 1 and latents * height * width <= MOST_EXPECTED:
+            self.infer.expect((latents, height, width))
 
     def run_in(self, place: Place) -> RunIn:
         """What is computed again before a place of the current clip."""

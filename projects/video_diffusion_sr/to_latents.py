@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from common.distributed.row_parallel import Rows
-from common.kernels.transfer import RunAheadLimit, to_device
-from common.seed import frame_noise
+from common.kernels.transfer import RunAheadLimit
+from common.noise_ahead import NoiseAhead
 from data.colour.path import PixelPath
 from data.media import Frame
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
@@ -67,27 +67,33 @@ def encode(
         frames: this rank's rows of the padded frames of a shot, [3, rows, w'] each. latent_size: (h, w) of whole
             pictures. first: number of the first latent frame, which the first frame ends; a slice begins behind it.
     """
-    infer, run_ahead = restorer.infer, RunAheadLimit(restorer.device)
-    memory = infer.new_memory(rows.exchange)
-    for piece in slices(frames, restorer.slice_frames, infer.vae.temporal_factor, first):
-        restorer.parallel.process.alive(f"latent frame {piece.first} of a shot")
-        yield rows.unshard(encode_rows(piece, latent_size, restorer, rows, memory))
-        run_ahead.step()
-        progress.advance("encode", piece.real)
+    infer, run_ahead, size = restorer.infer, RunAheadLimit(restorer.device), restorer.slice_frames
+    memory, factor = infer.new_memory(rows.exchange), infer.vae.temporal_factor
+    with NoiseAhead(restorer.seed, "posterior", (*latent_size, infer.vae.latent_channels), restorer.device) as noises:
+        for piece in slices(frames, size, factor, first):
+            restorer.parallel.process.alive(f"latent frame {piece.first} of a shot")
+            noise = None
+            if restorer.use_sample and rows.holds_rows:
+                noise = rows.shard(noises.take(piece.first, piece.latents), 1)
+                if size is not None and piece.real >= size:  # a full slice: another one is likely
+                    noises.expect(piece.first + piece.latents, size // factor)
+            yield rows.unshard(encode_rows(piece, latent_size, restorer, rows, memory, noise))
+            run_ahead.step()
+            progress.advance("encode", piece.real)
 
 
 def encode_rows(
-    piece: Slice, latent_size: tuple[int, int], restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
+    piece: Slice,
+    latent_size: tuple[int, int],
+    restorer: Restorer,
+    rows: Rows,
+    memory: ClipMemory | TileMemories,
+    noise: Tensor | None,
 ) -> Tensor:
-    """Latents [t, own rows, w, c] of one slice; no rows on a rank without."""
+    """Latents [t, own rows, w, c] of one slice; no rows on a rank without. noise: of that shape, None for the mean."""
     infer = restorer.infer
-    shape = (piece.latents, *latent_size, infer.vae.latent_channels)
     if not rows.holds_rows:
-        return torch.empty(shape[0], 0, *shape[2:], device=restorer.device)
-    noise = None
-    if restorer.use_sample:
-        noise = frame_noise(restorer.seed, "posterior", piece.first, *shape)
-        noise = to_device(rows.shard(noise, 1), restorer.device)
+        return torch.empty(piece.latents, 0, latent_size[1], infer.vae.latent_channels, device=restorer.device)
     return infer.encode_slice(piece.clip, memory, noise)
 
 

@@ -83,7 +83,7 @@ def vae(dtype: torch.dtype) -> None:
         for m in (2, 4):
             frames, products = x[:, :m], empty(m + 2, 1, 64, 96, channels, dtype=half)
             factor, carried = empty(m, channels), empty(1, 2, 64, 96, channels, dtype=half)
-            winograd.transform_input(products, frames, factor, factor, True, carried, (0, 64), (0, 64))
+            winograd.transform_input(list(products), frames, factor, factor, True, carried, (0, 64), (0, 64))
             measured = norm.measure(frames)
             for table in (bias, empty(1, 4, 4, channels, dtype=dtype)):
                 for source, deferred, kept in ((None, None, None), (frames, bias, measured)):

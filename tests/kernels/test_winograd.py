@@ -84,7 +84,7 @@ def in_bands(case, dtype, m, step, silu=True):
         first, last = max(start - 1, 0), min(stop + 1, height)
         out = x.new_full((m + 2, x.shape[0], last - first, *x.shape[3:]), float("nan"), dtype=transform_dtype(dtype))
         settled = first, height if stop == height else stop - 1
-        transform_input(out, x, scale, shift, silu, carried, (first, last), settled)
+        transform_input(list(out), x, scale, shift, silu, carried, (first, last), settled)
         assert out.isfinite().all()
         parts.append(out[:, :, start - first : stop - first])
     normed = x.double() * scale.double().view(x.shape[0], m, 1, 1, -1)

@@ -1,5 +1,7 @@
 """The VAE's inference path and its folded weights against the plain path: the same numbers, whatever the cut."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -322,3 +324,18 @@ def test_on_the_meta_device_derived_weights_have_the_shapes_and_layouts_of_real_
         vae.to(dtype)
         facts.append({name: (x.shape, x.dtype, x.stride()) for name, x in vae.named_buffers() if "derived" in name})
     assert facts[0] == facts[1] and len(facts[0]) > 20
+
+
+@pytest.mark.parametrize("align", [1, 3])
+@pytest.mark.parametrize("height", [1, 5, 90, 361, 720])
+def test_blocks_of_winograd_are_few_and_alike(height, align, monkeypatch):
+    """As few as the bound allows, and none much shorter than another: a short one leaves a device idle."""
+    channels = 24
+    for most in (1, 2, 7, 100, 1000):
+        monkeypatch.setattr(winograd, "BLOCK_BYTES", most * 10 * winograd.working_channels(4, channels, channels))
+        rows = winograd.block_rows(4, channels, channels, 10, height, align)
+        blocks = [min(rows, height - start) for start in range(0, height, rows)]
+        assert rows % align == 0 and rows <= max(most // align, 1) * align
+        fewest = math.ceil(height / (max(most // align, 1) * align))
+        assert len(blocks) <= fewest
+        assert rows * fewest < height + fewest * align

@@ -1,7 +1,7 @@
 """Large levels in groups of m frames by Winograd F(m, 3) in time, in blocks of rows.
 
-A block's m + 2 transformed frames and products are all that exists of them at once. See `common/kernels/winograd.py`
-for the algebra.
+What exists of the m + 2 transformed frames and products is a block's, and each frame is freed once its product is made.
+See `common/kernels/winograd.py` for the algebra.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ from common.kernels.winograd import (
 from models.video_vae_v3.modules.blocks import Upsample
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
-BLOCK_BYTES = 640 * 2**20  # of what goes into and comes out of the products of a block, about
+BLOCK_BYTES = 800 * 2**20  # of a block's transformed frames and products, at most, about: two blocks at 720 x 1280
 
 
 class WinogradWeights(nn.Module):
@@ -116,27 +116,46 @@ def winograd_conv(
     own = past[:, :, halo : past.shape[2] - halo]
     statistics = new_statistics(out) if measure else None
     top, bottom = -int(above is not None), height + int(below is not None)  # rows that the products may read
-    row_bytes = (m + 2) * batch * width * (channels + up * up * out.shape[-1]) * weights.element_size()
     align = chunk_of(out.shape[3])[1]
-    step = max(BLOCK_BYTES // row_bytes // align, 1) * align
+    step = block_rows(m, channels, up * up * out.shape[-1], batch * width * weights.element_size(), height, align)
     for start in range(0, height, step):
         stop = min(start + step, height)
         first, last = max(start - 1, top), min(stop + 1, bottom)
-        frames = x.new_empty(m + 2, batch, last - first, width, channels, dtype=weights.dtype)
+        shape = batch, last - first, width, channels
+        frames = [x.new_empty(shape, dtype=weights.dtype) for _ in range(m + 2)]
         inner = max(first, 0), min(last, height)
         # The next block reads its first two rows once more, with the frames before these.
         settled = inner[0], height if stop == height else stop - 1
-        transform_input(frames[:, :, inner[0] - first : inner[1] - first], x, *norm, own, inner, settled)
+        transform_input(frames, x, *norm, own, inner, settled, inner[0] - first)
         if above is not None and first < 0:
-            transform_input(frames[:, :, :1], above, *norm, past[:, :, :1], (0, 1), (0, 1))
+            transform_input(frames, above, *norm, past[:, :, :1], (0, 1), (0, 1))
         if below is not None and last > height:
-            transform_input(frames[:, :, -1:], below, *norm, past[:, :, -1:], (0, 1), (0, 1))
-        products = [_product(frame, weight, up) for frame, weight in zip(frames, weights, strict=True)]
-        del frames
+            transform_input(frames, below, *norm, past[:, :, -1:], (0, 1), (0, 1), last - first - 1)
+        frames.reverse()
+        products = [_product(frames.pop(), weight, up) for weight in weights]  # each frame is freed behind its product
         rows, skip = (up * start, up * stop), up * (start - first)
         transform_output(out, products, rows, skip, *addends, statistics)
     memory.put(layer, past)
     return statistics
+
+
+def working_channels(m: int, inner: int, outer: int) -> int:
+    """The most channels of transformed frames (of `inner`) and products (of `outer`) that exist at once."""
+    return max((m + 2) * inner + outer, inner + (m + 2) * outer)
+
+
+def block_rows(m: int, inner: int, outer: int, row_bytes: int, height: int, align: int) -> int:
+    """Rows of a block: as few blocks as `BLOCK_BYTES` allows, of about one height, multiples of `align`.
+
+    A short last block would leave most of the device idle.
+
+    Args:
+        inner, outer: channels of a transformed frame and of a product, by pixel of the input.
+        row_bytes: of a row of one channel.
+    """
+    most = max(BLOCK_BYTES // (row_bytes * working_channels(m, inner, outer)) // align, 1) * align
+    blocks = -(-height // most)
+    return -(-height // (blocks * align)) * align
 
 
 def _product(x: Tensor, weight: Tensor, up: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from common.kernels.frame_norm import query_rows, scores_bytes
 from data.video.framing import latent_frames
 from models.nadit.windows import cut_windows
-from models.video_vae_v3.modules.winograd import BLOCK_BYTES
+from models.video_vae_v3.modules.winograd import BLOCK_BYTES, working_channels
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, tile_size
 from projects.video_diffusion_sr.memory.workload import GIB, Workload, blocks_of
@@ -23,7 +23,7 @@ FINISH_FRAMES = 5  # a slice is finished this many frames at a time
 LIBRARIES = 0.15  # GiB beside the networks' tensors, whatever the size
 # GiB beside them for clips: of 3-D convolutions and of upsamplers, which one frame does not need. It grows with the
 # picture, from the least to the most, which it is from so many pixels on.
-LEAST_WORKSPACE, WORKSPACE, WORKSPACE_PIXELS = 0.2, 0.5, 480 * 854
+LEAST_WORKSPACE, WORKSPACE, WORKSPACE_PIXELS = 0.2, 0.7, 480 * 854
 RESIZING, RESIZED = 3, 2  # copies in float32 of an input frame on its way through the resize, and of its result
 TOGETHER = 5  # frames of the input that are converted at once: FINISH_FRAMES, or restore.PREPARE_FRAMES
 CURVE = 4  # copies of a frame in a tone curve of HDR
@@ -211,7 +211,7 @@ def _filtered_level(plan: MemoryPlan, work: Workload, level: int, block: nn.Modu
         inner, outer = resnet.conv1.in_channels, resnet.conv1.out_channels
         held = pixels * frames * (inner + outer + (outer if outer > inner else 0))
         # Transformed frames and their products; of a small picture one block has all rows.
-        row_block = min(BLOCK_BYTES / work.itemsize, (frames + PAST) * pixels * (inner + outer))
+        row_block = min(BLOCK_BYTES / work.itemsize, pixels * working_channels(frames, inner, outer))
         largest = max(largest, held + row_block)
     return largest + beside
 
