@@ -3,7 +3,6 @@
 python projects/architecture_pictures.py --output docs/images
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from models.video_vae_v3.modules.schedule import (
     filled_slice,
     level_shapes,
 )
+from projects.program import new_parser, run_program
 
 SIZE, RANKS = (720, 1280), 4
 RELEASED = level_shapes((128, 256, 512, 512), 2)  # the VAE of all released models
@@ -183,7 +183,7 @@ def rows_picture(size: tuple[int, int], ranks: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/images"), help="folder for the two pictures")
     args = parser.parse_args(arguments)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -193,4 +193,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -14,7 +14,9 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,6 +35,7 @@ from projects.benchmarking.end_to_end import end_to_end, end_to_end_table
 from projects.benchmarking.pipeline import STAGES, NoiseClip, Pipeline, time_stages
 from projects.benchmarking.profiling import profile
 from projects.benchmarking.timing import known_operations
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.communication import TEXT_TOKENS, describe
 from projects.video_diffusion_sr.flops import transformer_flops
@@ -45,8 +48,8 @@ from projects.video_diffusion_sr.settings import RunSettings, resolve
 PEAK_TFLOPS = 790.0  # a large bf16 matrix product on one H200: the floors are counted with it
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = new_parser(__doc__)
     clip = parser.add_argument_group("what is restored")
     clip.add_argument("--preset", choices=sorted(PRESETS), default="seedvr2_3b")
     clip.add_argument("--res_h", type=int, default=720, help="output height, a multiple of 16")
@@ -213,7 +216,7 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None, started: float | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, started: float | None = None) -> int:
     """started: of `time.perf_counter`, where the imports belong to what is measured."""
     imports = None if started is None else time.perf_counter() - started
     args = parse(arguments)
@@ -252,4 +255,4 @@ def time_operations(args: argparse.Namespace, device: torch.device, result: dict
 
 
 if __name__ == "__main__":
-    sys.exit(main(started=STARTED))
+    sys.exit(run_program(partial(main, started=STARTED)))

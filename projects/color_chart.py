@@ -5,9 +5,9 @@ docs/color.md. The networks are left out; what differs is the program's own, and
     python projects/color_chart.py --every_codec      # each codec and depth, its samples read back by FFmpeg alone
 """
 
-import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +25,7 @@ from data.media import OutputOptions, open_media, open_writer, rgb_of
 from data.media.codecs import CODECS, TABLE
 from data.media.encoding import choose
 from data.pixel_range import model_to_uint8, unit_to_model
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.output_form import pixel_path
 from projects.video_diffusion_sr.request import ResultOptions
 
@@ -52,12 +53,12 @@ KINDS = (
 )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, write the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--output", type=Path, help="a PNG of the charts; default: none is drawn")
     parser.add_argument("--every_codec", action="store_true", help="each codec in each of its depths, and no picture")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     set_up_logging()
     if args.every_codec:
         every_codec()
@@ -172,4 +173,4 @@ def draw(strips: list[tuple[str, Tensor]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

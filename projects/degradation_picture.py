@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage.data
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -17,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.config import load_config
+from common.extras import need
 from data.degradation.blur import BlurDraw
 from data.degradation.compression import CompressionDraw
 from data.degradation.jpeg import JpegDraw
@@ -34,7 +34,8 @@ COLOURS = 256  # a palette keeps the file small
 def draw_picture(degrade: VideoDegradation, seeds: Sequence[int]) -> Image.Image:
     """Two rows of tiles for each photograph: the middle of the first frame after every stage, at one size."""
     rows = []
-    for photograph, seed in zip((skimage.data.astronaut()[:300, 60:420], skimage.data.coffee()), seeds, strict=True):
+    photographs = need("skimage.data", "demo", "the picture of the degradation")
+    for photograph, seed in zip((photographs.astronaut()[:300, 60:420], photographs.coffee()), seeds, strict=True):
         clip = animate(photograph, FRAMES, SIDE, SIDE, np.random.default_rng(seed), MotionConfig(scale=(1.0, 1.0)))
         trace: list[Step] = []
         degrade(clip, seed, trace)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import skimage.data
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -18,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.config import load_config
+from common.extras import need
 from data.training.make_pairs import make_pairs
 from data.training.pair_sampler import SamplerConfig
 from data.training.sampling import ClipShape
@@ -47,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipe, shape = OmegaConf.to_container(load_config(flags.config)), ClipShape(*flags.shape)
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        Image.fromarray(skimage.data.astronaut()).save(Path(folder) / "astronaut.png")
-        Image.fromarray(skimage.data.coffee()).save(Path(folder) / "coffee.png")
+        if flags.input is None:
+            photographs = need("skimage.data", "demo", "the measurement without --input")
+            for name in ("astronaut", "coffee"):
+                Image.fromarray(getattr(photographs, name)()).save(Path(folder) / f"{name}.png")
         for workers in flags.workers:
             rate = clips_per_second(flags.input or Path(folder), shape, flags.count, workers, recipe)
             size = f"{shape.frames} frames of {shape.height}x{shape.width}"

@@ -3,7 +3,6 @@
 python projects/scene_cut_figures.py --clips FOLDER     # without --clips: shots made of moving patterns
 """
 
-import argparse
 import random
 import sys
 import time
@@ -19,6 +18,7 @@ import numpy as np
 from common.logger import set_up_logging
 from data.media import find_media, open_media
 from data.scene_cuts import find_cuts, thumbnail
+from projects.program import new_parser, run_program
 
 SIZE = (144, 256)  # height, width at which shots are joined
 SHORTEST = 5  # frames of a joined part
@@ -127,12 +127,12 @@ QUIET: dict[str, Callable[[Shot], Shot]] = {  # has no cuts
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__)
     parser.add_argument("--clips", type=Path, nargs="*", default=[], help="folders of clips without cuts")
     parser.add_argument("--joins", type=int, default=6, help="joins for every clip (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     set_up_logging()
     shots = [shot for folder in args.clips for shot in shots_of(folder)] or list(made_up_shots(12, args.seed))
     print(f"{len(shots)} shots, {sum(map(len, shots))} frames")
@@ -157,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

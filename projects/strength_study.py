@@ -36,6 +36,7 @@ from data.media import Frame, MediaInfo
 from data.pixel_range import model_to_uint8
 from projects.evaluation.frames import find_clips, read_frames
 from projects.evaluation.measures import Measures, luma
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr import finishing, restore, to_latents
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
@@ -254,7 +255,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = new_parser(__doc__)
     p.add_argument("--input", type=Path, required=True, help="folder of clean clips")
     p.add_argument("--clips", type=int, default=3)
     p.add_argument("--frames", type=int, default=5)
@@ -268,4 +269,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

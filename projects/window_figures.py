@@ -7,7 +7,6 @@ restored whole, in 8-bit codes: at the frames in which windows meet, and at all 
 of which a step is further off than that.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from common.distributed.row_parallel import UnshardedClip
 from common.logger import get_logger, set_up_logging
 from data.media import MediaError, find_media, open_media
 from data.video.framing import latents_within
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.presets import PRESETS
 from projects.video_diffusion_sr.progress import ProgressBar
@@ -117,19 +117,21 @@ class Steps:
         return f"| {variant} | {len(self.borders)} | {' | '.join(figures)} | {far} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__)
     parser.add_argument("--clips", type=Path, nargs="+", required=True, help="folders; their pictures count nothing")
     parser.add_argument("--preset", choices=PRESETS, default="seedvr2_tiny")
     parser.add_argument("--size", default="96x128", help="area of the result, HEIGHTxWIDTH (%(default)s)")
     parser.add_argument("--window", type=int, default=21, help="frames (%(default)s)")
     parser.add_argument("--most", type=int, help="clips of a folder; default: all")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     set_up_logging()
-    height, width = map(int, args.size.split("x"))
+    height, cross, width = args.size.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        parser.error(f"--size {args.size}: give HEIGHTxWIDTH, such as 96x128")
     steps, clips, frames = {variant: Steps() for variant in VARIANTS}, 0, 0
     with process_group("cpu" if not torch.cuda.is_available() else "cuda") as process:
-        restorer = build(PRESETS[args.preset], Request(res=(height, width)), Parallel(process))
+        restorer = build(PRESETS[args.preset], Request(res=(int(height), int(width))), Parallel(process))
         window = latents_within(args.window, restorer.grid.factor)
         for path in [path for folder in args.clips for path in find_media(folder)[0][: args.most]]:
             try:
@@ -148,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -72,10 +72,11 @@ def plan(arguments: list[str]) -> int:
 
 def download(arguments: list[str]) -> int:
     """`projects/download.py`, into the folder from which `restore` loads weights."""
-    from projects import download as program
+    from projects.download import main as program
+    from projects.program import run_program
     from seedvr.folders import weights_folder
 
-    return program.main([*with_default(arguments, "--dir", str(weights_folder()))])
+    return run_program(program, with_default(arguments, "--dir", str(weights_folder())))
 
 
 def evaluate(arguments: list[str]) -> int:
