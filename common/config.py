@@ -18,7 +18,7 @@ from common.create import create_object
 from common.safe_eval import safe_eval
 from common.yaml_limits import MOST_VALUES, Resolver, refuse_large_text, values
 
-__all__ = ["create_object", "load_config", "override_names"]
+__all__ = ["create_object", "load_config", "override_names", "plain_values"]
 
 ROOT = Path(__file__).resolve().parents[1]
 INHERIT = "__inherit__"
@@ -56,6 +56,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
     OmegaConf.set_struct(config, True)
     return config
+
+
+def plain_values(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain dictionaries, lists, numbers and strings."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def find_file(path: str | Path, beside: Sequence[Path]) -> Path:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -152,7 +153,7 @@ def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
     plan = choose(args, settings, parallel, clip)
     restorer = load(settings, parallel, [plan], fold=not args.reference_path)
     pipeline = Pipeline(restorer, clip, plan)
-    result = {
+    result: dict[str, Any] = {
         "plan": plan.describe(),
         "predicted_gib": dict(plan.predicted),
         "arguments": {k: str(v) for k, v in vars(args).items()},
@@ -162,8 +163,9 @@ def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
     if device.type == "cuda":
         result["device"] = torch.cuda.get_device_name(device)
     result["known"] = known_operations(device, settings.dtype)
-    result["stages"] = time_stages(pipeline, 1 if args.quick else args.runs, args.warm_up, whole=not args.quick)
-    add_operations(result["stages"], settings, clip, parallel.size)
+    times = time_stages(pipeline, 1 if args.quick else args.runs, args.warm_up, whole=not args.quick)
+    result["stages"] = times
+    add_operations(times, settings, clip, parallel.size)
     if args.profile:
         stages = {name: getattr(pipeline, name) for name in STAGES if name != "whole"}
         tables = profile(stages, device)
@@ -180,7 +182,7 @@ def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
 
 def add_operations(stages: dict[str, dict], settings: RunSettings, clip: NoiseClip, ranks: int) -> None:
     """TFLOP of every stage, and TFLOP/s a rank beside the floor, added to its times."""
-    frames, size = clip.info.frame_count_hint, settings.geometry.network_size(clip.info.height, clip.info.width)
+    frames, size = clip.frames, settings.geometry.network_size(clip.info.height, clip.info.width)
     vae = settings.vae
     latents = latent_frames(frames, vae.temporal_factor), *(n // vae.spatial_factor for n in size)
     counts = sliced_vae_flops(settings.config.vae.model, frames, *size)

@@ -91,8 +91,9 @@ def write_chart(path: Path, kind: Kind) -> Path:
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p10le"
         for number in range(FRAMES):
             frame = av.VideoFrame(WIDTH, HEIGHT, "yuv420p10le")
-            for plane, value in zip(frame.planes, (luma, 512, 512), strict=True):
-                np.frombuffer(plane, np.uint16).reshape(plane.height, -1)[:, : plane.width] = value
+            values: tuple[np.ndarray | int, ...] = (luma, 512, 512)
+            for plane, value in zip(frame.planes, values, strict=True):
+                np.frombuffer(memoryview(plane), np.uint16).reshape(plane.height, -1)[:, : plane.width] = value
             for target in (stream.codec_context, frame):
                 target.color_primaries, target.color_trc, target.colorspace = kind.tags
                 target.color_range = 1
@@ -146,7 +147,9 @@ def stored_codes(path: Path) -> tuple[np.ndarray, tuple[int, int, int], str]:
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
     bits, name = frame.format.components[0].bits, frame.format.name
-    plane = np.frombuffer(frame.planes[0], np.uint8 if bits == 8 else np.uint16).reshape(HEIGHT, -1)[HEIGHT // 2]
+    plane = np.frombuffer(memoryview(frame.planes[0]), np.uint8 if bits == 8 else np.uint16).reshape(HEIGHT, -1)[
+        HEIGHT // 2
+    ]
     values = plane.reshape(-1, 4)[:WIDTH, 1] if name.startswith("bgr") else plane[:WIDTH]
     unit = values / (2**bits - 1) if frame.format.is_rgb else (values / 2 ** (bits - 8) - 16) / 219
     return unit * 4 * 219, (int(frame.color_primaries), int(frame.color_trc), int(frame.colorspace)), name

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from omegaconf import OmegaConf
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.extras import need
 from data.degradation.blur import BlurDraw
 from data.degradation.compression import CompressionDraw
@@ -86,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "configs_degradation" / "video.yaml")
     parser.add_argument("--seeds", type=int, nargs=2, default=(128, 120), help="one for each photograph")
     flags = parser.parse_args(arguments)
-    degrade = VideoDegradation(OmegaConf.to_container(load_config(flags.config)))
+    degrade = VideoDegradation(plain_values(load_config(flags.config)))
     draw_picture(degrade, flags.seeds).save(flags.output, optimize=True)
 
 

@@ -10,13 +10,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.extras import need
 from data.training.make_pairs import make_pairs
 from data.training.pair_sampler import SamplerConfig
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--input", type=Path, help="folder of videos and pictures (default: two photographs)")
     flags = parser.parse_args(arguments)
-    recipe, shape = OmegaConf.to_container(load_config(flags.config)), ClipShape(*flags.shape)
+    recipe, shape = plain_values(load_config(flags.config)), ClipShape(*flags.shape)
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         if flags.input is None:

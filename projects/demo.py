@@ -16,9 +16,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from omegaconf import OmegaConf
 
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.extras import need
 from common.logger import get_logger, set_up_logging
 from data.degradation.pipeline import build_degradation
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     photograph = getattr(need("skimage.data", "demo", "the demo"), args.photo)()  # u8 [H, W, 3]
     generator = np.random.default_rng(args.seed)
     clean = animate(photograph, args.frames, *SIZE, generator, CAMERA)  # u8 [T, H, W, 3]
-    config = OmegaConf.to_container(load_config(ROOT / "configs_degradation" / "video.yaml"))
+    config = plain_values(load_config(ROOT / "configs_degradation" / "video.yaml"))
     degraded = build_degradation(config)(clean, args.seed)  # u8 [T, H/4, W/4, 3]
     truth = write(clean, args.output / "ground_truth" / f"{args.photo}.mp4")
     source = write(degraded, args.output / "degraded" / f"{args.photo}.mp4")

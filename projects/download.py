@@ -118,10 +118,10 @@ def prompt_places(prompt: Prompt, variant: Variant, args: argparse.Namespace) ->
         )
         for space in PROMPT_SPACES:
             file = RemoteFile(space, prompt.file, kind="space", sha256=prompt.sha256)
-            yield lambda file=file: fetch_from_hub(file, args.dir, args.endpoint)
+            yield partial(fetch_from_hub, file, args.dir, args.endpoint)
     for url in PROMPT_URLS if args.prompt_url is None else (args.prompt_url,):
         address = f"{url.rstrip('/')}/{prompt.file}"
-        yield lambda address=address: fetch(address, target, size=None, hashes=[prompt.sha256])
+        yield partial(fetch, address, target, size=None, hashes=[prompt.sha256])
 
 
 def copy_verified(source: Path, target: Path, sha256: str) -> Path:

@@ -99,10 +99,11 @@ def score_folder(
 
 def of_set(results: Path, truths: Path, crop: int, device: str) -> dict[str, float]:
     """Measures of all clips together, on every eighth frame of each; see `projects.evaluation.distribution`."""
-    found, pairs = find_clips(results), []
+    found = find_clips(results)
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
     for name, truth in find_clips(truths).items():
         pairs += islice(frame_pairs(name, found[name], truth, crop, False), None, None, FRAMES_BETWEEN)
-    return distribution_measures(*map(list, zip(*pairs, strict=True)), device)
+    return distribution_measures([result for result, _ in pairs], [truth for _, truth in pairs], device)
 
 
 def conventions(crop: int, measures: Measures) -> dict:

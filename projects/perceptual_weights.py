@@ -25,7 +25,10 @@ from projects.program import new_parser, run_program
 
 logger = get_logger(__name__)
 
-KINDS = {"lpips": PerceptualDistance, "dists": StructureTextureDistance}
+KINDS: dict[str, type[PerceptualDistance] | type[StructureTextureDistance]] = {
+    "lpips": PerceptualDistance,
+    "dists": StructureTextureDistance,
+}
 
 
 def renumbered(vgg16: dict, network: PerceptualDistance | StructureTextureDistance) -> dict:

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from omegaconf import OmegaConf
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from common.extras import need
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     photographs = need("skimage.data", "demo", "the picture of strengths")
     clean = animate(photographs.coffee(), FRAMES, *SIZE, np.random.default_rng(SEED), CAMERA)
-    recipe = OmegaConf.to_container(load_config(ROOT / "configs_degradation" / "video.yaml"))
+    recipe = plain_values(load_config(ROOT / "configs_degradation" / "video.yaml"))
     degraded = build_degradation(recipe)(clean, SEED)
     with process_group("cpu") as process:
         restorer = build(SEEDVR2_TINY, Request(res=SIZE, seed=SEED), Parallel(process))

@@ -24,9 +24,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from omegaconf import OmegaConf
 
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.diffusion import EulerSampler
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
@@ -127,8 +126,8 @@ HALF = (0.0, 0.5, 1.0)
 def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> Material:
     """One degraded clip, uint8 [T, H, W, 3], with everything that candidates mix, at the size of `clean`."""
     frames = [Frame.of_rgb(torch.from_numpy(f).permute(2, 0, 1), Fraction(i, 25)) for i, f in enumerate(degraded)]
-    size = degraded.shape[2:0:-1]
-    info = MediaInfo(Path("clip"), "video", *size, frame_rate=Fraction(25), frame_count_hint=len(frames))
+    _, height, width, _ = degraded.shape
+    info = MediaInfo(Path("clip"), "video", width, height, frame_rate=Fraction(25), frame_count_hint=len(frames))
     restorer = replace(restorer, geometry=replace(restorer.geometry, res=clean.shape[1:3]))
     progress = ProgressBar("", None, show=False)
     restorer.apply_plan(info)
@@ -222,7 +221,7 @@ def read_clip(path: Path, frames: int, height: int, width: int) -> np.ndarray:
 
 def study(flags: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of (clip, damage, candidate, strength, values)."""
-    recipe = OmegaConf.to_container(load_config(ROOT / "configs_degradation" / "video.yaml"), resolve=True)
+    recipe = plain_values(load_config(ROOT / "configs_degradation" / "video.yaml"))
     rows = []
     with process_group("cpu") as process:
         restorer = build(SEEDVR2_TINY, Request(res=(flags.height, flags.width)), Parallel(process))

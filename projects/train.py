@@ -30,9 +30,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from omegaconf import OmegaConf
 
-from common.config import create_object, load_config
+from common.config import create_object, load_config, plain_values
 from common.distributed.process import process_group
 from common.logger import get_logger, set_up_logging
 from common.parent import end_with_parent, has_launcher
@@ -101,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         with process_group(args.device) as process:
-            complete = create_object(model).train(OmegaConf.to_container(train), options, process)
+            complete = create_object(model).train(plain_values(train), options, process)
     except NonFiniteLoss as error:
         logger.error("%s", error)
         return 2

@@ -11,7 +11,7 @@ restoration by regression; its special parts are in `projects/video_diffusion_sr
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,11 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from common.checkpoint import save_safetensors
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.create import create_object
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
@@ -67,11 +67,11 @@ def make_pairs(recipe: dict, data: Sequence[str], output: Path) -> None:
     names = section["sets"] * section["rounds"]
     sets = [PairSet(ClipShape(*s["shape"]), s["count"], recipe["seed"] + n) for n, s in enumerate(names)]
     begun = next((n for n in range(len(sets)) if not (folder / f"set_{n:03d}" / INDEX).is_file()), len(sets))
-    degrade = [
-        build_degradation(OmegaConf.to_container(load_config(section[name]), resolve=True))
+    clip, image = (
+        build_degradation(plain_values(load_config(section[name])))
         for name in ("degradation_video", "degradation_image")
-    ]
-    sampler = PairSampler(build_index(data), list(dict.fromkeys(s.shape for s in sets)), *degrade)
+    )
+    sampler = PairSampler(build_index(data), list(dict.fromkeys(s.shape for s in sets)), clip, image)
     with interrupted_by_signals():  # so that its processes end with it
         for number, pairs in enumerate(make_sets(sampler, sets[begun:], section["workers"]), begun):
             pairs.save(folder / f"set_{number:03d}")
@@ -172,7 +172,7 @@ def clips_of(folder: Path, sets: int, device: torch.device) -> Iterator[Tensor]:
             yield from (to_model_range(clip[None].to(device)) for clip in hq)
 
 
-COMMANDS = {"pairs": make_pairs, "vae": train_vae, "fit": fit}
+COMMANDS: dict[str, Callable[..., None]] = {"pairs": make_pairs, "vae": train_vae, "fit": fit}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not args.data and args.command != "fit":
         parser.error(f"{args.command} reads photographs and videos: give --data FOLDER...")
     set_up_logging()
-    recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
+    recipe = plain_values(load_config(args.recipe, args.overrides))
     more = (args.vae,) if args.command == "fit" else ()
     COMMANDS[args.command](recipe, args.data, args.output, *more)
 

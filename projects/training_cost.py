@@ -63,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = prod(n // p for n, p in zip(latent, dit.config.patch_size, strict=True)) + TEXT_TOKENS
     once = transformer_flops(dit.config, [latent], [TEXT_TOKENS])
     linear = 2 * dit.config.num_layers * linear_weights(dit.config) * tokens
-    sizes = [sum(p.numel() for p in network.parameters()) for network in (dit, discriminator)]
+    sizes = (sum(p.numel() for p in dit.parameters()), sum(p.numel() for p in discriminator.parameters()))
     print(f"{args.config}: {tokens} tokens a clip, {once / 1e12:.0f} TFLOP a forward pass\n")
     print("| stage | GPUs | state | gathered | one block | inputs or gradients | GB a GPU | s a step | clips a day |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for stage in stage_costs(*sizes, len(discriminator.heads), recompute, 1 - linear / once).values():
+    for stage in stage_costs(*sizes, len(discriminator.heads), recompute, attention=1 - linear / once).values():
         seconds = stage.passes * once / (args.peak * 1e12 * args.utilisation) / args.sp_size
         for gpus in args.gpus:
             ranks = (min(gpus, args.per_host) if hybrid else gpus) if sharded else 1

@@ -58,7 +58,8 @@ def windows_of(latents: Tensor, window: int, step: int, restorer: Restorer) -> I
 
 def pixels_faded(latents: Tensor, window: int, restorer: Restorer) -> Tensor:
     """Every window decoded by itself, the shared frames faded between pictures."""
-    factor, clip = restorer.grid.factor, None
+    factor = restorer.grid.factor
+    clip: Tensor | None = None
     for first, restored in windows_of(latents, window, window - SHARED_LATENTS, restorer):
         shown = frames_of([restored], restorer)
         if clip is None:
@@ -69,6 +70,7 @@ def pixels_faded(latents: Tensor, window: int, restorer: Restorer) -> Tensor:
         weights = torch.arange(1, shared + 1)[:, None, None] / (shared + 1)
         faded = torch.lerp(clip[:, start:], shown[:, :shared], weights)
         clip = torch.cat([clip[:, :start], faded, shown[:, shared:]], 1)
+    assert clip is not None, "there is one window at least"
     return clip
 
 

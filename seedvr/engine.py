@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from common.distributed.process import Process, choose_device
 from common.distributed.timeout import TIMEOUT_S
 from common.extras import MissingExtra
 from data.media import ClipRange, Frame, MediaError, MediaInfo, MediaReader
+from data.media.video_reader import Deinterlace
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.clip_run import NO_CUTS
@@ -106,7 +108,7 @@ class Engine:
         info: MediaInfo,
         options: ClipOptions,
         report: Report,
-        bits: int = 8,
+        bits: Literal[8, 16] = 8,
     ) -> Generator[Tensor]:
         """Restored frames in chunks [T, 3, h, w] on the CPU, in all as many as the source has. HDR becomes SDR.
 
@@ -220,7 +222,7 @@ def with_sampling(infer: VideoDiffusionInfer, options: ClipOptions) -> VideoDiff
     )
 
 
-def open_clip(path: Path, deinterlace: str) -> MediaReader:
+def open_clip(path: Path, deinterlace: Deinterlace) -> MediaReader:
     """A reader of a file; InputError when the file is missing or is no clip."""
     with errors_as(InputError, ValueError):
         return open_input(path, deinterlace, ClipRange())

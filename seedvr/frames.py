@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class Form:
     device: Any = "cpu"  # of tensors
 
     @property
-    def bits(self) -> int:
+    def bits(self) -> Literal[8, 16]:
         """Of the results that `give` takes: floats get 16."""
         return 16 if self.real else 8
 

@@ -2,7 +2,7 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from projects.download import VARIANTS, fetch_variant, parse
 from projects.video_diffusion_sr.presets import PRESETS
@@ -32,8 +32,8 @@ def load(
     lora_scale: float = 1.0,
     window: int | None = None,
     weights_8_bit: bool = False,
-    fit: str = "pad",
-    deinterlace: str = "auto",
+    fit: Literal["pad", "crop"] = "pad",
+    deinterlace: Literal["auto", "always", "never"] = "auto",
     config: str | PathLike[str] | None = None,
     overrides: tuple[str, ...] = (),
 ) -> Restorer:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -178,7 +178,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
 
 
 def allocate_optimizer_state(
-    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], saved: Mapping[str, tuple[int, ...]]
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], saved: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Give an optimiser that has not stepped the state tensors that a checkpoint has for it, filled with zeros.
 

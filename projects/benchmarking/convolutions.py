@@ -96,7 +96,7 @@ def sustained(run: Callable[[], object], device: torch.device) -> float:
 
 
 @contextmanager
-def searching():
+def searching() -> Iterator[None]:
     """cuDNN tries its algorithms instead of asking its heuristics."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     yield

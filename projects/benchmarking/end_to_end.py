@@ -7,7 +7,7 @@ would type.
 import argparse
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -76,7 +76,7 @@ def strength(args: argparse.Namespace) -> float:
 
 def prepared(
     args: argparse.Namespace, process: Process, inputs: Path, output: Path
-) -> tuple[Sequence[Path], Job, bool]:
+) -> tuple[Iterable[Path], Job, bool]:
     """What `restore_all` takes for the files of a folder."""
     preset = PRESETS[args.preset]
     typed = parser(preset).parse_args(command_line(args, inputs, output))
@@ -114,7 +114,9 @@ def summary(reports: Sequence[Report], started: float) -> dict:
         "first_result": ended[0] - started,
         "seconds": ended[-1] - started,
         "between_results": median(steps) if steps else None,
-        "files": [{"name": r.source.name, "seconds": r.seconds, **asdict(r.waits)} for r in reports],
+        "files": [
+            {"name": r.source.name, "seconds": r.seconds, **(asdict(r.waits) if r.waits else {})} for r in reports
+        ],
         "peak_gib": max(report.peak_memory for report in reports) / GIB,
     }
 

@@ -27,6 +27,7 @@ class NoiseClip(MediaReader):
     """Random pixels as a file would give them, u8 [3, height, width] a frame; the same on every rank."""
 
     def __init__(self, frames: int, height: int, width: int) -> None:
+        self.frames = frames
         self.info = MediaInfo(
             Path("noise"), "image" if frames == 1 else "video", width, height, frame_count_hint=frames
         )
@@ -81,14 +82,14 @@ class Pipeline:
 
     def _take(self, finished: Iterator[Finished]) -> None:
         """The results on the host, a slice behind the device as a writer takes them."""
-        results = []
+        waiting = []
         for part in finished:
-            results.append(part)
-            if len(results) > 1 and not self.keep_result:
-                results.pop(0).arrive()
-        results = [part.arrive()[0][0] for part in results]
-        if self.keep_result and results:
-            self.result = torch.cat(results)
+            waiting.append(part)
+            if len(waiting) > 1 and not self.keep_result:
+                waiting.pop(0).arrive()
+        frames = [part.arrive()[0][0] for part in waiting]
+        if self.keep_result and frames:
+            self.result = torch.cat(frames)
 
 
 @dataclass(frozen=True)

@@ -139,8 +139,8 @@ def sliced_wasserstein(results: Sequence[np.ndarray], truths: Sequence[np.ndarra
                 windows = np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE), (0, 1))
                 store.append(windows[y, x])  # n 3 7 7
     distances = []
-    for level in levels:
-        a, b = (np.concatenate(part) for part in level)
+    for both in levels:
+        a, b = (np.concatenate(part) for part in both)
         mean, std = (f(b, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
         a, b = (((x - mean) / (std + 1e-8)).reshape(len(x), -1) for x in (a, b))
         directions = generator.standard_normal((a.shape[1], PROJECTIONS))

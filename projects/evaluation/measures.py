@@ -134,7 +134,8 @@ class Measures:
             device: where LPIPS, DISTS and VMAF are computed.
         """
         sums = dict.fromkeys(self.names, 0.0)
-        energies, before, frames, kept = np.zeros(2), None, 0, ([], [])
+        energies, before, frames = np.zeros(2), None, 0
+        kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for a, b in pairs:
             for name in self.names:
                 if name in FRAME_MEASURES:

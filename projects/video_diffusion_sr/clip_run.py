@@ -75,7 +75,8 @@ class ClipRun:
     def __init__(self, source: Path, output_dir: Path, restorer: Restorer, existing: Existing = "replace") -> None:
         self.source = source
         self.is_leader, self._restorer = restorer.parallel.is_leader, restorer
-        self._failure, self._written, self._stopped = None, 0, False
+        self._failure: Exception | None = None
+        self._written, self._stopped = 0, False
         self._readers: list[ReadAhead[Frame] | ReadInPlace[Frame]] = []
         self._stack = ExitStack()
         with self._stack:
@@ -94,18 +95,18 @@ class ClipRun:
         self.output = place_of_result(self.source, output_dir, self.info, options, restorer.clip_range)
         self.size = restorer.geometry.output_size(self.info.height, self.info.width)
         self.path = pixel_path(self.info, options)
-        self.result = None
+        self.result: Result | None = None
         if self.is_leader:
             identity = identity_of(restorer, self.info, self.size)
             self.result = enter(
                 Result(self.output, self.info, self.size, existing=existing, options=options, identity=identity)
             )
             say_size(self.source, (self.info.height, self.info.width), self.size)
-        self.writer = enter(
-            WriteBehind(self._write, lambda part: part.nbytes, WRITE_BEHIND)
-            if restorer.overlap
-            else WriteInPlace(self._write)
-        )
+        self.writer: WriteBehind[FinishedSlice] | WriteInPlace[FinishedSlice]
+        if restorer.overlap:
+            self.writer = enter(WriteBehind(self._write, lambda part: part.nbytes, WRITE_BEHIND))
+        else:
+            self.writer = enter(WriteInPlace(self._write))
 
     def _same_place(self) -> Place:
         """Where all ranks that share the clip go on: what their leader's result says."""
@@ -128,9 +129,11 @@ class ClipRun:
             self.frames, self.inputs = self._count(frames), self._read(stack, frames_of(again, NO_CUTS, first))
 
     def _read(self, stack: ExitStack, frames: Iterator[Frame]) -> Iterator[Frame]:
-        ahead = ReadAhead(frames, bytes_of, READ_AHEAD) if self._restorer.overlap else ReadInPlace(frames)
-        self._readers.append(stack.enter_context(ahead))
-        return ahead
+        reader: ReadAhead[Frame] | ReadInPlace[Frame]
+        reader = ReadAhead(frames, bytes_of, READ_AHEAD) if self._restorer.overlap else ReadInPlace(frames)
+        stack.enter_context(reader)
+        self._readers.append(reader)
+        return reader
 
     def _count(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         for frame in frames:
@@ -153,7 +156,12 @@ class ClipRun:
 
     def stored(self, frames: Tensor) -> tuple[Tensor, ...]:
         """What the file stores of frames, see `MediaWriter.planes_for`, on their device; on the leader alone."""
-        return self.result.writer.planes_for(frames)
+        return self._leaders_result.writer.planes_for(frames)
+
+    @property
+    def _leaders_result(self) -> Result:
+        assert self.result is not None, "only the leader of a group has one"
+        return self.result
 
     def write(self, finished: FinishedSlice) -> None:
         """Hand finished frames over; an error of the writer is raised here, or in `end`.
@@ -173,7 +181,7 @@ class ClipRun:
         stored, compared, marks = finished.arrive()
         self._writer_idle += time.perf_counter() - self._writer_free
         check_marks(self.source.name, finished.stages, marks)
-        self.result.write(stored, finished.times, compared, finished.borders)
+        self._leaders_result.write(stored, finished.times, compared, finished.borders)
         self._written += len(finished.times)
         self._writer_free = time.perf_counter()
 
@@ -203,7 +211,7 @@ class ClipRun:
             if restorer.parallel.size == 1:
                 self._finish_writing()
             if self.is_leader:
-                self.result.complete()
+                self._leaders_result.complete()
                 self._restorer.cuts.write(self.source, self._cuts)
         if not self.is_leader:
             return None
@@ -213,7 +221,7 @@ class ClipRun:
             self.source, self.output, self._written, self.size, ended - self._started, damage=self.reader.damage,
             kept=self.place.frame,
             waits=Waits(reading, self._blocked, self._writer_idle, ended - self._computed), ended=ended,
-            samples=self.result.samples.complete(), stages=self._times.seconds(), **self._memory,
+            samples=self._leaders_result.samples.complete(), stages=self._times.seconds(), **self._memory._asdict(),
         )  # fmt: skip
         if restorer.recorder is not None:
             restorer.recorder.write(self.output, report, self.info, restorer.clip_range, self._plan)
@@ -234,7 +242,8 @@ class ClipRun:
         self._opened.__exit__(kind, error, trace)
         # The writer's thread calls a method of this object. Without that cycle the decoder, the encoder and the frames
         # that still wait are free now, and not when the garbage collector runs.
-        self.writer = self.frames = self.inputs = self.result = self.reader = None
+        for name in ("writer", "frames", "inputs", "result", "reader"):
+            setattr(self, name, None)
 
 
 def bytes_of(frame: Frame) -> int:

@@ -28,7 +28,7 @@ LATENTS = (2, 8, 8)  # of a clip for the transformer, whose kernels are the same
 TEXT_TOKENS = 8
 
 
-@dataclass(frozen=True)
+@dataclass
 class DryRows:
     """The `RowExchange` of a rank that exchanges nothing: what would arrive is as large, and empty."""
 
@@ -37,11 +37,11 @@ class DryRows:
     own_rows: int
     first: bool
     last: bool
-    shared = True
+    shared: bool = True
 
     def neighbours(self, x: Tensor, above: bool = True, below: bool = True) -> tuple[Tensor | None, Tensor | None]:
-        wanted = above and not self.first, below and not self.last
-        return tuple(x.new_empty(*x.shape[:2], 1, *x.shape[3:]) if row else None for row in wanted)
+        row = x.new_empty(*x.shape[:2], 1, *x.shape[3:])
+        return row if above and not self.first else None, row if below and not self.last else None
 
     def gather(self, part: Tensor) -> Tensor:
         return part.new_empty(self.ranks, *part.shape)

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 
 from data.media import ClipRange, OutputOptions
+from data.media.video_reader import Deinterlace
+from projects.video_diffusion_sr.geometry import Fit
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
 
@@ -61,7 +63,7 @@ class Request:
     seed: int = 666
     device: str = "auto"
     dtype: str | None = None
-    fit: str = "pad"
+    fit: Fit = "pad"
     steps: int | None = None
     cfg_scale: float | None = None
     window_frames: int | None = None
@@ -77,7 +79,7 @@ class Request:
     vram: float | None = None
     weights_8_bit: bool = False
     random_weights: bool = False
-    deinterlace: str = "auto"
+    deinterlace: Deinterlace = "auto"
     clip_range: ClipRange = field(default_factory=ClipRange)
     cuts: SceneCuts = field(default_factory=SceneCuts)
     overlap: bool = True

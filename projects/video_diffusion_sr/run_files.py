@@ -168,7 +168,9 @@ def plan_files(
     plans, refused = _plan_possible(clips, plan_all)
     for path, line in refused.items():
         say(parallel.process, logging.ERROR, line, outcome(path, "failed"))
-    for plan in dict.fromkeys(plans.values()) if budget is not None else ():
+    if budget is None:
+        return plans, len(refused)
+    for plan in dict.fromkeys(plans.values()):
         names = [path.name for path in plans if plans[path] == plan]
         line = f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {plan.describe()}"
         say(parallel.process, logging.INFO if budget.is_hard_limit or plan.saves_memory else logging.DEBUG, line)

@@ -115,7 +115,9 @@ def _in_flight(paths: Iterator[Path], job: Job) -> Iterator[bool]:
 
     def tell_first() -> bool:
         first = computed[0]
-        outcome = first.outcome.exception() or first.outcome.result()
+        failure = first.outcome.exception()
+        assert failure is None or isinstance(failure, Exception), "only the main thread is interrupted"
+        outcome = failure or first.outcome.result()
         return _tell(computed.popleft().path, outcome, job)  # only now: until it is written it may have to be stopped
 
     with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(most, "finisher") as finisher:
@@ -146,7 +148,7 @@ class Computed:
     """A file whose frames are all computed. run: where they are still written; None where it has failed."""
 
     path: Path
-    outcome: Future[Report]
+    outcome: Future[Report | None]
     run: ClipRun | None = None
 
     @property
@@ -174,7 +176,7 @@ def too_many(behind: Sequence[int], most: int) -> bool:
     return sum(size > 0 for size in behind) > most or sum(behind) > WRITING
 
 
-def _complete(run: ClipRun) -> Report:
+def _complete(run: ClipRun) -> Report | None:
     with run:
         return run.complete()
 
@@ -202,8 +204,8 @@ def _computed(path: Path, future: Future[ClipRun], job: Job, opened: list[ClipRu
         return error
 
 
-def _failed(error: Exception) -> Future[Report]:
-    future: Future[Report] = Future()
+def _failed(error: Exception) -> Future[Report | None]:
+    future: Future[Report | None] = Future()
     future.set_exception(error)
     return future
 

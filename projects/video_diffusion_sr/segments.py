@@ -97,6 +97,7 @@ def run_in(place: Place, grid: Grid, encoder_reach: int, decoder_reach: int) -> 
     if frame == 0:
         return FROM_ITS_BEGINNING
     wanted, kept = (frame - 1) // grid.factor + 1, grid.kept
+    assert kept is not None, "without windows a segment is a whole shot"
     step = grid.slice_latents or kept
     window, inside = divmod(max(wanted - decoder_reach, 0), kept)
     decoded = window * kept + inside // step * step
@@ -134,7 +135,8 @@ class Shots:
     """
 
     def __init__(self, frames: Iterator[Frame], start: int = 0, shot: int = 0) -> None:
-        self._frames, self._waiting = frames, None
+        self._frames = frames
+        self._waiting: Frame | None = None
         self.start, self.shot, self.ended = start, shot, False
 
     def __iter__(self) -> Iterator[Shot]:
@@ -150,17 +152,18 @@ class Shots:
         Args:
             begins: it is the first one that is asked for of its shot.
         """
-        if not self._peek() or (self._waiting.begins_shot and not begins):
+        frame = self._peek()
+        if frame is None or (frame.begins_shot and not begins):
             raise StopIteration
-        frame, self._waiting = self._waiting, None
+        self._waiting = None
         return frame
 
-    def _peek(self) -> bool:
-        """Is there another frame?"""
+    def _peek(self) -> Frame | None:
+        """The next frame, which stays the next one; None at the end."""
         if self._waiting is None and not self.ended:
             self._waiting = next(self._frames, None)
             self.ended = self._waiting is None
-        return self._waiting is not None
+        return self._waiting
 
 
 class ShotInputs(Iterator[Frame]):

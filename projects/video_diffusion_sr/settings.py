@@ -1,17 +1,16 @@
 """What a run derives from its preset, its YAML and its request: computed once, for the memory plan and for `build`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from omegaconf import DictConfig
 
 from common.typed_values import positive, switch, whole_number
 from data.video.framing import latents_within
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
-from projects.video_diffusion_sr.bare_network import network_without_weights
+from projects.video_diffusion_sr.bare_network import network_of
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.idle_keys import refuse_idle_memory_keys, refuse_idle_sampling_keys
 from projects.video_diffusion_sr.presets import Preset
@@ -39,7 +38,7 @@ class RunSettings:
 
     preset: Preset
     request: Request
-    config: Mapping[str, Any]
+    config: DictConfig
     device: torch.device
     dtype: torch.dtype
     vae: VideoAutoencoderKL
@@ -68,7 +67,7 @@ def resolve(preset: Preset, request: Request, device: torch.device) -> RunSettin
     refuse_contradictions(request)
     user = read_user_config(preset, request)
     named, config = with_named_weights(preset, user.config, request.checkpoint, request.vae_checkpoint)
-    vae, dit = network_without_weights(config.vae.model), network_without_weights(config.dit.model)
+    vae, dit = network_of(VideoAutoencoderKL, config.vae.model), network_of(NaDiT, config.dit.model)
     check_vae(config.vae)
     refuse_networks_apart(vae, dit)
     refuse_idle_memory_keys(config.vae, user.changed, device)
@@ -122,7 +121,7 @@ def refuse_networks_apart(vae: VideoAutoencoderKL, dit: NaDiT) -> None:
             raise ValueError(f"config key {key}: {given} channels do not fit {what}; it must be {fitting}")
 
 
-def check_vae(config: Mapping[str, Any]) -> None:
+def check_vae(config: DictConfig) -> None:
     """ValueError, by its key, for a value of the `vae` section that has the wrong type or size."""
     positive(config.scaling_factor, "vae.scaling_factor")
     switch(config.use_sample, "vae.use_sample")
@@ -135,7 +134,7 @@ def check_vae(config: Mapping[str, Any]) -> None:
             positive(gib, f"vae.memory_limit.{name}")
 
 
-def memory_limit(config: Mapping[str, Any]) -> float | None:
+def memory_limit(config: DictConfig) -> float | None:
     """GiB of a convolution's input, from the `vae` section; None for no bound.
 
     Norms write into the input of the convolution that follows, so the tighter of the two bounds holds for both.
@@ -157,12 +156,12 @@ def choose_dtype(name: str | None, device: torch.device, configured: str, asked:
     return DTYPES[name]
 
 
-def checkpoints_for(preset: Preset, request: Request, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
+def checkpoints_for(preset: Preset, request: Request, config: DictConfig) -> tuple[Path | None, Path | None]:
     """`checkpoint_paths`, or None for both where random weights are asked for."""
     return (None, None) if request.random_weights else checkpoint_paths(preset, request.ckpt_dir, config)
 
 
-def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path, Path]:
+def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: DictConfig) -> tuple[Path, Path]:
     """Where the transformer's and the VAE's weights lie.
 
     Raises:

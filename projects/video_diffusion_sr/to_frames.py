@@ -40,7 +40,7 @@ class Finished:
         Waits until they are there.
         """
         *stored, marks = self.copy.arrive()
-        return (tuple(stored[:-2]), tuple(stored[-2:]), marks) if self.compared else (tuple(stored), None, marks)
+        return (tuple(stored[:-2]), (stored[-2], stored[-1]), marks) if self.compared else (tuple(stored), None, marks)
 
     @property
     def count(self) -> int:
@@ -74,9 +74,9 @@ def decode_and_finish(
         degraded, at = list(islice(inputs, part.frames)), part.first + part.frames
         if part.wanted:
             results = finisher.finish(part.clip, degraded[rows.frame_span(part.frames)])
-            whole = [rows.to_leader(result, part.frames) for result in results]
+            gathered = [rows.to_leader(result, part.frames) for result in results]
             if restorer.parallel.is_leader:
-                whole = [result[: len(degraded)] for result in whole]
+                whole = [result[: len(degraded)] for result in gathered if result is not None]  # all are here
                 (stages, marks), compared = infer.guard.marks(), restorer.result_options.pairs
                 copy = HostCopy(*finisher.form.stored(whole[-1]), *(whole if compared else ())[:2], marks)
                 yield Finished(copy, [frame.time for frame in degraded], stages, compared, part.first)

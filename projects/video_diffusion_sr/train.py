@@ -133,7 +133,7 @@ class VideoDiffusionTrainer:
         dtype = DTYPES[vae.dtype] if torch.cuda.is_available() else torch.float32
         return build_vae(vae, path, torch.device("cpu"), dtype)
 
-    def build_untrained_vae(self, weights: Weights = None) -> nn.Module:
+    def build_untrained_vae(self, weights: Weights = None) -> VideoAutoencoderKL:
         """The VAE to be trained, float32 on the CPU; from a checkpoint or fresh."""
         if weights is None:
             return create_object(self.config.vae.model)

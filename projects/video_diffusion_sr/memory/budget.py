@@ -127,7 +127,8 @@ class Budget:
         What one file needs and cannot be undone, all files get: travelling blocks, and the weights of every Winograd
         transform that some plan takes. So files are planned again until nothing is added.
         """
-        clips, blocks, derived = self.with_repeated(clips), False, frozenset()
+        clips, blocks = self.with_repeated(clips), False
+        derived: frozenset[int] = frozenset()
         while True:
             plans, refused = {}, {}
             for path, clip in clips.items():

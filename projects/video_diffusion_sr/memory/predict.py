@@ -5,15 +5,14 @@ A schedule is the one that the network follows, so nothing is decided here.
 
 from math import ceil
 
-from torch import nn
-
 from common.kernels.frame_norm import query_rows, scores_bytes
 from data.video.framing import latent_frames
 from models.nadit.windows import cut_windows
+from models.video_vae_v3.modules.encoder import DownEncoderBlock3D
 from models.video_vae_v3.modules.winograd import BLOCK_BYTES
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, tile_size
-from projects.video_diffusion_sr.memory.workload import GIB, Workload, blocks_of
+from projects.video_diffusion_sr.memory.workload import GIB, VaeBlock, Workload, blocks_of
 
 FLOAT = 4  # bytes: pixels are float32 outside the networks
 PAST = 2  # frames that a convolution of three taps carries
@@ -176,7 +175,7 @@ def working_gib(plan: MemoryPlan, work: Workload, stage: str) -> float:
     for level in reversed(range(len(blocks))):
         block, frames = blocks[level], _level_frames(plan, work, level)
         if 0 < chosen[level].winograd <= frames:
-            own = _filtered_level(plan, work, level, block, stage, waiting)
+            own = _filtered_level(plan, work, level, block, waiting)
         else:
             own = _direct_level(plan, work, level, block, waiting)
         working = max(working, own)
@@ -187,7 +186,7 @@ def working_gib(plan: MemoryPlan, work: Workload, stage: str) -> float:
     return max(working * work.itemsize / GIB, _attention_gib(plan, work))
 
 
-def _direct_level(plan: MemoryPlan, work: Workload, level: int, block: nn.Module, beside: float) -> float:
+def _direct_level(plan: MemoryPlan, work: Workload, level: int, block: VaeBlock, beside: float) -> float:
     """Numbers: the larger half of the largest resnet."""
     pixels, frames = _pixels(plan, work, level), _level_frames(plan, work, level)
     past = 0 if plan.schedule.single_frame else PAST
@@ -200,10 +199,12 @@ def _direct_level(plan: MemoryPlan, work: Workload, level: int, block: nn.Module
     return pixels * largest + beside
 
 
-def _filtered_level(plan: MemoryPlan, work: Workload, level: int, block: nn.Module, stage: str, beside: float) -> float:
+def _filtered_level(plan: MemoryPlan, work: Workload, level: int, block: VaeBlock, beside: float) -> float:
     """Numbers: the input, in whose place the result comes where it fits, the first result, and one row block."""
     pixels, frames = _pixels(plan, work, level), plan.schedule.levels[level].group
-    if stage == "encode" and len(block.downsamplers):  # the halving convolution's input fills as the last resnet goes
+    assert frames is not None, "a level with a Winograd transform takes groups of frames"
+    # The halving convolution's input fills as the last resnet goes.
+    if isinstance(block, DownEncoderBlock3D) and len(block.downsamplers):
         down = block.downsamplers[0].conv
         beside += pixels * (frames + down.kernel_size[0] - down.stride[0]) * down.in_channels
     largest = 0.0

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from common.kernels.replay import ReplayedCalls
 from common.residency import Residency
 from models.nadit.mlp import set_token_chunk
+from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.rows import RowExchange
 from models.video_vae_v3.modules.schedule import Schedule, direct_schedule
@@ -34,7 +35,7 @@ class Stages:
     """
 
     def __init__(
-        self, vae: VideoAutoencoderKL, dit: nn.Module, device: torch.device, plans: Sequence[MemoryPlan] = ()
+        self, vae: VideoAutoencoderKL, dit: NaDiT, device: torch.device, plans: Sequence[MemoryPlan] = ()
     ) -> None:
         self.vae, self.dit, self.device = vae, dit, device
         self.plan = MemoryPlan(direct_schedule(vae.split_size, len(vae.levels)))  # until `apply_plan`
@@ -106,12 +107,17 @@ class Stages:
         here = self._residency.models
         self._residency.switch(name if name in here else None, [other] if stays and other in here else [])
 
+    @property
+    def _tile(self) -> int:
+        assert self.schedule.tile is not None, "only a schedule with tiles has their memories"
+        return self.schedule.tile
+
     def encode(self, x: Tensor, memory: ClipMemory | TileMemories) -> Tensor:
         """The next frames [1, 3, T, H, W] of a clip, anywhere -> their moments on the device."""
         self.begin(ENCODE, memory)
         with self.times.measured(ENCODE):
             if isinstance(memory, TileMemories):
-                return encode_tiled(self.vae, x, self.schedule.tile, TILE_OVERLAP, memories=memory).to(self.device)
+                return encode_tiled(self.vae, x, self._tile, TILE_OVERLAP, memories=memory).to(self.device)
             return self._run(self.vae.encode_slice, x.to(self.device, self.vae_dtype), memory)
 
     def decode(self, z: Tensor, memory: ClipMemory | TileMemories) -> Tensor:
@@ -119,7 +125,7 @@ class Stages:
         self.begin(DECODE, memory)
         with self.times.measured(DECODE):
             if isinstance(memory, TileMemories):
-                return decode_tiled(self.vae, z, self.schedule.tile, TILE_OVERLAP, memories=memory)
+                return decode_tiled(self.vae, z, self._tile, TILE_OVERLAP, memories=memory)
             return self._run(self.vae.decode_slice, z.to(self.device, self.vae_dtype), memory)
 
     def _run(self, half: Callable[[Tensor, ClipMemory], Tensor], x: Tensor, memory: ClipMemory) -> Tensor:
@@ -160,7 +166,7 @@ def irreversible_parts(plan: MemoryPlan) -> tuple[bool, bool]:
 
 
 @torch.inference_mode(False)  # weights that were moved inside of it could not be used outside
-def install(plan: MemoryPlan, vae: VideoAutoencoderKL, dit: nn.Module, device: torch.device) -> Residency:
+def install(plan: MemoryPlan, vae: VideoAutoencoderKL, dit: NaDiT, device: torch.device) -> Residency:
     """Put the networks' weights where the plan has them.
 
     Returns:
@@ -174,7 +180,7 @@ def install(plan: MemoryPlan, vae: VideoAutoencoderKL, dit: nn.Module, device: t
     return Residency({"vae": vae, "dit": dit}, device, one_at_a_time=plan.offload == "models")
 
 
-def store_in_8_bits(dit: nn.Module) -> None:
+def store_in_8_bits(dit: NaDiT) -> None:
     """Keep the weights of linear layers as 8-bit floats and cast each layer when it computes (diffusers' casting).
 
     The last block stays as it is: in 8 bits it leaves a pattern in the 7B's pictures.

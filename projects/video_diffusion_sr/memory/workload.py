@@ -3,13 +3,17 @@
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Any
 
 import torch
 from torch import nn
 
 from models.nadit.config import NaDiTConfig
+from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
+from models.video_vae_v3.modules.decoder import UpDecoderBlock3D
+from models.video_vae_v3.modules.encoder import DownEncoderBlock3D
 from models.video_vae_v3.modules.fold import prepare_inference
 from models.video_vae_v3.modules.schedule import F23, F43
 from models.video_vae_v3.modules.winograd import WinogradWeights
@@ -80,7 +84,7 @@ class Workload:
         return ceil(self.height // scale / self.ranks) * scale
 
 
-def workload_of(vae: VideoAutoencoderKL, dit: nn.Module, dtype: torch.dtype, **clip) -> Workload:
+def workload_of(vae: VideoAutoencoderKL, dit: NaDiT, dtype: torch.dtype, **clip: Any) -> Workload:
     """A workload for networks on the meta device that will compute in `dtype`; `clip`: its other fields."""
     copy = deepcopy(vae)  # which takes no memory, like all of this
     prepare_inference(copy, winograd=(F43, F23))
@@ -96,14 +100,17 @@ def workload_of(vae: VideoAutoencoderKL, dit: nn.Module, dtype: torch.dtype, **c
     return Workload(vae, dit.config, dit_bytes, vae_bytes, added, carried, itemsize=itemsize, **clip)
 
 
-def blocks_of(vae: VideoAutoencoderKL, stage: str) -> list[nn.Module]:
+VaeBlock = DownEncoderBlock3D | UpDecoderBlock3D
+
+
+def blocks_of(vae: VideoAutoencoderKL, stage: str) -> list[VaeBlock]:
     """The encoder's or the decoder's levels, from the largest picture to the smallest."""
     return list(vae.encoder.down_blocks if stage == "encode" else reversed(vae.decoder.up_blocks))
 
 
 def carried_channels(vae: VideoAutoencoderKL, stage: str) -> tuple[int, ...]:
     """Channels of the inputs of all convolutions in time, by level; the middle block's count to the smallest one."""
-    blocks = [[block] for block in blocks_of(vae, stage)]
+    blocks: list[list[nn.Module]] = [[block] for block in blocks_of(vae, stage)]
     blocks[-1].append((vae.encoder if stage == "encode" else vae.decoder).mid_block)
     return tuple(
         sum(

@@ -97,7 +97,7 @@ class RunPage:
         self._try_to_write(parts, ended_early=False)
 
     def _try_to_write(self, parts: Sequence[dict[str, Any]] | None, ended_early: bool) -> None:
-        if not self.process.is_leader:
+        if not self.process.is_leader or parts is None:
             return
         try:
             self._write(parts, ended_early)

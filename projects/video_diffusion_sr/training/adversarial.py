@@ -17,12 +17,12 @@ from common.diffusion.adversarial import (
     relativistic_generator_loss,
     shifted_uniform_times,
 )
-from models.nadit.discriminator import DiscriminatorOutput
+from models.nadit.discriminator import Discriminator, DiscriminatorOutput
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.training.conditioning import Texts, TrainingPrompts
 from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents, refuse_other_latents
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
-from projects.video_diffusion_sr.training.stage import Player
+from projects.video_diffusion_sr.training.stage import Player, network_of
 
 if TYPE_CHECKING:
     from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
@@ -140,9 +140,14 @@ class AdversarialStage(LatentStage):
         once, other_once = 1 / settings.generator_every, 1 / settings.discriminator_every
         self.forward_passes = {"dit": other_once + 3 * once, "discriminator": 3 * versions * other_once + 3 * once}
 
+    @property
+    def discriminator(self) -> Discriminator:
+        """The trained discriminator."""
+        return network_of(self.modules, "discriminator", Discriminator)
+
     def units(self, name: str) -> Sequence[nn.Module]:
         if name == "discriminator":
-            return list(self.modules[name].backbone.blocks)
+            return list(self.discriminator.backbone.blocks)
         return super().units(name)
 
     def losses(self, player: str, prepared: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
@@ -154,7 +159,7 @@ class AdversarialStage(LatentStage):
         """Latents [L0, c] in one step from noise."""
         noise = self.normal(at.hq, generator)
         start = torch.full((), self.schedule.T, device=self.device)  # created on the device: a copy would wait for it
-        return noise - self.predict(self.modules["dit"], noise, at, start)
+        return noise - self.predict(self.dit, noise, at, start)
 
     def _times(self, at: PreparedLatents, generator: torch.Generator) -> Tensor:
         settings = self.settings
@@ -216,7 +221,7 @@ class AdversarialStage(LatentStage):
         sizes, lengths = at.shapes.sizes * count, texts.lengths * count
         packed = torch.cat([torch.cat([x, at.given], dim=1) for x in latents])
         texts = Texts(texts.tokens.repeat(count, 1), lengths)
-        discriminator = self.modules["discriminator"]
+        discriminator = self.discriminator
         layout = self.cache.layout(discriminator.backbone, sizes, lengths)
         return discriminator(packed, texts.tokens, sizes, [[n] for n in lengths], t.repeat(count), layout=layout)
 
@@ -224,7 +229,7 @@ class AdversarialStage(LatentStage):
         self, real: DiscriminatorOutput, generated: DiscriminatorOutput, at: PreparedLatents
     ) -> Tensor:
         """The feature matching loss over the tokens of this rank, summed over the ranks that share the clip."""
-        discriminator = self.modules["discriminator"]
+        discriminator = self.discriminator
         layout = self.cache.layout(discriminator.backbone, at.shapes.sizes, at.texts.lengths)
         weight = self.cache.shapes(layout.grids).row_share  # L, what each token counts
         weights = [layout.exchange.enter(weight, layout.blocks[tap].partition) for tap in discriminator.taps]

@@ -109,13 +109,19 @@ class TrainingPrompts:
     def width(self) -> int:
         return self.positive.shape[1]
 
+    @property
+    def null_text(self) -> Tensor:
+        """`null`, or what stands for it."""
+        assert self.null is not None, "__post_init__ sets it"
+        return self.null
+
     def to(self, device: torch.device | str) -> "TrainingPrompts":
         """The same on another device."""
-        return TrainingPrompts(self.positive.to(device), self.negative.to(device), self.null.to(device))
+        return TrainingPrompts(self.positive.to(device), self.negative.to(device), self.null_text.to(device))
 
     def unconditional(self, kind: str, samples: int) -> Texts:
         """The text of the unconditional side of guidance, for every sample: "negative" or "null_text"."""
-        return joined([{"negative": self.negative, "null_text": self.null}[kind]] * samples)
+        return joined([{"negative": self.negative, "null_text": self.null_text}[kind]] * samples)
 
     def drawn(self, own: Sequence[Tensor | None], dropout: float, generator: torch.Generator) -> Texts:
         """Each sample's own text, or the positive one where it has none; the null text with probability `dropout`.
@@ -126,7 +132,7 @@ class TrainingPrompts:
         on_cpu = torch.Generator().manual_seed(generator.initial_seed())
         dropped = (torch.rand(len(own), generator=on_cpu) < dropout).tolist()
         texts = [self.positive if text is None else text for text in own]
-        return joined([self.null if drop else text for drop, text in zip(dropped, texts, strict=True)])
+        return joined([self.null_text if drop else text for drop, text in zip(dropped, texts, strict=True)])
 
 
 def joined(texts: Sequence[Tensor]) -> Texts:

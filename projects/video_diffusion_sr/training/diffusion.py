@@ -87,7 +87,7 @@ class DiffusionStage(LatentStage):
         t_of_row = shapes.per_row(t)
         x_t = self.schedule.forward(prepared.hq, noise, t_of_row)  # L0 c
         wanted = self.schedule.convert_to_pred(prepared.hq, noise, t_of_row, diffusion.loss)
-        predicted = self.predict(self.modules["dit"], x_t, prepared, t)
+        predicted = self.predict(self.dit, x_t, prepared, t)
         error = predicted - wanted
         squared = (error if self.metric is None else self.metric(error, shapes.frame_of_row)).square()
         if self.settings.log_floor is None:
@@ -99,4 +99,4 @@ class DiffusionStage(LatentStage):
 
     def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
         steps, guidance = self.settings.image_steps, self.recipe.diffusion.guidance
-        return self.sample(self.modules["dit"], prepared, steps, guidance, generator)
+        return self.sample(self.dit, prepared, steps, guidance, generator)

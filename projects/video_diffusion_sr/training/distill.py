@@ -4,6 +4,7 @@ SeedVR2 (arXiv 2506.05301): from 64 steps, halved each round, to one; guidance i
 error on the velocity. The teacher of a round is the averaged student of the round before.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor
 
 from common.diffusion import Guidance, LinearInterpolation, uniform_trailing
+from models.nadit.model import NaDiT
 from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents, refuse_other_latents
 from projects.video_diffusion_sr.training.packed import Shapes
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
-from projects.video_diffusion_sr.training.stage import Player
+from projects.video_diffusion_sr.training.stage import Player, network_of
 
 if TYPE_CHECKING:
     from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
@@ -110,25 +112,31 @@ class DistillStage(LatentStage):
         t, middle, end = (self.times[2 * number + i] for i in range(3))  # B each
         x_t = self.schedule.forward(prepared.hq, self.normal(prepared.hq, generator), shapes.per_row(t))
         with torch.no_grad():
-            teacher = self.frozen["teacher"]
+            teacher = network_of(self.frozen, "teacher", NaDiT)
             wanted = two_step_velocity(
                 lambda x, at: self._guided(teacher, x, prepared, at), x_t, t, middle, end, self.schedule, shapes
             )
-        predicted = self.predict(self.modules["dit"], x_t, prepared, t)
+        predicted = self.predict(self.dit, x_t, prepared, t)
         return {"total": shapes.mean((predicted - wanted).square())}
 
-    def _guided(self, dit: torch.nn.Module, x: Tensor, at: PreparedLatents, t: Tensor) -> Tensor:
+    def _guided(self, dit: NaDiT, x: Tensor, at: PreparedLatents, t: Tensor) -> Tensor:
         negative = self.unguided(len(at.shapes.sizes))
         return self.guidance.predict(
             lambda: self.predict(dit, x, at, t), lambda: self.predict(dit, x, at, t, negative), 0, 1, None
         )
 
     def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
-        return self.sample(self.modules["dit"], prepared, self.steps, Guidance(), generator)
+        return self.sample(self.dit, prepared, self.steps, Guidance(), generator)
 
 
 def two_step_velocity(
-    teacher, x_t: Tensor, t: Tensor, middle: Tensor, end: Tensor, schedule: LinearInterpolation, shapes: Shapes
+    teacher: Callable[[Tensor, Tensor], Tensor],
+    x_t: Tensor,
+    t: Tensor,
+    middle: Tensor,
+    end: Tensor,
+    schedule: LinearInterpolation,
+    shapes: Shapes,
 ) -> Tensor:
     """The velocity with which one Euler step from t to `end` arrives where two of the teacher's arrive: [L0, c].
 

@@ -13,12 +13,13 @@ from common.distributed.parallel import Parallel
 from data.pixel_range import model_to_unit
 from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.lora import HEADER, LoraSettings, factors_of
 from projects.video_diffusion_sr.training.conditioning import Conditioner, Texts, TrainingPrompts, joined
 from projects.video_diffusion_sr.training.latents import LatentEncoder, LatentPairs, pixels_of
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, unpack
-from projects.video_diffusion_sr.training.stage import Stage, Work, names_of
+from projects.video_diffusion_sr.training.stage import Stage, Work, names_of, network_of
 
 if TYPE_CHECKING:
     from projects.video_diffusion_sr.train import VideoDiffusionTrainer
@@ -85,9 +86,10 @@ class LatentStage(Stage):
         self.forward_passes: dict[str, float] = {"dit": 3.0}
         self.schedule: LinearInterpolation = recipe.diffusion.schedule
         self.conditioner: Conditioner = recipe.conditioner(noise_scale)
-        if with_vae:
-            self.frozen["vae"] = recipe.build_trained_vae()
-        self.encoder: LatentEncoder = recipe.encoder(self.frozen.get("vae"))
+        vae = recipe.build_trained_vae() if with_vae else None
+        if vae is not None:
+            self.frozen["vae"] = vae
+        self.encoder: LatentEncoder = recipe.encoder(vae)
         self.parallel: Parallel | None = None
         self.cache = ShapeCache("cpu")
 
@@ -163,7 +165,7 @@ class LatentStage(Stage):
         """Clips [3, T, H, W] in about [-1, 1], float32, of packed latents [L0, c]; ValueError without a VAE."""
         if "vae" not in self.frozen:
             raise ValueError("validation decodes clips and there is no VAE; give vae.checkpoint behind the stage")
-        vae = self.frozen["vae"]
+        vae = network_of(self.frozen, "vae", VideoAutoencoderKL)
         with torch.autocast(self.device.type, enabled=False):
             latents = [latent / self.encoder.scaling_factor for latent in unpack(rows, shapes.sizes)]
             return [vae.decode_latents(z[None].to(next(vae.parameters())))[0].float() for z in latents]
@@ -195,9 +197,14 @@ class LatentStage(Stage):
         flops = 0.0
         for name, passes in self.forward_passes.items():
             network = networks[name]
-            config = network.backbone.config if isinstance(network, Discriminator) else network.config
-            flops += passes * transformer_flops(config, sizes, lengths)
+            dit = network.backbone if isinstance(network, Discriminator) else network_of(networks, name, NaDiT)
+            flops += passes * transformer_flops(dit.config, sizes, lengths)
         return Work(len(sizes), flops)
+
+    @property
+    def dit(self) -> NaDiT:
+        """The trained transformer."""
+        return network_of(self.modules, "dit", NaDiT)
 
     def use_lora(self, settings: LoraSettings) -> None:
         """Train, save and export low-rank factors of the transformer only; the rest is frozen."""

@@ -47,14 +47,14 @@ class LatentStatistics:
 @torch.no_grad()
 def measure(vae: VideoAutoencoderKL, clips: Iterable[Tensor]) -> LatentStatistics:
     """Statistics over clips [B, 3, T, H, W] in [-1, 1], on the VAE's device; ValueError where there are none."""
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for clip in clips:
         posterior = DiagonalGaussian(vae.encode_parameters(clip.to(next(vae.parameters()))))
         mean = posterior.mean.double().movedim(1, 0).flatten(1)  # c positions
         variance = posterior.logvar.double().exp().movedim(1, 0).flatten(1)
         count += mean.shape[1]
-        total = total + mean.sum(1)
-        squares = squares + (mean.square() + variance).sum(1)
+        total = total.to(mean) + mean.sum(1)
+        squares = squares.to(mean) + (mean.square() + variance).sum(1)
     if not count:
         raise ValueError("the spread of latents is measured on clips, and there are none; give --data")
     mean = total / count

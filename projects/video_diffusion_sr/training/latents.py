@@ -1,7 +1,7 @@
 """From pixels or stored posterior parameters to packed latents of ground truth and low quality."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,40 +91,47 @@ class LatentEncoder:
         texts = tuple(s["text"].to(device, torch.float32) if "text" in s else None for s in samples)
         if "hq_mean" in samples[0]:
             packed = [pack([s[name].to(device, non_blocking=True) for s in samples]) for name in POSTERIOR_KEYS]
-            return PosteriorBatch(*(rows for rows, _ in packed), tuple(packed[0][1]), names, texts)
+            return _packed_batch(packed, names, texts)
         if self.vae is None:
             raise ValueError(f"{names[0]} is a clip of pixels and there is no VAE to encode it; precompute latents")
         pairs = [pixels_of(sample, device) for sample in samples]
-        hq = self._encode([hq for hq, _ in pairs])
-        lq = self._encode([lq for _, lq in pairs])
-        rows = [pack(part) for part in (*hq, *lq)]
-        return PosteriorBatch(*(r for r, _ in rows), tuple(rows[0][1]), names, texts)
+        hq = self._encode(self.vae, [hq for hq, _ in pairs])
+        lq = self._encode(self.vae, [lq for _, lq in pairs])
+        return _packed_batch([pack(part) for part in (*hq, *lq)], names, texts)
 
-    def _encode(self, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def _encode(self, vae: VideoAutoencoderKL, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Mean and logvar [c, t, h, w] of each clip [3, T, H, W]."""
-        groups = defaultdict(list)
+        groups: defaultdict[Hashable, list[int]] = defaultdict(list)
         for i, clip in enumerate(clips):
             groups[tuple(clip.shape) if self.grouping else i].append(i)
-        mean, logvar = [None] * len(clips), [None] * len(clips)
-        weight = next(self.vae.parameters())
+        encoded: dict[int, tuple[Tensor, Tensor]] = {}
+        weight = next(vae.parameters())
         for members in groups.values():
             stacked = torch.stack([clips[i] for i in members]).to(weight)
             with torch.autocast(weight.device.type, enabled=False):  # the VAE computes in the dtype of its weights
-                posterior = DiagonalGaussian(self._encode_rows(stacked))
+                posterior = DiagonalGaussian(self._encode_rows(vae, stacked))
             for row, i in enumerate(members):
-                mean[i], logvar[i] = posterior.mean[row], posterior.logvar[row]
-        return mean, logvar
+                encoded[i] = posterior.mean[row], posterior.logvar[row]
+        return [encoded[i][0] for i in range(len(clips))], [encoded[i][1] for i in range(len(clips))]
 
-    def _encode_rows(self, clips: Tensor) -> Tensor:
+    def _encode_rows(self, vae: VideoAutoencoderKL, clips: Tensor) -> Tensor:
         """Posterior parameters of clips [B, 3, T, H, W]; each rank encodes its own rows of the pictures."""
-        height, scale = clips.shape[3], self.vae.spatial_factor
+        height, scale = clips.shape[3], vae.spatial_factor
         rows = UnshardedClip() if self.parallel is None else self.parallel.rows(height // scale)
         if rows.holds_rows:
-            moments = self.vae.encode_parameters(rows.shard(clips, 3, scale), rows.exchange, height)  # B 2c t own w
+            moments = vae.encode_parameters(rows.shard(clips, 3, scale), rows.exchange, height)  # B 2c t own w
         else:
-            frames = latent_frames(clips.shape[2], self.vae.temporal_factor)
-            moments = clips.new_empty(len(clips), 2 * self.vae.latent_channels, frames, 0, clips.shape[4] // scale)
+            frames = latent_frames(clips.shape[2], vae.temporal_factor)
+            moments = clips.new_empty(len(clips), 2 * vae.latent_channels, frames, 0, clips.shape[4] // scale)
         return unshard_pixels(rows, moments)
+
+
+def _packed_batch(
+    packed: Sequence[tuple[Tensor, list[Size3]]], names: tuple[str, ...], texts: tuple[Tensor | None, ...]
+) -> PosteriorBatch:
+    """A batch of what `pack` made of the four kinds of parameters, in the order of `POSTERIOR_KEYS`."""
+    hq_mean, hq_logvar, lq_mean, lq_logvar = (rows for rows, _ in packed)
+    return PosteriorBatch(hq_mean, hq_logvar, lq_mean, lq_logvar, tuple(packed[0][1]), names, texts)
 
 
 def pixels_of(sample: dict, device: torch.device | str) -> tuple[Tensor, Tensor]:

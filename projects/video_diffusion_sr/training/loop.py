@@ -148,7 +148,8 @@ class Trainer:
             self.stop_vote.set_interval(reports.scalars(step, self._mean_scalars(record)))
         if self.validation is not None and self.validation.due(step, last):
             self.process.alive(f"validation after step {step}")
-            values, pictures = self._with_ema(lambda _: self.validation.measure(self.stage), "validation")
+            measure = self.validation.measure
+            values, pictures = self._with_ema(lambda _: measure(self.stage), "validation")
             reports.validation(step, values)
             reports.images(step, pictures)
         if log.images and (step % log.images == 0 or last):

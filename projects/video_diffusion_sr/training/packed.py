@@ -4,7 +4,7 @@ Letters: B samples · L0 latent positions of all samples · c latent channels.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -42,7 +42,7 @@ class Shapes:
         frame = torch.cat([torch.arange(t).repeat_interleave(h * w) for t, h, w in sizes])
         share = (1.0 / (len(sizes) * counts.double())).float()[sample]
         table = torch.tensor(sizes, dtype=torch.float64)
-        return Shapes(tuple(tuple(s) for s in sizes), *(x.to(device) for x in (sample, frame, share, table)))
+        return Shapes(tuple((t, h, w) for t, h, w in sizes), *(x.to(device) for x in (sample, frame, share, table)))
 
     @property
     def counts(self) -> list[int]:
@@ -80,14 +80,18 @@ class ShapeCache:
 
     def shapes(self, sizes: Sequence[Size3]) -> Shapes:
         """See `Shapes`."""
-        return self._get(("shapes", *sizes), lambda: Shapes.of(sizes, self.device))
+        shapes = self._get(("shapes", *sizes), lambda: Shapes.of(sizes, self.device))
+        assert isinstance(shapes, Shapes)
+        return shapes
 
     def layout(self, dit: NaDiT, sizes: Sequence[Size3], text_lengths: Sequence[int]) -> ClipLayout:
         """The argument `layout` of `dit.forward`. Networks of one config share it."""
         key = (dit.config, tuple(sizes), tuple(text_lengths))
-        return self._get(key, lambda: dit.layout(sizes, text_lengths, self.device, self.sequence_group))
+        layout = self._get(key, lambda: dit.layout(sizes, text_lengths, self.device, self.sequence_group))
+        assert isinstance(layout, ClipLayout)
+        return layout
 
-    def _get(self, key: tuple, build):
+    def _get(self, key: tuple, build: Callable[[], Shapes | ClipLayout]) -> Shapes | ClipLayout:
         if key not in self._kept:
             self._kept[key] = build()
             while len(self._kept) > self.capacity:
@@ -96,10 +100,16 @@ class ShapeCache:
         return self._kept[key]
 
 
+def size_of(latent: Tensor) -> Size3:
+    """(t, h, w) of a latent [c, t, h, w]."""
+    _, t, h, w = latent.shape
+    return t, h, w
+
+
 def pack(latents: Sequence[Tensor]) -> tuple[Tensor, list[Size3]]:
     """[c, t, h, w] of every sample -> rows [L0, c] and the sizes."""
     rows = [x.permute(1, 2, 3, 0).flatten(0, 2) for x in latents]
-    return torch.cat(rows), [tuple(x.shape[1:]) for x in latents]
+    return torch.cat(rows), [size_of(x) for x in latents]
 
 
 def unpack(rows: Tensor, sizes: Sequence[Size3]) -> list[Tensor]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,8 @@ class Reports:
         self.peak = peak_flops(device)
         self._work = Work()
         self._since, self._from_step = time.perf_counter(), start
-        self._waited, self._fills = 0.0, []
+        self._waited = 0.0
+        self._fills: list[float] = []
         self._board = self._file = self._bar = self._wandb = None
         if is_leader:
             need("tensorboard", "train", "training")
@@ -125,6 +127,7 @@ class Reports:
         self._work, self._waited, self._fills = Work(), 0.0, []
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
+        assert self._board is not None and self._file is not None, "only the leader writes"
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -136,24 +139,25 @@ class Reports:
         left = (self.steps - step - 1) / max(now["steps_per_s"], 1e-9)
         words = ", ".join(f"{k} {v:.4g}" for k, v in now.items() if k not in ("samples_per_s", "steps_per_s"))
         line = f"step {step + 1}/{self.steps}: {words}, {now['samples_per_s']:.3g} samples/s, {left / 60:.1f} min left"
-        if self._bar.disable:
+        if self._bar is None or self._bar.disable:
             logger.info(line)
         else:
             self._bar.set_postfix_str(words)
 
     def images(self, step: int, images: Mapping[str, Tensor]) -> None:
         """Pictures [3, H, W] in [0, 1] after step `step`."""
-        for name, image in images.items() if self.is_leader else ():
+        if self._board is None:
+            return
+        for name, image in images.items():
             self._board.add_image(name, image.detach().float().clamp(0, 1).cpu(), step)
 
     def close(self) -> None:
         """Close all files, at the end of the run."""
-        if self.is_leader:
-            self._bar.close()
-            self._board.close()
-            self._file.close()
-            if self._wandb is not None:
-                self._wandb.finish()
+        for output in (self._bar, self._board, self._file):
+            if output is not None:
+                output.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
 
 def peak_memory(device: torch.device) -> float:
@@ -168,7 +172,7 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def start_wandb(project: str, folder: Path):
+def start_wandb(project: str, folder: Path) -> Any:
     """A Weights & Biases run of the same name as the folder; ValueError where the package is missing."""
     try:
         import wandb

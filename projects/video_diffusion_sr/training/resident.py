@@ -115,12 +115,12 @@ def cut(video: Tensor, shape: ClipShape, generator: np.random.Generator) -> Tens
 def film(picture: Tensor, shape: ClipShape, generator: np.random.Generator, motion: MotionConfig) -> Tensor:
     """uint8 [H, W, 3] filmed by a moving camera, bicubic -> float32 [3, t, h, w] in 0..255."""
     height, width = picture.shape[:2]
-    maps = camera_path(
+    path = camera_path(
         height, width, shape.frames, shape.height, shape.width, generator, motion
     )  # t 2 3, pixels to pixels
     if generator.random() < 0.5:  # whole pixels, since interpolation would blur the finest detail
-        maps[:, :, :2], maps[:, :, 2] = np.eye(2), maps[:, :, 2].round()
-    maps = torch.from_numpy(maps).float().to(picture.device)
+        path[:, :, :2], path[:, :, 2] = np.eye(2), path[:, :, 2].round()
+    maps = torch.from_numpy(path).float().to(picture.device)
     rows = torch.arange(shape.height, device=picture.device, dtype=torch.float32)
     columns = torch.arange(shape.width, device=picture.device, dtype=torch.float32)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
@@ -139,5 +139,5 @@ def synthetic_blur(clips: Tensor, scale: int, noise: float, generator: torch.Gen
     sigma = noise * torch.rand(len(clips), generator=generator, device=clips.device)
     sigma = sigma.repeat_interleave(clips.shape[2])[:, None, None, None]
     small = (small + sigma * torch.randn(small.shape, generator=generator, device=clips.device)).clamp(0, 255)
-    large = bicubic(small, clips.shape[-2:])
+    large = bicubic(small, (clips.shape[-2], clips.shape[-1]))
     return large.unflatten(0, (len(clips), -1)).transpose(1, 2)

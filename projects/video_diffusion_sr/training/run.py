@@ -3,16 +3,19 @@
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import OmegaConf
+from torch import Tensor
 
 from common.checkpoint import load_tensors_only, read_state_dict, save_safetensors
+from common.config import plain_values
 from common.distributed.process import Process
 from common.logger import get_logger
 from common.strict_settings import settings_from
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.build import seeded_prompts
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts, read_prompt_pair
@@ -27,7 +30,7 @@ from projects.video_diffusion_sr.training.run_record import record_start
 from projects.video_diffusion_sr.training.settings import LoopSettings, split_settings
 from projects.video_diffusion_sr.training.sources import DataSettings, held_out_clips, make_source
 from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage
-from projects.video_diffusion_sr.training.vae import build_vae_stage, in_model_range
+from projects.video_diffusion_sr.training.vae import build_vae_stage, clips_of, in_model_range
 from projects.video_diffusion_sr.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -88,14 +91,14 @@ def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options
     Raises:
         ValueError: settings, weights or data that do not fit.
     """
-    loop, data, section = split_settings(train, options.stage)
-    data = settings_from(DataSettings, data, "train.data.")
+    loop, data_section, section = split_settings(train, options.stage)
+    data = settings_from(DataSettings, data_section, "train.data.")
     asked = recipe.compile_vae if options.stage == "vae" else recipe.compile
     loop = replace(loop, compile=loop.compile or asked)
     refuse_used_folder(options)
     torch.manual_seed(loop.seed)
     if process.is_leader:
-        model = OmegaConf.to_container(recipe.config, resolve=True)
+        model = plain_values(recipe.config)
         record_start(options.output, model, train, {**options.described(), "ranks": process.world})
     if loop.precision == "bf16":
         torch.set_float32_matmul_precision("high")  # what autocast leaves in float32 may use TF32
@@ -141,10 +144,10 @@ def normalize_exported_vae(
     write_normalized_vae(vae, (next(stream) for _ in range(min(last, STATISTICS_BATCHES))), path)
 
 
-def write_normalized_vae(vae: torch.nn.Module, batches: Iterable[Batch], path: Path) -> None:
+def write_normalized_vae(vae: VideoAutoencoderKL, batches: Iterable[Batch], path: Path) -> None:
     """Measure the latents of batches of the VAE's stage, fold their spread into the VAE, and write it."""
     device = next(vae.parameters()).device
-    clips = (in_model_range(clip.to(device)) for batch in batches for clip in batch.clips)
+    clips = (in_model_range(clip.to(device)) for batch in batches for clip in clips_of(batch))
     before = measure(vae, clips)
     after = fold(vae, before)
     save_safetensors(vae.state_dict(), path, {"stage": "vae", **after.header(1.0)})
@@ -172,39 +175,41 @@ def run_parts(
         yield RunPart(output, lambda: build_vae_stage(untrained(options.init_from), section, recipe.ema_decay))
         return
     prompts = training_prompts(options.prompts, recipe.config.dit.model.txt_in_dim)
-    common = {"recipe": recipe, "prompts": prompts, "with_vae": needs_vae(recipe, options)}
-    lora = {"lora": options.lora}
+    with_vae, weights, lora = needs_vae(recipe, options), options.init_from, options.lora
     if stage == "diffusion":
-        settings = settings_from(DiffusionStageSettings, section, "train.diffusion.")
-        yield RunPart(output, lambda: DiffusionStage(settings=settings, weights=options.init_from, **common, **lora))
+        diffusion = settings_from(DiffusionStageSettings, section, "train.diffusion.")
+        yield RunPart(output, partial(DiffusionStage, recipe, diffusion, prompts, weights, with_vae, lora))
     elif stage == "adversarial":
-        settings = settings_from(AdversarialSettings, section, "train.adversarial.")
-        require_weights("adversarial", "--init_from", options.init_from)
-        if settings.discriminator_init == "diffusion":
+        adversarial = settings_from(AdversarialSettings, section, "train.adversarial.")
+        require_weights("adversarial", "--init_from", weights)
+        if adversarial.discriminator_init == "diffusion":
             require_weights("adversarial", "--init_discriminator", options.init_discriminator)
-        start = {
-            "weights": options.init_from,
-            "discriminator": DiscriminatorStart(options.init_discriminator, options.discriminator),
-        }
-        if options.discriminator is not None and settings.discriminator_init == "distilled":
+        start = DiscriminatorStart(options.init_discriminator, options.discriminator)
+        if options.discriminator is not None and adversarial.discriminator_init == "distilled":
             raise ValueError(
                 "discriminator_init: distilled takes the generator's weights; --discriminator_config cannot"
             )
-        yield RunPart(output, lambda: AdversarialStage(settings=settings, **start, **common, **lora))
+        yield RunPart(output, partial(AdversarialStage, recipe, adversarial, prompts, weights, start, with_vae, lora))
     else:
-        settings = settings_from(DistillSettings, section, "train.distill.")
-        require_weights("distill", "--init_from", options.init_from)
-        yield from distillation_rounds(settings, options, common)
+        distill = settings_from(DistillSettings, section, "train.distill.")
+        require_weights("distill", "--init_from", weights)
+        make = partial(DistillStage, recipe, distill, prompts, with_vae=with_vae)
+        yield from distillation_rounds(distill, options, make)
 
 
-def distillation_rounds(settings: DistillSettings, options: RunOptions, common: dict[str, Any]) -> Iterator[RunPart]:
-    """One part per round; its teacher is the export of the round before."""
+def distillation_rounds(
+    settings: DistillSettings, options: RunOptions, make: Callable[..., DistillStage]
+) -> Iterator[RunPart]:
+    """One part per round; its teacher is the export of the round before.
+
+    Args:
+        make: a stage from the weights of a round, the round, and the first round's other teacher.
+    """
     weights = options.init_from
     for number, steps in enumerate(settings.rounds):
-        folder = options.output / f"round_{steps:03d}"
-        arguments = {"settings": settings, "weights": weights, "this_round": DistillRound(steps, guided=number == 0)}
-        arguments["teacher"] = options.teacher if number == 0 else None
-        yield RunPart(folder, lambda arguments=arguments: DistillStage(**arguments, **common))
+        folder, this_round = options.output / f"round_{steps:03d}", DistillRound(steps, guided=number == 0)
+        teacher = options.teacher if number == 0 else None
+        yield RunPart(folder, partial(make, weights=weights, this_round=this_round, teacher=teacher))
         weights = folder / "export" / "dit.safetensors"
 
 
@@ -230,7 +235,7 @@ def training_prompts(path: Path | None, width: int) -> TrainingPrompts:
     Without a path: the released ones in ckpts/ for a model of their width, fixed random ones for any other. The null
     text is `null` of the file or `null_emb.pt` of the folder; without it, one token of zeros.
     """
-    null = None
+    null: Tensor | None = None
     if path is not None and path.suffix == ".safetensors":
         pair: Sequence[torch.Tensor] = read_prompt_pair(path, width)
         null, what = read_state_dict(path).get("null"), str(path)
@@ -238,7 +243,10 @@ def training_prompts(path: Path | None, width: int) -> TrainingPrompts:
         folder = ROOT / "ckpts" if path is None else path
         pair, what = load_prompts(folder), str(folder)
         if (folder / "null_emb.pt").is_file():
-            null = load_tensors_only(folder / "null_emb.pt")
+            found = load_tensors_only(folder / "null_emb.pt")
+            if not isinstance(found, Tensor):
+                raise ValueError(f"{folder / 'null_emb.pt'} must hold one tensor, as pos_emb.pt does")
+            null = found
     else:
         pair, what = seeded_prompts(width), "fixed random ones"
     texts = [*pair] if null is None else [*pair, null]

@@ -40,6 +40,7 @@ def record_start(
     changes = []
     if earlier:
         before = OmegaConf.to_container(OmegaConf.load(earlier[-1]))
+        assert isinstance(before, dict), f"{earlier[-1]} is no record of a start"
         changes = differences({key: before.get(key) for key in settings}, settings)
         for change in changes:
             logger.warning("changed since the last start of this run: %s", change)

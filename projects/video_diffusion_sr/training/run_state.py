@@ -34,7 +34,7 @@ class RunState:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors themselves by name, so that loading writes into them."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         moved = {key for named in self.parameters.values() for key, _ in named}
         for name, module in self.modules.items():
             whole = {f"{name}.{key}": value for key, value in module.state_dict().items()}
@@ -52,7 +52,7 @@ class RunState:
             allocate_optimizer_state(optimizer, self._names(player), saved)
         load_checkpoint(checkpoint, self.tensors())
 
-    def _names(self, player: str) -> dict[nn.Parameter, str]:
+    def _names(self, player: str) -> dict[Tensor, str]:
         return {parameter: f"optimizer/{player}/{key}" for key, parameter in self.parameters[player]}
 
 

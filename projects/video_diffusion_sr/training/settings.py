@@ -136,7 +136,9 @@ class LoopSettings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-def split_settings(train: Mapping[str, Any], stage: str) -> tuple[LoopSettings, Mapping[str, Any], Mapping[str, Any]]:
+def split_settings(
+    train: Mapping[str, Any], stage: str
+) -> tuple[LoopSettings, Mapping[str, Any] | None, Mapping[str, Any] | None]:
     """The three parts of a training YAML: the loop's, and the sections `data` and of the stage as they stand there."""
     others = [name for name in STAGES if name in train and name != stage]
     if others and stage not in train:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.distributed.process import Process
 from common.logger import get_logger
 from data.training.clip_dataset import ClipDataset, DegradationRecipes, make_loader
@@ -21,6 +20,7 @@ from data.training.pair_sampler import SamplerConfig
 from data.training.sampling import ClipShape, RankDraws, slot_generator
 from projects.video_diffusion_sr.training.clip_views import HeldOut, VaeClips
 from projects.video_diffusion_sr.training.latents import POSTERIOR_KEYS, PosteriorBatch
+from projects.video_diffusion_sr.training.packed import Size3, size_of
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import BatchSource
 
@@ -89,9 +89,9 @@ class ResidentLatents(BatchSource):
         for number, shard in enumerate(reader.shards):
             stacked.setdefault(shard["size"], []).append(reader.read_shard(number))
             self.names.setdefault(shard["size"], []).extend(shard["identities"])
-        self.sizes = {size: tuple(parts[0]["hq_mean"].shape[2:]) for size, parts in stacked.items()}
+        self.sizes = {size: size_of(parts[0]["hq_mean"][0]) for size, parts in stacked.items()}
         for size, parts in stacked.items():
-            if {tuple(part["hq_mean"].shape[2:]) for part in parts} != {self.sizes[size]}:
+            if {size_of(part["hq_mean"][0]) for part in parts} != {self.sizes[size]}:
                 raise ValueError(
                     f"{folder} holds latents of different shapes and {size} positions; set resident: false"
                 )
@@ -118,7 +118,9 @@ class ResidentLatents(BatchSource):
         counts = [len(self.names[size]) for size in kinds]
         slots = self.planner.plan(number, self.rank, self.world)
         rows = [int(slot_generator(self.seed, number, s.number).integers(counts[s.choice])) for s in slots]
-        parts, names, texts = {name: [] for name in POSTERIOR_KEYS}, [], []
+        parts: dict[str, list[Tensor]] = {name: [] for name in POSTERIOR_KEYS}
+        names: list[tuple[Size3, str]] = []
+        texts: list[Tensor | None] = []
         for size in kinds:  # samples of one size are gathered together and follow one another
             chosen = [row for row, slot in zip(rows, slots, strict=True) if kinds[slot.choice] == size]
             if chosen:
@@ -202,7 +204,7 @@ def clip_dataset(
     recipes = DegradationRecipes()
     if degraded:
         paths = (data.degradation_video, data.degradation_image)
-        recipes = DegradationRecipes(*(OmegaConf.to_container(load_config(path)) for path in paths))
+        recipes = DegradationRecipes(*(plain_values(load_config(path)) for path in paths))
     draws = RankDraws(seed, *group)
     return ClipDataset(index, shapes, data.budget_pixels, recipes, draws, data.sampler, as_uint8=True)
 
@@ -253,6 +255,10 @@ def resident_clips(index: Index, data: DataSettings, loop: LoopSettings, process
 
     if len(data.shapes) != 1:
         raise ValueError("data.resident for the VAE takes one entry in data.shapes")
+    if data.sampler.motion is None:
+        raise ValueError(
+            "data.resident films photographs, which data.sampler.motion: null forbids; leave one of them out"
+        )
     shape = data.shapes[0]
     config = ResidentConfig(shape, data.budget_pixels // shape.pixels, motion=data.sampler.motion)
     group, groups = process.group(loop.sp_size)

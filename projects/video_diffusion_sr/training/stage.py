@@ -7,12 +7,13 @@ the stage for losses, and does the rest: backward passes, accumulation, clipping
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from common.distributed.parallel import Parallel
+from common.weights.stored import StoredWeight
 from projects.video_diffusion_sr.training.settings import OptimizerSettings
 
 
@@ -22,10 +23,21 @@ class NamedBatch(Protocol):
     names: file, frame and position of each sample, for the message about a loss that is not finite.
     """
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]: ...
 
 
 Batch = list[dict[str, Any]] | NamedBatch  # samples with an `identity` each, as `data.training` makes them, or packed
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def network_of(networks: Mapping[str, nn.Module], name: str, kind: type[N]) -> N:
+    """A network of `Stage.modules` or `Stage.frozen` by its name, as the class that the stage made it of."""
+    network = networks[name]
+    assert isinstance(network, kind), f"{name} is a {type(network).__name__}"
+    return network
 
 
 def names_of(batch: Batch) -> tuple[str, ...]:
@@ -106,7 +118,7 @@ class Stage(ABC):
         self.modules: dict[str, nn.Module] = {}
         self.frozen: dict[str, nn.Module] = {}
         self.half: tuple[str, ...] = ()
-        self.weights: dict[str, Mapping[str, Tensor]] = {}
+        self.weights: dict[str, Mapping[str, Tensor | StoredWeight]] = {}
         self.ema_of: tuple[str, ...] = ()
         self.ema_decay: float = 0.9998
         self.players: tuple[Player, ...] = ()

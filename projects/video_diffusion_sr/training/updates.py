@@ -1,7 +1,8 @@
 """One player's update within a step: losses, gradients over all parts of the batch, clipping, the optimiser's step."""
 
 import hashlib
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class PlayerUpdates:
             raise ValueError(f"graphs: a captured update needs one GPU, not {found}; set graphs to False")
         return {
             player.name: GraphedUpdates(
-                lambda prepared, generator, player=player: self._update(player, [prepared], [generator]),
+                partial(self._update_once, player),
                 [parameter for _, parameter in self.parameters[player.name]],
                 self.device,
             )
@@ -77,6 +78,10 @@ class PlayerUpdates:
             for module in self.stage.modules.values():  # gradients that passed through other networks, too
                 module.zero_grad(set_to_none=True)
         return scalars, rate
+
+    def _update_once(self, player: Player, prepared: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """`_update` of a step of one part."""
+        return self._update(player, [prepared], [generator])
 
     def _update(self, player: Player, prepared: list[Any], generators: list[torch.Generator]) -> dict[str, Tensor]:
         """Gradients of one player over all parts of the step, then its optimiser; the mean losses and the norm."""
@@ -122,7 +127,7 @@ class PlayerUpdates:
             torch.nn.utils.clip_grads_with_norm_(parameters, player.optimizer.clip, norm)
         return norm
 
-    def autocast(self):
+    def autocast(self) -> AbstractContextManager[object]:
         """A context in which losses are computed in the precision of the run."""
         if not self.bf16:
             return nullcontext()

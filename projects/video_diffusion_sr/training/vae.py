@@ -15,7 +15,6 @@ from torch import Tensor
 
 from common.checkpoint import read_state_dict
 from common.distributed.parallel import Parallel
-from common.distributed.row_parallel import ClipRows
 from common.logger import get_logger
 from common.strict_settings import settings_from
 from data.pixel_range import model_to_unit, uint8_to_model
@@ -24,10 +23,11 @@ from models.perceptual import PerceptualDistance
 from models.vae_discriminator import VideoPatchDiscriminator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
+from models.video_vae_v3.modules.rows import SharedClip
 from projects.evaluation.psnr import decibels
 from projects.video_diffusion_sr.flops import vae_flops
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
-from projects.video_diffusion_sr.training.stage import Player, Stage, Work
+from projects.video_diffusion_sr.training.stage import Batch, Player, Stage, Work, network_of
 
 logger = get_logger(__name__)
 
@@ -91,6 +91,12 @@ class ClipBatch:
     clips: tuple[Tensor, ...]
 
 
+def clips_of(batch: Batch) -> tuple[Tensor, ...]:
+    """The clips of a batch of the VAE's stage, see `ClipBatch`."""
+    assert isinstance(batch, ClipBatch)
+    return batch.clips
+
+
 @dataclass
 class PreparedClips:
     """Clips on the device in [-1, 1], and their reconstructions, which the discriminator's update reads."""
@@ -141,7 +147,8 @@ class VaeStage(Stage):
         module = self.modules.get(name)
         return [module.encoder, module.decoder] if isinstance(module, VideoAutoencoderKL) else []
 
-    def prepare(self, batch: ClipBatch, generator: torch.Generator) -> PreparedClips:
+    def prepare(self, batch: Batch, generator: torch.Generator) -> PreparedClips:
+        assert isinstance(batch, ClipBatch)
         return PreparedClips(batch.step, [in_model_range(c.to(self.device, non_blocking=True)) for c in batch.clips])
 
     def losses(self, player: str, prepared: PreparedClips, generator: torch.Generator) -> dict[str, Tensor]:
@@ -162,21 +169,22 @@ class VaeStage(Stage):
         return losses | {"total": total, "psnr": psnr}
 
     def _reconstruct(self, clip: Tensor, generator: torch.Generator) -> tuple[Tensor, DiagonalGaussian]:
-        vae = self.modules["vae"]
+        vae = network_of(self.modules, "vae", VideoAutoencoderKL)
         batch, _, frames, height, width = clip.shape
         space, time = vae.spatial_factor, vae.temporal_factor
         shape = (batch, vae.latent_channels, latent_frames(frames, time), height // space, width // space)
         noise = torch.randn(shape, generator=generator, device=self.device)
-        return vae(clip, noise, None if self.parallel is None else self._rows(height // space))
+        return vae(clip, noise, None if self.parallel is None else self._rows(self.parallel, height // space))
 
-    def _rows(self, latent_rows: int) -> ClipRows:
+    @staticmethod
+    def _rows(parallel: Parallel, latent_rows: int) -> SharedClip:
         """How the ranks of a group share pictures; ValueError where a rank would have no row."""
-        if latent_rows < self.parallel.size:
+        if latent_rows < parallel.size:
             raise ValueError(
-                f"sp_size {self.parallel.size}: a picture of {latent_rows} latent rows cannot be shared by so many "
+                f"sp_size {parallel.size}: a picture of {latent_rows} latent rows cannot be shared by so many "
                 "ranks; use larger clips or a smaller sp_size"
             )
-        return self.parallel.rows(latent_rows)
+        return parallel.rows(latent_rows)
 
     def _vae_losses(self, clip: Tensor, made: Tensor, posterior: DiagonalGaussian, step: int) -> dict[str, Tensor]:
         error = made.float() - clip
@@ -206,9 +214,7 @@ class VaeStage(Stage):
         pair = torch.cat([clip[0, :, -1], made[0, :, -1].float()], dim=-1)  # 3 H 2W
         return {"input and reconstruction": model_to_unit(pair)[..., :MAX_LOGGED_WIDTH]}
 
-    def validate(
-        self, batch: ClipBatch, generator: torch.Generator, decode: bool = True
-    ) -> list[tuple[Tensor, Tensor]]:
+    def validate(self, batch: Batch, generator: torch.Generator, decode: bool = True) -> list[tuple[Tensor, Tensor]]:
         clips = self.prepare(batch, generator).clips
         made = [self._reconstruct(clip, generator)[0].float() for clip in clips]
         if not decode:

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.posterior import DiagonalGaussian
 
 LEAST = 0.02  # of the mean weight, for every direction: decoding is not linear, so none may drift
 
@@ -48,9 +49,9 @@ def decoder_metric(vae: VideoAutoencoderKL, clips: Iterable[Tensor], scaling_fac
     Raises:
         ValueError: there is no clip.
     """
-    sums = {}
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
     for clip in clips:
-        latent = vae.encode(clip.to(next(vae.parameters()))).latent  # n c t h w
+        latent = DiagonalGaussian(vae.encode_parameters(clip.to(next(vae.parameters())))).mode()  # n c t h w
         space, time = vae.spatial_factor, vae.temporal_factor
         parts = {
             "first": (latent[:, :, :1], clip[:, :, :1], 1),
@@ -60,8 +61,8 @@ def decoder_metric(vae: VideoAutoencoderKL, clips: Iterable[Tensor], scaling_fac
             given = rearrange(z, "n c t h w -> (n t h w) c").double()
             given = torch.cat([given, torch.ones_like(given[:, :1])], dim=1)
             below = rearrange(pixels, "n c (t f) (h a) (w b) -> (n t h w) (c f a b)", f=frames, a=space, b=space)
-            normal, mixed = sums.get(name, (0, 0))
-            sums[name] = normal + given.T @ given, mixed + given.T @ below.to(given)
+            normal, mixed = given.T @ given, given.T @ below.to(given)
+            sums[name] = (sums[name][0] + normal, sums[name][1] + mixed) if name in sums else (normal, mixed)
     if not sums:
         raise ValueError("the metric needs clips of several frames, and there are none; make pairs with frames > 1")
     return DecoderMetric(*(_factor(*sums[name], scaling_factor) for name in ("first", "later")))

@@ -14,8 +14,9 @@ from data.training.latent_shards import INDEX, ShardReader
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.sampling import slot_generator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.video_diffusion_sr.training.latents import PosteriorBatch
-from projects.video_diffusion_sr.training.packed import Size3
+from projects.video_diffusion_sr.training.packed import Size3, size_of
 from projects.video_diffusion_sr.training.stage import BatchSource
 
 logger = get_logger(__name__)
@@ -133,10 +134,11 @@ class PairLatents(BatchSource):
             height, width = large.shape[2:4]
             encoded = []
             for clips in (to_model_range(large), upsample_to_model_range(small, height, width)):
-                latent = self.vae.encode(clips.to(next(self.vae.parameters()).dtype)).latent  # n c t h w
+                moments = self.vae.encode_parameters(clips.to(next(self.vae.parameters()).dtype))
+                latent = DiagonalGaussian(moments).mode()  # n c t h w
                 encoded.append(latent.permute(0, 2, 3, 4, 1).flatten(1, 3).half())
-            size = tuple(latent.shape[2:])
-            self.latents.setdefault(size, []).append(tuple(encoded))
+            size = size_of(latent[0])
+            self.latents.setdefault(size, []).append((encoded[0], encoded[1]))
             mark = " transposed" if turned else ""
             self.names.setdefault(size, []).extend(name + mark for name in names[start : start + at_once])
 
@@ -144,7 +146,7 @@ class PairLatents(BatchSource):
         """Chunks of one size as one tensor, so that a batch is one gather."""
         for size, chunks in self.latents.items():
             if len(chunks) > 1:
-                self.latents[size] = [tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))]
+                self.latents[size] = [(torch.cat([hq for hq, _ in chunks]), torch.cat([lq for _, lq in chunks]))]
 
     def batches(self, start: int) -> Iterator[PosteriorBatch]:
         number = start

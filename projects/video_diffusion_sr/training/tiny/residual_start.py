@@ -2,9 +2,11 @@
 
 import torch
 
+from models.nadit.model import NaDiT
+
 
 @torch.no_grad()
-def start_as_residual(dit: torch.nn.Module, channels: int) -> None:
+def start_as_residual(dit: NaDiT, channels: int) -> None:
     """Make a fresh transformer without a tail answer v = x_t - condition at once, plus what its blocks add.
 
     At t = T that is a restoration which returns its input: training starts from there, and the noise, which the answer
