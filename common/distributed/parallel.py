@@ -8,7 +8,7 @@ from common.distributed.collectives import Group, Traffic, make_group
 from common.distributed.process import Process
 from common.distributed.row_parallel import ClipRows, UnshardedClip
 from common.distributed.sequence_parallel import SequenceParallel
-from common.distributed.verdict import Verdicts
+from common.distributed.outcomes import Outcomes
 from common.distributed.work_queue import queued_items
 from common.logger import get_logger
 
@@ -25,7 +25,7 @@ class Parallel:
         sp_size: ranks that share a clip.
     Attributes:
         size: of this rank's group. rank: its number in the group. is_leader: whether it writes the files of its group.
-        verdicts: exchanges outcomes, so that all ranks of the group decide alike.
+        outcomes: exchanges them, so that all ranks of the group decide alike.
         sequence_group: for `dit.layout(..., sequence_group=...)`; None in a group of one.
     Raises:
         ValueError: `sp_size` does not divide the number of processes.
@@ -35,7 +35,7 @@ class Parallel:
         self.process = process
         self.group: Group = make_group(process, sp_size)
         self.size, self.rank, self.is_leader = sp_size, self.group.rank, self.group.is_leader
-        self.verdicts = Verdicts(self.group)
+        self.outcomes = Outcomes(self.group)
         self.sequence_group = SequenceParallel(self.group) if sp_size > 1 else None
 
     @property

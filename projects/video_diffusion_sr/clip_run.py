@@ -80,7 +80,7 @@ class ClipRun:
         self._readers: list[ReadAhead[Frame] | ReadInPlace[Frame]] = []
         self._stack = ExitStack()
         with self._stack:
-            with restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
+            with restorer.parallel.outcomes.same_for_all(Exception, rebuild=rebuild):
                 self._open(output_dir, existing)
             self.place = self._same_place()
             if self.place == Place():  # else the frames to begin with depend on the plan
@@ -111,7 +111,7 @@ class ClipRun:
     def _same_place(self) -> Place:
         """Where all ranks that share the clip go on: what their leader's result says."""
         own = "" if self.result is None else json.dumps([self.result.writer.frames, self.result.writer.shot])
-        frame, shot = json.loads(self._restorer.parallel.verdicts.exchange(own)[0])
+        frame, shot = json.loads(self._restorer.parallel.outcomes.exchange(own)[0])
         if self.is_leader and frame:
             logger.info("%s: goes on behind the %d frames that an earlier run has kept", self.source.name, frame)
         self._written = frame
@@ -207,7 +207,7 @@ class ClipRun:
     def complete(self) -> Report | None:
         """Everything is computed: wait for the writer, and give the result its name. May run in another thread."""
         restorer = self._restorer
-        with restorer.parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
+        with restorer.parallel.outcomes.same_for_all(Exception, rebuild=rebuild):
             if restorer.parallel.size == 1:
                 self._finish_writing()
             if self.is_leader:

@@ -17,7 +17,7 @@ from common.distributed.collectives import Group
 MOMENT_S = 0.5  # of a wait that a signal can end
 
 
-class Verdicts:
+class Outcomes:
     """Exchanges outcomes within one group. Every rank of it must make the same number of calls."""
 
     def __init__(self, group: Group) -> None:
@@ -68,7 +68,7 @@ class Verdicts:
 
     def _key(self, count: int, number: int) -> str:
         group = self.group
-        return f"verdict/{group.process.rank - group.rank}/{count}/{number}"
+        return f"outcome/{group.process.rank - group.rank}/{count}/{number}"
 
 
 def _wait_for(keys: Sequence[str], store: dist.Store, timeout_s: float) -> None:
