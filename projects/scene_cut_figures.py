@@ -29,12 +29,12 @@ Shot = np.ndarray  # uint8 [T, h, w, 3]
 
 def made_up_shots(count: int, seed: int) -> Iterator[Shot]:
     """Cameras that move at different speeds over blurred noise."""
-    draws = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     for _ in range(count):
-        coarse = [draws.integers(0, 256, (rows, 7 * rows, 3)).astype(np.float32) for rows in (3, 9, 27)]
+        coarse = [generator.integers(0, 256, (rows, 7 * rows, 3)).astype(np.float32) for rows in (3, 9, 27)]
         scaled = [cv2.resize(part, (4 * SIZE[1], SIZE[0]), interpolation=cv2.INTER_CUBIC) for part in coarse]
         picture = (0.6 * scaled[0] + 0.3 * scaled[1] + 0.1 * scaled[2]).clip(0, 255).astype(np.uint8)
-        speed = int(draws.integers(0, 12))
+        speed = int(generator.integers(0, 12))
         yield np.stack([picture[:, n * speed :][:, : SIZE[1]] for n in range(36)])
 
 
@@ -53,17 +53,17 @@ def cuts_in(frames: Shot) -> list[int]:
     return [number for number, begins in find_cuts(map(thumbnail, planes)) if begins]
 
 
-def joins(shots: Sequence[Shot], each: int, draws: random.Random) -> Iterator[tuple[Shot, int]]:
+def joins(shots: Sequence[Shot], each: int, generator: random.Random) -> Iterator[tuple[Shot, int]]:
     """(two parts of different shots, where they meet), `each` for every shot."""
     for number, first in enumerate(shots):
-        for other in draws.sample([n for n in range(len(shots)) if n != number], min(each, len(shots) - 1)):
-            parts = [_part(shot, draws) for shot in (first, shots[other])]
+        for other in generator.sample([n for n in range(len(shots)) if n != number], min(each, len(shots) - 1)):
+            parts = [_part(shot, generator) for shot in (first, shots[other])]
             yield np.concatenate(parts), len(parts[0])
 
 
-def _part(shot: Shot, draws: random.Random) -> Shot:
-    length = draws.randint(SHORTEST, len(shot))
-    start = draws.randint(0, len(shot) - length)
+def _part(shot: Shot, generator: random.Random) -> Shot:
+    length = generator.randint(SHORTEST, len(shot))
+    start = generator.randint(0, len(shot) - length)
     return shot[start : start + length]
 
 
@@ -85,8 +85,8 @@ def entered(frames: Shot) -> Shot:
 
 
 def noisy(frames: Shot, sigma: float) -> Shot:
-    draws = np.random.default_rng(0)
-    return np.stack([np.clip(f + draws.normal(0, sigma, f.shape), 0, 255).astype(np.uint8) for f in frames])
+    generator = np.random.default_rng(0)
+    return np.stack([np.clip(f + generator.normal(0, sigma, f.shape), 0, 255).astype(np.uint8) for f in frames])
 
 
 def flickering(frames: Shot, sigma: float) -> Shot:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.distributed.collectives import Group, Traffic, make_group
+from common.distributed.outcomes import Outcomes
 from common.distributed.process import Process
 from common.distributed.row_parallel import ClipRows, UnshardedClip
 from common.distributed.sequence_parallel import SequenceParallel
-from common.distributed.outcomes import Outcomes
 from common.distributed.work_queue import queued_items
 from common.logger import get_logger
 

@@ -15,13 +15,13 @@ from data.training.buckets import expand
 from data.training.index import Index, build_index
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.pair_sampler import PairSampler, SamplerConfig
-from data.training.sampling import ClipShape, RankDraws, Slot, slot_generator
+from data.training.sampling import ClipShape, RankSeed, Slot, slot_generator
 from data.training.schedule import ShapeSchedule
 from data.training.tar_shards import opened
 
 Sample = dict[str, torch.Tensor | str]
 S = TypeVar("S")
-ALONE = RankDraws()
+ALONE = RankSeed()
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ClipDataset(Dataset[list[Sample]]):
         shapes: Sequence[ClipShape],
         budget_pixels: int,
         recipes: DegradationRecipes,
-        draws: RankDraws = ALONE,
+        rank_seed: RankSeed = ALONE,
         sampler: SamplerConfig | None = None,
         as_uint8: bool = False,
     ) -> None:
@@ -58,7 +58,7 @@ class ClipDataset(Dataset[list[Sample]]):
             shapes: the clip sizes to mix, divisible by the degradation's scale; steps in them are batch numbers.
             budget_pixels: upper limit of frames x height x width in one rank's batch.
             recipes: how clips and single frames are degraded.
-            draws: the seed of the run, this data-parallel rank and their number.
+            rank_seed: the seed of the run, this data-parallel rank and their number.
             sampler: how pairs are cropped and moved.
             as_uint8: return 8-bit pixels, which the GPU scales and enlarges (`model_range.py`): 13 % of the bytes.
 
@@ -69,8 +69,8 @@ class ClipDataset(Dataset[list[Sample]]):
             raise ValueError("give at least one clip shape to train on.")
         index = sources if isinstance(sources, Index) else build_index(sources)
         self.shapes = expand(shapes, index.sources)
-        self.schedule = ShapeSchedule(self.shapes, budget_pixels, draws.seed)
-        self.draws = draws
+        self.schedule = ShapeSchedule(self.shapes, budget_pixels, rank_seed.seed)
+        self.rank_seed = rank_seed
         self.as_uint8 = as_uint8
         clip_recipe, image_recipe = (build_degradation(r) if r else None for r in (recipes.clip, recipes.image))
         for shape in self.shapes:
@@ -92,7 +92,7 @@ class ClipDataset(Dataset[list[Sample]]):
 
     def slots(self, step: int) -> list[Slot]:
         """The places of a step's batch on this rank."""
-        return self.schedule.plan(step, self.draws.rank, self.draws.world)
+        return self.schedule.plan(step, self.rank_seed.rank, self.rank_seed.world)
 
     def fill(self, step: int) -> float:
         """The share of the budget that the batch of a step uses, in (0, 1]."""
@@ -101,8 +101,8 @@ class ClipDataset(Dataset[list[Sample]]):
     def sample(self, step: int, slot: Slot) -> Sample:
         """The sample of one place, see `__getitem__`."""
         shape = self.shapes[slot.choice]
-        pair = self.sampler.draw(shape, slot_generator(self.draws.seed, step, slot.number))
-        sample: Sample = {"identity": f"{pair.identity} seed={self.draws.seed} step={step} slot={slot.number}"}
+        pair = self.sampler.draw(shape, slot_generator(self.rank_seed.seed, step, slot.number))
+        sample: Sample = {"identity": f"{pair.identity} seed={self.rank_seed.seed} step={step} slot={slot.number}"}
         if pair.text is not None:
             sample["text"] = read_text(pair.text)
         hq = torch.from_numpy(pair.hq)

@@ -37,7 +37,7 @@ class ClipShape:
 
 
 @dataclass(frozen=True)
-class RankDraws:
+class RankSeed:
     """What decides the samples of a rank: the seed of the run, the data-parallel rank and the number of ranks."""
 
     seed: int = 0

@@ -17,7 +17,7 @@ from data.training.index import Index, build_index, cached_index
 from data.training.latent_shards import INDEX, TEXT, TEXT_TOKENS, ShardDataset, ShardReader
 from data.training.packing import BatchPlanner
 from data.training.pair_sampler import SamplerConfig
-from data.training.sampling import ClipShape, RankDraws, slot_generator
+from data.training.sampling import ClipShape, RankSeed, slot_generator
 from projects.video_diffusion_sr.training.clip_views import HeldOut, VaeClips
 from projects.video_diffusion_sr.training.latents import POSTERIOR_KEYS, PosteriorBatch
 from projects.video_diffusion_sr.training.packed import Size3, size_of
@@ -205,8 +205,8 @@ def clip_dataset(
     if degraded:
         paths = (data.degradation_video, data.degradation_image)
         recipes = DegradationRecipes(*(plain_values(load_config(path)) for path in paths))
-    draws = RankDraws(seed, *group)
-    return ClipDataset(index, shapes, data.budget_pixels, recipes, draws, data.sampler, as_uint8=True)
+    rank_seed = RankSeed(seed, *group)
+    return ClipDataset(index, shapes, data.budget_pixels, recipes, rank_seed, data.sampler, as_uint8=True)
 
 
 def in_batches(shape: ClipShape, accumulation: int) -> ClipShape:
