@@ -25,8 +25,8 @@ def save_png(path: Path, words: np.ndarray, options: dict, effort: int = 3) -> N
     import cv2  # where a picture needs it: a start does not wait for it
 
     order = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[words.ndim if words.ndim == 2 else words.shape[2]]
-    turned = words if order is None else cv2.cvtColor(words, order)
-    _, data = cv2.imencode(".png", turned, [cv2.IMWRITE_PNG_COMPRESSION, effort])
+    reordered = words if order is None else cv2.cvtColor(words, order)
+    _, data = cv2.imencode(".png", reordered, [cv2.IMWRITE_PNG_COMPRESSION, effort])
     pixels, said = dict(_pieces(data.tobytes())), _ancillary(options)
     with path.open("wb") as file:
         file.write(SIGNATURE + _chunk(b"IHDR", pixels[b"IHDR"]))

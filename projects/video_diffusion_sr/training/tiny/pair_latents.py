@@ -113,23 +113,23 @@ class PairLatents(BatchSource):
             for place, shard in enumerate(reader.shards):
                 pairs = reader.read_shard(place)
                 height, width = pairs["hq"].shape[2:4]
-                for turned in (False, True) if height == width else (False,):
-                    self._add(pairs["hq"], pairs["lq"], shard["identities"], turned)
+                for transposed in (False, True) if height == width else (False,):
+                    self._add(pairs["hq"], pairs["lq"], shard["identities"], transposed)
         self.sets_read = count
         self._join()
         counts = {size: len(names) for size, names in self.names.items()}
         logger.info("%d sets of pairs, samples by latent size: %s", count, counts)
 
     @torch.no_grad()
-    def _add(self, hq: Tensor, lq: Tensor, names: list[str], turned: bool) -> None:
+    def _add(self, hq: Tensor, lq: Tensor, names: list[str], transposed: bool) -> None:
         """Pairs uint8 [N, T, H, W, 3] and [N, T, h, w, 3] -> latents, kept on the device.
 
-        Pairs are mirrored left to right when they are cut; `turned` puts rows for columns.
+        Pairs are mirrored left to right when they are cut; `transposed` puts rows for columns.
         """
         at_once = max(1, PIXELS_AT_ONCE // hq[0, ..., 0].numel())
         for start in range(0, len(hq), at_once):
             large, small = (x[start : start + at_once].to(self.device) for x in (hq, lq))
-            if turned:
+            if transposed:
                 large, small = large.transpose(2, 3), small.transpose(2, 3)
             height, width = large.shape[2:4]
             encoded = []
@@ -139,7 +139,7 @@ class PairLatents(BatchSource):
                 encoded.append(latent.permute(0, 2, 3, 4, 1).flatten(1, 3).half())
             size = size_of(latent[0])
             self.latents.setdefault(size, []).append((encoded[0], encoded[1]))
-            mark = " transposed" if turned else ""
+            mark = " transposed" if transposed else ""
             self.names.setdefault(size, []).extend(name + mark for name in names[start : start + at_once])
 
     def _join(self) -> None:
