@@ -43,10 +43,10 @@ class Uploader:
         result = torch.empty_like(x, device=self._device)
         source, target = x.detach().reshape(-1).view(torch.uint8).numpy(), result.reshape(-1).view(torch.uint8)
         for start in range(0, len(source), BUFFER):
-            piece = source[start : start + BUFFER]
+            chunk = source[start : start + BUFFER]
             buffer, free = self._next_buffer()
-            np.copyto(buffer[: len(piece)].numpy(), piece)  # lets other threads run meanwhile
-            target[start : start + BUFFER].copy_(buffer[: len(piece)], non_blocking=True)
+            np.copyto(buffer[: len(chunk)].numpy(), chunk)  # lets other threads run meanwhile
+            target[start : start + BUFFER].copy_(buffer[: len(chunk)], non_blocking=True)
             free.record()
         return result
 

@@ -68,9 +68,9 @@ def _level(
         start += group.frames
         left = group.frames * time // following
         while left:
-            piece = min(wanted or left, left)
-            yield _frames(piece)
-            left -= piece
+            count = min(wanted or left, left)
+            yield _frames(count)
+            left -= count
 
 
 def _frames(count: int) -> Activation:

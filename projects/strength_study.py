@@ -139,10 +139,10 @@ def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> 
     factor = restorer.infer.vae.temporal_factor
 
     def finish(z: Tensor) -> Tensor:
-        memory, step, pieces = restorer.infer.new_memory(rows.exchange), restorer.slice_frames // factor, []
-        for piece in z.split(step):
-            pieces.append(restorer.infer.decode_slice(piece, memory))
-        clip = torch.cat(pieces, dim=1)[:, : len(times)]
+        memory, step, decoded = restorer.infer.new_memory(rows.exchange), restorer.slice_frames // factor, []
+        for latents_of_slice in z.split(step):
+            decoded.append(restorer.infer.decode_slice(latents_of_slice, memory))
+        clip = torch.cat(decoded, dim=1)[:, : len(times)]
         return finishing.finish(clip, given, ResultOptions())
 
     return Material(given, finish(restored), latents, restored, finish(latents), finish, restorer.infer, restorer.seed)

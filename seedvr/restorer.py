@@ -78,8 +78,8 @@ class Restorer:
         report = Report(progress, cancel, len(pixels))
         with self._alone():
             info = facts(pixels, len(pixels))
-            pieces = self._engine.frames(timed(pixels), timed(pixels), info, options, report, form.bits)
-            return form.give(torch.cat(list(pieces)))
+            slices = self._engine.frames(timed(pixels), timed(pixels), info, options, report, form.bits)
+            return form.give(torch.cat(list(slices)))
 
     def restore_file(
         self,
@@ -155,17 +155,17 @@ class Restorer:
         info = facts(first, None)
         with (
             self._alone(),
-            closing(self._engine.frames(feed, feed.held(), info, options, report, feed.form.bits)) as pieces,
+            closing(self._engine.frames(feed, feed.held(), info, options, report, feed.form.bits)) as slices,
         ):
-            for piece in pieces:
-                yield from (feed.form.give(frame[None]) for frame in piece)
+            for frames_of_slice in slices:
+                yield from (feed.form.give(frame[None]) for frame in frames_of_slice)
 
     def _from_file(self, path: Path, options: ClipOptions, report: Report) -> Any:
         deinterlace = self._engine.request.deinterlace
         with self._alone(), open_clip(path, deinterlace) as reader, reader.reopened() as again:
             report.total = reader.info.frame_count_hint
-            pieces = list(self._engine.frames(reader, again, reader.info, options, report))
-        return Form("numpy").give(torch.cat(pieces))
+            slices = list(self._engine.frames(reader, again, reader.info, options, report))
+        return Form("numpy").give(torch.cat(slices))
 
     def _options(self, settings: dict[str, Any]) -> ClipOptions:
         """The settings of a call, checked; InputError for an unknown one."""

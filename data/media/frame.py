@@ -49,8 +49,8 @@ class Frame:
     @property
     def nbytes(self) -> int:
         """Bytes of host memory that the planes keep, rows' padding included."""
-        pieces = [plane.untyped_storage() for plane in self.planes]
-        return sum({piece.data_ptr(): piece.nbytes() for piece in pieces}.values())
+        storages = [plane.untyped_storage() for plane in self.planes]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     @property
     def transparent(self) -> bool:

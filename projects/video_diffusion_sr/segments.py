@@ -183,9 +183,9 @@ class ShotInputs(Iterator[Frame]):
         return next(self._inputs)
 
 
-def without_first(pieces: Iterator[Tensor], count: int) -> Iterator[Tensor]:
-    """Pieces [t, ...] of a stream without its first `count` frames; the other pieces as they come."""
-    for piece in pieces:
-        if count < len(piece):
-            yield piece[count:]
-        count = max(count - len(piece), 0)
+def without_first(slices: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+    """Slices [t, ...] of a stream without its first `count` frames; the other slices as they come."""
+    for frames in slices:
+        if count < len(frames):
+            yield frames[count:]
+        count = max(count - len(frames), 0)

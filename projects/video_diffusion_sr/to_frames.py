@@ -109,21 +109,21 @@ def decode(restored: Iterator[Tensor], restorer: Restorer, rows: Rows, start: Ru
         latent += unneeded
         if unneeded == len(window):
             continue
-        for piece in window[unneeded:].split(grid.slice_latents or len(window)):
+        for latents in window[unneeded:].split(grid.slice_latents or len(window)):
             restorer.parallel.process.alive("a slice of a shot")
             begins = latent == start.decoded  # a decoder gives one frame for the first latent
-            frames = grid.factor * len(piece) - begins * (grid.factor - 1)
-            clip = rows.to_frames(decode_rows(piece, frames, restorer, rows, memory), infer.vae.spatial_factor)
-            wanted, latent = latent >= start.wanted, latent + len(piece)
+            frames = grid.factor * len(latents) - begins * (grid.factor - 1)
+            clip = rows.to_frames(decode_rows(latents, frames, restorer, rows, memory), infer.vae.spatial_factor)
+            wanted, latent = latent >= start.wanted, latent + len(latents)
             yield Decoded(clip, grid.first_frame(latent) - frames, frames, wanted)
 
 
 def decode_rows(
-    piece: Tensor, frames: int, restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
+    latents: Tensor, frames: int, restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
 ) -> Tensor:
     """[3, frames, own rows, w'] of latents [t, h, w, c], about [-1, 1]; no rows on a rank without."""
     infer = restorer.infer
     if rows.holds_rows:
-        return infer.decode_slice(rows.shard(piece, 1), memory)
-    width = piece.shape[2] * infer.vae.spatial_factor
+        return infer.decode_slice(rows.shard(latents, 1), memory)
+    width = latents.shape[2] * infer.vae.spatial_factor
     return torch.empty(3, frames, 0, width, dtype=infer.stages.vae_dtype, device=restorer.device)

@@ -69,26 +69,26 @@ def encode(
     """
     infer, run_ahead = restorer.infer, RunAheadLimit(restorer.device)
     memory = infer.new_memory(rows.exchange)
-    for piece in slices(frames, restorer.slice_frames, infer.vae.temporal_factor, first):
-        restorer.parallel.process.alive(f"latent frame {piece.first} of a shot")
-        yield rows.unshard(encode_rows(piece, latent_size, restorer, rows, memory))
+    for slice_ in slices(frames, restorer.slice_frames, infer.vae.temporal_factor, first):
+        restorer.parallel.process.alive(f"latent frame {slice_.first} of a shot")
+        yield rows.unshard(encode_rows(slice_, latent_size, restorer, rows, memory))
         run_ahead.step()
-        progress.advance("encode", piece.real)
+        progress.advance("encode", slice_.real)
 
 
 def encode_rows(
-    piece: Slice, latent_size: tuple[int, int], restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
+    slice_: Slice, latent_size: tuple[int, int], restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
 ) -> Tensor:
     """Latents [t, own rows, w, c] of one slice; no rows on a rank without."""
     infer = restorer.infer
-    shape = (piece.latents, *latent_size, infer.vae.latent_channels)
+    shape = (slice_.latents, *latent_size, infer.vae.latent_channels)
     if not rows.holds_rows:
         return torch.empty(shape[0], 0, *shape[2:], device=restorer.device)
     noise = None
     if restorer.use_sample:
-        noise = frame_noise(restorer.seed, "posterior", piece.first, *shape)
+        noise = frame_noise(restorer.seed, "posterior", slice_.first, *shape)
         noise = to_device(rows.shard(noise, 1), restorer.device)
-    return infer.encode_slice(piece.clip, memory, noise)
+    return infer.encode_slice(slice_.clip, memory, noise)
 
 
 def slices(frames: Iterator[Tensor], size: int | None, factor: int, first: int = 0) -> Iterator[Slice]:
