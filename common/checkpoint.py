@@ -120,16 +120,16 @@ def load_into(
     state = with_current_names(state)
     refuse_mismatch(module, state, source, advice)
     reset_buffers(module, device)
-    own = module.state_dict()
-    from_file = {name for name in own if not recomputed(name)}
+    expected = module.state_dict()
+    from_file = {name for name in expected if not recomputed(name)}
     empty = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in from_file]
     assert not empty, f"{type(module).__name__} has buffers without values: {shown(empty)}; reset_buffers must set them"
 
     def weight(name: str, move: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        return converted(state[name], dtype, device, move) if name in from_file else own[name].to(device)
+        return converted(state[name], dtype, device, move) if name in from_file else expected[name].to(device)
 
     cuda = torch.device(device).type == "cuda"
-    weights = in_threads(weight, own, torch.device(device)) if cuda else {name: weight(name) for name in own}
+    weights = in_threads(weight, expected, torch.device(device)) if cuda else {name: weight(name) for name in expected}
     if cuda or sum(tensor.nbytes for tensor in weights.values()) < CHEAP_BYTES:
         refuse_not_finite(weights, source, advice)
     module.load_state_dict(weights, strict=True, assign=True)
@@ -171,21 +171,21 @@ def refuse_mismatch(
     module: nn.Module, state: Mapping[str, Tensor | StoredWeight], source: str | Path, advice: str
 ) -> None:
     """ValueError unless the state has exactly the module's names, shapes and kinds of numbers."""
-    own = module.state_dict()
+    expected = module.state_dict()
     problems = []
-    if missing := [name for name in own if name not in state]:
+    if missing := [name for name in expected if name not in state]:
         problems.append(f"{len(missing)} names are missing: {shown(missing)}")
-    if unexpected := [name for name in state if name not in own]:
+    if unexpected := [name for name in state if name not in expected]:
         problems.append(f"{len(unexpected)} names are unknown: {shown(unexpected)}")
     if wrong := [
         f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in own.items()
+        for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]:
         problems.append(f"{len(wrong)} have another shape: {shown(wrong)}")
     if other_kinds := [
         f"{name} {state[name].dtype}"
-        for name, tensor in own.items()
+        for name, tensor in expected.items()
         if name in state and state[name].is_floating_point() != tensor.is_floating_point()
     ]:
         problems.append(f"{len(other_kinds)} hold another kind of numbers: {shown(other_kinds)}")

@@ -113,8 +113,8 @@ def with_inherited(node: Any, path: Path, inheritors: tuple[Path, ...], known: d
         base = merged(base, read_tree(find_file(parent, [path.parent, ROOT]), inheritors, known))
     if values(base) > MOST_VALUES:
         raise ValueError(f"{path}: with what it inherits it would have more than {MOST_VALUES} values")
-    own = {key: with_inherited(value, path, inheritors, known) for key, value in node.items() if key != INHERIT}
-    return merged(base, own)
+    changes = {key: with_inherited(value, path, inheritors, known) for key, value in node.items() if key != INHERIT}
+    return merged(base, changes)
 
 
 def merged(base: Any, change: Any) -> Any:

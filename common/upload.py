@@ -34,7 +34,7 @@ class Uploader:
     """Copies tensors to one CUDA device, in any thread."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._own = device, threading.local()
+        self._device, self._of_thread = device, threading.local()
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` on the device, with the same strides; work queued by this thread from now on sees it complete."""
@@ -52,11 +52,11 @@ class Uploader:
 
     def _next_buffer(self) -> tuple[Tensor, torch.cuda.Event]:
         """The thread's buffer that was given away first, and the event that frees it."""
-        if not hasattr(self._own, "buffers"):
+        if not hasattr(self._of_thread, "buffers"):
             torch.cuda.set_device(self._device)
             buffers = (torch.empty(BUFFER, dtype=torch.uint8, pin_memory=True) for _ in range(BUFFERS))
-            self._own.buffers = deque((buffer, torch.cuda.Event()) for buffer in buffers)
-        buffer, free = self._own.buffers[0]
-        self._own.buffers.rotate(-1)
+            self._of_thread.buffers = deque((buffer, torch.cuda.Event()) for buffer in buffers)
+        buffer, free = self._of_thread.buffers[0]
+        self._of_thread.buffers.rotate(-1)
         free.synchronize()
         return buffer, free

@@ -158,21 +158,21 @@ def rows_picture(size: tuple[int, int], ranks: int) -> str:
         rows = size[0] // scale
         svg.text(x + width / 2, top - 24, name, "middle", "bold")
         svg.text(x + width / 2, top - 8, f"{rows} rows", "middle")
-        for own in range(ranks):
-            span = blocks.span(own, factor // scale)
+        for rank in range(ranks):
+            span = blocks.span(rank, factor // scale)
             y, bottom = (top + height * edge / rows for edge in (span.start, span.stop))
-            svg.box(x, y, width, bottom - y, RANK_COLOURS[own % 8], f"rank {own}: {span.start}-{span.stop - 1}")
-            if own:
+            svg.box(x, y, width, bottom - y, RANK_COLOURS[rank % 8], f"rank {rank}: {span.start}-{span.stop - 1}")
+            if rank:
                 svg.arrow(x + 14, y - 14, y + 12)
                 svg.arrow(x + 28, y + 14, y - 12)
     frames = RowBlocks.of(slice_frames, ranks)
     svg.text(750, top - 24, "finished: whole frames", "middle", "bold")
     svg.text(750, top - 8, f"a slice of {slice_frames}", "middle")
-    for own in range(ranks):
-        span = frames.span(own)
+    for rank in range(ranks):
+        span = frames.span(rank)
         for frame in range(span.start, span.stop):
             x, y = 640 + 28 * frame, top + 20 + 24 * frame
-            svg.box(x, y, 84, 56, RANK_COLOURS[own % 8])
+            svg.box(x, y, 84, 56, RANK_COLOURS[rank % 8])
             svg.text(x + 4, y + 14, str(frame + 1))
     svg.text(590, top + height / 2, "all to all")
     svg.arrow(24, 376, 362)

@@ -175,11 +175,11 @@ def ghosting(mixed: np.ndarray, given: np.ndarray, result: np.ndarray) -> float:
     slopes = [slope(frame) for frame in (given, result, mixed)]
     near = [cv2.dilate((s > EDGE).astype(np.uint8), np.ones((NEAR, NEAR))) > 0 for s in slopes[:2]]
     shares = []
-    for own, other in ((0, 1), (1, 0)):
-        alone = (slopes[own] > EDGE) & ~near[other]
+    for one, other in ((0, 1), (1, 0)):
+        alone = (slopes[one] > EDGE) & ~near[other]
         if alone.sum() < 20:
             return 0.0
-        excess = slopes[own][alone] - slopes[other][alone]
+        excess = slopes[one][alone] - slopes[other][alone]
         kept = (slopes[2][alone] - slopes[other][alone]) / excess
         shares.append(float(np.clip(kept, 0, 1).mean()))
     return min(shares)
@@ -246,9 +246,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for damage in dict.fromkeys(row["damage"] for row in rows):
         for candidate in CANDIDATES:
             for s in STRENGTHS[1:-1] if candidate != "pixel" else STRENGTHS:
-                own = [r for r in rows if (r["damage"], r["candidate"], r["strength"]) == (damage, candidate, s)]
-                if own:
-                    means = " | ".join(f"{np.mean([r[m] for r in own]):.{d}f}" for m, d in MEASURES.items())
+                chosen = [r for r in rows if (r["damage"], r["candidate"], r["strength"]) == (damage, candidate, s)]
+                if chosen:
+                    means = " | ".join(f"{np.mean([r[m] for r in chosen]):.{d}f}" for m, d in MEASURES.items())
                     lines.append(f"| {damage} | {candidate} | {s:g} | {means} |")
     return "\n".join(lines)
 

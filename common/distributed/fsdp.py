@@ -152,15 +152,17 @@ def place(
         return
     reset_buffers(module, device)
     filled = {}
-    for name, own in module.state_dict().items():
+    for name, parameter in module.state_dict().items():
         if name.endswith("rope.freqs"):  # computed by formula, in float32
-            filled[name] = own.to(device)
-        elif isinstance(own, DTensor):
+            filled[name] = parameter.to(device)
+        elif isinstance(parameter, DTensor):
             # Without a source rank every rank slices its part from its own mapping: nothing is sent.
-            whole = dense(state[name]).to(own.dtype)
-            filled[name] = distribute_tensor(whole.to(device), own.device_mesh, own.placements, src_data_rank=None)
+            whole = dense(state[name]).to(parameter.dtype)
+            filled[name] = distribute_tensor(
+                whole.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None
+            )
         else:
-            filled[name] = dense(state[name]).to(device=device, dtype=own.dtype, copy=True)
+            filled[name] = dense(state[name]).to(device=device, dtype=parameter.dtype, copy=True)
     module.load_state_dict(filled, strict=True, assign=True)
 
 

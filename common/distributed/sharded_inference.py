@@ -57,11 +57,11 @@ def load_sharded(
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
     reset_buffers(module, device)
     parts = {}
-    for name, own in module.state_dict().items():
+    for name, parameter in module.state_dict().items():
         if is_rope_frequency(name):  # computed by formula, in float32
-            parts[name] = own.to(device)
-        elif isinstance(own, DTensor):
-            parts[name] = local_shard(state[name], own, dtype, device)
+            parts[name] = parameter.to(device)
+        elif isinstance(parameter, DTensor):
+            parts[name] = local_shard(state[name], parameter, dtype, device)
         else:
             parts[name] = converted(state[name], dtype, device)
     module.load_state_dict(parts, strict=True, assign=True)
@@ -76,9 +76,9 @@ def local_shard(whole: Tensor | StoredWeight, form: DTensor, dtype: torch.dtype,
     """This rank's rows of a tensor on the device, as a DTensor of the given form."""
     rows = dense(whole).chunk(form.device_mesh.size(), dim=0)  # as FSDP2 cuts: equal, the last ones shorter or empty
     rank = form.device_mesh.get_local_rank()
-    own = rows[rank] if rank < len(rows) else rows[0][:0]
-    own = converted(own.clone(), dtype, device).contiguous()
-    return DTensor.from_local(own, form.device_mesh, [Shard(0)], shape=form.shape, stride=form.stride())
+    local = rows[rank] if rank < len(rows) else rows[0][:0]
+    local = converted(local.clone(), dtype, device).contiguous()
+    return DTensor.from_local(local, form.device_mesh, [Shard(0)], shape=form.shape, stride=form.stride())
 
 
 def local_mesh(group: Group) -> DeviceMesh:

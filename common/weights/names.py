@@ -69,13 +69,13 @@ def without_prefix(state: Mapping[str, Weight], wanted: Iterable[str]) -> tuple[
     if not fitting[best]:  # scaled layouts keep the weights' names, so nothing of this network is here
         return dict(state), ""
     others = tuple(part for part in OTHER_PARTS if not best.startswith(part))
-    own = {}
+    unprefixed = {}
     for name, weight in state.items():
         if best and name.startswith(best):
-            own[name.removeprefix(best)] = weight
+            unprefixed[name.removeprefix(best)] = weight
         elif name in wanted or not (best and name.startswith(others)):
-            own[name] = weight
-    return own, best
+            unprefixed[name] = weight
+    return unprefixed, best
 
 
 def without_embeddings(state: Mapping[str, Weight]) -> dict[str, Weight]:

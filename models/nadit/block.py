@@ -54,5 +54,7 @@ class Block(nn.Module):
     def _feed_forward(
         self, x: Tensor, mlp: nn.Module, ada: AdaSingle, embedding: Embedding, sample: SampleOfToken
     ) -> Tensor:
-        own = ada(embedding, MLP_SLOT)
-        return gate_residual(x, mlp(norm_modulate(x, own.scale, own.shift, sample, self.eps)), own.gate, sample)
+        modulation = ada(embedding, MLP_SLOT)
+        return gate_residual(
+            x, mlp(norm_modulate(x, modulation.scale, modulation.shift, sample, self.eps)), modulation.gate, sample
+        )

@@ -174,7 +174,7 @@ def _window_layout(
     video_of_window = _video_tokens(batch.grids, ordered)
     packed = torch.arange(sum(prod(grid) for grid in batch.grids))
     if owned is not None:
-        video_of_window, packed = _own_numbers(video_of_window)
+        video_of_window, packed = _local_numbers(video_of_window)
     rows, text_starts = _sequence_rows(batch, ordered, video_of_window, len(packed))
     rope_video, rope_text = _rope_tables(batch, ordered, video_of_window, len(packed))
     is_video = rows < len(packed)
@@ -231,7 +231,7 @@ def _rope_tables(
     return tables(to_device(positions, device), freqs), text
 
 
-def _own_numbers(tokens: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+def _local_numbers(tokens: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Packed numbers of every window's tokens -> their numbers among these tokens alone; [L] their packed numbers."""
     if not tokens:
         return [], torch.empty(0, dtype=torch.long)

@@ -78,8 +78,8 @@ class AdaSingle(nn.Module):
         """embedding: of `TimeEmbedding`; slot: `ATTENTION_SLOT` or `MLP_SLOT`."""
         shift, scale, gate = embedding[slot]
         layer = ("attn", "mlp")[slot]
-        own = [getattr(self, f"{layer}_{kind}") for kind in ("shift", "scale", "gate")]
-        return Modulation(shift + own[0], scale + own[1], gate + own[2])
+        offsets = [getattr(self, f"{layer}_{kind}") for kind in ("shift", "scale", "gate")]
+        return Modulation(shift + offsets[0], scale + offsets[1], gate + offsets[2])
 
 
 class TailModulation(nn.Module):

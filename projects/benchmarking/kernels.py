@@ -19,11 +19,11 @@ from projects.benchmarking.timing import median_seconds
 
 @dataclass(frozen=True)
 class Case:
-    """name, size; own and plain: the two ways; gigabytes: least traffic; tflop: least arithmetic (0: not counted)."""
+    """name, size. kernel, plain: the two ways. gigabytes: least traffic. tflop: least arithmetic (0: not counted)."""
 
     name: str
     size: str
-    own: Callable[[], object]
+    kernel: Callable[[], object]
     plain: Callable[[], object]
     gigabytes: float = 0.0
     tflop: float = 0.0
@@ -46,9 +46,11 @@ def measure_kernels(device: torch.device) -> list[dict]:
     rows = []
     with torch.inference_mode():
         for case in cases(device, dtype, (720, 1280) if large else (24, 32), 128 if large else 16):
-            own = median_seconds(case.own, device, 9)
+            seconds = median_seconds(case.kernel, device, 9)
             plain = median_seconds(case.plain, device, 5)
-            row = Row(case.name, case.size, own * 1e3, plain * 1e3, case.gigabytes / own / 1e3, case.tflop / own)
+            row = Row(
+                case.name, case.size, seconds * 1e3, plain * 1e3, case.gigabytes / seconds / 1e3, case.tflop / seconds
+            )
             rows.append(asdict(row))
     return rows
 

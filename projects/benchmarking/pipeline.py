@@ -124,11 +124,11 @@ def one_run(run: Callable[[], None], restorer: Restorer) -> StageTimes:
     parallel.process.barrier()
     with peak_gib(device) as peak:
         seconds = timed(run, device)
-        own = seconds, peak() + restorer.infer.stages.held_bytes / 2**30
+        of_rank = seconds, peak() + restorer.infer.stages.held_bytes / 2**30
     sent = {name: count - before.get(name, 0) for name, count in parallel.traffic.sent.items()}
     sent = {name: count for name, count in sent.items() if count}
-    rows = [own] if parallel.size == 1 else parallel.group.gather_rows(
-        torch.tensor([own], dtype=torch.float64), [1] * parallel.size, "benchmark"
+    rows = [of_rank] if parallel.size == 1 else parallel.group.gather_rows(
+        torch.tensor([of_rank], dtype=torch.float64), [1] * parallel.size, "benchmark"
     ).tolist()  # fmt: skip
     return StageTimes(max(row[0] for row in rows), tuple(row[1] for row in rows), sent)
 

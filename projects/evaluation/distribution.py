@@ -99,7 +99,9 @@ def trained_classifier(
         half = max(1, len(places) // 2)
         sides = ((truths, places[:half]), (results, places[half:]))
         clips = [
-            cropped(pictures[generator.choice(own)], generator) for pictures, own in sides for _ in range(BATCH // 2)
+            cropped(pictures[generator.choice(numbers)], generator)
+            for pictures, numbers in sides
+            for _ in range(BATCH // 2)
         ]
         logits = classifier(torch.stack(clips).to(device)).flatten()
         optimizer.zero_grad()

@@ -110,8 +110,8 @@ class ClipRun:
 
     def _same_place(self) -> Place:
         """Where all ranks that share the clip go on: what their leader's result says."""
-        own = "" if self.result is None else json.dumps([self.result.writer.frames, self.result.writer.shot])
-        frame, shot = json.loads(self._restorer.parallel.outcomes.exchange(own)[0])
+        place = "" if self.result is None else json.dumps([self.result.writer.frames, self.result.writer.shot])
+        frame, shot = json.loads(self._restorer.parallel.outcomes.exchange(place)[0])
         if self.is_leader and frame:
             logger.info("%s: goes on behind the %d frames that an earlier run has kept", self.source.name, frame)
         self._written = frame

@@ -34,7 +34,7 @@ class DryRows:
 
     ranks: int
     total_rows: int
-    own_rows: int
+    local_rows: int
     first: bool
     last: bool
     shared: bool = True
@@ -47,7 +47,7 @@ class DryRows:
         return part.new_empty(self.ranks, *part.shape)
 
     def gather_pixels(self, x: Tensor) -> Tensor:
-        return x.new_empty(x.shape[0], x.shape[1] // self.own_rows * self.total_rows, x.shape[2])
+        return x.new_empty(x.shape[0], x.shape[1] // self.local_rows * self.total_rows, x.shape[2])
 
 
 def kernels_for(
@@ -112,7 +112,7 @@ def run_vae(vae: VideoAutoencoderKL, dtype: torch.dtype, clip: DryClip, parallel
     height, width = (n if tile is None else min(n, tile * scale) for n in clip.size)
     rows = None if tile is not None else dry_rows(height // scale, parallel)
     if rows is not None:
-        height = rows.own_rows * scale
+        height = rows.local_rows * scale
         if not height:
             return
     memory = vae.new_memory(clip.schedule, rows)

@@ -61,8 +61,8 @@ class Finisher:
         """Zeros for this many frames: first u8 of input and result, if both are shown (`ResultOptions.pairs`), then the
         result as it is stored. A result of 8 bits without alpha is shown as it is stored, so it is there once.
         """
-        compared, own = self.restorer.result_options.pairs, self.form.path.bits == 16 or self.transparent
-        kinds = [(3, torch.uint8)] * (compared * (1 + own)) + [(3 + self.transparent, self.form.path.dtype_out)]
+        compared, shown_apart = self.restorer.result_options.pairs, self.form.path.bits == 16 or self.transparent
+        kinds = [(3, torch.uint8)] * (compared * (1 + shown_apart)) + [(3 + self.transparent, self.form.path.dtype_out)]
         return [torch.zeros(frames, c, *self.size, dtype=t, device=self.restorer.device) for c, t in kinds]
 
     def finish(self, clip: Tensor, degraded: list[Frame]) -> tuple[Tensor, ...]:

@@ -175,10 +175,10 @@ def working_gib(plan: MemoryPlan, work: Workload, stage: str) -> float:
     for level in reversed(range(len(blocks))):
         block, frames = blocks[level], _level_frames(plan, work, level)
         if 0 < chosen[level].winograd <= frames:
-            own = _filtered_level(plan, work, level, block, waiting)
+            of_level = _filtered_level(plan, work, level, block, waiting)
         else:
-            own = _direct_level(plan, work, level, block, waiting)
-        working = max(working, own)
+            of_level = _direct_level(plan, work, level, block, waiting)
+        working = max(working, of_level)
         if stage == "decode" and level and not plan.schedule.single_frame:  # a first frame is never doubled in time
             made = frames * work.vae.levels[level].time // work.vae.levels[level - 1].time
             if made > _level_frames(plan, work, level - 1):  # what the upsampler reads waits while others compute
@@ -229,13 +229,13 @@ def _attention_gib(plan: MemoryPlan, work: Workload) -> float:
     A rank's queries are its own rows; keys and values are everybody's.
     """
     height, width = (n // work.vae.spatial_factor for n in _picture(plan, work))
-    own = ceil(height / work.ranks) * width
+    pixels = ceil(height / work.ranks) * width
     frames = max(1, _slice_frames(plan, work) // work.vae.temporal_factor)
     channels = work.vae.encoder.mid_block.attentions[0].to_q.in_features
-    rows = min(own, query_rows(height * width, work.itemsize, scores_bytes(plan.schedule.scores_bytes)))
+    rows = min(pixels, query_rows(height * width, work.itemsize, scores_bytes(plan.schedule.scores_bytes)))
     of_scores = rows * height * width * (FLOAT + work.itemsize)
     gathered = 0 if work.ranks == 1 else 2 * frames * height * width * channels
-    return (of_scores + (6 * frames * own * channels + gathered) * work.itemsize) / GIB
+    return (of_scores + (6 * frames * pixels * channels + gathered) * work.itemsize) / GIB
 
 
 def _pixels(plan: MemoryPlan, work: Workload, level: int) -> int:

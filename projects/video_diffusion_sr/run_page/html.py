@@ -83,12 +83,12 @@ def files_of(page: Page) -> tuple[list[File], list[Line]]:
     lines, others = by_file(page.lines, [Path(path).name for path in paths])
     files = []
     for path in paths:
-        own = list(lines[printable(Path(path).name)])
+        of_file = list(lines[printable(Path(path).name)])
         state = "restored" if path in entries else "not restored"
         if path in outcomes:
             state, text = outcomes[path]
-            own.append(("ERROR" if state == "failed" else "INFO", text))
-        files.append(File(path, state, entries.get(path), own))
+            of_file.append(("ERROR" if state == "failed" else "INFO", text))
+        files.append(File(path, state, entries.get(path), of_file))
     order = ("failed", "not restored", "restored", "skipped")
     return sorted(files, key=lambda file: order.index(file.state)), others
 

@@ -83,16 +83,16 @@ class RunPage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         logging.getLogger().removeHandler(self.lines)
-        own = {"done": self.done, "lines": self.lines.kept, "outcomes": self.lines.outcomes}
+        local = {"done": self.done, "lines": self.lines.kept, "outcomes": self.lines.outcomes}
         if error is not None and not self.files:  # the request was refused
             return
         if error is not None:
-            self._try_to_write([own], ended_early=True)
+            self._try_to_write([local], ended_early=True)
             return
         try:
-            parts = self.process.gather_on_leader(own, "page")
+            parts = self.process.gather_on_leader(local, "page")
         except BaseException:  # another process has failed, and the launcher ends this one
-            self._try_to_write([own], ended_early=True)
+            self._try_to_write([local], ended_early=True)
             raise
         self._try_to_write(parts, ended_early=False)
 

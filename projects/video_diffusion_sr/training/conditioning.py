@@ -123,15 +123,15 @@ class TrainingPrompts:
         """The text of the unconditional side of guidance, for every sample: "negative" or "null_text"."""
         return joined([{"negative": self.negative, "null_text": self.null_text}[kind]] * samples)
 
-    def drawn(self, own: Sequence[Tensor | None], dropout: float, generator: torch.Generator) -> Texts:
+    def drawn(self, given: Sequence[Tensor | None], dropout: float, generator: torch.Generator) -> Texts:
         """Each sample's own text, or the positive one where it has none; the null text with probability `dropout`.
 
         The choice is made on the CPU from the seed of the generator: shapes depend on it, and reading it from a
         device would wait for the device.
         """
         on_cpu = torch.Generator().manual_seed(generator.initial_seed())
-        dropped = (torch.rand(len(own), generator=on_cpu) < dropout).tolist()
-        texts = [self.positive if text is None else text for text in own]
+        dropped = (torch.rand(len(given), generator=on_cpu) < dropout).tolist()
+        texts = [self.positive if text is None else text for text in given]
         return joined([self.null_text if drop else text for drop, text in zip(dropped, texts, strict=True)])
 
 

@@ -48,13 +48,13 @@ class PreparedLatents:
         return replace(self, hq=self.hq.clone(), lq=self.lq.clone(), given=self.given.clone(), texts=texts)
 
     def copy_(self, other: "PreparedLatents") -> None:
-        for own, value in (
+        for target, value in (
             (self.hq, other.hq),
             (self.lq, other.lq),
             (self.given, other.given),
             (self.texts.tokens, other.texts.tokens),
         ):
-            own.copy_(value)
+            target.copy_(value)
 
 
 class LatentStage(Stage):
@@ -217,13 +217,13 @@ class LatentStage(Stage):
         return {"dit.safetensors": dict(weights["dit"])}
 
 
-def refuse_other_latents(own: "VideoDiffusionTrainer", other: "VideoDiffusionTrainer", role: str) -> None:
+def refuse_other_latents(trained: "VideoDiffusionTrainer", other: "VideoDiffusionTrainer", role: str) -> None:
     """ValueError unless another model's network reads the same latents and texts and has the same diffusion times."""
     for key in ("vid_in_channels", "vid_out_channels", "txt_in_dim"):
-        ours, theirs = own.config.dit.model[key], other.config.dit.model[key]
+        ours, theirs = trained.config.dit.model[key], other.config.dit.model[key]
         if ours != theirs:
             raise ValueError(f"the {role}'s dit.model.{key} is {theirs}, the trained model's {ours}; they must agree")
     for what in ("schedule", "prediction_type"):
-        ours, theirs = getattr(own.diffusion, what), getattr(other.diffusion, what)
+        ours, theirs = getattr(trained.diffusion, what), getattr(other.diffusion, what)
         if ours != theirs:
             raise ValueError(f"the {role}'s diffusion {what} is {theirs}, the trained model's {ours}; they must agree")

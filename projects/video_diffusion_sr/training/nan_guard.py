@@ -59,11 +59,11 @@ class NaNGuard:
         Call it before anything that outlives the step (a checkpoint, an export), since all weights after a bad step are
         wrong.
         """
-        own = int(self._first_bad.item())
-        first = min_over_ranks(own, self.device)
+        local = int(self._first_bad.item())
+        first = min_over_ranks(local, self.device)
         if first == NEVER:
             return
-        if own != first:
+        if local != first:
             raise NonFiniteLoss(
                 first, f"step {first}: another rank had a loss that is not finite; it names the samples"
             )

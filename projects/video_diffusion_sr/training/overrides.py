@@ -17,9 +17,9 @@ def load_run(config: str | Path, train: str | Path, overrides: Sequence[str]) ->
         ValueError: a key that is unknown, spelled as on the command line, with the nearest one that exists; a key of
             the run without its `train.`.
     """
-    own = [override.removeprefix(TRAIN) for override in overrides if override.startswith(TRAIN)]
+    of_run = [override.removeprefix(TRAIN) for override in overrides if override.startswith(TRAIN)]
     try:
-        run = load_config(train, own)
+        run = load_config(train, of_run)
     except ValueError as error:
         raise ValueError(str(error).replace("config key ", f"config key {TRAIN}")) from error
     others = [override for override in overrides if not override.startswith(TRAIN)]

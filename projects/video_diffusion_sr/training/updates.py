@@ -109,11 +109,11 @@ class PlayerUpdates:
         weights of a sharded network keep requiring them until its player has been updated once.
         """
         for other in self.stage.players if len(self.stage.players) > 1 else ():
-            own = other.name == player.name
+            updated = other.name == player.name
             sharded = any(fsdp.is_sharded(self.stage.modules[name]) for name in other.modules)
-            if own or other.name in self._moved or not sharded:
+            if updated or other.name in self._moved or not sharded:
                 for _, parameter in self.parameters[other.name]:
-                    parameter.requires_grad_(own)
+                    parameter.requires_grad_(updated)
         self._moved.add(player.name)
 
     @staticmethod
