@@ -20,19 +20,19 @@ def atomic_write(target: str | Path) -> Iterator[Path]:
     refuse_folder(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     claim = Claim(target)
-    part = None
+    temporary = None
     try:
-        part = claim.new_part(target.suffix)
-        mode = part.stat().st_mode
-        yield part
-        publish(part, target, mode)
+        temporary = claim.new_file(target.suffix)
+        mode = temporary.stat().st_mode
+        yield temporary
+        publish(temporary, target, mode)
     finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         claim.release()
 
 
-def publish(part: Path, target: Path, mode: int) -> None:
+def publish(temporary: Path, target: Path, mode: int) -> None:
     """Give a complete file its name.
 
     Args:
@@ -40,13 +40,13 @@ def publish(part: Path, target: Path, mode: int) -> None:
     """
     refuse_folder(target)
     if os.name == "posix":
-        os.chmod(part, mode & 0o777)
-    with part.open("rb+") as file:
+        os.chmod(temporary, mode & 0o777)
+    with temporary.open("rb+") as file:
         os.fsync(file.fileno())  # a name must not survive a power cut that its content did not
-    os.replace(part, target)
+    os.replace(temporary, target)
 
 
-def publish_folder(part: Path, target: Path, claim: Claim) -> None:
+def publish_folder(temporary: Path, target: Path, claim: Claim) -> None:
     """Give a complete folder of files its name; one that has the name already goes.
 
     No system call replaces a folder that holds files, so for the moment between two renamings neither is there. After
@@ -55,16 +55,16 @@ def publish_folder(part: Path, target: Path, claim: Claim) -> None:
     Args:
         claim: of `target`.
     """
-    for entry in part.iterdir():
+    for entry in temporary.iterdir():
         with entry.open("rb+") as file:
             os.fsync(file.fileno())
     if not target.exists():
-        os.rename(part, target)
+        os.rename(temporary, target)
         return
-    old = claim.part_name()
+    old = claim.temporary_name()
     os.rename(target, old)
     try:
-        os.rename(part, target)
+        os.rename(temporary, target)
     except OSError:
         os.rename(old, target)
         raise

@@ -219,8 +219,8 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Ma
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are written as .safetensors")
-    with atomic_write(path) as part:
-        save_file(unshared(state), part, metadata=dict(metadata or {}))
+    with atomic_write(path) as temporary:
+        save_file(unshared(state), temporary, metadata=dict(metadata or {}))
 
 
 def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

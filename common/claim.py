@@ -64,25 +64,25 @@ class Claim:
         with contextlib.suppress(OSError):  # a full disk: the lock holds without its record
             os.pwrite(self._descriptor, this_process().to_json(), 0)
         threading.Thread(target=_keep_touching, args=(self._descriptor, self._stop), daemon=True).start()
-        for leftover in parts(self.stem):  # of an owner that is dead, as the claim is ours
+        for leftover in unfinished_files(self.stem):  # of an owner that is dead, as the claim is ours
             remove(leftover)
 
-    def new_part(self, suffix: str = "") -> Path:
+    def new_file(self, suffix: str = "") -> Path:
         """A new empty file beside the target, with the permissions of the target to be, for this process alone.
 
         Its name is short, as the target's may be as long as names can be.
         """
-        part = self.part_name(suffix)
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        return part
+        temporary = self.temporary_name(suffix)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        return temporary
 
     def new_folder(self) -> Path:
-        """As `new_part`, a new empty folder."""
-        part = self.part_name()
-        part.mkdir()
-        return part
+        """As `new_file`, a new empty folder."""
+        temporary = self.temporary_name()
+        temporary.mkdir()
+        return temporary
 
-    def part_name(self, suffix: str = "") -> Path:
+    def temporary_name(self, suffix: str = "") -> Path:
         """An unused name beside the target. A file of this name is removed with the claim's leftovers."""
         return self.stem.with_name(f"{self.stem.name}-{os.urandom(4).hex()}{PART}{suffix[:8]}")
 
@@ -92,18 +92,18 @@ def name_digest(name: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
-def parts(stem: Path) -> list[Path]:
+def unfinished_files(stem: Path) -> list[Path]:
     """The unfinished files and folders of one target, and what was kept of it where it is complete."""
     kept = [folder_of(stem)] if is_leftover(folder_of(stem)) else []
     return sorted(stem.parent.glob(f"{stem.name}-*{PART}*")) + kept
 
 
-def remove(part: Path) -> None:
+def remove(temporary: Path) -> None:
     """Remove an unfinished file, or a folder with all that is in it, where it is there."""
-    if part.is_dir() and not part.is_symlink():
-        shutil.rmtree(part)
+    if temporary.is_dir() and not temporary.is_symlink():
+        shutil.rmtree(temporary)
     else:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> int:
@@ -118,7 +118,7 @@ def remove_leftovers(folder: Path) -> int:
             descriptor = _acquire(lock, folder / stem, deadline=0.0)
         except OSError:  # alive, or not ours to remove
             continue
-        for leftover in parts(folder / stem):
+        for leftover in unfinished_files(folder / stem):
             remove(leftover)
             removed += 1
         _release(lock, descriptor, None)

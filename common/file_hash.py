@@ -31,8 +31,8 @@ def known_sha256(path: Path, cache: Path | None = None) -> str:
     known = _read(cache)
     if key not in known:
         known[key] = sha256_of(path)
-        with contextlib.suppress(OSError), atomic_write(cache) as part:
-            part.write_text(json.dumps({**_read(cache), key: known[key]}, indent=1), encoding="utf-8")
+        with contextlib.suppress(OSError), atomic_write(cache) as temporary:
+            temporary.write_text(json.dumps({**_read(cache), key: known[key]}, indent=1), encoding="utf-8")
     return known[key]
 
 

@@ -85,25 +85,25 @@ def fetch(
         logger.warning("%s is not what is at %s; fetching it again", target, url)
     target.parent.mkdir(parents=True, exist_ok=True)
     version = hashlib.sha256("".join([url, *hashes]).encode()).hexdigest()[:12]
-    part = target.with_name(f"{target.name}.{version}.part")
-    have = part.stat().st_size if part.exists() else 0
+    partial = target.with_name(f"{target.name}.{version}.part")
+    have = partial.stat().st_size if partial.exists() else 0
     if size is None or have > size:  # without a known size an end cannot be told from an interruption: begin anew
-        part.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         have = 0
     if have:
         logger.info("%s: going on after %.1f MiB", target.name, have / 2**20)
     try:
-        with part.open("ab") as handle:
+        with partial.open("ab") as handle:
             http_get(url, handle, resume_size=have, headers=headers, expected_size=size, displayed_filename=target.name)
     except Exception as error:  # as above
-        if part.stat().st_size == 0:
-            part.unlink()
+        if partial.stat().st_size == 0:
+            partial.unlink()
         reason = str(error).strip().split("\n")[0]
         raise DownloadError(f"{target.name} from {url}: {reason}; run the same command again to go on") from error
-    if wrong := wrong_hashes(part, hashes):
-        part.unlink()
+    if wrong := wrong_hashes(partial, hashes):
+        partial.unlink()
         raise DownloadError(f"{target.name} from {url} does not have the hash {wrong[0]}; it was removed, run again")
-    os.replace(part, target)
+    os.replace(partial, target)
     logger.info("%s: %.1f MiB, complete%s", target, target.stat().st_size / 2**20, ", hash right" if hashes else "")
     return target
 

@@ -57,7 +57,7 @@ class Kept:
     def path(self, piece: Piece) -> Path:
         return self.folder / piece.name
 
-    def add(self, part: Path, facts: dict[str, Any]) -> Piece:
+    def add(self, finished: Path, facts: dict[str, Any]) -> Piece:
         """Move a complete file or folder of files in as the next piece. It survives a power cut from when this returns.
 
         Raises:
@@ -66,11 +66,11 @@ class Kept:
         new = not self.folder.exists()
         self.folder.mkdir(exist_ok=True)
         try:
-            piece = Piece(f"{len(self.pieces):05d}{part.suffix}", checksum(part), facts)
-            for file in part.iterdir() if part.is_dir() else ():
+            piece = Piece(f"{len(self.pieces):05d}{finished.suffix}", checksum(finished), facts)
+            for file in finished.iterdir() if finished.is_dir() else ():
                 _to_disk(file)
-            _to_disk(part)
-            os.replace(part, self.path(piece))
+            _to_disk(finished)
+            os.replace(finished, self.path(piece))
             self._write([*self.pieces, piece])
         except OSError:
             if new:
@@ -82,10 +82,10 @@ class Kept:
         self.pieces.append(piece)
         return piece
 
-    def file_is_complete(self, part: Path) -> None:
-        """The file that the pieces are for gets its name next, from `part`: the folder is a leftover from then on."""
+    def file_is_complete(self, finished: Path) -> None:
+        """The file that the pieces are for gets its name next, from `finished`: the folder is a leftover from then on."""
         if self.pieces:
-            self._write(self.pieces, _mark_of(part.stat()))
+            self._write(self.pieces, _mark_of(finished.stat()))
 
     def remove(self) -> None:
         """Nothing is kept any longer."""

@@ -62,8 +62,8 @@ def save(folder: Path, settings: RunSettings) -> None:
         TRANSFORMER: ["seedvr", "NaDiT"],
         VAE: ["seedvr", "VideoAutoencoderKL"],
     }
-    with atomic_write(folder / INDEX) as part:
-        Path(part).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(folder / INDEX) as temporary:
+        Path(temporary).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -54,10 +54,10 @@ class Index:
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, so that a large folder is probed once. The file appears whole or not at all."""
-        part = Path(f"{path}.part")
+        temporary = Path(f"{path}.part")
         values = {"broken": self.broken, "fingerprint": self.fingerprint, "sources": [asdict(s) for s in self.sources]}
-        part.write_text(json.dumps(values))
-        os.replace(part, path)
+        temporary.write_text(json.dumps(values))
+        os.replace(temporary, path)
 
     @staticmethod
     def load(path: str | Path) -> "Index":

@@ -115,17 +115,17 @@ class ShardWriter:
         if any(len(t) != len(identities) for t in stacked.values()):
             raise ValueError("every stacked tensor and the identities must count the same samples.")
         file = f"shard-{len(self._shards):05d}.safetensors"
-        part = self.folder / f"{file}.part"
-        save_file(stacked, part)
-        os.replace(part, self.folder / file)
+        temporary = self.folder / f"{file}.part"
+        save_file(stacked, temporary)
+        os.replace(temporary, self.folder / file)
         self._shards.append({"file": file, "size": size, "identities": identities})
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
     """Write JSON atomically."""
-    part = Path(f"{path}.part")
-    part.write_text(json.dumps(values))
-    os.replace(part, path)
+    temporary = Path(f"{path}.part")
+    temporary.write_text(json.dumps(values))
+    os.replace(temporary, path)
 
 
 class ShardReader:

@@ -116,8 +116,8 @@ class RunPage:
             folder=self.target.parent.resolve(),
             ended_early=ended_early,
         )
-        with atomic_write(self.target) as part:
-            part.write_text(page_text(page), encoding="utf-8")
+        with atomic_write(self.target) as temporary:
+            temporary.write_text(page_text(page), encoding="utf-8")
         logger.info("%s: the report of this run", self.target)
 
 

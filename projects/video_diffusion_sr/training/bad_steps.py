@@ -40,7 +40,7 @@ class BadSteps:
         self.steps.add(bad.step)
         logger.warning("%s. Step %d will be skipped (%d of at most %d)", bad, bad.step, len(self.steps), self.most)
         if self.is_leader:
-            part = Path(f"{self.path}.part")
-            part.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(sorted(self.steps)))
-            os.replace(part, self.path)
+            temporary = Path(f"{self.path}.part")
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(sorted(self.steps)))
+            os.replace(temporary, self.path)
