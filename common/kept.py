@@ -83,7 +83,7 @@ class Kept:
         return piece
 
     def file_is_complete(self, finished: Path) -> None:
-        """The file that the pieces are for gets its name next, from `finished`: the folder is a leftover from then on."""
+        """The file that the pieces are for gets its name next, from `finished`; then the folder is a leftover."""
         if self.pieces:
             self._write(self.pieces, _mark_of(finished.stat()))
 

@@ -203,8 +203,8 @@ def table(result: dict) -> str:
         if "tflop" in row:
             line += f" {row['tflop']:9.2f} {row['tflop_s']:8.2f} {row['share_of_floor']:8.1%}"
         lines.append(line)
-    parts = [row for name, row in result["stages"].items() if name != "whole"]
-    lines.append(f"{'sum':<12} {sum(row['seconds'] for row in parts):9.3f}")
+    stages = [row for name, row in result["stages"].items() if name != "whole"]
+    lines.append(f"{'sum':<12} {sum(row['seconds'] for row in stages):9.3f}")
     for name, row in result["stages"].items():
         if row["sent"]:
             sent = ", ".join(f"{purpose} {count / 1e9:.4f}" for purpose, count in row["sent"].items())
@@ -214,7 +214,7 @@ def table(result: dict) -> str:
     known = ", ".join(f"{name} {value:.3g}" for name, value in result["known"].items())
     lines += [f"plan: {result['plan']}", f"known operations in this run: {known}"]
     if "end_to_end" in result:
-        lines.append(end_to_end_table(result["end_to_end"], sum(row["seconds"] for row in parts)))
+        lines.append(end_to_end_table(result["end_to_end"], sum(row["seconds"] for row in stages)))
     return "\n".join(lines)
 
 

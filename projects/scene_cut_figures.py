@@ -32,7 +32,7 @@ def made_up_shots(count: int, seed: int) -> Iterator[Shot]:
     generator = np.random.default_rng(seed)
     for _ in range(count):
         coarse = [generator.integers(0, 256, (rows, 7 * rows, 3)).astype(np.float32) for rows in (3, 9, 27)]
-        scaled = [cv2.resize(part, (4 * SIZE[1], SIZE[0]), interpolation=cv2.INTER_CUBIC) for part in coarse]
+        scaled = [cv2.resize(texture, (4 * SIZE[1], SIZE[0]), interpolation=cv2.INTER_CUBIC) for texture in coarse]
         picture = (0.6 * scaled[0] + 0.3 * scaled[1] + 0.1 * scaled[2]).clip(0, 255).astype(np.uint8)
         speed = int(generator.integers(0, 12))
         yield np.stack([picture[:, n * speed :][:, : SIZE[1]] for n in range(36)])
@@ -57,11 +57,11 @@ def joins(shots: Sequence[Shot], each: int, generator: random.Random) -> Iterato
     """(two parts of different shots, where they meet), `each` for every shot."""
     for number, first in enumerate(shots):
         for other in generator.sample([n for n in range(len(shots)) if n != number], min(each, len(shots) - 1)):
-            parts = [_part(shot, generator) for shot in (first, shots[other])]
-            yield np.concatenate(parts), len(parts[0])
+            excerpts = [_excerpt(shot, generator) for shot in (first, shots[other])]
+            yield np.concatenate(excerpts), len(excerpts[0])
 
 
-def _part(shot: Shot, generator: random.Random) -> Shot:
+def _excerpt(shot: Shot, generator: random.Random) -> Shot:
     length = generator.randint(SHORTEST, len(shot))
     start = generator.randint(0, len(shot) - length)
     return shot[start : start + length]

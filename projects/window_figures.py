@@ -45,15 +45,15 @@ QUIET = ProgressBar("", None, show=False)
 
 def frames_of(latents: Sequence[Tensor], restorer: Restorer) -> Tensor:
     """Restored latents, windows [t, h, w, c] of a clip -> its pixels [3, T, h', w'] in 8-bit codes."""
-    parts = decode(iter(latents), restorer, UnshardedClip(), FROM_ITS_BEGINNING)
-    return torch.cat([part.clip.float() for part in parts], 1) * CODES
+    decoded = decode(iter(latents), restorer, UnshardedClip(), FROM_ITS_BEGINNING)
+    return torch.cat([slice_.clip.float() for slice_ in decoded], 1) * CODES
 
 
 def windows_of(latents: Tensor, window: int, step: int, restorer: Restorer) -> Iterator[tuple[int, Tensor]]:
     """(first latent, restored latents) of windows by themselves, `step` apart."""
     for first in range(0, max(len(latents) - window + step, 1), step):
-        part = latents[first : first + window]
-        yield first, torch.cat(list(sample(iter([part]), replace(restorer, window=None), QUIET, first)))
+        latents_of_window = latents[first : first + window]
+        yield first, torch.cat(list(sample(iter([latents_of_window]), replace(restorer, window=None), QUIET, first)))
 
 
 def pixels_faded(latents: Tensor, window: int, restorer: Restorer) -> Tensor:
@@ -83,7 +83,7 @@ def variants(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Ten
         latents = torch.cat(list(encode(prepared, latent_size, restorer, UnshardedClip(), QUIET)))
     whole = frames_of(list(sample(iter([latents]), replace(restorer, window=None), QUIET)), restorer)
     shared = frames_of(list(sample(iter([latents]), replace(restorer, window=window), QUIET)), restorer)
-    apart = frames_of([part for _, part in windows_of(latents, window, window, restorer)], restorer)
+    apart = frames_of([restored for _, restored in windows_of(latents, window, window, restorer)], restorer)
     return dict(zip(VARIANTS, (shared, apart, pixels_faded(latents, window, restorer)), strict=True)), whole
 
 

@@ -88,8 +88,8 @@ class Group:
         everything = padded.new_empty(self.size * longest, *rows.shape[1:])
         with self.waiting(purpose):
             all_gather(everything, padded, group=self.handle)
-        parts = everything.unflatten(0, (self.size, longest))
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(rows.device)
+        gathered = everything.unflatten(0, (self.size, longest))
+        return torch.cat([block[:count] for block, count in zip(gathered, counts, strict=True)]).to(rows.device)
 
     def broadcast(self, tensor: Tensor, source: int, purpose: str) -> Tensor:
         """The tensor of rank `source` of the group on every rank; others pass one of that shape and dtype."""

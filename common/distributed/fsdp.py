@@ -182,9 +182,9 @@ def is_sharded(module: nn.Module) -> bool:
 
 def reshard(module: nn.Module) -> None:
     """Free what forward passes without a backward left gathered; call it before weights change, or it is stale."""
-    for part in module.modules() if is_sharded(module) else ():
-        if isinstance(part, FSDPModule):
-            part.reshard()
+    for submodule in module.modules() if is_sharded(module) else ():
+        if isinstance(submodule, FSDPModule):
+            submodule.reshard()
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -199,9 +199,9 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             flat = torch.cat([g.flatten().float() for g in bucket])
             dist.all_reduce(flat)
             flat /= world_size()
-            parts = flat.split([g.numel() for g in bucket])
-            for g, part in zip(bucket, parts, strict=True):
-                g.copy_(part.view_as(g))
+            reduced = flat.split([g.numel() for g in bucket])
+            for g, values in zip(bucket, reduced, strict=True):
+                g.copy_(values.view_as(g))
             bucket = []
 
 

@@ -54,14 +54,14 @@ class TokenExchange:
         rows = adjoint.gather_rows(self.group, video, self._counts[partition], "result of the transformer")
         return rows.index_select(0, self._packed[partition])
 
-    def sum(self, part: Tensor, purpose: str) -> Tensor:
+    def sum(self, local: Tensor, purpose: str) -> Tensor:
         """A float32 tensor of every rank -> their sum."""
-        return adjoint.total(self.group, part, purpose)
+        return adjoint.total(self.group, local, purpose)
 
-    def collect(self, part: Tensor, purpose: str) -> Tensor:
+    def collect(self, local: Tensor, purpose: str) -> Tensor:
         """A small float32 tensor [...] of every rank -> [ranks, ...], as a sum of tensors with one part each."""
-        others = part.new_zeros(1, *part.shape)
-        places = [part[None] if rank == self.group.rank else others for rank in range(self.group.size)]
+        others = local.new_zeros(1, *local.shape)
+        places = [local[None] if rank == self.group.rank else others for rank in range(self.group.size)]
         return self.sum(torch.cat(places), purpose)
 
 

@@ -56,15 +56,15 @@ def load_sharded(
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
     reset_buffers(module, device)
-    parts = {}
+    local_state = {}
     for name, parameter in module.state_dict().items():
         if is_rope_frequency(name):  # computed by formula, in float32
-            parts[name] = parameter.to(device)
+            local_state[name] = parameter.to(device)
         elif isinstance(parameter, DTensor):
-            parts[name] = local_shard(state[name], parameter, dtype, device)
+            local_state[name] = local_shard(state[name], parameter, dtype, device)
         else:
-            parts[name] = converted(state[name], dtype, device)
-    module.load_state_dict(parts, strict=True, assign=True)
+            local_state[name] = converted(state[name], dtype, device)
+    module.load_state_dict(local_state, strict=True, assign=True)
     for unit, following in pairwise(units):
         assert isinstance(unit, FSDPModule) and isinstance(following, FSDPModule)  # since `fully_shard`
         unit.set_modules_to_forward_prefetch([following])

@@ -73,8 +73,8 @@ def rgb_of(frames: Sequence[Frame], device: torch.device | str = "cpu", dtype: t
         raise ValueError("there is no frame to convert; give at least one")
     device = torch.device(device)
     alike = groupby(frames, lambda frame: (frame.layout, frame.orientation, frame.planes[0].shape))
-    parts = [_together(list(group), device, dtype) for _, group in alike]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    groups = [_together(list(group), device, dtype) for _, group in alike]
+    return groups[0] if len(groups) == 1 else torch.cat(groups)
 
 
 def alpha_of(frames: Sequence[Frame], device: torch.device | str = "cpu") -> Tensor | None:

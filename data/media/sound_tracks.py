@@ -234,7 +234,7 @@ class EncodedTrack(TrackWriter):
                 end = min(end, self.last - self.position)
             self.position += frame.samples
             if first < end:
-                frame = frame if end - first == frame.samples else part_of(frame, first, end)
+                frame = frame if end - first == frame.samples else samples_of(frame, first, end)
                 frame.pts = None
                 self.fifo.write(frame)
         self._encode(partial=False)
@@ -249,12 +249,12 @@ class EncodedTrack(TrackWriter):
         return av.AudioResampler(format="fltp", layout=self.layout, rate=self.rate)
 
 
-def part_of(sound: av.AudioFrame, first: int, end: int) -> av.AudioFrame:
+def samples_of(sound: av.AudioFrame, first: int, end: int) -> av.AudioFrame:
     """Samples `first` up to `end` of a planar frame."""
     samples: Any = np.ascontiguousarray(sound.to_ndarray()[:, first:end])
-    part = av.AudioFrame.from_ndarray(samples, format=sound.format.name, layout=sound.layout.name)
-    part.sample_rate = sound.sample_rate
-    return part
+    cut = av.AudioFrame.from_ndarray(samples, format=sound.format.name, layout=sound.layout.name)
+    cut.sample_rate = sound.sample_rate
+    return cut
 
 
 class _Nowhere(io.RawIOBase):

@@ -53,9 +53,9 @@ class QueryHead(nn.Module):
         k, v = self.proj_kv(self.norm_tokens(tokens)).unflatten(-1, (2, self.heads, self.head_dim)).unbind(1)  # L H D
         k = self.norm_k(k)
         with torch.autocast(tokens.device.type, enabled=False):
-            parts = layout.exchange.collect(read_samples(q.to(k.dtype), k, v, layout.token_counts), "heads")
-            weight = parts[..., -1:].softmax(0)  # of each share, by what its tokens have of the whole softmax
-            read = (weight * parts[..., :-1]).sum(0).flatten(1)  # B (H D)
+            readings = layout.exchange.collect(read_samples(q.to(k.dtype), k, v, layout.token_counts), "heads")
+            weight = readings[..., -1:].softmax(0)  # of each share, by what its tokens have of the whole softmax
+            read = (weight * readings[..., :-1]).sum(0).flatten(1)  # B (H D)
         x = self.query + self.proj_out(read.to(tokens.dtype))  # B C
         return x + self.mlp(self.norm_mlp(x))
 

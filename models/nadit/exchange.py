@@ -28,13 +28,13 @@ class Exchange(Protocol):
     def leave(self, video: Tensor, partition: int) -> Tensor:
         """This share's tokens [L_own, any] -> all tokens [L, any], on every share."""
 
-    def sum(self, part: Tensor, purpose: str) -> Tensor:
+    def sum(self, local: Tensor, purpose: str) -> Tensor:
         """A float32 tensor of every share, of one shape -> their sum, the same on every share.
 
         purpose: its name in the counts of traffic.
         """
 
-    def collect(self, part: Tensor, purpose: str) -> Tensor:
+    def collect(self, local: Tensor, purpose: str) -> Tensor:
         """A small float32 tensor [...] of every share, of one shape -> [shares, ...], the same on every share."""
 
 
@@ -63,8 +63,8 @@ class SingleProcess:
     def leave(self, video: Tensor, partition: int) -> Tensor:
         return video
 
-    def sum(self, part: Tensor, purpose: str) -> Tensor:
-        return part
+    def sum(self, local: Tensor, purpose: str) -> Tensor:
+        return local
 
-    def collect(self, part: Tensor, purpose: str) -> Tensor:
-        return part[None]
+    def collect(self, local: Tensor, purpose: str) -> Tensor:
+        return local[None]

@@ -18,8 +18,8 @@ class FeedForward(nn.Module, ABC):
         if self.token_chunk is None or len(x) <= self.token_chunk or torch.is_grad_enabled():
             return self.feed(x)
         out = torch.empty_like(x)
-        for part, target in zip(x.split(self.token_chunk), out.split(self.token_chunk), strict=True):
-            target.copy_(self.feed(part))
+        for chunk, target in zip(x.split(self.token_chunk), out.split(self.token_chunk), strict=True):
+            target.copy_(self.feed(chunk))
         return out
 
     @abstractmethod

@@ -92,8 +92,8 @@ def balanced_runs(work: Sequence[int], shares: int) -> list[int]:
     owners, run, load, left = [], 0, 0, sum(work)
     rest_of = list(accumulate(reversed(work), initial=0))[::-1]
     for i, w in enumerate(work):
-        part = left / (shares - run)
-        full = load + w > low or (load + w / 2 > part and _runs_within(work[i:], low) <= shares - run - 1)
+        fair_share = left / (shares - run)
+        full = load + w > low or (load + w / 2 > fair_share and _runs_within(work[i:], low) <= shares - run - 1)
         if load and full and run < shares - 1:
             run, left, load = run + 1, rest_of[i], 0
         owners.append(run)

@@ -83,11 +83,11 @@ class Pipeline:
     def _take(self, finished: Iterator[Finished]) -> None:
         """The results on the host, a slice behind the device as a writer takes them."""
         waiting = []
-        for part in finished:
-            waiting.append(part)
+        for frames_of_slice in finished:
+            waiting.append(frames_of_slice)
             if len(waiting) > 1 and not self.keep_result:
                 waiting.pop(0).arrive()
-        frames = [part.arrive()[0][0] for part in waiting]
+        frames = [frames_of_slice.arrive()[0][0] for frames_of_slice in waiting]
         if self.keep_result and frames:
             self.result = torch.cat(frames)
 

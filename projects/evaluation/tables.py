@@ -46,8 +46,8 @@ def listing(scores: Sequence[Score], baseline: Sequence[Score] | None) -> str:
     measures, sets = list(scores[0].values), by_set(scores)
     rows, base = list(scores), list(baseline or [])
     if len(sets) > 1:
-        rows += [mean_of(part, f"{name or '(no set)'}: mean") for name, part in sets.items()]
-        base += [mean_of(part) for part in by_set(baseline).values()] if baseline else []
+        rows += [mean_of(scores_of_set, f"{name or '(no set)'}: mean") for name, scores_of_set in sets.items()]
+        base += [mean_of(scores_of_set) for scores_of_set in by_set(baseline).values()] if baseline else []
     rows, base = [*rows, mean_of(scores)], [*base, mean_of(baseline)] if baseline else []
     width = max(len(row.name) for row in rows)
     head = f"{'clip':<{width}}  frames" + "".join(f"{m.upper():>10}" for m in measures)

@@ -104,7 +104,7 @@ class ClipRun:
             say_size(self.source, (self.info.height, self.info.width), self.size)
         self.writer: WriteBehind[FinishedSlice] | WriteInPlace[FinishedSlice]
         if restorer.overlap:
-            self.writer = enter(WriteBehind(self._write, lambda part: part.nbytes, WRITE_BEHIND))
+            self.writer = enter(WriteBehind(self._write, lambda finished: finished.nbytes, WRITE_BEHIND))
         else:
             self.writer = enter(WriteInPlace(self._write))
 

@@ -69,17 +69,17 @@ def decode_and_finish(
     """
     restorer = finisher.restorer
     infer, run_ahead, at = restorer.infer, RunAheadLimit(restorer.device), restorer.grid.factor * start.encoded
-    for part in decode(restored, restorer, rows, start):
-        _leave_out(inputs, part.first - at)
-        degraded, at = list(islice(inputs, part.frames)), part.first + part.frames
-        if part.wanted:
-            results = finisher.finish(part.clip, degraded[rows.frame_span(part.frames)])
-            gathered = [rows.to_leader(result, part.frames) for result in results]
+    for decoded in decode(restored, restorer, rows, start):
+        _leave_out(inputs, decoded.first - at)
+        degraded, at = list(islice(inputs, decoded.frames)), decoded.first + decoded.frames
+        if decoded.wanted:
+            results = finisher.finish(decoded.clip, degraded[rows.frame_span(decoded.frames)])
+            gathered = [rows.to_leader(result, decoded.frames) for result in results]
             if restorer.parallel.is_leader:
                 whole = [result[: len(degraded)] for result in gathered if result is not None]  # all are here
                 (stages, marks), compared = infer.guard.marks(), restorer.result_options.pairs
                 copy = HostCopy(*finisher.form.stored(whole[-1]), *(whole if compared else ())[:2], marks)
-                yield Finished(copy, [frame.time for frame in degraded], stages, compared, part.first)
+                yield Finished(copy, [frame.time for frame in degraded], stages, compared, decoded.first)
         run_ahead.step()
 
 

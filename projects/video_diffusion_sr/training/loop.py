@@ -166,9 +166,9 @@ class Trainer:
         """Update every player that is due in this step; returns the record, and the first batch as prepared."""
         step = self.step
         prepared = []
-        for part, batch in enumerate(batches):
+        for micro_batch, batch in enumerate(batches):
             with torch.no_grad(), self.updates.autocast():
-                prepared.append(self.stage.prepare(batch, self.updates.generator(step, part, "prepare")))
+                prepared.append(self.stage.prepare(batch, self.updates.generator(step, micro_batch, "prepare")))
         record = StepRecord(step, tuple(name for batch in batches for name in names_of(batch)))
         players = [] if step in self.bad_steps.steps else [p for p in self.stage.players if p.plays(step)]
         for player in players:

@@ -114,5 +114,5 @@ def pack(latents: Sequence[Tensor]) -> tuple[Tensor, list[Size3]]:
 
 def unpack(rows: Tensor, sizes: Sequence[Size3]) -> list[Tensor]:
     """The reverse of `pack`."""
-    parts = rows.split([prod(size) for size in sizes])
-    return [part.unflatten(0, size).permute(3, 0, 1, 2) for part, size in zip(parts, sizes, strict=True)]
+    rows_of_samples = rows.split([prod(size) for size in sizes])
+    return [sample.unflatten(0, size).permute(3, 0, 1, 2) for sample, size in zip(rows_of_samples, sizes, strict=True)]

@@ -107,7 +107,10 @@ class ResidentClips(BatchSource):
 def cut(video: Tensor, shape: ClipShape, generator: np.random.Generator) -> Tensor:
     """A random crop in time and space of uint8 [T, H, W, 3] -> float32 [3, t, h, w] in 0..255."""
     sizes = (shape.frames, shape.height, shape.width)
-    t, y, x = (int(generator.integers(whole - part + 1)) for whole, part in zip(video.shape[:3], sizes, strict=True))
+    t, y, x = (
+        int(generator.integers(available - length + 1))
+        for available, length in zip(video.shape[:3], sizes, strict=True)
+    )
     crop = video[t : t + shape.frames, y : y + shape.height, x : x + shape.width]
     return crop.permute(3, 0, 1, 2).float()
 

@@ -89,17 +89,17 @@ class ResidentLatents(BatchSource):
         for number, shard in enumerate(reader.shards):
             stacked.setdefault(shard["size"], []).append(reader.read_shard(number))
             self.names.setdefault(shard["size"], []).extend(shard["identities"])
-        self.sizes = {size: size_of(parts[0]["hq_mean"][0]) for size, parts in stacked.items()}
-        for size, parts in stacked.items():
-            if {size_of(part["hq_mean"][0]) for part in parts} != {self.sizes[size]}:
+        self.sizes = {size: size_of(shards[0]["hq_mean"][0]) for size, shards in stacked.items()}
+        for size, shards in stacked.items():
+            if {size_of(shard["hq_mean"][0]) for shard in shards} != {self.sizes[size]}:
                 raise ValueError(
                     f"{folder} holds latents of different shapes and {size} positions; set resident: false"
                 )
         self.moments = {
-            size: {name: torch.cat([rows_of(p[name].to(self.device)) for p in parts]) for name in POSTERIOR_KEYS}
-            for size, parts in stacked.items()
+            size: {name: torch.cat([rows_of(p[name].to(self.device)) for p in shards]) for name in POSTERIOR_KEYS}
+            for size, shards in stacked.items()
         }  # N positions c
-        self.texts = {size: [text for part in parts for text in texts_of(part)] for size, parts in stacked.items()}
+        self.texts = {size: [text for shard in shards for text in texts_of(shard)] for size, shards in stacked.items()}
         self.planner = BatchPlanner(list(self.sizes), [len(self.names[size]) for size in self.sizes], budget, seed)
         self.planner.warn_if_loose()
 
@@ -118,7 +118,7 @@ class ResidentLatents(BatchSource):
         counts = [len(self.names[size]) for size in kinds]
         slots = self.planner.plan(number, self.rank, self.world)
         rows = [int(slot_generator(self.seed, number, s.number).integers(counts[s.choice])) for s in slots]
-        parts: dict[str, list[Tensor]] = {name: [] for name in POSTERIOR_KEYS}
+        gathered: dict[str, list[Tensor]] = {name: [] for name in POSTERIOR_KEYS}
         names: list[tuple[Size3, str]] = []
         texts: list[Tensor | None] = []
         for size in kinds:  # samples of one size are gathered together and follow one another
@@ -126,10 +126,10 @@ class ResidentLatents(BatchSource):
             if chosen:
                 index = torch.tensor(chosen).to(self.device, non_blocking=True)
                 for name in POSTERIOR_KEYS:
-                    parts[name].append(self.moments[size][name].index_select(0, index).flatten(0, 1))
+                    gathered[name].append(self.moments[size][name].index_select(0, index).flatten(0, 1))
                 names += [(self.sizes[size], f"{self.names[size][row]} batch={number}") for row in chosen]
                 texts += [None if (text := self.texts[size][row]) is None else text.to(self.device) for row in chosen]
-        packed = {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in parts.items()}
+        packed = {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in gathered.items()}
         return PosteriorBatch(
             **packed, sizes=tuple(s for s, _ in names), names=tuple(n for _, n in names), texts=tuple(texts)
         )

@@ -73,7 +73,7 @@ class PlayerUpdates:
         if self.graphed is not None:
             scalars = self.graphed[player.name](prepared[0], self._seed(step, 0, player.name))
         else:
-            generators = [self.generator(step, part, player.name) for part in range(len(prepared))]
+            generators = [self.generator(step, micro_batch, player.name) for micro_batch in range(len(prepared))]
             scalars = self._update(player, prepared, generators)
             for module in self.stage.modules.values():  # gradients that passed through other networks, too
                 module.zero_grad(set_to_none=True)
@@ -134,11 +134,11 @@ class PlayerUpdates:
         # A captured update must not reuse casts of weights from an earlier one.
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self.graphed is None)
 
-    def generator(self, step: int, part: int, purpose: str) -> torch.Generator:
+    def generator(self, step: int, micro_batch: int, purpose: str) -> torch.Generator:
         """The generator of one purpose in one part of one step on this rank, on the device."""
-        return torch.Generator(self.device).manual_seed(self._seed(step, part, purpose))
+        return torch.Generator(self.device).manual_seed(self._seed(step, micro_batch, purpose))
 
-    def _seed(self, step: int, part: int, purpose: str) -> int:
+    def _seed(self, step: int, micro_batch: int, purpose: str) -> int:
         group, _ = self.process.group(self.sp_size)  # ranks that share a clip draw the same numbers
-        words = f"{self.seed}/{step}/{part}/{group}/{purpose}"
+        words = f"{self.seed}/{step}/{micro_batch}/{group}/{purpose}"
         return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1

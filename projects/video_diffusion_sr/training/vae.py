@@ -154,15 +154,15 @@ class VaeStage(Stage):
     def losses(self, player: str, prepared: PreparedClips, generator: torch.Generator) -> dict[str, Tensor]:
         if player == "discriminator":
             return self._discriminator_losses(prepared, generator)
-        parts: dict[str, list[Tensor]] = {}
+        values_of_clips: dict[str, list[Tensor]] = {}
         prepared.made.clear()
         for clip in prepared.clips:
             made, posterior = self._reconstruct(clip, generator)
             prepared.made.append(made.detach())
             for name, value in self._vae_losses(clip, made, posterior, prepared.step).items():
-                parts.setdefault(name, []).append(value)
+                values_of_clips.setdefault(name, []).append(value)
         shares = shares_of_pixels(prepared.clips)
-        losses = {name: (torch.stack(values) * shares).sum() for name, values in parts.items()}
+        losses = {name: (torch.stack(values) * shares).sum() for name, values in values_of_clips.items()}
         psnr = decibels(losses.pop("mse"), data_range=2)
         weights = self.settings.weights
         total = sum(getattr(weights, name) * value for name, value in losses.items())

@@ -53,11 +53,11 @@ def decoder_metric(vae: VideoAutoencoderKL, clips: Iterable[Tensor], scaling_fac
     for clip in clips:
         latent = DiagonalGaussian(vae.encode_parameters(clip.to(next(vae.parameters())))).mode()  # n c t h w
         space, time = vae.spatial_factor, vae.temporal_factor
-        parts = {
+        by_kind = {
             "first": (latent[:, :, :1], clip[:, :, :1], 1),
             "later": (latent[:, :, 1:], clip[:, :, 1:], time),
         }
-        for name, (z, pixels, frames) in parts.items():
+        for name, (z, pixels, frames) in by_kind.items():
             given = rearrange(z, "n c t h w -> (n t h w) c").double()
             given = torch.cat([given, torch.ones_like(given[:, :1])], dim=1)
             below = rearrange(pixels, "n c (t f) (h a) (w b) -> (n t h w) (c f a b)", f=frames, a=space, b=space)
