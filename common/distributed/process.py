@@ -166,10 +166,8 @@ def process_group(
         timeout=timedelta(seconds=timeout_s),
         device_id=device if backend == "nccl" else None,
     )
-    attempt_store = dist.PrefixStore(f"program/{attempt}", store)
-    process = Process(
-        rank, world, local_rank, device, backend, attempt, timeout_s, attempt_store, watchdog, local_world
-    )
+    prefixed = dist.PrefixStore(f"program/{attempt}", store)
+    process = Process(rank, world, local_rank, device, backend, attempt, timeout_s, prefixed, watchdog, local_world)
     with watchdog if world > 1 else nullcontext():
         try:
             yield process
