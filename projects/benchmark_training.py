@@ -34,6 +34,7 @@ from projects.benchmarking.timing import timed
 from projects.benchmarking.training import RandomLatents, RandomRecipe, random_stage
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
+from projects.video_diffusion_sr.flag_types import clip_shape
 from projects.video_diffusion_sr.train import VideoDiffusionTrainer
 from projects.video_diffusion_sr.training.adversarial import AdversarialStage
 from projects.video_diffusion_sr.training.cost import Sharding, memory, stage_costs
@@ -80,9 +81,9 @@ def latent_sizes(clips: Sequence[str], recipe: VideoDiffusionTrainer) -> list[Si
     sizes = []
     for clip in clips:
         try:
-            frames, height, width = map(int, clip.split("x"))
-        except ValueError:
-            raise ValueError(f"--clip {clip}: write frames x height x width, as in 21x720x1280") from None
+            frames, height, width = clip_shape(clip)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--clip: {error}") from None
         time, space = recipe.temporal_factor, recipe.spatial_factor
         step = space * recipe.config.dit.model.patch_size[1]
         if frames < 1 or (frames - 1) % time or height % step or width % step or min(height, width) < step:
