@@ -1,6 +1,7 @@
 """Links, paths and names of tests on every page exist; the README links every page; decisions have one form."""
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,17 @@ def test_paths_and_tests_that_a_page_names_exist(page):
         assert not re.fullmatch(r"[\w./-]+", path) or "NAME" in path or "STAGE" in path or (ROOT / path).exists(), path
     for name in re.findall(r"`(test_\w+)`", text):
         assert re.search(rf"def {name}\(", TESTS), name
+
+
+@pytest.mark.parametrize(
+    ("folder", "heading"), [("projects/video_diffusion_sr", "The restoration pipeline"), ("data/media", "Media files")]
+)
+def test_the_architecture_names_every_module(folder, heading):
+    section = (ROOT / "docs" / "architecture.md").read_text().partition(f"### {heading}\n")[2].partition("\n## ")[0]
+    section = section.partition("\n### ")[0]
+    named = [name.removesuffix("/") for name in re.findall(r"`([\w*/]+)`", section)]
+    modules = {path.stem for path in (ROOT / folder).glob("[a-z]*.py")}
+    assert [module for module in sorted(modules) if not any(fnmatch(module, name) for name in named)] == []
 
 
 def test_the_readme_links_to_every_page():
