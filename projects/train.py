@@ -1,6 +1,6 @@
 """Train one stage of a model: its VAE, diffusion, progressive distillation, or adversarial post-training.
 
-From a folder of videos and images to a one-step model, in order (docs/training.md explains each step):
+These commands make a one-step model from a folder of videos and images (docs/training.md explains each of them):
 
     python projects/train.py vae         --config configs_tiny/main.yaml --data clips --output runs/vae
     python projects/train.py diffusion   --config configs_tiny/main.yaml --data clips --output runs/diffusion
@@ -9,15 +9,16 @@ From a folder of videos and images to a one-step model, in order (docs/training.
     python projects/train.py adversarial --config configs_tiny/main.yaml --data clips --output runs/adversarial \\
         --init_from runs/distill/export/dit.safetensors --init_discriminator runs/diffusion/export/dit.safetensors
 
-The last three read the VAE that `vae.checkpoint` in the model's YAML names; for your own, add behind the stage
-vae.checkpoint=runs/vae/export/vae.safetensors.
+The last three read the VAE that `vae.checkpoint` in the model's YAML names. To use your own, add
+vae.checkpoint=runs/vae/export/vae.safetensors after the stage.
 
-On several GPUs or hosts the same commands start with `torchrun --nproc-per-node=8`; how a model is spread over them is
-`dit.fsdp.sharding_strategy` in its YAML. Fine-tuning a released model is the stage `diffusion` or `adversarial` with
---init_from ckpts/....pth. A run that was stopped, by SIGTERM, Ctrl-C or a fault, goes on with the same command.
+On several GPUs or hosts, start the same commands with `torchrun --nproc-per-node=8`; `dit.fsdp.sharding_strategy` in
+the model's YAML chooses how the model is sharded. To fine-tune a released model, use the stage `diffusion` or
+`adversarial` with --init_from ckpts/....pth. To resume a run that was stopped by SIGTERM, Ctrl-C or a fault, run the
+same command again.
 
---input is another name of --data. Settings are changed one by one with --set, or behind the stage: `train.KEY=VALUE` in
-the training YAML, `KEY=VALUE` in the model's:
+--input is another name of --data. To change settings, use --set, or write the changes after the stage:
+`train.KEY=VALUE` changes the training YAML, `KEY=VALUE` the model's:
 
     python projects/train.py diffusion --set train.steps=2000 train.diffusion.optimizer.lr=2e-5 dit.compile=True ...
 """
@@ -41,7 +42,7 @@ logger = get_logger(__name__)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("stage", choices=("vae", "diffusion", "distill", "adversarial"), help="what to train")
@@ -66,7 +67,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; 0: the stage is complete, 2: a loss was not finite, 3: it was asked to stop and can be resumed."""
+    """Train. Exit codes: 0 if the stage is complete, 2 if a loss was not finite, 3 if it was stopped and can resume."""
     args = parse(arguments)
     set_up_logging(args.verbose)
     if has_launcher():

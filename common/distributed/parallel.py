@@ -1,4 +1,4 @@
-"""One object for a program: the groups of ranks, their files, and how a group shares a clip."""
+"""`Parallel`, the object through which programs use groups of ranks, their queue of files, and shared clips."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,15 +18,19 @@ Item = TypeVar("Item")
 
 
 class Parallel:
-    """Groups of `sp_size` ranks, each working on one clip at a time. In groups of one there is no communication.
+    """Divides the ranks of a job into groups of `sp_size`, each of which works on one clip at a time.
+
+    In a group of one rank there is no communication.
 
     Args:
-        process: from `process_group`.
-        sp_size: ranks that share a clip.
+        process: the process, from `process_group`.
+        sp_size: number of ranks that share a clip.
     Attributes:
-        size: of this rank's group. rank: its number in the group. is_leader: whether it writes the files of its group.
+        size: number of ranks in this rank's group.
+        rank: number of this rank in its group.
+        is_leader: whether this rank writes the files of its group.
         outcomes: exchanges them, so that all ranks of the group decide alike.
-        sequence_group: for `dit.layout(..., sequence_group=...)`; None in a group of one.
+        sequence_group: the argument of `dit.layout(..., sequence_group=...)`; None in a group of one.
     Raises:
         ValueError: `sp_size` does not divide the number of processes.
     """
@@ -40,11 +44,11 @@ class Parallel:
 
     @property
     def traffic(self) -> Traffic:
-        """Bytes that this rank has sent so far."""
+        """The bytes that this rank has sent so far."""
         return self.group.traffic
 
     def rows(self, latent_rows: int) -> ClipRows | UnshardedClip:
-        """How this rank's group shares the pictures of a clip with this many latent rows."""
+        """The row blocks of this rank's group, for a clip with this number of latent rows."""
         if self.size == 1:
             return UnshardedClip()
         if latent_rows < self.size and self.is_leader:
@@ -60,5 +64,5 @@ class Parallel:
         name: Callable[[Item], str] = str,
         journal: Path | None = None,
     ) -> Iterator[Item]:
-        """The items for this rank's group, longest first, from one queue for all groups: `work_queue.queued_items`."""
+        """Yield the items for this rank's group, longest first, from the queue of all groups (`queued_items`)."""
         return queued_items(self.group, items, cost=cost, name=name, journal=journal)

@@ -13,14 +13,14 @@ FILE = "skipped_steps.json"
 
 
 class BadSteps:
-    """The list of skipped steps, whose batches are read without an update.
+    """The list of steps to skip; their batches are read, but nothing is updated.
 
-    After a bad step the run adds it to the list and continues from its newest checkpoint. The result depends on the
-    list alone, not on when or how often the run was stopped.
+    After a bad step the run adds it to the list and returns to its newest checkpoint. The result depends only on the
+    list, not on when or how often the run was stopped.
 
     Args:
-        folder: of the run.
-        most: how many steps may be skipped; with 0 the first bad step ends the run.
+        folder: the run's folder.
+        most: the largest number of skipped steps; with 0 the first bad step ends the run.
         is_leader: whether this rank writes the file.
     """
 
@@ -34,7 +34,7 @@ class BadSteps:
             self.steps = set(json.loads(self.path.read_text()))
 
     def note(self, bad: NonFiniteLoss) -> None:
-        """Add a step to the list; raises `bad` again where the list is full."""
+        """Add a step to the list; raises `bad` again if the list is full."""
         if len(self.steps) >= self.most or bad.step in self.steps:
             raise bad
         self.steps.add(bad.step)

@@ -1,4 +1,4 @@
-"""A dataset of pairs, read in other ways: clip by clip, as held-out clips are, and without its degraded half."""
+"""Two views of a dataset of pairs: single held-out clips for validation, and clips without pairs for the VAE."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from data.training.clip_dataset import ClipDataset
 
 
 class HeldOut:
-    """The clips of a dataset's first batches, each a batch of its own, made when it is first asked for and then kept.
+    """The clips of a dataset's first batches, each as a separate batch. Clips are made on first access and kept.
 
     Args:
-        batches: how many of the dataset's.
-        for_vae: make batches of the VAE's stage.
+        batches: the number of batches whose clips are used.
+        for_vae: return batches for the VAE's stage.
     """
 
     def __init__(self, dataset: ClipDataset, batches: int, for_vae: bool) -> None:
@@ -31,7 +31,7 @@ class HeldOut:
 
 
 class VaeClips(torch.utils.data.Dataset):
-    """A dataset of pairs as the VAE's stage reads it: the clips alone, those of one size together."""
+    """The ground truths of a dataset of pairs, grouped by size, for the VAE's stage."""
 
     def __init__(self, dataset: ClipDataset, accumulation: int) -> None:
         self.dataset, self.accumulation = dataset, accumulation
@@ -40,12 +40,12 @@ class VaeClips(torch.utils.data.Dataset):
         return clips_for_vae(self.dataset[number], number // self.accumulation)
 
     def fill(self, number: int) -> float:
-        """How much of the budget batch `number` takes, in (0, 1]."""
+        """Return which fraction of the budget batch `number` uses, in (0, 1]."""
         return self.dataset.fill(number)
 
 
 def clips_for_vae(samples: list[dict], step: int) -> Any:
-    """The clips of samples as the VAE's stage reads them in a step of the run."""
+    """The batch of the VAE's stage for step `step` of the run, from samples with `hq`."""
     from projects.video_diffusion_sr.training.vae import ClipBatch
 
     groups: dict[tuple, list[dict]] = {}

@@ -1,4 +1,4 @@
-"""From pixels or stored posterior parameters to packed latents of ground truth and low quality."""
+"""Converts pixels, or stored posterior parameters, to packed latents of ground truths and degraded clips."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -21,10 +21,12 @@ POSTERIOR_KEYS = ("hq_mean", "hq_logvar", "lq_mean", "lq_logvar")
 
 @dataclass(frozen=True)
 class PosteriorBatch:
-    """Posterior parameters of a batch, already on the device, as a resident source yields them.
+    """A batch of posterior parameters on the device, from a source that keeps its data there.
 
-    hq_mean, hq_logvar, lq_mean, lq_logvar: [L0, c]. sizes: latent (t, h, w) of every sample. names: of the samples.
-    texts: each sample's own text embedding [tokens, width] or None; empty where no sample has one.
+    hq_mean, hq_logvar, lq_mean, lq_logvar: [L0, c].
+    sizes: latent (t, h, w) of every sample.
+    names: identities of the samples.
+    texts: the text embedding [tokens, width] of each sample, or None; empty if no sample has one.
     """
 
     hq_mean: Tensor
@@ -38,9 +40,9 @@ class PosteriorBatch:
 
 @dataclass(frozen=True)
 class LatentPairs:
-    """Packed latents in the scale of the transformer, [L0, c] float32: ground truth and low quality.
+    """Packed latents of ground truths and degraded clips, [L0, c] float32, scaled as the transformer reads them.
 
-    texts: each sample's own text embedding, float32 [tokens, width], or None.
+    texts: the text embedding of each sample, float32 [tokens, width], or None.
     """
 
     hq: Tensor
@@ -54,11 +56,11 @@ class LatentEncoder:
     """Encodes any kind of batch as `LatentPairs`.
 
     Attributes:
-        vae: encodes pixels; None where batches hold stored posterior parameters only.
-        scaling_factor: latents are multiplied by this.
-        use_sample: draw from the posterior instead of taking its mean.
-        grouping: encode clips of one size together instead of one by one, which needs less memory.
-        parallel: ranks that share every clip; each encodes some rows of its pictures.
+        vae: encodes pixels; None if all batches hold stored posterior parameters.
+        scaling_factor: the factor by which latents are multiplied.
+        use_sample: sample from the posterior instead of using its mean.
+        grouping: encode clips of one size in one batch; False encodes them one by one, which needs less memory.
+        parallel: the ranks that share every clip; each encodes some rows of its pictures.
     """
 
     vae: VideoAutoencoderKL | None
@@ -69,10 +71,11 @@ class LatentEncoder:
 
     @torch.no_grad()
     def __call__(self, batch: Any, cache: ShapeCache, generator: torch.Generator) -> LatentPairs:
-        """A batch: `PosteriorBatch`, or samples with stored posterior parameters [c, t, h, w], or samples with pixels
-        `hq`, `lq`.
+        """Encode a batch.
 
-        Pixels are float32 [3, T, H, W] in [-1, 1], or uint8 [T, H, W, 3] with `lq` not enlarged yet.
+        Args:
+            batch: a `PosteriorBatch`, or samples with stored posterior parameters [c, t, h, w], or samples with pixels
+                `hq`, `lq`. Pixels are float32 [3, T, H, W] in [-1, 1], or uint8 [T, H, W, 3] with `lq` not enlarged.
         """
         moments = batch if isinstance(batch, PosteriorBatch) else self._posterior_batch(batch, cache.device)
         hq = self._draw(moments.hq_mean, moments.hq_logvar, generator)
@@ -100,7 +103,7 @@ class LatentEncoder:
         return _packed_batch([pack(part) for part in (*hq, *lq)], names, texts)
 
     def _encode(self, vae: VideoAutoencoderKL, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Mean and logvar [c, t, h, w] of each clip [3, T, H, W]."""
+        """Mean and log-variance [c, t, h, w] of each clip [3, T, H, W]."""
         groups: defaultdict[Hashable, list[int]] = defaultdict(list)
         for i, clip in enumerate(clips):
             groups[tuple(clip.shape) if self.grouping else i].append(i)
@@ -115,7 +118,7 @@ class LatentEncoder:
         return [encoded[i][0] for i in range(len(clips))], [encoded[i][1] for i in range(len(clips))]
 
     def _encode_rows(self, vae: VideoAutoencoderKL, clips: Tensor) -> Tensor:
-        """Posterior parameters of clips [B, 3, T, H, W]; each rank encodes its own rows of the pictures."""
+        """Posterior parameters of clips [B, 3, T, H, W]; each rank encodes a block of rows."""
         height, scale = clips.shape[3], vae.spatial_factor
         rows = UnshardedClip() if self.parallel is None else self.parallel.rows(height // scale)
         if rows.holds_rows:
@@ -135,7 +138,7 @@ def _packed_batch(
 
 
 def pixels_of(sample: dict, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Ground truth and low quality of a sample, [3, T, H, W] float32 in [-1, 1] on the device, of one size."""
+    """The ground truth and the enlarged degraded clip of a sample, [3, T, H, W] float32 in [-1, 1] on the device."""
     hq, lq = (sample[name].to(device, non_blocking=True) for name in ("hq", "lq"))
     if hq.dtype == torch.uint8:
         lq = upsample_to_model_range(lq, hq.shape[1], hq.shape[2])

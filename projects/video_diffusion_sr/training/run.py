@@ -1,4 +1,4 @@
-"""From a model's recipe and a training YAML to a run: its stage, its weights, its parts."""
+"""Runs a training stage: builds it from the model's settings and a training YAML, and trains its part or parts."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,23 +38,26 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-STATISTICS_BATCHES = 32  # of the VAE's training, on which the spread of its latents is measured
-LARGE_MEAN = 0.5  # of a latent channel, in spreads, that is worth a warning
+STATISTICS_BATCHES = 32  # batches of the VAE's training on which the deviation of its latents is measured
+LARGE_MEAN = 0.5  # a latent channel's mean above this, in standard deviations, is worth a warning
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The command line of one run.
+    """The options of one run, from its command line.
 
-    stage: one of `settings.STAGES`. data: folders. output: of the run.
-    init_from: weights to start from. init_discriminator: of the adversarial stage's discriminator.
+    stage: one of `settings.STAGES`.
+    data: folders of training data.
+    output: the run's folder.
+    init_from: weights to start from.
+    init_discriminator: weights from which the adversarial stage's discriminator starts.
     prompts: a folder with pos_emb.pt and neg_emb.pt, or a .safetensors file with pos and neg; None: see
         `training_prompts`.
     lora: train low-rank factors instead of all weights.
-    resume: go on from the newest checkpoint in `output`, if there is one.
+    resume: continue from the newest checkpoint in `output`, if there is one.
     validation: folders of held-out clips.
-    teacher: another model's recipe and weights, of the first round of distillation.
-    discriminator: another model's recipe, of the adversarial stage's discriminator.
+    teacher: settings and weights of another model, which teaches the first round of distillation.
+    discriminator: settings of another model, for the adversarial stage's discriminator.
     """
 
     stage: str
@@ -70,7 +73,7 @@ class RunOptions:
     discriminator: "VideoDiffusionTrainer | None" = None
 
     def described(self) -> dict[str, Any]:
-        """The options as the run's folder records them."""
+        """The options as they are recorded in the run's folder."""
         words = {name: getattr(self, name) for name in ("stage", "init_from", "init_discriminator", "prompts", "lora")}
         words = {name: None if value is None else str(value) for name, value in words.items()}
         words |= {"data": list(self.data), "validation": list(self.validation)}
@@ -79,17 +82,17 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunPart:
-    """A part of a run that has its own folder, steps and export."""
+    """A part of a run with its own folder, steps and export, such as a round of distillation."""
 
     folder: Path
     build: Callable[[], Stage]
 
 
 def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options: RunOptions, process: Process) -> bool:
-    """Train one stage to its end, or until asked to stop; whether it is complete.
+    """Train one stage until its end or until a stop signal. Returns whether it is complete.
 
     Raises:
-        ValueError: settings, weights or data that do not fit.
+        ValueError: settings, weights or data do not fit together.
     """
     loop, data_section, section = split_settings(train, options.stage)
     data = settings_from(DataSettings, data_section, "train.data.")
@@ -101,7 +104,7 @@ def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options
         model = plain_values(recipe.config)
         record_start(options.output, model, train, {**options.described(), "ranks": process.world})
     if loop.precision == "bf16":
-        torch.set_float32_matmul_precision("high")  # what autocast leaves in float32 may use TF32
+        torch.set_float32_matmul_precision("high")  # products that autocast keeps in float32 may use TF32
     parts = list(run_parts(recipe, section, options))
     for part in parts:
         if len(parts) > 1 and (part.folder / "export").is_dir() and options.resume:
@@ -123,7 +126,7 @@ def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options
 def make_validation(
     recipe: "VideoDiffusionTrainer", options: RunOptions, data: DataSettings, loop: LoopSettings, process: Process
 ) -> Validation | None:
-    """The measurement on held-out clips; None without such clips."""
+    """The measurement on held-out clips; None if there are no such clips."""
     if not options.validation or loop.validation.every < 1:
         return None
     if options.stage != "vae" and not needs_vae(recipe, options):
@@ -145,7 +148,7 @@ def normalize_exported_vae(
 
 
 def write_normalized_vae(vae: VideoAutoencoderKL, batches: Iterable[Batch], path: Path) -> None:
-    """Measure the latents of batches of the VAE's stage, fold their spread into the VAE, and write it."""
+    """Measure the latents of some batches, divide out their standard deviations in the VAE, and write it."""
     device = next(vae.parameters()).device
     clips = (in_model_range(clip.to(device)) for batch in batches for clip in clips_of(batch))
     before = measure(vae, clips)
@@ -158,7 +161,7 @@ def write_normalized_vae(vae: VideoAutoencoderKL, batches: Iterable[Batch], path
 
 
 def refuse_used_folder(options: RunOptions) -> None:
-    """ValueError when the folder of a new run holds files of another."""
+    """Raise ValueError if a run that must not resume has a folder with files."""
     if not options.resume and options.output.is_dir() and any(options.output.iterdir()):
         raise ValueError(f"{options.output} holds a run already; resume it, or choose another --output")
 
@@ -166,7 +169,7 @@ def refuse_used_folder(options: RunOptions) -> None:
 def run_parts(
     recipe: "VideoDiffusionTrainer", section: Mapping[str, Any] | None, options: RunOptions
 ) -> Iterator[RunPart]:
-    """One part, or one for each round of progressive distillation."""
+    """Yield the parts of a run: one for each round of distillation, and a single one for any other stage."""
     stage, output = options.stage, options.output
     if options.lora is not None and stage not in ("diffusion", "adversarial"):
         raise ValueError(f"--lora fine-tunes in the stages diffusion and adversarial, not in {stage}")
@@ -200,10 +203,10 @@ def run_parts(
 def distillation_rounds(
     settings: DistillSettings, options: RunOptions, make: Callable[..., DistillStage]
 ) -> Iterator[RunPart]:
-    """One part per round; its teacher is the export of the round before.
+    """Yield one part per round; a round's teacher is the export of the previous round.
 
     Args:
-        make: a stage from the weights of a round, the round, and the first round's other teacher.
+        make: a function (weights, round, other teacher of the first round) -> stage.
     """
     weights = options.init_from
     for number, steps in enumerate(settings.rounds):
@@ -214,13 +217,13 @@ def distillation_rounds(
 
 
 def require_weights(stage: str, flag: str, weights: "Weights") -> None:
-    """ValueError unless the flag names weights to start from."""
+    """Raise ValueError if the flag, which must name initial weights, is missing."""
     if weights is None:
         raise ValueError(f"the stage {stage} starts from trained weights: give {flag} a checkpoint")
 
 
 def needs_vae(recipe: "VideoDiffusionTrainer", options: RunOptions) -> bool:
-    """Whether to load the VAE: pixels need it; stored latents only for pictures, where its file exists."""
+    """Whether to load the VAE. Pixels need it; stored latents use it for pictures in the log, if its file exists."""
     stored = any((Path(folder) / "index.json").is_file() for folder in options.data)
     path = Path(recipe.config.vae.checkpoint)
     there = path.is_file() or (ROOT / path).is_file()
@@ -230,10 +233,10 @@ def needs_vae(recipe: "VideoDiffusionTrainer", options: RunOptions) -> bool:
 
 
 def training_prompts(path: Path | None, width: int) -> TrainingPrompts:
-    """The text embeddings that stand for every clip, float32 on the CPU.
+    """The text embeddings that all clips share, float32 on the CPU.
 
-    Without a path: the released ones in ckpts/ for a model of their width, fixed random ones for any other. The null
-    text is `null` of the file or `null_emb.pt` of the folder; without it, one token of zeros.
+    Without a path they are the released ones in ckpts/ if the model has their width, and else fixed random ones. The
+    null text is `null` in the file or `null_emb.pt` in the folder, or else one token of zeros.
     """
     null: Tensor | None = None
     if path is not None and path.suffix == ".safetensors":

@@ -1,4 +1,4 @@
-"""One player's update within a step: losses, gradients over all parts of the batch, clipping, the optimiser's step."""
+"""Updates one player in a step: losses, gradients over all parts of the batch, clipping, optimiser step."""
 
 import hashlib
 from contextlib import AbstractContextManager, nullcontext
@@ -21,8 +21,8 @@ class PlayerUpdates:
     """The optimisers of a stage's players.
 
     Args:
-        stage: its networks are on their device and sharded.
-        settings: of the loop.
+        stage: the stage; its networks are already on the device and sharded.
+        settings: the settings of the loop.
         process: this rank.
     """
 
@@ -38,7 +38,7 @@ class PlayerUpdates:
         self._moved: set[str] = set()  # players
 
     def clear(self) -> None:
-        """Drop the optimisers' state and captured updates, before a checkpoint is loaded in the middle of a run."""
+        """Delete the optimisers' state and captured updates, before a checkpoint is loaded in the middle of a run."""
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
         if self.graphed is not None:
@@ -58,14 +58,14 @@ class PlayerUpdates:
         }
 
     def play(self, player: Player, step: int, steps: int, prepared: list[Any]) -> tuple[dict[str, Tensor], float]:
-        """One player's gradients and optimiser step.
+        """Compute the gradients of one player and do its optimiser step.
 
         Args:
-            step, steps: this step, from 0, and how many the run has.
+            step, steps: the number of this step, from 0, and the number of steps of the run.
             prepared: all parts of the step's batch.
 
         Returns:
-            mean losses and the gradients' norm, on the device; the learning rate.
+            mean losses and the gradient norm, on the device; the learning rate.
         """
         rate = learning_rate(player.optimizer, step, steps)
         set_learning_rate(self.optimizers[player.name], rate)
@@ -75,7 +75,7 @@ class PlayerUpdates:
         else:
             generators = [self.generator(step, micro_batch, player.name) for micro_batch in range(len(prepared))]
             scalars = self._update(player, prepared, generators)
-            for module in self.stage.modules.values():  # gradients that passed through other networks, too
+            for module in self.stage.modules.values():  # also those of networks that gradients only passed through
                 module.zero_grad(set_to_none=True)
         return scalars, rate
 
@@ -84,7 +84,7 @@ class PlayerUpdates:
         return self._update(player, [prepared], [generator])
 
     def _update(self, player: Player, prepared: list[Any], generators: list[torch.Generator]) -> dict[str, Tensor]:
-        """Gradients of one player over all parts of the step, then its optimiser; the mean losses and the norm."""
+        """Sum the gradients over all parts of the step, and do the optimiser step. Returns mean losses and the norm."""
         scalars: dict[str, Tensor] = {}
         for item, generator in zip(prepared, generators, strict=True):
             with self.autocast():
@@ -92,7 +92,7 @@ class PlayerUpdates:
             (losses["total"] / len(prepared)).backward()
             for name, value in losses.items():
                 value = value.detach()
-                mean = value if len(prepared) == 1 else value / len(prepared)  # one kernel launch less
+                mean = value if len(prepared) == 1 else value / len(prepared)  # saves a kernel launch
                 scalars[name] = scalars[name] + mean if name in scalars else mean
         for module in self.stage.modules.values():
             fsdp.reshard(module)
@@ -103,10 +103,10 @@ class PlayerUpdates:
         return scalars
 
     def _pass_through_others(self, player: Player) -> None:
-        """Switch off weight gradients of the other players' networks.
+        """Switch off gradients for the weights of the other players' networks.
 
-        FSDP fixes the dtype of its gradient reduction at first use, from the weights that require gradients. So the
-        weights of a sharded network keep requiring them until its player has been updated once.
+        FSDP fixes the dtype of its gradient reduction at first use, from the weights that require gradients. The
+        weights of a sharded network therefore require gradients until its player has been updated once.
         """
         for other in self.stage.players if len(self.stage.players) > 1 else ():
             updated = other.name == player.name
@@ -118,7 +118,7 @@ class PlayerUpdates:
 
     @staticmethod
     def _clip(player: Player, parameters: list[nn.Parameter]) -> Tensor:
-        """Clip the gradients to the player's limit; returns their norm before clipping."""
+        """Clip the gradients to the player's limit. Returns their norm before clipping."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
             raise ValueError(f"no gradient reached player {player.name}: its loss does not depend on its networks")
@@ -128,14 +128,14 @@ class PlayerUpdates:
         return norm
 
     def autocast(self) -> AbstractContextManager[object]:
-        """A context in which losses are computed in the precision of the run."""
+        """A context with the autocast precision of the run."""
         if not self.bf16:
             return nullcontext()
         # A captured update must not reuse casts of weights from an earlier one.
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self.graphed is None)
 
     def generator(self, step: int, micro_batch: int, purpose: str) -> torch.Generator:
-        """The generator of one purpose in one part of one step on this rank, on the device."""
+        """A generator on the device, seeded for one purpose in one part of one step on this rank."""
         return torch.Generator(self.device).manual_seed(self._seed(step, micro_batch, purpose))
 
     def _seed(self, step: int, micro_batch: int, purpose: str) -> int:

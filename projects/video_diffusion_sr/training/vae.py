@@ -1,6 +1,6 @@
 """Training of the causal VAE (SeedVR, arXiv 2501.01320, section 3.2): L1, perceptual, adversarial and KL losses.
 
-Clips of all lengths, images among them, are [B, 3, T, H, W] with T = 1 + kf (f: the VAE's compression in time).
+Clips, including images, are [B, 3, T, H, W] with T = 1 + kf, where f is the VAE's compression in time.
 """
 
 import copy
@@ -31,13 +31,13 @@ from projects.video_diffusion_sr.training.stage import Batch, Player, Stage, Wor
 
 logger = get_logger(__name__)
 
-TRAINING_OPERATIONS = 3  # a forward pass, and a backward pass of twice its work
-MAX_LOGGED_WIDTH = 512  # pixels of a picture for TensorBoard
+TRAINING_OPERATIONS = 3  # work in forward passes: one forward pass, and a backward pass that counts as two
+MAX_LOGGED_WIDTH = 512  # width in pixels of a picture for TensorBoard
 
 
 @dataclass(frozen=True)
 class VaeWeights:
-    """Weights of the losses, which are means over pixels, latents, patches, or pictures."""
+    """Loss weights. Losses are means over pixels (l1), pictures (perceptual), latents (kl), and patches (gan)."""
 
     l1: float = 1.0
     perceptual: float = 1.0
@@ -47,11 +47,11 @@ class VaeWeights:
 
 @dataclass(frozen=True)
 class VaeGan:
-    """The adversarial part.
+    """The adversarial loss of the VAE.
 
-    kind: "hinge" or "rpgan" (relativistic: real and reconstructed clips in pairs).
-    start: the first step in which the discriminator is updated and its loss counts for the VAE.
-    channels: of the discriminator.
+    kind: "hinge" or "rpgan" (relativistic: compares a reconstructed clip with the real one).
+    start: the first step in which the discriminator is updated and the adversarial loss is used.
+    channels: the widths of the discriminator's layers.
     """
 
     kind: str = "hinge"
@@ -67,8 +67,8 @@ class VaeGan:
 class VaeSettings:
     """The section `vae` of a training YAML.
 
-    perceptual_weights: a safetensors file with VGG-16 and LPIPS weights (`models.perceptual` names them); without one
-        there is no perceptual loss.
+    perceptual_weights: a safetensors file with VGG-16 and LPIPS weights, under the names in `models.perceptual`;
+        null: no perceptual loss.
     """
 
     weights: VaeWeights = field(default_factory=VaeWeights)
@@ -79,11 +79,11 @@ class VaeSettings:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Clips for the VAE.
+    """A batch of clips for the VAE.
 
-    names: one a clip.
-    step: which step of the run they are for.
-    clips: groups of equal shape, each [B, 3, T, H, W], uint8, or float in [-1, 1].
+    names: the identity of each clip.
+    step: the step of the run to which the batch belongs.
+    clips: groups of clips of one shape, each [B, 3, T, H, W], uint8, or float in [-1, 1].
     """
 
     names: Sequence[str]
@@ -107,12 +107,12 @@ class PreparedClips:
 
 
 class VaeStage(Stage):
-    """The VAE, trained against pixels, and from `gan.start` on against a discriminator as well.
+    """Trains the VAE to reconstruct pixels, and from step `gan.start` on also against a discriminator.
 
     Args:
-        vae: float32, on the CPU; its whole clip goes through at once.
+        vae: the VAE, float32, on the CPU. It processes whole clips, without slices.
         settings: losses and optimisers.
-        ema_decay: of the exported weights.
+        ema_decay: the decay of the exported average.
     """
 
     name = "vae"
@@ -137,7 +137,7 @@ class VaeStage(Stage):
                 "projects/perceptual_weights.py makes one"
             )
         self.parallel: Parallel | None = None
-        self._shapes_only = copy.deepcopy(vae).to("meta")  # to count operations with, before anything is compiled
+        self._shapes_only = copy.deepcopy(vae).to("meta")  # for counting operations; copied before compilation
         self._flops: dict[tuple[int, ...], float] = {}
 
     def share_clips(self, parallel: Parallel) -> None:
@@ -178,7 +178,7 @@ class VaeStage(Stage):
 
     @staticmethod
     def _rows(parallel: Parallel, latent_rows: int) -> SharedClip:
-        """How the ranks of a group share pictures; ValueError where a rank would have no row."""
+        """The row blocks of the ranks in a group; ValueError if a rank would have no row."""
         if latent_rows < parallel.size:
             raise ValueError(
                 f"sp_size {parallel.size}: a picture of {latent_rows} latent rows cannot be shared by so many "
@@ -226,25 +226,25 @@ class VaeStage(Stage):
         return Work(sum(s[0] for s in shapes), sum(TRAINING_OPERATIONS * s[0] * self._forward_flops(s) for s in shapes))
 
     def _forward_flops(self, shape: tuple[int, ...]) -> float:
-        """Of one clip through encoder and decoder, the discriminator left out; counted once a shape, without data."""
+        """Operations of encoder and decoder for one clip, counted once per shape on the meta device."""
         if shape[2:] not in self._flops:
             self._flops[shape[2:]] = vae_flops(self._shapes_only, shape[2:])
         return self._flops[shape[2:]]
 
 
 def in_model_range(clip: Tensor) -> Tensor:
-    """uint8, or float in [-1, 1] already, of any shape -> float32 in [-1, 1]."""
+    """Convert a clip of any shape, uint8 or float in [-1, 1], to float32 in [-1, 1]."""
     return uint8_to_model(clip) if clip.dtype == torch.uint8 else clip.float()
 
 
 def kl_divergence(posterior: DiagonalGaussian) -> Tensor:
-    """Mean over all latents, in float32: exp of a bfloat16 log-variance is coarse."""
+    """The KL divergence from a standard normal, averaged over latents; float32, since exp of bfloat16 is coarse."""
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
 def generator_loss(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
-    """The adversarial loss of the VAE. Logits have any one shape; only "rpgan" reads `real`."""
+    """The adversarial loss of the VAE. Both logits have the same shape; only "rpgan" uses `real`."""
     if kind == "hinge":
         return -fake.float().mean()
     assert real is not None
@@ -252,7 +252,7 @@ def generator_loss(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
-    """The loss of the discriminator. Logits have any one shape."""
+    """The loss of the discriminator. Both logits have the same shape."""
     real, fake = real.float(), fake.float()
     if kind == "hinge":
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
@@ -260,11 +260,11 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def shares_of_pixels(clips: Sequence[Tensor]) -> Tensor:
-    """Each group's share of all pixels, [groups], so that every pixel has the same weight."""
+    """The fraction of all pixels that each group has, [groups]; as weights, they make all pixels count equally."""
     sizes = torch.tensor([clip.numel() for clip in clips], dtype=torch.float64)
     return (sizes / sizes.sum()).float().to(clips[0].device)
 
 
 def build_vae_stage(vae: VideoAutoencoderKL, section: Mapping[str, Any] | None, ema_decay: float) -> VaeStage:
-    """The stage, with the settings of the section `vae` of a training YAML."""
+    """Build the stage with the settings in the section `vae` of a training YAML."""
     return VaeStage(vae, settings_from(VaeSettings, section, "train.vae."), ema_decay)

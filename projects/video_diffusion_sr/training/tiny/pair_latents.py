@@ -1,4 +1,4 @@
-"""Sets of pairs as latents on the GPU, read one after another during training."""
+"""Encodes sets of pairs to latents on the GPU, one set after another during training."""
 
 import time
 from collections.abc import Iterator
@@ -21,20 +21,20 @@ from projects.video_diffusion_sr.training.stage import BatchSource
 
 logger = get_logger(__name__)
 
-PIXELS_AT_ONCE = 8_000_000  # frames x height x width through the encoder in one pass
-POLL_S, PATIENCE_S = 1.0, 900.0  # between two checks for a set; until the wait for it fails
+PIXELS_AT_ONCE = 8_000_000  # frames x height x width that are encoded in one pass
+POLL_S, PATIENCE_S = 1.0, 900.0  # time between two checks for a set; time after which waiting fails
 
 
 @dataclass(frozen=True)
 class ConditionMixing:
-    """Mix conditions with the ground truth, so that a good input passes unharmed.
+    """Mixes conditions with the ground truth, so that the model learns to leave a good input unchanged.
 
-    Synthetic degradation never shows the model a sharp input, which users have; without such pairs it is free to do
-    anything to one. A mixed condition is the degraded latent moved towards the truth's by a share.
+    Synthetic degradation never gives a sharp input, but users have such inputs. A mixed condition is an interpolation
+    between the degraded latent and that of the ground truth.
 
     Attributes:
-        mixed: how many of the samples are moved by a share drawn evenly from [0, 1].
-        clean: how many are moved all the way.
+        mixed: the fraction of samples whose interpolation weight is uniform in [0, 1].
+        clean: the fraction of samples whose condition is the ground truth.
     """
 
     mixed: float = 0.0
@@ -47,17 +47,18 @@ class ConditionMixing:
             )
 
     def shares(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """How far each of `count` conditions is moved towards its truth, [count] in [0, 1]."""
+        """Draw the weight of the ground truth in each of `count` conditions, [count] in [0, 1]."""
         kind, share = generator.random((2, count))
         return np.where(kind < self.clean, 1.0, np.where(kind < self.clean + self.mixed, share, 0.0))
 
 
 @dataclass(frozen=True)
 class SetPlan:
-    """Which sets of pairs a batch is drawn from. It depends on the step, not on the speed of the machine.
+    """Decides from which sets of pairs a batch is drawn, by its number and not by the speed of the machine.
 
-    first: number of sets read before the first batch. every: batches between two further sets. last: number of all
-        sets.
+    first: number of sets that are read before the first batch.
+    every: number of batches after which one more set is read.
+    last: number of all sets.
     """
 
     first: int
@@ -70,15 +71,16 @@ class SetPlan:
 
 
 class PairLatents(BatchSource):
-    """Batches of one size each, of about `budget` latent positions; batch n follows from (seed, n) and the plan.
+    """Batches of latents from sets of pairs. Batch n depends only on (seed, n) and the plan.
 
-    One size a batch keeps the transformer's layouts few, and each is a CUDA graph of its own. Square pairs are encoded
-    transposed as well; others would add sizes. Posterior means are kept alone, so `vae.use_sample` must be false.
+    All samples of a batch have one size. The transformer then needs few layouts and a CUDA graph for each. Square pairs
+    are encoded transposed as well; transposing others would add sizes. Only posterior means are kept, so
+    `vae.use_sample` must be false.
 
     Args:
-        vae: encodes on the device it is on.
-        folder: holds `set_000`, `set_001`, ..., or will; a set that a batch needs is waited for.
-        budget: latent positions (t x h x w) of a batch.
+        vae: encodes pairs, on its device.
+        folder: the folder of `set_000`, `set_001`, ... A set that a batch needs and that does not exist is waited for.
+        budget: about the number of latent positions (t x h x w) of a batch.
         mixing: how conditions are mixed with the ground truth.
     """
 
@@ -99,10 +101,10 @@ class PairLatents(BatchSource):
         self.names: dict[Size3, list[str]] = {}
 
     def read(self, count: int) -> None:
-        """Encode sets until `count` have been read.
+        """Read and encode sets until their number is `count`.
 
         Raises:
-            FileNotFoundError: a set was not written in time.
+            FileNotFoundError: a set was not written within `PATIENCE_S`.
         """
         if count <= self.sets_read:
             return
@@ -122,9 +124,9 @@ class PairLatents(BatchSource):
 
     @torch.no_grad()
     def _add(self, hq: Tensor, lq: Tensor, names: list[str], transposed: bool) -> None:
-        """Pairs uint8 [N, T, H, W, 3] and [N, T, h, w, 3] -> latents, kept on the device.
+        """Encode pairs uint8 [N, T, H, W, 3] and [N, T, h, w, 3], and keep the latents on the device.
 
-        Pairs are mirrored left to right when they are cut; `transposed` puts rows for columns.
+        `transposed` swaps height and width. (Pairs are mirrored left to right when they are made.)
         """
         at_once = max(1, PIXELS_AT_ONCE // hq[0, ..., 0].numel())
         for start in range(0, len(hq), at_once):
@@ -143,7 +145,7 @@ class PairLatents(BatchSource):
             self.names.setdefault(size, []).extend(name + mark for name in names[start : start + at_once])
 
     def _join(self) -> None:
-        """Chunks of one size as one tensor, so that a batch is one gather."""
+        """Concatenate the chunks of each size, so that a batch is one gather."""
         for size, chunks in self.latents.items():
             if len(chunks) > 1:
                 self.latents[size] = [(torch.cat([hq for hq, _ in chunks]), torch.cat([lq for _, lq in chunks]))]
@@ -155,9 +157,9 @@ class PairLatents(BatchSource):
             number += 1
 
     def batch(self, number: int) -> PosteriorBatch:
-        """Batch `number`: a size drawn by its share of all latent positions, then samples with replacement.
+        """Batch `number`. Its size is drawn in proportion to the latent positions of that size, then its samples.
 
-        Sets stay in memory once they are read, so read batches in order.
+        Read batches in order, because sets stay in memory once they are read.
         """
         self.read(self.plan.count(number))
         generator = slot_generator(self.seed, number, 0)
@@ -180,7 +182,7 @@ class PairLatents(BatchSource):
 
 
 def wait_for(path: Path) -> None:
-    """Wait until a file exists; FileNotFoundError after `PATIENCE_S`."""
+    """Wait until a file exists; FileNotFoundError after `PATIENCE_S` seconds."""
     for _ in range(int(PATIENCE_S / POLL_S)):
         if path.is_file():
             return

@@ -1,10 +1,10 @@
-"""PCA initialisation of a VAE: principal components of small blocks of pixels in, the same components out.
+"""PCA initialisation of a VAE: its latents start as the principal components of small blocks of pixels.
 
-From PyTorch's random weights a small VAE spends thousands of steps on finding what a linear map can do (25.5 dB on four
-Kodak pictures after 3,200 steps; this start has 29.0), because norms stand in the way of brightness and contrast.
-Here the skip path carries the components through the whole network, residual branches start at zero, and the two norms
-that close encoder and decoder are made nearly linear: silu(x) - silu(-x) = x, and constant channels hold the norm's
-statistics still. For VAEs of three levels whose second halving also halves time: blocks of 2 frames x 4 x 4 pixels.
+From random weights, a small VAE needs thousands of steps to learn what a linear map can do (25.5 dB on four Kodak
+pictures after 3,200 steps; this initialisation has 29.0 dB), because its norms remove brightness and contrast. Here the
+skip connections carry the components through the whole network, and residual branches start at zero. The last norms of
+encoder and decoder are made nearly linear: silu(x) - silu(-x) = x, and constant channels keep the norms' statistics
+nearly constant. The VAE must have three levels, and halve time in the second: a block is 2 frames x 4 x 4 pixels.
 """
 
 import torch
@@ -15,20 +15,20 @@ from models.video_vae_v3.modules.blocks import FrameAttention, ResnetBlock
 from models.video_vae_v3.modules.decoder import Decoder3D
 from models.video_vae_v3.modules.encoder import Encoder3D
 
-RGB, HALF, BLOCK = 3, 12, 96  # features of a pixel, of 2x2 pixels, of 2x2 of those in two frames
-STEADY = 9.0  # energy of the constant channels over that of the signal
+RGB, HALF, BLOCK = 3, 12, 96  # features of a pixel, of 2x2 pixels, and of a block of 2 frames x 4 x 4 pixels
+STEADY = 9.0  # energy of the constant channels, divided by that of the signal
 FIRST_LOGVAR = -7.0
 
 
 @torch.no_grad()
 def start_from_components(vae: VideoAutoencoderKL, clips: Tensor) -> None:
-    """Set the weights of a fresh VAE.
+    """Initialise the weights of a new VAE, in place.
 
     Args:
-        clips: [B, 3, T, H, W] in [-1, 1], T odd, from which the components are taken.
+        clips: [B, 3, T, H, W] in [-1, 1], T odd, from which the components are computed.
 
     Raises:
-        ValueError: a VAE of other sizes.
+        ValueError: the VAE has other sizes.
     """
     widths = [block.resnets[0].conv2.out_channels for block in vae.encoder.down_blocks]
     c = vae.latent_channels
@@ -51,10 +51,10 @@ def start_from_components(vae: VideoAutoencoderKL, clips: Tensor) -> None:
 
 
 def components(clips: Tensor, count: int, latents: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [96], the first `count` principal components [count, 96], and a gain for each of the first `latents`.
+    """Mean [96], the first `count` principal components [count, 96], and the gain of each of the first `latents`.
 
-    Gains bring the components half-way (in decibels) to equal spread: large ones still count for more, as they do in
-    pixels, and a diffusion model has no channel that is nothing but noise.
+    A gain is the inverse square root of the component's deviation, halfway (in decibels) to equal deviations. Large
+    components still have more weight, as in pixels, and no channel of a diffusion model is only noise.
     """
     x = blocks(clips)
     mean = x.mean(0)
@@ -72,7 +72,7 @@ def blocks(clips: Tensor) -> Tensor:
 
 
 def silence(conv: nn.Conv3d | nn.Linear) -> None:
-    """Weights and bias to zero."""
+    """Set the weights and the bias to zero."""
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(bias_of(conv))
 
@@ -139,7 +139,7 @@ def _decoder(decoder: Decoder3D, mean: Tensor, basis: Tensor, gain: Tensor, c: i
 
 
 def carry(conv: nn.Conv3d, count: int) -> None:
-    """The first `count` channels pass unchanged; what the others compute stays random."""
+    """Make the first `count` channels pass unchanged; the other output channels keep their random weights."""
     conv.weight[:count] = 0
     bias_of(conv)[:count] = 0
     for i in range(count):
@@ -147,15 +147,16 @@ def carry(conv: nn.Conv3d, count: int) -> None:
 
 
 def carry_all(conv: nn.Conv3d) -> None:
-    """Every channel passes unchanged."""
+    """Make every channel pass unchanged."""
     carry(conv, min(conv.in_channels, conv.out_channels))
 
 
 def signed(conv: nn.Conv3d, matrix: Tensor, count: int, variance: Tensor) -> Tensor:
-    """Outputs: signal, minus signal, constants of both signs; returns the deviation that the norm divides by.
+    """Make the outputs the signal, minus the signal, and constants. Returns the deviation by which the norm divides.
 
     Args:
-        matrix: [count, inputs] of the signal. variance: [count] of the signal.
+        matrix: [count, inputs], the map from inputs to the signal.
+        variance: [count], the variance of the signal.
     """
     silence(conv)
     conv.weight[:count, : matrix.shape[1], 0, 0, 0] = matrix
