@@ -122,7 +122,7 @@ def shard(
     Args:
         units: the submodules that are gathered one at a time, usually the blocks.
         strategy: a key of `STRATEGIES`.
-        mesh: the mesh from `mesh_for`.
+        mesh: the mesh from `training_mesh`.
         bf16: gather weights and compute in bfloat16; sharded weights and the reduction of gradients stay float32.
         entry_points: methods apart from `forward` that use the weights.
     """
