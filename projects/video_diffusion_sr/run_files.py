@@ -71,7 +71,7 @@ def survey(
     return Survey(total, clips, {Path(path): size for path, size, _ in rows}, failed)
 
 
-def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange, history: History) -> list | str:
+def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange, history: History) -> list[Any] | str:
     """[number of files, failed ones, [path, bytes, fields of its `Clip`] of the others]; a sentence of refusal."""
     try:
         files = find_inputs(args)
