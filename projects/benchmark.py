@@ -145,7 +145,7 @@ def choose(args: argparse.Namespace, settings: RunSettings, parallel: Parallel, 
     return budget.plan(given)
 
 
-def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
+def measure(args: argparse.Namespace, parallel: Parallel) -> dict[str, Any]:
     """Everything that the table shows, as numbers: seconds, GiB, bytes, TFLOP/s, shares of the floor."""
     preset, request, device = PRESETS[args.preset], read_request(args), parallel.process.device
     settings = resolve(preset, request, device)
@@ -180,7 +180,7 @@ def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
     return result
 
 
-def add_operations(stages: dict[str, dict], settings: RunSettings, clip: NoiseClip, ranks: int) -> None:
+def add_operations(stages: dict[str, dict[str, Any]], settings: RunSettings, clip: NoiseClip, ranks: int) -> None:
     """TFLOP of every stage, and TFLOP/s a rank beside the floor, added to its times."""
     frames, size = clip.frames, settings.geometry.network_size(clip.info.height, clip.info.width)
     vae = settings.vae
@@ -194,7 +194,7 @@ def add_operations(stages: dict[str, dict], settings: RunSettings, clip: NoiseCl
         stages[name]["share_of_floor"] = stages[name]["tflop_s"] / PEAK_TFLOPS
 
 
-def table(result: dict) -> str:
+def table(result: dict[str, Any]) -> str:
     """The stages as rows."""
     lines = [f"{'stage':<12} {'seconds':>9} {'peak GiB of each rank':>22} {'TFLOP':>9} {'TFLOP/s':>8} {'of floor':>8}"]
     for name, row in result["stages"].items():
@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None, started: float | None = None) -
     return 0
 
 
-def time_operations(args: argparse.Namespace, device: torch.device, result: dict) -> None:
+def time_operations(args: argparse.Namespace, device: torch.device, result: dict[str, Any]) -> None:
     """Single kernels and convolutions, printed and added to the result."""
     if args.each_kernel:
         from projects.benchmarking.kernels import kernel_table, measure_kernels

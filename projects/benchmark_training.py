@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -92,7 +93,7 @@ def latent_sizes(clips: Sequence[str], recipe: VideoDiffusionTrainer) -> list[Si
     return sizes
 
 
-def make_trainer(args: argparse.Namespace, model: DictConfig, train: Mapping, process: Process) -> Trainer:
+def make_trainer(args: argparse.Namespace, model: DictConfig, train: Mapping[str, Any], process: Process) -> Trainer:
     """The loop on random weights, without batches yet."""
     loop, _, section = split_settings(train, args.stage)
     if loop.precision == "bf16":
@@ -160,7 +161,7 @@ def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str
     return memory(of_stage, dit.config, tokens, sharding, recipe.recompute)
 
 
-def table(clips: Sequence[str], found: Mapping, predicted: Mapping, peak_rate: float | None) -> str:
+def table(clips: Sequence[str], found: Mapping[str, Any], predicted: Mapping[str, Any], peak_rate: float | None) -> str:
     """What was measured and what predicted for one batch, in lines."""
     rate = found["flops"] / found["seconds"]
     used = "" if peak_rate is None else f", MFU {rate / peak_rate:.1%}"

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -23,7 +24,7 @@ from data.training.sampling import ClipShape
 from projects.program import new_parser, run_program
 
 
-def clips_per_second(folder: Path, shape: ClipShape, count: int, workers: int, recipe: dict) -> float:
+def clips_per_second(folder: Path, shape: ClipShape, count: int, workers: int, recipe: dict[str, Any]) -> float:
     """The rate of `make_pairs`, cropping included, less the start of the processes (a short run)."""
     config = SamplerConfig(cache_bytes=1 << 28)
     seconds = []

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -87,7 +87,7 @@ def encode_part(
     args.output.mkdir(parents=True, exist_ok=True)
     source = make_source("diffusion", args.data, data, share, process, args.output / "sources.json")
 
-    def pixels(done: int) -> Iterator[list[dict]]:
+    def pixels(done: int) -> Iterator[list[dict[str, Any]]]:
         if done:
             logger.info("going on after %d of %d batches", done, share.steps)
         for number, batch in enumerate(source.batches(done), done):

@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -81,7 +82,7 @@ class Evidence:
         output: with `pairs`; gets a folder for every training and `rows/NAME.npy` for every row.
     """
 
-    def __init__(self, recipe: dict, held_out: Path, output: Path, process: Process) -> None:
+    def __init__(self, recipe: dict[str, Any], held_out: Path, output: Path, process: Process) -> None:
         self.recipe, self.output, self.process = recipe, output, process
         config = load_config(recipe["config"], recipe["model"])
         self.vae = build_vae(config.vae, Path(config.vae.checkpoint), process.device, torch.float32)
@@ -147,7 +148,7 @@ class Evidence:
         """The weights at the end of a training."""
         return self.output / name / "export/dit.safetensors"
 
-    def train(self, name: str, make: Callable[[], LatentStage], section: dict) -> tuple[Path, LatentStage]:
+    def train(self, name: str, make: Callable[[], LatentStage], section: dict[str, Any]) -> tuple[Path, LatentStage]:
         """Exported weights, and a stage that holds them; not trained again where they are there."""
         exported = self.exported(name)
         torch.manual_seed(self.recipe["seed"])
@@ -203,7 +204,7 @@ class Evidence:
         return self.train("diffusion", make, section)
 
 
-def train(recipe: dict, args: argparse.Namespace) -> None:
+def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     """All rows, as pictures."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -229,7 +230,7 @@ def rows_of(output: Path) -> Iterator[str]:
             yield path.stem
 
 
-def measure(_recipe: dict, args: argparse.Namespace) -> None:
+def measure(_recipe: dict[str, Any], args: argparse.Namespace) -> None:
     """Every row against the truths, into `args.rows`; what it has already is kept."""
     kept = []
     if args.rows.is_file():

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -61,7 +62,7 @@ METRIC_CLIPS = 40  # of each set, for the linear decoder
 STOPPED = 3  # exit status of a run that was asked to stop
 
 
-def make_pairs(recipe: dict, data: Sequence[str], output: Path) -> None:
+def make_pairs(recipe: dict[str, Any], data: Sequence[str], output: Path) -> None:
     """Write the sets of pairs that do not exist yet, `output/pairs/set_000` and following."""
     section, folder = recipe["pairs"], output / "pairs"
     names = section["sets"] * section["rounds"]
@@ -78,7 +79,7 @@ def make_pairs(recipe: dict, data: Sequence[str], output: Path) -> None:
             logger.info("set %d of %d: %d pairs", number + 1, len(sets), len(pairs.hq))
 
 
-def train_vae(recipe: dict, data: Sequence[str], output: Path) -> None:
+def train_vae(recipe: dict[str, Any], data: Sequence[str], output: Path) -> None:
     """The VAE, from pictures that stay on the device; `output/vae/export/vae.safetensors`, its latents' spread 1."""
     section = recipe["vae"]
     torch.manual_seed(recipe["seed"])
@@ -97,7 +98,7 @@ def train_vae(recipe: dict, data: Sequence[str], output: Path) -> None:
         write_normalized_vae(trained, islice(source.batches(0), STATISTICS_BATCHES), exported)
 
 
-def fit(recipe: dict, _data: Sequence[str], output: Path, vae_weights: Path | None = None) -> None:
+def fit(recipe: dict[str, Any], _data: Sequence[str], output: Path, vae_weights: Path | None = None) -> None:
     """The transformer, in one step: `output/fit/export/dit.safetensors`.
 
     Args:
@@ -126,7 +127,9 @@ def fit(recipe: dict, _data: Sequence[str], output: Path, vae_weights: Path | No
         train(recipe, section["loop"], stage, source, output / "fit", process)
 
 
-def train(recipe: dict, loop: dict, stage: Stage, source: BatchSource, folder: Path, process: Process) -> None:
+def train(
+    recipe: dict[str, Any], loop: dict[str, Any], stage: Stage, source: BatchSource, folder: Path, process: Process
+) -> None:
     """Run a stage to its last step; SystemExit where it is asked to stop."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True

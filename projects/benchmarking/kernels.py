@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Row:
     tflop_s: float
 
 
-def measure_kernels(device: torch.device) -> list[dict]:
+def measure_kernels(device: torch.device) -> list[dict[str, Any]]:
     """One row a kernel, on CUDA at 720p sizes in bfloat16, elsewhere small in float32."""
     large = device.type == "cuda"
     dtype = torch.bfloat16 if large else torch.float32
@@ -55,7 +56,7 @@ def measure_kernels(device: torch.device) -> list[dict]:
     return rows
 
 
-def kernel_table(rows: list[dict]) -> str:
+def kernel_table(rows: list[dict[str, Any]]) -> str:
     lines = [f"{'kernel':<28} {'size':<26} {'own ms':>9} {'plain ms':>9} {'gain':>6} {'TB/s':>6} {'TFLOP/s':>8}"]
     for row in rows:
         lines.append(

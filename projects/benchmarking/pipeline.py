@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ class StageTimes:
     sent: dict[str, int]
 
 
-def time_stages(pipeline: Pipeline, runs: int, warm_up: int, whole: bool) -> dict[str, dict]:
+def time_stages(pipeline: Pipeline, runs: int, warm_up: int, whole: bool) -> dict[str, dict[str, Any]]:
     """Every stage's `StageTimes`, the median of `runs` after `warm_up` runs of all stages.
 
     Args:
@@ -133,6 +134,6 @@ def one_run(run: Callable[[], None], restorer: Restorer) -> StageTimes:
     return StageTimes(max(row[0] for row in rows), tuple(row[1] for row in rows), sent)
 
 
-def _middle(of_stage: list[StageTimes]) -> dict:
+def _middle(of_stage: list[StageTimes]) -> dict[str, Any]:
     peaks = tuple(max(column) for column in zip(*(times.peak_gib for times in of_stage), strict=True))
     return asdict(StageTimes(median(times.seconds for times in of_stage), peaks, of_stage[-1].sent))

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -87,7 +88,7 @@ class RandomLatents(BatchSource):
             yield self.batch
 
 
-def random_stage(kind: str, recipe: RandomRecipe, section: Mapping | None) -> LatentStage:
+def random_stage(kind: str, recipe: RandomRecipe, section: Mapping[str, Any] | None) -> LatentStage:
     """A stage of a training YAML; `distill` is a round without guidance, the most frequent kind."""
     width = recipe.config.dit.model.txt_in_dim
     prompts, where = TrainingPrompts(*seeded_prompts(width, TEXT_TOKENS)), f"train.{kind}."

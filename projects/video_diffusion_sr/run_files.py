@@ -74,7 +74,7 @@ def survey(
     return Survey(total, clips, {Path(path): size for path, size, _ in rows}, failed)
 
 
-def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange, history: History) -> list | str:
+def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange, history: History) -> list[Any] | str:
     """Check the files. Returns [number of files, number of failed ones, [path, bytes, fields of its `Clip`] of the
     others], or a refusal."""
     try:

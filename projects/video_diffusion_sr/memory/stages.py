@@ -41,7 +41,7 @@ class Stages:
         self.plan = MemoryPlan(direct_schedule(vae.split_size, len(vae.levels)))  # until `apply_plan`
         self.times = StageTimes(device)
         self._stage: str | None = None
-        self._memory: weakref.ref | None = None
+        self._memory: weakref.ref[ClipMemory | TileMemories] | None = None
         self._residency: Residency | None = None
         self._replays = ReplayedCalls(device)
         if plans:

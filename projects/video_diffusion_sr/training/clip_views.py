@@ -1,10 +1,14 @@
 """Two views of a dataset of pairs: single held-out clips for validation, and clips without pairs for the VAE."""
 
-from typing import Any
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from data.training.clip_dataset import ClipDataset
+
+if TYPE_CHECKING:
+    from projects.video_diffusion_sr.training.vae import ClipBatch
 
 
 class HeldOut:
@@ -30,13 +34,13 @@ class HeldOut:
         return self._kept[number]
 
 
-class VaeClips(torch.utils.data.Dataset):
+class VaeClips(torch.utils.data.Dataset["ClipBatch"]):
     """The ground truths of a dataset of pairs, grouped by size, for the VAE's stage."""
 
     def __init__(self, dataset: ClipDataset, accumulation: int) -> None:
         self.dataset, self.accumulation = dataset, accumulation
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, number: int) -> "ClipBatch":
         return clips_for_vae(self.dataset[number], number // self.accumulation)
 
     def fill(self, number: int) -> float:
@@ -44,11 +48,11 @@ class VaeClips(torch.utils.data.Dataset):
         return self.dataset.fill(number)
 
 
-def clips_for_vae(samples: list[dict], step: int) -> Any:
+def clips_for_vae(samples: list[dict[str, Any]], step: int) -> "ClipBatch":
     """The batch of the VAE's stage for step `step` of the run, from samples with `hq`."""
     from projects.video_diffusion_sr.training.vae import ClipBatch
 
-    groups: dict[tuple, list[dict]] = {}
+    groups: dict[tuple[Hashable, ...], list[dict[str, Any]]] = {}
     for sample in samples:
         groups.setdefault(tuple(sample["hq"].shape), []).append(sample)
     clips = tuple(torch.stack([s["hq"] for s in group]).movedim(-1, 1) for group in groups.values())

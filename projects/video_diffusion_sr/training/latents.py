@@ -89,7 +89,7 @@ class LatentEncoder:
             mean = mean + (0.5 * logvar.float()).exp() * noise
         return mean * self.scaling_factor
 
-    def _posterior_batch(self, samples: list[dict], device: torch.device | str) -> PosteriorBatch:
+    def _posterior_batch(self, samples: list[dict[str, Any]], device: torch.device | str) -> PosteriorBatch:
         names = tuple(sample["identity"] for sample in samples)
         texts = tuple(s["text"].to(device, torch.float32) if "text" in s else None for s in samples)
         if "hq_mean" in samples[0]:
@@ -137,7 +137,7 @@ def _packed_batch(
     return PosteriorBatch(hq_mean, hq_logvar, lq_mean, lq_logvar, tuple(packed[0][1]), names, texts)
 
 
-def pixels_of(sample: dict, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def pixels_of(sample: dict[str, Any], device: torch.device | str) -> tuple[Tensor, Tensor]:
     """The ground truth and the enlarged degraded clip of a sample, [3, T, H, W] float32 in [-1, 1] on the device."""
     hq, lq = (sample[name].to(device, non_blocking=True) for name in ("hq", "lq"))
     if hq.dtype == torch.uint8:

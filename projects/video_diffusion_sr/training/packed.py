@@ -4,7 +4,7 @@ Letters: B samples · L0 latent positions of all samples · c latent channels.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -76,7 +76,7 @@ class ShapeCache:
         self, device: torch.device | str, capacity: int = 64, sequence_group: SequenceGroup | None = None
     ) -> None:
         self.device, self.capacity, self.sequence_group = device, capacity, sequence_group
-        self._kept: OrderedDict[tuple, Shapes | ClipLayout] = OrderedDict()
+        self._kept: OrderedDict[tuple[Hashable, ...], Shapes | ClipLayout] = OrderedDict()
 
     def shapes(self, sizes: Sequence[Size3]) -> Shapes:
         """See `Shapes`."""
@@ -91,7 +91,7 @@ class ShapeCache:
         assert isinstance(layout, ClipLayout)
         return layout
 
-    def _get(self, key: tuple, build: Callable[[], Shapes | ClipLayout]) -> Shapes | ClipLayout:
+    def _get(self, key: tuple[Hashable, ...], build: Callable[[], Shapes | ClipLayout]) -> Shapes | ClipLayout:
         if key not in self._kept:
             self._kept[key] = build()
             while len(self._kept) > self.capacity:

@@ -61,7 +61,7 @@ class LoadedSource(BatchSource):
     def __init__(self, dataset: Any, last: int, workers: int) -> None:
         self.dataset, self.last, self.workers = dataset, last, workers
 
-    def batches(self, start: int) -> Iterator[list[dict]]:
+    def batches(self, start: int) -> Iterator[list[dict[str, Any]]]:
         return iter(make_loader(self.dataset, start, self.last, self.workers))
 
     def fill(self, number: int) -> float | None:
