@@ -80,7 +80,7 @@ def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Proc
 
     def pixels(done: int) -> Iterator[list[dict]]:
         if done:
-            logger.info("going on after %d of %d batches", done, share.steps)
+            logger.info("continuing after %d of %d batches", done, share.steps)
         for number, batch in enumerate(source.batches(done), done):
             process.alive(f"encoding batch {number}")
             pairs = [pixels_of(sample, process.device) for sample in batch]
