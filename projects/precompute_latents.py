@@ -89,7 +89,7 @@ def encode_part(
 
     def pixels(done: int) -> Iterator[list[dict[str, Any]]]:
         if done:
-            logger.info("going on after %d of %d batches", done, share.steps)
+            logger.info("continuing after %d of %d batches", done, share.steps)
         for number, batch in enumerate(source.batches(done), done):
             process.alive(f"encoding batch {number}")
             assert isinstance(batch, list), "pixels come as samples"

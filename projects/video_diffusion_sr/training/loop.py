@@ -133,7 +133,7 @@ class Trainer:
                 if self.checkpoints.due(self.step) or last or stopping:
                     self.save(wait=last or stopping)
                 if stopping and not last:
-                    logger.info("stopped after step %d of %d; the same command goes on", self.step, self.settings.steps)
+                    logger.info("stopped after step %d of %d; the same command resumes", self.step, self.settings.steps)
                     return False
         export_averages(self.stage, self.emas, self.folder, self.step, self.process.is_leader)
         return True

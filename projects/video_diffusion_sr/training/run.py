@@ -228,7 +228,7 @@ def needs_vae(recipe: "VideoDiffusionTrainer", options: RunOptions) -> bool:
     path = Path(recipe.config.vae.checkpoint)
     there = path.is_file() or (ROOT / path).is_file()
     if stored and not there:
-        logger.warning("%s is not there: training on stored latents goes on without pictures", path)
+        logger.warning("%s does not exist: training on stored latents logs no pictures", path)
     return there or not stored
 
 

@@ -72,7 +72,7 @@ class RunCheckpoints:
             except DamagedCheckpoint as error:
                 if number == len(found):
                     raise
-                logger.warning("%s; going on from the one before it", error)
+                logger.warning("%s; trying the one before it", error)
                 continue
             logger.info("resumed from %s", checkpoint)
             return int(meta["step"])
