@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--prompts", type=Path, help="folder with pos_emb.pt, neg_emb.pt, or .safetensors with pos, neg, null")
     add("--lora", metavar="rank=16", help="train a LoRA on top of --init_from: rank=16 or rank=16,alpha=32")
     add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
-    add("--resume", choices=("auto", "never"), default="auto", help="auto: continue the run in --output, if there is one")
+    add("--resume", choices=("auto", "never"), default="auto", help="auto: continue the run in --output, if any")
     add("--verbose", action="store_true", help="also say what was chosen and why")
     return parse_with_settings(parser, arguments)
 
