@@ -9,7 +9,7 @@ help:
 	@echo "make demo      film a photograph, degrade the clip, restore it with the tiny model, compare (CPU, a minute)"
 	@echo "make test      the default test suite"
 	@echo "make test-all  also the slow tests"
-	@echo "make lint      ruff, and mypy (the list of what is not checked yet is in pyproject.toml)"
+	@echo "make lint      ruff, and mypy, strict on the whole program"
 	@echo "make clean     remove the environment and the demo's output"
 
 demo: $(VENV)/.runtime

@@ -10,7 +10,7 @@ from common.claim import Claim, remove
 
 @contextmanager
 def atomic_write(target: str | Path) -> Iterator[Path]:
-    """The path of an empty file to write to; it becomes `target` when the block ends without an error.
+    """A context that yields the path of an empty file, which is renamed to `target` if the block ends without error.
 
     Raises:
         TargetInUseError: another process is writing this file.
@@ -20,51 +20,51 @@ def atomic_write(target: str | Path) -> Iterator[Path]:
     refuse_folder(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     claim = Claim(target)
-    part = None
+    temporary = None
     try:
-        part = claim.new_part(target.suffix)
-        mode = part.stat().st_mode
-        yield part
-        publish(part, target, mode)
+        temporary = claim.new_file(target.suffix)
+        mode = temporary.stat().st_mode
+        yield temporary
+        publish(temporary, target, mode)
     finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         claim.release()
 
 
-def publish(part: Path, target: Path, mode: int) -> None:
-    """Give a complete file its name.
+def publish(temporary: Path, target: Path, mode: int) -> None:
+    """Rename a complete file to its final name.
 
     Args:
-        mode: permissions of the result; some libraries replace the file that they are given by a private one.
+        mode: permissions of the result. Some libraries replace the given file by one with private permissions.
     """
     refuse_folder(target)
     if os.name == "posix":
-        os.chmod(part, mode & 0o777)
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())  # a name must not survive a power cut that its content did not
-    os.replace(part, target)
+        os.chmod(temporary, mode & 0o777)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())  # after a power cut, the name must not exist without the content
+    os.replace(temporary, target)
 
 
-def publish_folder(part: Path, target: Path, claim: Claim) -> None:
-    """Give a complete folder of files its name; one that has the name already goes.
+def publish_folder(temporary: Path, target: Path, claim: Claim) -> None:
+    """Rename a complete folder of files to its final name. An existing folder of this name is removed.
 
-    No system call replaces a folder that holds files, so for the moment between two renamings neither is there. After
-    an error the old one is back.
+    No system call replaces a folder with files, so between two renames neither folder has the name. After an error the
+    old folder has its name again.
 
     Args:
-        claim: of `target`.
+        claim: the claim on `target`.
     """
-    for entry in part.iterdir():
+    for entry in temporary.iterdir():
         with entry.open("rb+") as file:
             os.fsync(file.fileno())
     if not target.exists():
-        os.rename(part, target)
+        os.rename(temporary, target)
         return
-    old = claim.part_name()
+    old = claim.temporary_name()
     os.rename(target, old)
     try:
-        os.rename(part, target)
+        os.rename(temporary, target)
     except OSError:
         os.rename(old, target)
         raise
@@ -72,6 +72,6 @@ def publish_folder(part: Path, target: Path, claim: Claim) -> None:
 
 
 def refuse_folder(target: Path) -> None:
-    """IsADirectoryError where a folder has the name of the file to be."""
+    """Raise IsADirectoryError if a folder has the name of the file."""
     if target.is_dir():
         raise IsADirectoryError(f"{target.name}: {target} is a folder; rename it, or choose another place")

@@ -1,7 +1,7 @@
-"""Work in a thread of its own, ahead of or behind the thread that computes, bounded in bytes and in items.
+"""Reads ahead of, or writes behind, the computing thread, in a separate thread with bounded bytes and items.
 
-Decoding and encoding release Python's lock for most of their time, so a file is read and written while its networks
-compute. Every class here has a plain twin that does the same work in the caller's thread, in the same order.
+Decoding and encoding release Python's lock most of the time, so a file is read and written while its networks compute.
+Every class has a counterpart without a thread, which does the same work in the same order in the caller's thread.
 """
 
 import threading
@@ -13,19 +13,20 @@ from typing import Generic, Self, TypeVar
 
 Item = TypeVar("Item")
 
-# An item costs more than its bytes: of a clip of thumbnails, thousands of frames would wait until their bytes count.
+# An item needs more memory than its bytes; without this limit, thousands of frames of a small clip would wait.
 MOST_ITEMS = 256
 
 
 class _Stopped(Exception):
-    """The other thread has left; not an error of its own."""
+    """The other thread has ended. This is not an error by itself."""
 
 
 class _Channel(Generic[Item]):
-    """A queue between two threads that holds a bounded number of bytes, at most `MOST_ITEMS` items and at least one.
+    """A queue between two threads, bounded in bytes and to `MOST_ITEMS` items; it always accepts one item.
 
     Args:
-        size: bytes of an item. most_bytes: that may wait.
+        size: a function from an item to its bytes.
+        most_bytes: limit of the bytes in the queue.
     """
 
     def __init__(self, size: Callable[[Item], int], most_bytes: int) -> None:
@@ -35,7 +36,7 @@ class _Channel(Generic[Item]):
         self._changed = threading.Condition()
 
     def put(self, item: Item) -> None:
-        """Waits for room. Raises `_Stopped` when the taker has left."""
+        """Wait for room, and add an item. Raises `_Stopped` if the consumer has ended."""
         size = self._size(item)
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._has_room(size))
@@ -49,7 +50,7 @@ class _Channel(Generic[Item]):
         return not self._items or (len(self._items) < MOST_ITEMS and self._bytes + size <= self._most)
 
     def take(self) -> Item:
-        """The next item, once there is one. Raises StopIteration at the end, `_Stopped` after `stop`."""
+        """Wait for the next item. Raises StopIteration at the end, and `_Stopped` after `stop`."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._items or self._ended)
             if self._stopped:
@@ -62,13 +63,13 @@ class _Channel(Generic[Item]):
             return item
 
     def end(self) -> None:
-        """No item follows."""
+        """Mark the end of the items."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Both sides leave at once; what waits is dropped."""
+        """Stop both threads; waiting items are dropped."""
         with self._changed:
             self._stopped = True
             self._items.clear()
@@ -76,9 +77,9 @@ class _Channel(Generic[Item]):
 
 
 class ReadAhead(Iterator[Item]):
-    """What an iterable yields, made in a thread while the caller works on earlier items. A context manager.
+    """Iterates over an iterable in a thread, ahead of the caller. It is a context manager.
 
-    An error of the iterable is raised at its place in the order. Leaving the context ends the thread, which closes the
+    An error of the iterable is raised after the items before it. Leaving the context ends the thread, which closes the
     iterable.
 
     Attributes:
@@ -129,13 +130,13 @@ class ReadAhead(Iterator[Item]):
 
 
 class WriteBehind(Generic[Item]):
-    """Items consumed in a thread, in order, while the caller makes later ones. A context manager.
+    """Consumes items in a thread, in order, while the caller makes later ones. It is a context manager.
 
-    An error of `consume` is raised at the next `put`, or at `finish`. Leaving the context without `finish` drops what
-    waits.
+    An error of `consume` is raised at the next `put` or at `finish`. Leaving the context without `finish` drops waiting
+    items.
 
     Attributes:
-        waited: seconds that the caller has waited for room, or for the end.
+        waited: seconds that the caller has waited for room or for the end.
     """
 
     def __init__(self, consume: Callable[[Item], None], size: Callable[[Item], int], most_bytes: int) -> None:
@@ -165,7 +166,7 @@ class WriteBehind(Generic[Item]):
             self.waited += time.perf_counter() - started
 
     def finish(self) -> None:
-        """Wait until everything is consumed."""
+        """Wait until all items are consumed."""
         started = time.perf_counter()
         self._channel.end()
         self._thread.join()
@@ -173,7 +174,7 @@ class WriteBehind(Generic[Item]):
         self._raise()
 
     def stop(self) -> None:
-        """End the thread after the item in its hands; what waits is dropped. May be called from any thread."""
+        """End the thread after its current item; waiting items are dropped. May be called from any thread."""
         self._channel.stop()
 
     def _raise(self) -> None:
@@ -193,7 +194,7 @@ class WriteBehind(Generic[Item]):
 
 
 class ReadInPlace(Iterator[Item]):
-    """The plain twin of `ReadAhead`: items are made when they are asked for, in the caller's thread."""
+    """The counterpart of `ReadAhead` without a thread: items are made when the caller requests them."""
 
     def __init__(self, source: Iterable[Item]) -> None:
         self.waited, self._iterator = 0.0, iter(source)
@@ -214,7 +215,7 @@ class ReadInPlace(Iterator[Item]):
 
 
 class WriteInPlace(Generic[Item]):
-    """The plain twin of `WriteBehind`: an item is consumed before `put` returns."""
+    """The counterpart of `WriteBehind` without a thread: an item is consumed before `put` returns."""
 
     def __init__(self, consume: Callable[[Item], None]) -> None:
         self.waited, self._consume = 0.0, consume
@@ -225,13 +226,13 @@ class WriteInPlace(Generic[Item]):
         self.waited += time.perf_counter() - started
 
     def finish(self) -> None:
-        """Everything is consumed already."""
+        """Do nothing; all items are consumed."""
 
     def stop(self) -> None:
-        """There is no thread."""
+        """Do nothing; there is no thread."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing waits."""
+        """Return 0; no item ever waits."""

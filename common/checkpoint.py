@@ -1,4 +1,4 @@
-"""Weights in and out of files: names and shapes checked, nothing ever unpickled that could run.
+"""Reads and writes weight files. Names and shapes are checked, and reading a file never runs code from it.
 
 A checkpoint is a flat dictionary name -> tensor, in `.pth` (PyTorch) or `.safetensors`; both are memory-mapped, so a
 file larger than the memory can be moved to a device tensor by tensor.
@@ -20,8 +20,8 @@ from common.upload import in_threads
 from common.weights.stored import StoredWeight, dense
 
 ADVICE = "`python projects/download.py VARIANT` fetches the released weights"
-CHEAP_BYTES = 256 << 20  # of weights in host memory, which are otherwise read only when they are needed
-SHOWN = 5  # names in an error message, per kind of trouble
+CHEAP_BYTES = 256 << 20  # weights on the host up to this size are checked for NaN; larger ones are not read for it
+SHOWN = 5  # number of names in an error message, for each kind of error
 
 MORE_THAN_TENSORS = re.compile(r"Unsupported (global|class)|unrecognized function")  # PyTorch's words for it
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -32,8 +32,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU, in the file's dtypes, memory-mapped.
 
     Raises:
-        FileNotFoundError: no such file; says how to get the released ones.
-        ValueError: another kind of file, a damaged or incomplete one, or one that holds more than tensors.
+        FileNotFoundError: the file does not exist; the message says how to get the released ones.
+        ValueError: the file is of another kind, damaged, incomplete, or holds more than tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,13 +54,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_tensors_only(path: Path) -> object:
-    """What a PyTorch file holds, read by PyTorch's restricted unpickler, which builds tensors and calls nothing else.
+    """Read a PyTorch file with PyTorch's restricted unpickler, which builds tensors and calls nothing else.
 
     Raises:
-        ValueError: damaged, incomplete, or more than tensors in plain containers.
+        ValueError: the file is damaged, incomplete, or holds more than tensors in plain containers.
     """
     try:
-        # Files from before 2020 are not archives and cannot be mapped.
+        # Files in the format before 2020 are not archives and cannot be memory-mapped.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if MORE_THAN_TENSORS.search(str(error)):
@@ -69,12 +69,12 @@ def load_tensors_only(path: Path) -> object:
                 f"Use a checkpoint of plain tensors, or a .safetensors file. {ADVICE}"
             ) from error
         raise ValueError(f"{path} is damaged or incomplete; fetch it again. {ADVICE}") from error
-    except Exception as error:  # whatever the archive, the unpickler or a constructor makes of damaged bytes
+    except Exception as error:  # damaged bytes can raise any error in the archive, the unpickler or a constructor
         raise ValueError(f"{path} is damaged or incomplete ({first_line(error)}); fetch it again. {ADVICE}") from error
 
 
 def only_tensors(state: object, path: Path) -> dict[str, Tensor]:
-    """The loaded object as name -> tensor; ValueError when it is anything else."""
+    """Return the loaded object if it is a dictionary name -> tensor; otherwise raise ValueError."""
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a dictionary of tensors by name. {ADVICE}")
     others = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
@@ -87,7 +87,7 @@ def only_tensors(state: object, path: Path) -> dict[str, Tensor]:
 
 
 def is_rope_frequency(name: str) -> bool:
-    """Whether a buffer holds rotary frequencies: computed, never loaded, as half-precision copies shift angles."""
+    """Whether a buffer holds rotary frequencies, which are computed and not loaded: half precision shifts angles."""
     return name.endswith("rope.freqs")
 
 
@@ -101,42 +101,41 @@ def load_into(
     recomputed: Callable[[str], bool] = is_rope_frequency,
     advice: str = ADVICE,
 ) -> None:
-    """Give a module, usually built on the meta device, the weights of a checkpoint; every name must fit.
+    """Load the weights of a checkpoint into a module, which is usually built on the meta device. All names must fit.
 
     Args:
-        state: name -> tensor, any float dtype, float8 included, or stored weights; see `common.weights.read`. Older
-            names of the VAE's attention are understood. What has the wanted dtype already stays memory-mapped on the
-            CPU.
-        dtype, device: of the module's weights afterwards.
-        source: what to call the checkpoint in messages.
-        recomputed: buffers of which the file's copy is checked for name and shape only. The module computes them itself
-            (`reset_buffers(device)`, called when there is one); they keep the module's dtype.
-        advice: the end of the message when something does not fit: what to do.
+        state: name -> tensor of any float dtype (including float8), or stored weights; see `common.weights.read`. Older
+            names of the VAE's attention are accepted. On the CPU, tensors that have the dtype stay memory-mapped.
+        dtype, device: dtype and device of the module's weights afterwards.
+        source: name of the checkpoint in messages.
+        recomputed: buffers whose values are not loaded, only checked for name and shape. The module computes them
+            (in `reset_buffers(device)`, if it has this method), and they keep the module's dtype.
+        advice: advice at the end of a message about names or shapes that do not fit.
 
     Raises:
-        ValueError: names missing, unknown or of another shape, with the first of each; values that are not finite,
-            where looking at all of them is cheap.
+        ValueError: names are missing or unknown, or shapes differ (the message lists the first of each); or values are
+            not finite, if checking all of them is cheap.
     """
     state = with_current_names(state)
     refuse_mismatch(module, state, source, advice)
     reset_buffers(module, device)
-    own = module.state_dict()
-    from_file = {name for name in own if not recomputed(name)}
+    expected = module.state_dict()
+    from_file = {name for name in expected if not recomputed(name)}
     empty = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in from_file]
     assert not empty, f"{type(module).__name__} has buffers without values: {shown(empty)}; reset_buffers must set them"
 
     def weight(name: str, move: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        return converted(state[name], dtype, device, move) if name in from_file else own[name].to(device)
+        return converted(state[name], dtype, device, move) if name in from_file else expected[name].to(device)
 
     cuda = torch.device(device).type == "cuda"
-    weights = in_threads(weight, own, torch.device(device)) if cuda else {name: weight(name) for name in own}
+    weights = in_threads(weight, expected, torch.device(device)) if cuda else {name: weight(name) for name in expected}
     if cuda or sum(tensor.nbytes for tensor in weights.values()) < CHEAP_BYTES:
         refuse_not_finite(weights, source, advice)
     module.load_state_dict(weights, strict=True, assign=True)
 
 
 def reset_buffers(module: nn.Module, device: torch.device | str) -> None:
-    """Let a module that computes buffers by itself, instead of loading them, do so on `device`."""
+    """Make a module compute its own buffers on `device`, if it has any."""
     if callable(reset := getattr(module, "reset_buffers", None)):
         reset(device)
 
@@ -147,18 +146,18 @@ def converted(
     device: torch.device | str,
     move: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The tensor on the device, float ones in `dtype`. move: how plain ones get there; None: by torch's copy."""
+    """Copy a tensor to the device, converting floats to `dtype`. `move` copies plain tensors; None: torch does."""
     move = move or (lambda x: x.to(device))
     if isinstance(tensor, StoredWeight):
         return tensor.dense(device).to(dtype)
     if not tensor.is_floating_point():
         return move(tensor)
-    # Moved first: the file's dtype is the smaller one, and a device converts faster.
+    # Copied before conversion: the file's dtype is smaller, and a device converts faster.
     return move(tensor).to(dtype)
 
 
 def refuse_not_finite(weights: Mapping[str, Tensor], source: str | Path, advice: str) -> None:
-    """ValueError where a weight is NaN or infinite; one pass, and one answer from the device."""
+    """Raise ValueError if a weight is NaN or infinite, with one pass and one synchronisation."""
     floats = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.is_meta}
     sums = [tensor.sum(dtype=torch.float32) for tensor in floats.values()]
     if not sums or bool(torch.stack(sums).isfinite().all()):
@@ -170,22 +169,22 @@ def refuse_not_finite(weights: Mapping[str, Tensor], source: str | Path, advice:
 def refuse_mismatch(
     module: nn.Module, state: Mapping[str, Tensor | StoredWeight], source: str | Path, advice: str
 ) -> None:
-    """ValueError unless the state has exactly the module's names, shapes and kinds of numbers."""
-    own = module.state_dict()
+    """Raise ValueError unless the state has exactly the names, shapes and kinds of numbers of the module."""
+    expected = module.state_dict()
     problems = []
-    if missing := [name for name in own if name not in state]:
+    if missing := [name for name in expected if name not in state]:
         problems.append(f"{len(missing)} names are missing: {shown(missing)}")
-    if unexpected := [name for name in state if name not in own]:
+    if unexpected := [name for name in state if name not in expected]:
         problems.append(f"{len(unexpected)} names are unknown: {shown(unexpected)}")
     if wrong := [
         f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in own.items()
+        for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]:
         problems.append(f"{len(wrong)} have another shape: {shown(wrong)}")
     if other_kinds := [
         f"{name} {state[name].dtype}"
-        for name, tensor in own.items()
+        for name, tensor in expected.items()
         if name in state and state[name].is_floating_point() != tensor.is_floating_point()
     ]:
         problems.append(f"{len(other_kinds)} hold another kind of numbers: {shown(other_kinds)}")
@@ -194,9 +193,9 @@ def refuse_mismatch(
 
 
 def with_current_names(state: Mapping[str, Tensor | StoredWeight]) -> dict[str, Tensor | StoredWeight]:
-    """The state with the names that older VAE files use for the middle attention brought up to date.
+    """Convert the names that older VAE files use for the mid-block attention to the present ones.
 
-    query, key, value, proj_attn become to_q, to_k, to_v, to_out.0; weights stored as 1x1 convolutions become matrices.
+    query, key, value, proj_attn become to_q, to_k, to_v, to_out.0. Weights stored as 1x1 convolutions become matrices.
     """
     current = {}
     for name, tensor in state.items():
@@ -210,21 +209,21 @@ def with_current_names(state: Mapping[str, Tensor | StoredWeight]) -> dict[str, 
 
 
 def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write name -> tensor as `.safetensors`; the file appears complete or not at all.
+    """Write name -> tensor as `.safetensors`, atomically.
 
     Args:
-        state: tensors of any device; those that share memory are written separately.
-        metadata: words about the file, kept in its header.
+        state: tensors on any device; tensors that share memory are written separately.
+        metadata: text entries for the file's header.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are written as .safetensors")
-    with atomic_write(path) as part:
-        save_file(unshared(state), part, metadata=dict(metadata or {}))
+    with atomic_write(path) as temporary:
+        save_file(unshared(state), temporary, metadata=dict(metadata or {}))
 
 
 def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors of which no two share storage, as the format demands."""
+    """Contiguous CPU tensors that share no storage, as the format requires."""
     seen: set[int] = set()
     result = {}
     for name, tensor in state.items():

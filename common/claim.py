@@ -1,8 +1,8 @@
-"""One owner for a file in the making: two runs never make the same file, and a dead one does not block it.
+"""Claims: a file that is being written has one owner. Two runs never write the same file, and a dead run blocks none.
 
-A claim is a lock file beside the target with an advisory lock (flock) on it, which the kernel releases when the owner
-dies, however it dies. Network file systems may keep such locks to one machine, or refuse them. The lock file therefore
-also names its owner, and the owner touches it every few seconds: another machine sees by that whether it is alive.
+A claim is a lock file beside the target with an advisory lock (flock), which the kernel releases when the owner dies.
+Some network file systems support such locks on one machine only, or not at all. The lock file therefore also names its
+owner, who updates its modification time every few seconds, so that other machines can see whether the owner is alive.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ except ModuleNotFoundError:  # Windows
 
 PREFIX = ".seedvr-"
 LOCK, PART = ".lock", ".part"
-PATIENCE_S = 3.0  # a run that was just killed may need a moment to go
-TOUCH_S = 2.0  # how often an owner shows that it is alive
-SILENCE_S = 20.0  # without a touch the owner, on a machine that cannot be asked, is dead
+PATIENCE_S = 3.0  # how long to wait for another owner, since a killed run may need a moment to end
+TOUCH_S = 2.0  # interval at which an owner updates the modification time
+SILENCE_S = 20.0  # an owner on another machine counts as dead after this time without an update
 POLL_S = 0.1
 OLD_S = 3600.0
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 
 
 class TargetInUseError(OSError):
-    """Another live process makes this file now."""
+    """Another running process is writing this file."""
 
     def __init__(self, target: Path, owner: Owner | None) -> None:
         super().__init__(f"{target.name}: {target} is being made by {owner or 'another process'} now")
@@ -43,14 +43,14 @@ class TargetInUseError(OSError):
 
 
 class Claim:
-    """The right to make one file. Released by `release`, at the latest when the object or the process goes.
+    """The exclusive right to write one file. It ends with `release`, or when the object or the process ends.
 
     Args:
-        target: the file to be; its folder exists.
-        patience_s: how long to wait for another owner to finish or die.
+        target: the file to write; its folder exists.
+        patience_s: how long to wait for another owner to finish or end.
 
     Raises:
-        TargetInUseError: another process has it.
+        TargetInUseError: another process owns the file.
         OSError: the folder cannot be written to.
     """
 
@@ -61,53 +61,53 @@ class Claim:
         self._descriptor = _acquire(self.lock, target, time.monotonic() + patience_s)
         self._stop = threading.Event()
         self.release = weakref.finalize(self, _release, self.lock, self._descriptor, self._stop)
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without its record
+        with contextlib.suppress(OSError):  # on a full disk the lock is valid without its record
             os.pwrite(self._descriptor, this_process().to_json(), 0)
         threading.Thread(target=_keep_touching, args=(self._descriptor, self._stop), daemon=True).start()
-        for leftover in parts(self.stem):  # of an owner that is dead, as the claim is ours
+        for leftover in unfinished_files(self.stem):  # left by a dead owner, since this process has the claim
             remove(leftover)
 
-    def new_part(self, suffix: str = "") -> Path:
-        """A new empty file beside the target, with the permissions of the target to be, for this process alone.
+    def new_file(self, suffix: str = "") -> Path:
+        """Make a new empty file beside the target, with the permissions of the target, for this process only.
 
-        Its name is short, as the target's may be as long as names can be.
+        Its name is short, because the name of the target may have the maximal length.
         """
-        part = self.part_name(suffix)
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        return part
+        temporary = self.temporary_name(suffix)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        return temporary
 
     def new_folder(self) -> Path:
-        """As `new_part`, a new empty folder."""
-        part = self.part_name()
-        part.mkdir()
-        return part
+        """As `new_file`, but make a new empty folder."""
+        temporary = self.temporary_name()
+        temporary.mkdir()
+        return temporary
 
-    def part_name(self, suffix: str = "") -> Path:
-        """An unused name beside the target. A file of this name is removed with the claim's leftovers."""
+    def temporary_name(self, suffix: str = "") -> Path:
+        """Choose an unused name beside the target. A file of this name is removed with other leftovers of the claim."""
         return self.stem.with_name(f"{self.stem.name}-{os.urandom(4).hex()}{PART}{suffix[:8]}")
 
 
 def name_digest(name: str) -> str:
-    """16 hexadecimal digits for a file name of any length and any bytes."""
+    """Hash a file name of any length and any bytes to 16 hexadecimal digits."""
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
-def parts(stem: Path) -> list[Path]:
-    """The unfinished files and folders of one target, and what was kept of it where it is complete."""
+def unfinished_files(stem: Path) -> list[Path]:
+    """The unfinished files and folders of one target, and its kept segments if the target is complete."""
     kept = [folder_of(stem)] if is_leftover(folder_of(stem)) else []
     return sorted(stem.parent.glob(f"{stem.name}-*{PART}*")) + kept
 
 
-def remove(part: Path) -> None:
-    """Remove an unfinished file, or a folder with all that is in it, where it is there."""
-    if part.is_dir() and not part.is_symlink():
-        shutil.rmtree(part)
+def remove(temporary: Path) -> None:
+    """Remove an unfinished file or folder, if it exists."""
+    if temporary.is_dir() and not temporary.is_symlink():
+        shutil.rmtree(temporary)
     else:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove what dead owners left unfinished in a folder; returns the number of files. Live owners keep theirs."""
+    """Remove the unfinished files of dead owners from a folder. Returns their number. Running owners keep theirs."""
     stems = {entry.name[: len(PREFIX) + 16] for entry in folder.glob(f"{PREFIX}*")} if folder.is_dir() else set()
     removed = 0
     for stem in sorted(stems):
@@ -116,9 +116,9 @@ def remove_leftovers(folder: Path) -> int:
             if _is_recent_elsewhere(lock):
                 continue
             descriptor = _acquire(lock, folder / stem, deadline=0.0)
-        except OSError:  # alive, or not ours to remove
+        except OSError:  # the owner is running, or this user may not remove it
             continue
-        for leftover in parts(folder / stem):
+        for leftover in unfinished_files(folder / stem):
             remove(leftover)
             removed += 1
         _release(lock, descriptor, None)
@@ -126,7 +126,7 @@ def remove_leftovers(folder: Path) -> int:
 
 
 def _is_recent_elsewhere(lock: Path) -> bool:
-    """Whether another machine made this lock within the hour: only a longer look could tell whether it is alive."""
+    """Whether another machine made this lock within the last hour; it is then left alone without waiting."""
     if not lock.exists():
         return False
     owner = read_owner(lock.read_bytes())
@@ -134,7 +134,7 @@ def _is_recent_elsewhere(lock: Path) -> bool:
 
 
 def _acquire(lock: Path, target: Path, deadline: float) -> int:
-    """A descriptor of the lock file, locked by this process."""
+    """Lock the lock file. Returns its descriptor."""
     for owner in _attempts(lock):
         if isinstance(owner, int):
             return owner
@@ -145,7 +145,7 @@ def _acquire(lock: Path, target: Path, deadline: float) -> int:
 
 
 def _attempts(lock: Path) -> Iterator[int | Owner | None]:
-    """Repeat the attempt; yields the locked descriptor, or its owner (None where the record names none)."""
+    """Try repeatedly to lock. Yields the locked descriptor, or the present owner (None if the record names none)."""
     while True:
         descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
         owner, ours = None, False
@@ -153,7 +153,7 @@ def _attempts(lock: Path) -> Iterator[int | Owner | None]:
             locked = _flock(descriptor)
             owner = read_owner(os.pread(descriptor, 4096, 0))
             if locked is not False and _is_named(descriptor, lock):
-                # A lock that only this machine sees, or none at all, says nothing about owners elsewhere.
+                # If locks hold on one machine only, or do not exist, other machines may have an owner.
                 ours = not _lives(owner, descriptor, has_lock=locked is True)
                 if ours and locked is None:
                     ours = _take_without_lock(descriptor, lock)
@@ -164,7 +164,7 @@ def _attempts(lock: Path) -> Iterator[int | Owner | None]:
 
 
 def _flock(descriptor: int) -> bool | None:
-    """Whether the lock could be had; None where there are no locks."""
+    """Try to lock. Returns whether it succeeded; None if the file system has no locks."""
     if fcntl is None:
         return None
     try:
@@ -179,7 +179,7 @@ def _flock(descriptor: int) -> bool | None:
 
 
 def _is_named(descriptor: int, lock: Path) -> bool:
-    """Whether the name still means this file: the last owner removes it when it is done."""
+    """Whether the name still refers to this file; the last owner may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(lock))
     except FileNotFoundError:
@@ -187,13 +187,13 @@ def _is_named(descriptor: int, lock: Path) -> bool:
 
 
 def _lives(owner: Owner | None, descriptor: int, has_lock: bool) -> bool:
-    """Whether the recorded owner is alive, asked in the way that can be."""
+    """Whether the recorded owner is running: looked up on this machine, or judged by the file's modification time."""
     if owner is None or owner == this_process():
         return False
     if owner.is_local and (has_lock or owner.started):
         return not has_lock and owner.alive
     before = os.fstat(descriptor).st_mtime_ns
-    until = time.monotonic() + SILENCE_S  # the clocks of two machines differ: what counts is whether the time moves
+    until = time.monotonic() + SILENCE_S  # clocks of machines differ, so only changes of the time count
     while time.monotonic() < until:
         time.sleep(TOUCH_S / 4)
         if os.fstat(descriptor).st_mtime_ns != before:
@@ -202,7 +202,7 @@ def _lives(owner: Owner | None, descriptor: int, has_lock: bool) -> bool:
 
 
 def _take_without_lock(descriptor: int, lock: Path) -> bool:
-    """Write the record and look whether it stays: of several that do so at once the last one has it."""
+    """Write the record, and check that it stays; if several processes write at once, the last one becomes the owner."""
     os.pwrite(descriptor, this_process().to_json().ljust(1024), 0)
     time.sleep(4 * POLL_S)
     return _is_named(descriptor, lock) and read_owner(os.pread(descriptor, 4096, 0)) == this_process()
@@ -217,7 +217,7 @@ def _keep_touching(descriptor: int, stop: threading.Event) -> None:
 
 
 def _release(lock: Path, descriptor: int, stop: threading.Event | None) -> None:
-    """Remove the lock file, then release the lock: no process may lock a file whose name is already gone."""
+    """Remove the lock file, and then release the lock, so that no process locks a removed file."""
     if stop is not None:
         stop.set()
     with contextlib.suppress(OSError):

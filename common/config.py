@@ -1,4 +1,4 @@
-"""Configurations: one YAML file, what it inherits, what the command line changes.
+"""Loads configurations: a YAML file, the files it inherits from, and changes from the command line.
 
 __inherit__: other.yaml             the mapping starts as a copy of that file (or of several, later ones win)
 __object__: {path, name, args}      the class that the mapping describes, see `create_object`
@@ -18,14 +18,14 @@ from common.create import create_object
 from common.safe_eval import safe_eval
 from common.yaml_limits import MOST_VALUES, Resolver, refuse_large_text, values
 
-__all__ = ["create_object", "load_config", "override_names"]
+__all__ = ["create_object", "load_config", "override_names", "plain_values"]
 
 ROOT = Path(__file__).resolve().parents[1]
 INHERIT = "__inherit__"
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration in a YAML file, complete and resolved.
+    """Load a configuration from a YAML file, with all inheritance and expressions resolved.
 
     Args:
         path: the file, relative to the working directory or, if it is not there, to the repository.
@@ -33,12 +33,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
             `dit.model.num_layers=4` also shortens the lists that follow from it.
 
     Returns:
-        A DictConfig without interpolations that refuses reads of keys it does not have.
+        a DictConfig without interpolations. Reading a key that it does not have is an error.
 
     Raises:
-        FileNotFoundError: no such file, or one that it inherits.
-        ValueError: not YAML, a cycle of files, an unknown key in an override (with the closest known one), an
-            expression that is more than arithmetic.
+        FileNotFoundError: the file, or a file that it inherits from, does not exist.
+        ValueError: a file is not YAML, files inherit in a cycle, an override has an unknown key (the message suggests
+            the closest known one), or an expression is not arithmetic.
     """
     try:
         tree = read_tree(find_file(path, [Path.cwd(), ROOT]), (), {})
@@ -46,7 +46,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
             tree = with_override(tree, override)
     except RecursionError:
         raise ValueError(f"{path}: nested too deeply for a configuration") from None
-    # Replaced at every call: whatever another library registered under this name must not run on our files.
+    # Registered again at every call, so that a resolver of another library with this name is never used.
     register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver  # its name before 2.4
     register("eval", safe_eval, replace=True)
     config = OmegaConf.create(tree)
@@ -58,8 +58,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     return config
 
 
+def plain_values(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain dictionaries, lists, numbers and strings."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
 def find_file(path: str | Path, beside: Sequence[Path]) -> Path:
-    """The file, looked for beside each of the given folders in turn."""
+    """Find a file, relative to each of the given folders in turn."""
     tried = [(folder / path).resolve() for folder in beside]
     for candidate in tried:
         if candidate.is_file():
@@ -70,9 +77,9 @@ def find_file(path: str | Path, beside: Sequence[Path]) -> Path:
 
 
 def read_tree(path: Path, inheritors: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
-    """A file as plain dictionaries with every `__inherit__` in it replaced by what it names.
+    """Read a file as plain dictionaries, with every `__inherit__` replaced by the content that it names.
 
-    known: trees of files that were read already; several may inherit the same.
+    known: the content of files that were read before, since several files may inherit from the same one.
     """
     if path in known:
         return known[path]
@@ -92,7 +99,7 @@ def read_tree(path: Path, inheritors: tuple[Path, ...], known: dict[Path, dict[s
 
 
 def with_inherited(node: Any, path: Path, inheritors: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> Any:
-    """The node with the files it inherits under it; `path` is the file that the node stands in."""
+    """Merge a node over the files from which it inherits; `path` is the file of the node."""
     if isinstance(node, list):
         return [with_inherited(item, path, inheritors, known) for item in node]
     if not isinstance(node, dict):
@@ -106,23 +113,23 @@ def with_inherited(node: Any, path: Path, inheritors: tuple[Path, ...], known: d
         base = merged(base, read_tree(find_file(parent, [path.parent, ROOT]), inheritors, known))
     if values(base) > MOST_VALUES:
         raise ValueError(f"{path}: with what it inherits it would have more than {MOST_VALUES} values")
-    own = {key: with_inherited(value, path, inheritors, known) for key, value in node.items() if key != INHERIT}
-    return merged(base, own)
+    changes = {key: with_inherited(value, path, inheritors, known) for key, value in node.items() if key != INHERIT}
+    return merged(base, changes)
 
 
 def merged(base: Any, change: Any) -> Any:
-    """Mappings joined key by key, anything else replaced."""
+    """Merge mappings key by key; replace all other values."""
     if not (isinstance(base, dict) and isinstance(change, dict)):
         return change
     return {**base, **{key: merged(base.get(key), value) for key, value in change.items()}}
 
 
 class UnknownKey(ValueError):
-    """An override of a key that its group does not have."""
+    """An override names a key that does not exist."""
 
 
 def with_override(tree: Any, override: str) -> Any:
-    """The tree after one `key=value`."""
+    """Apply one `key=value` to the tree."""
     key, value = parse_override(override)
     try:
         return replaced(tree, key.split("."), value, key)
@@ -131,7 +138,7 @@ def with_override(tree: Any, override: str) -> Any:
 
 
 def parse_override(override: str) -> tuple[str, Any]:
-    """(full name of the key, plain value) of one `key=value`."""
+    """Split one `key=value` into the full name of the key and the plain value."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ValueError(f"override `{override}` must have the form key.of.a.value=value")
@@ -144,13 +151,13 @@ def parse_override(override: str) -> tuple[str, Any]:
 
 
 def override_names(override: str) -> list[str]:
-    """Full names of the values that one `key=value` sets: several where the value is a mapping."""
+    """The full names of the values that one `key=value` sets: several if the value is a mapping."""
     key, value = parse_override(override)
     return list(leaves(value, key))
 
 
 def replaced(node: Any, keys: list[str], value: Any, name: str) -> Any:
-    """A copy of the node where the value under these keys is another one; keys that do not exist are refused."""
+    """Copy a node with another value under these keys; keys that do not exist are refused."""
     if not keys:
         return replaced_whole(node, value, name)
     key, rest = keys[0], keys[1:]
@@ -168,7 +175,7 @@ def replaced(node: Any, keys: list[str], value: Any, name: str) -> Any:
 
 
 def replaced_whole(node: Any, value: Any, name: str) -> Any:
-    """The value in place of the node; into a group of keys only a mapping of some of them fits."""
+    """The value that replaces a node; a group of keys can only be replaced by a mapping of some of its keys."""
     if not isinstance(node, dict):
         return value
     if not isinstance(value, dict) or not value:
@@ -179,15 +186,15 @@ def replaced_whole(node: Any, value: Any, name: str) -> Any:
 
 
 def suggestion(key: str, known: list[str]) -> str:
-    """The end of a sentence about an unknown key: the closest known one, or all of them."""
+    """The end of a message about an unknown key: the closest known key, or all known keys."""
     close = difflib.get_close_matches(key, [str(k) for k in known], n=1)
     return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(map(str, known))}"
 
 
 def nearest(name: str, tree: Any) -> str:
-    """The end of a sentence about an unknown full name: the most similar name in the tree, if there is one.
+    """The end of a message about an unknown full name: the most similar name in the tree, if there is one.
 
-    Names that end as the unknown one does come first: `steps` probably means one of them.
+    Names with the same last part come first, since `steps` probably means one of them.
     """
     known = list(leaves(tree))
     alike = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
@@ -198,7 +205,7 @@ def nearest(name: str, tree: Any) -> str:
 
 
 def leaves(node: Any, name: str = "") -> dict[str, Any]:
-    """Full names of all values that are no mappings, in plain containers."""
+    """The full names of all values that are not mappings, in plain containers."""
     if not isinstance(node, dict):
         return {name: node}
     below = [leaves(value, f"{name}.{key}" if name else str(key)) for key, value in node.items()]

@@ -1,9 +1,8 @@
-"""What becomes of a run whose process crashes? Its parent starts it again, without the file at fault.
+"""Restarts a run whose process has crashed, without the file that caused the crash.
 
-A decoder that runs into its own mistake ends its whole process, and nothing in that process can prevent it. So a run
-works in a child process that is forked before anything is imported, and its parent only waits. The child notes which
-files it has in hand. One that it had in hand alone when it crashed is at fault; of several each is tried again, by
-itself, after all others.
+A fault in a decoder can end the whole process. A run therefore works in a child process, forked before anything is
+imported, while its parent waits. The child records which files it is processing. If it crashes with a single file, that
+file has failed. If it was processing several, each of them is tried again by itself, after all other files.
 """
 
 import contextlib
@@ -21,18 +20,19 @@ from common.logger import printable
 from common.signals import NAMES
 
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
-MOST_IN_VAIN = 5  # crashes one after the other between which no file was finished: it is not the files
+MOST_IN_VAIN = 5  # after this number of crashes without a finished file in between, files are not the cause
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass
 class History:
-    """The files of a run, by name, over all its attempts.
+    """The state of a run's files, by name, over all its attempts.
 
-    attempt: how often the run has been started again.
-    done: files that are finished; False: they failed, as was said then.
-    suspects: files that were in hand, with others, at a crash. at_fault: with the signal of the crash.
-    notes: descriptor of a file that takes the notes of this attempt; None: they are not read.
+    attempt: number of restarts.
+    done: finished files; False: the file has failed, and its line was logged.
+    suspects: files that were being processed together with others at a crash.
+    at_fault: files that caused a crash, with the signal.
+    notes: descriptor of the file in which this attempt records its files; None: nothing is recorded.
     """
 
     attempt: int = 0
@@ -42,15 +42,15 @@ class History:
     notes: int | None = None
 
     def begun(self, name: str) -> None:
-        """This file is in hand from now on."""
+        """Record that a file is being processed."""
         self._note("begun", name)
 
     def finished(self, name: str, good: bool) -> None:
-        """It is not any longer. good: it was restored, or left out as asked."""
+        """Record that a file is finished. `good`: it was restored, or skipped as requested."""
         self._note("good" if good else "failed", name)
 
     def crashed(self, how: str) -> list[str]:
-        """The attempt of these notes has crashed: learn from them. Returns the files that were in hand."""
+        """Evaluate the records of a crashed attempt. Returns the files that were being processed."""
         assert self.notes is not None, "an attempt that may crash takes notes"
         in_hand: dict[str, None] = {}
         for event, name in map(json.loads, os.pread(self.notes, os.fstat(self.notes).st_size, 0).splitlines()):
@@ -73,13 +73,13 @@ class History:
 
 
 def survive_crashes(run: Callable[[History], int]) -> int:
-    """Run something in a child process, and again after each crash that says more about the files.
+    """Call `run` in a child process, and again after each crash that identifies a file.
 
     Args:
-        run: takes what is known of the files; returns an exit code.
+        run: a function from the history of the files to an exit code.
     Returns:
-        The exit code, in the parent; in the child what `run` returns, so both must end with it. Where the child was
-        ended by a signal for good, this process ends by the same one.
+        the exit code, in the parent and in the child; both must exit with it. If the child is ended by a signal and not
+        restarted, the parent ends by the same signal.
     """
     notes = shared_notes() if is_possible() else None
     if notes is None:
@@ -101,13 +101,13 @@ def survive_crashes(run: Callable[[History], int]) -> int:
 
 
 def is_possible() -> bool:
-    """Whether this process may fork, and its child can be ended with it: nothing may be running in it yet."""
+    """Whether this process can fork safely (it has no other threads) and the child can be ended with it."""
     forks = sys.platform == "linux" and hasattr(os, "memfd_create")
     return forks and threading.active_count() == 1 and "torch" not in sys.modules
 
 
 def shared_notes() -> int | None:
-    """The descriptor of a file in memory; None where the system refuses one, as some sandboxes do."""
+    """The descriptor of a file in memory; None if the system refuses one, as some sandboxes do."""
     try:
         return os.memfd_create("files in hand")
     except OSError:
@@ -116,19 +116,18 @@ def shared_notes() -> int | None:
 
 @dataclass(frozen=True)
 class InChild:
-    """This is the child, and its work is done."""
+    """Raised in the child when its work is done."""
 
     code: int
 
 
 def _in_a_child(work: Callable[[], int]) -> int | InChild:
-    """Fork. In the parent: the exit code of the child, negative for a signal, once it has ended; until then signals to
-    the parent are forwarded to it."""
+    """Fork. In the parent, forward signals to the child, and return its exit code (negative for a signal)."""
     sys.stdout.flush()
     sys.stderr.flush()
     numbers = [getattr(signal, name) for name in NAMES if signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
     before = {number: signal.getsignal(number) for number in numbers}
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # until it is known whose they are
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # until parent and child can handle them
     parent, child = os.getpid(), os.fork()
     if child == 0:
         _end_with(parent)
@@ -151,7 +150,7 @@ def _in_a_child(work: Callable[[], int]) -> int | InChild:
 
 
 def _end_with(parent: int) -> None:
-    """In the child: SIGKILL when the parent dies, so that whoever kills that one ends the run at once."""
+    """In the child, request SIGKILL for when the parent dies, so that killing the parent ends the run at once."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -166,7 +165,7 @@ def _name_of(number: int) -> str:
 
 
 def _end_by(number: int) -> None:
-    """End this process by a signal, as its child was, without a second dump of its memory."""
+    """End this process by the signal that ended its child, without a second core dump."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

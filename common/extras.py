@@ -1,21 +1,22 @@
-"""Optional libraries: imported where they are used, with a sentence that says which extra installs them."""
+"""Imports optional libraries, with an error message that says which extra installs a missing one."""
 
 from importlib import import_module
 from types import ModuleType
 
 
 class MissingExtra(ImportError, RuntimeError):
-    """A library that the base install leaves out is needed; the message says how to get it.
+    """An optional library is needed and not installed; the message says how to install it.
 
-    A RuntimeError as well, so that programs show its sentence as they show those of other refused requests.
+    It is also a RuntimeError, so that programs show its message like those of other refused requests.
     """
 
 
 def need(library: str, extra: str, purpose: str) -> ModuleType:
-    """The module `library`, imported now.
+    """Import the module `library`.
 
     Args:
-        extra: the extra of this package that installs it. purpose: what needs it, as the subject of the message.
+        extra: the extra of this package that installs it.
+        purpose: what needs it, as the subject of the message.
     Raises:
         MissingExtra: the library is not installed.
     """

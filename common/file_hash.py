@@ -1,7 +1,7 @@
-"""The SHA-256 of large files, computed once for each version of a file.
+"""Computes the SHA-256 of large files, once for each version of a file.
 
-A transformer's file of 16 GB takes some ten seconds. So the sum is kept in the user's cache, beside the file's place,
-size, time of change and inode; while these stay the same the file is not read again.
+A file of 16 GB takes about ten seconds. The hash is therefore kept in the user's cache with the file's path, size,
+modification time and inode. While these are the same, the file is not read again.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ KEPT_BYTES = 1 << 28  # smaller files are read every time
 
 
 def known_sha256(path: Path, cache: Path | None = None) -> str:
-    """`sha256_of` of a file, from the cache while the file stays as it is.
+    """As `sha256_of`, but read from the cache if the file has not changed.
 
     Args:
-        cache: of known sums; None: `cache_file()`. One that cannot be read or written costs time only.
+        cache: the file of known hashes; None: `cache_file()`. If it cannot be read or written, hashes are computed.
     Raises:
         OSError: the file cannot be read.
     """
@@ -31,19 +31,19 @@ def known_sha256(path: Path, cache: Path | None = None) -> str:
     known = _read(cache)
     if key not in known:
         known[key] = sha256_of(path)
-        with contextlib.suppress(OSError), atomic_write(cache) as part:
-            part.write_text(json.dumps({**_read(cache), key: known[key]}, indent=1), encoding="utf-8")
+        with contextlib.suppress(OSError), atomic_write(cache) as temporary:
+            temporary.write_text(json.dumps({**_read(cache), key: known[key]}, indent=1), encoding="utf-8")
     return known[key]
 
 
 def cache_file() -> Path:
-    """Where sums are kept: `~/.cache/seedvr/sha256.json`, or below $XDG_CACHE_HOME."""
+    """The file of known hashes: `~/.cache/seedvr/sha256.json`, or below $XDG_CACHE_HOME."""
     folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(folder).expanduser() / "seedvr" / "sha256.json"
 
 
 def sha256_of(path: Path) -> str:
-    """64 hexadecimal digits of a file's content as it is now."""
+    """Compute the SHA-256 of a file's content: 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

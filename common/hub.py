@@ -1,7 +1,7 @@
-"""Files from a Hugging Face hub or a web address: resumed after interruptions, checked before they get their name.
+"""Downloads files from a Hugging Face hub or a web address: resumes after interruptions, and checks before renaming.
 
-The hub's library resumes within one call and drops what it has when the process ends; for files of 16 GB that is not
-enough, so the unfinished file stays beside the target as `NAME.VERSION.part` and the next call goes on from there.
+The hub's library can resume only within one call, which is not enough for files of 16 GB. Here the unfinished file
+stays beside the target as `NAME.VERSION.part`, and the next call continues it.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ BLOCK = 4 << 20  # bytes hashed at a time
 
 
 class DownloadError(Exception):
-    """A file could not be fetched; the message says which, why, and what to do."""
+    """A file could not be downloaded. The message says which, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class RemoteFile:
 
     Attributes:
         repository: OWNER/NAME.
-        name: path in the repository, also the name it gets here.
+        name: path in the repository, which is also the local name.
         kind: "model", "dataset" or "space".
-        sha256: of the content, None if the project has none; the hub's own is checked as well.
+        sha256: the expected hash of the content; None: unknown. The hub's own hash is checked as well.
     """
 
     repository: str
@@ -44,13 +44,13 @@ class RemoteFile:
 
 
 def fetch_from_hub(file: RemoteFile, folder: Path, endpoint: str | None = None) -> Path:
-    """The file, in `folder`, complete and with the hub's size and hash; nothing is fetched when it is already there.
+    """Download a file into `folder`, unless it is there with the hub's size and hash.
 
     Args:
-        endpoint: address of the hub; None is what huggingface_hub uses (HF_ENDPOINT, or the public one).
+        endpoint: address of the hub; None: as huggingface_hub chooses it (HF_ENDPOINT, or the public hub).
 
     Raises:
-        DownloadError: not found, no access, no connection, or content that does not have its hash.
+        DownloadError: the file is not found, access is denied, the connection fails, or the hash is wrong.
     """
     url = hf_hub_url(file.repository, file.name, repo_type=file.kind, endpoint=endpoint)
     try:
@@ -64,7 +64,7 @@ def fetch_from_hub(file: RemoteFile, folder: Path, endpoint: str | None = None) 
     except Exception as error:  # the HTTP client's own errors differ between versions of the hub's library
         raise DownloadError(f"{file.repository}/{file.name}: the hub does not answer: {error}") from error
     hashes = [digest for digest in (file.sha256, about.etag) if digest]
-    if about.commit_hash:  # the same revision for every part of a file, also when the branch moves in between
+    if about.commit_hash:  # one revision for all parts of a file, even if the branch changes meanwhile
         url = hf_hub_url(file.repository, file.name, repo_type=file.kind, revision=about.commit_hash, endpoint=endpoint)
     return fetch(url, folder / file.name, size=about.size, hashes=hashes, headers=build_hf_headers())
 
@@ -72,11 +72,11 @@ def fetch_from_hub(file: RemoteFile, folder: Path, endpoint: str | None = None) 
 def fetch(
     url: str, target: Path, *, size: int | None, hashes: list[str], headers: dict[str, str] | None = None
 ) -> Path:
-    """The content of a web address as the file `target`.
+    """Download the content of a web address into the file `target`.
 
     Args:
-        size: in bytes, if known.
-        hashes: SHA-256 or git blob hashes in hexadecimal, each checked; anything else in it is ignored.
+        size: size in bytes, if known.
+        hashes: SHA-256 or git blob hashes in hexadecimal, all of which are checked; other texts are ignored.
     """
     if target.is_file():
         if size in (None, target.stat().st_size) and not wrong_hashes(target, hashes):
@@ -85,37 +85,37 @@ def fetch(
         logger.warning("%s is not what is at %s; fetching it again", target, url)
     target.parent.mkdir(parents=True, exist_ok=True)
     version = hashlib.sha256("".join([url, *hashes]).encode()).hexdigest()[:12]
-    part = target.with_name(f"{target.name}.{version}.part")
-    have = part.stat().st_size if part.exists() else 0
-    if size is None or have > size:  # without a known size an end cannot be told from an interruption: begin anew
-        part.unlink(missing_ok=True)
+    partial = target.with_name(f"{target.name}.{version}.part")
+    have = partial.stat().st_size if partial.exists() else 0
+    if size is None or have > size:  # with an unknown size an interruption looks like the end, so start again
+        partial.unlink(missing_ok=True)
         have = 0
     if have:
         logger.info("%s: going on after %.1f MiB", target.name, have / 2**20)
     try:
-        with part.open("ab") as handle:
+        with partial.open("ab") as handle:
             http_get(url, handle, resume_size=have, headers=headers, expected_size=size, displayed_filename=target.name)
     except Exception as error:  # as above
-        if part.stat().st_size == 0:
-            part.unlink()
+        if partial.stat().st_size == 0:
+            partial.unlink()
         reason = str(error).strip().split("\n")[0]
         raise DownloadError(f"{target.name} from {url}: {reason}; run the same command again to go on") from error
-    if wrong := wrong_hashes(part, hashes):
-        part.unlink()
+    if wrong := wrong_hashes(partial, hashes):
+        partial.unlink()
         raise DownloadError(f"{target.name} from {url} does not have the hash {wrong[0]}; it was removed, run again")
-    os.replace(part, target)
+    os.replace(partial, target)
     logger.info("%s: %.1f MiB, complete%s", target, target.stat().st_size / 2**20, ", hash right" if hashes else "")
     return target
 
 
 def wrong_hashes(path: Path, hashes: list[str]) -> list[str]:
-    """Those of the hashes that the file does not have; 64 digits are SHA-256, 40 digits git's hash of a blob."""
+    """The hashes that do not match the file; 64 digits are SHA-256, 40 digits are git's hash of a blob."""
     known = {64: lambda: sha256_of(path), 40: lambda: git_blob_hash(path)}
     return [wanted for wanted in dict.fromkeys(hashes) if len(wanted) in known and known[len(wanted)]() != wanted]
 
 
 def git_blob_hash(path: Path) -> str:
-    """The name that git gives to a file's content, in hexadecimal."""
+    """git's hash of a file's content, in hexadecimal."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
     with path.open("rb") as file:
         while block := file.read(BLOCK):

@@ -1,8 +1,8 @@
 """Keeps finished pieces of a file beside it until the file is complete, so that a killed run can be resumed.
 
-A folder holds the pieces and a manifest: what the pieces were made from and how, their checksums, and facts about each.
-A piece counts once the manifest names it, and the manifest is replaced atomically after the piece is on the disk. The
-folder belongs to the owner of the file's claim.
+A folder holds the pieces and a manifest. The manifest records what the pieces were made from and how, their checksums,
+and facts about each. A piece is valid if the manifest lists it; the manifest is replaced atomically after the piece is
+on the disk. The folder belongs to the owner of the file's claim.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ SHOWN_CHANGES = 3
 
 @dataclass(frozen=True)
 class Piece:
-    """A finished part of a file. name: in the folder. facts: of its maker, as JSON holds them."""
+    """A finished piece of a file. `name`: its file in the folder. `facts`: values from its maker, for JSON."""
 
     name: str
     sha256: str
@@ -35,12 +35,12 @@ class Kept:
     """The kept pieces of one file.
 
     Args:
-        stem: of the file's claim, which the caller holds.
-        identity: what pieces must have been made from and with to be usable, by name.
-        facts: whole numbers that the facts of every piece have.
+        stem: the stem of the file's claim, which the caller holds.
+        identity: by name, everything that must be unchanged for earlier pieces to be usable.
+        facts: names of whole numbers in the facts of every piece.
     Attributes:
-        pieces: intact ones of an earlier run with the same identity, then those of this one.
-        dropped: why pieces of an earlier run are of no use; None where there were none. They are gone.
+        pieces: the intact pieces of an earlier run with the same identity, followed by those of this run.
+        dropped: why the pieces of an earlier run are not usable (they are deleted); None if there were none.
     """
 
     def __init__(self, stem: Path, identity: Mapping[str, str], facts: Collection[str] = ()) -> None:
@@ -57,20 +57,20 @@ class Kept:
     def path(self, piece: Piece) -> Path:
         return self.folder / piece.name
 
-    def add(self, part: Path, facts: dict[str, Any]) -> Piece:
-        """Move a complete file or folder of files in as the next piece. It survives a power cut from when this returns.
+    def add(self, finished: Path, facts: dict[str, Any]) -> Piece:
+        """Add a complete file or folder of files as the next piece. After the return it survives a power cut.
 
         Raises:
-            OSError: it cannot be kept; earlier pieces are.
+            OSError: the piece cannot be kept; earlier pieces are kept.
         """
         new = not self.folder.exists()
         self.folder.mkdir(exist_ok=True)
         try:
-            piece = Piece(f"{len(self.pieces):05d}{part.suffix}", checksum(part), facts)
-            for file in part.iterdir() if part.is_dir() else ():
+            piece = Piece(f"{len(self.pieces):05d}{finished.suffix}", checksum(finished), facts)
+            for file in finished.iterdir() if finished.is_dir() else ():
                 _to_disk(file)
-            _to_disk(part)
-            os.replace(part, self.path(piece))
+            _to_disk(finished)
+            os.replace(finished, self.path(piece))
             self._write([*self.pieces, piece])
         except OSError:
             if new:
@@ -82,17 +82,17 @@ class Kept:
         self.pieces.append(piece)
         return piece
 
-    def file_is_complete(self, part: Path) -> None:
-        """The file that the pieces are for gets its name next, from `part`: the folder is a leftover from then on."""
+    def file_is_complete(self, finished: Path) -> None:
+        """Record that `finished` is renamed to the final file next, after which the folder is a leftover."""
         if self.pieces:
-            self._write(self.pieces, _mark_of(part.stat()))
+            self._write(self.pieces, _mark_of(finished.stat()))
 
     def remove(self) -> None:
-        """Nothing is kept any longer."""
+        """Delete all pieces."""
         _remove(self.folder)
 
     def _read(self) -> tuple[list[Piece], str | None]:
-        """(usable pieces, why others are not)."""
+        """Read the usable pieces, and the reason why others are not usable."""
         if not self.folder.is_dir():
             return [], None
         try:
@@ -122,17 +122,17 @@ class Kept:
 
 
 def folder_of(stem: Path) -> Path:
-    """Where pieces are kept of the file with a claim of this stem."""
+    """The folder for the pieces of the file whose claim has this stem."""
     return stem.with_name(stem.name + FOLDER)
 
 
 def discard(stem: Path) -> None:
-    """Remove what is kept of a file whose claim the caller holds, if there is anything."""
+    """Remove the pieces of a file, if there are any. The caller holds the claim on the file."""
     _remove(folder_of(stem))
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, where there is one; the manifest last, so that one that is half removed tells what it is."""
+    """Remove a folder, if it exists; the manifest last, so that an incompletely removed folder is recognised."""
     if not folder.exists():
         return
     for entry in folder.iterdir():
@@ -149,10 +149,10 @@ def _remove_entry(entry: Path) -> None:
 
 
 def is_leftover(folder: Path) -> bool:
-    """Is this folder of no use to anybody? Its owner is dead.
+    """Whether the folder of a dead owner can be removed.
 
-    Either the file is complete that its pieces are for, and the owner was killed before it could remove them; or there
-    is no manifest: the owner was killed before the first one, or when all but the folder was removed.
+    Either the file is complete and the owner was killed before it removed the pieces; or there is no manifest, because
+    the owner was killed before writing it or while removing the folder.
     """
     if folder.is_dir() and not (folder / MANIFEST).exists():
         return True
@@ -167,12 +167,12 @@ def is_leftover(folder: Path) -> bool:
 
 
 def _mark_of(file: os.stat_result) -> list[int]:
-    """What a file keeps when it is renamed, and no other file has."""
+    """An identity of a file that does not change when it is renamed."""
     return [file.st_ino, file.st_size, file.st_mtime_ns]
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What differs, in words."""
+    """Describe the differences of two identities."""
     if not isinstance(before, Mapping):
         return "their list is damaged"
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
@@ -182,7 +182,7 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 in hexadecimal digits: of a file, or of the names and sums of a folder's files."""
+    """The SHA-256 of a file, or of the names and hashes of a folder's files, in hexadecimal digits."""
     if path.is_dir():
         sums = {file.name: checksum(file) for file in sorted(path.iterdir())}
         return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
@@ -191,7 +191,7 @@ def checksum(path: Path) -> str:
 
 
 def _to_disk(path: Path) -> None:
-    """A file's bytes, or a folder's names, survive a power cut from now on."""
+    """Write a file's bytes, or a folder's names, to the disk, so that they survive a power cut."""
     folder = path.is_dir()
     if folder and os.name != "posix":
         return  # Windows opens no folders

@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 
-# Control characters, those that reverse the direction of writing, other line ends, and bytes that are no text.
+# Control characters, characters that change the direction of text, other line ends, and bytes that are not text.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -14,12 +14,12 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def printable(text: str) -> str:
-    """The text with control characters escaped: a file's name must not move a terminal's cursor or forge a line."""
+    """Escape control characters, so that a file name cannot move a terminal's cursor or forge a log line."""
     return UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class Escaping(logging.Formatter):
-    """Escapes what is put into a message. Line ends that stand in the message itself stay."""
+    """Escapes the arguments of a message. Line ends in the message itself are kept."""
 
     def format(self, record: logging.LogRecord) -> str:
         if isinstance(record.args, tuple):
@@ -37,6 +37,6 @@ def set_up_logging(verbose: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Escaping("%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
-    logging.raiseExceptions = False  # a terminal that is gone must not add its own errors to every message
+    logging.raiseExceptions = False  # a closed terminal must not cause an error for every message
     for noisy in ("PIL", "httpx", "httpcore", "matplotlib", "filelock", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

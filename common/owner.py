@@ -1,7 +1,7 @@
-"""Which process made a file, and is it still alive? Recorded beside files in the making.
+"""Identifies the process that is writing a file, and tells whether it is still running.
 
-A process number alone is not enough: numbers are used again, and two machines or containers that share a folder have
-the same ones. The start time and the identity of the machine tell them apart.
+A process number alone is not enough, because numbers are reused, and machines or containers that share a folder use the
+same numbers. The start time and the identity of the machine distinguish them.
 """
 
 import json
@@ -13,7 +13,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Owner:
-    """A process. machine: host, boot and process namespace in one word. started: clock ticks since boot, "" unknown."""
+    """The identity of a process.
+
+    machine: host, boot and process namespace in one word.
+    started: start time in clock ticks since boot; "" if unknown.
+    """
 
     host: str
     machine: str
@@ -25,12 +29,12 @@ class Owner:
 
     @property
     def is_local(self) -> bool:
-        """Whether this machine can tell if the process is alive."""
+        """Whether this machine can tell if the process is running."""
         return self.machine == machine()
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs; only for a local one whose start time is recorded."""
+        """Whether the process is running; only for a local process with a recorded start time."""
         return process_started(self.pid) == self.started
 
     def to_json(self) -> bytes:
@@ -38,12 +42,12 @@ class Owner:
 
 
 def this_process() -> Owner:
-    """The owner of what this process makes."""
+    """The identity of this process."""
     return Owner(socket.gethostname(), machine(), os.getpid(), process_started(os.getpid()))
 
 
 def read_owner(text: bytes) -> Owner | None:
-    """The recorded owner; None where the record is empty or damaged."""
+    """Read a recorded owner; None if the record is empty or damaged."""
     try:
         return Owner(**json.loads(text))
     except (ValueError, TypeError):
@@ -51,7 +55,7 @@ def read_owner(text: bytes) -> Owner | None:
 
 
 def machine() -> str:
-    """A word for this machine since it was started, and this container: process numbers are unique within it."""
+    """A word that identifies this boot of this machine and this container, within which process numbers are unique."""
     parts = [socket.gethostname()]
     try:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -62,7 +66,7 @@ def machine() -> str:
 
 
 def process_started(pid: int) -> str:
-    """When a process of this machine was started, in clock ticks since boot; "" where it is gone or not told."""
+    """The start time of a process on this machine, in clock ticks since boot; "" if it has ended or is unknown."""
     try:
         status = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:

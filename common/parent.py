@@ -1,6 +1,6 @@
-"""A process that a launcher started ends soon after its launcher, however that died.
+"""Ends a process soon after the launcher that started it has died.
 
-torchrun, killed, cannot end its workers: they would go on beside the job that the user starts next.
+A killed torchrun cannot end its workers, which would otherwise keep running beside the user's next job.
 """
 
 import contextlib
@@ -11,12 +11,12 @@ import threading
 import time
 
 POLL_S = 0.5
-GRACE_S = 3.0  # from the request to end to the end
+GRACE_S = 3.0  # time from SIGTERM to the end of the process
 PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """Call it early, in the main thread: SIGTERM when the parent dies, and the end a few seconds later."""
+    """Request SIGTERM for when the parent dies, and the end a few seconds later. Call it early, in the main thread."""
     parent = os.getppid()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
@@ -28,13 +28,13 @@ def end_with_parent() -> None:
 
 
 def has_launcher() -> bool:
-    """Whether the parent is a launcher that must not be outlived: torchrun, or `common.distributed.launcher`."""
+    """Whether the parent is a launcher: torchrun, or `common.distributed.launcher`."""
     return "TORCHELASTIC_RUN_ID" in os.environ or "SEEDVR_LAUNCHER" in os.environ
 
 
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(POLL_S)
-    os.kill(os.getpid(), signal.SIGTERM)  # a word, and nothing left; where the main thread can still hear it
+    os.kill(os.getpid(), signal.SIGTERM)  # the main thread can log a line and remove files
     time.sleep(GRACE_S)
     os.kill(os.getpid(), signal.SIGKILL)

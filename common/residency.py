@@ -1,8 +1,8 @@
 """Moves models between the host and the device: all stay on the device if they fit, otherwise one at a time.
 
-Weights do not change in inference, so nothing is ever copied back: the master copy waits in pinned memory of the host,
-and a model leaves the device when its copy there is freed. The next model's weights travel on a stream of their own
-while the current one computes.
+Weights do not change in inference, so nothing is copied back: the host keeps a copy in pinned memory, and offloading a
+model only frees its memory on the device. The weights of the next model are copied on a separate stream while the
+current model computes.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,12 +16,12 @@ logger = get_logger(__name__)
 
 
 class Residency:
-    """Moves models to a device and off it.
+    """Moves models to a device and frees them there.
 
     Args:
-        models: by name, on the CPU or on the device already; in evaluation mode.
-        device: where they compute.
-        one_at_a_time: False keeps all of them on the device.
+        models: the models by name, in evaluation mode, on the CPU or on the device.
+        device: the device on which they compute.
+        one_at_a_time: keep only one model on the device; False: keep all of them.
     """
 
     @torch.inference_mode(False)
@@ -38,11 +38,11 @@ class Residency:
                 model.to(self.device)
 
     def switch(self, name: str | None, soon: Collection[str] = ()) -> None:
-        """From now on `name` computes: it is on the device, and everything else leaves; nothing moves that need not.
+        """Make sure that the model `name` is on the device, and free all other models there.
 
         Args:
-            name: None for something that moves by itself.
-            soon: models that stay, or start to travel.
+            name: the model that computes next; None: a model that moves by other means.
+            soon: models that are kept on the device, or whose copy is started.
         """
         if not self.one_at_a_time:
             return
@@ -55,7 +55,7 @@ class Residency:
 
     @torch.inference_mode(False)
     def prefetch(self, name: str) -> None:
-        """Start moving a model to the device; nothing where it is there or on its way."""
+        """Start to copy a model to the device, unless it is there or being copied."""
         if not self.one_at_a_time or name in self._arrived:
             return
         copies = [torch.empty_like(master, device=self.device) for _, master in self._masters[name]]
@@ -64,7 +64,7 @@ class Residency:
             for copy, (_, master) in zip(copies, self._masters[name], strict=True):
                 copy.copy_(master)
         else:
-            # The memory comes from the computing stream, where it may still be read for work that is not done.
+            # The memory was used on the computing stream, where unfinished work may still read it.
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(self._stream):
                 for copy, (_, master) in zip(copies, self._masters[name], strict=True):
@@ -75,29 +75,29 @@ class Residency:
         logger.debug("%s: weights on their way to %s", name, self.device)
 
     def release(self, name: str) -> None:
-        """Free a model's copy on the device."""
+        """Free the memory of a model on the device."""
         if self.one_at_a_time and name in self._arrived:
-            self._wait(name)  # its memory goes back to the computing stream, which must not overtake the copy
+            self._wait(name)  # the computing stream reuses the memory and must wait for the copy
             del self._arrived[name]
             for tensor, master in self._masters[name]:
                 tensor.data = master
             logger.debug("%s: off %s", name, self.device)
 
     def _wait(self, name: str) -> None:
-        """Let the computing stream wait until a model's weights have arrived."""
+        """Make the computing stream wait until a model's weights are copied."""
         event = self._arrived[name]
         if event is not None:
             torch.cuda.current_stream(self.device).wait_event(event)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
-    """Parameters and buffers, each once."""
+    """All parameters and buffers, without duplicates."""
     found = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return list(found.values())
 
 
 def _with_master(tensor: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(the tensor, its values in host memory, pinned where the device copies from there), the tensor set to them."""
+    """Point a tensor to a copy in host memory (pinned for CUDA devices). Returns the tensor and the copy."""
     master = torch.empty_like(tensor.data, device="cpu", pin_memory=device.type == "cuda")
     master.copy_(tensor.data)
     tensor.data = master

@@ -1,7 +1,7 @@
-"""Arithmetic for configuration files: numbers, lists, tuples, and nothing that could run anything.
+"""Evaluates arithmetic in configuration files: numbers, lists and tuples only, so that no code can run.
 
-The text is parsed and its tree walked by hand, so what is not named in this file does not exist. Sizes are bounded
-before a value is built, so that no short text can fill the memory.
+The text is parsed, and only the kinds of nodes that this module handles are accepted. Sizes are checked before a value
+is built, so that no short text can fill the memory.
 """
 
 import ast
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_TEXT = 10_000  # characters of an expression
-MAX_VALUES = 10_000  # values in a result, nested ones counted
-MAX_BITS = 256  # of an integer
+MAX_VALUES = 10_000  # values in a result, including nested ones
+MAX_BITS = 256  # bits of an integer
 
 Value = int | float | str | bool | None | list[Any] | tuple[Any, ...]
 
@@ -28,14 +28,14 @@ SIGNS: dict[type, Callable[[Any], Any]] = {ast.UAdd: operator.pos, ast.USub: ope
 
 
 def safe_eval(text: str) -> Value:
-    """The value of an arithmetic expression.
+    """Evaluate an arithmetic expression.
 
-    Known are numbers, strings, True, False and None as they stand; + - * / // % ** on numbers; lists and tuples, joined
-    with + and repeated with *. Names, calls, attributes, subscripts, comparisons, comprehensions, lambda, f-strings and
-    the rest are refused.
+    Supported are literals (numbers, strings, True, False, None); + - * / // % ** on numbers; lists and tuples, which +
+    concatenates and * repeats. Everything else is refused: names, calls, attributes, subscripts, comparisons,
+    comprehensions, lambda, f-strings.
 
     Raises:
-        ValueError: with the expression and what is wrong with it.
+        ValueError: the expression is not supported; the message says why.
     """
     text = str(text)
     if len(text) > MAX_TEXT:
@@ -51,7 +51,7 @@ def safe_eval(text: str) -> Value:
 
 
 def value_of(node: ast.expr) -> Value:
-    """The value of one node of the tree; ValueError for every kind of node that is not listed here."""
+    """Evaluate one node of the tree; ValueError for every kind of node that is not handled here."""
     match node:
         case ast.Constant(value=bool() | int() | float() | str() | None as value):
             return bounded(value)
@@ -67,7 +67,7 @@ def value_of(node: ast.expr) -> Value:
 
 
 def combined(op: ast.operator, left: Value, right: Value) -> Value:
-    """left op right, for lists where lists allow it and for numbers otherwise."""
+    """Compute left op right, for numbers, and for lists if the operator supports them."""
     if isinstance(op, ast.Mult) and isinstance(right, list | tuple):
         left, right = right, left
     if isinstance(op, ast.Mult) and isinstance(left, list | tuple):
@@ -86,20 +86,20 @@ def combined(op: ast.operator, left: Value, right: Value) -> Value:
 
 
 def refuse_large_power(base: int | float, exponent: int | float) -> None:
-    """ValueError before a power is computed whose integer result would be too large; floats overflow by themselves."""
+    """Raise ValueError for a power whose integer result would be too large, before it is computed."""
     if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > 2 * MAX_BITS:
         raise ValueError(f"{base} ** {exponent} is too large")
 
 
 def number(value: Value) -> int | float:
-    """The value, if it is a number: strings and truth values take no part in arithmetic."""
+    """Return the value if it is a number; strings and truth values are refused in arithmetic."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{value!r} is not a number")
     return value
 
 
 def bounded(value: Value) -> Value:
-    """The value, if it is of a size that a configuration can need."""
+    """Return the value unless it is too large."""
     if isinstance(value, complex):
         raise ValueError("the result is a complex number")
     if type(value) is int and value.bit_length() > MAX_BITS:
@@ -110,10 +110,10 @@ def bounded(value: Value) -> Value:
 
 
 def size(value: Value) -> int:
-    """How many values there are, the containers counted too."""
+    """The number of values, including containers."""
     return 1 + sum(size(item) for item in value) if isinstance(value, list | tuple) else 1
 
 
 def shortened(text: str) -> str:
-    """The text, cut where a message would become unreadable."""
+    """The text, shortened for a message."""
     return text if len(text) <= 100 else text[:97] + "..."

@@ -1,7 +1,7 @@
 """Noise that depends only on the seed, its purpose and its latent frame.
 
-Every latent frame has its own CPU generator. So a clip gives the same result alone or in a folder, whole or in slices,
-after a resume, and on any number of devices; and a draw for one purpose never shifts another's.
+Every latent frame has its own CPU generator. The noise of a clip is therefore the same alone or in a folder, in slices,
+after a resume, and on any number of devices, and noise for one purpose does not affect noise for another.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ def frame_noise(
 
     Args:
         seed: the user's seed, any integer.
-        kind: what it is for: "posterior" (sampling the VAE), "start" (where the sampler begins) or "condition".
-        height, width: of the latents.
+        kind: the purpose: "posterior" (sampling the VAE), "start" (the sampler's x_T) or "condition".
+        height, width: size of the latents.
 
     Returns:
-        float32 [frames, height, width, channels] on the CPU. A frame's values depend on nothing but seed, kind, its own
-        index in the clip and the size of a frame.
+        float32 [frames, height, width, channels] on the CPU. The values of a frame depend only on seed, kind, its index
+        in the clip and the size of a frame.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of noise {kind!r}; known are {', '.join(KINDS)}")
@@ -38,6 +38,6 @@ def frame_noise(
 
 
 def frame_seed(seed: int, kind: str, frame: int) -> int:
-    """A generator's seed in [0, 2^63) for one frame; a hash, so that neighbouring seeds and frames share nothing."""
+    """The seed in [0, 2^63) of one frame's generator; a hash, so that adjacent seeds and frames are independent."""
     digest = hashlib.sha256(f"{int(seed)}/{kind}/{int(frame)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

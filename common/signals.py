@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-REPEAT_S = 3.0  # a second signal within this time is the same wish, and must not break the tidying up
+REPEAT_S = 3.0  # a second signal within this time is ignored, so that it does not interrupt the cleanup
 NAMES = ("SIGTERM", "SIGHUP", "SIGINT")
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked this process to end."""
+    """This process has received a signal to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")
@@ -20,16 +20,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """128 and the signal's number, as shells say it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    """128 plus the number of the signal, as in shells: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return 128 + getattr(error, "number", signal.SIGINT)
 
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Raise `Interrupted` in the block. A signal that is ignored (nohup) stays so; only in the main thread.
+    """A context in which signals raise `Interrupted`. Ignored signals (nohup) stay ignored. Main thread only.
 
-    After that the process is about to end: the same wish once more (a terminal and torchrun both send it) does not
-    disturb what Python does at its exit, and ends the process after a while.
+    After a signal the process is about to end. A repeated signal (a terminal and torchrun both send one) does not
+    interrupt the cleanup, and ends the process after a while.
     """
     first = None
 
@@ -56,5 +56,5 @@ def interrupted_by_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            if signal.getsignal(number) is handle:  # else a block inside this one has ended the program
+            if signal.getsignal(number) is handle:  # otherwise an inner context has ended the program
                 signal.signal(number, handler if first is None else ending)

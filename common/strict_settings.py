@@ -1,4 +1,4 @@
-"""A section of a YAML file as a frozen dataclass; unknown, missing and ill-typed keys are refused by their name."""
+"""Reads a section of a YAML file as a frozen dataclass; unknown, missing and wrongly typed keys are refused."""
 
 import dataclasses
 import types
@@ -13,20 +13,19 @@ S = TypeVar("S")
 
 
 def settings_from(cls: type[S], mapping: Mapping[str, Any] | None, where: str = "") -> S:
-    """An instance of a dataclass out of a YAML mapping, nested dataclasses included.
+    """Make an instance of a dataclass from a YAML mapping, including nested dataclasses.
 
     Example:
         settings_from(OptimizerSettings, {"lr": 2e-5}, "train.optimizer.")
 
     Args:
-        cls: a dataclass, whose annotations say what each value may be: bool, int, float, str, None, literals, tuples,
-            mappings, and dataclasses.
-        mapping: None: all defaults.
-        where: what stands before a key in messages, as the command line spells it.
+        cls: a dataclass. Its annotations give the types: bool, int, float, str, None, literals, tuples, mappings, and
+            dataclasses.
+        mapping: the section; None: all values are defaults.
+        where: the prefix of keys in messages, as on the command line.
 
     Raises:
-        ValueError: a key that the dataclass does not have, one without default that is missing, or a value of another
-            type than its annotation.
+        ValueError: a key is unknown, a key without a default is missing, or a value has another type than its field.
     """
     mapping = {} if mapping is None else mapping
     if not isinstance(mapping, Mapping):
@@ -46,7 +45,7 @@ def is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def converted(annotation: Any, value: Any, where: str) -> Any:
-    """A value as its annotation says; ValueError where it is something else."""
+    """Convert a value to the type of its annotation; ValueError if it has another type."""
     if dataclasses.is_dataclass(annotation):
         return settings_from(annotation, value, f"{where}.")  # type: ignore[arg-type]
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)

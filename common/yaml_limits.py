@@ -1,7 +1,7 @@
-"""Limits for configuration files: a few lines of YAML can name each other and grow to any size.
+"""Limits the size of configuration files, since a few lines of YAML that refer to each other can grow to any size.
 
-Names of YAML (`&a`, `*a`) are counted before anything is built. Interpolations (`${key}`) are replaced one after the
-other, each after those that it names, and the size is looked at every time.
+References (`&a`, `*a`) are counted before anything is built. Interpolations (`${key}`) are replaced one by one, each
+after those to which it refers, and the size is checked each time.
 """
 
 import re
@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 
-MOST_BYTES = 1 << 20  # of a file
-MOST_VALUES = 20_000  # in a configuration, keys and containers counted
-MOST_INTERPOLATED = 4_000  # values that interpolations put in, together
-MOST_LETTERS = 100_000  # of one value
+MOST_BYTES = 1 << 20  # bytes of a file
+MOST_VALUES = 20_000  # values in a configuration, including keys and containers
+MOST_INTERPOLATED = 4_000  # values from all interpolations together
+MOST_LETTERS = 100_000  # characters of one value
 MOST_DEPTH = 60
 RESOLVER = "eval"
 REFERENCE = re.compile(r"\$\{\s*([^${}:]+?)\s*\}")
@@ -21,10 +21,10 @@ OTHER_RESOLVER = re.compile(r"\$\{\s*(?!eval\s*:)[^${}]*[:$]")
 
 
 def refuse_large_text(text: str) -> None:
-    """ValueError where YAML would become larger than a configuration is, or nested deeper. Builds nothing.
+    """Raise ValueError if the YAML is too large or too deeply nested. Nothing is built.
 
     Raises:
-        yaml.YAMLError: no YAML.
+        yaml.YAMLError: the text is not YAML.
     """
     if len(text) > MOST_BYTES:
         raise ValueError(f"it has {len(text)} characters, a configuration may have {MOST_BYTES}")
@@ -52,7 +52,7 @@ def refuse_large_text(text: str) -> None:
 
 
 def values(node: Any) -> int:
-    """Values in a tree of dictionaries and lists, containers counted."""
+    """The number of values in a tree of dictionaries and lists, including containers."""
     if isinstance(node, dict):
         return 1 + sum(values(item) for item in node.values())
     return 1 + sum(values(item) for item in node) if isinstance(node, list) else 1
@@ -62,7 +62,7 @@ class Resolver:
     """Replaces every interpolation of a config by its value, in place.
 
     Raises:
-        ValueError: a circle, a name that is computed, a resolver other than `eval`, or too large a result.
+        ValueError: there is a cycle, a computed name, a resolver other than `eval`, or the result is too large.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -97,7 +97,7 @@ class Resolver:
         self.under_way.pop()
 
     def _resolve_reference(self, parent: DictConfig | ListConfig, reference: str) -> None:
-        """Resolve what a reference names before it is used; a name that does not exist is OmegaConf's to refuse."""
+        """Resolve the value of a reference before it is used; OmegaConf refuses names that do not exist."""
         start: Any = self.config
         path = reference
         if reference.startswith("."):

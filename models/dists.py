@@ -1,4 +1,4 @@
-"""DISTS (arXiv 2004.07728): how alike two pictures are in structure and texture; its weights are the user's to give."""
+"""DISTS (arXiv 2004.07728): the distance of two pictures in structure and texture. The user provides its weights."""
 
 from collections.abc import Mapping
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from models.vgg import VGGDistance
 
 TAP_WIDTHS = (3, 64, 128, 256, 512, 512)
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pictures in [0, 1], as VGG-16 was trained
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # VGG-16's normalisation of pictures in [0, 1]
 STABLE = 1e-6
 
 
 class L2Pool(nn.Module):
-    """Halves a picture without aliasing: the root of squares under a Hann window of three taps."""
+    """Halves a picture without aliasing: the square root of the squares, averaged with a Hann window of three taps."""
 
     def forward(self, x: Tensor) -> Tensor:
         taps = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)  # numpy's hanning(5) without its zeros
@@ -23,7 +23,10 @@ class L2Pool(nn.Module):
 
 
 class StructureTextureDistance(VGGDistance):
-    """Frozen. Names are those of torchvision's VGG-16 (`features.N.*`); `alpha`, `beta` [1, 1475, 1, 1] as theirs."""
+    """The network of DISTS, frozen, with the names of torchvision's VGG-16 (`features.N.*`), `alpha` and `beta`.
+
+    `alpha` and `beta` are [1, 1475, 1, 1], as in the published weights.
+    """
 
     name = "DISTS"
 
@@ -34,11 +37,11 @@ class StructureTextureDistance(VGGDistance):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "StructureTextureDistance":
-        """Built with weights, see `VGGDistance.load`."""
+        """Build the network with weights, see `VGGDistance.load`."""
         return cls().load(state)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Pictures [N, 3, H, W] in [-1, 1], 16 pixels or more a side -> float32 [N], 0 where they are equal."""
+        """The distance of pictures [N, 3, H, W] in [-1, 1], at least 16 pixels a side: float32 [N], 0 if equal."""
         total = self.alpha.sum() + self.beta.sum()
         likeness = a.new_zeros(len(a), dtype=torch.float32)
         taps = zip(self._taps((a + 1) / 2), self._taps((b + 1) / 2), strict=True)
@@ -54,5 +57,5 @@ class StructureTextureDistance(VGGDistance):
         return 1 - likeness
 
     def _taps(self, x: Tensor) -> list[Tensor]:
-        """The picture itself is the first of what is compared."""
+        """The features to compare; the first is the picture itself."""
         return [x, *self.taps(x)]

@@ -1,4 +1,4 @@
-"""Lists of layers, typed by the class of their entries."""
+"""Lists of layers with typed entries."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -9,5 +9,5 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def module_list(layers: Iterable[Layer]) -> Sequence[Layer]:
-    """An `nn.ModuleList` of these layers, typed as the sequence that it is: an entry has the class of its layer."""
+    """An `nn.ModuleList` of these layers, typed as a sequence of their class."""
     return nn.ModuleList(layers)  # type: ignore[return-value]  # torch declares its entries as plain modules

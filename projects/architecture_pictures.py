@@ -3,7 +3,6 @@
 python projects/architecture_pictures.py --output docs/images
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from models.video_vae_v3.modules.schedule import (
     filled_slice,
     level_shapes,
 )
+from projects.program import new_parser, run_program
 
 SIZE, RANKS = (720, 1280), 4
 RELEASED = level_shapes((128, 256, 512, 512), 2)  # the VAE of all released models
@@ -68,9 +68,9 @@ def _level(
         start += group.frames
         left = group.frames * time // following
         while left:
-            piece = min(wanted or left, left)
-            yield _frames(piece)
-            left -= piece
+            count = min(wanted or left, left)
+            yield _frames(count)
+            left -= count
 
 
 def _frames(count: int) -> Activation:
@@ -158,21 +158,21 @@ def rows_picture(size: tuple[int, int], ranks: int) -> str:
         rows = size[0] // scale
         svg.text(x + width / 2, top - 24, name, "middle", "bold")
         svg.text(x + width / 2, top - 8, f"{rows} rows", "middle")
-        for own in range(ranks):
-            span = blocks.span(own, factor // scale)
+        for rank in range(ranks):
+            span = blocks.span(rank, factor // scale)
             y, bottom = (top + height * edge / rows for edge in (span.start, span.stop))
-            svg.box(x, y, width, bottom - y, RANK_COLOURS[own % 8], f"rank {own}: {span.start}-{span.stop - 1}")
-            if own:
+            svg.box(x, y, width, bottom - y, RANK_COLOURS[rank % 8], f"rank {rank}: {span.start}-{span.stop - 1}")
+            if rank:
                 svg.arrow(x + 14, y - 14, y + 12)
                 svg.arrow(x + 28, y + 14, y - 12)
     frames = RowBlocks.of(slice_frames, ranks)
     svg.text(750, top - 24, "finished: whole frames", "middle", "bold")
     svg.text(750, top - 8, f"a slice of {slice_frames}", "middle")
-    for own in range(ranks):
-        span = frames.span(own)
+    for rank in range(ranks):
+        span = frames.span(rank)
         for frame in range(span.start, span.stop):
             x, y = 640 + 28 * frame, top + 20 + 24 * frame
-            svg.box(x, y, 84, 56, RANK_COLOURS[own % 8])
+            svg.box(x, y, 84, 56, RANK_COLOURS[rank % 8])
             svg.text(x + 4, y + 14, str(frame + 1))
     svg.text(590, top + height / 2, "all to all")
     svg.arrow(24, 376, 362)
@@ -183,7 +183,7 @@ def rows_picture(size: tuple[int, int], ranks: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/images"), help="folder for the two pictures")
     args = parser.parse_args(arguments)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -193,4 +193,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

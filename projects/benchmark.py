@@ -14,8 +14,11 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -33,6 +36,7 @@ from projects.benchmarking.end_to_end import end_to_end, end_to_end_table
 from projects.benchmarking.pipeline import STAGES, NoiseClip, Pipeline, time_stages
 from projects.benchmarking.profiling import profile
 from projects.benchmarking.timing import known_operations
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.communication import TEXT_TOKENS, describe
 from projects.video_diffusion_sr.flops import transformer_flops
@@ -45,8 +49,8 @@ from projects.video_diffusion_sr.settings import RunSettings, resolve
 PEAK_TFLOPS = 790.0  # a large bf16 matrix product on one H200: the floors are counted with it
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = new_parser(__doc__)
     clip = parser.add_argument_group("what is restored")
     clip.add_argument("--preset", choices=sorted(PRESETS), default="seedvr2_3b")
     clip.add_argument("--res_h", type=int, default=720, help="output height, a multiple of 16")
@@ -141,7 +145,7 @@ def choose(args: argparse.Namespace, settings: RunSettings, parallel: Parallel, 
     return budget.plan(given)
 
 
-def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
+def measure(args: argparse.Namespace, parallel: Parallel) -> dict[str, Any]:
     """Everything that the table shows, as numbers: seconds, GiB, bytes, TFLOP/s, shares of the floor."""
     preset, request, device = PRESETS[args.preset], read_request(args), parallel.process.device
     settings = resolve(preset, request, device)
@@ -149,7 +153,7 @@ def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
     plan = choose(args, settings, parallel, clip)
     restorer = load(settings, parallel, [plan], fold=not args.reference_path)
     pipeline = Pipeline(restorer, clip, plan)
-    result = {
+    result: dict[str, Any] = {
         "plan": plan.describe(),
         "predicted_gib": dict(plan.predicted),
         "arguments": {k: str(v) for k, v in vars(args).items()},
@@ -159,8 +163,9 @@ def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
     if device.type == "cuda":
         result["device"] = torch.cuda.get_device_name(device)
     result["known"] = known_operations(device, settings.dtype)
-    result["stages"] = time_stages(pipeline, 1 if args.quick else args.runs, args.warm_up, whole=not args.quick)
-    add_operations(result["stages"], settings, clip, parallel.size)
+    times = time_stages(pipeline, 1 if args.quick else args.runs, args.warm_up, whole=not args.quick)
+    result["stages"] = times
+    add_operations(times, settings, clip, parallel.size)
     if args.profile:
         stages = {name: getattr(pipeline, name) for name in STAGES if name != "whole"}
         tables = profile(stages, device)
@@ -175,9 +180,9 @@ def measure(args: argparse.Namespace, parallel: Parallel) -> dict:
     return result
 
 
-def add_operations(stages: dict[str, dict], settings: RunSettings, clip: NoiseClip, ranks: int) -> None:
+def add_operations(stages: dict[str, dict[str, Any]], settings: RunSettings, clip: NoiseClip, ranks: int) -> None:
     """TFLOP of every stage, and TFLOP/s a rank beside the floor, added to its times."""
-    frames, size = clip.info.frame_count_hint, settings.geometry.network_size(clip.info.height, clip.info.width)
+    frames, size = clip.frames, settings.geometry.network_size(clip.info.height, clip.info.width)
     vae = settings.vae
     latents = latent_frames(frames, vae.temporal_factor), *(n // vae.spatial_factor for n in size)
     counts = sliced_vae_flops(settings.config.vae.model, frames, *size)
@@ -189,7 +194,7 @@ def add_operations(stages: dict[str, dict], settings: RunSettings, clip: NoiseCl
         stages[name]["share_of_floor"] = stages[name]["tflop_s"] / PEAK_TFLOPS
 
 
-def table(result: dict) -> str:
+def table(result: dict[str, Any]) -> str:
     """The stages as rows."""
     lines = [f"{'stage':<12} {'seconds':>9} {'peak GiB of each rank':>22} {'TFLOP':>9} {'TFLOP/s':>8} {'of floor':>8}"]
     for name, row in result["stages"].items():
@@ -198,8 +203,8 @@ def table(result: dict) -> str:
         if "tflop" in row:
             line += f" {row['tflop']:9.2f} {row['tflop_s']:8.2f} {row['share_of_floor']:8.1%}"
         lines.append(line)
-    parts = [row for name, row in result["stages"].items() if name != "whole"]
-    lines.append(f"{'sum':<12} {sum(row['seconds'] for row in parts):9.3f}")
+    stages = [row for name, row in result["stages"].items() if name != "whole"]
+    lines.append(f"{'sum':<12} {sum(row['seconds'] for row in stages):9.3f}")
     for name, row in result["stages"].items():
         if row["sent"]:
             sent = ", ".join(f"{purpose} {count / 1e9:.4f}" for purpose, count in row["sent"].items())
@@ -209,11 +214,11 @@ def table(result: dict) -> str:
     known = ", ".join(f"{name} {value:.3g}" for name, value in result["known"].items())
     lines += [f"plan: {result['plan']}", f"known operations in this run: {known}"]
     if "end_to_end" in result:
-        lines.append(end_to_end_table(result["end_to_end"], sum(row["seconds"] for row in parts)))
+        lines.append(end_to_end_table(result["end_to_end"], sum(row["seconds"] for row in stages)))
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None, started: float | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, started: float | None = None) -> int:
     """started: of `time.perf_counter`, where the imports belong to what is measured."""
     imports = None if started is None else time.perf_counter() - started
     args = parse(arguments)
@@ -237,7 +242,7 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> in
     return 0
 
 
-def time_operations(args: argparse.Namespace, device: torch.device, result: dict) -> None:
+def time_operations(args: argparse.Namespace, device: torch.device, result: dict[str, Any]) -> None:
     """Single kernels and convolutions, printed and added to the result."""
     if args.each_kernel:
         from projects.benchmarking.kernels import kernel_table, measure_kernels
@@ -252,4 +257,4 @@ def time_operations(args: argparse.Namespace, device: torch.device, result: dict
 
 
 if __name__ == "__main__":
-    sys.exit(main(started=STARTED))
+    sys.exit(run_program(partial(main, started=STARTED)))

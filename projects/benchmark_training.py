@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -23,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from common.config import plain_values
 from common.distributed.fsdp import STRATEGIES, max_over_ranks
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
@@ -33,7 +35,11 @@ from projects.benchmarking.timing import timed
 from projects.benchmarking.training import RandomLatents, RandomRecipe, random_stage
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
+from projects.video_diffusion_sr.flag_types import clip_shape
+from projects.video_diffusion_sr.train import VideoDiffusionTrainer
+from projects.video_diffusion_sr.training.adversarial import AdversarialStage
 from projects.video_diffusion_sr.training.cost import Sharding, memory, stage_costs
+from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.overrides import load_run
 from projects.video_diffusion_sr.training.packed import Size3
@@ -71,14 +77,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def latent_sizes(clips: Sequence[str], recipe: RandomRecipe) -> list[Size3]:
+def latent_sizes(clips: Sequence[str], recipe: VideoDiffusionTrainer) -> list[Size3]:
     """(t, h, w) of every clip, written FRAMESxHEIGHTxWIDTH; ValueError for what is no clip or cannot be cut."""
     sizes = []
     for clip in clips:
         try:
-            frames, height, width = map(int, clip.split("x"))
-        except ValueError:
-            raise ValueError(f"--clip {clip}: write frames x height x width, as in 21x720x1280") from None
+            frames, height, width = clip_shape(clip)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--clip: {error}") from None
         time, space = recipe.temporal_factor, recipe.spatial_factor
         step = space * recipe.config.dit.model.patch_size[1]
         if frames < 1 or (frames - 1) % time or height % step or width % step or min(height, width) < step:
@@ -87,20 +93,28 @@ def latent_sizes(clips: Sequence[str], recipe: RandomRecipe) -> list[Size3]:
     return sizes
 
 
-def make_trainer(args: argparse.Namespace, model: DictConfig, train: Mapping, process: Process) -> Trainer:
+def make_trainer(args: argparse.Namespace, model: DictConfig, train: Mapping[str, Any], process: Process) -> Trainer:
     """The loop on random weights, without batches yet."""
     loop, _, section = split_settings(train, args.stage)
     if loop.precision == "bf16":
         torch.set_float32_matmul_precision("high")  # as a run does
-    recipe = RandomRecipe(OmegaConf.masked_copy(model, [key for key in model if key != "__object__"]), process.device)
+    recipe = RandomRecipe(
+        OmegaConf.masked_copy(model, [str(key) for key in model if key != "__object__"]), process.device
+    )
     loop = replace(loop, checkpoint=CheckpointSettings(every=0), compile=loop.compile or recipe.compile)
     stage = random_stage(args.stage, recipe, section)
     return Trainer(stage, BatchSource(), loop, Path("unused"), process, recipe.strategy)
 
 
+def latent_stage(trainer: Trainer) -> LatentStage:
+    """The stage of `make_trainer`."""
+    assert isinstance(trainer.stage, LatentStage)
+    return trainer.stage
+
+
 def make_step(trainer: Trainer, sizes: Sequence[Size3]) -> Callable[[], float]:
     """A training step on random latents of these sizes, which returns its operations on this rank."""
-    channels = trainer.stage.recipe.config.dit.model.vid_out_channels
+    channels = latent_stage(trainer).recipe.config.dit.model.vid_out_channels
     stream = RandomLatents(sizes, channels, trainer.device).batches(0)
 
     def step() -> float:
@@ -134,11 +148,12 @@ def measure(trainer: Trainer, step: Callable[[], float], steps: int, warm_up: in
 
 def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str, float]:
     """What `training_cost.py` says about the same step, bytes by purpose."""
-    modules, recipe, process = trainer.stage.modules, trainer.stage.recipe, trainer.process
-    dit, discriminator = modules["dit"], modules.get("discriminator")
-    networks = (dit, discriminator)
-    counts = [0 if network is None else sum(p.numel() for p in network.parameters()) for network in networks]
-    of_stage = stage_costs(*counts, 0 if discriminator is None else len(discriminator.heads), recipe.recompute)[stage]
+    trained, process = latent_stage(trainer), trainer.process
+    recipe, dit = trained.recipe, trained.dit
+    of_critic, heads = 0, 0
+    if isinstance(trained, AdversarialStage):
+        of_critic, heads = sum(p.numel() for p in trained.discriminator.parameters()), len(trained.discriminator.heads)
+    of_stage = stage_costs(sum(p.numel() for p in dit.parameters()), of_critic, heads, recipe.recompute)[stage]
     sharded, hybrid, reshard_after_forward = STRATEGIES[recipe.strategy]
     ranks = (process.local_world if hybrid else process.world) if sharded else 1
     tokens = sum(prod(size) // prod(dit.config.patch_size) + TEXT_TOKENS for size in sizes)
@@ -146,7 +161,7 @@ def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str
     return memory(of_stage, dit.config, tokens, sharding, recipe.recompute)
 
 
-def table(clips: Sequence[str], found: Mapping, predicted: Mapping, peak_rate: float | None) -> str:
+def table(clips: Sequence[str], found: Mapping[str, Any], predicted: Mapping[str, Any], peak_rate: float | None) -> str:
     """What was measured and what predicted for one batch, in lines."""
     rate = found["flops"] / found["seconds"]
     used = "" if peak_rate is None else f", MFU {rate / peak_rate:.1%}"
@@ -166,8 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end_with_parent()
     model, train = load_run(args.config, args.train or f"configs_train/{args.stage}.yaml", args.overrides)
     with process_group(args.device) as process:
-        trainer, results = make_trainer(args, model, OmegaConf.to_container(train), process), []
-        recipe, loop, device = trainer.stage.recipe, trainer.settings, trainer.device
+        trainer, results = make_trainer(args, model, plain_values(train), process), []
+        recipe, loop, device = latent_stage(trainer).recipe, trainer.settings, trainer.device
         if process.is_leader:
             name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
             print(f"{args.stage}, {args.config}, {process.world} x {name}, {recipe.strategy}, groups of {loop.sp_size}")

@@ -5,9 +5,9 @@ docs/color.md. The networks are left out; what differs is the program's own, and
     python projects/color_chart.py --every_codec      # each codec and depth, its samples read back by FFmpeg alone
 """
 
-import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +25,7 @@ from data.media import OutputOptions, open_media, open_writer, rgb_of
 from data.media.codecs import CODECS, TABLE
 from data.media.encoding import choose
 from data.pixel_range import model_to_uint8, unit_to_model
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.output_form import pixel_path
 from projects.video_diffusion_sr.request import ResultOptions
 
@@ -52,12 +53,12 @@ KINDS = (
 )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, write the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--output", type=Path, help="a PNG of the charts; default: none is drawn")
     parser.add_argument("--every_codec", action="store_true", help="each codec in each of its depths, and no picture")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     set_up_logging()
     if args.every_codec:
         every_codec()
@@ -90,8 +91,9 @@ def write_chart(path: Path, kind: Kind) -> Path:
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p10le"
         for number in range(FRAMES):
             frame = av.VideoFrame(WIDTH, HEIGHT, "yuv420p10le")
-            for plane, value in zip(frame.planes, (luma, 512, 512), strict=True):
-                np.frombuffer(plane, np.uint16).reshape(plane.height, -1)[:, : plane.width] = value
+            values: tuple[np.ndarray | int, ...] = (luma, 512, 512)
+            for plane, value in zip(frame.planes, values, strict=True):
+                np.frombuffer(memoryview(plane), np.uint16).reshape(plane.height, -1)[:, : plane.width] = value
             for target in (stream.codec_context, frame):
                 target.color_primaries, target.color_trc, target.colorspace = kind.tags
                 target.color_range = 1
@@ -145,7 +147,9 @@ def stored_codes(path: Path) -> tuple[np.ndarray, tuple[int, int, int], str]:
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
     bits, name = frame.format.components[0].bits, frame.format.name
-    plane = np.frombuffer(frame.planes[0], np.uint8 if bits == 8 else np.uint16).reshape(HEIGHT, -1)[HEIGHT // 2]
+    plane = np.frombuffer(memoryview(frame.planes[0]), np.uint8 if bits == 8 else np.uint16).reshape(HEIGHT, -1)[
+        HEIGHT // 2
+    ]
     values = plane.reshape(-1, 4)[:WIDTH, 1] if name.startswith("bgr") else plane[:WIDTH]
     unit = values / (2**bits - 1) if frame.format.is_rgb else (values / 2 ** (bits - 8) - 16) / 219
     return unit * 4 * 219, (int(frame.color_primaries), int(frame.color_trc), int(frame.colorspace)), name
@@ -172,4 +176,4 @@ def draw(strips: list[tuple[str, Tensor]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

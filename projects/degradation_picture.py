@@ -9,14 +9,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage.data
-from omegaconf import OmegaConf
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.config import load_config
+from common.config import load_config, plain_values
+from common.extras import need
 from data.degradation.blur import BlurDraw
 from data.degradation.compression import CompressionDraw
 from data.degradation.jpeg import JpegDraw
@@ -34,7 +33,8 @@ COLOURS = 256  # a palette keeps the file small
 def draw_picture(degrade: VideoDegradation, seeds: Sequence[int]) -> Image.Image:
     """Two rows of tiles for each photograph: the middle of the first frame after every stage, at one size."""
     rows = []
-    for photograph, seed in zip((skimage.data.astronaut()[:300, 60:420], skimage.data.coffee()), seeds, strict=True):
+    photographs = need("skimage.data", "demo", "the picture of the degradation")
+    for photograph, seed in zip((photographs.astronaut()[:300, 60:420], photographs.coffee()), seeds, strict=True):
         clip = animate(photograph, FRAMES, SIDE, SIDE, np.random.default_rng(seed), MotionConfig(scale=(1.0, 1.0)))
         trace: list[Step] = []
         degrade(clip, seed, trace)
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "configs_degradation" / "video.yaml")
     parser.add_argument("--seeds", type=int, nargs=2, default=(128, 120), help="one for each photograph")
     flags = parser.parse_args(arguments)
-    degrade = VideoDegradation(OmegaConf.to_container(load_config(flags.config)))
+    degrade = VideoDegradation(plain_values(load_config(flags.config)))
     draw_picture(degrade, flags.seeds).save(flags.output, optimize=True)
 
 

@@ -9,22 +9,22 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import skimage.data
-from omegaconf import OmegaConf
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.config import load_config
+from common.config import load_config, plain_values
+from common.extras import need
 from data.training.make_pairs import make_pairs
 from data.training.pair_sampler import SamplerConfig
 from data.training.sampling import ClipShape
 from projects.program import new_parser, run_program
 
 
-def clips_per_second(folder: Path, shape: ClipShape, count: int, workers: int, recipe: dict) -> float:
+def clips_per_second(folder: Path, shape: ClipShape, count: int, workers: int, recipe: dict[str, Any]) -> float:
     """The rate of `make_pairs`, cropping included, less the start of the processes (a short run)."""
     config = SamplerConfig(cache_bytes=1 << 28)
     seconds = []
@@ -44,11 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--input", type=Path, help="folder of videos and pictures (default: two photographs)")
     flags = parser.parse_args(arguments)
-    recipe, shape = OmegaConf.to_container(load_config(flags.config)), ClipShape(*flags.shape)
+    recipe, shape = plain_values(load_config(flags.config)), ClipShape(*flags.shape)
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        Image.fromarray(skimage.data.astronaut()).save(Path(folder) / "astronaut.png")
-        Image.fromarray(skimage.data.coffee()).save(Path(folder) / "coffee.png")
+        if flags.input is None:
+            photographs = need("skimage.data", "demo", "the measurement without --input")
+            for name in ("astronaut", "coffee"):
+                Image.fromarray(getattr(photographs, name)()).save(Path(folder) / f"{name}.png")
         for workers in flags.workers:
             rate = clips_per_second(flags.input or Path(folder), shape, flags.count, workers, recipe)
             size = f"{shape.frames} frames of {shape.height}x{shape.width}"

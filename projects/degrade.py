@@ -23,9 +23,8 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from omegaconf import OmegaConf
 
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.logger import get_logger, set_up_logging
 from data.degradation.pipeline import Degradation, build_degradation
 from data.media import find_media, open_media
@@ -115,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clips_as", choices=("png", "mkv"), default="png", help="folders of PNG frames, or FFV1")
     flags = parser.parse_args(arguments)
     set_up_logging()
-    recipe = OmegaConf.to_container(load_config(flags.config), resolve=True)
+    recipe = plain_values(load_config(flags.config))
     degrade = build_degradation(recipe)
     written = degrade_folder(flags.input, flags.output, flags.seed, degrade, flags.ground_truth, flags.clips_as)
     logger.info("%d files in %s", len(written), flags.output)

@@ -5,8 +5,8 @@
 Nothing is downloaded: the photographs ship inside scikit-image, the tiny model inside this repository.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,16 +16,16 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from omegaconf import OmegaConf
 
-from common.config import load_config
-from common.extras import MissingExtra, need
+from common.config import load_config, plain_values
+from common.extras import need
 from common.logger import get_logger, set_up_logging
 from data.degradation.pipeline import build_degradation
 from data.media import MediaInfo, OutputOptions, open_media, open_writer
 from data.pixel_range import model_to_uint8
 from data.training.motion import MotionConfig, animate
 from projects.evaluation.measures import psnr
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.cli import main as restore
 from projects.video_diffusion_sr.comparison import FOLDER
 from projects.video_diffusion_sr.geometry import Geometry
@@ -40,27 +40,21 @@ PHOTOS = ("coffee", "astronaut", "rocket", "chelsea")
 CAMERA = MotionConfig(pan=1.5, turn=0.15, zoom=0.003, scale=(1.0, 1.0), shake=0.6, still=0.0)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Make, degrade, restore, and say where everything is."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = new_parser(__doc__)
     p.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for everything (%(default)s)")
     p.add_argument("--photo", choices=PHOTOS, default=PHOTOS[0], help="which photograph to film (%(default)s)")
     p.add_argument("--frames", type=int, default=25, help="length of the clip at 25 frames a second (%(default)s)")
     p.add_argument("--seed", type=int, default=1, help="of the camera, the degradation and the restorer (%(default)s)")
-    args = p.parse_args()
-    set_up_logging()
+    args = p.parse_args(arguments)
     if args.frames < 1:
-        logger.error("--frames %d: a clip needs at least one frame", args.frames)
-        return 2
-
-    try:
-        photograph = getattr(need("skimage.data", "demo", "the demo"), args.photo)()  # u8 [H, W, 3]
-    except MissingExtra as error:
-        logger.error("%s", error)
-        return 2
+        p.error(f"--frames {args.frames}: a clip needs at least one frame")
+    set_up_logging()
+    photograph = getattr(need("skimage.data", "demo", "the demo"), args.photo)()  # u8 [H, W, 3]
     generator = np.random.default_rng(args.seed)
     clean = animate(photograph, args.frames, *SIZE, generator, CAMERA)  # u8 [T, H, W, 3]
-    config = OmegaConf.to_container(load_config(ROOT / "configs_degradation" / "video.yaml"))
+    config = plain_values(load_config(ROOT / "configs_degradation" / "video.yaml"))
     degraded = build_degradation(config)(clean, args.seed)  # u8 [T, H/4, W/4, 3]
     truth = write(clean, args.output / "ground_truth" / f"{args.photo}.mp4")
     source = write(degraded, args.output / "degraded" / f"{args.photo}.mp4")
@@ -106,4 +100,4 @@ def mean_psnr(truth: np.ndarray, other: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 from common.file_hash import sha256_of
 from common.hub import DownloadError, RemoteFile, fetch, fetch_from_hub
 from common.logger import get_logger, set_up_logging
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.prompts import NEGATIVE, POSITIVE, Prompt
 
 logger = get_logger(__name__)
@@ -77,7 +78,7 @@ def fetch_variant(args: argparse.Namespace) -> list[str]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("variant", choices=VARIANTS, help="which released model")
     parser.add_argument("--dir", type=Path, default=ROOT / "ckpts", help="where the files go (default: %(default)s)")
     parser.add_argument("--endpoint", help="address of the hub, for mirrors (default: HF_ENDPOINT or the public hub)")
@@ -117,10 +118,10 @@ def prompt_places(prompt: Prompt, variant: Variant, args: argparse.Namespace) ->
         )
         for space in PROMPT_SPACES:
             file = RemoteFile(space, prompt.file, kind="space", sha256=prompt.sha256)
-            yield lambda file=file: fetch_from_hub(file, args.dir, args.endpoint)
+            yield partial(fetch_from_hub, file, args.dir, args.endpoint)
     for url in PROMPT_URLS if args.prompt_url is None else (args.prompt_url,):
         address = f"{url.rstrip('/')}/{prompt.file}"
-        yield lambda address=address: fetch(address, target, size=None, hashes=[prompt.sha256])
+        yield partial(fetch, address, target, size=None, hashes=[prompt.sha256])
 
 
 def copy_verified(source: Path, target: Path, sha256: str) -> Path:
@@ -138,4 +139,4 @@ def copy_verified(source: Path, target: Path, sha256: str) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

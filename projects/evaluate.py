@@ -19,11 +19,13 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import islice, zip_longest
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +91,7 @@ def score_folder(
     if missing := sorted(set(wanted) - set(found)):
         raise ValueError(f"{results} has no result for {', '.join(missing)}.")
     columns = zip(*[(n, found[n], p, crop, may_enlarge, measures, device) for n, p in wanted.items()], strict=True)
-    progress: Callable = lambda scores: tqdm(scores, total=len(wanted), desc=results.name, unit="clip", leave=False)  # noqa: E731
+    progress = partial(tqdm, total=len(wanted), desc=results.name, unit="clip", leave=False)
     if workers <= 1 or device != "cpu":
         return list(progress(map(score_clip, *columns)))
     context, processes = get_context("spawn"), min(workers, len(wanted))
@@ -99,13 +101,14 @@ def score_folder(
 
 def of_set(results: Path, truths: Path, crop: int, device: str) -> dict[str, float]:
     """Measures of all clips together, on every eighth frame of each; see `projects.evaluation.distribution`."""
-    found, pairs = find_clips(results), []
+    found = find_clips(results)
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
     for name, truth in find_clips(truths).items():
         pairs += islice(frame_pairs(name, found[name], truth, crop, False), None, None, FRAMES_BETWEEN)
-    return distribution_measures(*map(list, zip(*pairs, strict=True)), device)
+    return distribution_measures([result for result, _ in pairs], [truth for _, truth in pairs], device)
 
 
-def conventions(crop: int, measures: Measures) -> dict:
+def conventions(crop: int, measures: Measures) -> dict[str, Any]:
     """The conventions that the JSON states."""
     return {
         "channels": "RGB; psnr_y, ssim_y, laplacian: luma of BT.601; vmaf: luma of BT.709",

@@ -48,10 +48,12 @@ def of_photographs(lines: list[dict[str, str]]) -> str:
     """A row each, with the means over pictures and the measures of the set."""
     rows = []
     for name in dict.fromkeys(line["row"] for line in lines):
-        own = [line for line in lines if line["row"] == name]
-        psnr, ssim = (np.array([float(x["value"]) for x in own if x["measure"] == key]) for key in ("psnr", "ssim"))
-        low, high = interval(psnr)
-        of_set = {x["measure"]: float(x["value"]) for x in own if not x["picture"]}
+        of_row = [line for line in lines if line["row"] == name]
+        psnr, ssim = (np.array([float(x["value"]) for x in of_row if x["measure"] == key]) for key in ("psnr", "ssim"))
+        bounds = interval(psnr.tolist())
+        assert bounds is not None, f"{name} has fewer than two pictures"
+        low, high = bounds
+        of_set = {x["measure"]: float(x["value"]) for x in of_row if not x["picture"]}
         figures = [f"{of_set['two_sample']:.3f}", *(f"{of_set[key]:.1f}" for key in list(OF_SET)[1:])]
         rows.append([name, f"{psnr.mean():.2f} ({low:.2f} to {high:.2f})", f"{ssim.mean():.3f}", *figures])
     return markdown(["row", "PSNR, dB", "SSIM", *OF_SET.values()], rows)

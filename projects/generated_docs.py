@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from projects import hardware_table
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.cli_parser import parser as inference_parser
 from projects.video_diffusion_sr.presets import SEEDVR2_3B
 
@@ -72,7 +73,7 @@ def rewritten(page: str, text: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare the pages, or write them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--write", action="store_true", help="write the pages")
     write = parser.parse_args(arguments).write
     differ = 0
@@ -90,4 +91,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -6,7 +6,6 @@
 the planner counts bytes from their shapes.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from math import ceil
@@ -20,6 +19,7 @@ import torch
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.distributed.timeout import TIMEOUT_S
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.memory.budget import SAFETY, Budget, Clip, choose_plan, make_budget, priced, smallest
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, candidates
 from projects.video_diffusion_sr.output_size import OutputSize
@@ -92,11 +92,10 @@ def table() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args(arguments)
+    new_parser(__doc__).parse_args(arguments)
     print(table())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

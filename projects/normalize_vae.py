@@ -16,9 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch
-from omegaconf import OmegaConf
 
-from common.config import create_object
+from common.config import create_object, plain_values
 from common.distributed.process import process_group
 from common.logger import get_logger, set_up_logging
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
@@ -51,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from projects.video_diffusion_sr.training.sources import DataSettings, make_source
 
     model, train = load_run(args.config, args.train, args.overrides)
-    recipe, run = create_object(model), OmegaConf.to_container(train)
+    recipe, run = create_object(model), plain_values(train)
     data = settings_from(DataSettings, run["data"], "train.data.")
     with process_group(args.device) as process:
         vae = recipe.build_trained_vae().to(process.device, torch.float32)

@@ -13,6 +13,7 @@ VAE's stage as `vae.perceptual_weights`.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -25,10 +26,13 @@ from projects.program import new_parser, run_program
 
 logger = get_logger(__name__)
 
-KINDS = {"lpips": PerceptualDistance, "dists": StructureTextureDistance}
+KINDS: dict[str, type[PerceptualDistance] | type[StructureTextureDistance]] = {
+    "lpips": PerceptualDistance,
+    "dists": StructureTextureDistance,
+}
 
 
-def renumbered(vgg16: dict, network: PerceptualDistance | StructureTextureDistance) -> dict:
+def renumbered(vgg16: dict[str, Any], network: PerceptualDistance | StructureTextureDistance) -> dict[str, Any]:
     """VGG-16's convolutions under the names of the measure: pools stand in the same places, so numbers agree."""
     return {name: vgg16[name] for name in network.state_dict() if name.startswith("features.") and name in vgg16}
 

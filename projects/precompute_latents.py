@@ -16,16 +16,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from omegaconf import OmegaConf
 
-from common.config import create_object
+from common.config import create_object, plain_values
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from projects.video_diffusion_sr.train import VideoDiffusionTrainer
+    from projects.video_diffusion_sr.training.sources import DataSettings
 
 logger = get_logger(__name__)
 
@@ -53,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from projects.video_diffusion_sr.training.sources import DataSettings
 
     model, run = load_run(args.config, args.train, args.overrides)
-    recipe, train = create_object(model), OmegaConf.to_container(run)
+    recipe, train = create_object(model), plain_values(run)
     data = settings_from(DataSettings, train["data"], "train.data.")
     with process_group(args.device) as process:
         encode_part(recipe, data, int(train["seed"]), args, process)
@@ -64,10 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Process) -> None:
+def encode_part(
+    recipe: "VideoDiffusionTrainer", data: "DataSettings", seed: int, args: argparse.Namespace, process: Process
+) -> None:
     """This rank's share of the batches, into a folder of its own."""
     from data.training.index import Index
     from data.training.latent_shards import INDEX, write_latents
+    from models.video_vae_v3.modules.posterior import DiagonalGaussian
     from projects.video_diffusion_sr.training.latents import pixels_of
     from projects.video_diffusion_sr.training.settings import LoopSettings
     from projects.video_diffusion_sr.training.sources import make_source
@@ -78,16 +87,17 @@ def encode_part(recipe, data, seed: int, args: argparse.Namespace, process: Proc
     args.output.mkdir(parents=True, exist_ok=True)
     source = make_source("diffusion", args.data, data, share, process, args.output / "sources.json")
 
-    def pixels(done: int) -> Iterator[list[dict]]:
+    def pixels(done: int) -> Iterator[list[dict[str, Any]]]:
         if done:
-            logger.info("going on after %d of %d batches", done, share.steps)
+            logger.info("continuing after %d of %d batches", done, share.steps)
         for number, batch in enumerate(source.batches(done), done):
             process.alive(f"encoding batch {number}")
+            assert isinstance(batch, list), "pixels come as samples"
             pairs = [pixels_of(sample, process.device) for sample in batch]
             yield [{**sample, "hq": hq, "lq": lq} for sample, (hq, lq) in zip(batch, pairs, strict=True)]
 
-    def encode(clip):
-        posterior = vae.encode(clip[None].to(weight)).posterior
+    def encode(clip: "Tensor") -> "tuple[Tensor, Tensor]":
+        posterior = DiagonalGaussian(vae.encode_parameters(clip[None].to(weight)))
         return posterior.mean[0].float(), posterior.logvar[0].float()
 
     part = args.output / f"part_{process.rank:03d}"

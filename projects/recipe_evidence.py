@@ -19,17 +19,18 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
 from common.checkpoint import load_into, read_state_dict, save_safetensors
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.create import create_object
 from common.diffusion import Guidance
 from common.distributed.process import Process, process_group
@@ -38,6 +39,7 @@ from common.strict_settings import settings_from
 from data.degradation.pipeline import build_degradation
 from data.pixel_range import model_to_uint8
 from data.training.model_range import to_model_range, upsample_to_model_range
+from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.evaluation.distribution import distribution_measures
 from projects.evaluation.measures import frame_scores
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
@@ -49,6 +51,7 @@ from projects.video_diffusion_sr.training.distill import DistillRound, DistillSe
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.loop import Trainer
+from projects.video_diffusion_sr.training.packed import size_of
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.tiny.pair_latents import PairLatents, SetPlan
 from projects.video_diffusion_sr.training.tiny.residual_start import start_as_residual
@@ -79,14 +82,13 @@ class Evidence:
         output: with `pairs`; gets a folder for every training and `rows/NAME.npy` for every row.
     """
 
-    def __init__(self, recipe: dict, held_out: Path, output: Path, process: Process) -> None:
+    def __init__(self, recipe: dict[str, Any], held_out: Path, output: Path, process: Process) -> None:
         self.recipe, self.output, self.process = recipe, output, process
         config = load_config(recipe["config"], recipe["model"])
         self.vae = build_vae(config.vae, Path(config.vae.checkpoint), process.device, torch.float32)
         self.trainer = create_object(config)
         self.scale = float(config.vae.scaling_factor)
-        prompts = TrainingPrompts(*seeded_prompts(config.dit.model.txt_in_dim))
-        self.common = {"recipe": self.trainer, "prompts": prompts, "with_vae": False}
+        self.prompts = TrainingPrompts(*seeded_prompts(config.dit.model.txt_in_dim))
         sets = len(recipe["pairs"]["sets"]) * recipe["pairs"]["rounds"]
         self.source = PairLatents(self.vae, output / "pairs", SetPlan(sets, 1, sets), 0, recipe["seed"])
         self._hold_out(held_out)
@@ -95,19 +97,23 @@ class Evidence:
     def _hold_out(self, folder: Path) -> None:
         """Truths, and the latents of their degraded versions; rows that need no training."""
         section = self.recipe["held_out"]
-        degrade = build_degradation(
-            OmegaConf.to_container(load_config(self.recipe["pairs"]["degradation_image"]), resolve=True)
-        )
+        degrade = build_degradation(plain_values(load_config(self.recipe["pairs"]["degradation_image"])))
         truths = squares(folder, section["side"])
         lows = [degrade(x[None], section["seed"] + i) for i, x in enumerate(truths)]
         hq = torch.from_numpy(np.stack(truths))[:, None].to(self.process.device)
         lq = torch.from_numpy(np.stack(lows)).to(self.process.device)
         large = upsample_to_model_range(lq, section["side"], section["side"])
         both = (to_model_range(hq), large)
-        self.moments = [torch.cat([self.vae.encode(x).latent for x in clips.split(AT_ONCE)]) for clips in both]
+        self.moments = [
+            torch.cat([DiagonalGaussian(self.vae.encode_parameters(x)).mode() for x in clips.split(AT_ONCE)])
+            for clips in both
+        ]
         self._write(TRUTH, to_model_range(hq))
         self._write(BICUBIC, large)
         self._write(CODED, self._decoded(self.moments[0]))
+
+    def _encoded(self, clips: Tensor) -> Tensor:
+        return DiagonalGaussian(self.vae.encode_parameters(clips)).mode()
 
     @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Tensor:
@@ -130,10 +136,10 @@ class Evidence:
         generator = torch.Generator(self.process.device).manual_seed(self.recipe["seed"])
         made = []
         for hq, lq in zip(*(z.split(AT_ONCE) for z in self.moments), strict=True):
-            size = tuple(hq.shape[2:])
+            size = size_of(hq[0])
             rows = [z.permute(0, 2, 3, 4, 1).flatten(0, 3) for z in (hq, lq)]
             batch = PosteriorBatch(rows[0], rows[0], rows[1], rows[1], (size,) * len(hq), ("held out",) * len(hq))
-            latents = stage.sample(stage.modules["dit"], stage.prepare(batch, generator), steps, Guidance(), generator)
+            latents = stage.sample(stage.dit, stage.prepare(batch, generator), steps, Guidance(), generator)
             made.append((latents / self.scale).unflatten(0, (len(hq), *size)).permute(0, 4, 1, 2, 3))
         self._write(row, self._decoded(torch.cat(made)))
         logger.info("restored: %s", row)
@@ -142,7 +148,7 @@ class Evidence:
         """The weights at the end of a training."""
         return self.output / name / "export/dit.safetensors"
 
-    def train(self, name: str, make: Callable[[], LatentStage], section: dict) -> tuple[Path, LatentStage]:
+    def train(self, name: str, make: Callable[[], LatentStage], section: dict[str, Any]) -> tuple[Path, LatentStage]:
         """Exported weights, and a stage that holds them; not trained again where they are there."""
         exported = self.exported(name)
         torch.manual_seed(self.recipe["seed"])
@@ -171,17 +177,19 @@ class Evidence:
         for steps in settings.rounds:
             if done and steps > done[-1] and steps not in done:
                 continue  # its student is there already, perhaps from another machine
-            arguments = {"settings": settings, "weights": distilled, "this_round": DistillRound(steps, guided=False)}
-            make = partial(DistillStage, **arguments, **self.common)
-            distilled, stage = self.train(f"distill_{steps:02d}", make, section)
+            make_student = partial(
+                DistillStage, self.trainer, settings, self.prompts, distilled, DistillRound(steps, guided=False), False
+            )
+            distilled, stage = self.train(f"distill_{steps:02d}", make_student, section)
             self.restore(f"distilled, steps {steps:02d}", stage, steps)
         section = self.recipe["adversarial"]
         for number, run in enumerate(section["runs"]):
             changes = OmegaConf.merge(section["settings"], run.get("settings", {}))
-            settings = settings_from(AdversarialSettings, OmegaConf.to_container(changes), "adversarial.settings.")
+            assert isinstance(changes, DictConfig)
+            adversarial = settings_from(AdversarialSettings, plain_values(changes), "adversarial.settings.")
             start = diffusion if run.get("start") == "diffusion" else distilled
-            arguments = {"settings": settings, "weights": start, "discriminator": DiscriminatorStart(diffusion)}
-            make = partial(AdversarialStage, **arguments, **self.common)
+            critic = DiscriminatorStart(diffusion)
+            make = partial(AdversarialStage, self.trainer, adversarial, self.prompts, start, critic, False)
             _, stage = self.train(f"adversarial_{number}", make, section)
             self.restore(run["name"], stage, 1)
 
@@ -192,11 +200,11 @@ class Evidence:
         start_as_residual(dit, self.vae.latent_channels)
         save_safetensors(dit.state_dict(), start)
         settings = settings_from(DiffusionStageSettings, section["settings"], "diffusion.settings.")
-        make = partial(DiffusionStage, settings=settings, weights=start, **self.common)
+        make = partial(DiffusionStage, self.trainer, settings, self.prompts, start, False)
         return self.train("diffusion", make, section)
 
 
-def train(recipe: dict, args: argparse.Namespace) -> None:
+def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     """All rows, as pictures."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -222,7 +230,7 @@ def rows_of(output: Path) -> Iterator[str]:
             yield path.stem
 
 
-def measure(_recipe: dict, args: argparse.Namespace) -> None:
+def measure(_recipe: dict[str, Any], args: argparse.Namespace) -> None:
     """Every row against the truths, into `args.rows`; what it has already is kept."""
     kept = []
     if args.rows.is_file():
@@ -230,8 +238,9 @@ def measure(_recipe: dict, args: argparse.Namespace) -> None:
             kept = [line for line in csv.reader(file) if len(line) == len(COLUMNS)][1:]
     complete = {line[0] for line in kept if not line[2]}
     names = [name for name in rows_of(args.output) if name not in complete]
-    context, one_thread = get_context("spawn"), {"initializer": torch.set_num_threads, "initargs": (1,)}
-    with args.rows.open("w", newline="") as file, ProcessPoolExecutor(args.workers, context, **one_thread) as pool:
+    context = get_context("spawn")
+    pool_of = partial(ProcessPoolExecutor, args.workers, context, initializer=torch.set_num_threads, initargs=(1,))
+    with args.rows.open("w", newline="") as file, pool_of() as pool:
         table = csv.writer(file, lineterminator="\n")
         table.writerows([COLUMNS, *(line for line in kept if line[0] in complete)])
         for lines in pool.map(of_row, [args.output / "rows"] * len(names), names):
@@ -250,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_settings(parser, "changes to the recipe")
     args = parse_with_settings(parser, arguments)
     set_up_logging()
-    recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
+    recipe = plain_values(load_config(args.recipe, args.overrides))
     {"train": train, "measure": measure}[args.command](recipe, args)
 
 

@@ -3,7 +3,6 @@
 python projects/scene_cut_figures.py --clips FOLDER     # without --clips: shots made of moving patterns
 """
 
-import argparse
 import random
 import sys
 import time
@@ -19,6 +18,7 @@ import numpy as np
 from common.logger import set_up_logging
 from data.media import find_media, open_media
 from data.scene_cuts import find_cuts, thumbnail
+from projects.program import new_parser, run_program
 
 SIZE = (144, 256)  # height, width at which shots are joined
 SHORTEST = 5  # frames of a joined part
@@ -29,12 +29,12 @@ Shot = np.ndarray  # uint8 [T, h, w, 3]
 
 def made_up_shots(count: int, seed: int) -> Iterator[Shot]:
     """Cameras that move at different speeds over blurred noise."""
-    draws = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     for _ in range(count):
-        coarse = [draws.integers(0, 256, (rows, 7 * rows, 3)).astype(np.float32) for rows in (3, 9, 27)]
-        scaled = [cv2.resize(part, (4 * SIZE[1], SIZE[0]), interpolation=cv2.INTER_CUBIC) for part in coarse]
+        coarse = [generator.integers(0, 256, (rows, 7 * rows, 3)).astype(np.float32) for rows in (3, 9, 27)]
+        scaled = [cv2.resize(texture, (4 * SIZE[1], SIZE[0]), interpolation=cv2.INTER_CUBIC) for texture in coarse]
         picture = (0.6 * scaled[0] + 0.3 * scaled[1] + 0.1 * scaled[2]).clip(0, 255).astype(np.uint8)
-        speed = int(draws.integers(0, 12))
+        speed = int(generator.integers(0, 12))
         yield np.stack([picture[:, n * speed :][:, : SIZE[1]] for n in range(36)])
 
 
@@ -53,17 +53,17 @@ def cuts_in(frames: Shot) -> list[int]:
     return [number for number, begins in find_cuts(map(thumbnail, planes)) if begins]
 
 
-def joins(shots: Sequence[Shot], each: int, draws: random.Random) -> Iterator[tuple[Shot, int]]:
+def joins(shots: Sequence[Shot], each: int, generator: random.Random) -> Iterator[tuple[Shot, int]]:
     """(two parts of different shots, where they meet), `each` for every shot."""
     for number, first in enumerate(shots):
-        for other in draws.sample([n for n in range(len(shots)) if n != number], min(each, len(shots) - 1)):
-            parts = [_part(shot, draws) for shot in (first, shots[other])]
-            yield np.concatenate(parts), len(parts[0])
+        for other in generator.sample([n for n in range(len(shots)) if n != number], min(each, len(shots) - 1)):
+            excerpts = [_excerpt(shot, generator) for shot in (first, shots[other])]
+            yield np.concatenate(excerpts), len(excerpts[0])
 
 
-def _part(shot: Shot, draws: random.Random) -> Shot:
-    length = draws.randint(SHORTEST, len(shot))
-    start = draws.randint(0, len(shot) - length)
+def _excerpt(shot: Shot, generator: random.Random) -> Shot:
+    length = generator.randint(SHORTEST, len(shot))
+    start = generator.randint(0, len(shot) - length)
     return shot[start : start + length]
 
 
@@ -85,8 +85,8 @@ def entered(frames: Shot) -> Shot:
 
 
 def noisy(frames: Shot, sigma: float) -> Shot:
-    draws = np.random.default_rng(0)
-    return np.stack([np.clip(f + draws.normal(0, sigma, f.shape), 0, 255).astype(np.uint8) for f in frames])
+    generator = np.random.default_rng(0)
+    return np.stack([np.clip(f + generator.normal(0, sigma, f.shape), 0, 255).astype(np.uint8) for f in frames])
 
 
 def flickering(frames: Shot, sigma: float) -> Shot:
@@ -127,12 +127,12 @@ QUIET: dict[str, Callable[[Shot], Shot]] = {  # has no cuts
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__)
     parser.add_argument("--clips", type=Path, nargs="*", default=[], help="folders of clips without cuts")
     parser.add_argument("--joins", type=int, default=6, help="joins for every clip (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     set_up_logging()
     shots = [shot for folder in args.clips for shot in shots_of(folder)] or list(made_up_shots(12, args.seed))
     print(f"{len(shots)} shots, {sum(map(len, shots))} frames")
@@ -157,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

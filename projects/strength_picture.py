@@ -6,26 +6,25 @@ A photograph of scikit-image is filmed, degraded and restored as the demo does i
 every strength, by pixels above and by bands below.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage.data
-from omegaconf import OmegaConf
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
+from common.extras import need
 from data.degradation.pipeline import build_degradation
 from data.training.motion import animate
 from projects.demo import CAMERA
+from projects.program import new_parser, run_program
 from projects.strength_study import STRENGTHS, Material, as_frames, by_band, by_pixel, material_of
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
@@ -55,11 +54,12 @@ def tile(frame: np.ndarray, label: str) -> np.ndarray:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images" / "strength.png")
     flags = parser.parse_args(arguments)
-    clean = animate(skimage.data.coffee(), FRAMES, *SIZE, np.random.default_rng(SEED), CAMERA)
-    recipe = OmegaConf.to_container(load_config(ROOT / "configs_degradation" / "video.yaml"))
+    photographs = need("skimage.data", "demo", "the picture of strengths")
+    clean = animate(photographs.coffee(), FRAMES, *SIZE, np.random.default_rng(SEED), CAMERA)
+    recipe = plain_values(load_config(ROOT / "configs_degradation" / "video.yaml"))
     degraded = build_degradation(recipe)(clean, SEED)
     with process_group("cpu") as process:
         restorer = build(SEEDVR2_TINY, Request(res=SIZE, seed=SEED), Parallel(process))
@@ -68,4 +68,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -24,9 +24,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from omegaconf import OmegaConf
 
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.diffusion import EulerSampler
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
@@ -36,6 +35,7 @@ from data.media import Frame, MediaInfo
 from data.pixel_range import model_to_uint8
 from projects.evaluation.frames import find_clips, read_frames
 from projects.evaluation.measures import Measures, luma
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr import finishing, restore, to_latents
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
@@ -126,8 +126,8 @@ HALF = (0.0, 0.5, 1.0)
 def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> Material:
     """One degraded clip, uint8 [T, H, W, 3], with everything that candidates mix, at the size of `clean`."""
     frames = [Frame.of_rgb(torch.from_numpy(f).permute(2, 0, 1), Fraction(i, 25)) for i, f in enumerate(degraded)]
-    size = degraded.shape[2:0:-1]
-    info = MediaInfo(Path("clip"), "video", *size, frame_rate=Fraction(25), frame_count_hint=len(frames))
+    _, height, width, _ = degraded.shape
+    info = MediaInfo(Path("clip"), "video", width, height, frame_rate=Fraction(25), frame_count_hint=len(frames))
     restorer = replace(restorer, geometry=replace(restorer.geometry, res=clean.shape[1:3]))
     progress = ProgressBar("", None, show=False)
     restorer.apply_plan(info)
@@ -139,10 +139,10 @@ def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> 
     factor = restorer.infer.vae.temporal_factor
 
     def finish(z: Tensor) -> Tensor:
-        memory, step, pieces = restorer.infer.new_memory(rows.exchange), restorer.slice_frames // factor, []
-        for piece in z.split(step):
-            pieces.append(restorer.infer.decode_slice(piece, memory))
-        clip = torch.cat(pieces, dim=1)[:, : len(times)]
+        memory, step, decoded = restorer.infer.new_memory(rows.exchange), restorer.slice_frames // factor, []
+        for latents_of_slice in z.split(step):
+            decoded.append(restorer.infer.decode_slice(latents_of_slice, memory))
+        clip = torch.cat(decoded, dim=1)[:, : len(times)]
         return finishing.finish(clip, given, ResultOptions())
 
     return Material(given, finish(restored), latents, restored, finish(latents), finish, restorer.infer, restorer.seed)
@@ -175,11 +175,11 @@ def ghosting(mixed: np.ndarray, given: np.ndarray, result: np.ndarray) -> float:
     slopes = [slope(frame) for frame in (given, result, mixed)]
     near = [cv2.dilate((s > EDGE).astype(np.uint8), np.ones((NEAR, NEAR))) > 0 for s in slopes[:2]]
     shares = []
-    for own, other in ((0, 1), (1, 0)):
-        alone = (slopes[own] > EDGE) & ~near[other]
+    for one, other in ((0, 1), (1, 0)):
+        alone = (slopes[one] > EDGE) & ~near[other]
         if alone.sum() < 20:
             return 0.0
-        excess = slopes[own][alone] - slopes[other][alone]
+        excess = slopes[one][alone] - slopes[other][alone]
         kept = (slopes[2][alone] - slopes[other][alone]) / excess
         shares.append(float(np.clip(kept, 0, 1).mean()))
     return min(shares)
@@ -221,7 +221,7 @@ def read_clip(path: Path, frames: int, height: int, width: int) -> np.ndarray:
 
 def study(flags: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of (clip, damage, candidate, strength, values)."""
-    recipe = OmegaConf.to_container(load_config(ROOT / "configs_degradation" / "video.yaml"), resolve=True)
+    recipe = plain_values(load_config(ROOT / "configs_degradation" / "video.yaml"))
     rows = []
     with process_group("cpu") as process:
         restorer = build(SEEDVR2_TINY, Request(res=(flags.height, flags.width)), Parallel(process))
@@ -246,15 +246,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for damage in dict.fromkeys(row["damage"] for row in rows):
         for candidate in CANDIDATES:
             for s in STRENGTHS[1:-1] if candidate != "pixel" else STRENGTHS:
-                own = [r for r in rows if (r["damage"], r["candidate"], r["strength"]) == (damage, candidate, s)]
-                if own:
-                    means = " | ".join(f"{np.mean([r[m] for r in own]):.{d}f}" for m, d in MEASURES.items())
+                chosen = [r for r in rows if (r["damage"], r["candidate"], r["strength"]) == (damage, candidate, s)]
+                if chosen:
+                    means = " | ".join(f"{np.mean([r[m] for r in chosen]):.{d}f}" for m, d in MEASURES.items())
                     lines.append(f"| {damage} | {candidate} | {s:g} | {means} |")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = new_parser(__doc__)
     p.add_argument("--input", type=Path, required=True, help="folder of clean clips")
     p.add_argument("--clips", type=int, default=3)
     p.add_argument("--frames", type=int, default=5)
@@ -268,4 +268,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

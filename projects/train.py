@@ -1,6 +1,6 @@
 """Train one stage of a model: its VAE, diffusion, progressive distillation, or adversarial post-training.
 
-From a folder of videos and images to a one-step model, in order (docs/training.md explains each step):
+These commands make a one-step model from a folder of videos and images (docs/training.md explains each of them):
 
     python projects/train.py vae         --config configs_tiny/main.yaml --data clips --output runs/vae
     python projects/train.py diffusion   --config configs_tiny/main.yaml --data clips --output runs/diffusion
@@ -9,15 +9,16 @@ From a folder of videos and images to a one-step model, in order (docs/training.
     python projects/train.py adversarial --config configs_tiny/main.yaml --data clips --output runs/adversarial \\
         --init_from runs/distill/export/dit.safetensors --init_discriminator runs/diffusion/export/dit.safetensors
 
-The last three read the VAE that `vae.checkpoint` in the model's YAML names; for your own, add behind the stage
-vae.checkpoint=runs/vae/export/vae.safetensors.
+The last three read the VAE that `vae.checkpoint` in the model's YAML names. To use your own, add
+vae.checkpoint=runs/vae/export/vae.safetensors after the stage.
 
-On several GPUs or hosts the same commands start with `torchrun --nproc-per-node=8`; how a model is spread over them is
-`dit.fsdp.sharding_strategy` in its YAML. Fine-tuning a released model is the stage `diffusion` or `adversarial` with
---init_from ckpts/....pth. A run that was stopped, by SIGTERM, Ctrl-C or a fault, goes on with the same command.
+On several GPUs or hosts, start the same commands with `torchrun --nproc-per-node=8`; `dit.fsdp.sharding_strategy` in
+the model's YAML chooses how the model is sharded. To fine-tune a released model, use the stage `diffusion` or
+`adversarial` with --init_from ckpts/....pth. To resume a run that was stopped by SIGTERM, Ctrl-C or a fault, run the
+same command again.
 
---input is another name of --data. Settings are changed one by one with --set, or behind the stage: `train.KEY=VALUE` in
-the training YAML, `KEY=VALUE` in the model's:
+--input is another name of --data. To change settings, use --set, or write the changes after the stage:
+`train.KEY=VALUE` changes the training YAML, `KEY=VALUE` the model's:
 
     python projects/train.py diffusion --set train.steps=2000 train.diffusion.optimizer.lr=2e-5 dit.compile=True ...
 """
@@ -30,9 +31,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from omegaconf import OmegaConf
 
-from common.config import create_object, load_config
+from common.config import create_object, load_config, plain_values
 from common.distributed.process import process_group
 from common.logger import get_logger, set_up_logging
 from common.parent import end_with_parent, has_launcher
@@ -42,7 +42,7 @@ logger = get_logger(__name__)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("stage", choices=("vae", "diffusion", "distill", "adversarial"), help="what to train")
@@ -61,13 +61,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--prompts", type=Path, help="folder with pos_emb.pt, neg_emb.pt, or .safetensors with pos, neg, null")
     add("--lora", metavar="rank=16", help="train a LoRA on top of --init_from: rank=16 or rank=16,alpha=32")
     add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
-    add("--resume", choices=("auto", "never"), default="auto", help="auto goes on with what --output holds")
+    add("--resume", choices=("auto", "never"), default="auto", help="auto: continue the run in --output, if any")
     add("--verbose", action="store_true", help="also say what was chosen and why")
     return parse_with_settings(parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; 0: the stage is complete, 2: a loss was not finite, 3: it was asked to stop and can be resumed."""
+    """Train. Exit codes: 0 if the stage is complete, 2 if a loss was not finite, 3 if it was stopped and can resume."""
     args = parse(arguments)
     set_up_logging(args.verbose)
     if has_launcher():
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         with process_group(args.device) as process:
-            complete = create_object(model).train(OmegaConf.to_container(train), options, process)
+            complete = create_object(model).train(plain_values(train), options, process)
     except NonFiniteLoss as error:
         logger.error("%s", error)
         return 2

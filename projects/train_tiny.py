@@ -11,19 +11,20 @@ restoration by regression; its special parts are in `projects/video_diffusion_sr
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from common.checkpoint import save_safetensors
-from common.config import load_config
+from common.config import load_config, plain_values
 from common.create import create_object
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
@@ -61,24 +62,24 @@ METRIC_CLIPS = 40  # of each set, for the linear decoder
 STOPPED = 3  # exit status of a run that was asked to stop
 
 
-def make_pairs(recipe: dict, data: Sequence[str], output: Path) -> None:
+def make_pairs(recipe: dict[str, Any], data: Sequence[str], output: Path) -> None:
     """Write the sets of pairs that do not exist yet, `output/pairs/set_000` and following."""
     section, folder = recipe["pairs"], output / "pairs"
     names = section["sets"] * section["rounds"]
     sets = [PairSet(ClipShape(*s["shape"]), s["count"], recipe["seed"] + n) for n, s in enumerate(names)]
     begun = next((n for n in range(len(sets)) if not (folder / f"set_{n:03d}" / INDEX).is_file()), len(sets))
-    degrade = [
-        build_degradation(OmegaConf.to_container(load_config(section[name]), resolve=True))
+    clip, image = (
+        build_degradation(plain_values(load_config(section[name])))
         for name in ("degradation_video", "degradation_image")
-    ]
-    sampler = PairSampler(build_index(data), list(dict.fromkeys(s.shape for s in sets)), *degrade)
+    )
+    sampler = PairSampler(build_index(data), list(dict.fromkeys(s.shape for s in sets)), clip, image)
     with interrupted_by_signals():  # so that its processes end with it
         for number, pairs in enumerate(make_sets(sampler, sets[begun:], section["workers"]), begun):
             pairs.save(folder / f"set_{number:03d}")
             logger.info("set %d of %d: %d pairs", number + 1, len(sets), len(pairs.hq))
 
 
-def train_vae(recipe: dict, data: Sequence[str], output: Path) -> None:
+def train_vae(recipe: dict[str, Any], data: Sequence[str], output: Path) -> None:
     """The VAE, from pictures that stay on the device; `output/vae/export/vae.safetensors`, its latents' spread 1."""
     section = recipe["vae"]
     torch.manual_seed(recipe["seed"])
@@ -97,7 +98,7 @@ def train_vae(recipe: dict, data: Sequence[str], output: Path) -> None:
         write_normalized_vae(trained, islice(source.batches(0), STATISTICS_BATCHES), exported)
 
 
-def fit(recipe: dict, _data: Sequence[str], output: Path, vae_weights: Path | None = None) -> None:
+def fit(recipe: dict[str, Any], _data: Sequence[str], output: Path, vae_weights: Path | None = None) -> None:
     """The transformer, in one step: `output/fit/export/dit.safetensors`.
 
     Args:
@@ -126,7 +127,9 @@ def fit(recipe: dict, _data: Sequence[str], output: Path, vae_weights: Path | No
         train(recipe, section["loop"], stage, source, output / "fit", process)
 
 
-def train(recipe: dict, loop: dict, stage: Stage, source: BatchSource, folder: Path, process: Process) -> None:
+def train(
+    recipe: dict[str, Any], loop: dict[str, Any], stage: Stage, source: BatchSource, folder: Path, process: Process
+) -> None:
     """Run a stage to its last step; SystemExit where it is asked to stop."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -172,7 +175,7 @@ def clips_of(folder: Path, sets: int, device: torch.device) -> Iterator[Tensor]:
             yield from (to_model_range(clip[None].to(device)) for clip in hq)
 
 
-COMMANDS = {"pairs": make_pairs, "vae": train_vae, "fit": fit}
+COMMANDS: dict[str, Callable[..., None]] = {"pairs": make_pairs, "vae": train_vae, "fit": fit}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -189,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not args.data and args.command != "fit":
         parser.error(f"{args.command} reads photographs and videos: give --data FOLDER...")
     set_up_logging()
-    recipe = OmegaConf.to_container(load_config(args.recipe, args.overrides), resolve=True)
+    recipe = plain_values(load_config(args.recipe, args.overrides))
     more = (args.vae,) if args.command == "fit" else ()
     COMMANDS[args.command](recipe, args.data, args.output, *more)
 

@@ -25,6 +25,7 @@ from models.nadit.discriminator import Discriminator
 from models.nadit.recompute import KEPT
 from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
+from projects.video_diffusion_sr.flag_types import clip_shape
 from projects.video_diffusion_sr.flops import linear_weights, transformer_flops
 from projects.video_diffusion_sr.training.cost import Sharding, memory, stage_costs
 
@@ -40,7 +41,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--gpus", type=int, nargs="+", default=[1, 8, 64])
     add("--strategy", choices=sorted(STRATEGIES), help="instead of the model's dit.fsdp.sharding_strategy")
     add("--per_host", type=int, default=8, help="GPUs that share a model under hybrid sharding")
-    add("--clip", default="21x720x1280", help="frames x height x width of the one clip on each GPU, or group of them")
+    add(
+        "--clip",
+        type=clip_shape,
+        default="21x720x1280",
+        help="frames x height x width of the one clip on each GPU, or group of them",
+    )
     add("--sp_size", type=int, default=1, help="GPUs that share a clip (default: %(default)s)")
     add("--peak", type=float, default=989, help="TFLOP/s of the GPU in bfloat16, as its maker states")
     add("--utilisation", type=float, default=0.25, help="share of the peak (default: about what was measured)")
@@ -57,17 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         vae = sum(p.numel() for p in recipe.build_untrained_vae().parameters())
     recompute = replace(recipe.recompute, keeps=args.keeps or recipe.recompute.keeps)
     sharded, hybrid, reshard_after_forward = STRATEGIES[args.strategy or recipe.strategy]
-    frames, height, width = map(int, args.clip.split("x"))
+    frames, height, width = args.clip
     space = recipe.spatial_factor
     latent = (latent_frames(frames, recipe.temporal_factor), height // space, width // space)
     tokens = prod(n // p for n, p in zip(latent, dit.config.patch_size, strict=True)) + TEXT_TOKENS
     once = transformer_flops(dit.config, [latent], [TEXT_TOKENS])
     linear = 2 * dit.config.num_layers * linear_weights(dit.config) * tokens
-    sizes = [sum(p.numel() for p in network.parameters()) for network in (dit, discriminator)]
+    sizes = (sum(p.numel() for p in dit.parameters()), sum(p.numel() for p in discriminator.parameters()))
     print(f"{args.config}: {tokens} tokens a clip, {once / 1e12:.0f} TFLOP a forward pass\n")
     print("| stage | GPUs | state | gathered | one block | inputs or gradients | GB a GPU | s a step | clips a day |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for stage in stage_costs(*sizes, len(discriminator.heads), recompute, 1 - linear / once).values():
+    for stage in stage_costs(*sizes, len(discriminator.heads), recompute, attention=1 - linear / once).values():
         seconds = stage.passes * once / (args.peak * 1e12 * args.utilisation) / args.sp_size
         for gpus in args.gpus:
             ranks = (min(gpus, args.per_host) if hybrid else gpus) if sharded else 1

@@ -7,7 +7,6 @@ restored whole, in 8-bit codes: at the frames in which windows meet, and at all 
 of which a step is further off than that.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from common.distributed.row_parallel import UnshardedClip
 from common.logger import get_logger, set_up_logging
 from data.media import MediaError, find_media, open_media
 from data.video.framing import latents_within
+from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.build import build
 from projects.video_diffusion_sr.presets import PRESETS
 from projects.video_diffusion_sr.progress import ProgressBar
@@ -45,20 +45,21 @@ QUIET = ProgressBar("", None, show=False)
 
 def frames_of(latents: Sequence[Tensor], restorer: Restorer) -> Tensor:
     """Restored latents, windows [t, h, w, c] of a clip -> its pixels [3, T, h', w'] in 8-bit codes."""
-    parts = decode(iter(latents), restorer, UnshardedClip(), FROM_ITS_BEGINNING)
-    return torch.cat([part.clip.float() for part in parts], 1) * CODES
+    decoded = decode(iter(latents), restorer, UnshardedClip(), FROM_ITS_BEGINNING)
+    return torch.cat([slice_.clip.float() for slice_ in decoded], 1) * CODES
 
 
 def windows_of(latents: Tensor, window: int, step: int, restorer: Restorer) -> Iterator[tuple[int, Tensor]]:
     """(first latent, restored latents) of windows by themselves, `step` apart."""
     for first in range(0, max(len(latents) - window + step, 1), step):
-        part = latents[first : first + window]
-        yield first, torch.cat(list(sample(iter([part]), replace(restorer, window=None), QUIET, first)))
+        latents_of_window = latents[first : first + window]
+        yield first, torch.cat(list(sample(iter([latents_of_window]), replace(restorer, window=None), QUIET, first)))
 
 
 def pixels_faded(latents: Tensor, window: int, restorer: Restorer) -> Tensor:
     """Every window decoded by itself, the shared frames faded between pictures."""
-    factor, clip = restorer.grid.factor, None
+    factor = restorer.grid.factor
+    clip: Tensor | None = None
     for first, restored in windows_of(latents, window, window - SHARED_LATENTS, restorer):
         shown = frames_of([restored], restorer)
         if clip is None:
@@ -69,6 +70,7 @@ def pixels_faded(latents: Tensor, window: int, restorer: Restorer) -> Tensor:
         weights = torch.arange(1, shared + 1)[:, None, None] / (shared + 1)
         faded = torch.lerp(clip[:, start:], shown[:, :shared], weights)
         clip = torch.cat([clip[:, :start], faded, shown[:, shared:]], 1)
+    assert clip is not None, "there is one window at least"
     return clip
 
 
@@ -81,7 +83,7 @@ def variants(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Ten
         latents = torch.cat(list(encode(prepared, latent_size, restorer, UnshardedClip(), QUIET)))
     whole = frames_of(list(sample(iter([latents]), replace(restorer, window=None), QUIET)), restorer)
     shared = frames_of(list(sample(iter([latents]), replace(restorer, window=window), QUIET)), restorer)
-    apart = frames_of([part for _, part in windows_of(latents, window, window, restorer)], restorer)
+    apart = frames_of([restored for _, restored in windows_of(latents, window, window, restorer)], restorer)
     return dict(zip(VARIANTS, (shared, apart, pixels_faded(latents, window, restorer)), strict=True)), whole
 
 
@@ -117,19 +119,21 @@ class Steps:
         return f"| {variant} | {len(self.borders)} | {' | '.join(figures)} | {far} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__)
     parser.add_argument("--clips", type=Path, nargs="+", required=True, help="folders; their pictures count nothing")
     parser.add_argument("--preset", choices=PRESETS, default="seedvr2_tiny")
     parser.add_argument("--size", default="96x128", help="area of the result, HEIGHTxWIDTH (%(default)s)")
     parser.add_argument("--window", type=int, default=21, help="frames (%(default)s)")
     parser.add_argument("--most", type=int, help="clips of a folder; default: all")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     set_up_logging()
-    height, width = map(int, args.size.split("x"))
+    height, cross, width = args.size.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        parser.error(f"--size {args.size}: give HEIGHTxWIDTH, such as 96x128")
     steps, clips, frames = {variant: Steps() for variant in VARIANTS}, 0, 0
     with process_group("cpu" if not torch.cuda.is_available() else "cuda") as process:
-        restorer = build(PRESETS[args.preset], Request(res=(height, width)), Parallel(process))
+        restorer = build(PRESETS[args.preset], Request(res=(int(height), int(width))), Parallel(process))
         window = latents_within(args.window, restorer.grid.factor)
         for path in [path for folder in args.clips for path in find_media(folder)[0][: args.most]]:
             try:
@@ -148,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

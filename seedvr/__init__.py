@@ -1,6 +1,6 @@
-"""Video restoration with the SeedVR family: `seedvr.load("seedvr2_3b")` gives a restorer for arrays, files and streams.
+"""Video restoration with the SeedVR models: `seedvr.load("seedvr2_3b")` returns a restorer for arrays and files.
 
-Importing this package loads nothing heavy: PyTorch comes with the first call that needs it. See docs/python.md.
+Importing this package is fast, because PyTorch is imported by the first call that needs it. See docs/python.md.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """The names that import PyTorch, imported at first use."""
+    """Import the names that need PyTorch at their first use."""
     if name not in LAZY:
         raise AttributeError(f"module 'seedvr' has no attribute {name!r}")
     from importlib import import_module

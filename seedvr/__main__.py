@@ -1,4 +1,4 @@
-"""python -m seedvr: the console command where no script was installed."""
+"""`python -m seedvr`: the console command, for environments without the installed script."""
 
 import sys
 

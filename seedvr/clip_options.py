@@ -1,4 +1,4 @@
-"""What does a caller ask of one clip, and of which part of it?"""
+"""The options of a caller for one clip, and the part of the clip to restore."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -13,15 +13,15 @@ from seedvr.errors import InputError, errors_as
 
 @dataclass(frozen=True)
 class ClipOptions:
-    """A caller's options for one clip. None: the preset's value."""
+    """A caller's options for one clip. None stands for the preset's value."""
 
     size: OutputSize
     seed: int = 666
     strength: float = 1.0  # 1: the restored clip, 0: the resized input
     color_fix: str = "wavelet"  # as on the command line
-    steps: int | None = None  # network calls
-    guidance: float | None = None  # 1: none
-    codec: str = "auto"  # this and what follows: of the result's file, see `data.media.OutputOptions`
+    steps: int | None = None  # number of sampling steps
+    guidance: float | None = None  # guidance scale; 1: no guidance
+    codec: str = "auto"  # this and the following fields describe the result's file, see `data.media.OutputOptions`
     bit_depth: int | None = None
     pixel_format: str | None = None
     container: str | None = None
@@ -40,7 +40,7 @@ class ClipOptions:
 
     @property
     def output(self) -> OutputOptions:
-        """The form of the result's file."""
+        """Codec, depth and container of the result's file."""
         return OutputOptions(
             self.codec, self.bit_depth, self.pixel_format, self.container, self.encoder, self.hdr, self.crf
         )
@@ -48,17 +48,17 @@ class ClipOptions:
 
 @dataclass(frozen=True)
 class Part:
-    """The part of a file that is restored, and what is kept beside its result."""
+    """The part of a file to restore, and which files to keep beside its result."""
 
     clip_range: ClipRange  # the part
-    record: bool = False  # write a record beside the result
-    resume: bool = False  # keep what is finished of a long clip until the clip is complete, and go on behind it
+    record: bool = False  # write a JSON record beside the result
+    resume: bool = False  # keep finished segments until the clip is complete, and continue after them
 
 
 def clip_range_of(
     start: float | str | None, end: float | str | None, frames: int | tuple[int, int] | None
 ) -> ClipRange:
-    """The part of a clip by a caller's arguments; InputError for invalid ones."""
+    """Convert a caller's arguments to a part of a clip; InputError if they are invalid."""
     with errors_as(InputError, ValueError):
         begin, until = (None if moment is None else seconds_of(str(moment)) for moment in (start, end))
         if frames is None or isinstance(frames, int):

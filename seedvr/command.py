@@ -25,7 +25,7 @@ BAD_REQUEST = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command. Returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], int]] = {
         "restore": restore,
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def restore(arguments: list[str]) -> int:
-    """`projects/inference_*.py`: INPUT and OUTPUT_DIR as positional arguments, or as --video_path and --output_dir."""
+    """Run `projects/inference_*.py`. Input and output are positional arguments, or --video_path and --output_dir."""
     from projects.video_diffusion_sr.start import start_preset
 
     preset, arguments = chosen_model("restore", arguments, ["--video_path", "--output_dir"])
@@ -63,7 +63,7 @@ def restore(arguments: list[str]) -> int:
 
 
 def plan(arguments: list[str]) -> int:
-    """`restore --plan`: prints the plan of `restore` with the same flags."""
+    """Run `restore --plan`, which prints the plan of `restore` with the same flags."""
     from projects.video_diffusion_sr.start import start_preset
 
     preset, arguments = chosen_model("plan", arguments, ["--video_path"])
@@ -71,15 +71,16 @@ def plan(arguments: list[str]) -> int:
 
 
 def download(arguments: list[str]) -> int:
-    """`projects/download.py`, into the folder from which `restore` loads weights."""
-    from projects import download as program
+    """Run `projects/download.py`, into the folder from which `restore` loads weights."""
+    from projects.download import main as program
+    from projects.program import run_program
     from seedvr.folders import weights_folder
 
-    return program.main([*with_default(arguments, "--dir", str(weights_folder()))])
+    return run_program(program, with_default(arguments, "--dir", str(weights_folder())))
 
 
 def evaluate(arguments: list[str]) -> int:
-    """`projects/evaluate.py`."""
+    """Run `projects/evaluate.py`."""
     from projects.evaluate import main as program
     from projects.program import run_program
 
@@ -87,7 +88,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def train(arguments: list[str]) -> int:
-    """`projects/train.py`."""
+    """Run `projects/train.py`."""
     from projects.program import run_program
     from projects.train import main as program
 
@@ -95,7 +96,7 @@ def train(arguments: list[str]) -> int:
 
 
 def chosen_model(command: str, arguments: list[str], places: list[str]) -> tuple["Preset", list[str]]:
-    """(the preset named by --model, the program's arguments with positional ones turned into flags)"""
+    """Return the preset that --model names, and the arguments with positional ones converted to flags."""
     from projects.video_diffusion_sr.presets import PRESETS
     from seedvr.folders import weights_folder
 
@@ -113,13 +114,13 @@ def chosen_model(command: str, arguments: list[str], places: list[str]) -> tuple
 
 
 def with_default(arguments: list[str], flag: str, value: str) -> list[str]:
-    """The arguments, with the flag and its default added where it is missing."""
+    """Return the arguments, with the flag and its default value added if the flag is missing."""
     named = any(word == flag or word.startswith(f"{flag}=") for word in arguments)
     return arguments if named else [*arguments, flag, value]
 
 
 def version(verbose: bool) -> int:
-    """The package's version; verbose: also everything that a bug report needs, which imports PyTorch."""
+    """Print the package's version; if verbose, also all facts that a bug report needs, which imports PyTorch."""
     sys.stdout.write(f"seedvr {__version__}\n")
     if verbose:
         from seedvr.environment import describe
@@ -129,7 +130,7 @@ def version(verbose: bool) -> int:
 
 
 def say(message: str, code: int) -> int:
-    """The message on standard error, and the exit code."""
+    """Print a message on standard error. Returns the exit code."""
     sys.stderr.write(message.rstrip("\n") + "\n")
     return code
 

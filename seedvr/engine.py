@@ -1,7 +1,7 @@
-"""The interface of this package to the pipeline of `projects/video_diffusion_sr`.
+"""The interface of this package to the restoration pipeline in `projects/video_diffusion_sr`.
 
-An `Engine` calls the pipeline's functions in the pipeline's order, so its results are those of the command line. When
-the pipeline changes, this is the file to change.
+An `Engine` calls the functions of the pipeline in the same order as the command line, so the results are the same.
+This is the only file of this package that depends on the pipeline.
 """
 
 import gc
@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from common.distributed.process import Process, choose_device
 from common.distributed.timeout import TIMEOUT_S
 from common.extras import MissingExtra
 from data.media import ClipRange, Frame, MediaError, MediaInfo, MediaReader
+from data.media.video_reader import Deinterlace
 from projects.video_diffusion_sr import file_errors, restore, restorer
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.clip_run import NO_CUTS
@@ -47,12 +49,13 @@ from seedvr.progress import Report
 
 
 class Engine:
-    """Networks of one preset on one device.
+    """The networks of one preset on one device.
 
     Args:
-        preset, request: what to build; the request's size is ignored, since every clip has its own.
+        preset, request: the model and its settings. The size in the request is ignored, since every call has its own.
     Raises:
-        InputError: a setting that makes no sense. WeightsError: weights are missing or do not fit.
+        InputError: a setting is invalid.
+        WeightsError: weights are missing or do not fit the networks.
     """
 
     def __init__(self, preset: Preset, request: Request) -> None:
@@ -61,27 +64,28 @@ class Engine:
             device = choose_device(request.device, 0)
         self.parallel = Parallel(Process(0, 1, 0, device, None, 0, TIMEOUT_S))
         self._restorer: restorer.Restorer | None = None
-        self._placed: MemoryPlan | None = None  # the plan for which its networks were placed
-        self.demands = Demands()  # on plans, where there are plans
+        self._placed: MemoryPlan | None = None  # the plan for which the networks were loaded
+        self.demands = Demands()  # requirements on memory plans
         self.settings, self.budget = self._resolve()
-        if self.budget is None:  # with a budget, the plan and the place of weights depend on the clip
+        if self.budget is None:  # with a budget, the plan and the device of the weights depend on the clip
             self._place(unplanned(self.settings, *self.settings.geometry.network_size(*preset.res), False))
 
     @property
     def device(self) -> torch.device:
-        """Where the networks compute."""
+        """The device on which the networks compute."""
         return self.parallel.process.device
 
     @property
     def windowed(self) -> bool:
-        """Whether clips longer than a window are restored in windows, so in bounded memory."""
+        """Whether clips longer than a window are restored in windows, which bounds memory."""
         return self.settings.window is not None
 
     def prepare(self, options: ClipOptions, info: MediaInfo) -> tuple[restorer.Restorer, MemoryPlan]:
-        """(the pipeline's restorer for one clip, the clip's plan), with networks placed as the plan needs.
+        """Plan one clip, and load the networks as the plan requires. Returns the pipeline's restorer and the plan.
 
         Raises:
-            MemoryPlanError: the clip does not fit. WeightsError, InputError: as for the engine.
+            MemoryPlanError: the clip does not fit into memory.
+            WeightsError, InputError: as for the engine.
         """
         with errors_as(InputError, ValueError):
             geometry = replace(self.settings.geometry, size=options.size)
@@ -106,15 +110,15 @@ class Engine:
         info: MediaInfo,
         options: ClipOptions,
         report: Report,
-        bits: int = 8,
+        bits: Literal[8, 16] = 8,
     ) -> Generator[Tensor]:
-        """Restored frames in chunks [T, 3, h, w] on the CPU, in all as many as the source has. HDR becomes SDR.
+        """Yield the restored frames in chunks [T, 3, h, w] on the CPU, as many as the source has. HDR becomes SDR.
 
         Args:
-            source: the clip, from a file or from a caller. again: an iterator of the same frames, read again
-                when their results are finished.
-            info: size, depth and length of the clip; its path is only a name.
-            bits: of results: 8 (u8), or 16 (words, whose bits torch holds as int16).
+            source: the frames of the clip.
+            again: an iterator of the same frames, which is read when results are finished (for the colour fix).
+            info: size, depth and length of the clip; its path is used in messages only.
+            bits: bits per value of the result: 8 (uint8), or 16 (unsigned 16-bit values in int16 tensors).
         """
         made, plan = self.prepare(options, info)
         made.apply_plan(info, plan)
@@ -129,7 +133,7 @@ class Engine:
                     yield result
 
     def file(self, source: Path, folder: Path, options: ClipOptions, report: Report, part: Part) -> Path:
-        """Restore a part of a file into a folder, under the name that the command line gives it; the result's path."""
+        """Restore a part of a file into a folder, with the same name as the command line. Returns the result's path."""
         info, clip_range = info_of(source), part.clip_range
         made, plan = self.prepare(options, replace(info, frame_count_hint=clip_range.frames(info)))
         made = replace(made, clip_range=clip_range)
@@ -145,7 +149,7 @@ class Engine:
         return done.output
 
     def _settings_of(self, options: ClipOptions, made: restorer.Restorer) -> RunSettings:
-        """Those of the same run on the command line."""
+        """The settings that the same run has on the command line."""
         request = replace(
             self.request, size=options.size, seed=options.seed, steps=options.steps, cfg_scale=options.guidance,
             result_options=made.result_options, clip_range=made.clip_range,
@@ -153,7 +157,7 @@ class Engine:
         return replace(self.settings, request=request, sampling=made.infer.sampling)
 
     def release(self) -> None:
-        """Drop the networks' weights; `prepare` loads them again."""
+        """Free the memory of the networks' weights; `prepare` loads them again."""
         self._restorer = self._placed = None
         del self.settings, self.budget  # the weights are in the settings' networks
         gc.collect()
@@ -173,7 +177,7 @@ class Engine:
             return budget.plan(clip_of(info), blocks, derived)
 
     def _resolve(self) -> tuple[RunSettings, Budget | None]:
-        """Resolve the request into settings, with networks without weights, and read the memory budget of a GPU."""
+        """Return the settings that follow from the request (networks without weights), and the GPU's memory budget."""
         with errors_as(InputError, FileNotFoundError):
             load_config(self.request.config or ROOT / self.preset.config)
         with errors_as(WeightsError, FileNotFoundError), errors_as(InputError, ValueError):
@@ -181,10 +185,10 @@ class Engine:
             return settings, read_budget(settings, self.parallel)
 
     def _place(self, plan: MemoryPlan, beside: AbstractContextManager[None] | None = None) -> restorer.Restorer:
-        """Load the networks' weights onto the devices that a plan names.
+        """Load the networks' weights onto the devices that a plan chooses.
 
         Args:
-            beside: a context in which weights are loaded, see `dry_run.kernels_for`.
+            beside: a context around the loading, see `dry_run.kernels_for`.
         """
         with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra), beside or nullcontext():
             built = load(self.settings, self.parallel, [plan])
@@ -193,12 +197,12 @@ class Engine:
 
 
 def marked(source: Iterable[Frame], info: MediaInfo, cuts: SceneCuts) -> Iterator[Frame]:
-    """The frames of a file or of a caller, with the first ones of its shots marked."""
+    """Yield the frames, and mark the first frame of each shot."""
     return frames_of(source, cuts) if isinstance(source, MediaReader) else cuts.mark(iter(source), info.path, [])
 
 
 def is_compatible(placed: MemoryPlan, plan: MemoryPlan) -> bool:
-    """Whether networks placed for one plan can run under another."""
+    """Whether networks that were loaded for one plan can run another plan."""
     return (
         irreversible_parts(placed) == irreversible_parts(plan)
         and (plan.offload == "none" or placed.offload != "none")
@@ -207,7 +211,7 @@ def is_compatible(placed: MemoryPlan, plan: MemoryPlan) -> bool:
 
 
 def with_sampling(infer: VideoDiffusionInfer, options: ClipOptions) -> VideoDiffusionInfer:
-    """The same networks with the caller's steps and guidance."""
+    """The same networks, with the caller's number of steps and guidance scale."""
     sampling = infer.sampling
     if options.steps is not None:
         sampling = replace(sampling, steps=options.steps)
@@ -220,17 +224,17 @@ def with_sampling(infer: VideoDiffusionInfer, options: ClipOptions) -> VideoDiff
     )
 
 
-def open_clip(path: Path, deinterlace: str) -> MediaReader:
-    """A reader of a file; InputError when the file is missing or is no clip."""
+def open_clip(path: Path, deinterlace: Deinterlace) -> MediaReader:
+    """Open a file for reading; InputError if it is missing or is not a clip."""
     with errors_as(InputError, ValueError):
         return open_input(path, deinterlace, ClipRange())
 
 
 def place(made: Path, final: Path, source: Path, record: bool) -> Path:
-    """Move a result to its final path, and its record beside it; a record of a replaced file is removed.
+    """Move a result to its final path, and its record beside it. The record of a replaced file is removed.
 
     Raises:
-        InputError: the final path is the input's, or has another suffix than the result.
+        InputError: the final path is that of the input, or its suffix is not that of the result.
     """
     if made.suffix.lower() != final.suffix.lower():
         raise InputError(f"{final}: the result of {source.name} is a {made.suffix} file; give the target that suffix")
@@ -245,10 +249,11 @@ def place(made: Path, final: Path, source: Path, record: bool) -> Path:
 
 @contextmanager
 def workplace(target: Path, resume: bool) -> Iterator[Path]:
-    """A hidden folder beside a result, in which it is made, so that it is moved to its path atomically.
+    """A hidden folder beside the target in which the result is made, so that it can be moved atomically.
 
     Args:
-        resume: it has a name by which the next call finds it, and stays after an error where something is kept in it.
+        resume: give the folder a fixed name, so that the next call finds it, and keep it after an error if it holds
+            finished segments.
     """
     if not resume:
         with TemporaryDirectory(dir=target.parent, prefix=PREFIX) as unnamed:
@@ -264,13 +269,13 @@ def workplace(target: Path, resume: bool) -> Iterator[Path]:
 
 
 def info_of(path: Path) -> MediaInfo:
-    """Facts of a file, from its header."""
+    """Read the facts of a file from its header."""
     with open_clip(path, "never") as reader:
         return reader.info
 
 
 def facts(pixels: Tensor, frames: int | None) -> MediaInfo:
-    """Facts of a clip in memory, from its frames [..., 3, H, W]. One frame counts as a picture."""
+    """The facts of a clip in memory, from its frames [..., 3, H, W]. A clip of one frame counts as a picture."""
     height, width = pixels.shape[-2:]
     depth = 32 if pixels.is_floating_point() else 8
     return MediaInfo(
@@ -280,7 +285,7 @@ def facts(pixels: Tensor, frames: int | None) -> MediaInfo:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """A block whose pipeline errors are raised as this package's. Errors of callbacks and iterators pass unchanged."""
+    """A context that converts errors of the pipeline to this package's. Errors of callbacks and iterators pass."""
     try:
         yield
     except MediaError as error:

@@ -1,4 +1,4 @@
-"""Facts of a machine for a bug report: versions, devices, and the kernels chosen for them."""
+"""Describes a machine for a bug report: versions, devices, and the chosen kernels."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ VARIABLES = ("SEEDVR_CKPT_DIR", "SEEDVR_KERNELS", "CUDA_VISIBLE_DEVICES", "PYTOR
 
 
 def describe() -> list[str]:
-    """The facts, one a line. They contain no names of users or machines, and no path but the folder of weights."""
+    """The facts, one per line. They contain no names of users or machines, and no path except the weights folder."""
     lines = [f"python {platform.python_version()} on {platform.platform()}", f"{os.cpu_count()} processors"]
     lines.append(f"torch {torch.__version__}, CUDA {torch.version.cuda}, HIP {torch.version.hip}")
     lines += [f"{library} {installed(library)}" for library in LIBRARIES]
@@ -33,7 +33,7 @@ def describe() -> list[str]:
 
 
 def installed(library: str) -> str:
-    """The version of a distribution, or that there is none."""
+    """The version of an installed library, or a note that it is not installed."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
@@ -41,7 +41,7 @@ def installed(library: str) -> str:
 
 
 def codecs() -> list[str]:
-    """Versions of the libraries of FFmpeg that PyAV carries."""
+    """The versions of FFmpeg's libraries in PyAV."""
     import av
 
     return [f"{name} {'.'.join(map(str, version))}" for name, version in av.library_versions.items()]

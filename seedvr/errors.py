@@ -1,27 +1,27 @@
-"""What can go wrong, by kind. The messages are the sentences of the command line."""
+"""The errors of this package. Their messages are those of the command line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class SeedVRError(Exception):
-    """Any error of this package that its user can do something about."""
+    """The base of all errors of this package."""
 
 
 class InputError(SeedVRError, ValueError):
-    """The frames, the file or a setting cannot be used; says which and what would do."""
+    """Frames, a file or a setting cannot be used. The message says what is wrong and what would be accepted."""
 
 
 class WeightsError(SeedVRError, FileNotFoundError, ValueError):
-    """Weights are missing, damaged, of another model, or in a layout that is not read."""
+    """Weights are missing, damaged, of another model, or in an unsupported layout."""
 
 
 class MemoryPlanError(SeedVRError, ValueError):
-    """The clip does not fit the memory that it may take; says what the smallest plan needs."""
+    """The clip does not fit into the allowed memory. The message says how much the smallest plan needs."""
 
 
 class NotFiniteError(SeedVRError):
-    """A network returned values that are not numbers; says which, and what may help."""
+    """A network returned NaN or infinite values. The message names the network and what may help."""
 
 
 class OutputError(SeedVRError, OSError):
@@ -29,12 +29,12 @@ class OutputError(SeedVRError, OSError):
 
 
 class Cancelled(SeedVRError):
-    """The caller asked to stop. Nothing unfinished is left behind."""
+    """The caller has cancelled the call. No unfinished files remain."""
 
 
 @contextmanager
 def errors_as(kind: type[Exception], *caught: type[Exception]) -> Iterator[None]:
-    """A block whose `caught` errors are raised as `kind`, one of this package's, with the same message."""
+    """A context that raises `caught` errors as `kind`, an error of this package, with the same message."""
     try:
         yield
     except caught as error:

@@ -1,4 +1,4 @@
-"""The folder of weights, for a checkout and for an installed package."""
+"""Finds the weights folder of a checkout or of an installed package."""
 
 import os
 from pathlib import Path
@@ -9,17 +9,17 @@ VARIABLE = "SEEDVR_CKPT_DIR"
 
 
 def installed() -> bool:
-    """Whether this is an installed package and not a checkout of the repository."""
+    """Whether this module runs from an installed package and not from a checkout of the repository."""
     return not (ROOT / "tools" / "wheel.py").is_file()
 
 
 def weights_folder(bundled: bool = False) -> Path:
-    """The folder of weights and prompt embeddings where none is named.
+    """The default folder of weights and prompt embeddings.
 
     Args:
-        bundled: for a model whose weights are part of the package.
+        bundled: whether the model's weights are part of the package.
     Returns:
-        `ckpts` of a checkout; for an installed package $SEEDVR_CKPT_DIR or ~/.cache/seedvr/ckpts, because
+        `ckpts` in a checkout. For an installed package $SEEDVR_CKPT_DIR, or else ~/.cache/seedvr/ckpts, because
         files of 16 GB do not belong into site-packages.
     """
     if bundled or not installed():

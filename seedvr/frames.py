@@ -1,8 +1,8 @@
-"""Converts callers' frames (arrays, tensors, pictures, lists of these) to tensors, and results back."""
+"""Converts a caller's frames (arrays, tensors, pictures, lists of these) to tensors, and results back."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,24 +20,24 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Form:
-    """The form of a caller's frames, which results get too."""
+    """The form of a caller's frames, in which results are returned."""
 
     kind: str  # "numpy", "torch" or "pil"
     last: bool = True  # the channels are the last dimension
     real: bool = False  # floats in [0, 1], else u8
-    single: bool = False  # one frame without a dimension for time
-    dtype: Any = None  # of floats
-    device: Any = "cpu"  # of tensors
+    single: bool = False  # a single frame, without the dimension T
+    dtype: Any = None  # dtype of floats
+    device: Any = "cpu"  # device of tensors
 
     @property
-    def bits(self) -> int:
-        """Of the results that `give` takes: floats get 16."""
+    def bits(self) -> Literal[8, 16]:
+        """Bits per value of the frames that `give` takes: 16 for floats, else 8."""
         return 16 if self.real else 8
 
     def give(self, frames: Tensor) -> Any:
-        """[T, 3, h, w], 16-bit words (int16) for floats, else u8 -> frames in this form.
+        """Convert restored frames [T, 3, h, w], 16-bit words (int16) for floats and else u8, to this form.
 
-        For pictures a list, and without T the frame itself.
+        Pictures are returned as a list, and a single frame without the dimension T.
         """
         if self.kind == "pil":
             pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).contiguous().numpy()]
@@ -53,10 +53,12 @@ class Form:
 
 
 def take(frames: Any) -> tuple[Tensor, Form]:
-    """(frames [T, 3, H, W], u8 in 0..255 or float32 in 0..1, on the CPU; their form)
+    """Convert frames in any supported form to a tensor. Returns it with the form.
+
+    The tensor is [T, 3, H, W] on the CPU, u8 in 0..255 or float32 in 0..1.
 
     Raises:
-        InputError: none of the known forms, no frames, or values outside their range.
+        InputError: the form is not supported, there are no frames, or values are out of range.
     """
     if isinstance(frames, Image.Image):
         pixels, form = from_pictures([frames]), Form("pil", single=True)
@@ -76,7 +78,7 @@ def take(frames: Any) -> tuple[Tensor, Form]:
 
 
 def together(frames: Iterable[Any]) -> Any:
-    """A list of single frames as one array or tensor."""
+    """Stack single frames into one array or tensor."""
     frames = list(frames)
     try:
         return torch.stack(frames) if isinstance(frames[0], Tensor) else np.stack(frames)
@@ -85,7 +87,7 @@ def together(frames: Iterable[Any]) -> Any:
 
 
 def from_pictures(pictures: Iterable[Image.Image]) -> Tensor:
-    """PIL pictures of one size -> u8 [T, 3, H, W]; grey and palettes become RGB, transparency is dropped."""
+    """Convert PIL pictures of one size to u8 [T, 3, H, W]. Grey and palettes become RGB; transparency is dropped."""
     pictures = list(pictures)
     if len({picture.size for picture in pictures}) > 1:
         raise InputError("the pictures of one clip must have one size; restore pictures of different sizes one by one")
@@ -94,7 +96,7 @@ def from_pictures(pictures: Iterable[Image.Image]) -> Tensor:
 
 
 def from_dense(frames: Any, kind: str, read: Callable[[], Tensor]) -> tuple[Tensor, Form]:
-    """An array or tensor as (pixels, form)."""
+    """Convert an array or tensor to pixels [T, 3, H, W]. Returns them with the form."""
     shape, single = tuple(frames.shape), frames.ndim == CHANNELS
     if frames.ndim not in (3, 4) or CHANNELS not in (shape[-1], shape[-3]):
         raise InputError(f"frames of shape {shape} are not known; give {FORMS}")
@@ -111,7 +113,7 @@ def from_dense(frames: Any, kind: str, read: Callable[[], Tensor]) -> tuple[Tens
 
 
 def in_range(pixels: Tensor) -> Tensor:
-    """Floats that lie in [0, 1], or a little outside as filters leave them; InputError for anything else."""
+    """Return the floats if they are in [0, 1], or a little outside as after filters; else raise InputError."""
     if pixels.numel() == 0:
         return pixels
     low, high = float(pixels.min()), float(pixels.max())

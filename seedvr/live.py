@@ -1,4 +1,4 @@
-"""A stream with the control inverted: the caller pushes frames and gets finished ones back."""
+"""A stream into which the caller pushes frames, and from which it gets restored frames back."""
 
 import queue
 import threading
@@ -12,13 +12,13 @@ MORE, END = object(), object()  # the stream requests a frame; the stream has en
 
 
 class Live:
-    """Pushes frames into a stream that runs in a thread of its own. Made by `Restorer.live`.
+    """Runs a stream in a thread and passes pushed frames to it. Made by `Restorer.live`.
 
-    The thread computes only while `push` or `flush` waits for it, so memory is that of a stream, and a push's result
-    depends only on the frames before it.
+    The thread computes only while `push` or `flush` waits for it. Memory is therefore that of a stream, and the result
+    of a push depends only on the frames pushed so far.
 
     Args:
-        run: an iterator of frames -> an iterator of restored frames.
+        run: a function from an iterator of frames to an iterator of restored frames.
     """
 
     def __init__(self, run: Callable[[Iterator[Any]], Iterable[Any]]) -> None:
@@ -29,10 +29,10 @@ class Live:
         self._ended = False
 
     def push(self, frames: Any) -> list[Any]:
-        """Take frames (one, or a piece of the clip) and give back the restored frames that are ready, often none.
+        """Add frames (one, or an array of several). Returns the restored frames that are ready, often none.
 
         Raises:
-            The stream's errors. After an error or `flush`, pushing raises InputError.
+            Any error of the stream. After an error or `flush`, InputError.
         """
         if self._ended:
             raise InputError("this stream has ended: start another with live()")
@@ -47,7 +47,7 @@ class Live:
         return ready + self._until_idle()
 
     def flush(self) -> list[Any]:
-        """End the clip; returns the remaining frames. Nothing can be pushed afterwards."""
+        """End the clip. Returns the remaining restored frames. No frames can be pushed afterwards."""
         if self._ended or self._thread is None:
             self._ended = True
             return []
@@ -55,7 +55,7 @@ class Live:
         return self._until_idle()
 
     def close(self) -> None:
-        """End without waiting for results; the restorer is free for another clip then."""
+        """End the stream without waiting for results. The restorer can then take another clip."""
         if self._thread is not None and not self._ended:
             self._ended = True
             self._in.put(GeneratorExit())
@@ -71,7 +71,7 @@ class Live:
         self.close()
 
     def _until_idle(self) -> list[Any]:
-        """Results until the stream requests a frame or ends; raises the stream's errors."""
+        """Collect results until the stream requests a frame or ends; raises the stream's errors."""
         ready = []
         while (said := self._out.get()) is not MORE:
             if said is END:
@@ -98,6 +98,6 @@ class Live:
         try:
             for frame in self._run(self._feed()):
                 self._out.put(("frame", frame))
-        except BaseException as error:  # handed to the thread that waits
+        except BaseException as error:  # passed to the waiting thread
             self._out.put(("error", error))
         self._out.put(END)

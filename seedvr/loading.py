@@ -1,8 +1,8 @@
-"""From a preset's name to a restorer."""
+"""Makes a restorer from the name of a preset, a folder of weights or a repository."""
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from projects.download import VARIANTS, fetch_variant, parse
 from projects.video_diffusion_sr.presets import PRESETS
@@ -15,7 +15,7 @@ from seedvr.restorer import Restorer
 
 
 def presets() -> tuple[str, ...]:
-    """Names for `load`. "seedvr2_tiny" is part of the package and runs on a CPU; the others' weights are fetched."""
+    """The names for `load`. The weights of "seedvr2_tiny" are part of the package; those of others are downloaded."""
     return tuple(PRESETS)
 
 
@@ -32,30 +32,30 @@ def load(
     lora_scale: float = 1.0,
     window: int | None = None,
     weights_8_bit: bool = False,
-    fit: str = "pad",
-    deinterlace: str = "auto",
+    fit: Literal["pad", "crop"] = "pad",
+    deinterlace: Literal["auto", "always", "never"] = "auto",
     config: str | PathLike[str] | None = None,
     overrides: tuple[str, ...] = (),
 ) -> Restorer:
-    """A restorer with the weights of a preset.
+    """Make a restorer with the weights of a preset.
 
-    On a GPU the networks are placed at the first clip, because the memory plan depends on its size.
+    On a GPU the weights are loaded for the first clip, because the memory plan depends on its size.
 
     Args:
         preset: one of `presets()`.
-        device: "auto", "cuda", "cuda:1", "cpu", "mps", "xpu".
-        dtype: "bfloat16", "float16", "float32"; None: bfloat16 on a GPU, float32 on a CPU.
-        vram: GiB of GPU memory to stay within; None: what is free.
-        checkpoint, vae_checkpoint: files of weights in any layout of docs/checkpoints.md, not those in
-            `ckpt_dir`.
-        ckpt_dir: folder of weights and prompt embeddings; None: where `seedvr download` puts them.
-        lora, lora_scale: LoRA weights to merge, and how strongly.
-        window: frames that go through the transformer at once; 0: always the whole clip; None: the preset's.
-        weights_8_bit: keep the transformer's weights as 8-bit floats.
-        fit, deinterlace: as the command line's flags. config, overrides: another YAML, and `key=value` for it.
+        device: "auto", "cuda", "cuda:1", "cpu", "mps" or "xpu".
+        dtype: "bfloat16", "float16" or "float32"; None: bfloat16 on a GPU, float32 on a CPU.
+        vram: limit of GPU memory in GiB; None: the free memory.
+        checkpoint, vae_checkpoint: weight files in any layout of docs/checkpoints.md, in place of those in `ckpt_dir`.
+        ckpt_dir: folder of weights and prompt embeddings; None: the folder of `seedvr download`.
+        lora, lora_scale: a file of LoRA weights to merge, and the factor of its change.
+        window: number of frames that the transformer takes at once; 0: always the whole clip; None: the preset's.
+        weights_8_bit: store the transformer's weights as 8-bit floats.
+        fit, deinterlace: as the flags of the command line.
+        config, overrides: another YAML, and changes `key=value` to it.
     Raises:
-        InputError: an unknown preset, or a setting that makes no sense.
-        WeightsError: weights are missing, damaged or another model's; says what to do.
+        InputError: the preset is unknown, or a setting is invalid.
+        WeightsError: weights are missing, damaged or of another model; the message says what to do.
     """
     if preset not in PRESETS:
         raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
@@ -90,16 +90,16 @@ def load(
 
 
 def from_pretrained(source: str | PathLike[str], *, endpoint: str | None = None, **settings: Any) -> Restorer:
-    """A restorer for a folder of weights, or for a repository of the hub, of which missing files are fetched.
+    """Make a restorer from a folder of weights, or from a repository on the hub, whose missing files are downloaded.
 
     Args:
-        source: a folder that holds a preset's weights under any name of docs/checkpoints.md; else a repository such as
-            "ByteDance-Seed/SeedVR2-3B", or a preset's name. Files go where `seedvr download` puts them.
-        endpoint: address of the hub; None: HF_ENDPOINT or the public one.
+        source: a folder that holds a preset's weights under any name of docs/checkpoints.md; or a repository such as
+            "ByteDance-Seed/SeedVR2-3B", or a preset's name, whose files are stored in the folder of `seedvr download`.
+        endpoint: address of the hub; None: HF_ENDPOINT or the public hub.
         settings: as for `load`.
     Raises:
-        WeightsError: the folder holds no known weights, or those of several presets; files could not be fetched.
-        InputError: neither a folder, nor a repository or preset that is known.
+        WeightsError: the folder holds no known weights or those of several presets, or a download failed.
+        InputError: the source is neither a folder, nor a known repository or preset.
     """
     if Path(source).is_dir():
         return load(preset_in(Path(source)), **{"ckpt_dir": source, **settings})
@@ -118,7 +118,7 @@ def from_pretrained(source: str | PathLike[str], *, endpoint: str | None = None,
 
 
 def preset_in(folder: Path) -> str:
-    """The only preset of which a folder holds the transformer's weights."""
+    """The preset whose transformer weights a folder holds; WeightsError if there is none, or more than one."""
     found = [name for name, preset in PRESETS.items() if find_weights(folder / preset.checkpoint).is_file()]
     if len(found) == 1:
         return found[0]

@@ -1,4 +1,4 @@
-"""A restorer with the interface of a diffusers pipeline. It does not import diffusers."""
+"""A restorer with the interface of a diffusers pipeline. This module does not import diffusers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,8 +21,8 @@ from seedvr.restorer import Restorer
 logger = get_logger(__name__)
 
 OUTPUTS = ("np", "pt", "pil")
-CLIPS = 5  # dimensions of several clips in one array
-MOST = 65535  # of a 16-bit word
+CLIPS = 5  # number of dimensions of an array with several clips
+MOST = 65535  # the largest 16-bit value
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SeedVRPipeline:
     """Restores clips: `SeedVRPipeline.from_pretrained("seedvr2_3b")(video=frames, scale=2).frames[0]`.
 
     Args:
-        restorer: of `seedvr.load`.
+        restorer: the result of `seedvr.load`.
     """
 
     def __init__(self, restorer: Restorer) -> None:
@@ -48,11 +48,11 @@ class SeedVRPipeline:
     def from_pretrained(
         cls, source: str | PathLike[str], *, torch_dtype: torch.dtype | str | None = None, **settings: Any
     ) -> Self:
-        """A pipeline from a folder of `save_pretrained`, or from anything that `seedvr.from_pretrained` takes.
+        """Make a pipeline from a folder of `save_pretrained`, or from any source of `seedvr.from_pretrained`.
 
         Args:
-            torch_dtype: of the networks; None: bfloat16 on a GPU, float32 on a CPU.
-            settings: as for `seedvr.load`; `device` is "auto" where it is not named.
+            torch_dtype: dtype of the networks; None: bfloat16 on a GPU, float32 on a CPU.
+            settings: as for `seedvr.load`; the default of `device` is "auto".
         Raises:
             WeightsError, InputError: as `seedvr.from_pretrained`.
         """
@@ -62,10 +62,11 @@ class SeedVRPipeline:
         return cls(from_pretrained(source, **settings))
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
-        """Write a folder that `from_pretrained` reads, LoRA merged.
+        """Write a folder that `from_pretrained` reads. A LoRA is merged into the weights.
 
         Raises:
-            InputError: the path is a file. WeightsError: the files from which this was loaded are missing.
+            InputError: the path is a file.
+            WeightsError: the files from which the pipeline was loaded are missing.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -75,11 +76,11 @@ class SeedVRPipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks compute."""
+        """The device on which the networks compute."""
         return self.restorer.device
 
     def to(self, device: str | torch.device) -> Self:
-        """Compute there from now on; the weights are read from their files again."""
+        """Move the networks to another device. Their weights are read from the files again."""
         if torch.device(device) != self.device and str(device) != self.device.type:
             moved = Engine(self._engine.preset, replace(self._engine.request, device=str(device)))
             moved.demands = self._engine.demands
@@ -87,19 +88,19 @@ class SeedVRPipeline:
         return self
 
     def enable_model_cpu_offload(self) -> None:
-        """Only the network that computes is on the GPU."""
+        """Keep only the network in use on the GPU."""
         self._demand("enable_model_cpu_offload", offload="models")
 
     def enable_sequential_cpu_offload(self) -> None:
-        """The transformer's blocks come to the GPU one by one: the least memory, and slower."""
+        """Copy the transformer's blocks to the GPU one by one, which needs the least memory and is slower."""
         self._demand("enable_sequential_cpu_offload", offload="blocks")
 
     def enable_vae_tiling(self) -> None:
-        """The VAE takes the picture in tiles. Not exact; without it tiles are taken only where nothing else fits."""
+        """Make the VAE process pictures in tiles, which is not exact. By default, only if nothing else fits."""
         self._demand("enable_vae_tiling", tiles=True)
 
     def disable_vae_tiling(self) -> None:
-        """Tiles only where nothing else fits, as at first."""
+        """Restore the default: the VAE uses tiles only if nothing else fits into memory."""
         self._demand("disable_vae_tiling", tiles=False)
 
     def __call__(
@@ -124,11 +125,12 @@ class SeedVRPipeline:
 
         Args:
             video: frames in any form of `seedvr.Restorer`, a path, or clips [B, T, H, W, 3] or [B, T, 3, H, W].
-            image: a picture in its place, a clip of one frame.
-            height, width: exactly these pixels; or scale: times the input's size. None: the preset's area.
-            num_inference_steps, guidance_scale: None: how the model was made to be sampled. 1 is no guidance.
-            generator: a seed is drawn from it; or seed: same seed, same result. Neither: 666.
-            output_type: "np", "pt" or "pil". return_dict: False gives the tuple (frames,).
+            image: a picture, in place of `video`.
+            height, width, scale: the exact size in pixels, or a factor of the input's. None: the preset's area.
+            num_inference_steps, guidance_scale: None: the preset's. A guidance scale of 1 is no guidance.
+            generator, seed: the generator from which a seed is drawn, or the seed; the default seed is 666.
+            strength, color_fix, progress: as for `seedvr.Restorer`.
+            output_type: "np", "pt" or "pil". return_dict: False: return the tuple (frames,).
         Raises:
             InputError, WeightsError, MemoryPlanError.
         """
@@ -167,7 +169,7 @@ class SeedVRPipeline:
 
 
 def seed_of(generator: torch.Generator | None, seed: int | None) -> int:
-    """The seed of a call. A generator moves on, so a second call with it gives another result, as in diffusers."""
+    """The seed of a call. Drawing it advances a generator, so the next call with it differs, as in diffusers."""
     if generator is None:
         return 666 if seed is None else seed
     if seed is not None:
@@ -176,21 +178,21 @@ def seed_of(generator: torch.Generator | None, seed: int | None) -> int:
 
 
 def clips_of(given: Any) -> list[Any]:
-    """One clip or several, each in a form that a restorer takes."""
+    """Split the input into clips, each in a form that a restorer accepts."""
     if isinstance(given, (np.ndarray, Tensor)) and given.ndim == CLIPS:
         return list(given)
     return [given]
 
 
 def as_words(frames: Any) -> Tensor:
-    """A restorer's result -> 16-bit words (int16) [T, 3, h, w]. Floats come in steps of 1/65535: nothing is lost."""
+    """Convert a restorer's result to 16-bit words (int16) [T, 3, h, w]. Floats are multiples of 1/65535: no loss."""
     values = take(frames)[0]
     words = values * MOST if values.is_floating_point() else values.to(torch.int32) * (MOST // 255)
     return words.round().to(torch.int32).to(torch.int16)
 
 
 def given_as(clips: list[Tensor], output_type: str) -> Any:
-    """16-bit words [T, 3, h, w] each -> clips in the requested `output_type`."""
+    """Convert clips of 16-bit words [T, 3, h, w] to the requested `output_type`."""
     if output_type == "pil":
         return [Form("pil").give(((clip.to(torch.int32) & MOST) / 257).round().to(torch.uint8)) for clip in clips]
     form = Form("torch", last=False, real=True, dtype=torch.float32)

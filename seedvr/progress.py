@@ -16,13 +16,13 @@ class Flag(Protocol):
 
 
 class Report:
-    """Progress of one clip, in the form that the pipeline reports it.
+    """Receives the progress of one clip from the pipeline, and passes it to a callback.
 
     Args:
-        callback: called with the stage ("encode", "sample" or "decode"), frames that are through it, and frames in all,
-            None while their number is unknown.
-        cancel: checked between chunks; once it is set, the run ends with `Cancelled`.
-        total: frames in all, if known.
+        callback: called with the stage ("encode", "sample" or "decode"), the number of frames that have passed it, and
+            the number of all frames (None while it is unknown).
+        cancel: a flag, checked between chunks; once it is set, the run ends with `Cancelled`.
+        total: the number of all frames, if known.
     """
 
     def __init__(self, callback: Callback | None = None, cancel: Flag | None = None, total: int | None = None) -> None:
@@ -30,7 +30,7 @@ class Report:
         self.done: dict[str, int] = {}
 
     def advance(self, stage: str, frames: int) -> None:
-        """Report that `frames` more frames are through a stage."""
+        """Report that `frames` more frames have passed a stage."""
         self.done[stage] = self.done.get(stage, 0) + frames
         if self.callback is not None:
             done = (
@@ -40,11 +40,11 @@ class Report:
         self.check()
 
     def expect(self, frames: int) -> None:
-        """Set the exact number of frames."""
+        """Set the exact number of all frames."""
         self.total = frames
 
     def expecting(self, frames: int | None) -> Self:
-        """Itself, with the number of frames by the file's header."""
+        """Set the number of all frames from the file's header. Returns self."""
         self.total = frames
         return self
 
@@ -59,4 +59,4 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """There is nothing to close."""
+        """Do nothing; a report has nothing to close."""

@@ -1,4 +1,4 @@
-"""Frames, files and streams through one engine."""
+"""`Restorer`, the object that restores frames, files and streams."""
 
 import os
 import threading
@@ -25,16 +25,20 @@ from seedvr.progress import Callback, Flag, Report
 
 
 class Restorer:
-    """Restores clips with the networks of one preset; made by `seedvr.load`. One clip at a time.
+    """Restores clips with the networks of one preset, one clip at a time. Made by `seedvr.load`.
 
-    Every call takes the same settings, all optional:
-        height, width: pixels of an area, the aspect ratio stays the input's (the preset's default); or one of
-        scale: times the input's size; short_side: pixels of the shorter side; size: exactly (width, height).
-        seed: same seed, same frames: same result. strength: 1 the restored clip, 0 the resized input.
-        color_fix: "wavelet", "lab", "adain" or "none". steps: network calls. guidance: 1 is none.
-        codec, bit_depth, pixel_format, container, encoder, hdr, crf: of `restore_file` alone, as on the command line.
-        progress: called with (stage, frames done, frames in all or None). cancel: once `cancel.is_set()` (such as a
-            threading.Event), the call ends with `seedvr.Cancelled`. An exception in `progress` ends it, too.
+    All calls take the same optional settings:
+        height, width: the area of the result, height x width in pixels; the aspect ratio stays the input's. Default:
+            the preset's area.
+        scale, short_side, size: in place of height and width: a factor of the input's size, the shorter side in pixels,
+            or the exact (width, height).
+        seed: the same seed and the same frames give the same result.
+        strength: 1 is the restored clip, 0 the resized input.
+        color_fix: "wavelet", "lab", "adain" or "none".
+        steps, guidance: number of sampling steps, and guidance scale (1: no guidance). Default: the preset's.
+        codec, bit_depth, pixel_format, container, encoder, hdr, crf: only for `restore_file`, as on the command line.
+        progress: a function, called with (stage, frames done, all frames or None). An exception in it ends the call.
+        cancel: an object such as a threading.Event; once `cancel.is_set()`, the call raises `seedvr.Cancelled`.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -43,16 +47,16 @@ class Restorer:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks compute."""
+        """The device on which the networks compute."""
         return self._engine.device
 
     @property
     def preset(self) -> str:
-        """The model's name."""
+        """The name of the preset."""
         return self._engine.preset.name
 
     def release(self) -> None:
-        """Free the networks' memory; the next clip loads them again. InputError in the middle of a clip."""
+        """Free the networks' memory. The next clip loads them again. InputError if a clip is in progress."""
         with self._alone():
             self._engine.release()
 
@@ -66,10 +70,10 @@ class Restorer:
                 or [3, H, W]; a PIL picture or a list of them; or the path of a video or picture.
             settings: see the class.
         Returns:
-            As many frames in the form of the input; for a path a u8 array [T, H, W, 3], HDR as SDR. Float
-            input is not rounded; float results are multiples of 1/65535.
+            as many frames, in the form of the input; for a path, a u8 array [T, H, W, 3] (HDR becomes SDR). Float
+            inputs are not rounded; float results are multiples of 1/65535.
         Raises:
-            InputError, WeightsError, MemoryPlanError, Cancelled.
+            InputError, WeightsError, MemoryPlanError, NotFiniteError, Cancelled: see `seedvr.errors`.
         """
         options = self._options(settings)
         if isinstance(frames, str | PathLike):
@@ -78,8 +82,8 @@ class Restorer:
         report = Report(progress, cancel, len(pixels))
         with self._alone():
             info = facts(pixels, len(pixels))
-            pieces = self._engine.frames(timed(pixels), timed(pixels), info, options, report, form.bits)
-            return form.give(torch.cat(list(pieces)))
+            slices = self._engine.frames(timed(pixels), timed(pixels), info, options, report, form.bits)
+            return form.give(torch.cat(list(slices)))
 
     def restore_file(
         self,
@@ -95,23 +99,23 @@ class Restorer:
         cancel: Flag | None = None,
         **settings: Any,
     ) -> Path:
-        """Restore a file of any length into a file, as the command line does: sound, times and rotation are kept.
+        """Restore a file of any length into a file. As on the command line, sound, times and rotation are kept.
 
         Args:
-            source: a file; of numbered pictures their folder, or a pattern such as `walk/frame_%05d.png`.
-            target: the result's path, replaced if it exists; or a folder (existing, or named with a slash at its end),
-                in which the result gets the name that the command line gives it.
-            start, end: restore frames first shown at `start` or later and before `end`: seconds, or "hh:mm:ss.ms".
-                Sound, subtitles and chapters are cut at the same moments.
-            frames: restore this many frames, or those from the first number (from 0) up to the second, exclusive.
-            record: also write the command line's JSON of settings, versions, weights and times, under the result's
-                name with ".json" behind it.
-            resume: however the call ends (a kill, an error, `cancel`), finished segments of a long clip stay in a
-                hidden folder beside the target, and the same call continues behind them and gives the same bytes.
+            source: a video or picture, a folder of numbered pictures, or a pattern such as `walk/frame_%05d.png`.
+            target: the path of the result, which is replaced if it exists; or a folder (an existing one, or a path that
+                ends with a slash), in which the result gets the same name as on the command line.
+            start, end: restore the frames that are first shown at `start` or later and before `end`, in seconds or as
+                "hh:mm:ss.ms". Sound, subtitles and chapters are cut at the same times.
+            frames: restore this number of frames, or the frames from the first number (from 0) to before the second.
+            record: also write the command line's JSON of settings, versions, weights and times, as TARGET.json.
+            resume: keep finished segments of a long clip in a hidden folder beside the target if the call ends early
+                (by a kill, an error or `cancel`). The same call then continues after them and gives the same bytes.
         Returns:
-            The result's path. It appears when it is complete, or not at all.
+            the path of the result. It appears when it is complete, or not at all.
         Raises:
             InputError: the input cannot be read, or the target's suffix is not that of the result.
+            WeightsError, MemoryPlanError, NotFiniteError, OutputError, Cancelled: see `seedvr.errors`.
         """
         options, source = self._options(settings), Path(source)
         part = Part(clip_range_of(start, end, frames), record, resume)
@@ -128,22 +132,22 @@ class Restorer:
     def stream(
         self, frames: Iterable[Any], *, progress: Callback | None = None, cancel: Flag | None = None, **settings: Any
     ) -> Iterator[Any]:
-        """Restored frames one by one, as they are ready, for a clip of any length in bounded memory.
+        """Restore a clip of any length in bounded memory, and yield its frames one by one.
 
-        At most a window of frames is held (see `load`), and the first results come when a window is full or the clip
-        ends. Closing the iterator ends the run.
+        At most a window of frames is held (see `load`). The first results come when a window is full or the clip ends.
+        Closing the iterator ends the run.
 
         Args:
-            frames: yields single frames or pieces of a clip, in any form that a call takes.
+            frames: an iterable of single frames, or of arrays of several frames, in any form that a call accepts.
         Yields:
-            One frame after the other in the form of the first one: [H, W, 3], [3, H, W] or a PIL picture.
+            one frame after another, in the form of the first one: [H, W, 3], [3, H, W] or a PIL picture.
         """
         if not self._engine.windowed:
             raise InputError("a stream needs a window, and this restorer takes whole clips: load it with window=121")
         return self._stream(iter(frames), self._options(settings), Report(progress, cancel))
 
     def live(self, **settings: Any) -> Live:
-        """For frames that arrive one after another: `push(frames)` returns finished ones, `flush()` the rest."""
+        """Start a stream for frames that arrive one by one: `push` returns restored frames, and `flush` the rest."""
         return Live(lambda frames: self.stream(frames, **settings))
 
     def _stream(self, frames: Iterator[Any], options: ClipOptions, report: Report) -> Iterator[Any]:
@@ -155,20 +159,20 @@ class Restorer:
         info = facts(first, None)
         with (
             self._alone(),
-            closing(self._engine.frames(feed, feed.held(), info, options, report, feed.form.bits)) as pieces,
+            closing(self._engine.frames(feed, feed.held(), info, options, report, feed.form.bits)) as slices,
         ):
-            for piece in pieces:
-                yield from (feed.form.give(frame[None]) for frame in piece)
+            for frames_of_slice in slices:
+                yield from (feed.form.give(frame[None]) for frame in frames_of_slice)
 
     def _from_file(self, path: Path, options: ClipOptions, report: Report) -> Any:
         deinterlace = self._engine.request.deinterlace
         with self._alone(), open_clip(path, deinterlace) as reader, reader.reopened() as again:
             report.total = reader.info.frame_count_hint
-            pieces = list(self._engine.frames(reader, again, reader.info, options, report))
-        return Form("numpy").give(torch.cat(pieces))
+            slices = list(self._engine.frames(reader, again, reader.info, options, report))
+        return Form("numpy").give(torch.cat(slices))
 
     def _options(self, settings: dict[str, Any]) -> ClipOptions:
-        """The settings of a call, checked; InputError for an unknown one."""
+        """Check the settings of a call; InputError for an unknown or invalid one."""
         settings = dict(settings)
         sizes = {name: settings.pop(name, None) for name in ("height", "width", "scale", "short_side", "size")}
         if (sizes["height"] is None) != (sizes["width"] is None):
@@ -197,14 +201,14 @@ class Restorer:
 
 
 def timed(pixels: Tensor) -> Iterator[Frame]:
-    """Frames of [T, 3, H, W] with their numbers as times, which the pipeline requires and this package ignores."""
+    """Yield the frames of [T, 3, H, W], with their numbers as times, since the pipeline requires times."""
     return (Frame.of_rgb(frame, Fraction(number)) for number, frame in enumerate(pixels))
 
 
 class Feed:
-    """Frames of a stream on their way into the pipeline, held until their results are finished.
+    """Passes the frames of a stream to the pipeline, and holds them until their results are finished.
 
-    form: of the first frame, one by one.
+    form: the form of a single frame, taken from the first one.
     """
 
     def __init__(self, frames: Iterator[Any], report: Report) -> None:
@@ -214,7 +218,7 @@ class Feed:
         self.form = Form("numpy")
 
     def start(self) -> Tensor:
-        """The first frame [3, H, W]; StopIteration where there is none."""
+        """The first frame [3, H, W]; StopIteration if there is none."""
         self._first = next(self._source)
         return self._first.planes[0][0]
 
@@ -233,7 +237,7 @@ class Feed:
                 number += 1
 
     def __iter__(self) -> Iterator[Frame]:
-        """Every frame once; each is held for `held`."""
+        """Yield every frame once, and hold it for `held`."""
         first, self._first = self._first, None
         for frame in [first] if first is not None else []:
             self._held.append(frame)
@@ -244,7 +248,7 @@ class Feed:
             yield frame
 
     def held(self) -> Iterator[Frame]:
-        """The held frames, first in, first out; it can be continued after it was empty."""
+        """An iterator that removes held frames in their order; after it was empty, it can continue."""
         return _HeldFrames(self._held)
 
 

@@ -1,4 +1,4 @@
-"""A pipeline's folder: weights as `.safetensors` under diffusers' names, the configuration, the text embeddings."""
+"""Writes and reads the folder of a pipeline: weights under the names of diffusers, configuration, text embeddings."""
 
 import json
 import shutil
@@ -27,13 +27,13 @@ CLASS = "SeedVRPipeline"
 
 
 def save(folder: Path, settings: RunSettings) -> None:
-    """Write everything that `read` needs, the index last, so that a folder without an index is incomplete.
+    """Write a folder that `read` can load. The index is written last, so a folder without an index is incomplete.
 
-    The transformer is written in its compute dtype, LoRA merged; the VAE in float32, from which its fast path is
-    derived. Both are read from their files again, one after the other, into the host's memory.
+    The transformer is written in its compute dtype, with a LoRA merged. The VAE is written in float32, from which the
+    weights of its inference path are derived. Both are read again from their files, one after the other.
 
     Raises:
-        FileNotFoundError, ValueError: a file of weights that was loaded is missing, or has changed.
+        FileNotFoundError, ValueError: a weight file that was loaded is missing or has changed.
     """
     request, config = settings.request, settings.config
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,15 +62,15 @@ def save(folder: Path, settings: RunSettings) -> None:
         TRANSFORMER: ["seedvr", "NaDiT"],
         VAE: ["seedvr", "VideoAutoencoderKL"],
     }
-    with atomic_write(folder / INDEX) as part:
-        Path(part).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(folder / INDEX) as temporary:
+        Path(temporary).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Arguments for `seedvr.load` that load a folder written by `save`.
+    """Return the arguments with which `seedvr.load` loads a folder that `save` wrote.
 
     Raises:
-        WeightsError: another pipeline's folder, or an index that cannot be read.
+        WeightsError: the folder belongs to another pipeline, or its index cannot be read.
     """
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -89,12 +89,12 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def prompt_files(preset: Preset) -> tuple[str, ...]:
-    """Files of text embeddings in a folder of weights."""
+    """The names of the files of text embeddings in a weights folder."""
     return ("tiny/prompts.safetensors",) if preset.download is None else (POSITIVE.file, NEGATIVE.file)
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration in plain types, without the paths of this machine's weights."""
+    """The configuration of a run in plain types, without the paths of weights on this machine."""
     plain: dict[str, Any] = json.loads(json.dumps(OmegaConf.to_container(config, resolve=True)))
     plain["vae"]["checkpoint"] = f"{VAE}/{WEIGHTS}"
     return plain

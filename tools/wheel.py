@@ -41,8 +41,8 @@ class BuildEngine(build_py):
 
     def get_source_files(self) -> list[str]:
         """Also what a source distribution needs for building this."""
-        own = [path for path in engine_files(ROOT)] + [Path(__file__)]
-        return [*super().get_source_files(), *(str(path.relative_to(ROOT)) for path in own)]
+        files = [path for path in engine_files(ROOT)] + [Path(__file__)]
+        return [*super().get_source_files(), *(str(path.relative_to(ROOT)) for path in files)]
 
 
 def engine_files(root: Path) -> Iterator[Path]:

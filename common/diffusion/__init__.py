@@ -1,4 +1,4 @@
-"""Diffusion in small parts: schedule, timesteps, guidance, the Euler sampler, the training target, their settings."""
+"""The parts of diffusion: schedule, timesteps, guidance, Euler sampler, training targets and losses, settings."""
 
 from common.diffusion.euler import EulerSampler
 from common.diffusion.guidance import Guidance, classifier_free_guidance

@@ -1,6 +1,6 @@
 """Losses of adversarial post-training (SeedVR2, arXiv 2506.05301; APT, arXiv 2501.08316; AAPT, arXiv 2506.09350).
 
-Logits are one number a sample, [B]; a real sample and the generated one of the same condition stand at the same place.
+Logits are one number per sample, [B]. A real and a generated sample of the same condition have the same index.
 """
 
 from collections.abc import Sequence
@@ -11,56 +11,58 @@ from torch.nn import functional as F
 
 
 def relativistic_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """RpGAN, what the discriminator minimises: softplus(D(x^) - D(x)), mean over pairs."""
+    """The discriminator's relativistic loss (RpGAN): softplus(D(x^) - D(x)), averaged over pairs."""
     return F.softplus(fake.float() - real.float()).mean()
 
 
 def relativistic_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """RpGAN, what the generator minimises: softplus(D(x) - D(x^)), mean over pairs."""
+    """The generator's relativistic loss (RpGAN): softplus(D(x) - D(x^)), averaged over pairs."""
     return F.softplus(real.float() - fake.float()).mean()
 
 
 def non_saturating_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """NS, what the discriminator minimises: softplus(-D(x)) + softplus(D(x^)), each a mean over samples."""
+    """The discriminator's non-saturating loss: softplus(-D(x)) + softplus(D(x^)), each averaged over samples."""
     return F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()
 
 
 def non_saturating_generator_loss(fake: Tensor) -> Tensor:
-    """NS, what the generator minimises: softplus(-D(x^)), mean over samples."""
+    """The generator's non-saturating loss: softplus(-D(x^)), averaged over samples."""
     return F.softplus(-fake.float()).mean()
 
 
 def approximated_penalty(logits: Tensor, perturbed: Tensor, share: Tensor | float = 1.0) -> Tensor:
-    """aR1 on real, aR2 on generated samples: share (D(x) - D(x + sigma eps))^2, mean over samples.
+    """The approximated gradient penalty: share (D(x) - D(x + sigma eps))^2, averaged over samples.
 
-    A finite difference for the gradient penalty: second-order gradients and sharding do not go together.
+    It is called aR1 on real and aR2 on generated samples. A finite difference replaces the gradient penalty, because
+    FSDP does not support second-order gradients.
 
     Args:
-        share: of each sample [B], or of all, see `penalty_share`.
+        logits, perturbed: [B], D(x) and D(x + sigma eps).
+        share: the fraction of the full penalty, for each sample [B] or for all, see `penalty_share`.
     """
     return (share * (logits.float() - perturbed.float()).square()).mean()
 
 
 def penalty_share(values: Tensor, reference: float | None) -> Tensor | float:
-    """How much of the full penalty a sample gets: its number of latent values over a reference, at most one.
+    """The fraction of the full penalty that a sample gets: its number of latent values over a reference, at most one.
 
-    The penalty costs lambda sigma^2 |grad D|^2, and what the discriminator gains by a gradient grows with the distance
-    of real and generated samples, hence with the number of values. One lambda for all is a far shorter leash on a
-    small sample.
+    The penalty is about lambda sigma^2 |grad D|^2, while the benefit of a gradient to the discriminator grows with the
+    distance between real and generated samples, hence with the number of values. One lambda for all sizes therefore
+    restricts the discriminator far more on small samples.
 
     Args:
-        values: [B] latent values (t h w c) of each sample.
-        reference: where the penalty counts in full; None: everywhere.
+        values: [B], number of latent values (t h w c) of each sample.
+        reference: number of values from which a sample gets the full penalty; None: all samples get it.
     """
     return 1.0 if reference is None else (values.float() / reference).clamp(max=1.0)
 
 
 def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor], row_shares: Sequence[Tensor]) -> Tensor:
-    """L1 distance of a discriminator's features, mean over its layers, features, tokens of a sample, and samples.
+    """The L1 distance of the discriminator's features, averaged over layers, features, tokens and samples.
 
     Args:
-        real, fake: one [L, C] a layer, packed tokens; real ones carry no gradient.
-        row_shares: [L] a layer, what each token counts; all of a layer's sum to one, here and where the others are.
+        real, fake: for each layer [L, C], features of packed tokens; the real ones carry no gradient.
+        row_shares: for each layer [L], the weight of each token; their sum over all ranks is one.
     """
     layers = [
         ((f.float() - r.detach().float()).abs().mean(1) * share).sum()
@@ -72,13 +74,13 @@ def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor], row_shares:
 def shifted_uniform_times(
     frames: Tensor, image_shift: float, video_shift: float, T: float, generator: torch.Generator
 ) -> Tensor:
-    """Times at which a discriminator looks: shift(U(0, T), s), s by the kind of sample; float32 [B] in (0, T].
+    """Draw the discriminator's input times: shift(U(0, T), s) = T s u / (1 + (s - 1) u); float32 [B] in (0, T].
 
     Args:
-        frames: [B] latent frames; one is an image.
-        image_shift, video_shift: s of s u / (1 + (s - 1) u).
-        generator: on the device of `frames`.
+        frames: [B], number of latent frames of each sample; a sample with one frame is an image.
+        image_shift, video_shift: s for images and for clips.
+        generator: a generator on the device of `frames`.
     """
-    u = 1 - torch.rand(frames.shape, generator=generator, device=frames.device)  # never 0: there training collapses
+    u = 1 - torch.rand(frames.shape, generator=generator, device=frames.device)  # never 0, where training collapses
     s = torch.where(frames > 1, video_shift, image_shift)
     return s * u / (1 + (s - 1) * u) * T

@@ -1,4 +1,4 @@
-"""The Euler sampler: from noise to a sample, one network call a timestep."""
+"""The Euler sampler: integrates from noise to a sample, with one network call per timestep."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from common.kernels.transfer import to_device
 
 @dataclass(frozen=True)
 class EulerSampler:
-    """Walks down `timesteps`; between two of them the predicted x_0 and x_T are taken as right and mixed anew.
+    """Steps through `timesteps`. In each step the predicted x_0 and x_T are mixed for the next time.
 
     Attributes:
         schedule: mixes x_0 and x_T.
-        timesteps: float32 [steps], falling, the first is T: see `uniform_trailing`.
-        prediction_type: what `predict` returns.
+        timesteps: float32 [steps], decreasing from T, see `uniform_trailing`.
+        prediction_type: the type of what `predict` returns.
     """
 
     schedule: LinearInterpolation
@@ -31,19 +31,20 @@ class EulerSampler:
 
     @property
     def steps(self) -> int:
-        """How many times the network is asked."""
+        """The number of network calls."""
         return self.timesteps.shape[0]
 
     def sample(self, x: Tensor, predict: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
-        """The sample that the noise x becomes.
+        """Integrate from the noise x to a sample.
 
         Args:
-            x: standard normal noise of any shape, x_T.
-            predict: (x_t float32, t float32 scalar tensor on x's device, step index from 0) -> prediction, shape of x.
+            x: x_T, standard normal noise of any shape.
+            predict: a function (x_t float32, t float32 scalar tensor on x's device, step index from 0) -> prediction,
+                with the shape of x.
 
         Returns:
-            x_0, float32 (float64 for float64 noise), shape of x. After the last timestep it is the x_0 of the last
-            prediction; one step at t = T is x minus the velocity.
+            x_0, float32 (float64 for float64 noise), with the shape of x: the x_0 of the last prediction. With a single
+            step from t = T, it is x minus the velocity.
         """
         x = at_least_float32(x)
         timesteps = to_device(self.timesteps, x.device)

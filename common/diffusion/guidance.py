@@ -1,4 +1,4 @@
-"""Classifier-free guidance: away from the negative prompt, towards the positive one."""
+"""Classifier-free guidance, with a positive and a negative prompt."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Guidance:
-    """How strongly to guide.
+    """The parameters of guidance.
 
     Attributes:
-        scale: 1 is no guidance, and then the negative pass is not run.
-        rescale: in [0, 1], how much of the guided prediction's spread is brought back to the positive one's.
-        partial: in [0, 1], the share of the steps, from the first, that is guided.
+        scale: the guidance scale; with 1 there is no guidance, and the negative pass is not run.
+        rescale: in [0, 1], how far the standard deviation of the guided prediction is moved to the positive one's.
+        partial: in [0, 1], the fraction of steps, from the first on, that use guidance.
     """
 
     scale: float = 1.0
@@ -26,7 +26,7 @@ class Guidance:
                 raise ValueError(f"guidance {name} must be in [0, 1], got {getattr(self, name)}")
 
     def active(self, index: int, steps: int) -> bool:
-        """Whether step `index` (from 0) of `steps` is guided, so whether it needs the negative pass."""
+        """Whether step `index` (from 0) of `steps` uses guidance, and so needs the negative pass."""
         return self.scale != 1.0 and (index + 1) / steps <= self.partial
 
     def predict(
@@ -37,7 +37,7 @@ class Guidance:
         steps: int,
         sample_dim: int | None = 0,
     ) -> Tensor:
-        """The prediction for one step; runs the negative pass only where it matters."""
+        """The prediction of one step. `negative` is called only if the step uses guidance."""
         if not self.active(index, steps):
             return positive()
         return classifier_free_guidance(positive(), negative(), self.scale, self.rescale, sample_dim=sample_dim)
@@ -46,13 +46,13 @@ class Guidance:
 def classifier_free_guidance(
     pos: Tensor, neg: Tensor, scale: float, rescale: float = 0.0, *, sample_dim: int | None = 0
 ) -> Tensor:
-    """neg + scale (pos - neg), optionally with its standard deviation pulled back to that of `pos`.
+    """neg + scale (pos - neg), optionally rescaled towards the standard deviation of `pos`.
 
     Args:
         pos, neg: predictions of one shape.
         rescale: r in [0, 1]; the result is multiplied by r std(pos)/std(cfg) + 1 - r (arXiv 2305.08891, section 3.4).
-        sample_dim: the dimension that counts samples; std is taken over all the others. None when the whole tensor is
-            one sample, as [t, h, w, c] of one clip is.
+        sample_dim: the dimension of samples; std is computed over all other dimensions. None: the whole tensor is one
+            sample, such as [t, h, w, c] of one clip.
     """
     if scale == 1.0:
         return pos  # neg + (pos - neg) without its rounding

@@ -1,4 +1,4 @@
-"""What a diffusion network is trained towards."""
+"""The training target and the loss of a diffusion network."""
 
 from torch import Tensor
 
@@ -20,13 +20,13 @@ def diffusion_loss(
     schedule: LinearInterpolation,
     target: str | PredictionType = PredictionType.V_LERP,
 ) -> Tensor:
-    """Mean squared error between a prediction at time t and its target, one float32 mean per sample: [B].
+    """The mean squared error of a prediction at time t, as one float32 mean per sample: [B].
 
     Args:
-        prediction, x_0, x_T: [B, ...], x_T the noise that was mixed in. For packed tokens [L, C] every token counts as
-            a sample: average over each clip's own tokens before mixing clips.
-        t: times in [0, T], one or [B].
-        target: what the network predicts (`diffusion.loss`).
+        prediction, x_0, x_T: [B, ...]; x_T is the noise. Of packed tokens [L, C] every token counts as a sample, so
+            average over the tokens of each clip before averaging over clips.
+        t: times in [0, T], a single one or [B].
+        target: the prediction type (`diffusion.loss`).
     """
     wanted = schedule.convert_to_pred(x_0, x_T, t, target)
     return (at_least_float32(prediction) - wanted).square().flatten(1).mean(1)

@@ -1,6 +1,6 @@
-"""How a sample and noise are mixed at time t, and how a network's output is turned back into both.
+"""The noise schedule: mixes a sample and noise at time t, and converts a network's output to both.
 
-Times run over [0, T], T = 1000.0, continuous. x_0 is the clean sample, x_T standard normal noise of the same shape.
+Times are continuous in [0, T], T = 1000.0. x_0 is the clean sample, x_T standard normal noise of the same shape.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from common.diffusion.types import PredictionType, as_prediction_type
 class LinearInterpolation:
     """The straight line x_t = A x_0 + B x_T with A = 1 - t/T and B = t/T (rectified flow).
 
-    Every method takes samples of any shape and `t` as a number, a scalar tensor, or [B] where B is the samples' first
-    dimension. Results are float32 (float64 for float64 samples): a half-precision state would lose small steps.
+    All methods take samples of any shape, and `t` as a number, a scalar tensor or [B], where B is the samples' first
+    dimension. Results are float32 (float64 for float64 samples), because half precision would lose small steps.
     """
 
     T: float = 1000.0
@@ -26,15 +26,15 @@ class LinearInterpolation:
             raise ValueError(f"the schedule's last time T must be positive, got {self.T}")
 
     def A(self, t: Tensor) -> Tensor:
-        """The share of x_0 at time t, in [0, 1]."""
+        """The coefficient of x_0 at time t, in [0, 1]."""
         return 1 - t / self.T
 
     def B(self, t: Tensor) -> Tensor:
-        """The share of x_T at time t, in [0, 1]."""
+        """The coefficient of x_T at time t, in [0, 1]."""
         return t / self.T
 
     def forward(self, x_0: Tensor, x_T: Tensor, t: Tensor | float) -> Tensor:
-        """The noisy sample x_t at time t; shape of x_0."""
+        """The noisy sample x_t at time t, with the shape of x_0."""
         x_0, x_T = at_least_float32(x_0), at_least_float32(x_T)
         t = match_samples(t, x_0)
         return self.A(t) * x_0 + self.B(t) * x_T
@@ -42,15 +42,15 @@ class LinearInterpolation:
     def convert_from_pred(
         self, pred: Tensor, pred_type: str | PredictionType, x_t: Tensor, t: Tensor | float
     ) -> tuple[Tensor, Tensor]:
-        """(x_0, x_T) that a prediction at time t means.
+        """Convert a prediction at time t to (x_0, x_T).
 
         Args:
-            pred: the network's output, shape of x_t.
-            pred_type: what it stands for, see `PredictionType`.
-            x_t: the noisy sample that the network saw.
+            pred: the network's output, with the shape of x_t.
+            pred_type: the type of the output, see `PredictionType`.
+            x_t: the network's input, the noisy sample.
 
         Raises:
-            ZeroDivisionError: where the other end cannot be known: x_T predicted at t = T, x_0 predicted at t = 0.
+            ZeroDivisionError: x_T is predicted at t = T, or x_0 at t = 0; the other one is then undetermined.
         """
         kind = as_prediction_type(pred_type)
         pred, x_t = at_least_float32(pred), at_least_float32(x_t)
@@ -63,12 +63,12 @@ class LinearInterpolation:
             refuse_zero(B, "x_T cannot be found from a prediction of x_0 at t = 0: there x_t holds nothing of x_T")
             return pred, (x_t - A * pred) / B
         if kind is PredictionType.V_COS:
-            # Exact only where A^2 + B^2 = 1; on this line it is the formula as defined, kept for comparisons.
+            # This formula is exact only if A^2 + B^2 = 1. For this schedule it is not; it is kept for comparisons.
             return A * x_t - B * pred, A * pred + B * x_t
         return x_t - B * pred, x_t + A * pred  # v_lerp; the common divisor A + B is 1 on this line
 
     def convert_to_pred(self, x_0: Tensor, x_T: Tensor, t: Tensor | float, pred_type: str | PredictionType) -> Tensor:
-        """What a perfect network would answer at time t: the training target; shape of x_0."""
+        """The training target at time t, which an exact network would return; with the shape of x_0."""
         kind = as_prediction_type(pred_type)
         x_0, x_T = at_least_float32(x_0), at_least_float32(x_T)
         if kind is PredictionType.X_0:
@@ -82,12 +82,12 @@ class LinearInterpolation:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32, or as it is when it is float64."""
+    """Convert x to float32, unless it is float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def match_samples(t: Tensor | float, x: Tensor) -> Tensor:
-    """`t` in x's dtype and device, shaped to multiply x sample by sample: [] stays, [B] becomes [B, 1, ...]."""
+    """Convert `t` to x's dtype and device, and reshape [B] to [B, 1, ...], so that it multiplies each sample of x."""
     if not isinstance(t, Tensor):
         return torch.tensor(t, dtype=x.dtype, device=x.device)
     t = t.to(x)
@@ -102,6 +102,6 @@ def match_samples(t: Tensor | float, x: Tensor) -> Tensor:
 
 
 def refuse_zero(divisor: Tensor, reason: str) -> None:
-    """ZeroDivisionError with the reason when any entry of the divisor is zero."""
+    """Raise ZeroDivisionError with the reason if any entry of the divisor is zero."""
     if bool((divisor == 0).any()):
         raise ZeroDivisionError(reason)

@@ -14,16 +14,17 @@ from common.typed_values import number, positive, whole_number
 
 @dataclass(frozen=True)
 class DiffusionSettings:
-    """What `read_diffusion_settings` makes of the YAML.
+    """The diffusion settings of a YAML, from `read_diffusion_settings`.
 
     Attributes:
         schedule: mixes samples and noise (`schedule`).
-        prediction_type: what the network predicts, as the sampler reads it (`sampler.prediction_type`).
-        loss: what it is trained to predict (`loss.type`).
+        prediction_type: the prediction type that the sampler assumes (`sampler.prediction_type`).
+        loss: the prediction type in training (`loss.type`).
         training: draws training times (`timesteps.training`).
-        steps, shift: of sampling, where no preset says otherwise (`timesteps.sampling`).
-        transform: whether training times and the condition noise are shifted by the resolution.
-        guidance: of sampling, where no preset says otherwise (`cfg`).
+        steps, shift: number of sampling steps and shift of their times, unless the preset overrides them
+            (`timesteps.sampling`).
+        transform: whether training times and the condition noise are shifted according to the resolution.
+        guidance: guidance in sampling, unless the preset overrides it (`cfg`).
     """
 
     schedule: LinearInterpolation
@@ -54,7 +55,7 @@ class SamplerSection:
 
 @dataclass(frozen=True)
 class TrainingTimesSection:
-    """loc, scale: mean and standard deviation of the times' logits."""
+    """loc, scale: mean and standard deviation of the logits of training times."""
 
     type: Literal["logitnormal"]
     loc: float
@@ -63,7 +64,7 @@ class TrainingTimesSection:
 
 @dataclass(frozen=True)
 class SamplingTimesSection:
-    """steps: of sampling. shift: above 1 moves them towards noise."""
+    """steps: number of sampling steps. shift: values above 1 move their times towards noise."""
 
     type: Literal["uniform_trailing"]
     steps: int
@@ -72,7 +73,7 @@ class SamplingTimesSection:
 
 @dataclass(frozen=True)
 class TimestepsSection:
-    """transform: shift training times and the condition noise by the resolution."""
+    """transform: shift training times and the condition noise according to the resolution."""
 
     training: TrainingTimesSection
     sampling: SamplingTimesSection
@@ -97,7 +98,7 @@ class GuidanceSection:
 
 @dataclass(frozen=True)
 class DiffusionSection:
-    """The `diffusion` section as it stands in the YAML."""
+    """The `diffusion` section with the keys of the YAML."""
 
     schedule: ScheduleSection
     sampler: SamplerSection
@@ -107,7 +108,7 @@ class DiffusionSection:
 
 
 def read_diffusion_settings(config: Mapping[str, Any]) -> DiffusionSettings:
-    """The settings in a configuration's `diffusion` mapping.
+    """Read the settings from a configuration's `diffusion` mapping.
 
     Raises:
         ValueError: a key or a type is unknown, or a key is missing; the message has its full name.

@@ -1,4 +1,4 @@
-"""Which times are visited: in sampling, in training, and how they move with the size of a clip."""
+"""The times of sampling and of training, and their shift with the size of a clip."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-IMAGE_LINE = ((256 * 256, 1.0), (1024 * 1024, 3.2))  # (pixels, shift) at two points
+IMAGE_LINE = ((256 * 256, 1.0), (1024 * 1024, 3.2))  # two points (pixels, shift) of a straight line
 VIDEO_LINE = ((256 * 256 * 37, 1.0), (1280 * 720 * 145, 5.0))
 
 
 def shifted(u: Tensor, shift: Tensor | float) -> Tensor:
-    """s u / (1 + (s - 1) u): moves times u in [0, 1] towards noise for s > 1, towards the sample for s < 1."""
+    """s u / (1 + (s - 1) u), with u in [0, 1]. s > 1 moves times towards noise, s < 1 towards the sample."""
     return shift * u / (1 + (shift - 1) * u)
 
 
 def uniform_trailing(steps: int, T: float = 1000.0, shift: float = 1.0) -> Tensor:
-    """The sampling times, from T downwards and never 0: float32 [steps], u_i = 1 - i/steps, shifted, times T."""
+    """The sampling times, decreasing from T, without 0: float32 [steps], T shift(u_i) with u_i = 1 - i/steps."""
     if steps < 1:
         raise ValueError(f"sampling needs at least one step, got {steps}")
     if not shift > 0:
@@ -27,14 +27,14 @@ def uniform_trailing(steps: int, T: float = 1000.0, shift: float = 1.0) -> Tenso
 
 @dataclass(frozen=True)
 class LogitNormal:
-    """Training times whose logit is normal: most of them in the middle of the schedule."""
+    """Training times with a normally distributed logit, so most of them are in the middle of the schedule."""
 
     T: float = 1000.0
     loc: float = 0.0
     scale: float = 1.0
 
     def sample(self, count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
-        """float32 [count] in (0, T). The draw is made on the generator's device, then moved."""
+        """Draw times: float32 [count] in (0, T). They are drawn on the generator's device and then moved."""
         logits = torch.randn(count, generator=generator, device=generator.device) * self.scale + self.loc
         return (logits.sigmoid() * self.T).to(device)
 
@@ -47,18 +47,18 @@ def resolution_shift(
     temporal_factor: int = 4,
     spatial_factor: int = 8,
 ) -> Tensor:
-    """Times moved by the size of what they are drawn for: larger clips need more noise to lose as much structure.
+    """Shift times according to the clip's size, since larger clips need more noise to lose the same structure.
 
-    Used for training times and for the condition noise, never for sampling times.
+    Training times and the condition noise use this shift; sampling times do not.
 
     Args:
-        t: times in [0, T], one for all or [B].
-        latent_shapes: [B, 3] latent (t, h, w), one row a sample.
-        temporal_factor: frames of the clip for each latent frame after the first.
-        spatial_factor: pixels along a latent's edge.
+        t: times in [0, T], one for all samples or [B].
+        latent_shapes: [B, 3], latent (t, h, w) of each sample.
+        temporal_factor: number of frames per latent frame after the first.
+        spatial_factor: number of pixels per latent position along height and width.
 
     Returns:
-        float32 [B] in [0, T], on the device of t when t is a tensor.
+        float32 [B] in [0, T], on the device of t if t is a tensor.
     """
     t = torch.as_tensor(t, dtype=torch.float32)
     shapes = torch.as_tensor(latent_shapes, dtype=torch.float64)
@@ -72,13 +72,13 @@ def resolution_shift(
 
 
 def on_line(x: Tensor, line: tuple[tuple[float, float], tuple[float, float]]) -> Tensor:
-    """The height at x of the straight line through two points, also outside of them."""
+    """The value at x of the straight line through two points, also outside their interval."""
     (x1, y1), (x2, y2) = line
     return y1 + (x - x1) * (y2 - y1) / (x2 - x1)
 
 
 def shape_with_channels_read_as_width(latent_shape: Sequence[int]) -> tuple[int, int, int]:
-    """The quirk of the released multi-step models: (t, h, w, c) -> (h, w, c), taken for (t, h, w) by what follows."""
+    """The quirk of the released multi-step models: (t, h, w, c) -> (h, w, c), which is then used as (t, h, w)."""
     _, h, w, c = latent_shape
     return h, w, c
 
@@ -96,12 +96,12 @@ def condition_timestep(
     """The time to which the condition latents of one clip are noised.
 
     Args:
-        noise_scale: share of T before the shift, in [0, 1]; SeedVR2 uses 0, SeedVR 0.1.
-        latent_shape: the clip's latents (t, h, w, c).
-        channels_read_as_width: compute the shift from (h, w, c) instead of (t, h, w). The programs with which the
-            multi-step models were released do so; it is their presets' default to give the published result. At noise
-            scale 0 it changes nothing.
-        transform: shift by the resolution at all (`diffusion.timesteps.transform`).
+        noise_scale: the time before the shift as a fraction of T, in [0, 1]; SeedVR2 uses 0, SeedVR 0.1.
+        latent_shape: (t, h, w, c) of the clip's latents.
+        channels_read_as_width: compute the shift from (h, w, c) instead of (t, h, w), as the programs released with the
+            multi-step models do. Their presets use it, to give the published results. At noise scale 0 it has no
+            effect.
+        transform: apply the resolution shift (`diffusion.timesteps.transform`).
 
     Returns:
         float32 scalar in [0, T].

@@ -1,4 +1,4 @@
-"""What a network may be asked to predict."""
+"""The prediction types of diffusion networks."""
 
 from enum import StrEnum
 
@@ -13,7 +13,7 @@ class PredictionType(StrEnum):
 
 
 def as_prediction_type(name: str | PredictionType) -> PredictionType:
-    """The prediction type of that name; ValueError names the choices."""
+    """Convert a name to a prediction type; ValueError, with the choices, for an unknown name."""
     try:
         return PredictionType(name)
     except ValueError:

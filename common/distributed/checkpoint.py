@@ -1,7 +1,7 @@
-"""Checkpoints of a training run through torch.distributed.checkpoint: complete or absent, and for any number of ranks.
+"""Checkpoints of a training run, with torch.distributed.checkpoint: complete or absent, for any number of ranks.
 
-A run's folder has one folder a checkpoint, `step_00001000`. It is written under another name and renamed when every
-rank is done, so a run that dies while writing leaves the last good one behind.
+Each checkpoint is a folder such as `step_00001000`. It is written under another name and renamed when every rank has
+finished, so a run that is killed while writing keeps the previous checkpoint.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -36,14 +36,14 @@ META = "meta.json"
 def save_checkpoint(
     folder: str | Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], keep: int
 ) -> Path:
-    """Write a checkpoint, then remove the oldest ones. Every rank calls it.
+    """Write a checkpoint, and then remove the oldest ones. Every rank must call it.
 
     Args:
-        folder: of all checkpoints of this run.
-        step: steps done.
-        tensors: name -> tensor, plain (then rank 0's is written) or sharded.
-        meta: what JSON can hold; read back by `read_meta`.
-        keep: how many of the newest stay.
+        folder: the folder of all checkpoints of this run.
+        step: number of steps done.
+        tensors: name -> tensor. A tensor may be sharded; of plain ones, rank 0's are written.
+        meta: values that JSON can hold, for `read_meta`.
+        keep: number of newest checkpoints that are kept.
     """
     unfinished = begin_checkpoint(folder, step)
     with quiet():
@@ -52,7 +52,7 @@ def save_checkpoint(
 
 
 def begin_checkpoint(folder: str | Path, step: int) -> Path:
-    """An empty folder under a name that no reader takes for a checkpoint. Every rank calls it."""
+    """Make an empty folder under a name that is not that of a checkpoint. Every rank must call it."""
     unfinished = Path(folder) / f"step_{step:08d}.part"
     if rank() == 0:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -62,7 +62,7 @@ def begin_checkpoint(folder: str | Path, step: int) -> Path:
 
 
 def complete_checkpoint(folder: str | Path, step: int, meta: Mapping[str, Any], keep: int) -> Path:
-    """Give a checkpoint that all ranks have written its name, and remove the oldest ones. Every rank calls it."""
+    """Rename a checkpoint that all ranks have written, and remove the oldest ones. Every rank must call it."""
     folder = Path(folder)
     final, unfinished = folder / f"step_{step:08d}", folder / f"step_{step:08d}.part"
     if rank() == 0:
@@ -83,10 +83,10 @@ def checkpoints(folder: str | Path) -> list[Path]:
 
 
 def read_meta(checkpoint: str | Path) -> dict[str, Any]:
-    """What was saved as `meta`, and `step`.
+    """Read the values saved as `meta`, and `step`.
 
     Raises:
-        DamagedCheckpoint: it is no JSON, or lacks the step.
+        DamagedCheckpoint: the file is not JSON, or lacks the step.
     """
     path = Path(checkpoint) / META
     try:
@@ -99,11 +99,11 @@ def read_meta(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def load_checkpoint(checkpoint: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill these tensors in place from a checkpoint that any number of ranks wrote. Every rank calls it.
+    """Load a checkpoint, written by any number of ranks, into these tensors. Every rank must call it.
 
     Raises:
-        ValueError: the checkpoint lacks one of them, or has it in another shape.
-        DamagedCheckpoint: it cannot be read; the tensors may be filled in part.
+        ValueError: the checkpoint lacks a tensor, or has it in another shape.
+        DamagedCheckpoint: the checkpoint cannot be read; some tensors may have been loaded.
     """
     saved = saved_shapes(checkpoint)
     for name, tensor in tensors.items():
@@ -120,34 +120,34 @@ def load_checkpoint(checkpoint: str | Path, tensors: Mapping[str, Tensor]) -> No
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress the library's warning about a single process, which is normal here."""
+    """Suppress the library's warning about a single process, which is intended here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
         yield
 
 
 def saved_shapes(checkpoint: str | Path) -> dict[str, tuple[int, ...]]:
-    """name -> shape of every tensor in a checkpoint."""
+    """The shape of every tensor in a checkpoint, by name."""
     return {name: tuple(entry.size) for name, entry in saved_tensors(checkpoint).items()}
 
 
 def saved_tensors(checkpoint: str | Path) -> dict[str, TensorStorageMetadata]:
-    """Metadata of every tensor in a checkpoint; the tensors are not read."""
+    """The metadata of every tensor in a checkpoint, without reading the tensors."""
     described = read_metadata(checkpoint).state_dict_metadata
     return {name: entry for name, entry in described.items() if isinstance(entry, TensorStorageMetadata)}
 
 
 def averaged_state(checkpoint: str | Path, module: str | None = None, raw: bool = False) -> dict[str, Tensor]:
-    """A network's whole state on the CPU, averaged weights where there are some.
+    """Read the full state of a network on the CPU, with averaged weights if the checkpoint has them.
 
     Tensors of a run are named `modules/NETWORK.NAME` and `ema/NETWORK.NAME`.
 
     Args:
-        module: which network; None where only one is averaged.
-        raw: the weights themselves.
+        module: the name of the network; None: the only one with averaged weights.
+        raw: read the trained weights instead of their averages.
 
     Raises:
-        ValueError: no such network, or several and none chosen.
+        ValueError: there is no such network, or there are several and `module` is None.
     """
     saved = saved_tensors(checkpoint)
     averaged = sorted({name[len("ema/") :].split(".", 1)[0] for name in saved if name.startswith("ema/")})
@@ -168,7 +168,7 @@ def averaged_state(checkpoint: str | Path, module: str | None = None, raw: bool 
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """An optimiser's state as name -> tensor, not copied; parameters without a step have none."""
+    """The state of an optimiser as name -> tensor, without copies; parameters that were never updated have none."""
     return {
         f"{names[parameter]}/{key}": value
         for parameter, state in optimizer.state.items()
@@ -178,15 +178,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
 
 
 def allocate_optimizer_state(
-    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], saved: Mapping[str, tuple[int, ...]]
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], saved: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Give an optimiser that has not stepped the state tensors that a checkpoint has for it, filled with zeros.
+    """Allocate the state tensors that a checkpoint has for a new optimiser, filled with zeros.
 
     Args:
-        saved: name -> shape, the names as `optimizer_tensors` makes them.
+        saved: name -> shape, with names as in `optimizer_tensors`.
 
     Raises:
-        DamagedCheckpoint: a shape that no state of its parameter can have.
+        DamagedCheckpoint: the shape of a state does not fit its parameter.
     """
     keys_of: dict[str, list[str]] = {}
     for name in saved:
@@ -200,7 +200,7 @@ def allocate_optimizer_state(
                 if math.prod(shape) > parameter.numel():
                     raise DamagedCheckpoint(f"the checkpoint has {name}/{key} of shape {shape}, larger than its weight")
                 if shape == tuple(parameter.shape) and key != "step":
-                    value = torch.zeros_like(parameter, requires_grad=False)  # sharded as the parameter is
+                    value = torch.zeros_like(parameter, requires_grad=False)  # sharded like the parameter
                 else:
                     value = torch.zeros(shape, device=parameter.device if group.get("fused") else "cpu")
                 optimizer.state[parameter][key] = value

@@ -1,7 +1,7 @@
-"""Communication between the ranks of a group, with its bytes counted.
+"""Communication between the ranks of a group; counts the bytes sent.
 
-gloo sends only from the host's memory, so tensors of a GPU are copied to it first; NCCL sends them directly. Nothing
-here has a gradient: `adjoint.py` has the same operations with gradients.
+gloo sends from host memory only, so tensors on a GPU are copied there first; NCCL sends them directly. These operations
+have no gradients; `adjoint.py` has the same operations with gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_te
 
 @dataclass
 class Traffic:
-    """Bytes that this rank has sent, by purpose."""
+    """Counts the bytes that this rank has sent, by purpose."""
 
     sent: dict[str, int] = field(default_factory=dict)
 
@@ -34,11 +34,11 @@ class Traffic:
 
 
 class Group:
-    """Ranks that work on one clip, in order. `rank` is this rank's number among them, from 0.
+    """The ranks that work on one clip, in order. `rank` is the number of this rank in the group, from 0.
 
     Args:
-        ranks: their numbers among all ranks; this process is one of them.
-        handle: of torch.distributed, made for these ranks; None for a group of one.
+        ranks: the numbers of the ranks in the job, including this one.
+        handle: the process group of torch.distributed for these ranks; None for a group of one.
     """
 
     def __init__(self, process: Process, ranks: Sequence[int], handle: dist.ProcessGroup | None) -> None:
@@ -48,11 +48,11 @@ class Group:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this rank writes files for the group: its rank 0."""
+        """Whether this rank is the group's first one, which writes files for the group."""
         return self.rank == 0
 
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
-        """All-to-all: send[i] rows, in order, go to rank i; returns the received rows in the order of the ranks."""
+        """All-to-all: send[i] rows, in order, to rank i. Returns the received rows in the order of the ranks."""
         _refuse_gradients(rows)
         whole: dict[str, Any] = dict(output_split_sizes=list(receive), input_split_sizes=list(send), group=self.handle)
         rows = rows.contiguous()
@@ -67,7 +67,7 @@ class Group:
         return arrived
 
     def total(self, tensor: Tensor, purpose: str) -> Tensor:
-        """The sum over the group, the same bits on every rank."""
+        """All-reduce: the sum over the group, bit for bit the same on every rank."""
         _refuse_gradients(tensor)
         result = self.on_wire(tensor)
         result = result.clone(memory_format=torch.contiguous_format)
@@ -77,7 +77,7 @@ class Group:
         return result.to(tensor.device)
 
     def gather_rows(self, rows: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
-        """All-gather: counts[i] rows of every rank i, one after another, on every rank."""
+        """All-gather: concatenate counts[i] rows of each rank i, on every rank."""
         _refuse_gradients(rows)
         longest = max(counts)
         padded = rows.new_zeros(longest, *rows.shape[1:])
@@ -88,11 +88,11 @@ class Group:
         everything = padded.new_empty(self.size * longest, *rows.shape[1:])
         with self.waiting(purpose):
             all_gather(everything, padded, group=self.handle)
-        parts = everything.unflatten(0, (self.size, longest))
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(rows.device)
+        gathered = everything.unflatten(0, (self.size, longest))
+        return torch.cat([block[:count] for block, count in zip(gathered, counts, strict=True)]).to(rows.device)
 
     def broadcast(self, tensor: Tensor, source: int, purpose: str) -> Tensor:
-        """The tensor of rank `source` of the group on every rank; others pass one of that shape and dtype."""
+        """Broadcast the tensor of rank `source` of the group; other ranks pass a tensor of its shape and dtype."""
         result = self.on_wire(tensor.contiguous())
         if source == self.rank:
             self.traffic.add(purpose, (self.size - 1) * result.numel() * result.element_size())
@@ -103,7 +103,7 @@ class Group:
     def transfer(
         self, *, send: Sequence[tuple[Tensor, int]] = (), receive: Sequence[tuple[Tensor, int]] = (), purpose: str
     ) -> None:
-        """Send tensors to ranks of the group, and receive into tensors from them; blocks until all are done."""
+        """Send tensors to ranks of the group, and receive tensors from them. Blocks until all are done."""
         outgoing = [(self.on_wire(tensor.contiguous()), other) for tensor, other in send]
         incoming = [(self.on_wire(tensor), other) for tensor, other in receive]
         operations = [self.operation(dist.isend, *pair) for pair in outgoing]
@@ -121,7 +121,7 @@ class Group:
         return dist.P2POp(kind, tensor, group=self.handle, group_peer=other)
 
     def on_wire(self, tensor: Tensor) -> Tensor:
-        """The tensor in memory from which the backend can send it."""
+        """Copy the tensor to memory from which the backend can send, if it is not there."""
         return tensor.cpu() if self._through_host(tensor) else tensor
 
     def _through_host(self, tensor: Tensor) -> bool:
@@ -138,13 +138,13 @@ class Group:
 
 
 def _refuse_gradients(tensor: Tensor) -> None:
-    """RuntimeError for a tensor with a gradient, which would be lost silently."""
+    """Raise RuntimeError for a tensor that requires a gradient, which would be lost silently."""
     if tensor.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("this verb has no gradient: use common.distributed.adjoint, or torch.inference_mode()")
 
 
 def make_group(process: Process, size: int) -> Group:
-    """Divide all ranks into groups of `size` neighbours and return this rank's group; every rank must call it.
+    """Divide all ranks into groups of `size` consecutive ranks. Returns this rank's group. Every rank must call it.
 
     Raises:
         ValueError: `size` does not divide the number of ranks.

@@ -1,4 +1,4 @@
-"""Reports which process failed first, and why: one failure makes every other process fail, too."""
+"""Reports which process of a job failed first, and why, since the failure of one makes all others fail."""
 
 import time
 from datetime import timedelta
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 CAUSE = "cause of failure"
-PATIENCE_S = 2.0  # how long a process that lost another one waits for that one's message
+PATIENCE_S = 2.0  # how long a process waits for the message of another process that has failed
 TROUBLE_OF_OTHERS = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
 
 
 class RefusedRequest(Exception):
-    """The user's request cannot be carried out; the message is a sentence that says why. Not a failure of a process."""
+    """The user's request cannot be carried out; the message says why. This is not a failure of a process."""
 
 
 def report_failure(error: BaseException, process: "Process") -> None:
     """Log the failure, store it for the other processes, and record it for torchrun's summary.
 
-    Ctrl-C and other signals are no failures. A refusal, which is the same on all processes, is logged by the first one.
-    A process that only lost another one waits for its message first, so that torchrun, which reports the earliest
-    failure, reports the right one.
+    Ctrl-C and other signals are not failures. A refusal is the same on all processes, so only the first one logs it. A
+    process that fails because another one has failed waits for the message of that one, because torchrun reports the
+    earliest failure as the cause.
     """
     if not isinstance(error, Exception):
         return
@@ -39,7 +39,7 @@ def report_failure(error: BaseException, process: "Process") -> None:
     elif isinstance(error, RefusedRequest):
         if leave_cause(process.store, str(error)) != str(error) or process.is_leader:
             logger.error("%s", error)
-        return  # torchrun's summary would repeat where the refusal was raised, which says nothing
+        return  # torchrun's summary would only repeat the line at which the refusal was raised
     else:
         activity = f" during {process.watchdog.activity}" if process.watchdog else ""
         cause = f"{this} failed{activity}: {type(error).__name__}: {error}"
@@ -51,7 +51,7 @@ def report_failure(error: BaseException, process: "Process") -> None:
 
 
 def lost_partner(error: BaseException) -> bool:
-    """Whether the error only means that another process ended or is late."""
+    """Whether an error only says that another process has ended or does not answer."""
     if isinstance(error, TROUBLE_OF_OTHERS):
         return True
     text = str(error).lower()
@@ -59,7 +59,7 @@ def lost_partner(error: BaseException) -> bool:
 
 
 def read_cause(store: dist.Store | None) -> str | None:
-    """The stored message of the first failing process; None if there is none in time (it was killed, or hangs)."""
+    """The stored message of the first failed process; None if there is none in time (it was killed, or hangs)."""
     if store is None:
         return None
     try:
@@ -72,7 +72,7 @@ def read_cause(store: dist.Store | None) -> str | None:
 
 
 def leave_cause(store: dist.Store | None, cause: str) -> str:
-    """Store a cause unless there is one; returns the stored one."""
+    """Store a cause unless one is stored. Returns the stored cause."""
     if store is None:
         return cause
     try:

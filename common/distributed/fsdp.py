@@ -1,4 +1,4 @@
-"""Networks on many ranks in training: sharded by FSDP2, or whole on every rank with averaged gradients.
+"""Distributes networks over ranks in training: sharded with FSDP2, or whole on every rank with averaged gradients.
 
 | `dit.fsdp.sharding_strategy` | parameters are sharded over | between forward and backward |
 | --- | --- | --- |
@@ -32,16 +32,16 @@ STRATEGIES = {  # name -> (sharded, hybrid, resharded after forward)
     "HYBRID_SHARD": (True, True, True),
     "_HYBRID_SHARD_ZERO2": (True, True, False),
 }
-BUCKET = 2**26  # elements that are averaged in one call
+BUCKET = 2**26  # number of elements that are averaged in one call
 
 
 def rank() -> int:
-    """This process's number among all; 0 without a process group."""
+    """The number of this process in the job; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes train together; 1 without a process group."""
+    """The number of processes in the job; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -52,7 +52,7 @@ def barrier() -> None:
 
 
 def any_rank(flag: bool, device: torch.device | str) -> bool:
-    """Whether the flag is set on any rank; every rank must call it."""
+    """Whether the flag is set on any rank. Every rank must call it."""
     if world_size() == 1:
         return flag
     value = torch.tensor(int(flag), device=device)
@@ -61,7 +61,7 @@ def any_rank(flag: bool, device: torch.device | str) -> bool:
 
 
 def min_over_ranks(value: int, device: torch.device | str) -> int:
-    """The smallest of all ranks' numbers; every rank must call it."""
+    """The smallest value over all ranks. Every rank must call it."""
     if world_size() == 1:
         return value
     least = torch.tensor(value, device=device)
@@ -70,7 +70,7 @@ def min_over_ranks(value: int, device: torch.device | str) -> int:
 
 
 def max_over_ranks(values: Tensor) -> Tensor:
-    """The largest of every value of a plain tensor over all ranks, on all of them."""
+    """The elementwise maximum of a plain tensor over all ranks. Every rank must call it."""
     if world_size() > 1:
         values = values.clone()
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
@@ -78,7 +78,7 @@ def max_over_ranks(values: Tensor) -> Tensor:
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean of a plain tensor over all ranks, on all of them."""
+    """The elementwise mean of a plain tensor over all ranks. Every rank must call it."""
     if world_size() > 1:
         values = values.clone()
         dist.all_reduce(values)
@@ -87,12 +87,12 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def training_mesh(strategy: str, device_type: str) -> DeviceMesh | None:
-    """The mesh over which a strategy shards; None where nothing is sharded.
+    """The device mesh of a sharding strategy; None if it does not shard.
 
-    Hybrid strategies read the number of ranks of a host from LOCAL_WORLD_SIZE, which torchrun sets.
+    Hybrid strategies read the number of ranks per host from LOCAL_WORLD_SIZE, which torchrun sets.
 
     Raises:
-        ValueError: an unknown strategy, or hosts of different sizes.
+        ValueError: the strategy is unknown, or hosts have different numbers of ranks.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"sharding_strategy={strategy!r} is unknown; choose from {', '.join(STRATEGIES)}")
@@ -117,12 +117,14 @@ def shard(
     bf16: bool,
     entry_points: Sequence[str] = (),
 ) -> None:
-    """Shard a module in place: each unit separately, the rest at the root. No effect without a mesh.
+    """Shard a module in place: each unit separately, and the rest as one unit. Without a mesh nothing happens.
 
     Args:
-        units: its submodules that are gathered one at a time, usually the blocks.
-        bf16: gather and compute in bfloat16; the sharded masters and the summation of gradients stay float32.
-        entry_points: methods apart from `forward` that use its weights.
+        units: the submodules that are gathered one at a time, usually the blocks.
+        strategy: a key of `STRATEGIES`.
+        mesh: the mesh from `training_mesh`.
+        bf16: gather weights and compute in bfloat16; sharded weights and the reduction of gradients stay float32.
+        entry_points: methods apart from `forward` that use the weights.
     """
     if mesh is None:
         return
@@ -142,30 +144,32 @@ def shard(
 def place(
     module: nn.Module, device: torch.device | str, state: Mapping[str, Tensor | StoredWeight] | None = None
 ) -> None:
-    """Move a (sharded) module to its device; one built on the meta device takes its values from `state`.
+    """Move a (sharded) module to its device. A module built on the meta device takes its values from `state`.
 
     Args:
-        state: name -> whole tensor on the CPU, memory-mapped if large; each rank copies its part alone.
+        state: name -> whole tensor on the CPU, memory-mapped if large; each rank copies only its shard.
     """
     if state is None:
         module.to(device)
         return
     reset_buffers(module, device)
     filled = {}
-    for name, own in module.state_dict().items():
+    for name, parameter in module.state_dict().items():
         if name.endswith("rope.freqs"):  # computed by formula, in float32
-            filled[name] = own.to(device)
-        elif isinstance(own, DTensor):
-            # Without a source rank every rank slices its part from its own mapping: nothing is sent.
-            whole = dense(state[name]).to(own.dtype)
-            filled[name] = distribute_tensor(whole.to(device), own.device_mesh, own.placements, src_data_rank=None)
+            filled[name] = parameter.to(device)
+        elif isinstance(parameter, DTensor):
+            # Without a source rank, every rank slices its shard from its own mapping, and nothing is sent.
+            whole = dense(state[name]).to(parameter.dtype)
+            filled[name] = distribute_tensor(
+                whole.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None
+            )
         else:
-            filled[name] = dense(state[name]).to(device=device, dtype=own.dtype, copy=True)
+            filled[name] = dense(state[name]).to(device=device, dtype=parameter.dtype, copy=True)
     module.load_state_dict(filled, strict=True, assign=True)
 
 
 def same_on_all_ranks(module: nn.Module) -> None:
-    """Broadcast unsharded parameters and buffers from rank 0; sharded ones stay as they are."""
+    """Broadcast parameters and buffers that are not sharded from rank 0."""
     if world_size() == 1:
         return
     for tensor in [*module.parameters(), *module.buffers()]:
@@ -174,19 +178,19 @@ def same_on_all_ranks(module: nn.Module) -> None:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether FSDP holds this module."""
+    """Whether FSDP has sharded this module."""
     return isinstance(module, FSDPModule)
 
 
 def reshard(module: nn.Module) -> None:
-    """Free what forward passes without a backward left gathered; call it before weights change, or it is stale."""
-    for part in module.modules() if is_sharded(module) else ():
-        if isinstance(part, FSDPModule):
-            part.reshard()
+    """Free weights that forward passes without a backward pass left gathered. Call it before weights change."""
+    for submodule in module.modules() if is_sharded(module) else ():
+        if isinstance(submodule, FSDPModule):
+            submodule.reshard()
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Mean of the gradients over all ranks, in place, for parameters that are whole on every rank."""
+    """Average the gradients over all ranks, in place, for parameters that are whole on every rank."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
@@ -197,27 +201,27 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             flat = torch.cat([g.flatten().float() for g in bucket])
             dist.all_reduce(flat)
             flat /= world_size()
-            parts = flat.split([g.numel() for g in bucket])
-            for g, part in zip(bucket, parts, strict=True):
-                g.copy_(part.view_as(g))
+            reduced = flat.split([g.numel() for g in bucket])
+            for g, values in zip(bucket, reduced, strict=True):
+                g.copy_(values.view_as(g))
             bucket = []
 
 
 def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """This rank's part of each tensor, sharing its memory: plain tensors that fused operations take."""
+    """This rank's shard of each tensor, as plain tensors that share its memory, for fused operations."""
     return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
 
 
 def gather_full(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered (every rank must call it), a plain one as it is."""
+    """Gather a sharded tensor (every rank must call it); return a plain tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_state(module: nn.Module, replaced: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The whole state dict on rank 0's CPU (empty elsewhere), tensor by tensor; every rank must call it.
+    """Gather the full state dict on rank 0's CPU, tensor by tensor; empty on other ranks. Every rank must call it.
 
     Args:
-        replaced: tensors to take instead of the module's, by name: averaged weights.
+        replaced: tensors that replace the module's, by name, such as averaged weights.
     """
     state = {}
     for name, tensor in module.state_dict().items():

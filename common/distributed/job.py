@@ -1,4 +1,4 @@
-"""The identity of a job, its restarts, and the notes that it leaves for its next attempt."""
+"""The identity of a job, its restarts, and the files that it leaves for a restart."""
 
 import hashlib
 import os
@@ -15,15 +15,15 @@ ENDED, SEEN = "ended", "seen"
 
 
 def is_speaker(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process logs for its job; decided before it joins the job."""
+    """Whether this process logs for its job. It is known before the process joins the job."""
     return environment.get("RANK", "0") == "0"
 
 
 def job_id(environment: Mapping[str, str] = os.environ) -> str:
-    """12 hexadecimal digits: the same for all processes of a job and for its restarts, another for any other job.
+    """12 hexadecimal digits, equal for all processes of a job and its restarts, and different for other jobs.
 
-    torchrun gives all jobs on one port without `--rdzv-id` the same id. On one machine they are distinguished by their
-    launcher, the parent of all processes.
+    Without `--rdzv-id`, torchrun gives all jobs on a port the same id. On one machine they are therefore distinguished
+    by their launcher, the parent of all processes.
     """
     name = environment.get("TORCHELASTIC_RUN_ID", "none")
     parts = [name]
@@ -36,7 +36,7 @@ def job_id(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def restarts_left(environment: Mapping[str, str] = os.environ) -> int:
-    """How many restarts of this job the launcher has left."""
+    """The number of restarts that the launcher has left for this job."""
     most, done = (int(environment.get(f"TORCHELASTIC_{name}", "0")) for name in ("MAX_RESTARTS", "RESTART_COUNT"))
     return max(most - done, 0)
 
@@ -47,14 +47,14 @@ def journal_folder(output: Path) -> Path:
 
 
 def mark_ended(output: Path) -> None:
-    """Note that the job has ended with failures, so that a restart does not try the same files again."""
+    """Record that the job has ended with failures, so that a restart does not try the same files again."""
     folder = journal_folder(output)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ENDED).touch()
 
 
 def has_ended(output: Path, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether an earlier attempt of this job has ended. Every process calls it once; the last one removes the note."""
+    """Whether an earlier attempt of this job has ended. Every process calls it once; the last removes the record."""
     folder = journal_folder(output)
     if environment.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (folder / ENDED).exists():
         return False

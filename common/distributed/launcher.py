@@ -1,7 +1,7 @@
 """Starts the processes of a job on one machine, waits for them, and returns their exit code.
 
-torchrun does this for several machines and with restarts, but exits with 1 whatever the workers' exit codes are, and
-prints a summary. Nothing here imports PyTorch.
+torchrun supports several machines and restarts, but always exits with 1 if a worker fails, and prints a summary. This
+module does not import PyTorch.
 """
 
 import os
@@ -16,19 +16,19 @@ from common.signals import NAMES
 
 MARK = "SEEDVR_LAUNCHER"  # in the environment of processes started here
 POLL_S = 0.05
-PATIENCE_S = 30.0  # how long the others may take to end by themselves once one has failed
-GRACE_S = 10.0  # from the request to end to the end
+PATIENCE_S = 30.0  # how long other processes may take to end by themselves after one has failed
+GRACE_S = 10.0  # time between SIGTERM and SIGKILL
 
 
 def launch(command: Sequence[str], count: int) -> int:
     """Run a command in `count` processes that form one job.
 
-    A signal is forwarded to all of them. When one fails, the others have `PATIENCE_S` to end by themselves, and
-    are terminated then.
+    Signals are forwarded to all processes. When one fails, the others have `PATIENCE_S` to end by themselves; then they
+    are terminated.
 
     Returns:
-        0 when all exit with 0; else the exit code of the first one that failed, or 128 plus the number of the
-        signal that ended it.
+        0 if all exit with 0; else the exit code of the first process that failed, or 128 plus the number of the signal
+        that ended it.
     """
     port = free_port()
     started: list[subprocess.Popen[bytes]] = []
@@ -43,7 +43,7 @@ def launch(command: Sequence[str], count: int) -> int:
 
 
 def environment_of(rank: int, count: int, port: int) -> dict[str, str]:
-    """Environment variables of one process: its rank, and its share of the cores unless OMP_NUM_THREADS is set."""
+    """The environment of one process: its rank, and its number of threads unless OMP_NUM_THREADS is set."""
     environment: dict[str, object] = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, MARK: os.getpid()}
     if "OMP_NUM_THREADS" not in os.environ:
@@ -52,7 +52,7 @@ def environment_of(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A free port."""
+    """Find a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -72,7 +72,7 @@ def _wait(started: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End those that still run: SIGTERM first, so that they can clean up, then SIGKILL."""
+    """End the processes that are still running: with SIGTERM, so that they can clean up, and then with SIGKILL."""
     running = [process for process in started if process.poll() is None]
     for process in running:
         process.terminate()
@@ -86,7 +86,7 @@ def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 class _forwarded_signals:
-    """A block in which signals to this process are forwarded to the processes that it started, which handle them."""
+    """A context that forwards signals of this process to the processes that it started."""
 
     def __init__(self, started: Sequence[subprocess.Popen[bytes]]) -> None:
         self.started = started

@@ -1,7 +1,7 @@
 """Reads the metadata of a training checkpoint without executing code from it.
 
-torch.distributed.checkpoint stores it as a pickle and opens it with the full unpickler, which calls anything that the
-file names. Here only the names that such metadata needs are allowed; every other one is refused.
+torch.distributed.checkpoint stores it as a pickle and opens it with an unpickler that calls any function that the file
+names. The reader in this module accepts only the names that such metadata needs.
 """
 
 import io
@@ -29,18 +29,18 @@ CLASSES |= {
     ("torch", "Size"): torch.Size,
     ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
     ("collections", "OrderedDict"): dict,
-    # The path at which the checkpoint was written. It is not used, and another system's path could not be made here.
+    # The path at which the checkpoint was written. It is not used, and a path of another system cannot be built here.
     **{("pathlib", name): PurePosixPath for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")},
     **{("pathlib._local", name): PurePosixPath for name in ("PosixPath", "WindowsPath")},
 }
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that cannot be read: incomplete, changed, or malicious. An older one may be readable."""
+    """A checkpoint cannot be read, because it is incomplete, changed or malicious. An older one may be readable."""
 
 
 class SafeReader(FileSystemReader):
-    """Torch's reader of checkpoints, with `read_metadata` in place of its unpickler."""
+    """PyTorch's reader of checkpoints, with `read_metadata` instead of its unpickler."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         found = read_metadata(Path(self.path))
@@ -61,10 +61,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_metadata(checkpoint: str | Path) -> Metadata:
-    """What a checkpoint holds, by name, and in which files.
+    """Read the metadata of a checkpoint: its tensors by name, and their files.
 
     Raises:
-        DamagedCheckpoint: no metadata of a checkpoint, or one that names anything else than tensors and files in it.
+        DamagedCheckpoint: the file is not the metadata of a checkpoint, or names anything but its tensors and files.
     """
     path = Path(checkpoint) / FILE
     try:
@@ -79,7 +79,7 @@ def read_metadata(checkpoint: str | Path) -> Metadata:
 
 
 def refuse_odd_metadata(found: object) -> None:
-    """ValueError unless this is metadata all of whose files lie in the checkpoint's own folder."""
+    """Raise ValueError unless this is metadata, and all its files are in the checkpoint's folder."""
     if not isinstance(found, Metadata) or not isinstance(found.state_dict_metadata, dict):
         raise ValueError(f"it holds a {type(found).__name__}")
     for index, info in (found.storage_data or {}).items():
@@ -90,7 +90,7 @@ def refuse_odd_metadata(found: object) -> None:
 
 
 def refuse_more_than_there_is(found: Metadata, checkpoint: Path) -> None:
-    """ValueError where the metadata's tensors exceed all files together: their memory would be allocated first."""
+    """Raise ValueError if the tensors are larger than all files together, since their memory is allocated first."""
     there = sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file())
     said = 0
     for name, entry in found.state_dict_metadata.items():

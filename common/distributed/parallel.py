@@ -1,14 +1,14 @@
-"""One object for a program: the groups of ranks, their files, and how a group shares a clip."""
+"""`Parallel`, the object through which programs use groups of ranks, their queue of files, and shared clips."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from common.distributed.collectives import Group, Traffic, make_group
+from common.distributed.outcomes import Outcomes
 from common.distributed.process import Process
 from common.distributed.row_parallel import ClipRows, UnshardedClip
 from common.distributed.sequence_parallel import SequenceParallel
-from common.distributed.verdict import Verdicts
 from common.distributed.work_queue import queued_items
 from common.logger import get_logger
 
@@ -18,15 +18,19 @@ Item = TypeVar("Item")
 
 
 class Parallel:
-    """Groups of `sp_size` ranks, each working on one clip at a time. In groups of one there is no communication.
+    """Divides the ranks of a job into groups of `sp_size`, each of which works on one clip at a time.
+
+    In a group of one rank there is no communication.
 
     Args:
-        process: from `process_group`.
-        sp_size: ranks that share a clip.
+        process: the process, from `process_group`.
+        sp_size: number of ranks that share a clip.
     Attributes:
-        size: of this rank's group. rank: its number in the group. is_leader: whether it writes the files of its group.
-        verdicts: exchanges outcomes, so that all ranks of the group decide alike.
-        sequence_group: for `dit.layout(..., sequence_group=...)`; None in a group of one.
+        size: number of ranks in this rank's group.
+        rank: number of this rank in its group.
+        is_leader: whether this rank writes the files of its group.
+        outcomes: exchanges them, so that all ranks of the group decide alike.
+        sequence_group: the argument of `dit.layout(..., sequence_group=...)`; None in a group of one.
     Raises:
         ValueError: `sp_size` does not divide the number of processes.
     """
@@ -35,16 +39,16 @@ class Parallel:
         self.process = process
         self.group: Group = make_group(process, sp_size)
         self.size, self.rank, self.is_leader = sp_size, self.group.rank, self.group.is_leader
-        self.verdicts = Verdicts(self.group)
+        self.outcomes = Outcomes(self.group)
         self.sequence_group = SequenceParallel(self.group) if sp_size > 1 else None
 
     @property
     def traffic(self) -> Traffic:
-        """Bytes that this rank has sent so far."""
+        """The bytes that this rank has sent so far."""
         return self.group.traffic
 
     def rows(self, latent_rows: int) -> ClipRows | UnshardedClip:
-        """How this rank's group shares the pictures of a clip with this many latent rows."""
+        """The row blocks of this rank's group, for a clip with this number of latent rows."""
         if self.size == 1:
             return UnshardedClip()
         if latent_rows < self.size and self.is_leader:
@@ -60,5 +64,5 @@ class Parallel:
         name: Callable[[Item], str] = str,
         journal: Path | None = None,
     ) -> Iterator[Item]:
-        """The items for this rank's group, longest first, from one queue for all groups: `work_queue.queued_items`."""
+        """Yield the items for this rank's group, longest first, from the queue of all groups (`queued_items`)."""
         return queued_items(self.group, items, cost=cost, name=name, journal=journal)

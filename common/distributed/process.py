@@ -1,7 +1,7 @@
 """One process of a job: its rank, its device, and how the job ends when a process fails.
 
-A program enters `process_group(...)` once. Under torchrun (or anything else that sets RANK, WORLD_SIZE, MASTER_ADDR and
-MASTER_PORT) that joins the job; without, it gives the same object for a world of one, and nothing is initialised.
+A program enters `process_group(...)` once. Under torchrun (or another launcher that sets RANK, WORLD_SIZE, MASTER_ADDR
+and MASTER_PORT), this joins the job. Without a launcher, the job has one process, and nothing is initialised.
 """
 
 import json
@@ -28,7 +28,7 @@ ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 BROADCAST, GATHERED = "broadcast", "gathered"
 POLL_S = 0.2
 
-# Functions that count the devices of a kind, and the remedy where there are none.
+# For each kind of device: a function that counts the devices, and advice if there are none.
 VISIBLE: dict[str, tuple[Callable[[], int], str]] = {
     "cuda": (lambda: torch.cuda.device_count() if torch.cuda.is_available() else 0, "check nvidia-smi"),
     "mps": (lambda: int(torch.backends.mps.is_available()), "install PyTorch's build for Macs with Apple silicon"),
@@ -41,24 +41,24 @@ NAMES = {"cuda": "CUDA", "mps": "Apple MPS", "xpu": "Intel XPU"}
 class Process:
     """One process of a job."""
 
-    rank: int  # among all processes
-    world: int  # number of all processes
-    local_rank: int  # among those on this machine
-    device: torch.device  # on which this process computes
-    backend: str | None  # "gloo", "nccl", or None in a world of one without a launcher
-    attempt: int  # how often the launcher has restarted the job, from 0
-    timeout_s: float  # seconds without a report after which the job fails
+    rank: int  # number of this process in the job
+    world: int  # number of processes in the job
+    local_rank: int  # number of this process on its machine
+    device: torch.device  # the device on which this process computes
+    backend: str | None  # "gloo" or "nccl"; None without a launcher
+    attempt: int  # number of restarts of the job so far
+    timeout_s: float  # seconds without progress after which the job fails
     store: dist.Store | None = None  # key-value store of all processes; None without a launcher
     watchdog: Watchdog | None = field(default=None, repr=False)
     local_world: int = 1  # number of processes on this machine
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process writes logs and shared files for all: rank 0."""
+        """Whether this is rank 0, which writes logs and shared files for all processes."""
         return self.rank == 0
 
     def alive(self, activity: str) -> None:
-        """Report progress at every step. After a timeout without, the watchdog ends the job and names `activity`."""
+        """Report progress. If no report follows within the timeout, the watchdog ends the job and names `activity`."""
         if self.watchdog is not None:
             self.watchdog.alive(activity)
 
@@ -69,26 +69,27 @@ class Process:
                 dist.barrier(device_ids=[self.device.index] if self.backend == "nccl" else None)
 
     def broadcast_from_leader(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns on the leader, on every process; once for each job.
+        """Call `make` on the leader, and return its result on every process. May be called once per job.
 
         Args:
-            make: called there only; returns what JSON can hold.
+            make: called on the leader only; its result must be possible in JSON.
         """
         if self.world == 1:
             return make()
         assert self.store is not None, "a job of several processes has a store"
         if self.is_leader:
             self.store.set(BROADCAST, json.dumps(make()))
-        while not self.store.check([BROADCAST]):  # without a limit: the first process's watchdog ends it if it hangs
+        while not self.store.check([BROADCAST]):  # no time limit: if the first process hangs, its watchdog ends it
             self.alive("waiting for the first process")
             time.sleep(POLL_S)
         return json.loads(self.store.get(BROADCAST))
 
     def gather_on_leader(self, value: Any, about: str) -> list[Any] | None:
-        """The values of all processes, in the order of their ranks, on the leader; None on the others.
+        """Gather the values of all processes, in the order of their ranks, on the leader; returns None on others.
 
         Args:
-            value: what JSON can hold. about: what it is; each is told once for each job.
+            value: a value that JSON can hold.
+            about: a name for it, which may be used once per job.
         """
         if self.world == 1:
             return [value]
@@ -97,17 +98,17 @@ class Process:
         self.store.set(keys[self.rank], json.dumps(value))
         if not self.is_leader:
             return None
-        while not self.store.check(keys):  # a process that hangs is ended by its own watchdog
+        while not self.store.check(keys):  # if a process hangs, its watchdog ends it
             self.alive("waiting for what the other processes say")
             time.sleep(POLL_S)
         return [json.loads(self.store.get(key)) for key in keys]
 
     def waiting(self, on: str) -> AbstractContextManager[None]:
-        """A context around a call that waits for other processes, so that the watchdog does not end this one."""
+        """A context for a call that waits for other processes; in it the watchdog does not end this process."""
         return nullcontext() if self.watchdog is None else self.watchdog.waiting(on)
 
     def group(self, size: int) -> tuple[int, int]:
-        """Which group of `size` neighbours this process belongs to, from 0, and how many groups there are.
+        """The number of this process's group of `size` consecutive ranks, from 0, and the number of groups.
 
         Raises:
             ValueError: `size` does not divide the number of processes.
@@ -116,7 +117,7 @@ class Process:
         return self.rank // size, self.world // size
 
     def check_divides(self, sp_size: int) -> None:
-        """ValueError unless groups of `sp_size` processes use up the world."""
+        """Raise ValueError unless `sp_size` divides the number of processes."""
         if sp_size < 1 or self.world % sp_size:
             fitting = ", ".join(str(n) for n in range(1, self.world + 1) if self.world % n == 0)
             raise ValueError(
@@ -129,15 +130,15 @@ class Process:
 def process_group(
     device: str | torch.device = "auto", *, timeout_s: float = TIMEOUT_S, backend: str | None = None
 ) -> Iterator[Process]:
-    """Join the job that torchrun launched, and leave it at the end; a world of one when nothing was launched.
+    """Join the job that a launcher started, and leave it at the end. Without a launcher, the job has one process.
 
     Args:
-        device: as for `choose_device`.
-        timeout_s: how long a process may be silent, and how long others wait for it, before the job fails.
-        backend: "gloo" or "nccl"; None chooses nccl where every process has a GPU of its own, else gloo.
+        device: see `choose_device`.
+        timeout_s: seconds without progress of a process, or of waiting for one, after which the job fails.
+        backend: "gloo" or "nccl"; None: nccl if every process has its own GPU, else gloo.
     Raises:
-        ValueError: a launcher's environment with variables missing.
-        RuntimeError: processes on GPUs and no NCCL.
+        ValueError: variables of the launcher are missing.
+        RuntimeError: processes on GPUs need NCCL, and it is not available.
     """
     launched = read_launcher()
     if launched is None:
@@ -152,7 +153,7 @@ def process_group(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = backend or choose_backend(device, local_world)
-    # A process that hangs is ended, and named, shortly before the processes that wait for it time out.
+    # The watchdog ends a process that hangs, and names it, shortly before processes that wait for it time out.
     watchdog = Watchdog(rank, 0.8 * timeout_s)
     store, *_ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -166,12 +167,12 @@ def process_group(
         timeout=timedelta(seconds=timeout_s),
         device_id=device if backend == "nccl" else None,
     )
-    own_store = dist.PrefixStore(f"program/{attempt}", store)
-    process = Process(rank, world, local_rank, device, backend, attempt, timeout_s, own_store, watchdog, local_world)
+    prefixed = dist.PrefixStore(f"program/{attempt}", store)
+    process = Process(rank, world, local_rank, device, backend, attempt, timeout_s, prefixed, watchdog, local_world)
     with watchdog if world > 1 else nullcontext():
         try:
             yield process
-            process.barrier()  # the store is in rank 0, which must not leave while others use it
+            process.barrier()  # rank 0 holds the store and must not leave while others use it
         except BaseException as error:
             report_failure(error, process)
             raise  # the group is not destroyed: other ranks may hang in it, and the launcher ends them
@@ -188,18 +189,19 @@ def read_launcher() -> tuple[int, int, int, int] | None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if not 0 <= rank < world:
         raise ValueError(f"RANK={rank} does not fit WORLD_SIZE={world}; start the job with torchrun")
-    # Without these (a plain srun), each process is assumed to have a machine of its own.
+    # If these are missing (plain srun), each process is assumed to have its own machine.
     return rank, world, int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def choose_device(device: str | torch.device, local_rank: int) -> torch.device:
-    """The device of one process: those of a machine are distributed over its GPUs, several on one if there are more.
+    """Choose the device of one process. The processes of a machine are distributed over its GPUs.
 
     Args:
-        device: "auto" (a CUDA or ROCm GPU when there is one, else the CPU), "cpu", "cuda", "xpu" (Intel) or "mps"
-            (Apple). A GPU's number may follow, as in "cuda:1".
+        device: "auto" (a CUDA or ROCm GPU if there is one, else the CPU), "cpu", "cuda", "xpu" (Intel) or "mps"
+            (Apple). The number of a GPU may follow, as in "cuda:1".
+        local_rank: the number of the process on its machine.
     Raises:
-        RuntimeError: an unknown device, or one that PyTorch does not find here; says what to do.
+        RuntimeError: the device is unknown, or PyTorch does not find it; the message says what to do.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -223,7 +225,7 @@ def choose_device(device: str | torch.device, local_rank: int) -> torch.device:
 
 
 def choose_backend(device: torch.device, local_world: int) -> str:
-    """nccl where every process of this machine has a GPU of its own; gloo on CPU, and where GPUs are shared."""
+    """Choose nccl if every process of this machine has its own GPU, and gloo on CPUs or if processes share GPUs."""
     if device.type != "cuda":
         return "gloo"
     if local_world > torch.cuda.device_count():

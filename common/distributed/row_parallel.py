@@ -1,8 +1,8 @@
-"""Row parallelism: the rows of pictures, distributed over a group's ranks, see `models/video_vae_v3/modules/rows.py`.
+"""Row parallelism: distributes rows of pictures over the ranks of a group (`models/video_vae_v3/modules/rows.py`).
 
-Every rank holds a block of consecutive rows of every frame. At every level of the VAE it needs one row of each
-neighbour before a convolution, statistics of all blocks for a norm, and all pixels of a frame for attention: some
-thousandths of an activation.
+Every rank holds a block of consecutive rows of every frame. At every level of the VAE it needs one row from each
+neighbour before a convolution, the statistics of all blocks for a norm, and all pixels of a frame for attention. These
+are some thousandths of an activation.
 """
 
 from dataclasses import dataclass
@@ -19,31 +19,32 @@ HALO, STATISTICS, ATTENTION = "rows of neighbours", "statistics of norms", "keys
 
 @dataclass(frozen=True)
 class RowBlocks:
-    """Which latent rows each rank of a group holds; ranks beyond the number of rows hold none."""
+    """The latent rows of each rank in a group. If there are more ranks than rows, the last ranks have none."""
 
-    counts: tuple[int, ...]  # rows of every rank, in order; they differ by one at most
+    counts: tuple[int, ...]  # number of rows of every rank, which differ by one at most
 
     @staticmethod
     def of(rows: int, ranks: int) -> "RowBlocks":
-        """`rows` divided evenly."""
+        """Divide `rows` evenly among `ranks`."""
         return RowBlocks(tuple(rows // ranks + (rank < rows % ranks) for rank in range(ranks)))
 
     def span(self, rank: int, scale: int = 1) -> slice:
-        """The rows of one rank; `scale`: pixel rows of a latent row."""
+        """The rows of one rank. `scale` is the number of pixel rows per latent row."""
         start = sum(self.counts[:rank])
         return slice(start * scale, (start + self.counts[rank]) * scale)
 
     @property
     def active(self) -> int:
-        """How many ranks have rows; they are the first ones."""
+        """The number of ranks with rows, which are the first ones."""
         return sum(count > 0 for count in self.counts)
 
 
 class RowParallel:
-    """The `RowExchange` of one rank that holds rows, for pictures of one size.
+    """The `RowExchange` of one rank with rows, for pictures of one size.
 
     Args:
-        group: the ranks that share the clip. blocks: their rows; ranks without rows take no part.
+        group: the ranks that share the clip.
+        blocks: their rows; ranks without rows do not take part.
     """
 
     shared = True
@@ -57,7 +58,7 @@ class RowParallel:
         if torch.is_grad_enabled():
             return adjoint.neighbours(self, x, above, below)
         group, operations, arriving = self.group, [], []
-        # To receive the row above, every block sends its last row to the block below, and the other way round.
+        # For the rows above, every block sends its last row to the block below, and vice versa.
         for requested, to, edge, source, place in (
             (above, group.rank + 1, self.last, group.rank - 1, slice(-1, None)),
             (below, group.rank - 1, self.first, group.rank + 1, slice(0, 1)),
@@ -79,13 +80,13 @@ class RowParallel:
         return from_above, from_below
 
     def gather(self, part: Tensor) -> Tensor:
-        """[...] of every rank -> [ranks, ...]."""
+        """Stack the tensors [...] of all ranks: [ranks, ...]."""
         if torch.is_grad_enabled():
             return adjoint.gather_blocks(self, part, self.group.rank)
         return self._all_gather(part, STATISTICS)
 
     def gather_pixels(self, x: Tensor) -> Tensor:
-        """[N, local rows * W, C] -> [N, all rows * W, C]."""
+        """Gather the pixels of all ranks: [N, local rows * W, C] -> [N, all rows * W, C]."""
         if torch.is_grad_enabled():
             return self._gathered_with_gradients(x)
         of_row = x.shape[1] // self.counts[self.group.rank]
@@ -115,13 +116,14 @@ class RowParallel:
 
 
 class ClipRows:
-    """How the ranks of a group share the pictures of one clip in the VAE, and how rows become whole frames.
+    """Distributes the rows of one clip over the ranks of a group in the VAE, and assembles whole frames from them.
 
     Args:
         group: all ranks that share the clip.
-        latent_rows: of the clip.
+        latent_rows: number of latent rows of the clip.
     Attributes:
-        holds_rows: has this rank any? exchange: for the VAE's memory of the clip; None where one rank has all rows.
+        holds_rows: whether this rank has rows.
+        exchange: the exchange for the VAE's memory of the clip; None if one rank has all rows.
     """
 
     def __init__(self, group: Group, latent_rows: int) -> None:
@@ -131,28 +133,28 @@ class ClipRows:
         self.exchange = RowParallel(group, self.blocks) if shared else None
 
     def shard(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
-        """This rank's rows of whole pictures, along `dim`; `scale`: rows of x in a latent row."""
+        """Select this rank's rows of whole pictures along `dim`. `scale` is the number of rows of x per latent row."""
         span = self.blocks.span(self.group.rank, scale)
         return x.narrow(dim, span.start, span.stop - span.start)
 
     def unshard(self, x: Tensor, scale: int = 1) -> Tensor:
-        """This rank's rows [t, local rows, ...] (no rows on a rank without) -> all rows, on every rank.
+        """Gather all rows on every rank: this rank's rows [t, local rows, ...], possibly none, -> [t, all rows, ...].
 
         Args:
-            scale: rows of x in a latent row.
+            scale: number of rows of x per latent row.
         """
         counts = [count * scale for count in self.blocks.counts]
         return adjoint.gather_rows(self.group, x.transpose(0, 1), counts, "latents").transpose(0, 1)
 
     def frame_span(self, frames: int) -> slice:
-        """Which of a slice's frames this rank finishes."""
+        """The frames of a slice that this rank finishes."""
         return RowBlocks.of(frames, self.group.size).span(self.group.rank)
 
     def to_frames(self, x: Tensor, scale: int) -> Tensor:
-        """This rank's rows of a slice, [3, T, local rows, W] -> all rows of the frames of `frame_span`, [3, t, H, W].
+        """Assemble whole frames: rows of a slice [3, T, local rows, W] -> the frames of `frame_span` [3, t, H, W].
 
         Args:
-            scale: pixel rows of a latent row.
+            scale: number of pixel rows per latent row.
         """
         colours, frames, rows, width = x.shape
         shares = RowBlocks.of(frames, self.group.size).counts
@@ -164,8 +166,8 @@ class ClipRows:
         return torch.cat(blocks, 1).permute(2, 0, 1, 3)
 
     def to_leader(self, x: Tensor, frames: int) -> Tensor | None:
-        """Frames [t, ...] of every rank's `frame_span` -> [frames, ...] on the leader; None on the others."""
-        if x.dtype == torch.int16:  # which NCCL does not support
+        """Gather the frames [t, ...] of every rank's `frame_span`: [frames, ...] on the leader, None on other ranks."""
+        if x.dtype == torch.int16:  # NCCL does not support int16
             whole = self.to_leader(x.view(torch.uint8), frames)
             return None if whole is None else whole.view(torch.int16)
         group, shares = self.group, RowBlocks.of(frames, self.group.size).counts
@@ -179,7 +181,7 @@ class ClipRows:
 
 
 class UnshardedClip:
-    """The same for a single process, without communication."""
+    """The same interface for a single process, without communication."""
 
     exchange, holds_rows = None, True
 

@@ -1,8 +1,8 @@
-"""Weights sharded over the ranks that share a clip, for a network too large for one of them (FSDP2).
+"""Shards weights over the ranks that share a clip (FSDP2), for a network that is too large for one rank.
 
-Each rank holds its part of every block and gathers one block at a time, the next while one computes. Ranks of one clip
-run the blocks at the same time, so they share weights, and groups do not wait for each other. Where a group spans
-machines, the ranks of each machine hold all weights together (hybrid), so that nothing is gathered over slow links.
+Each rank holds a shard of every block. Blocks are gathered one at a time, each while the previous one computes. The
+ranks of a group run the blocks at the same time, so groups need not wait for each other. If a group spans machines, the
+ranks of each machine hold all weights together (hybrid), so that nothing is gathered over slow links.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,17 +34,18 @@ def load_sharded(
     dtype: torch.dtype,
     source: str | Path = "the checkpoint",
 ) -> None:
-    """Shard a network that was built on the meta device and give every rank its part of the weights. For inference.
+    """Shard a network that was built on the meta device, and load every rank's shard of the weights, for inference.
 
-    Every rank of the job must call this. No rank ever holds more than its own part and one tensor of the file.
+    Every rank of the job must call this. No rank ever holds more than its shard and one tensor of the file.
 
     Args:
-        units: submodules that are gathered one at a time, in the order in which they are called: the blocks.
-        state: name -> whole tensor, memory-mapped (`common.weights.read.read_weights`); of these, own rows are read.
+        units: the submodules that are gathered one at a time, in the order of their calls: the blocks.
+        state: name -> whole tensor, memory-mapped (`common.weights.read.read_weights`); a rank reads only its rows.
         group: the ranks that share a clip.
-        dtype: of the weights afterwards.
+        dtype: dtype of the loaded weights.
+        source: name of the checkpoint, for error messages.
     Raises:
-        ValueError: names or shapes that do not fit, or a group of one.
+        ValueError: names or shapes do not fit, or the group has one rank.
     """
     if group.size == 1:
         raise ValueError("weights are sharded over the ranks that share a clip: use --sp_size 2 or more")
@@ -56,15 +57,15 @@ def load_sharded(
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
     reset_buffers(module, device)
-    parts = {}
-    for name, own in module.state_dict().items():
+    local_state = {}
+    for name, parameter in module.state_dict().items():
         if is_rope_frequency(name):  # computed by formula, in float32
-            parts[name] = own.to(device)
-        elif isinstance(own, DTensor):
-            parts[name] = local_shard(state[name], own, dtype, device)
+            local_state[name] = parameter.to(device)
+        elif isinstance(parameter, DTensor):
+            local_state[name] = local_shard(state[name], parameter, dtype, device)
         else:
-            parts[name] = converted(state[name], dtype, device)
-    module.load_state_dict(parts, strict=True, assign=True)
+            local_state[name] = converted(state[name], dtype, device)
+    module.load_state_dict(local_state, strict=True, assign=True)
     for unit, following in pairwise(units):
         assert isinstance(unit, FSDPModule) and isinstance(following, FSDPModule)  # since `fully_shard`
         unit.set_modules_to_forward_prefetch([following])
@@ -73,16 +74,16 @@ def load_sharded(
 
 
 def local_shard(whole: Tensor | StoredWeight, form: DTensor, dtype: torch.dtype, device: torch.device) -> DTensor:
-    """This rank's rows of a tensor on the device, as a DTensor of the given form."""
-    rows = dense(whole).chunk(form.device_mesh.size(), dim=0)  # as FSDP2 cuts: equal, the last ones shorter or empty
+    """This rank's rows of a tensor, on the device, as a DTensor like `form`."""
+    rows = dense(whole).chunk(form.device_mesh.size(), dim=0)  # as in FSDP2: equal chunks, the last shorter or empty
     rank = form.device_mesh.get_local_rank()
-    own = rows[rank] if rank < len(rows) else rows[0][:0]
-    own = converted(own.clone(), dtype, device).contiguous()
-    return DTensor.from_local(own, form.device_mesh, [Shard(0)], shape=form.shape, stride=form.stride())
+    local = rows[rank] if rank < len(rows) else rows[0][:0]
+    local = converted(local.clone(), dtype, device).contiguous()
+    return DTensor.from_local(local, form.device_mesh, [Shard(0)], shape=form.shape, stride=form.stride())
 
 
 def local_mesh(group: Group) -> DeviceMesh:
-    """The mesh of ranks that share weights: those of this group on this machine. Every rank of the job must call it."""
+    """The mesh of the ranks that share weights: those of this group on this machine. Every rank must call it."""
     process = group.process
     size = ranks_that_share(process, group.size)
     handle: dist.ProcessGroup | None = None
@@ -94,7 +95,7 @@ def local_mesh(group: Group) -> DeviceMesh:
 
 
 def ranks_that_share(process: Process, group_size: int) -> int:
-    """How many neighbouring ranks hold one copy of the weights."""
+    """The number of consecutive ranks that together hold one copy of the weights."""
     local = process.local_world
     if local > 1 and group_size > local and group_size % local == 0:
         return local

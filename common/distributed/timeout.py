@@ -1,3 +1,3 @@
-"""How long a process of a job may run without a report. A separate file, so that command lines import no torch."""
+"""The time that a process of a job may run without reporting progress. Command lines import it without torch."""
 
 TIMEOUT_S = 1800.0

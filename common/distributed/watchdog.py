@@ -1,4 +1,4 @@
-"""Ends a process that hangs, so that the hang is a failure with a cause, and the launcher ends the job."""
+"""Ends a process that hangs, so that the failure has a cause and the launcher ends the job."""
 
 import faulthandler
 import sys
@@ -13,10 +13,10 @@ logger = get_logger(__name__)
 
 
 class Watchdog:
-    """Ends this process with the stacks of its threads on standard error after `silence_s` without `alive`.
+    """A context manager that ends this process if `alive` is not called for `silence_s` seconds.
 
-    It runs outside of Python, so it also detects a library call that never returns. A context
-    manager, active only inside.
+    It first writes the stacks of all threads to standard error. It runs outside of Python, so it also detects a library
+    call that never returns.
     """
 
     def __init__(self, rank: int, silence_s: float) -> None:
@@ -25,7 +25,7 @@ class Watchdog:
         self._watching = False
 
     def alive(self, activity: str) -> None:
-        """This process is at work on `activity`."""
+        """Report that this process makes progress, with `activity`."""
         self.activity = activity
         if self._watching:
             logger.debug("rank %d: %s", self.rank, activity)
@@ -33,7 +33,7 @@ class Watchdog:
 
     @contextmanager
     def waiting(self, on: str) -> Iterator[None]:
-        """A context in which the watchdog is off: collective calls have a longer timeout of their own."""
+        """A context in which the watchdog is off, for collective calls, which have their own, longer timeout."""
         before, self.activity = self.activity, f"waiting for {on}"
         faulthandler.cancel_dump_traceback_later()
         yield
@@ -50,7 +50,7 @@ class Watchdog:
 
 
 def _stderr() -> TextIO:
-    """Standard error as a file with a descriptor, also where a test has replaced `sys.stderr`."""
+    """Standard error as a file with a descriptor, even if a test has replaced `sys.stderr`."""
     try:
         sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):

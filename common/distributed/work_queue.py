@@ -1,10 +1,10 @@
-"""Files for groups of ranks, from one queue: no group idles while another has a backlog, no file is lost or done twice.
+"""A queue of files for groups of ranks: no group idles while files are left, and no file is lost or processed twice.
 
-The queue is a counter in the store that all ranks share. Every rank holds the same ordered list; the leader of a group
-draws the next number and tells its group. What was begun and what was done is also written into a journal beside the
-results, in a folder of this job with one file a group, because the store is lost at a restart. After a
-restart finished files are skipped, and unfinished ones are done again. Those that were begun before come last, so that
-a file that crashes the job every time does not block the others.
+The queue is a counter in the store that all ranks share. Every rank has the same ordered list. The leader of a group
+takes the next number and sends it to its group. Begun and finished files are also written to a journal beside the
+results, with one file per group, because the store is lost at a restart. After a restart, finished files are skipped
+and others are processed again. Files that were begun before come last, so that a file that crashes the job every time
+does not block the others.
 """
 
 import hashlib
@@ -40,18 +40,18 @@ def queued_items(
     name: Callable[[Item], str] = str,
     journal: Path | None = None,
 ) -> Iterator[Item]:
-    """The items that this rank's group is to work on, one after another; every rank must iterate to the end.
+    """Yield the items for this rank's group. Every rank must iterate to the end.
 
-    An item counts as done when the next one is requested. Call it once a job. After its last item a group waits for the
-    other groups, as long as they report progress.
+    An item counts as finished when the next one is requested. Call this once per job. After its last item, a group
+    waits for the other groups as long as they report progress.
 
     Args:
-        items: the same on every rank, in any order.
-        cost: how long an item takes, in any unit: the longest come first when there are several groups.
-        name: of an item, the same after a restart; no two share one.
-        journal: a folder that all machines see, usually the one for the results. None: a restart begins anew.
+        items: the same items on every rank, in any order.
+        cost: the duration of an item in any unit; if there are several groups, the longest items come first.
+        name: a unique name for each item, the same after a restart.
+        journal: a folder that all machines see, usually that of the results. None: a restart processes all items again.
     Raises:
-        ValueError: the ranks see different items.
+        ValueError: the ranks have different items.
     """
     process = group.process
     record = None if journal is None else Journal(Path(journal), group)
@@ -81,7 +81,7 @@ def queued_items(
 
 
 def _agree(group: Group, names: list[str]) -> None:
-    """ValueError unless all ranks have the same names."""
+    """Raise ValueError unless all ranks have the same names."""
     if len(set(names)) < len(names):
         raise ValueError(f"several files have one name: {', '.join(n for n, k in Counter(names).items() if k > 1)}")
     if group.process.store is None:
@@ -97,7 +97,7 @@ def _agree(group: Group, names: list[str]) -> None:
 
 
 def _numbers(group: Group) -> Iterator[int]:
-    """This group's numbers in the queue, the same on all its ranks; without end."""
+    """Yield this group's numbers in the queue, the same on all its ranks, without end."""
     store = group.process.store
     if store is None:
         yield from count()
@@ -108,7 +108,7 @@ def _numbers(group: Group) -> Iterator[int]:
 
 
 def _wait_for_others(group: Group) -> None:
-    """Wait until all groups have found the queue empty. Its watchdog ends a rank that hangs (see `watchdog.py`)."""
+    """Wait until all groups have found the queue empty. A rank that hangs is ended by its watchdog (`watchdog.py`)."""
     process = group.process
     if process.store is None:
         return
@@ -119,22 +119,22 @@ def _wait_for_others(group: Group) -> None:
 
 
 class Journal:
-    """The items that were begun and done, on disk, with one file a group."""
+    """Records on disk which items were begun and finished, with one file per group."""
 
     def __init__(self, output: Path, group: Group) -> None:
         self.output, self.folder, self.group = output, journal_folder(output), group
         self.file = self.folder / f"{group.process.rank:05d}.jsonl"
-        self.claim: Claim | None = None  # shows other jobs that this one is alive
+        self.claim: Claim | None = None  # shows other jobs that this one is running
 
     def open(self) -> tuple[set[str], Counter[str]]:
-        """(names that are done, how often each was begun) before this restart; all ranks call it together."""
+        """Read which names were finished before this restart, and how often each was begun. All ranks must call it."""
         process = self.group.process
         if process.is_leader:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_dead_journals(self.output, self.folder)
-            with suppress(TargetInUseError):  # the attempt before this one is still ending
+            with suppress(TargetInUseError):  # the previous attempt is still ending
                 self.claim = Claim(self.folder)
-            if process.attempt == 0:  # of another job, which will not be continued
+            if process.attempt == 0:  # the journal of another job, which will not be continued
                 for file in self.folder.glob("*.jsonl"):
                     file.unlink()
         process.barrier()
@@ -144,7 +144,7 @@ class Journal:
             for line in file.read_text().splitlines():
                 try:
                     event, name = json.loads(line)
-                except ValueError:  # the line that was being written when the job ended
+                except ValueError:  # an incomplete line, written when the job ended
                     continue
                 if event == "done":
                     done.add(name)
@@ -160,12 +160,12 @@ class Journal:
                 file.write(json.dumps([event, name]) + "\n")
 
     def close(self) -> None:
-        """Everything is done: remove the journal."""
+        """Remove the journal, when all items are finished."""
         self.group.process.barrier()
         if self.group.process.is_leader:
             for file in self.folder.glob("*.jsonl"):
                 file.unlink()
-            with suppress(OSError):  # files kept for a restart, see `job.mark_ended`
+            with suppress(OSError):  # it holds files for a restart, see `job.mark_ended`
                 self.folder.rmdir()
             if self.claim is not None:
                 self.claim.release()

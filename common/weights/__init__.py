@@ -1,1 +1,1 @@
-"""Checkpoints as people have them: `read.read_weights` gives any known layout the names and values of the release."""
+"""Reads weight files in all supported layouts: `read.read_weights` returns names and values as in the release."""

@@ -1,4 +1,4 @@
-"""GGUF files, read through the package `gguf`, which unpacks every kind of block."""
+"""Reads GGUF files with the package `gguf`, which unpacks every kind of block."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,11 +17,11 @@ ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # before the tensor's name: converter
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Tensor | StoredWeight], str, str]:
-    """(name -> tensor or stored weight, memory-mapped; which kinds it holds; the architecture that it names)
+    """Read a file. Returns name -> memory-mapped tensor or stored weight, the kinds of blocks, and the architecture.
 
     Raises:
         MissingExtra: the package is not installed.
-        ValueError: damaged, or with a kind of block that the package cannot unpack.
+        ValueError: the file is damaged, or has a kind of block that the package cannot unpack.
     """
     gguf = need("gguf", "gguf", f"{path}: reading GGUF")
     need("gguf.quants", "gguf", f"{path}: reading GGUF")

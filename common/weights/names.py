@@ -1,4 +1,4 @@
-"""Whose weights a file holds: names without the prefixes that other programs add, and other models by their names."""
+"""Recognises the weights in a file by their names: removes prefixes of other programs, and identifies other models."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from common.weights.stored import StoredWeight
 
 Weight = TypeVar("Weight")
 
-# Longest first: a file has the first of them under which it has names that the network has.
+# Longest first: the prefix of a file is the first one under which it has names of the network.
 PREFIXES = (
     "model.diffusion_model.",
     "first_stage_model.",
@@ -58,10 +58,10 @@ OTHER_MODELS = (
 
 
 def without_prefix(state: Mapping[str, Weight], wanted: Iterable[str]) -> tuple[dict[str, Weight], str]:
-    """(the network's part of a file under its own names, the prefix that it had; "" where there was none)
+    """Return the network's part of a file under the network's names, and the prefix in the file ("" if it has none).
 
-    Nothing is guessed: a prefix counts when more names fit with it than without. Names of other networks in the same
-    file are left out; any other name stays as it is, for the strict loader to refuse.
+    A prefix is used if more names fit with it than without it. Names of other networks in the same file are left out.
+    All other names are kept, and the strict loader refuses them.
     """
     wanted = set(wanted)
     fitting = {prefix: sum(prefix + name in state for name in wanted) for prefix in ("", *PREFIXES)}
@@ -69,13 +69,13 @@ def without_prefix(state: Mapping[str, Weight], wanted: Iterable[str]) -> tuple[
     if not fitting[best]:  # scaled layouts keep the weights' names, so nothing of this network is here
         return dict(state), ""
     others = tuple(part for part in OTHER_PARTS if not best.startswith(part))
-    own = {}
+    unprefixed = {}
     for name, weight in state.items():
         if best and name.startswith(best):
-            own[name.removeprefix(best)] = weight
+            unprefixed[name.removeprefix(best)] = weight
         elif name in wanted or not (best and name.startswith(others)):
-            own[name] = weight
-    return own, best
+            unprefixed[name] = weight
+    return unprefixed, best
 
 
 def without_embeddings(state: Mapping[str, Weight]) -> dict[str, Weight]:
@@ -84,10 +84,10 @@ def without_embeddings(state: Mapping[str, Weight]) -> dict[str, Weight]:
 
 
 def other_contents(state: Mapping[str, Tensor | StoredWeight], wanted: Mapping[str, Tensor]) -> str | None:
-    """What a file holds instead of the weights of this network, as a sentence's end; None where it cannot be told.
+    """Describe what a file holds instead of this network's weights, as the end of a sentence; None if unknown.
 
     Args:
-        state, wanted: of the file, and of the network; only names and shapes are read.
+        state, wanted: the state of the file, and that of the network; only names and shapes are read.
     """
     if INPUT_LAYER in state and VAE_LAYER in wanted:
         return "the transformer's weights; give them with --checkpoint, and a VAE's here"

@@ -1,4 +1,4 @@
-"""A checkpoint in any layout that people have, as name -> weight under the release's names."""
+"""Reads a checkpoint in any supported layout as name -> weight, with the names of the release."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,18 +20,19 @@ SUFFIXES = (".pth", ".pt", ".safetensors", ".gguf")
 
 
 def read_weights(path: str | Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor | StoredWeight]:
-    """The weights of a file, for `common.checkpoint.load_into`, which checks them strictly.
+    """Read the weights of a file, for `common.checkpoint.load_into`, which checks them strictly.
 
-    Understood are `.pth` and `.safetensors` in any float dtype, plain 8-bit floats, 8-bit floats and integers with a
-    scale a tensor or row, GGUF, and names below the prefixes of other programs. The file stays memory-mapped: what is
-    quantised becomes numbers one weight at a time, when it is loaded. The log (debug) says which layout was found.
+    Supported are `.pth` and `.safetensors` in any float dtype, plain 8-bit floats, 8-bit floats and integers with a
+    scale per tensor or row, GGUF, and names with the prefixes of other programs. The file stays memory-mapped, and
+    quantised weights are expanded one at a time when they are loaded. The debug log names the layout.
 
     Args:
-        wanted: the network's state dict, on any device, also meta; only names and shapes are read.
+        path: the weight file.
+        wanted: the network's state dict on any device, including meta; only names and shapes are read.
     Raises:
-        FileNotFoundError: no such file.
-        MissingExtra: a GGUF file, and the package that reads them is not installed.
-        ValueError: damaged, another model's weights, or a layout that is not read; says which.
+        FileNotFoundError: the file does not exist.
+        MissingExtra: the file is GGUF, and the package that reads it is not installed.
+        ValueError: the file is damaged, has the weights of another model, or an unsupported layout.
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
@@ -58,7 +59,7 @@ def read_weights(path: str | Path, wanted: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """The words that a `.safetensors` file says about itself."""
+    """The metadata in the header of a `.safetensors` file."""
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, framework="pt") as file:
@@ -66,7 +67,7 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def refuse_unknown_floats(state: Mapping[str, Tensor | StoredWeight], path: Path) -> None:
-    """ValueError for floats of less than 8 bits, or of exponents alone: they are parts of a layout that is not read."""
+    """Raise ValueError for floats of less than 8 bits or of exponents only, which belong to unsupported layouts."""
     known = (torch.float64, torch.float32, torch.float16, torch.bfloat16, *FLOAT8)
     odd = [name for name, w in state.items() if w.dtype.is_floating_point and w.dtype not in known]
     if odd:
@@ -77,7 +78,7 @@ def refuse_unknown_floats(state: Mapping[str, Tensor | StoredWeight], path: Path
 
 
 def layout(state: Mapping[str, Tensor | StoredWeight], words: str, scaled: str | None, prefix: str) -> str:
-    """What was found, in a line."""
+    """Describe the layout of a file in one line."""
     counts: dict[str, int] = {}
     for weight in state.values():
         if isinstance(weight, Tensor) and not weight.is_meta:

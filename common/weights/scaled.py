@@ -1,8 +1,8 @@
-"""Weights stored as 8-bit numbers with a scale: which tensors belong together, and what is not read.
+"""Reads weights that are stored as 8-bit numbers with scales, and refuses unsupported layouts.
 
-A scale lies beside its weight `NAME.weight` as `NAME.scale_weight` or `NAME.weight_scale`, one number for the tensor or
-one for each row; the weight is their product. Newer files also name the format of each layer, in a tensor
-`NAME.comfy_quant` (JSON as bytes) or for all layers in the header's `_quantization_metadata`.
+The scale of `NAME.weight` is `NAME.scale_weight` or `NAME.weight_scale`, with one number for the tensor or one per row.
+The weight is the product of both. Newer files also name the format of each layer, in a tensor `NAME.comfy_quant` (JSON
+as bytes), or of all layers in the header entry `_quantization_metadata`.
 """
 
 import json
@@ -17,15 +17,15 @@ from torch import Tensor
 from common.weights.stored import StoredWeight
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-# Formats that files name, as far as "value times scale" describes them.
+# Formats named in files whose weights are value times scale.
 READ_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "int8_rowwise", "int8")
 HINTS = ("format", "full_precision_matrix_mult")  # keys of a layer's description that do not change its values
-INPUT_SCALES = ("input_scale", "scale_input")  # of activations, for products computed in 8 bits
+INPUT_SCALES = ("input_scale", "scale_input")  # scales of activations, for products computed in 8 bits
 MARKERS = ("scaled_fp8",)  # an empty tensor that says: scales follow
 FORMAT_TENSOR, FORMAT_HEADER = "comfy_quant", "_quantization_metadata"
 INSTEAD = "use the 16-bit file of the same weights, or one with scaled 8-bit floats (one scale a tensor or row) or GGUF"
 
-# How quantised layouts that are not read show in the last part of a tensor's name.
+# Last parts of tensor names in unsupported quantised layouts.
 OTHER_LAYOUTS = {
     "weight_scale_2": "4-bit floats with two levels of scales (nvfp4)",
     "weight_scale_inv": "8-bit floats with a scale for each square block",
@@ -44,15 +44,16 @@ OTHER_LAYOUTS = {
 def join_scales(
     state: Mapping[str, Tensor | StoredWeight], header: Mapping[str, str], wanted: set[str], path: Path
 ) -> tuple[dict[str, Tensor | StoredWeight], str | None]:
-    """The weights with their scales multiplied in when they are read.
+    """Combine weights with their scales; the product is computed when a weight is read.
 
     Args:
-        state: name -> tensor as the file has them, without prefixes. header: the file's words about itself.
-        wanted: names of the network's own tensors, which are never taken for scales.
+        state: name -> tensor as in the file, without prefixes.
+        header: the metadata in the file's header.
+        wanted: names of the network's tensors, which are never scales.
     Returns:
-        (name -> tensor or stored weight, what the layout is; None where nothing is scaled)
+        name -> tensor or stored weight; and the name of the layout, None if nothing is scaled.
     Raises:
-        ValueError: a quantised layout that is not read, or scales that do not fit their weights.
+        ValueError: the layout is not supported, or scales do not fit their weights.
     """
     check_formats(declared_formats(state, header, path), path)
     refuse_other_layouts(state, wanted, path)
@@ -81,7 +82,7 @@ def join_scales(
 
 
 def scale_names(name: str) -> tuple[str, ...]:
-    """Where the scale of a tensor may lie."""
+    """The possible names of a tensor's scale."""
     layer, _, leaf = name.rpartition(".")
     layer += "." if layer else ""
     return f"{layer}scale_{leaf}", f"{layer}{leaf}_scale", f"{name}.scale_weight", f"{name}.weight_scale"
@@ -90,7 +91,7 @@ def scale_names(name: str) -> tuple[str, ...]:
 def scaled_weight(
     name: str, weight: Tensor | StoredWeight, scale: Tensor | StoredWeight, path: Path
 ) -> tuple[StoredWeight, str]:
-    """(weight times scale, what that is called); ValueError when the scale is not one a tensor or row."""
+    """Return weight times scale, and the name of the layout; ValueError if the scale is not per tensor or per row."""
     if (
         isinstance(weight, StoredWeight)
         or isinstance(scale, StoredWeight)
@@ -125,7 +126,7 @@ def multiplied(weight: Tensor, scale: Tensor) -> Callable[[torch.device | str], 
 
 
 def refuse_bare_integers(name: str, weight: Tensor | StoredWeight, path: Path) -> None:
-    """ValueError for whole numbers that stand for weights without saying how."""
+    """Raise ValueError for integer weights without a scale."""
     if name.endswith("weight") and weight.dtype in (torch.int8, torch.uint8):
         raise ValueError(
             f"{path}: {name} is stored as {_plain(weight.dtype)} without a scale, which is not read; {INSTEAD}"
@@ -133,7 +134,7 @@ def refuse_bare_integers(name: str, weight: Tensor | StoredWeight, path: Path) -
 
 
 def refuse_other_layouts(state: Mapping[str, Any], wanted: set[str], path: Path) -> None:
-    """ValueError where names show a quantised layout that is not read."""
+    """Raise ValueError if names belong to an unsupported quantised layout."""
     for name in state:
         if (kind := OTHER_LAYOUTS.get(name.rpartition(".")[2])) and name not in wanted:
             raise ValueError(f"{path} holds {kind} (it has {name}), which are not read; {INSTEAD}")
@@ -142,7 +143,7 @@ def refuse_other_layouts(state: Mapping[str, Any], wanted: set[str], path: Path)
 def declared_formats(
     state: Mapping[str, Tensor | StoredWeight], header: Mapping[str, str], path: Path
 ) -> dict[str, dict[str, Any]]:
-    """Layer -> its description, from tensors and header."""
+    """The description of each layer, from tensors and header."""
     described = {}
     if FORMAT_HEADER in header:
         layers = _json(header[FORMAT_HEADER], FORMAT_HEADER, path).get("layers", {})
@@ -155,7 +156,7 @@ def declared_formats(
 
 
 def check_formats(described: Mapping[str, Any], path: Path) -> None:
-    """ValueError for a declared format that is more than value times scale."""
+    """Raise ValueError for a declared format in which weights are not value times scale."""
     for layer, words in described.items():
         words = words if isinstance(words, dict) else {"format": words}
         name = str(words.get("format"))

@@ -1,4 +1,4 @@
-"""A weight that is kept as its file has it until it is needed: a few bits an entry, and how to make numbers of them."""
+"""Quantised weights that are kept as in their file until they are used."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class StoredWeight:
-    """One quantised weight of a checkpoint. Nothing is computed before `dense`, so a file stays memory-mapped.
+    """One quantised weight of a checkpoint. `dense` computes its values; until then the file stays memory-mapped.
 
     Args:
-        shape: of the weight, not of its bytes.
-        read: makes the float32 tensor of that shape on a device.
+        shape: the shape of the weight, not of its bytes.
+        read: a function from a device to the float32 tensor of this shape.
     """
 
     dtype = torch.float32  # of what `dense` returns
@@ -25,16 +25,16 @@ class StoredWeight:
         return len(self.shape)
 
     def is_floating_point(self) -> bool:
-        """True: what comes out are real numbers, however they are stored."""
+        """True, because the values are floats, however they are stored."""
         return True
 
     def dense(self, device: torch.device | str = "cpu") -> Tensor:
-        """The weight's values, float32, on the device."""
+        """Compute the weight's values: float32, on the device."""
         values = self._read(device)
         assert values.shape == self.shape, (values.shape, self.shape)
         return values
 
 
 def dense(weight: Tensor | StoredWeight, device: torch.device | str = "cpu") -> Tensor:
-    """A weight as a plain tensor on the device; one that is plain already keeps its dtype."""
+    """Convert a weight to a plain tensor on the device; a tensor that is plain keeps its dtype."""
     return weight.dense(device) if isinstance(weight, StoredWeight) else weight.to(device)

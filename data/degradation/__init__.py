@@ -1,1 +1,1 @@
-"""Synthetic low quality: from a sharp clip to what a bad camera, a bad network and a bad encoder leave of it."""
+"""Synthetic degradation: makes a low-quality clip from a sharp one, as cameras, networks and encoders do."""

@@ -9,14 +9,14 @@ from data.degradation import kernels
 from data.degradation.config import BlurConfig, SincConfig, Walk
 from data.degradation.random_walks import choose, walk, walk_with_half_below_one
 
-Frames = list[np.ndarray]  # float32 [h, w, 3] in [0, 1] or a little outside; every frame may have a size of its own
+Frames = list[np.ndarray]  # float32 [h, w, 3] in [0, 1] or a little outside; frames may have different sizes
 
 LARGE_SINC = 13  # from this size on a sinc kernel has room for a lower cutoff
 
 
 @dataclass(frozen=True)
 class BlurDraw:
-    """A drawn blur: `kernels` float32 [T, size, size] and their parameters; kind `identity` leaves the clip alone."""
+    """A drawn blur: `kernels` float32 [T, size, size] and their parameters. Kind `identity` changes nothing."""
 
     kind: str
     size: int
@@ -25,7 +25,7 @@ class BlurDraw:
 
 
 def draw_blur(config: BlurConfig, frames: int, generator: np.random.Generator) -> BlurDraw:
-    """Draw kind and size once, the kernel's magnitudes for each of `frames` frames."""
+    """Draw the kind and the size once per clip, and the kernel's parameters for each of `frames` frames."""
     if generator.random() >= config.probability:
         return _identity(frames)
     kind, size = choose(generator, config.kinds), int(generator.choice(config.sizes))
@@ -51,7 +51,7 @@ def draw_blur(config: BlurConfig, frames: int, generator: np.random.Generator) -
 
 
 def draw_sinc(config: SincConfig, frames: int, generator: np.random.Generator) -> BlurDraw:
-    """Draw the last filter, or the identity."""
+    """Draw the sinc filter that ends the recipe, or the identity."""
     if generator.random() >= config.probability:
         return _identity(frames)
     return _draw_sinc(int(generator.choice(config.sizes)), config.cutoff, frames, generator)
@@ -65,7 +65,7 @@ def apply_blur(frames: Frames, draw: BlurDraw) -> Frames:
 
 
 def _filter(frame: np.ndarray, kernel: np.ndarray, kind: str) -> np.ndarray:
-    if kind == "iso":  # the round Gaussian alone is a product of two one-dimensional filters, and then much faster
+    if kind == "iso":  # only the isotropic Gaussian is separable, which is much faster
         profile = kernel.sum(axis=0)
         return cv2.sepFilter2D(frame, -1, profile, profile, borderType=cv2.BORDER_REFLECT_101)
     return cv2.filter2D(frame, -1, kernel, borderType=cv2.BORDER_REFLECT_101)

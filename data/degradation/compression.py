@@ -1,4 +1,4 @@
-"""Video compression: the whole clip through a real encoder and back, in memory."""
+"""Video compression: encodes and decodes the whole clip with a real encoder, in memory."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,13 +14,13 @@ from data.degradation.jpeg import uint8_to_unit, unit_to_uint8
 from data.degradation.random_walks import choose
 from data.pixel_formats import EXACT
 
-MIN_BITS = 1000  # libx264 counts whole kilobits and refuses none
+MIN_BITS = 1000  # libx264 rounds down to kilobits and refuses a bitrate of 0
 REFERENCE_AREA = 256 * 256  # pixels of the ground truth for which the recipe states its bitrates
 
 
 @dataclass(frozen=True)
 class CompressionDraw:
-    """A drawn encoder: its name, the bits that a frame may take, and its speed preset (libx264 alone)."""
+    """A drawn encoder: its name, the bits per frame, and its speed preset (libx264 only)."""
 
     codec: str
     bits_per_frame: int
@@ -32,8 +32,8 @@ def draw_compression(
 ) -> CompressionDraw:
     """Draw encoder and bitrate once for the clip.
 
-    The bits grow with the area of the *ground truth*, in pixels: a crop of 512x512 then loses as much per pixel as one
-    of 256x256, and at 256x256 the numbers are the recipe's own at every stage, whatever size the clip has by then.
+    The bits are proportional to the area of the *ground truth* in pixels, so a crop of 512x512 loses as much per pixel
+    as one of 256x256. At 256x256 the bits are those of the recipe, whatever size the clip has at this stage.
     """
     codec = choose(generator, config.codecs)
     bits = generator.uniform(*config.bits_per_frame) * ground_truth_area / REFERENCE_AREA
@@ -41,7 +41,7 @@ def draw_compression(
 
 
 def apply_compression(frames: Frames, draw: CompressionDraw) -> Frames:
-    """Encode and decode the clip. Frames of another size than the first are brought to its size, as a player would.
+    """Encode and decode the clip. Frames that differ in size from the first are resized to it, as players do.
 
     Returns:
         float32 frames with 8-bit values in [0, 1], all of the first frame's size.
@@ -58,9 +58,9 @@ def apply_compression(frames: Frames, draw: CompressionDraw) -> Frames:
 def encode(clip: list[np.ndarray], draw: CompressionDraw) -> list[av.Packet]:
     """The encoder's packets for uint8 frames [h, w, 3] of one size; odd sides are padded by repeating the edge.
 
-    The stream runs at one frame per second, so that the encoder's bits per second are bits per frame. mpeg4's rate
-    control is left as loose as the encoder has it by default, as the recipe does: on short clips it spends more than it
-    was given, and its damage is milder than libx264's.
+    The stream has one frame per second, so the encoder's bits per second are bits per frame. mpeg4 keeps its default
+    rate control, as in the recipe. That is loose, so on short clips mpeg4 exceeds its bitrate and degrades less than
+    libx264.
     """
     height, width = clip[0].shape[:2]
     pad = (height % 2, width % 2)
@@ -70,7 +70,7 @@ def encode(clip: list[np.ndarray], draw: CompressionDraw) -> list[av.Packet]:
     context.pix_fmt = "yuv420p"
     context.time_base, context.framerate = Fraction(1, 1), Fraction(1, 1)
     context.bit_rate = max(draw.bits_per_frame, MIN_BITS)
-    context.thread_count = 1  # clips are spread over processes, and one thread makes the result the same everywhere
+    context.thread_count = 1  # processes work in parallel instead; with one thread the result is the same everywhere
     if draw.codec == "libx264":
         # Macroblock-tree off: its AVX-512 code reads uninitialised memory, so the same clip would give other bits.
         context.options = {"preset": draw.preset, "x264-params": "mbtree=0"}

@@ -1,4 +1,4 @@
-"""What a degradation may draw: `configs_degradation/*.yaml`, typed and frozen, unknown and missing keys refused."""
+"""The parameters of a degradation (`configs_degradation/*.yaml`), typed and frozen; unknown and missing keys fail."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -9,7 +9,7 @@ from common.strict_settings import settings_from
 
 @dataclass(frozen=True)
 class Walk:
-    """A magnitude: the first frame draws U(range), each next one adds U(-walk, walk) and stays inside the range."""
+    """A random walk over frames: the first value is U(range); each next adds U(-walk, walk), clipped to the range."""
 
     range: tuple[float, float]
     walk: float = 0.0
@@ -22,7 +22,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class SharpenConfig:
-    """Unsharp mask of the ground truth. `threshold` in 8-bit levels: smaller differences are left alone."""
+    """Unsharp mask of the ground truth. Differences below `threshold` (8-bit levels) are not sharpened."""
 
     kernel: int
     weight: float
@@ -46,7 +46,7 @@ class BlurConfig:
 
 @dataclass(frozen=True)
 class SincConfig:
-    """The last filter: a low pass whose ringing looks like that of a resizer or a sharpening camera."""
+    """The last filter: a sinc low pass, which rings as resizers and sharpening cameras do."""
 
     probability: float
     sizes: tuple[int, ...]
@@ -55,7 +55,7 @@ class SincConfig:
 
 @dataclass(frozen=True)
 class ResizeConfig:
-    """One random resize. `relative_to`: `current` scales the frame's size now, `output` the low-quality size."""
+    """One random resize. `relative_to`: `current` scales the frame's present size, `output` the low-quality size."""
 
     modes: Mapping[str, float]
     scale: Walk
@@ -76,7 +76,7 @@ class FinalResizeConfig:
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """One random noise. `sigma` in 8-bit levels; `gray` is the probability that the channels share one noise."""
+    """One random noise. `sigma` is in 8-bit levels; `gray` is the probability that all channels get the same noise."""
 
     kinds: Mapping[str, float]
     gray: float
@@ -142,7 +142,7 @@ class VideoDegradationConfig(ImageDegradationConfig):
 
 
 def refuse_bad_weights(config: Any, where: str) -> None:
-    """ValueError for a mapping of names to weights, in a recipe or below, from which nothing can be drawn."""
+    """Raise ValueError if a mapping of names to weights, at any depth of a recipe, has nothing that can be drawn."""
     for field in fields(config):
         value, name = getattr(config, field.name), f"{where}.{field.name}"
         if is_dataclass(value):

@@ -1,4 +1,4 @@
-"""JPEG: one round trip per frame at a quality that walks."""
+"""JPEG compression: encodes and decodes every frame, at a quality that is a random walk over frames."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Blur kernels by their formulas, one per frame: [T, size, size] float32, each summing to one.
+"""Formulas of blur kernels, one kernel per frame: [T, size, size] float32, each with sum one.
 
 Legend: T frames; u the offset from the centre in pixels; Sigma = R diag(sx^2, sy^2) R^T; q = u^T Sigma^-1 u.
 Sources: Real-ESRGAN (arXiv 2107.10833) section 3 and appendix; generalised and plateau kernels, Liu et al. 2020.

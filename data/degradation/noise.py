@@ -1,4 +1,4 @@
-"""Noise of a sensor: Gaussian (read-out) or Poisson (photons), in colour or shared by the channels."""
+"""Sensor noise: Gaussian (read-out) or Poisson (photons), independent for each channel or equal in all."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class NoiseDraw:
 
 
 def draw_noise(config: NoiseConfig, frames: int, generator: np.random.Generator) -> NoiseDraw:
-    """Draw kind and colour once, the level for each of `frames` frames."""
+    """Draw the kind and gray or colour once per clip, and the level for each of `frames` frames."""
     kind, gray = choose(generator, config.kinds), bool(generator.random() < config.gray)
     if kind not in ("gaussian", "poisson"):
         raise ValueError(f"noise kinds are gaussian and poisson, not `{kind}`.")
@@ -43,9 +43,9 @@ def _gaussian(frame: np.ndarray, sigma: float, gray: bool, generator: np.random.
 def _poisson(frame: np.ndarray, scale: float, gray: bool, generator: np.random.Generator) -> np.ndarray:
     """(Poisson(x V) / V - x) scale for x in [0, 1] at 8 bits: variance scale^2 x / V.
 
-    V, the photons of full white, is the number of distinct 8-bit values raised to a power of two: a frame of few
-    values gets strong noise, as in the original recipe. The values are in [0, 1]; the same formula on 0..255 would
-    make the noise sixteen times weaker.
+    V, the number of photons of full white, is the number of distinct 8-bit values, rounded up to a power of two. A
+    frame with few values therefore gets strong noise, as in the original recipe. x is in [0, 1]; with x in 0..255 the
+    same formula would give sixteen times weaker noise.
     """
     if gray:
         frame = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None]

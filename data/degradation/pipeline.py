@@ -1,4 +1,4 @@
-"""The two recipes: clips in RealBasicVSR's order, images in Real-ESRGAN's."""
+"""The two degradation pipelines: RealBasicVSR's order of steps for clips, Real-ESRGAN's for images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from data.degradation.sharpen import apply_sharpen
 
 @dataclass(frozen=True)
 class Step:
-    """One stage that ran: its name in the configuration, what it drew, and the first frame after it (uint8)."""
+    """A completed step: its name in the configuration, the parameters drawn, and the first frame after it (uint8)."""
 
     stage: str
     draw: Any
@@ -33,7 +33,7 @@ class Step:
 
 
 class _Run:
-    """One clip on its way through a recipe: the frames so far, the random generator, and the record."""
+    """The state of one clip in a pipeline: its current frames, the random generator, and the list of steps done."""
 
     def __init__(self, clip: np.ndarray, scale: int, generator: np.random.Generator, trace: list[Step] | None) -> None:
         self.frames: Frames = [uint8_to_unit(f) if f.dtype == np.uint8 else f.astype(np.float32) for f in clip]
@@ -90,8 +90,8 @@ class _Run:
 class VideoDegradation:
     """Makes low-quality clips: RealBasicVSR's order and numbers (`configs_degradation/video.yaml`).
 
-    Kinds (blur shape, interpolation, noise, encoder) are drawn once per clip, magnitudes walk from frame to frame.
-    An instance holds no state: the same clip and seed give the same result in any process.
+    Kinds (blur shape, interpolation, noise, encoder) are drawn once per clip; magnitudes are random walks over frames.
+    An instance has no state, so the same clip and seed give the same result in any process.
     """
 
     def __init__(self, config: VideoDegradationConfig | Mapping[str, Any]) -> None:
@@ -106,14 +106,14 @@ class VideoDegradation:
 
         Args:
             clip: ground truth, [T, H, W, 3] RGB, uint8 or float in [0, 1]; H and W divisible by the scale.
-            seed: the draw, or a generator to continue.
-            trace: a list to which every stage that ran is appended.
+            seed: of all random draws, or the generator to draw from.
+            trace: a list to which every completed step is appended.
 
         Returns:
             uint8 [T, H / scale, W / scale, 3].
 
         Raises:
-            ValueError: the clip has another form.
+            ValueError: the clip has another shape or dtype, or a size that the scale does not divide.
         """
         c = self.config
         run = _Run(_checked(clip, c.scale), c.scale, np.random.default_rng(seed), trace)
@@ -138,7 +138,8 @@ class VideoDegradation:
 class ImageDegradation:
     """Makes low-quality images: Real-ESRGAN's order and numbers (`configs_degradation/image.yaml`).
 
-    Called exactly as `VideoDegradation`; an image is a clip of one frame. Frames of a longer clip share the draw.
+    The interface is that of `VideoDegradation`; an image is a clip of one frame. All frames of a longer clip get the
+    same parameters.
     """
 
     def __init__(self, config: ImageDegradationConfig | Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Random choices and walks over frames, from which the degradations are drawn."""
+"""Random choices, and random walks over frames, which give the parameters of degradations."""
 
 from collections.abc import Mapping
 
@@ -20,9 +20,9 @@ def walk(generator: np.random.Generator, config: Walk, frames: int) -> np.ndarra
 
 
 def walk_with_half_below_one(generator: np.random.Generator, config: Walk, frames: int) -> np.ndarray:
-    """As `walk`, but the first frame lies below 1 half of the time, however long the range above 1 is.
+    """As `walk`, but the first value is below 1 with probability one half, whatever the range.
 
-    Shape exponents use it: the flat shapes (below 1) and the boxy ones (above 1) are equally likely.
+    Shape exponents of kernels use it, so that peaked kernels (below 1) and flat ones (above 1) are equally likely.
     """
     low, high = config.range
     below = generator.random() < 0.5

@@ -1,4 +1,4 @@
-"""Resize: one interpolation for the clip, a scale that walks."""
+"""Random resizing: one interpolation per clip, and a scale that is a random walk over frames."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from data.degradation.blur import Frames
 from data.degradation.config import ResizeConfig, Walk
 from data.degradation.random_walks import choose, walk
 
-MIN_SIDE = 16  # pixels: one macroblock, the least that every encoder takes
+MIN_SIDE = 16  # pixels: one macroblock, the smallest side that every encoder accepts
 
 
 @dataclass(frozen=True)
 class ResizeDraw:
-    """A drawn resize: `scales` float64 [T], relative to what the configuration says; `mode` is up, down or keep."""
+    """A drawn resize: `scales` float64 [T], relative to `ResizeConfig.relative_to`; `mode` is up, down or keep."""
 
     mode: str
     interpolation: str
@@ -23,7 +23,7 @@ class ResizeDraw:
 
 
 def draw_resize(config: ResizeConfig, frames: int, generator: np.random.Generator) -> ResizeDraw:
-    """Draw direction and interpolation once, the scale for each of `frames` frames."""
+    """Draw the direction and the interpolation once per clip, and the scale for each of `frames` frames."""
     mode, interpolation = choose(generator, config.modes), choose(generator, config.interpolations)
     low, high = config.scale.range
     if mode == "keep":
@@ -39,8 +39,8 @@ def apply_resize(frames: Frames, draw: ResizeDraw, relative_to: tuple[int, int] 
 
     Args:
         frames: float32 [h, w, 3] each.
-        draw: what `draw_resize` gave.
-        relative_to: (height, width) in pixels that the scales refer to; each frame's own size when absent.
+        draw: from `draw_resize`.
+        relative_to: (height, width) in pixels to which the scales refer; None: each frame's own size.
     """
     sizes = [relative_to or frame.shape[:2] for frame in frames]
     pairs = zip(frames, sizes, draw.scales, strict=True)
@@ -53,7 +53,7 @@ def resize_to(frames: Frames, height: int, width: int, interpolation: str) -> Fr
 
 
 def draw_interpolation(interpolations: Mapping[str, float], generator: np.random.Generator) -> str:
-    """One of bilinear, area, bicubic."""
+    """Draw bilinear, area or bicubic."""
     return choose(generator, interpolations)
 
 

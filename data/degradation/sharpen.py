@@ -1,4 +1,4 @@
-"""Unsharp mask: the recipe degrades a sharpened ground truth, so that what it removes is worth restoring."""
+"""Unsharp mask: the recipe sharpens the ground truth before it degrades it, so that models learn to sharpen."""
 
 import cv2
 import numpy as np
@@ -8,9 +8,9 @@ from data.degradation.config import SharpenConfig
 
 
 def apply_sharpen(frames: Frames, config: SharpenConfig) -> Frames:
-    """Sharpen every frame where it differs from its own blur by more than the threshold.
+    """Sharpen the pixels of every frame that differ from the blurred frame by more than the threshold.
 
-    The mask of those places is itself blurred, so that flat regions fade into sharpened ones without an edge.
+    The mask of these pixels is blurred as well, so that sharpened regions have soft borders.
 
     Args:
         frames: float32 [h, w, 3] in [0, 1].

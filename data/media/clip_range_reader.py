@@ -37,9 +37,9 @@ class ClipRangeReader(MediaReader):
         self._zero = Fraction(0)
         self._begun: tuple[Frame, Generator[Frame]] | None = None
         if clip_range.first or clip_range.start:
-            part = self._part()
-            first = next(part)
-            self._zero, self._begun = first.time, (first, part)  # goes on with the first iteration
+            frames = self._frames_in_range()
+            first = next(frames)
+            self._zero, self._begun = first.time, (first, frames)  # goes on with the first iteration
         count = clip_range.frames(whole)
         left = [end - self._zero for end in (whole.duration, clip_range.end) if end is not None]
         if clip_range.count is not None and whole.frame_rate and not whole.variable_frame_rate:
@@ -52,7 +52,7 @@ class ClipRangeReader(MediaReader):
             cut=self._zero,
         )
 
-    def _part(self) -> Generator[Frame]:
+    def _frames_in_range(self) -> Generator[Frame]:
         """The frames, at least one, at their times in the whole clip."""
         clip_range, number, given = self._range, -1, 0
         frames = iter(self._reader)
@@ -77,12 +77,12 @@ class ClipRangeReader(MediaReader):
     def _frames(self) -> Generator[Frame]:
         self.damage = None
         begun, self._begun = self._begun, None
-        first, part = begun or (None, self._part())
+        first, frames = begun or (None, self._frames_in_range())
         try:
-            for frame in part if first is None else chain([first], part):
+            for frame in frames if first is None else chain([first], frames):
                 yield replace(frame, time=frame.time - self._zero)
         finally:
-            part.close()
+            frames.close()
 
     def stills(self, count: int) -> list[Frame]:
         found = []

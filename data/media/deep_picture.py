@@ -25,14 +25,14 @@ def save_png(path: Path, words: np.ndarray, options: dict, effort: int = 3) -> N
     import cv2  # where a picture needs it: a start does not wait for it
 
     order = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[words.ndim if words.ndim == 2 else words.shape[2]]
-    turned = words if order is None else cv2.cvtColor(words, order)
-    _, data = cv2.imencode(".png", turned, [cv2.IMWRITE_PNG_COMPRESSION, effort])
-    pixels, said = dict(_pieces(data.tobytes())), _ancillary(options)
+    reordered = words if order is None else cv2.cvtColor(words, order)
+    _, data = cv2.imencode(".png", reordered, [cv2.IMWRITE_PNG_COMPRESSION, effort])
+    pixels, said = dict(_chunks_in(data.tobytes())), _ancillary(options)
     with path.open("wb") as file:
         file.write(SIGNATURE + _chunk(b"IHDR", pixels[b"IHDR"]))
         for name, body in said:
             file.write(_chunk(name, body))
-        for name, body in _pieces(data.tobytes()):
+        for name, body in _chunks_in(data.tobytes()):
             if name == b"IDAT":
                 file.write(_chunk(name, body))
         file.write(_chunk(b"IEND", b""))
@@ -77,10 +77,10 @@ def _ancillary(options: dict) -> list[tuple[bytes, bytes]]:
     """The chunks that Pillow writes for options."""
     file = io.BytesIO()
     Image.new("L", (1, 1)).save(file, "PNG", **options)
-    return [(name, body) for name, body in _pieces(file.getvalue()) if name not in OF_PIXELS]
+    return [(name, body) for name, body in _chunks_in(file.getvalue()) if name not in OF_PIXELS]
 
 
-def _pieces(data: bytes) -> list[tuple[bytes, bytes]]:
+def _chunks_in(data: bytes) -> list[tuple[bytes, bytes]]:
     """(name, body) of each chunk of a PNG."""
     found, place = [], len(SIGNATURE)
     while place < len(data):

@@ -49,8 +49,8 @@ class Frame:
     @property
     def nbytes(self) -> int:
         """Bytes of host memory that the planes keep, rows' padding included."""
-        pieces = [plane.untyped_storage() for plane in self.planes]
-        return sum({piece.data_ptr(): piece.nbytes() for piece in pieces}.values())
+        storages = [plane.untyped_storage() for plane in self.planes]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     @property
     def transparent(self) -> bool:
@@ -73,8 +73,8 @@ def rgb_of(frames: Sequence[Frame], device: torch.device | str = "cpu", dtype: t
         raise ValueError("there is no frame to convert; give at least one")
     device = torch.device(device)
     alike = groupby(frames, lambda frame: (frame.layout, frame.orientation, frame.planes[0].shape))
-    parts = [_together(list(group), device, dtype) for _, group in alike]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    groups = [_together(list(group), device, dtype) for _, group in alike]
+    return groups[0] if len(groups) == 1 else torch.cat(groups)
 
 
 def alpha_of(frames: Sequence[Frame], device: torch.device | str = "cpu") -> Tensor | None:

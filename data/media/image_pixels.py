@@ -221,8 +221,8 @@ def _enlarged_rows(coarse: Tensor, top: int, bottom: int, size: tuple[int, int])
     height = coarse.shape[-2]
     place = ((torch.arange(top, bottom, device=coarse.device) + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
     above = place.floor().long().clamp(max=height - 1)
-    below, part = (above + 1).clamp(max=height - 1), (place - above)[:, None]
-    rows = torch.lerp(coarse[..., above, :], coarse[..., below, :], part)
+    below, fraction = (above + 1).clamp(max=height - 1), (place - above)[:, None]
+    rows = torch.lerp(coarse[..., above, :], coarse[..., below, :], fraction)
     return interpolate(rows, size=(bottom - top, size[1]), mode="bilinear", align_corners=False)[0]
 
 

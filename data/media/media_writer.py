@@ -60,7 +60,7 @@ class MediaWriter(ABC):
             if not is_folder:
                 refuse_folder(path)
             self.claim = Claim(path)
-            self.temporary = self.claim.new_folder() if is_folder else self.claim.new_part(path.suffix)
+            self.temporary = self.claim.new_folder() if is_folder else self.claim.new_file(path.suffix)
         except TargetInUseError as error:
             raise BusyError(str(error)) from error
         except OSError as error:

@@ -43,9 +43,14 @@ NEED_MATROSKA = frozenset({"hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle", 
 class Described(Protocol):
     """The facts on which a name depends; `MediaInfo` and `Probe` have them."""
 
-    kind: str
-    audio_codecs: tuple[str, ...]
-    subtitle_codecs: tuple[str, ...]
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def audio_codecs(self) -> tuple[str, ...]: ...
+
+    @property
+    def subtitle_codecs(self) -> tuple[str, ...]: ...
 
 
 def carries(suffix: str, codec: str) -> bool:

@@ -117,14 +117,14 @@ def _exif_of(image: Image.Image) -> bytes | None:
 
 
 def _exif_of_tiff(image: Image.Image) -> bytes | None:
-    found, own = image.getexif(), Image.Exif()
+    found, kept = image.getexif(), Image.Exif()
     for tag in DESCRIPTIVE:
         if tag in found:
-            own[tag] = found[tag]
+            kept[tag] = found[tag]
     for directory in (IFD.Exif, IFD.GPSInfo):
         if directory in found and (values := found.get_ifd(directory)):
-            own.get_ifd(directory).update(values)
-    return kept_as_found(own).tobytes().removeprefix(EXIF_START) if len(own) or own._ifds else None
+            kept.get_ifd(directory).update(values)
+    return kept_as_found(kept).tobytes().removeprefix(EXIF_START) if len(kept) or kept._ifds else None
 
 
 class StoredText(str):
@@ -185,8 +185,8 @@ def _dpi_of(image: Image.Image) -> tuple[float, float] | None:
 
 def _texts_of(image: Image.Image) -> dict[str, str]:
     if image.format == "PNG":
-        own = {name: str(text) for name, text in image.text.items()}  # type: ignore[attr-defined]
-        return {name: text for name, text in own.items() if name != "XML:com.adobe.xmp" and "Raw profile" not in name}
+        texts = {name: str(text) for name, text in image.text.items()}  # type: ignore[attr-defined]
+        return {name: text for name, text in texts.items() if name != "XML:com.adobe.xmp" and "Raw profile" not in name}
     comment = image.info.get("comment")
     return {"Comment": comment.decode("utf-8", "replace")} if isinstance(comment, bytes) and comment else {}
 

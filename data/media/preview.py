@@ -111,8 +111,8 @@ def contact_sheet(
         sheet.paste(row, (MARGIN_PX, top))
         top += row.height + MARGIN_PX
     if path is not None:
-        with atomic_write(Path(path)) as part:
-            sheet.save(part, format="PNG")
+        with atomic_write(Path(path)) as temporary:
+            sheet.save(temporary, format="PNG")
     return sheet
 
 

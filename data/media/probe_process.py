@@ -113,10 +113,10 @@ class ProbeProcess:
             while b"\n" not in self.unread:
                 if not selector.select(max(deadline - time.monotonic(), 0)):
                     return None
-                piece = os.read(output, 1 << 16)
-                if not piece:
+                chunk = os.read(output, 1 << 16)
+                if not chunk:
                     return {}
-                self.unread += piece
+                self.unread += chunk
         line, self.unread = self.unread.split(b"\n", 1)
         return json.loads(line)
 

@@ -185,7 +185,7 @@ class EncodedTrack(TrackWriter):
 
     def finish(self) -> None:
         self._decode(None)
-        self._write_pieces(self.resampler.resample(None))
+        self._write_resampled(self.resampler.resample(None))
         self._encode(partial=True)
         self.output.mux(self.stream.encode(None))
 
@@ -212,31 +212,31 @@ class EncodedTrack(TrackWriter):
             self._write_silence(gap)
         frame.pts = None
         try:
-            pieces = self.resampler.resample(frame)
+            resampled = self.resampler.resample(frame)
         except ValueError:  # the track changed its rate or its channels
             self.resampler = self._new_resampler()
-            pieces = self.resampler.resample(frame)
-        self._write_pieces(pieces)
+            resampled = self.resampler.resample(frame)
+        self._write_resampled(resampled)
 
     def _write_silence(self, samples: int) -> None:
         while samples > 0:
-            piece = min(samples, 48_000)
-            zeros = np.zeros((self.stream.codec_context.layout.nb_channels, piece), np.float32)
+            count = min(samples, 48_000)
+            zeros = np.zeros((self.stream.codec_context.layout.nb_channels, count), np.float32)
             frame = av.AudioFrame.from_ndarray(zeros, format="fltp", layout=self.layout)
             frame.sample_rate = self.rate
-            self._write_pieces([frame])
-            samples -= piece
+            self._write_resampled([frame])
+            samples -= count
 
-    def _write_pieces(self, pieces: list[av.AudioFrame]) -> None:
-        for piece in pieces:
-            first, end = max(-self.position, 0), piece.samples
+    def _write_resampled(self, frames: list[av.AudioFrame]) -> None:
+        for frame in frames:
+            first, end = max(-self.position, 0), frame.samples
             if self.last is not None:
                 end = min(end, self.last - self.position)
-            self.position += piece.samples
+            self.position += frame.samples
             if first < end:
-                piece = piece if end - first == piece.samples else part_of(piece, first, end)
-                piece.pts = None
-                self.fifo.write(piece)
+                frame = frame if end - first == frame.samples else samples_of(frame, first, end)
+                frame.pts = None
+                self.fifo.write(frame)
         self._encode(partial=False)
 
     def _encode(self, partial: bool) -> None:
@@ -249,12 +249,12 @@ class EncodedTrack(TrackWriter):
         return av.AudioResampler(format="fltp", layout=self.layout, rate=self.rate)
 
 
-def part_of(sound: av.AudioFrame, first: int, end: int) -> av.AudioFrame:
+def samples_of(sound: av.AudioFrame, first: int, end: int) -> av.AudioFrame:
     """Samples `first` up to `end` of a planar frame."""
     samples: Any = np.ascontiguousarray(sound.to_ndarray()[:, first:end])
-    part = av.AudioFrame.from_ndarray(samples, format=sound.format.name, layout=sound.layout.name)
-    part.sample_rate = sound.sample_rate
-    return part
+    cut = av.AudioFrame.from_ndarray(samples, format=sound.format.name, layout=sound.layout.name)
+    cut.sample_rate = sound.sample_rate
+    return cut
 
 
 class _Nowhere(io.RawIOBase):

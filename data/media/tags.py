@@ -31,7 +31,7 @@ LANGUAGES_OF_MOV = dict(
 
 def global_tags(container: av.container.Container) -> dict[str, str]:
     """The tags of a clip as a whole, with its place under its plain name, and its timecode."""
-    tags = _own(container.metadata)
+    tags = _not_of_the_muxer(container.metadata)
     names = {name.lower(): name for name in tags}
     if APPLE_PLACE.lower() in names:
         tags[APPLE_PLACE] = tags.pop(names[APPLE_PLACE.lower()])
@@ -56,8 +56,8 @@ def stream_tags(stream: av.stream.Stream, suffix: str, metadata: bool = True) ->
     if not metadata:
         return tags
     names = {name.lower(): value for name, value in stream.metadata.items()}
-    own = _own(stream.metadata)
-    tags.update({name: own[name] for name in own if name.lower() not in OF_THE_STREAM})
+    kept = _not_of_the_muxer(stream.metadata)
+    tags.update({name: kept[name] for name in kept if name.lower() not in OF_THE_STREAM})
     title = names.get("title") or names.get("name")
     if title:
         tags["title"] = title
@@ -97,13 +97,13 @@ def keys_option(keys: bool) -> dict[str, str]:
     return {"movflags": "+use_metadata_tags"} if keys else {}
 
 
-def _own(tags: Mapping[str, str]) -> dict[str, str]:
-    own = {}
+def _not_of_the_muxer(tags: Mapping[str, str]) -> dict[str, str]:
+    kept = {}
     for name, value in tags.items():
         plain = name.lower()
         base, _, language = plain.rpartition("-")
         translated = len(language) == 3 and base in tags  # FFmpeg gives the same tag with and without its language
         if plain in OF_THE_OLD_FILE or base in OF_THE_OLD_FILE or translated or value.startswith(PROGRAMS) or not value:
             continue
-        own[plain if name.isupper() else name] = value  # Matroska writes all of its names in capitals
-    return own
+        kept[plain if name.isupper() else name] = value  # Matroska writes all of its names in capitals
+    return kept

@@ -83,12 +83,12 @@ class VideoReader(MediaReader):
             tracks = choose_tracks(container, self.path)
             locations: dict[tuple, ChromaLocation] = {}
             for frame, time in self._progressive(container, tracks):
-                yield self._with_alpha_settled(frame, time, tracks.video, locations)
+                yield self._with_alpha_resolved(frame, time, tracks.video, locations)
         finally:
             self._running.remove(container)
             container.close()
 
-    def _with_alpha_settled(
+    def _with_alpha_resolved(
         self, decoded: av.VideoFrame, time: Fraction, stream: av.VideoStream, locations: dict[tuple, ChromaLocation]
     ) -> Frame:
         """A decoded frame with its transparency, or over white."""

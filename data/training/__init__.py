@@ -1,1 +1,1 @@
-"""The data of training: an index of files, pairs drawn by (seed, step, slot), shards of precomputed samples."""
+"""Training data: an index of files, pairs drawn by (seed, step, slot), and shards of precomputed samples."""

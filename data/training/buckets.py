@@ -1,6 +1,6 @@
-"""Aspect-ratio buckets: one entry of `data.shapes` becomes several shapes of about one area, as the sources need.
+"""Aspect-ratio buckets: one entry of `data.shapes` becomes several shapes of about the same area.
 
-The adaptive windows of SeedVR2 have varied sizes only if the aspect ratios of clips vary.
+The sizes of SeedVR2's adaptive windows vary only if the aspect ratios of clips vary.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ MULTIPLE = 16  # pixels: the VAE's compression in space times the transformer's 
 
 @dataclass(frozen=True)
 class Bucket(ClipShape):
-    """A shape for the sources whose aspect ratio is nearer to its own than to that of its siblings.
+    """A shape for the sources whose aspect ratio is nearest to its own within a group of buckets.
 
-    siblings: (height, width) of every bucket of the group, this one included.
+    siblings: (height, width) in pixels of every bucket of the group, including this one.
     """
 
     siblings: tuple[tuple[int, int], ...] = ()
 
     def takes(self, source: Source) -> bool:
-        """Whether this is the nearest of the siblings for which the source is large enough."""
+        """Whether this bucket has the nearest aspect ratio among the siblings that are no larger than the source."""
         fitting = [size for size in self.siblings if source.height >= size[0] and source.width >= size[1]]
         aspect = source.width / source.height
         return bool(fitting) and (self.height, self.width) == min(
@@ -33,16 +33,16 @@ class Bucket(ClipShape):
 
 
 def fits(shape: ClipShape, source: Source) -> bool:
-    """Whether a source is large enough for a shape, and in its bucket. The number of frames is not checked."""
+    """Whether a source is at least as large as a shape, and belongs to it if it is a bucket; frames are not checked."""
     large = source.height >= shape.height and source.width >= shape.width
     return large and (not isinstance(shape, Bucket) or shape.takes(source))
 
 
 def expand(shapes: Sequence[ClipShape], sources: Sequence[Source]) -> tuple[ClipShape, ...]:
-    """The shapes with each group replaced by those of its buckets that have sources, weighted by how many they have.
+    """Replace each shape with `aspects` by its buckets that have sources, weighted by their numbers of sources.
 
     Raises:
-        ValueError: an aspect that is not positive, or a group of which no bucket has a source.
+        ValueError: an aspect is not positive, or no bucket of a group has a source.
     """
     expanded: list[ClipShape] = []
     for shape in shapes:
@@ -65,7 +65,7 @@ def expand(shapes: Sequence[ClipShape], sources: Sequence[Source]) -> tuple[Clip
 
 
 def size_of(shape: ClipShape, aspect: float) -> tuple[int, int]:
-    """(height, width) in multiples of 16 with an aspect near the given one and at most the shape's area."""
+    """(height, width) in pixels, multiples of 16, with about the given aspect and at most the area of the shape."""
     if not aspect > 0:
         raise ValueError(f"data.shapes: an aspect is width / height and positive, got {aspect}")
     area = shape.height * shape.width

@@ -15,20 +15,21 @@ from data.training.buckets import expand
 from data.training.index import Index, build_index
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.pair_sampler import PairSampler, SamplerConfig
-from data.training.sampling import ClipShape, RankDraws, Slot, slot_generator
+from data.training.sampling import ClipShape, RankSeed, Slot, slot_generator
 from data.training.schedule import ShapeSchedule
 from data.training.tar_shards import opened
 
 Sample = dict[str, torch.Tensor | str]
 S = TypeVar("S")
-ALONE = RankDraws()
+ALONE = RankSeed()
 
 
 @dataclass(frozen=True)
 class DegradationRecipes:
-    """Recipes as the mappings that their YAML files hold; None for both: samples have no `lq`, as for the VAE.
+    """The degradation recipes, as the mappings in their YAML files. If both are None, samples have no `lq` (the VAE).
 
-    clip: for several frames (`configs_degradation/video.yaml`). image: for one (`configs_degradation/image.yaml`).
+    clip: for several frames (`configs_degradation/video.yaml`).
+    image: for a single frame (`configs_degradation/image.yaml`).
     """
 
     clip: Mapping[str, Any] | None = None
@@ -36,9 +37,9 @@ class DegradationRecipes:
 
 
 class ClipDataset(Dataset[list[Sample]]):
-    """Pairs of clips and images from folders, several shapes in one batch.
+    """Packed batches of pairs from clips and images in folders; a batch mixes several shapes.
 
-    `dataset[step]` depends on (seed, step, rank, world) alone. Sources are drawn with replacement, so there are no
+    `dataset[step]` depends only on (seed, step, rank, world). Sources are drawn with replacement, so there are no
     epochs: a run that stops at step n continues with `dataset[n]`.
     """
 
@@ -48,29 +49,29 @@ class ClipDataset(Dataset[list[Sample]]):
         shapes: Sequence[ClipShape],
         budget_pixels: int,
         recipes: DegradationRecipes,
-        draws: RankDraws = ALONE,
+        rank_seed: RankSeed = ALONE,
         sampler: SamplerConfig | None = None,
         as_uint8: bool = False,
     ) -> None:
         """
         Args:
             sources: an index, or folders of videos and images to index now.
-            shapes: the clip sizes to mix, divisible by the degradation's scale; steps in them are batch numbers.
+            shapes: the clip sizes to mix, divisible by the degradation's scale; their `start` and `end` count batches.
             budget_pixels: upper limit of frames x height x width in one rank's batch.
             recipes: how clips and single frames are degraded.
-            draws: the seed of the run, this data-parallel rank and their number.
+            rank_seed: the seed of the run, the data-parallel rank, and the number of ranks.
             sampler: how pairs are cropped and moved.
-            as_uint8: return 8-bit pixels, which the GPU scales and enlarges (`model_range.py`): 13 % of the bytes.
+            as_uint8: return 8-bit pixels, 13 % of the bytes; the GPU then scales and enlarges them (`model_range.py`).
 
         Raises:
-            ValueError: a shape does not fit the budget, the scale or any source.
+            ValueError: a shape exceeds the budget or every source, or the scale does not divide it.
         """
         if not shapes:
             raise ValueError("give at least one clip shape to train on.")
         index = sources if isinstance(sources, Index) else build_index(sources)
         self.shapes = expand(shapes, index.sources)
-        self.schedule = ShapeSchedule(self.shapes, budget_pixels, draws.seed)
-        self.draws = draws
+        self.schedule = ShapeSchedule(self.shapes, budget_pixels, rank_seed.seed)
+        self.rank_seed = rank_seed
         self.as_uint8 = as_uint8
         clip_recipe, image_recipe = (build_degradation(r) if r else None for r in (recipes.clip, recipes.image))
         for shape in self.shapes:
@@ -84,25 +85,25 @@ class ClipDataset(Dataset[list[Sample]]):
         """The samples of a step on this rank.
 
         Returns:
-            for each, `hq` float32 [3, T, H, W] in [-1, 1], `lq` the same size, enlarged as inference does, `identity`.
-            With `as_uint8`: `hq` uint8 [T, H, W, 3] and `lq` uint8 [T, h, w, 3] instead. Where the source has a text
-            embedding: `text`, [tokens, width] in the dtype of its file.
+            for each sample: `hq` float32 [3, T, H, W] in [-1, 1]; `lq` of the same shape, enlarged as in inference;
+            `identity`, a string. With `as_uint8`: `hq` uint8 [T, H, W, 3] and `lq` uint8 [T, h, w, 3]. If the source
+            has a text embedding: `text` [tokens, width] in the dtype of its file.
         """
         return [self.sample(step, slot) for slot in self.slots(step)]
 
     def slots(self, step: int) -> list[Slot]:
-        """The places of a step's batch on this rank."""
-        return self.schedule.plan(step, self.draws.rank, self.draws.world)
+        """The slots of this rank's batch in a step: one per sample."""
+        return self.schedule.plan(step, self.rank_seed.rank, self.rank_seed.world)
 
     def fill(self, step: int) -> float:
-        """The share of the budget that the batch of a step uses, in (0, 1]."""
+        """Return which fraction of the budget the batch of a step uses, in (0, 1]."""
         return self.schedule.fill(step)
 
     def sample(self, step: int, slot: Slot) -> Sample:
-        """The sample of one place, see `__getitem__`."""
+        """The sample of one slot, see `__getitem__`."""
         shape = self.shapes[slot.choice]
-        pair = self.sampler.draw(shape, slot_generator(self.draws.seed, step, slot.number))
-        sample: Sample = {"identity": f"{pair.identity} seed={self.draws.seed} step={step} slot={slot.number}"}
+        pair = self.sampler.draw(shape, slot_generator(self.rank_seed.seed, step, slot.number))
+        sample: Sample = {"identity": f"{pair.identity} seed={self.rank_seed.seed} step={step} slot={slot.number}"}
         if pair.text is not None:
             sample["text"] = read_text(pair.text)
         hq = torch.from_numpy(pair.hq)
@@ -114,7 +115,7 @@ class ClipDataset(Dataset[list[Sample]]):
 
 
 def read_text(path: str | Path) -> torch.Tensor:
-    """The one tensor [tokens, width] of a text embedding's file.
+    """Read a text embedding: the only tensor of its file, [tokens, width].
 
     Raises:
         ValueError: the file holds something else.
@@ -129,7 +130,7 @@ def read_text(path: str | Path) -> torch.Tensor:
 
 
 def make_loader(dataset: Dataset[S], first_step: int, last_step: int, workers: int, prefetch: int = 4) -> DataLoader[S]:
-    """Batches of the steps first_step .. last_step - 1, in order; each worker process makes one batch at a time."""
+    """A loader of the batches of steps first_step .. last_step - 1, in order; a worker makes one batch at a time."""
     return DataLoader(
         dataset,
         batch_size=None,

@@ -1,4 +1,4 @@
-"""Pixels of a few consecutive frames, decoded for training: uint8 [T, H, W, 3] RGB."""
+"""Decodes a few consecutive frames for training: uint8 [T, H, W, 3] RGB."""
 
 from collections import OrderedDict
 
@@ -16,9 +16,9 @@ class DecodeError(Exception):
 
 
 class FrameReader:
-    """Reads frames of sources, with an LRU cache of whole small clips of up to `cache_bytes`.
+    """Reads frames of sources, with an LRU cache of whole small clips, up to `cache_bytes` in all.
 
-    Every worker process has a reader and a cache of its own.
+    Every worker process has its own reader and cache.
     """
 
     def __init__(self, cache_bytes: int = 0) -> None:
@@ -30,7 +30,7 @@ class FrameReader:
         """Frames start .. start + count - 1 of a source.
 
         Returns:
-            uint8 [count, height, width, 3]; may be a view of the cache, do not write into it.
+            uint8 [count, height, width, 3]. Do not write into it, because it may be a view of the cache.
 
         Raises:
             DecodeError: the file is broken or shorter than its header says.
@@ -56,8 +56,8 @@ class FrameReader:
 def decode(source: Source, start: int, count: int) -> np.ndarray:
     """As `FrameReader.read`, without a cache.
 
-    In a long video, decoding starts at the key frame before `start`. With variable frame rate the first frame is then
-    the one shown at start / average rate, another random position; the frames are consecutive either way.
+    In a long video, decoding starts at the key frame before `start`. If the frame rate varies, the first frame is the
+    one shown at the time start / average rate, which may be another frame than `start`. Frames are always consecutive.
     """
     try:
         if not source.is_video:
@@ -99,7 +99,7 @@ def _decode_from_start(source: Source, start: int, count: int) -> list[np.ndarra
 
 
 def _seek_and_decode(source: Source, start: int, count: int) -> list[np.ndarray]:
-    """The frames, or an empty list where the file's timestamps do not locate them."""
+    """The frames, or an empty list if the timestamps in the file do not locate them."""
     frames = []
     with opened(source.path) as file, av.open(file, "r") as container:
         stream = _single_threaded(container)
@@ -119,11 +119,11 @@ def _seek_and_decode(source: Source, start: int, count: int) -> list[np.ndarray]
 
 
 def _rgb(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 [H, W, 3], converted as at inference."""
+    """The frame as uint8 [H, W, 3] RGB, converted as in inference."""
     return to_rgb24(frame, frame.width, frame.height).to_ndarray()
 
 
 def _single_threaded(container: av.container.InputContainer) -> av.video.stream.VideoStream:
     stream = container.streams.video[0]
-    stream.codec_context.thread_count = 1  # the parallelism is one process per clip
+    stream.codec_context.thread_count = 1  # worker processes run in parallel instead
     return stream

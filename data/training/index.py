@@ -1,6 +1,6 @@
-"""An index of the files to train on and of their sizes, from their headers, without decoding.
+"""The index of training files: lists files and their sizes, read from headers without decoding.
 
-Files lie in folders, or in tar files (`data.training.tar_shards`).
+Files are in folders or in tar files (`data.training.tar_shards`).
 """
 
 import hashlib
@@ -29,8 +29,8 @@ ORIENTATION = 0x0112
 class Source:
     """One file: an image (`frames` 1) or a video; sizes in pixels.
 
-    path: of the file; for a member of a tar what `tar_shards.opened` takes.
-    text: the file beside it with its text embedding, `NAME.safetensors` for `NAME.mp4`; None where there is none.
+    path: the path of the file; for a member of a tar, the text that `tar_shards.opened` accepts.
+    text: the file with its text embedding, `NAME.safetensors` beside `NAME.mp4`; None if there is none.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Source:
 class Index:
     """The sources in a fixed order, and how many files could not be read.
 
-    fingerprint: of the names, sizes and times of change of all files that were looked at.
+    fingerprint: a hash of the names, sizes and modification times of all files that were probed.
     """
 
     sources: tuple[Source, ...]
@@ -53,21 +53,21 @@ class Index:
     fingerprint: str = ""
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, so that a large folder is probed once. The file appears whole or not at all."""
-        part = Path(f"{path}.part")
+        """Write the index as JSON, atomically, so that a large folder is probed only once."""
+        temporary = Path(f"{path}.part")
         values = {"broken": self.broken, "fingerprint": self.fingerprint, "sources": [asdict(s) for s in self.sources]}
-        part.write_text(json.dumps(values))
-        os.replace(part, path)
+        temporary.write_text(json.dumps(values))
+        os.replace(temporary, path)
 
     @staticmethod
     def load(path: str | Path) -> "Index":
-        """Read what `save` wrote."""
+        """Read an index that `save` wrote."""
         values = json.loads(Path(path).read_text())
         return Index(tuple(Source(**s) for s in values["sources"]), values["broken"], values.get("fingerprint", ""))
 
 
 def cached_index(paths: Iterable[str | Path], cache: str | Path, workers: int = 4) -> Index:
-    """`build_index`, or what an earlier call stored in the file `cache` if no file has changed since."""
+    """As `build_index`, but reads the index from the file `cache` if no file has changed since it was written."""
     paths, cache = list(paths), Path(cache)
     if cache.is_file():
         try:
@@ -90,7 +90,7 @@ def found_files(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def fingerprint_of(files: Iterable[Path]) -> str:
-    """What changes when a file or the text beside it comes, goes or changes."""
+    """A hash that changes if a file, or the text embedding beside it, is added, removed or modified."""
     digest = hashlib.sha256()
     for file in files:
         status, text = file.stat(), text_beside(file)
@@ -99,16 +99,15 @@ def fingerprint_of(files: Iterable[Path]) -> str:
 
 
 def text_beside(file: Path) -> str | None:
-    """The text embedding of a clip, if it has one."""
+    """The path of a clip's text embedding; None if there is none."""
     text = file.with_suffix(".safetensors")
     return str(text) if text.is_file() else None
 
 
 def build_index(paths: Iterable[str | Path], workers: int = 4) -> Index:
-    """Probe every image and video below the given folders and in tar files there (files may be given too).
+    """Probe every image and video below the given folders, and in tar files there. Paths may also be single files.
 
-    Broken files are skipped, logged and counted. The order is that of the sorted paths, whatever the file system says,
-    and by name within a tar.
+    Broken files are skipped, logged and counted. Sources are sorted by path, and within a tar by name.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -136,11 +135,11 @@ def build_index(paths: Iterable[str | Path], workers: int = 4) -> Index:
     return Index(sources, broken, fingerprint_of(files))
 
 
-Job = tuple[str, str | None]  # the path of a source to be probed, and of its text
+Job = tuple[str, str | None]  # the path of a source to be probed, and that of its text embedding
 
 
 def _jobs(path: Path) -> list[Job] | None:
-    """What there is to probe in a file: itself, or the images and videos in a tar; None for a broken tar."""
+    """The jobs of a file: one for the file itself, or one for each image and video of a tar; None for a broken tar."""
     if path.suffix.lower() != SUFFIX:
         return [(str(path), text_beside(path))]
     try:
@@ -154,13 +153,14 @@ def _jobs(path: Path) -> list[Job] | None:
 
 
 def probe(path: str | Path, text: str | None = None) -> Source:
-    """Size and frame count of one file, from its header; a video without a count in the header is demuxed, not decoded.
+    """Read the size and the frame count of one file from its header. Without a count there, a video is demuxed.
 
     Args:
-        path: of a file, or a member of a tar. text: of its text embedding.
+        path: the path of a file, or of a member of a tar.
+        text: the path of its text embedding.
 
     Raises:
-        ValueError: the file holds no picture.
+        ValueError: the file contains no frame.
         OSError: the file cannot be read (av's and PIL's errors are subclasses).
     """
     path = str(path)
@@ -183,7 +183,7 @@ def probe(path: str | Path, text: str | None = None) -> Source:
 
 
 def has_orientation(picture: Image.Image) -> bool:
-    """Whether the EXIF orientation counts. Not in PNG: there it may come after the pixels, and all would be decoded."""
+    """Whether to read the EXIF orientation. A PNG may store it after the pixels, so all would have to be decoded."""
     return picture.format != "PNG"
 
 

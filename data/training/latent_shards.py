@@ -1,9 +1,9 @@
-"""Samples computed once and read many times: stacked tensors in safetensors shards with an index beside them.
+"""Stores precomputed samples (latents, or pairs of clips) as safetensors shards with an index.
 
-Latents, and pairs of clips, are stored this way. A shard holds samples of equal shapes:
+A shard holds samples of equal shapes. The files of a folder:
 
     shard-00000.safetensors   every tensor stacked: [samples, ...]
-    progress.json             the shards so far, so that an interrupted job can continue
+    progress.json             the shards written so far, so that an interrupted job can continue
     index.json                files, sizes, identities; written last, so a folder with an index is complete
 """
 
@@ -22,10 +22,10 @@ from data.training.packing import BatchPlanner
 from data.training.sampling import slot_generator
 
 INDEX, PROGRESS = "index.json", "progress.json"
-TEXT, TEXT_TOKENS = "text", "text_tokens"  # a text embedding, and how many of its rows are no padding
-TEXT_MULTIPLE = 64  # texts are padded to a multiple of this many tokens: few shapes, hence few shards
+TEXT, TEXT_TOKENS = "text", "text_tokens"  # a text embedding, and how many of its rows are not padding
+TEXT_MULTIPLE = 64  # texts are padded to a multiple of this number of tokens, which gives few shapes, hence few shards
 BATCHES_BETWEEN = 64  # batches of latents between two writes of progress.json
-STORED = torch.float16  # of latents: 11 bits of precision, and no latent comes near its range
+STORED = torch.float16  # dtype of stored latents: 11 bits of precision, and latents are far below its largest value
 Tensors = dict[str, torch.Tensor]
 
 
@@ -33,12 +33,12 @@ class ShardWriter:
     """Collects samples and writes shards; use as a context manager. After an error no index is written.
 
     Args:
-        folder: new, or left unfinished by an earlier writer of the same `job`: its progress is taken over.
-        samples_per_shard: the most in one file.
-        job: a description of the content; only the same job continues in a folder.
+        folder: a new folder, or one that a writer of the same `job` left unfinished, which is then continued.
+        samples_per_shard: the largest number of samples in one file.
+        job: a description of the content; a folder is only continued by the same job.
 
     Attributes:
-        done: the number that was last given to `commit`; 0 in a new folder.
+        done: the number last passed to `commit`; 0 in a new folder.
 
     Raises:
         FileExistsError: the folder is complete.
@@ -67,8 +67,8 @@ class ShardWriter:
         """Append a sample.
 
         Args:
-            tensors: what to store, any shapes and dtypes that safetensors supports.
-            identity: where it comes from.
+            tensors: the sample, in any shapes and dtypes that safetensors supports.
+            identity: the origin of the sample.
             size: its cost in the unit of the reader's budget (pixels or tokens).
         """
         signature = (size, *sorted((name, tuple(t.shape), t.dtype) for name, t in tensors.items()))
@@ -78,7 +78,7 @@ class ShardWriter:
             self._write(size, self._waiting.pop(signature))
 
     def add_stack(self, stacked: Tensors, identities: list[str], size: int) -> None:
-        """Append samples that are stacked already, [samples, ...], as one shard."""
+        """Append stacked samples, [samples, ...], as one shard."""
         self._write_stacked(size, {name: t.detach().cpu().contiguous() for name, t in stacked.items()}, identities)
 
     def close(self) -> Path:
@@ -90,7 +90,7 @@ class ShardWriter:
         return path
 
     def commit(self, done: int) -> None:
-        """Write the remaining samples and the progress: a later writer starts with this number in `done`."""
+        """Write the remaining samples and the progress. A later writer of this folder has this number as its `done`."""
         self._write_waiting()
         self.done = done
         write_json({"job": self.job, "done": done, "shards": self._shards}, self.folder / PROGRESS)
@@ -115,26 +115,26 @@ class ShardWriter:
         if any(len(t) != len(identities) for t in stacked.values()):
             raise ValueError("every stacked tensor and the identities must count the same samples.")
         file = f"shard-{len(self._shards):05d}.safetensors"
-        part = self.folder / f"{file}.part"
-        save_file(stacked, part)
-        os.replace(part, self.folder / file)
+        temporary = self.folder / f"{file}.part"
+        save_file(stacked, temporary)
+        os.replace(temporary, self.folder / file)
         self._shards.append({"file": file, "size": size, "identities": identities})
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
     """Write JSON atomically."""
-    part = Path(f"{path}.part")
-    part.write_text(json.dumps(values))
-    os.replace(part, path)
+    temporary = Path(f"{path}.part")
+    temporary.write_text(json.dumps(values))
+    os.replace(temporary, path)
 
 
 class ShardReader:
-    """Random access to the samples that a `ShardWriter` wrote; files are opened when first needed, in each process."""
+    """Random access to the samples of a `ShardWriter`. Each process opens a file when it first needs it."""
 
     def __init__(self, folder: str | Path) -> None:
         """
         Raises:
-            FileNotFoundError: the folder has no index: nothing was written, or the writing did not end.
+            FileNotFoundError: the folder has no index, because nothing was written or the writer was interrupted.
         """
         self.folder = Path(folder)
         index = self.folder / INDEX
@@ -166,16 +166,17 @@ class ShardReader:
 
 
 class ShardDataset(Dataset[list[dict[str, Any]]]):
-    """`dataset[step]`: a packed batch of stored samples, with the contract of `ClipDataset`.
+    """Packed batches of stored samples. `dataset[step]` depends on the same values as that of `ClipDataset`.
 
-    Sizes are drawn in proportion to how many samples have them; within a size, slots draw with replacement.
+    A size is drawn with a probability proportional to its number of samples, and then a sample of this size, with
+    replacement.
     """
 
     def __init__(self, folder: str | Path, budget: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
         """
         Args:
-            folder: what a `ShardWriter` wrote.
-            budget: the most that one rank's batch may cost, in the unit of the samples' sizes.
+            folder: the folder of a `ShardWriter`.
+            budget: upper limit of the size of one rank's batch, in the unit of the samples' sizes.
             seed, rank, world: as in `ClipDataset`.
         """
         self.reader = ShardReader(folder)
@@ -195,7 +196,7 @@ class ShardDataset(Dataset[list[dict[str, Any]]]):
         return [self._sample(step, slot.number, self.planner.sizes[slot.choice]) for slot in slots]
 
     def fill(self, step: int) -> float:
-        """The share of the budget that the batch of a step uses, in (0, 1]."""
+        """Return which fraction of the budget the batch of a step uses, in (0, 1]."""
         return self.planner.fill(step)
 
     def _sample(self, step: int, slot: int, size: int) -> dict[str, Any]:
@@ -216,21 +217,21 @@ def write_latents(
     job: str = "",
     shard: int = 256,
 ) -> Path:
-    """Encode pairs once: `hq_mean`, `hq_logvar`, `lq_mean`, `lq_logvar` of every sample, in 16 bits, and its text.
+    """Encode pairs and store `hq_mean`, `hq_logvar`, `lq_mean`, `lq_logvar` of every sample in 16 bits, and its text.
 
-    Mean and log-variance are kept rather than a draw, so that training draws anew each time. A job that was interrupted
-    goes on after the last batches whose samples are on disk.
+    Mean and log-variance are stored instead of a drawn latent, so that training draws a new latent each time. An
+    interrupted job continues after the last batch whose samples are on disk.
 
     Args:
-        batches: given the number of the first one, batches as a `ClipDataset` yields them, clips float32 [3, T, H, W]
-            in [-1, 1].
-        encode: the VAE's encoder: one clip to mean and log-variance, both of one shape.
-        folder: where the shards go.
+        batches: a function from the number of the first batch to the batches, which are those of a `ClipDataset`;
+            clips are float32 [3, T, H, W] in [-1, 1].
+        encode: the VAE's encoder: one clip to its mean and its log-variance, which have one shape.
+        folder: the folder of the shards.
         job: see `ShardWriter`.
-        shard: samples in a file.
+        shard: number of samples in a file.
 
     Returns:
-        the index's path. A sample's size is the number of latent positions, t x h x w of [16, t, h, w].
+        the path of the index. A sample's size is its number of latent positions, t x h x w of [16, t, h, w].
     """
     with ShardWriter(folder, shard, job) as writer:
         for number, batch in enumerate(batches(writer.done), writer.done + 1):
@@ -243,7 +244,7 @@ def write_latents(
 
 
 def latents_of(sample: dict[str, Any], encode: Encode) -> Tensors:
-    """The four posterior parameters of a sample [c, t, h, w], as they are stored."""
+    """Mean and log-variance of both clips of a sample, [c, t, h, w] each, in the stored dtype."""
     stored = {}
     for name in ("hq", "lq"):
         stored[f"{name}_mean"], stored[f"{name}_logvar"] = (x.to(STORED) for x in encode(sample[name]))
@@ -251,7 +252,7 @@ def latents_of(sample: dict[str, Any], encode: Encode) -> Tensors:
 
 
 def padded_text(sample: dict[str, Any]) -> Tensors:
-    """A sample's text embedding, if it has one, as it is stored."""
+    """The padded text embedding of a sample and its number of tokens; empty if it has none."""
     if TEXT not in sample:
         return {}
     text = sample[TEXT]

@@ -1,4 +1,4 @@
-"""Makes sets of pairs on all cores, for data sets that fit into memory."""
+"""Makes sets of training pairs with several processes, for data sets that fit into memory."""
 
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ POLL_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class PairSet:
-    """A set of `count` pairs of one shape. Pair i depends on (seed, i) alone, not on the process that makes it."""
+    """A set of `count` pairs of one shape. Pair i depends only on (seed, i), not on the process that makes it."""
 
     shape: ClipShape
     count: int
@@ -30,15 +30,15 @@ class PairSet:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Stacked pairs: `hq` uint8 [N, T, H, W, 3], `lq` uint8 [N, T, H/s, W/s, 3], and where each comes from."""
+    """Stacked pairs: `hq` uint8 [N, T, H, W, 3], `lq` uint8 [N, T, H/s, W/s, 3], and the origin of each pair."""
 
     hq: np.ndarray
     lq: np.ndarray
     identities: list[str]
 
     def save(self, folder: str | Path) -> Path:
-        """Write one shard with `hq` and `lq`, which `ShardReader` and `ShardDataset` read; returns the index's path."""
-        import torch  # only here: the worker processes start without it
+        """Write one shard with `hq` and `lq`, for `ShardReader` and `ShardDataset`. Returns the path of the index."""
+        import torch  # imported here, so that worker processes start without it
 
         from data.training.latent_shards import ShardWriter
 
@@ -57,14 +57,14 @@ def make_pairs(
     degradation: Mapping[str, Any],
     config: SamplerConfig | None = None,
 ) -> Pairs:
-    """One set.
+    """Make one set.
 
     Args:
         paths: folders of videos and images.
         count, shape, seed: see `PairSet`.
         workers: see `make_sets`.
-        degradation: one recipe (`configs_degradation/*.yaml` as a mapping), used whatever the number of frames.
-        config: how pairs are cut.
+        degradation: one recipe (`configs_degradation/*.yaml` as a mapping), for clips and for single frames.
+        config: how pairs are cropped.
     """
     recipe = build_degradation(degradation)
     sampler = PairSampler(build_index(paths), [shape], recipe, recipe, config)
@@ -72,11 +72,12 @@ def make_pairs(
 
 
 def make_sets(sampler: PairSampler, sets: Sequence[PairSet], workers: int) -> Iterator[Pairs]:
-    """The sets in their order, each when it is complete, while processes work on the next ones.
+    """Yield the sets in order, each when it is complete, while worker processes make the next ones.
 
     Args:
-        sampler: prepared for the shapes of all sets.
-        workers: processes (0: in this one). They are spawned: the calling program needs a `__main__` guard.
+        sampler: made for the shapes of all sets.
+        workers: number of worker processes; 0: this process makes the pairs. Workers are spawned, so the calling
+            program needs a `__main__` guard.
     """
     tasks = [(number, i) for number, chosen in enumerate(sets) for i in range(chosen.count)]
     pairs = _in_processes(sampler, sets, tasks, workers) if workers else _here(sampler, sets, tasks)

@@ -1,4 +1,4 @@
-"""From stored pixels to what the networks take, on any device."""
+"""Converts stored pixels to the inputs of the networks, on any device."""
 
 import torch
 
@@ -12,9 +12,9 @@ def to_model_range(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def upsample_to_model_range(lq: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """A low-quality clip at the size of its ground truth, resized as inference resizes its input.
+    """Enlarge a low-quality clip to the size of its ground truth, as inference resizes its input.
 
-    Bicubic with antialiasing on floats in [0, 1], clamped after, then to [-1, 1].
+    The interpolation is bicubic with antialiasing, on floats in [0, 1]; the result is clamped to [0, 1] and scaled.
 
     Args:
         lq: uint8 [..., T, h, w, 3].

@@ -1,4 +1,4 @@
-"""A short clip from one photograph: a camera that drifts, turns, zooms and shakes a little."""
+"""Makes a short clip from a photograph, with a virtual camera that drifts, turns, zooms and shakes a little."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """Ranges of the camera's motion, which is drawn for every clip.
+    """Ranges from which the camera's motion is drawn for every clip.
 
     Attributes:
-        pan: the largest drift, pixels per frame.
-        turn: the largest rotation speed, degrees per frame.
+        pan: the largest drift, in pixels per frame.
+        turn: the largest rotation, in degrees per frame.
         zoom: the largest change of scale per frame, as a fraction.
-        scale: photograph pixels per clip pixel at the start; near 1 keeps the sharpness of the photograph.
-        shake: the amplitude of a hand's shake, pixels.
-        still: probability of a camera on a tripod.
+        scale: photograph pixels per clip pixel at the start; values near 1 keep the sharpness of the photograph.
+        shake: the amplitude of camera shake, in pixels.
+        still: the probability of a camera that does not move.
     """
 
     pan: float = 3.0
@@ -30,14 +30,14 @@ class MotionConfig:
 def animate(
     image: np.ndarray, frames: int, height: int, width: int, generator: np.random.Generator, config: MotionConfig
 ) -> np.ndarray:
-    """Film a photograph.
+    """Make a clip with a camera that moves over a photograph.
 
     Args:
         image: uint8 [H, W, 3], at least height x width pixels.
         frames, height, width: size of the clip.
 
     Returns:
-        uint8 [frames, height, width, 3]. Beyond its edges the photograph is mirrored.
+        uint8 [frames, height, width, 3]. The photograph is mirrored at its borders.
     """
     matrices = camera_path(image.shape[0], image.shape[1], frames, height, width, generator, config)
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
@@ -82,7 +82,7 @@ def camera_path(
 def _room(
     generator: np.random.Generator, image_width: int, image_height: int, width: float, height: float, drift: np.ndarray
 ) -> np.ndarray:
-    """A random middle of the path, such that the path stays inside the photograph where it is large enough."""
+    """A random centre of the path, so that the path stays inside the photograph if that is large enough."""
     centre = []
     for side, view, reach in ((image_width, width, drift[0]), (image_height, height, drift[1])):
         low, high = view / 2 + reach, side - 1 - view / 2 - reach
@@ -91,7 +91,7 @@ def _room(
 
 
 def _shake(generator: np.random.Generator, frames: int, amplitude: float) -> np.ndarray:
-    """Two slow sines per axis: [frames, 2] pixels."""
+    """Camera shake: the sum of two slow sines per axis, [frames, 2] in pixels."""
     t = np.arange(frames)[:, None, None]
     period, phase = generator.uniform(8, 30, (2, 2)), generator.uniform(0, 2 * np.pi, (2, 2))
     size = amplitude * generator.random((2, 2)) / 2

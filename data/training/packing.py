@@ -1,7 +1,7 @@
-"""Plans the sizes in each step's packed batch: full batches, in the configured shares, from (seed, step) alone.
+"""Plans the sizes of the samples in each packed batch: batches are nearly full, and shares follow the weights.
 
-A window of steps is planned at a time: the samples that the weights give it are packed into as many batches as it has
-steps, and these are shuffled. Windows are independent, so a run resumes from its step alone.
+Steps are planned in windows: samples in the ratio of the weights are packed into as many batches as the window has
+steps, and the batches are shuffled. A window depends only on the seed and its number, so a run can resume at any step.
 """
 
 from collections.abc import Sequence
@@ -18,25 +18,25 @@ FULL = 0.97  # the search for a fuller batch ends at this fill
 MOST_TRIES = 2000  # combinations tried for one batch
 LOW_FILL = 0.9  # a mean fill below this is worth a warning
 
-Counts = tuple[int, ...]  # how many samples of each choice
+Counts = tuple[int, ...]  # the number of samples of each choice
 
 
 class BatchPlanner:
-    """Packed batches of a mix of sizes.
+    """Plans batches that mix samples of several sizes ("choices").
 
-    Every rank gets the same sizes in the same order, and slots of its own, so that all ranks have the same load in
-    every step and no two draw the same sample. Within a batch equal sizes stand together, in the order of the
-    choices: a composition is one layout for the transformer, not one for each order.
+    In a step, every rank gets the same sizes in the same order, so all ranks have the same load; slot numbers differ,
+    so no two ranks draw the same sample. Within a batch the samples are sorted by choice. A combination of sizes
+    therefore has one layout in the transformer, and not one for each order.
 
     Args:
-        sizes: the cost of each choice, in the budget's unit (pixels of a clip, or latent positions).
-        weights: each choice's share among all samples, up to a factor.
-        budget: upper limit of the cost of one rank's batch.
-        seed: of the whole run.
-        phase: number of the planner, where one run has several.
+        sizes: the size of each choice, in the unit of the budget (pixels of a clip, or latent positions).
+        weights: the relative frequency of each choice among all samples.
+        budget: upper limit of the total size of one rank's batch.
+        seed: the seed of the run.
+        phase: the number of this planner, if a run has several.
 
     Raises:
-        ValueError: nothing to choose from, a weight that is negative, or a choice that alone is over the budget.
+        ValueError: there are no choices, a weight is negative, or a choice exceeds the budget.
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], budget: int, seed: int, phase: int = 0) -> None:
@@ -61,11 +61,11 @@ class BatchPlanner:
         return [Slot(place * world + rank, choice) for place, choice in enumerate(choices)]
 
     def fill(self, step: int) -> float:
-        """The share of the budget that the batch of a step uses, in (0, 1]."""
+        """Return which fraction of the budget the batch of a step uses, in (0, 1]."""
         return cost(self._counts(step), self.sizes) / self.budget
 
     def warn_if_loose(self) -> float:
-        """The mean fill of the first window; logs a warning where much of the budget stays unused."""
+        """Return the mean fill of the first window, and log a warning if much of the budget is unused."""
         mean = float(np.mean([self.fill(step) for step in range(WINDOW)]))
         if mean < LOW_FILL:
             logger.warning(
@@ -102,8 +102,8 @@ class BatchPlanner:
         return [packed[i] for i in generator.permutation(WINDOW)]
 
     def _packed(self, samples: int, offset: float) -> list[Counts]:
-        """So many samples, shared out exactly up to rounding, in as few batches as a greedy search finds."""
-        # Systematic rounding: each choice gets the floor or the ceiling of its share, and exactly it on average.
+        """Pack `samples` samples, divided among the choices by weight, into as few batches as a greedy search finds."""
+        # Systematic rounding: each choice gets the floor or the ceiling of its share, and its exact share on average.
         edges = np.floor(np.cumsum(self.shares) * samples + offset).astype(int)
         edges[-1] = samples
         left = np.diff(edges, prepend=0)
@@ -111,7 +111,7 @@ class BatchPlanner:
         batches: list[Counts] = []
         while left.any():
             batch = best_batch(self.sizes, left, order, self.budget)
-            # The same batch again while there is enough for it: few compositions, and planned quickly.
+            # Repeat the batch while enough samples are left: this gives few combinations and takes little time.
             again = min(int(left[c]) // n for c, n in enumerate(batch) if n)
             batches += [batch] * again
             left -= again * np.asarray(batch)
@@ -119,10 +119,10 @@ class BatchPlanner:
 
 
 def best_batch(sizes: Sequence[int], left: np.ndarray, order: Sequence[int], budget: int) -> Counts:
-    """The fullest batch that holds the largest sample left: how many of each choice.
+    """The fullest batch that contains the largest remaining sample, as the number of samples of each choice.
 
     Args:
-        left: samples of each choice that are still to be placed.
+        left: number of samples of each choice that are not packed yet.
         order: the choices, largest first.
     """
     order = [choice for choice in order if left[choice]]
@@ -130,7 +130,7 @@ def best_batch(sizes: Sequence[int], left: np.ndarray, order: Sequence[int], bud
     chosen = [0] * len(sizes)
 
     def search(place: int, used: int) -> bool:
-        """Try counts for the choices from `place` on, larger counts first; True ends the search."""
+        """Try counts for the choices from `place` on, larger counts first. Returns True to end the search."""
         nonlocal best, best_cost, tries
         tries += 1
         if used > best_cost:
@@ -153,7 +153,7 @@ def best_batch(sizes: Sequence[int], left: np.ndarray, order: Sequence[int], bud
 
 
 def divided(batches: list[Counts]) -> list[Counts]:
-    """One batch more: that with the most samples is cut in two. A single sample is doubled instead."""
+    """Return one batch more: the batch with the most samples is split in two. A single sample is duplicated instead."""
     largest = max(range(len(batches)), key=lambda i: sum(batches[i]))
     batch = batches[largest]
     if sum(batch) == 1:
@@ -166,5 +166,5 @@ def divided(batches: list[Counts]) -> list[Counts]:
 
 
 def cost(counts: Counts, sizes: Sequence[int]) -> int:
-    """The cost of a batch with `counts` samples of each size."""
+    """The total size of a batch with `counts` samples of each size."""
     return sum(count * size for count, size in zip(counts, sizes, strict=True))

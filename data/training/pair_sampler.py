@@ -1,4 +1,4 @@
-"""One training pair from random draws: choose a source, crop it in time and space, move it, flip it, degrade it."""
+"""Draws training pairs: chooses a source, crops it in time and space, moves a camera over it, flips and degrades it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,10 +21,12 @@ MAX_ATTEMPTS = 16
 
 @dataclass(frozen=True)
 class Pair:
-    """A ground truth uint8 [T, H, W, 3], its low quality uint8 [T, H/s, W/s, 3] (None: not made),
-    and where they come from.
+    """One training pair.
 
-    text: the file with the source's text embedding, if it has one.
+    hq: the ground truth, uint8 [T, H, W, 3].
+    lq: the degraded clip, uint8 [T, H/s, W/s, 3]; None if the sampler does not degrade.
+    identity: source, position and degradation, for log messages.
+    text: the file with the source's text embedding; None if there is none.
     """
 
     hq: np.ndarray
@@ -38,13 +40,13 @@ class SamplerConfig:
     """How pairs are cropped and moved.
 
     Attributes:
-        image_share: how often a clip of several frames is a filmed photograph, where there are both kinds of source. No
-            paper does this: 0 unless videos are few.
-        frame_share: how often a single frame comes from a video, where there are both kinds of source.
-        motion: the camera over photographs; None never makes clips of them.
-        flip: probability of a horizontal mirror.
+        image_share: the fraction of clips of several frames that are made from photographs, if there are videos too.
+            No paper does this; use 0 unless there are few videos.
+        frame_share: the fraction of single frames that come from videos, if there are photographs too.
+        motion: the camera over photographs; None: no clips are made from photographs.
+        flip: the probability of a horizontal mirror.
         cache_bytes: memory for decoded short clips, per process.
-        reject_cuts: draw again where a clip spans two scenes (`data.scene_cuts`).
+        reject_cuts: replace a clip that spans a scene cut (`data.scene_cuts`) by another draw.
     """
 
     image_share: float = 0.5
@@ -56,7 +58,7 @@ class SamplerConfig:
 
 
 class PairSampler:
-    """Draws pairs. The same random draws give the same pair in any process."""
+    """Draws training pairs. The same generator state gives the same pair in any process."""
 
     def __init__(
         self,
@@ -66,13 +68,13 @@ class PairSampler:
         degrade_image: Degradation | None,
         config: SamplerConfig | None = None,
     ) -> None:
-        """Check that every shape has sources that are large and long enough.
+        """Find the sources that are large and long enough for each shape.
 
         Args:
-            degrade_clip, degrade_image: make the low quality; None: there is none.
+            degrade_clip, degrade_image: the degradation of clips and of single frames; None: pairs have no `lq`.
 
         Raises:
-            ValueError: a shape has none, with what the largest source offers.
+            ValueError: a shape has no source; the message states the largest source.
         """
         self.index = index
         self.degrade_clip, self.degrade_image = degrade_clip, degrade_image
@@ -84,11 +86,11 @@ class PairSampler:
     def draw(self, shape: ClipShape, generator: np.random.Generator) -> Pair:
         """One pair of the given shape.
 
-        A source that cannot be decoded is logged, counted in `broken`, and another is drawn with the same generator.
-        The same holds for a clip that spans a scene cut, except at the last attempt.
+        If a source cannot be decoded, it is logged and added to `broken`, and another is drawn with the same generator.
+        A clip that spans a scene cut is replaced as well, except at the last attempt.
 
         Raises:
-            RuntimeError: many draws in a row met broken files.
+            RuntimeError: many sources in a row could not be decoded.
         """
         for attempt in range(MAX_ATTEMPTS):
             source = self._choose(shape, generator)

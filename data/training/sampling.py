@@ -1,4 +1,4 @@
-"""The sizes of training clips, the places of a packed batch, and the generator of each place's random draws."""
+"""The sizes of training clips, the slots of a packed batch, and the random generator of each slot."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ class ClipShape:
     """The size of a training clip in frames and pixels.
 
     Attributes:
-        weight: its share among the samples, up to a factor common to all shapes in use.
-        start, end: the steps in which it is used, from start up to but without end (None: to the end of the run).
-        aspects: widths over heights. Where there are some, this is a group of buckets (`data.training.buckets`): crops
-            of about this area in each of these aspects, each source cut in the aspect that is nearest to its own.
+        weight: the relative frequency of this shape among the samples.
+        start, end: the shape is used from step start up to and excluding step end (None: to the end of the run).
+        aspects: width / height. If given, the shape is a group of buckets (`data.training.buckets`): each source is
+            cropped to about this area, in the aspect that is nearest to its own.
     """
 
     frames: int
@@ -32,13 +32,13 @@ class ClipShape:
         return self.frames * self.height * self.width
 
     def used_in(self, step: int) -> bool:
-        """Whether a step may hold it."""
+        """Whether the shape is used in a step."""
         return self.start <= step and (self.end is None or step < self.end)
 
 
 @dataclass(frozen=True)
-class RankDraws:
-    """What decides the samples of a rank: the seed of the run, the data-parallel rank and the number of ranks."""
+class RankSeed:
+    """The values that determine a rank's samples: the run's seed, the data-parallel rank and the number of ranks."""
 
     seed: int = 0
     rank: int = 0
@@ -47,7 +47,7 @@ class RankDraws:
 
 @dataclass(frozen=True)
 class Slot:
-    """One place in the packed batch of a step. `number` is unique in the step over all ranks."""
+    """One sample of a packed batch. `number` is unique in a step over all ranks; `choice` is the index of its shape."""
 
     number: int
     choice: int

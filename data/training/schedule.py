@@ -1,4 +1,4 @@
-"""Shapes that change over the steps of a run: from small and short to large and long, as the papers train."""
+"""Shapes that change during a run, from small and short clips to large and long ones, as in the papers."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,15 @@ from data.training.sampling import ClipShape, Slot
 
 
 class ShapeSchedule:
-    """A `BatchPlanner` for each part of the run in which the same shapes are used.
+    """Plans batches with one `BatchPlanner` for each part of the run that uses the same shapes.
 
     Args:
-        shapes: with their first and last steps; choices in slots are positions in it.
-        budget: the most pixels (frames x height x width) of one rank's batch.
-        seed: of the whole run.
+        shapes: all shapes of the run; `Slot.choice` is an index into them.
+        budget: upper limit of the pixels (frames x height x width) of one rank's batch.
+        seed: the seed of the run.
 
     Raises:
-        ValueError: steps in which no shape is used, or a shape over the budget.
+        ValueError: a step uses no shape, or a shape exceeds the budget.
     """
 
     def __init__(self, shapes: Sequence[ClipShape], budget: int, seed: int) -> None:

@@ -1,9 +1,9 @@
-"""Clips inside of tar files, laid out as WebDataset's shards: `NAME.mp4`, and beside it `NAME.safetensors`.
+"""Reads clips from tar files with the layout of WebDataset: `NAME.mp4`, and beside it `NAME.safetensors`.
 
-A cluster's file systems like a few large files better than millions of small ones. A plain tar is not unpacked: its
-headers say where each member begins, and a member is read in place, wherever a draw falls. So clips of shards are
-sources as files are: the same draws, resumed exactly, with no buffer to shuffle in. What stands for the path of such a
-source says where it lies: `shard.tar/NAME.mp4@OFFSET+SIZE`.
+File systems of clusters are faster with few large files than with millions of small ones. A tar is not unpacked: its
+headers state where each member begins, so any member can be read in place. Clips in tars are therefore sampled as files
+are, with the same draws and exact resuming, and without a shuffle buffer. The path of such a clip has the form
+`shard.tar/NAME.mp4@OFFSET+SIZE`.
 """
 
 import io
@@ -41,10 +41,10 @@ class Member:
 
 
 def members(path: Path) -> list[Member]:
-    """The regular files of a tar, sorted by name; of several of one name the last, as unpacking has it.
+    """The regular files of a tar, sorted by name. If a name occurs several times the last file counts, as in unpacking.
 
     Raises:
-        ValueError: it is no plain tar, or ends too early.
+        ValueError: the file is not an uncompressed tar, or is truncated.
     """
     try:
         with tarfile.open(path, "r:") as archive:
@@ -62,7 +62,7 @@ def members(path: Path) -> list[Member]:
 
 
 class Part(io.RawIOBase):
-    """`size` bytes of a file from `offset` on, as a file to read."""
+    """A readable file object for `size` bytes of a file, from `offset` on."""
 
     def __init__(self, path: str, offset: int, size: int) -> None:
         self.file, self.offset, self.size, self.place = Path(path).open("rb", buffering=0), offset, size, 0
@@ -95,7 +95,7 @@ class Part(io.RawIOBase):
 
 @contextmanager
 def opened(path: str) -> Iterator[str | BinaryIO]:
-    """What PIL and PyAV open for the path of a source: the path itself, or a file that is a member of a tar."""
+    """Yield what PIL and PyAV can open for the path of a source: the path itself, or a file object for a tar member."""
     member = Member.parse(path)
     if member is None:
         yield path

@@ -23,21 +23,21 @@ def split(samples: Tensor, ratio: int) -> list[Tensor]:
     if not _fits(samples, ratio):
         samples = samples.contiguous()
     words = samples.view(WORDS[ratio]).to(torch.int32)
-    parts = [words & 255]
+    columns = [words & 255]
     for phase in range(1, ratio):
-        parts.append((words >> 8 * phase).bitwise_and_(255))
-    return parts
+        columns.append((words >> 8 * phase).bitwise_and_(255))
+    return columns
 
 
-def merge(parts: list[Tensor], out: Tensor) -> None:
+def merge(columns: list[Tensor], out: Tensor) -> None:
     """The inverse, written to `out`: u8 [..., W] from int32 [..., w] in 0..255; columns beyond W are left out."""
-    ratio, width = len(parts), out.shape[-1]
+    ratio, width = len(columns), out.shape[-1]
     if ratio == 1:
-        out.copy_(parts[0][..., :width])
+        out.copy_(columns[0][..., :width])
         return
-    words = parts[0].add(parts[1], alpha=256)
+    words = columns[0].add(columns[1], alpha=256)
     for phase in range(2, ratio):
-        words.add_(parts[phase], alpha=256**phase)  # the fourth byte takes the sign, as the word has it
+        words.add_(columns[phase], alpha=256**phase)  # the fourth byte takes the sign, as the word has it
     if width % ratio == 0 and _fits(out, ratio):
         out.view(WORDS[ratio]).copy_(words)
     else:

@@ -1,4 +1,4 @@
-"""The door to the 7B generation: its YAML keys, translated into the one transformer in `models.nadit`."""
+"""The transformer of the 7B generation: translates its YAML keys to the config of `models.nadit`."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -16,9 +16,9 @@ from models.nadit.model import NaDiT as Transformer
 
 
 class NaDiT(Transformer):
-    """SeedVR-7B and SeedVR2-7B: GELU, rotary video only, separate text weights in every block, no tail.
+    """SeedVR-7B and SeedVR2-7B: GELU, rotary embedding of video only, separate text weights in every block, no tail.
 
-    The arguments are the keys of `dit.model` in configs_7b/main.yaml; a value that would have no effect is refused.
+    The arguments are the keys of `dit.model` in configs_7b/main.yaml. A value that would have no effect is refused.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The door to the 3B generation: its YAML keys, translated into the one transformer in `models.nadit`."""
+"""The transformer of the 3B generation: translates its YAML keys to the config of `models.nadit`."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -19,8 +19,8 @@ from models.nadit.model import NaDiT as Transformer
 class NaDiT(Transformer):
     """SeedVR-3B and SeedVR2-3B: SwiGLU, rotary text, separate text weights in the first `mm_layers` blocks, a tail.
 
-    The arguments are the keys of `dit.model` in configs_3b/main.yaml; a value that would have no effect is refused.
-    `txt_in_norm` belongs to models with several text encoders and has no effect on one, whatever its value.
+    The arguments are the keys of `dit.model` in configs_3b/main.yaml. A value that would have no effect is refused.
+    `txt_in_norm` is accepted with any value, because it only affects models with several text encoders.
     """
 
     def __init__(

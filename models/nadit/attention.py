@@ -1,4 +1,4 @@
-"""Attention inside windows: every window's video tokens together with all text tokens of their sample."""
+"""Window attention: the video tokens of a window attend to each other and to all text tokens of their sample."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from models.nadit.rope import RopeFrequencies, Tables
 
 
 class HeadNorm(nn.Module):
-    """RMSNorm over one head's features, with weight."""
+    """RMSNorm over the features of one head, with a learned weight."""
 
     def __init__(self, features: int, eps: float) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class WindowAttention(nn.Module):
     """Video tokens attend within their window, and text tokens within each window of their sample (then averaged).
 
     Args:
-        video_only: the text's output is not used later and is not computed; its keys and values still are.
+        video_only: do not compute the text's output, which nothing uses; its keys and values are computed.
     """
 
     def __init__(self, config: NaDiTConfig, shared: bool, video_only: bool) -> None:
@@ -56,7 +56,7 @@ class WindowAttention(nn.Module):
 
 
 def mean_over_windows(out: Tensor, layout: WindowLayout, tokens: int) -> Tensor:
-    """A text token's output is the mean of its outputs in all windows of its sample: [S, C] -> [M, C]."""
+    """The output of each text token, the mean over all windows of its sample: [S, C] -> [M, C]."""
     text = None
     for group in layout.text_means:
         rows = out.index_select(0, group.rows.flatten()).unflatten(0, group.rows.shape)  # samples windows length C
@@ -66,6 +66,6 @@ def mean_over_windows(out: Tensor, layout: WindowLayout, tokens: int) -> Tensor:
         else:
             text = mean.new_zeros(tokens, mean.shape[-1]) if text is None else text
             text = text.index_copy(0, group.target, mean)
-    if text is None:  # a share without windows: the sum of no rows, with a gradient where other shares have one
+    if text is None:  # a rank without windows: zeros, with a gradient as on other ranks
         text = out.float().sum(0, keepdim=True).expand(tokens, -1)
     return layout.exchange.sum(text, "text").to(out.dtype)

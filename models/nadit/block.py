@@ -1,4 +1,4 @@
-"""One transformer block on two streams: normalise, modulate, attend; normalise, modulate, feed forward."""
+"""One transformer block on two streams: norm, modulation, attention; norm, modulation, feed-forward."""
 
 from torch import Tensor, nn
 
@@ -16,8 +16,8 @@ SampleOfToken = Tensor | None
 class Block(nn.Module):
     """Block number `layer` of a NaDiT.
 
-    Where the text stream ends (`video_only`), the text enters the attention normed but unmodulated, as keys and values,
-    and leaves the block as it came.
+    In the block where the text stream ends (`video_only`), text is normed but not modulated, serves as keys and values
+    only, and is returned unchanged.
     """
 
     def __init__(self, config: NaDiTConfig, layer: int) -> None:
@@ -37,7 +37,7 @@ class Block(nn.Module):
         sample_of_video: SampleOfToken,
         sample_of_text: SampleOfToken,
     ) -> tuple[Tensor, Tensor]:
-        """video: [L, C], text: [M, C], embedding: of the time step -> video, text."""
+        """Transform video [L, C] and text [M, C], with the embedding of the time step; returns the same shapes."""
         video_ada = self.ada.video(embedding, ATTENTION_SLOT)
         a = norm_modulate(video, video_ada.scale, video_ada.shift, sample_of_video, self.eps)
         if self.video_only:
@@ -54,5 +54,7 @@ class Block(nn.Module):
     def _feed_forward(
         self, x: Tensor, mlp: nn.Module, ada: AdaSingle, embedding: Embedding, sample: SampleOfToken
     ) -> Tensor:
-        own = ada(embedding, MLP_SLOT)
-        return gate_residual(x, mlp(norm_modulate(x, own.scale, own.shift, sample, self.eps)), own.gate, sample)
+        modulation = ada(embedding, MLP_SLOT)
+        return gate_residual(
+            x, mlp(norm_modulate(x, modulation.scale, modulation.shift, sample, self.eps)), modulation.gate, sample
+        )

@@ -1,7 +1,7 @@
-"""The discriminator of adversarial post-training: a NaDiT with a head on three of its blocks, one logit a sample.
+"""The discriminator of adversarial post-training: a NaDiT with heads after three blocks, and one logit per sample.
 
-As in APT (arXiv 2501.08316) and SeedVR2 (arXiv 2506.05301): it sees clean latents, starts from the weights of the
-diffusion model, and all of it is trained.
+As in APT (arXiv 2501.08316) and SeedVR2 (arXiv 2506.05301), its input is clean latents, it is initialised with the
+weights of the diffusion model, and all its weights are trained.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,23 @@ PAPER_TAPS, PAPER_BLOCKS = (16, 26, 36), 36
 
 
 class DiscriminatorOutput(NamedTuple):
-    """logits: [B] float32. features: as those of `NaDiTOutput`. A tuple as that is."""
+    """The output of the discriminator; see `NaDiTOutput` for why it is a tuple.
+
+    logits: [B] float32.
+    features: see `NaDiTOutput`.
+    """
 
     logits: Tensor
     features: tuple[Tensor, ...]
 
 
 class QueryHead(nn.Module):
-    """One learned token reads all video tokens of its sample by cross-attention, then goes through an MLP.
+    """A head: cross-attention from one learned query token to all video tokens of a sample, and an MLP.
 
     Args:
-        dim: C of the tokens. heads, head_dim: of the attention. eps: of its norms.
+        dim: width C of the tokens.
+        heads, head_dim: number of attention heads, and their width.
+        eps: epsilon of the norms.
     """
 
     def __init__(self, dim: int, heads: int, head_dim: int, eps: float) -> None:
@@ -48,14 +54,14 @@ class QueryHead(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Linear(4 * dim, dim))
 
     def forward(self, tokens: Tensor, layout: WindowLayout) -> Tensor:
-        """tokens: [L, C], this share's of every sample -> [B, C], the same on every share."""
+        """Map the tokens on this rank [L, C] to one vector per sample [B, C], the same on every rank."""
         q = self.norm_q(self.proj_q(self.norm_query(self.query)).unflatten(-1, (self.heads, self.head_dim)))  # H D
         k, v = self.proj_kv(self.norm_tokens(tokens)).unflatten(-1, (2, self.heads, self.head_dim)).unbind(1)  # L H D
         k = self.norm_k(k)
         with torch.autocast(tokens.device.type, enabled=False):
-            parts = layout.exchange.collect(read_samples(q.to(k.dtype), k, v, layout.token_counts), "heads")
-            weight = parts[..., -1:].softmax(0)  # of each share, by what its tokens have of the whole softmax
-            read = (weight * parts[..., :-1]).sum(0).flatten(1)  # B (H D)
+            readings = layout.exchange.collect(read_samples(q.to(k.dtype), k, v, layout.token_counts), "heads")
+            weight = readings[..., -1:].softmax(0)  # the weight of each rank: its part of the softmax's sum
+            read = (weight * readings[..., :-1]).sum(0).flatten(1)  # B (H D)
         x = self.query + self.proj_out(read.to(tokens.dtype))  # B C
         return x + self.mlp(self.norm_mlp(x))
 
@@ -64,15 +70,17 @@ def read_samples(q: Tensor, k: Tensor, v: Tensor, counts: Sequence[int]) -> Tens
     """Softmax attention of one query over the tokens of each sample.
 
     Args:
-        q: [H, D]. k, v: [L, H, D], packed, `counts` of them in each sample; a sample may have none here.
+        q: [H, D], the query.
+        k, v: [L, H, D], keys and values of packed tokens.
+        counts: number of tokens of each sample on this rank, which may be 0.
     Returns:
-        [B, H, D + 1] float32 (or wider): what was read, and the logarithm of the sum of all exponentials, by which
-        readings of the same sample's other tokens can be added.
+        [B, H, D + 1] float32 (or wider): the result, and the log-sum-exp of the scores, with which the results of
+        several ranks can be combined.
     """
     wide = torch.promote_types(k.dtype, torch.float32)
     scores = (k * q).sum(-1, dtype=wide) * q.shape[-1] ** -0.5  # L H
     found, start = [], 0
-    for count, run in groupby(counts):  # samples of one size in a row go together
+    for count, run in groupby(counts):  # adjacent samples of one size are processed together
         samples = len(list(run))
         rows = slice(start, start + samples * count)
         start = rows.stop
@@ -84,15 +92,15 @@ def read_samples(q: Tensor, k: Tensor, v: Tensor, counts: Sequence[int]) -> Tens
 
 
 class Discriminator(nn.Module):
-    """Backbone, heads, and one linear layer over what the heads say.
+    """The discriminator: a backbone, heads, and one linear layer on their results.
 
     Args:
-        backbone: of the diffusion model's config, usually with its weights.
-        taps: after which blocks a head reads, counted from 1 as in the papers; None puts them as deep, in proportion,
+        backbone: a transformer with the diffusion model's config, usually with its weights.
+        taps: numbers of the blocks after which there are heads, from 1 as in the papers; None: the same relative depths
             as 16, 26 and 36 of 36.
 
     Raises:
-        ValueError: a tap that is no block, or not in rising order.
+        ValueError: a tap is not the number of a block, or taps do not increase.
     """
 
     def __init__(self, backbone: NaDiT, taps: Sequence[int] | None = None) -> None:
@@ -122,9 +130,9 @@ class Discriminator(nn.Module):
         *,
         layout: ClipLayout,
     ) -> DiscriminatorOutput:
-        """How real each packed sample looks; arguments as those of `NaDiT.forward`, clean latents in place of noisy."""
+        """Logits of packed samples. The arguments are those of `NaDiT.forward`, with clean latents."""
         out = self.backbone(vid, txt, vid_shape, txt_shape, timestep, layout=layout, taps=self.taps)
-        # Whatever stays of a block: a head's products are few, and one of a vector is squeezed in place.
+        # Heads are always recomputed whole: they have few products, and one of them is squeezed in place.
         recompute = Recompute(1.0) if self.backbone.recomputed and torch.is_grad_enabled() else None
         said = []
         for head, tap, x in zip(self.heads, self.taps, out.features, strict=True):
@@ -133,9 +141,9 @@ class Discriminator(nn.Module):
         return DiscriminatorOutput(self.logits(said), out.features)
 
     def logits(self, said: Sequence[Tensor]) -> Tensor:
-        """What each head says [B, C] -> [B] float32, computed in float32 also where the weights are in bfloat16.
+        """Map the results of the heads, [B, C] each, to logits [B], in float32 even if the weights are bfloat16.
 
-        Losses are differences of logits, squared and times 1000 in the penalties: rounded logits would be what counts.
+        The penalties are squared differences of logits times 1000, in which rounding errors would dominate.
         """
         norm, out = self.norm, self.out
         with torch.autocast(said[0].device.type, enabled=False):
@@ -145,5 +153,5 @@ class Discriminator(nn.Module):
 
 
 def proportional_taps(blocks: int) -> tuple[int, ...]:
-    """Blocks, counted from 1, as deep in a network of another depth as the papers' three."""
+    """The numbers of the blocks, from 1, at the relative depths of the papers' three heads."""
     return tuple(dict.fromkeys(max(1, round(tap * blocks / PAPER_BLOCKS)) for tap in PAPER_TAPS))

@@ -1,4 +1,4 @@
-"""Weights for two streams, video and text: two sets of them, or one that both share."""
+"""Layers for two streams, video and text, with two sets of weights or a shared one."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -9,12 +9,12 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class TwoStream(nn.Module, Generic[Layer]):
-    """One layer for both streams, under the names of the checkpoints: `.vid` and `.txt`, or `.all` where shared.
+    """One layer for both streams, with the names in the checkpoints: `.vid` and `.txt`, or `.all` if shared.
 
     Args:
         make: builds the layer; called once or twice.
-        shared: one set of weights for both.
-        video_only: the text stream does not reach this layer (a shared layer keeps its name all the same).
+        shared: both streams use the same weights.
+        video_only: the text stream does not reach this layer. A shared layer is called `.all` nevertheless.
     """
 
     def __init__(self, make: Callable[[], Layer], shared: bool, video_only: bool = False) -> None:

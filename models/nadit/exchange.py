@@ -1,8 +1,8 @@
-"""The exchange of tokens between ranks that share a clip's windows, and that of a single process.
+"""The exchange of tokens between ranks that share a clip, and the exchange of a single process.
 
-Every share holds whole windows with all heads. Tokens change owner only where the cutting into windows changes, between
-regular and shifted blocks; text is everywhere and its mean over windows is summed over shares. All verbs have
-gradients, for the sum of what the shares compute; shares go backward through the same verbs.
+A share is what one rank holds: whole windows, with all heads. Tokens move to another rank only between blocks with
+different windows (regular and shifted). Text is on every rank, and its mean over windows is summed over ranks. All
+methods are differentiable; the gradient is that of the sum of all ranks' losses.
 """
 
 from collections.abc import Sequence
@@ -13,46 +13,44 @@ from torch import Tensor
 
 
 class Exchange(Protocol):
-    """Moves the tokens of one clip between the shares. A partition is one way to divide the clip into windows,
-    given by its number.
+    """Moves the tokens of one clip between the ranks that share it.
 
-    A share's tokens under a partition are those of its windows, in packed order.
+    A partition is one way to divide the clip into windows, given by its number. The tokens of a rank under a partition
+    are those of its windows, in packed order.
     """
 
     def enter(self, packed: Tensor, partition: int) -> Tensor:
-        """All tokens [L, any] -> this share's [L_own, any] under a partition."""
+        """Select this rank's tokens under a partition: all tokens [L, any] -> [L_own, any]."""
 
     def move(self, video: Tensor, before: int, after: int) -> Tensor:
-        """This share's tokens under one partition -> this share's tokens under another."""
+        """Exchange tokens: this rank's tokens under one partition -> this rank's tokens under another."""
 
     def leave(self, video: Tensor, partition: int) -> Tensor:
-        """This share's tokens [L_own, any] -> all tokens [L, any], on every share."""
+        """Gather all tokens on every rank: this rank's tokens [L_own, any] -> [L, any]."""
 
-    def sum(self, part: Tensor, purpose: str) -> Tensor:
-        """A float32 tensor of every share, of one shape -> their sum, the same on every share.
+    def sum(self, local: Tensor, purpose: str) -> Tensor:
+        """Sum a float32 tensor over all ranks; every rank gets the result. `purpose` is its name in traffic counts."""
 
-        purpose: its name in the counts of traffic.
-        """
-
-    def collect(self, part: Tensor, purpose: str) -> Tensor:
-        """A small float32 tensor [...] of every share, of one shape -> [shares, ...], the same on every share."""
+    def collect(self, local: Tensor, purpose: str) -> Tensor:
+        """Stack a small float32 tensor [...] of every rank: [ranks, ...], the same on every rank."""
 
 
 class SequenceGroup(Protocol):
-    """The ranks that share a clip, seen from one of them.
+    """The group of ranks that share a clip.
 
-    size: how many shares; rank: the number of this one, from 0.
+    size: the number of ranks in the group.
+    rank: the number of this rank in the group, from 0.
     """
 
     size: int
     rank: int
 
     def exchange(self, owners: Sequence[Tensor], device: torch.device | str) -> Exchange:
-        """owners: for every window partition, [L] which share holds each packed token."""
+        """Make the exchange. `owners` has one entry per partition: [L], the rank of each packed token."""
 
 
 class SingleProcess:
-    """The exchange of a single process, which holds all tokens: nothing moves."""
+    """The exchange of a single process, which holds all tokens, so nothing is exchanged."""
 
     def enter(self, packed: Tensor, partition: int) -> Tensor:
         return packed
@@ -63,8 +61,8 @@ class SingleProcess:
     def leave(self, video: Tensor, partition: int) -> Tensor:
         return video
 
-    def sum(self, part: Tensor, purpose: str) -> Tensor:
-        return part
+    def sum(self, local: Tensor, purpose: str) -> Tensor:
+        return local
 
-    def collect(self, part: Tensor, purpose: str) -> Tensor:
-        return part[None]
+    def collect(self, local: Tensor, purpose: str) -> Tensor:
+        return local[None]

@@ -1,8 +1,8 @@
-"""What depends only on shapes, decided once a clip from integers: which tokens attend together, and where they stand.
+"""The layout of a clip, computed once from integers: the order of windows, their tokens, and rotary positions.
 
 Letters: L video tokens of all samples, packed · M text tokens of all samples, packed · S rows of all attention
-sequences (each window's video tokens followed by all text tokens of its sample). Where ranks share the clip, L is
-the tokens of this share's windows (in packed order), and S their rows.
+sequences (each window's video tokens followed by all text tokens of its sample). If ranks share the clip, L are the
+tokens of this rank's windows (in packed order), and S their rows.
 """
 
 from collections import Counter, defaultdict
@@ -25,11 +25,11 @@ from models.nadit.windows import cut_windows
 
 @dataclass(frozen=True)
 class TextMean:
-    """Samples with equally many windows and equally long texts, whose text outputs are averaged in one operation.
+    """Samples with the same number of windows and the same text length; their text means are one operation.
 
-    rows: [samples, windows, length] rows of S that hold the text's outputs.
-    target: [samples * length] rows of M that the means belong to.
-    windows: the number to divide by: all windows of a sample, in whatever share.
+    rows: [samples, windows, length], the rows of S with the text's outputs.
+    target: [samples * length], the rows of M to which the means belong.
+    windows: the number of windows of a sample on all ranks, by which the sums are divided.
     """
 
     rows: Tensor
@@ -39,15 +39,15 @@ class TextMean:
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """One partition of the packed clips into windows.
+    """The layout of one partition of the packed clips into windows.
 
-    partition: its number among the window partitions of the clip.
-    exchange: what text means are summed with.
-    token_counts: video tokens of every sample, those of this share alone.
-    sample_of_video: [L] which sample a video token belongs to; None when there is only one.
-    rows: [S] rows of the video and text tokens stacked (video first) that form the attention sequences.
-    video_rows: [L] row of S at which each video token's output lies.
-    rope_video, rope_text: tables for the packed tokens; the text has none in the 7B.
+    partition: the number of the partition.
+    exchange: sums text means over ranks.
+    token_counts: number of video tokens of every sample on this rank.
+    sample_of_video: [L], the sample of each video token; None if there is only one sample.
+    rows: [S], indices into the video and text tokens (video first) that form the attention sequences.
+    video_rows: [L], the row of S with each video token's output.
+    rope_video, rope_text: rotary tables of the packed tokens; the 7B has none for text.
     """
 
     partition: int
@@ -64,11 +64,13 @@ class WindowLayout:
 
 @dataclass(frozen=True)
 class ClipLayout:
-    """Everything in a forward pass that depends on shapes alone.
+    """Everything in a forward pass that depends on shapes only.
 
-    blocks: the window layout of every block; blocks of one partition share one object.
-    exchange: moves video tokens to the rank that holds them in the next block.
-    sample_of_text: [M] which sample a token belongs to; None when there is only one.
+    grids: tokens (T, H, W) of every sample.
+    text_lengths: number of text tokens of every sample.
+    blocks: the window layout of every block; blocks with the same partition share one object.
+    exchange: moves video tokens to the rank that processes them in the next block.
+    sample_of_text: [M], the sample of each text token; None if there is only one sample.
     """
 
     grids: tuple[Size3, ...]
@@ -85,14 +87,16 @@ def build_layout(
     device: torch.device | str = "cpu",
     sequence_group: SequenceGroup | None = None,
 ) -> ClipLayout:
-    """The layout of a packed batch.
+    """Build the layout of a packed batch.
 
     Args:
-        video_shapes: latent (t, h, w) of every sample; must be multiples of the patch.
-        text_lengths: text tokens of every sample.
-        sequence_group: the ranks that share the batch's windows, all with the same arguments; None: a single process.
+        video_shapes: latent (t, h, w) of every sample, multiples of the patch size.
+        text_lengths: number of text tokens of every sample.
+        device: device of the layout's tensors.
+        sequence_group: the ranks that share the windows of the batch, which all call this with the same arguments;
+            None: a single process.
     Raises:
-        ValueError: a shape that the patch does not divide, or as many texts as videos are not given.
+        ValueError: the patch size does not divide a shape, or the numbers of videos and texts differ.
     """
     if len(video_shapes) != len(text_lengths) or not video_shapes:
         raise ValueError(f"{len(video_shapes)} videos and {len(text_lengths)} texts: every sample needs one of each")
@@ -123,7 +127,7 @@ def build_layout(
 
 
 def token_grid(shape: Sequence[int], patch: Size3) -> Size3:
-    """Tokens (T, H, W) of a latent (t, h, w)."""
+    """The token grid (T, H, W) of a latent (t, h, w)."""
     if any(n % p or n < 1 for n, p in zip(shape, patch, strict=True)):
         raise ValueError(f"a latent of {tuple(shape)} cannot be cut into patches of {patch}; pad it to a multiple")
     t, h, w = (int(n) // p for n, p in zip(shape, patch, strict=True))
@@ -141,7 +145,7 @@ def _place_windows(grids: tuple[Size3, ...], counts: Size3, shifted: bool) -> li
 
 
 def _owner_of_token(grids: tuple[Size3, ...], windows: list[PlacedWindow], owners: list[int]) -> Tensor:
-    """[L] the share of every packed token."""
+    """The rank of every packed token: [L]."""
     owner_of_token = torch.empty(sum(prod(grid) for grid in grids), dtype=torch.long)
     for tokens, owner in zip(_video_tokens(grids, windows), owners, strict=True):
         owner_of_token[tokens] = owner
@@ -150,9 +154,11 @@ def _owner_of_token(grids: tuple[Size3, ...], windows: list[PlacedWindow], owner
 
 @dataclass(frozen=True)
 class _Batch:
-    """What all ways of cutting a packed batch have in common.
+    """The properties of a packed batch that all its partitions share.
 
-    grids: tokens (T, H, W) of every sample. text_lengths: text tokens of every sample. device: of the layout's tensors.
+    grids: tokens (T, H, W) of every sample.
+    text_lengths: number of text tokens of every sample.
+    device: device of the layout's tensors.
     """
 
     rope: RopeConfig
@@ -164,8 +170,8 @@ class _Batch:
 def _window_layout(
     batch: _Batch, windows: list[PlacedWindow], owned: list[bool] | None, partition: int, exchange: Exchange
 ) -> WindowLayout:
-    """The layout of all windows, or of those that this share owns."""
-    groups = defaultdict(list)  # windows of one length follow one another: each run is one dense attention call
+    """Order the windows, all or those of this rank, by length, and build their layout."""
+    groups = defaultdict(list)  # windows of one length are adjacent, so that each group is one dense attention call
     for number, window in enumerate(windows):
         if owned is None or owned[number]:
             groups[prod(window.size), batch.text_lengths[window.sample]].append(window)
@@ -174,7 +180,7 @@ def _window_layout(
     video_of_window = _video_tokens(batch.grids, ordered)
     packed = torch.arange(sum(prod(grid) for grid in batch.grids))
     if owned is not None:
-        video_of_window, packed = _own_numbers(video_of_window)
+        video_of_window, packed = _local_numbers(video_of_window)
     rows, text_starts = _sequence_rows(batch, ordered, video_of_window, len(packed))
     rope_video, rope_text = _rope_tables(batch, ordered, video_of_window, len(packed))
     is_video = rows < len(packed)
@@ -202,7 +208,7 @@ def _window_layout(
 def _sequence_rows(
     batch: _Batch, windows: list[PlacedWindow], video_of_window: list[Tensor], video_tokens: int
 ) -> tuple[Tensor, dict[int, list[int]]]:
-    """[S] the stacked tokens (video first) of all attention sequences; rows of S at which a sample's texts start."""
+    """The token indices (video first) of all attention sequences [S], and the rows of S where each text starts."""
     first_text = list(accumulate(batch.text_lengths, initial=video_tokens))
     tokens: list[Tensor] = []
     text_starts, start = defaultdict(list), 0
@@ -217,7 +223,7 @@ def _sequence_rows(
 def _rope_tables(
     batch: _Batch, windows: list[PlacedWindow], video_of_window: list[Tensor], video_tokens: int
 ) -> tuple[Tables, Tables | None]:
-    """Rotary tables of the packed video tokens, and of the text tokens where the generation rotates them."""
+    """Rotary tables of the packed video tokens, and of the text tokens if this generation rotates them."""
     rope, device = batch.rope, batch.device
     freqs = frequencies(rope, device)
     places = [(window.size, batch.text_lengths[window.sample]) for window in windows]
@@ -231,8 +237,8 @@ def _rope_tables(
     return tables(to_device(positions, device), freqs), text
 
 
-def _own_numbers(tokens: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Packed numbers of every window's tokens -> their numbers among these tokens alone; [L] their packed numbers."""
+def _local_numbers(tokens: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Renumber the windows' tokens among the tokens of this rank. Returns the new indices, and [L] the packed ones."""
     if not tokens:
         return [], torch.empty(0, dtype=torch.long)
     packed = torch.cat(tokens).sort().values
@@ -240,7 +246,7 @@ def _own_numbers(tokens: list[Tensor]) -> tuple[list[Tensor], Tensor]:
 
 
 def _video_tokens(grids: tuple[Size3, ...], windows: list[PlacedWindow]) -> list[Tensor]:
-    """Packed indices of every window's tokens, each in (t h w) order."""
+    """The packed indices of the tokens of every window, in (t h w) order."""
     first = accumulate((prod(grid) for grid in grids), initial=0)
     numbered = [(torch.arange(prod(grid)) + start).view(grid) for grid, start in zip(grids, first, strict=False)]
     tokens = []

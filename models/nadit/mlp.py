@@ -10,7 +10,7 @@ from common.kernels.gated import linear_gelu, silu_mul
 
 
 class FeedForward(nn.Module, ABC):
-    """What both kinds share: tokens may go through in chunks, which bounds the memory of the wide layer in between."""
+    """The base of both layers. Tokens can be processed in chunks, which bounds the memory of the wide hidden layer."""
 
     token_chunk: int | None = None
 
@@ -18,17 +18,17 @@ class FeedForward(nn.Module, ABC):
         if self.token_chunk is None or len(x) <= self.token_chunk or torch.is_grad_enabled():
             return self.feed(x)
         out = torch.empty_like(x)
-        for part, target in zip(x.split(self.token_chunk), out.split(self.token_chunk), strict=True):
-            target.copy_(self.feed(part))
+        for chunk, target in zip(x.split(self.token_chunk), out.split(self.token_chunk), strict=True):
+            target.copy_(self.feed(chunk))
         return out
 
     @abstractmethod
     def feed(self, x: Tensor) -> Tensor:
-        """[n, C] -> [n, C], all tokens at once."""
+        """Process all tokens at once: [n, C] -> [n, C]."""
 
 
 def set_token_chunk(network: nn.Module, tokens: int | None) -> None:
-    """Let the feed-forward layers below `network` take at most this many tokens at once; None: all."""
+    """Set how many tokens the feed-forward layers of `network` process at once; None: all."""
     if tokens is not None and tokens < 1:
         raise ValueError(f"token_chunk={tokens} must be at least 1, or None for all tokens at once")
     for module in network.modules():
@@ -49,7 +49,7 @@ class MLP(FeedForward):
 
 
 class SwiGLU(FeedForward):
-    """silu(gate(x)) * in(x), projected back; two thirds of the plain width, rounded up to a multiple of 256."""
+    """out(silu(gate(x)) * in(x)), with two thirds of the MLP's hidden width, rounded up to a multiple of 256."""
 
     def __init__(self, dim: int, expand_ratio: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class SwiGLU(FeedForward):
 
     @staticmethod
     def hidden(dim: int, expand_ratio: int) -> int:
-        """The inner width."""
+        """The hidden width."""
         return 256 * ceil(int(2 * dim * expand_ratio / 3) / 256)
 
     def feed(self, x: Tensor) -> Tensor:

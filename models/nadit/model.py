@@ -21,11 +21,13 @@ from models.nadit.recompute import Recompute
 
 
 class NaDiTOutput(NamedTuple):
-    """vid_sample: predicted velocity [L0, vid_out_channels]. features: video tokens [L, C] after each tapped block;
-    where several ranks share the clip, this share's under the partition of the block.
+    """The output of a NaDiT.
 
-    A tuple: FSDP gathers weights again before the backward pass by hooks on a network's outputs, which older releases
-    of torch look for in tuples and not in dataclasses.
+    vid_sample: [L0, vid_out_channels], the predicted velocity.
+    features: video tokens [L, C] after each tapped block; if ranks share the clip, those of this rank.
+
+    It is a tuple, because FSDP finds a network's outputs (to gather weights for the backward pass) in tuples, but in
+    older releases of torch not in dataclasses.
     """
 
     vid_sample: Tensor
@@ -33,7 +35,7 @@ class NaDiTOutput(NamedTuple):
 
 
 class TailNorm(nn.Module):
-    """The 3B's RMSNorm with weight after the last block."""
+    """The RMSNorm with weight after the last block of the 3B."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -45,7 +47,7 @@ class TailNorm(nn.Module):
 
 
 class NaDiT(nn.Module):
-    """Both generations of the transformer, told apart by their config alone; `models.dit*` are the doors to it."""
+    """The transformer of both generations, which differ in their config only. `models.dit*` build it from a YAML."""
 
     def __init__(self, config: NaDiTConfig) -> None:
         super().__init__()
@@ -62,11 +64,11 @@ class NaDiT(nn.Module):
         self.vid_out = PatchOut(config.vid_out_channels, config.patch_size, config.dim)
 
     def set_gradient_checkpointing(self, recompute: Recompute) -> None:
-        """Choose what of the blocks training keeps for the backward pass, and what that computes again."""
+        """Choose which activations of the blocks training keeps for the backward pass; it recomputes the others."""
         self.recompute, self.recomputed = recompute, recompute.blocks(self.config.num_layers)
 
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
-        """Compute everything that is not a parameter again, on `device`: after a build on the meta device."""
+        """Compute all buffers again, on `device`. Needed after building the network on the meta device."""
         for block in self.blocks:
             block.attn.rope.reset_buffers(device)
 
@@ -77,11 +79,12 @@ class NaDiT(nn.Module):
         device: torch.device | str = "cpu",
         sequence_group: SequenceGroup | None = None,
     ) -> ClipLayout:
-        """What depends on shapes only; build it once for all steps of a clip and pass it to `forward`.
+        """Build the layout, which depends on shapes only. Build it once per clip and pass it to `forward` in each step.
 
         Args:
-            sequence_group: the ranks that share the clip; each passes the same whole inputs to `forward` and
-                gets the whole output.
+            video_shapes, text_lengths, device: see `build_layout`.
+            sequence_group: the ranks that share the clip. Each passes the whole inputs to `forward`, and gets the whole
+                output.
         """
         return build_layout(self.config, video_shapes, text_lengths, device, sequence_group)
 
@@ -96,21 +99,22 @@ class NaDiT(nn.Module):
         layout: ClipLayout | None = None,
         taps: Sequence[int] = (),
     ) -> NaDiTOutput:
-        """Predict the velocity of packed latents; a sample's result does not depend on its neighbours.
+        """Predict the velocity of packed latents. The result of a sample does not depend on other samples.
 
         Args:
-            vid: [L0, vid_in_channels] noisy latents, condition and mask, each sample flattened (t h w).
-            txt: [M, txt_in_dim] text embeddings.
-            vid_shape: [B, 3] latent (t, h, w) of every sample. txt_shape: [B, 1] text tokens of every sample.
-            timestep: scalar or [B], 0 (clean) .. 1000 (noise).
-            layout: of these shapes, from `self.layout`; built here when None.
-            taps: numbers of blocks whose video tokens are wanted as well.
+            vid: [L0, vid_in_channels], noisy latents, condition and mask; each sample is flattened (t h w).
+            txt: [M, txt_in_dim], text embeddings.
+            vid_shape: [B, 3], latent (t, h, w) of every sample.
+            txt_shape: [B, 1], number of text tokens of every sample.
+            timestep: scalar or [B], from 0 (clean) to 1000 (noise).
+            layout: the layout of these shapes, from `self.layout`; None: it is built here.
+            taps: numbers of blocks (from 0) whose video tokens are returned as features.
         """
         if layout is None:
             shapes, lengths = _as_lists(vid_shape), [row[0] for row in _as_lists(txt_shape)]
             layout = self.layout(shapes, lengths, vid.device)
         if not isinstance(timestep, Tensor):
-            timestep = torch.full((1,), timestep, device=vid.device)  # written there: nothing is sent, nothing waits
+            timestep = torch.full((1,), timestep, device=vid.device)  # filled on the device: no copy
         timestep = timestep.to(vid.device).reshape(-1)
         exchange, windows = layout.exchange, layout.blocks[0]
         video = self.vid_in(vid, layout.grids, lambda tokens: exchange.enter(tokens, windows.partition))  # L C

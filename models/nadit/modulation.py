@@ -1,4 +1,4 @@
-"""Modulation by the time step ("single" AdaLN): one shared vector a sample, plus learned offsets of every block."""
+"""Modulation by the time step ("single" AdaLN): one vector per sample for all blocks, and learned offsets per block."""
 
 from math import log
 from typing import NamedTuple
@@ -8,25 +8,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SINUSOIDS = 256
-ATTENTION_SLOT, MLP_SLOT = 0, 1  # which of the two layers' vectors in the time embedding
-# The released 3B reads the attention's slot once more for the tail after the last block. It looks like an accident, but
-# the weights were trained with it.
+ATTENTION_SLOT, MLP_SLOT = 0, 1  # indices of the two layers' vectors in the time embedding
+# The released 3B uses the attention's slot also for the tail after the last block. This looks like an accident, but the
+# weights were trained with it.
 TAIL_SLOT = ATTENTION_SLOT
 
 
 class Modulation(NamedTuple):
-    """Three vectors [B, C] for one layer of one stream."""
+    """Shift, scale and gate, [B, C] each, for one layer of one stream."""
 
     shift: Tensor
     scale: Tensor
     gate: Tensor
 
 
-Embedding = tuple[Modulation, Modulation]  # by slot: of the attention and of the feed-forward layer
+Embedding = tuple[Modulation, Modulation]  # by slot: for the attention, and for the feed-forward layer
 
 
 class TimeEmbedding(nn.Module):
-    """Time step -> what all blocks share, a `Modulation` for each of a block's two layers."""
+    """Maps the time step to a `Modulation` for each of a block's two layers, which all blocks share."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -36,19 +36,19 @@ class TimeEmbedding(nn.Module):
         self.proj_out = nn.Linear(dim, 6 * dim)
 
     def forward(self, timestep: Tensor) -> Embedding:
-        """timestep: [B] in 0..1000."""
+        """Embed time steps [B] in 0..1000."""
         x = F.silu(self.proj_in(sinusoids(timestep).to(self.proj_in.weight.dtype)))
         x = F.silu(self.proj_hid(x))
-        # Features are ordered (C, 2 layers, 3 vectors). Taken apart here, once: in every block it would be launches.
+        # Features are ordered (C, 2 layers, 3 vectors). They are split once here, since every split launches kernels.
         vectors = self.proj_out(x).unflatten(-1, (self.dim, 6)).unbind(-1)
         return Modulation(*vectors[:3]), Modulation(*vectors[3:])
 
 
 def sinusoids(timestep: Tensor) -> Tensor:
-    """[B] in 0..1000 -> [B, SINUSOIDS] float32: sines of 128 frequencies from 1 to 1/10000, then their cosines.
+    """Sinusoidal features of time steps [B] in 0..1000: sines, then cosines, of 128 frequencies from 1 to 1/10000.
 
-    In float32 whatever the network's dtype: at 1000 the fastest sinusoid turns 159 times. Four lines of our own, as the
-    library's function comes with an import of two seconds at every start.
+    The result is [B, SINUSOIDS] in float32 for any dtype of the network, because the fastest sinusoid has 159 periods
+    up to 1000. The function of diffusers is not used, because its import takes two seconds.
     """
     half = SINUSOIDS // 2
     exponents = -log(10000) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half
@@ -57,16 +57,16 @@ def sinusoids(timestep: Tensor) -> Tensor:
 
 
 def offset(dim: int, mean: float) -> nn.Parameter:
-    """A learned vector [dim], at first normal around `mean` with deviation dim^-1/2; empty on the meta device.
+    """A learned vector [dim], initialised as normal around `mean` with deviation dim^-1/2.
 
-    There, where networks are built, drawing would load torch's compiler and sympy, two seconds of every start.
+    On the meta device it is not initialised: drawing there would import torch's compiler, two seconds at every start.
     """
     vector = torch.empty(dim)
     return nn.Parameter(vector if vector.is_meta else mean + torch.randn(dim) / dim**0.5)
 
 
 class AdaSingle(nn.Module):
-    """A block's own offsets, added to the shared time embedding."""
+    """The offsets of one block, which are added to the shared time embedding."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -75,15 +75,15 @@ class AdaSingle(nn.Module):
                 self.register_parameter(f"{layer}_{kind}", offset(dim, mean))
 
     def forward(self, embedding: Embedding, slot: int) -> Modulation:
-        """embedding: of `TimeEmbedding`; slot: `ATTENTION_SLOT` or `MLP_SLOT`."""
+        """Add the offsets to the embedding of `TimeEmbedding`; slot is `ATTENTION_SLOT` or `MLP_SLOT`."""
         shift, scale, gate = embedding[slot]
         layer = ("attn", "mlp")[slot]
-        own = [getattr(self, f"{layer}_{kind}") for kind in ("shift", "scale", "gate")]
-        return Modulation(shift + own[0], scale + own[1], gate + own[2])
+        offsets = [getattr(self, f"{layer}_{kind}") for kind in ("shift", "scale", "gate")]
+        return Modulation(shift + offsets[0], scale + offsets[1], gate + offsets[2])
 
 
 class TailModulation(nn.Module):
-    """Shift and scale between the 3B's last norm and its patch-out (`vid_out_ada`)."""
+    """Shift and scale between the last norm and the output projection of the 3B (`vid_out_ada`)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

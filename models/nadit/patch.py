@@ -1,4 +1,4 @@
-"""Latents to tokens and back: samples of different sizes, packed one after another."""
+"""Converts latents to tokens and back, for packed samples of different sizes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -12,13 +12,13 @@ from models.nadit.config import Size3
 
 
 def runs(grids: Sequence[Size3]) -> Iterator[tuple[int, Size3]]:
-    """Neighbours of one size go through together: how many, and their grid."""
+    """Group adjacent samples of one size, which are processed together: their number, and their grid."""
     for grid, same in groupby(grids):
         yield len(list(same)), grid
 
 
 class PatchIn(nn.Module):
-    """[L0, c] latents, each sample flattened (t h w) -> [L, C] tokens; a token's features are ordered (pt ph pw c)."""
+    """Maps latents [L0, c], each sample flattened (t h w), to tokens [L, C]; a patch is ordered (pt ph pw c)."""
 
     def __init__(self, channels: int, patch: Size3, dim: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class PatchIn(nn.Module):
         self.proj = nn.Linear(channels * prod(patch), dim)
 
     def forward(self, latents: Tensor, grids: Sequence[Size3], choose: Callable[[Tensor], Tensor]) -> Tensor:
-        """choose: all tokens -> those that are wanted; called before they become wide."""
+        """`choose` selects the tokens of this rank; it is called before the projection, when tokens are small."""
         pt, ph, pw = self.patch
         samples = latents.split([n * prod(grid) * prod(self.patch) for n, grid in runs(grids)])
         tokens = [
@@ -37,7 +37,7 @@ class PatchIn(nn.Module):
 
 
 class PatchOut(nn.Module):
-    """[L, C] tokens -> [L0, c] latents, the reverse of `PatchIn`."""
+    """Maps tokens [L, C] to latents [L0, c], the reverse of `PatchIn`."""
 
     def __init__(self, channels: int, patch: Size3, dim: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class PatchOut(nn.Module):
         self.proj = nn.Linear(dim, channels * prod(patch))
 
     def forward(self, tokens: Tensor, grids: Sequence[Size3], gather: Callable[[Tensor], Tensor]) -> Tensor:
-        """gather: this share's tokens -> all of them; called when they are narrow again."""
+        """`gather` collects the tokens of all ranks; it is called after the projection, when tokens are small."""
         pt, ph, pw = self.patch
         samples = gather(self.proj(tokens)).split([n * prod(grid) for n, grid in runs(grids)])
         latents = [

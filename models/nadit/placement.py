@@ -1,4 +1,4 @@
-"""Which rank gets which attention windows: equal work, and few tokens that change owner between blocks."""
+"""Assigns attention windows to ranks: ranks have equal work, and few tokens move between blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from torch import Tensor
 from models.nadit.config import NaDiTConfig, Size3
 from models.nadit.windows import Window
 
-# Only their ratio matters: what a rank computes in the time in which it sends one byte to another (fast links in one
-# machine, large matrices). It weighs a perfect balance against fewer tokens on the way.
+# Operations that a rank computes in the time in which it sends one byte (fast links within a machine, large matrices).
+# This ratio weighs equal work against fewer moved tokens.
 FLOPS_PER_BYTE = 2000
-BYTES_PER_NUMBER = 2  # hidden states travel in 16 bits
+BYTES_PER_NUMBER = 2  # hidden states are sent in 16 bits
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class PlacedWindow:
 def share_windows(
     config: NaDiTConfig, partitions: Sequence[Sequence[PlacedWindow]], text_lengths: Sequence[int], shares: int
 ) -> list[list[int]]:
-    """For every window partition, the share (0 .. shares - 1) that each window belongs to. The same on every rank.
+    """Assign a rank (0 .. shares - 1) to each window of every partition. The result is the same on every rank.
 
-    Windows are lined up along the axes in some order and the line is cut into runs of nearly equal work. Of all orders
-    the one with the least time is taken, counting both the slowest share and the tokens that move.
+    For an order of the three axes, windows are sorted along them, and the list is cut into runs of nearly equal work.
+    Of all orders the fastest is chosen, by the work of the slowest rank and the tokens that move.
     """
     if shares == 1:
         return [[0] * len(windows) for windows in partitions]
@@ -48,19 +48,19 @@ def share_windows(
 
 
 def window_flops(config: NaDiTConfig, window: PlacedWindow, text_length: int) -> int:
-    """Operations of one block for one window: its tokens' matrices, and attention over them and the text."""
+    """Operations of one block for one window: the linear layers of its tokens, and attention with the text."""
     tokens = prod(window.size)
     inner = config.heads * config.head_dim
-    wide = config.dim * config.expand_ratio  # SwiGLU has three matrices of two thirds of that
+    wide = config.dim * config.expand_ratio  # SwiGLU has three matrices of two thirds of this width
     matrices = 2 * tokens * config.dim * (4 * inner + 2 * wide)
     return matrices + 4 * (tokens + text_length) ** 2 * inner
 
 
-Option = tuple[int, list[int]]  # the largest share's operations, the owner of each window
+Option = tuple[int, list[int]]  # operations of the busiest rank, and the rank of each window
 
 
 def _options(windows: Sequence[PlacedWindow], work: Sequence[int], shares: int) -> list[Option]:
-    """One way to share the windows out for each order of the three axes, without repetitions."""
+    """The assignments for each order of the three axes, without duplicates."""
     options = {}
     for axes in permutations(range(3)):
         order = sorted(range(len(windows)), key=lambda i: _position(windows[i], axes))
@@ -80,20 +80,20 @@ def _position(window: PlacedWindow, axes: Sequence[int]) -> tuple[int, ...]:
 
 
 def balanced_runs(work: Sequence[int], shares: int) -> list[int]:
-    """Cut a line of pieces into at most `shares` runs with the smallest possible largest sum; the run of each piece.
+    """Cut a list into at most `shares` runs so that the largest sum of a run is minimal. Returns the run of each entry.
 
-    Where that leaves a choice, runs are as equal as they come; with fewer pieces than shares the last ones stay empty.
+    Within this limit the runs are about equal. If there are fewer entries than shares, the last runs are empty.
     """
     low, high = max(work), sum(work)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if _runs_within(work, middle) <= shares else (middle + 1, high)
-    # With the limit known, close a run as soon as it has its part of what is left, if the rest still fits.
+    # Given this limit, end a run when it has its part of the remaining work, if the rest still fits.
     owners, run, load, left = [], 0, 0, sum(work)
     rest_of = list(accumulate(reversed(work), initial=0))[::-1]
     for i, w in enumerate(work):
-        part = left / (shares - run)
-        full = load + w > low or (load + w / 2 > part and _runs_within(work[i:], low) <= shares - run - 1)
+        fair_share = left / (shares - run)
+        full = load + w > low or (load + w / 2 > fair_share and _runs_within(work[i:], low) <= shares - run - 1)
         if load and full and run < shares - 1:
             run, left, load = run + 1, rest_of[i], 0
         owners.append(run)
@@ -113,8 +113,8 @@ def _runs_within(work: Sequence[int], limit: int) -> int:
 def _best_combination(
     config: NaDiTConfig, partitions: Sequence[Sequence[PlacedWindow]], options: Sequence[list[Option]], shares: int
 ) -> tuple[Option, ...]:
-    """One option for each partition: the least time for a block of each of the two and the moves between them."""
-    if len(partitions) != 2:  # never in the released models; combinations of more would explode
+    """Choose one option per partition, with the least time for a block of each and for the moves between them."""
+    if len(partitions) != 2:  # never so in the released models; there would be too many combinations
         return tuple(min(choices, key=lambda option: option[0]) for choices in options)
     common = _common_tokens(*partitions)
 
@@ -128,7 +128,7 @@ def _best_combination(
 
 
 def _common_tokens(a: Sequence[PlacedWindow], b: Sequence[PlacedWindow]) -> Tensor:
-    """[windows of a, windows of b] tokens that lie in both."""
+    """The number of tokens in common: [windows of a, windows of b]."""
     spans_a, spans_b = (torch.tensor([w.span for w in windows]).view(-1, 3, 2) for windows in (a, b))
     starts = torch.maximum(spans_a[:, None, :, 0], spans_b[None, :, :, 0])
     stops = torch.minimum(spans_a[:, None, :, 1], spans_b[None, :, :, 1])

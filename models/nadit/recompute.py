@@ -1,12 +1,12 @@
-"""Activation checkpointing: which blocks the backward pass computes again, and which of their results it finds kept.
+"""Activation checkpointing: which blocks the backward pass recomputes, and which of their results are kept.
 
-| keeps | stays of such a block | computed again |
+| keeps | kept of such a block | recomputed |
 | --- | --- | --- |
-| nothing | its input | all of it |
-| attention | also what attention read | all but attention |
+| nothing | its input | everything |
+| attention | also the results of attention | everything but attention |
 | products | also the results of all matrix products | norms, modulation, rotation, gathers, activations |
 
-Memory rises and work falls from line to line; gradients are the same.
+From row to row, memory rises and work falls. Gradients are the same.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-# Operators below autograd, by name: the backends of `common.kernels.attention`, and the products of linear layers.
+# Names of operators below autograd: the backends of `common.kernels.attention`, and the products of linear layers.
 ATTENTION = frozenset(
     {
         "aten::_scaled_dot_product_cudnn_attention",
@@ -40,13 +40,13 @@ KEPT: dict[str, frozenset[str]] = {"nothing": frozenset(), "attention": ATTENTIO
 
 @dataclass(frozen=True)
 class Recompute:
-    """Activation checkpointing of a network.
+    """The activation checkpointing of a network.
 
-    share: of the blocks that are computed again, spread evenly over the depth, in [0, 1]; True and False count.
-    keeps: what stays of those, a key of `KEPT`.
+    share: the fraction of blocks that are recomputed, spread evenly over the depth, in [0, 1].
+    keeps: which results of these blocks are kept, a key of `KEPT`.
 
     Raises:
-        ValueError: another share or word.
+        ValueError: another share, or another key.
     """
 
     share: float = 0.0
@@ -59,11 +59,11 @@ class Recompute:
             raise ValueError(f"dit.gradient_checkpoint_keeps={self.keeps!r}: choose from {', '.join(KEPT)}")
 
     def blocks(self, count: int) -> frozenset[int]:
-        """Numbers of the blocks, of `count`, that are computed again."""
+        """The numbers of the recomputed blocks among `count` blocks."""
         return frozenset(n for n in range(count) if int((n + 1) * self.share) > int(n * self.share))
 
     def run(self, module: Callable[..., Any], *inputs: Any) -> Any:
-        """`module(*inputs)`, most of which the backward pass computes again."""
+        """Call `module(*inputs)` so that the backward pass recomputes what is not kept."""
         if self.keeps == "nothing":
             return checkpoint(module, *inputs, use_reentrant=False)
         contexts = partial(create_selective_checkpoint_contexts, partial(_policy, KEPT[self.keeps]))
@@ -73,6 +73,6 @@ class Recompute:
 def _policy(
     kept: frozenset[str], _context: SelectiveCheckpointContext, operator: Any, *_: Any, **__: Any
 ) -> CheckpointPolicy:
-    schema = getattr(operator, "_schema", None)  # operators of higher order have none
+    schema = getattr(operator, "_schema", None)  # higher-order operators have none
     chosen = schema is not None and schema.name in kept
     return CheckpointPolicy.MUST_SAVE if chosen else CheckpointPolicy.PREFER_RECOMPUTE

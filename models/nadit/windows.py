@@ -1,16 +1,16 @@
-"""How a token grid is cut into attention windows (SeedVR2, equations 1 and 2, rounded as the released code does)."""
+"""Cuts a token grid into attention windows (SeedVR2, equations 1 and 2, with the rounding of the released code)."""
 
 from math import ceil, sqrt
 
 Size3 = tuple[int, int, int]
 Window = tuple[int, int, int, int, int, int]  # t0, t1, h0, h1, w0, w1
 
-REFERENCE_AREA = 45 * 80  # tokens of one 720p frame: windows cover the same share of the picture at any resolution
-LONGEST_CLIP = 30  # latent frames; windows stop growing in time beyond
+REFERENCE_AREA = 45 * 80  # tokens of one 720p frame; windows have the size that they have in a frame of this area
+LONGEST_CLIP = 30  # latent frames, above which windows do not grow in time
 
 
 def window_size(grid: Size3, counts: Size3) -> Size3:
-    """Tokens of a full window along (time, height, width) for a grid (T, H, W) and window counts (nt, nh, nw)."""
+    """The size in tokens (time, height, width) of a full window, for a grid (T, H, W) and counts (nt, nh, nw)."""
     frames, height, width = grid
     scale = sqrt(REFERENCE_AREA / (height * width))
     return (

@@ -7,6 +7,8 @@ passes around them (`models.video_vae_v3.modules.winograd`).
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +32,7 @@ class Timing:
     tflop_s: float
 
 
-def measure_convolutions(device: torch.device) -> list[dict]:
+def measure_convolutions(device: torch.device) -> list[dict[str, Any]]:
     """Every variant of every layer, at 720p in bfloat16 on CUDA, elsewhere small in float32."""
     large = device.type == "cuda"
     dtype, size, width = (torch.bfloat16, (720, 1280), 128) if large else (torch.float32, (16, 24), 8)
@@ -51,8 +53,18 @@ def measure_convolutions(device: torch.device) -> list[dict]:
     return rows
 
 
-def variants(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[tuple]:
-    """(layer, variant, new frames a call, TFLOP a frame, the call)."""
+class Variant(NamedTuple):
+    """frames: new ones a call. tflop: of a frame. run: the call."""
+
+    layer: str
+    name: str
+    frames: int
+    tflop: float
+    run: Callable[[], object]
+
+
+def variants(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[Variant]:
+    """Every way to call every layer."""
     for inner, outer, shrink in ((1, 1, 1), (2, 1, 1), (2, 2, 2), (4, 2, 2)):
         inner, outer, height, columns = inner * width, outer * width, size[0] // shrink, size[1] // shrink
         layer = f"{inner}->{outer} {height}x{columns}"
@@ -60,17 +72,18 @@ def variants(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> 
         weight = draw(outer, inner, 3, 3, 3).to(memory_format=LAST_3D)
         for frames in (4, 2, 1):
             x = draw(1, inner, frames + 2, height, columns).to(memory_format=LAST_3D)
-            yield layer, f"3d T={frames}", frames, tflop, lambda x=x, w=weight: F.conv3d(x, w, padding=(0, 1, 1))
+            yield Variant(layer, f"3d T={frames}", frames, tflop, partial(F.conv3d, x, weight, padding=(0, 1, 1)))
         for m in (F43, F23):
-            yield layer, f"F({m},3)", m, tflop, winograd_products(draw, m, inner, outer, (height, columns))
+            products = winograd_products(draw, m, inner, outer, (height, columns))
+            yield Variant(layer, f"F({m},3)", m, tflop, products)
     channels, height, columns = 2 * width, size[0] // 2, size[1] // 2
     layer = f"folded upsampler {channels} {height}x{columns}"
     tflop = 2 * 12 * channels**2 * 4 * height * columns / 1e12
     weight = draw(channels, channels, 3, 4, 4).to(memory_format=LAST_3D)
     for frames in (4, 1):
         x = draw(1, channels, frames + 2, height, columns).to(memory_format=LAST_3D)
-        run = lambda x=x, w=weight: F.conv_transpose3d(x, w, None, (1, 2, 2), (2, 1, 1))  # noqa: E731
-        yield layer, f"3d T={frames}", frames, tflop, run
+        run = partial(F.conv_transpose3d, x, weight, None, (1, 2, 2), (2, 1, 1))
+        yield Variant(layer, f"3d T={frames}", frames, tflop, run)
 
 
 def winograd_products(
@@ -96,14 +109,14 @@ def sustained(run: Callable[[], object], device: torch.device) -> float:
 
 
 @contextmanager
-def searching():
+def searching() -> Iterator[None]:
     """cuDNN tries its algorithms instead of asking its heuristics."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     yield
     torch.backends.cudnn.benchmark = before
 
 
-def convolution_table(rows: list[dict]) -> str:
+def convolution_table(rows: list[dict[str, Any]]) -> str:
     lines = [f"{'layer':<34} {'variant':<24} {'ms a frame':>10} {'TFLOP/s':>8}"]
     lines += [f"{row['layer']:<34} {row['variant']:<24} {row['ms']:10.3f} {row['tflop_s']:8.1f}" for row in rows]
     return "\n".join(lines)

@@ -1,10 +1,11 @@
 """Floating point operations of the VAE as inference runs it, counted from the network on shapes alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common.config import create_object
 from data.video.framing import latent_frames
@@ -26,7 +27,7 @@ def sliced_vae_flops(config: Mapping[str, Any], frames: int, height: int, width:
     prepare_inference(vae, winograd=())
     factor, scale = vae.temporal_factor, vae.spatial_factor
     later = latent_frames(frames, factor) - 1
-    inputs = {
+    inputs: dict[str, tuple[Callable[..., Tensor], Callable[[int], tuple[int, ...]], int]] = {
         "encode": (vae.encode_slice, lambda n: (1, 3, n, height, width), factor),
         "decode": (vae.decode_slice, lambda n: (1, vae.latent_channels, n, height // scale, width // scale), 1),
     }

@@ -7,11 +7,12 @@ would type.
 import argparse
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ INPUTS = "inputs"
 WAITS = ("reader", "writer", "frames", "end")  # of `report.Waits`
 
 
-def end_to_end(args: argparse.Namespace, process: Process, folder: Path) -> dict:
+def end_to_end(args: argparse.Namespace, process: Process, folder: Path) -> dict[str, Any]:
     """Make inputs in `folder`, restore them twice and, on a GPU, a third time under the profiler.
 
     Args:
@@ -76,7 +77,7 @@ def strength(args: argparse.Namespace) -> float:
 
 def prepared(
     args: argparse.Namespace, process: Process, inputs: Path, output: Path
-) -> tuple[Sequence[Path], Job, bool]:
+) -> tuple[Iterable[Path], Job, bool]:
     """What `restore_all` takes for the files of a folder."""
     preset = PRESETS[args.preset]
     typed = parser(preset).parse_args(command_line(args, inputs, output))
@@ -86,7 +87,7 @@ def prepared(
     return work
 
 
-def run_folder(args: argparse.Namespace, process: Process, inputs: Path, output: Path) -> dict:
+def run_folder(args: argparse.Namespace, process: Process, inputs: Path, output: Path) -> dict[str, Any]:
     """Restore every file of a folder, from reading the flags on.
 
     Returns:
@@ -106,7 +107,7 @@ def run_folder(args: argparse.Namespace, process: Process, inputs: Path, output:
     return {**summary(reports, started), "loading": loaded - started}
 
 
-def summary(reports: Sequence[Report], started: float) -> dict:
+def summary(reports: Sequence[Report], started: float) -> dict[str, Any]:
     """See `run_folder`. started: of `time.perf_counter`."""
     ended = sorted(report.ended for report in reports)
     steps = [after - before for before, after in pairwise(ended)]
@@ -114,7 +115,9 @@ def summary(reports: Sequence[Report], started: float) -> dict:
         "first_result": ended[0] - started,
         "seconds": ended[-1] - started,
         "between_results": median(steps) if steps else None,
-        "files": [{"name": r.source.name, "seconds": r.seconds, **asdict(r.waits)} for r in reports],
+        "files": [
+            {"name": r.source.name, "seconds": r.seconds, **(asdict(r.waits) if r.waits else {})} for r in reports
+        ],
         "peak_gib": max(report.peak_memory for report in reports) / GIB,
     }
 
@@ -126,7 +129,7 @@ def forget(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def end_to_end_table(result: dict, networks: float) -> str:
+def end_to_end_table(result: dict[str, Any], networks: float) -> str:
     """As text.
 
     Args:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from data.media import MediaInfo, OutputOptions, open_writer
+from data.media.info import Kind
 from data.training.motion import MotionConfig, animate
 
 RATE = Fraction(25)
@@ -19,7 +20,8 @@ CRF = 18  # of the clips: a good original
 
 def write_inputs(folder: Path, files: int, frames: int, size: tuple[int, int]) -> list[Path]:
     """`files` clips of `frames` frames, or pictures where that is 1, of size (height, width); each another scene."""
-    suffix, kind = (".png", "image") if frames == 1 else (".mp4", "video")
+    suffix = ".png" if frames == 1 else ".mp4"
+    kind: Kind = "image" if frames == 1 else "video"
     paths = [folder / f"{number:03d}{suffix}" for number in range(files)]
     for number, path in enumerate(paths):
         info = MediaInfo(Path("a scene"), kind, size[1], size[0], frame_rate=RATE)
@@ -32,7 +34,7 @@ def write_inputs(folder: Path, files: int, frames: int, size: tuple[int, int]) -
 def film(frames: int, size: tuple[int, int], seed: int) -> np.ndarray:
     """u8 [frames, height, width, 3]; size is (height, width)."""
     generator = np.random.default_rng(seed)
-    scene = draw_scene(tuple(round(side * MARGIN) for side in size), generator)
+    scene = draw_scene((round(size[0] * MARGIN), round(size[1] * MARGIN)), generator)
     clip = animate(scene, frames, *size, generator, CAMERA)
     for frame in clip:
         noisy = frame + generator.normal(0, GRAIN, frame.shape).astype(np.float32)

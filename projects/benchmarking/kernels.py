@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.kernels import frame_norm
+from common.kernels.norm_statistics import Norm
 from common.kernels.triton_support import Kernels, kernels
 from common.kernels.winograd import new_statistics, transform_dtype, transform_input, transform_output
 from common.kernels.winograd_matrices import CARRIED
@@ -17,11 +20,11 @@ from projects.benchmarking.timing import median_seconds
 
 @dataclass(frozen=True)
 class Case:
-    """name, size; own and plain: the two ways; gigabytes: least traffic; tflop: least arithmetic (0: not counted)."""
+    """name, size. kernel, plain: the two ways. gigabytes: least traffic. tflop: least arithmetic (0: not counted)."""
 
     name: str
     size: str
-    own: Callable[[], object]
+    kernel: Callable[[], object]
     plain: Callable[[], object]
     gigabytes: float = 0.0
     tflop: float = 0.0
@@ -37,21 +40,23 @@ class Row:
     tflop_s: float
 
 
-def measure_kernels(device: torch.device) -> list[dict]:
+def measure_kernels(device: torch.device) -> list[dict[str, Any]]:
     """One row a kernel, on CUDA at 720p sizes in bfloat16, elsewhere small in float32."""
     large = device.type == "cuda"
     dtype = torch.bfloat16 if large else torch.float32
     rows = []
     with torch.inference_mode():
         for case in cases(device, dtype, (720, 1280) if large else (24, 32), 128 if large else 16):
-            own = median_seconds(case.own, device, 9)
+            seconds = median_seconds(case.kernel, device, 9)
             plain = median_seconds(case.plain, device, 5)
-            row = Row(case.name, case.size, own * 1e3, plain * 1e3, case.gigabytes / own / 1e3, case.tflop / own)
+            row = Row(
+                case.name, case.size, seconds * 1e3, plain * 1e3, case.gigabytes / seconds / 1e3, case.tflop / seconds
+            )
             rows.append(asdict(row))
     return rows
 
 
-def kernel_table(rows: list[dict]) -> str:
+def kernel_table(rows: list[dict[str, Any]]) -> str:
     lines = [f"{'kernel':<28} {'size':<26} {'own ms':>9} {'plain ms':>9} {'gain':>6} {'TB/s':>6} {'TFLOP/s':>8}"]
     for row in rows:
         lines.append(
@@ -83,12 +88,12 @@ def cases(device: torch.device, dtype: torch.dtype, size: tuple[int, int], width
         weight, bias = draw(channels), draw(channels)
         gigabytes = x.nbytes / 1e9
 
-        of_frames = frame_norm.Norm(weight, bias, min(32, channels), 1e-6, True)
+        of_frames = Norm(weight, bias, min(32, channels), 1e-6, True)
 
-        def norm(out=out, x=x, of_frames=of_frames):
+        def norm(out: Tensor = out, x: Tensor = x, of_frames: Norm = of_frames) -> None:
             frame_norm.norm_silu_into(out, x, of_frames)
 
-        def add(y=y, bias=bias, x=x):
+        def add(y: Tensor = y, bias: Tensor = bias, x: Tensor = x) -> None:
             frame_norm.add_bias_residual(y, bias, x)
 
         about = "x".join(map(str, shape[1:]))
@@ -116,10 +121,11 @@ def winograd_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: in
         block = draw(m + 2, 1, rows[1] - rows[0], columns, channels).to(past)
         bias, out = draw(channels), torch.empty_like(x)
 
-        def combine(x=x, scale=scale, shift=shift, past=past, block=block, rows=rows):
-            transform_input(list(block), x, scale, shift, True, past, rows, rows)
+        combine = partial(transform_input, list(block), x, scale, shift, True, past, rows, rows)
 
-        def finish(out=out, block=block, rows=rows, bias=bias, x=x):
+        def finish(
+            out: Tensor = out, block: Tensor = block, rows: tuple[int, int] = rows, bias: Tensor = bias, x: Tensor = x
+        ) -> None:
             transform_output(out, list(block), rows, 0, bias, x, None, new_statistics(out))
 
         about, frame = f"F({m},3) {channels} {block.shape[2]}x{columns}", block[0].nbytes / 1e9
@@ -142,8 +148,8 @@ def conv_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -
         yield Case(
             "conv3d vs stacked conv2d",
             f"{inner}->{outer} {frames}x{height}x{columns}",
-            lambda x=x, weight=weight: F.conv3d(x, weight, padding=(0, 1, 1)),
-            lambda x=stacked, weight=flat: F.conv2d(x, weight, padding=1),
+            partial(F.conv3d, x, weight, padding=(0, 1, 1)),
+            partial(F.conv2d, stacked, flat, padding=1),
             tflop=54 * inner * outer * frames * height * columns / 1e12,
         )
     for channels, z, shrink, frames in ((4 * width, 2, 4, 2), (2 * width, 1, 2, 4)):
@@ -157,7 +163,7 @@ def conv_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -
         yield Case(
             "folded upsampler",
             f"{channels} {frames}x{height}x{columns}",
-            lambda x=x, w=folded, z=z: F.conv_transpose3d(x, w, None, (z, 2, 2), (2, 1, 1)),
-            lambda x=big, w=weight: F.conv3d(x, w, padding=(0, 1, 1)),
+            partial(F.conv_transpose3d, x, folded, None, (z, 2, 2), (2, 1, 1)),
+            partial(F.conv3d, big, weight, padding=(0, 1, 1)),
             tflop=2 * taps * channels**2 * z * frames * 4 * height * columns / 1e12,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from data.media import MediaInfo, OutputOptions, open_writer
+from projects.program import new_parser, run_program
 
 SIZE, RATE, PIECE = (48, 64), 25, 100  # height, width; frames a second; frames that are made at once
 # The peak as the kernel has it, which is kept to the page, beside the line of the report.
@@ -18,6 +19,7 @@ PROGRAM = """
 import resource, sys
 from projects.video_diffusion_sr.cli import main
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
+from projects.program import new_parser, run_program
 code = main(SEEDVR2_TINY, sys.argv[1:])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 sys.exit(code)
@@ -53,9 +55,12 @@ def moving_picture(path: Path, frames: int) -> Path:
     return path
 
 
-def main(lengths: Sequence[int]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument("lengths", nargs="*", type=int, default=[100, 400, 1600, 6400], help="frames (%(default)s)")
+    lengths = parser.parse_args(arguments).lengths
     print(json.dumps({str(length): round(peak, 1) for length, peak in peaks(lengths).items()}))
 
 
 if __name__ == "__main__":
-    main([int(length) for length in sys.argv[1:]] or [100, 400, 1600, 6400])
+    sys.exit(run_program(main))

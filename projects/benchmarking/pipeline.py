@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class NoiseClip(MediaReader):
     """Random pixels as a file would give them, u8 [3, height, width] a frame; the same on every rank."""
 
     def __init__(self, frames: int, height: int, width: int) -> None:
+        self.frames = frames
         self.info = MediaInfo(
             Path("noise"), "image" if frames == 1 else "video", width, height, frame_count_hint=frames
         )
@@ -81,14 +83,14 @@ class Pipeline:
 
     def _take(self, finished: Iterator[Finished]) -> None:
         """The results on the host, a slice behind the device as a writer takes them."""
-        results = []
-        for part in finished:
-            results.append(part)
-            if len(results) > 1 and not self.keep_result:
-                results.pop(0).arrive()
-        results = [part.arrive()[0][0] for part in results]
-        if self.keep_result and results:
-            self.result = torch.cat(results)
+        waiting = []
+        for frames_of_slice in finished:
+            waiting.append(frames_of_slice)
+            if len(waiting) > 1 and not self.keep_result:
+                waiting.pop(0).arrive()
+        frames = [frames_of_slice.arrive()[0][0] for frames_of_slice in waiting]
+        if self.keep_result and frames:
+            self.result = torch.cat(frames)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class StageTimes:
     sent: dict[str, int]
 
 
-def time_stages(pipeline: Pipeline, runs: int, warm_up: int, whole: bool) -> dict[str, dict]:
+def time_stages(pipeline: Pipeline, runs: int, warm_up: int, whole: bool) -> dict[str, dict[str, Any]]:
     """Every stage's `StageTimes`, the median of `runs` after `warm_up` runs of all stages.
 
     Args:
@@ -123,15 +125,15 @@ def one_run(run: Callable[[], None], restorer: Restorer) -> StageTimes:
     parallel.process.barrier()
     with peak_gib(device) as peak:
         seconds = timed(run, device)
-        own = seconds, peak() + restorer.infer.stages.held_bytes / 2**30
+        of_rank = seconds, peak() + restorer.infer.stages.held_bytes / 2**30
     sent = {name: count - before.get(name, 0) for name, count in parallel.traffic.sent.items()}
     sent = {name: count for name, count in sent.items() if count}
-    rows = [own] if parallel.size == 1 else parallel.group.gather_rows(
-        torch.tensor([own], dtype=torch.float64), [1] * parallel.size, "benchmark"
+    rows = [of_rank] if parallel.size == 1 else parallel.group.gather_rows(
+        torch.tensor([of_rank], dtype=torch.float64), [1] * parallel.size, "benchmark"
     ).tolist()  # fmt: skip
     return StageTimes(max(row[0] for row in rows), tuple(row[1] for row in rows), sent)
 
 
-def _middle(of_stage: list[StageTimes]) -> dict:
+def _middle(of_stage: list[StageTimes]) -> dict[str, Any]:
     peaks = tuple(max(column) for column in zip(*(times.peak_gib for times in of_stage), strict=True))
     return asdict(StageTimes(median(times.seconds for times in of_stage), peaks, of_stage[-1].sent))

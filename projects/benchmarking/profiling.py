@@ -1,7 +1,7 @@
 """Where a stage's time goes: its kernels by time, and when the device waited for the next one."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -32,7 +32,7 @@ class Idle(NamedTuple):
     gaps: list[tuple[str, int, float]]
 
 
-def profile(stages: dict[str, Callable[[], None]], device: torch.device) -> str:
+def profile(stages: Mapping[str, Callable[[], object]], device: torch.device) -> str:
     """The kernels of each stage by time and, on a GPU, the times between them."""
     on_gpu = device.type == "cuda"
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
@@ -73,19 +73,21 @@ def on_device(event: torch.autograd.profiler_util.FunctionEvent) -> bool:
 
 def idle_times(spans: Iterable[Span]) -> Idle:
     """The gaps between operations, those that run side by side counted once."""
-    gaps, busy, idle, last = defaultdict(lambda: [0, 0.0]), 0.0, 0.0, None
+    times: defaultdict[str, int] = defaultdict(int)
+    lengths: defaultdict[str, float] = defaultdict(float)
+    busy, idle, last = 0.0, 0.0, None
     for span in sorted(spans):
         if last is None or span.start >= last.stop:
             if last is not None and span.start > last.stop:
-                gap = gaps[f"{last.name[:NAME_WIDTH]} -> {span.name[:NAME_WIDTH]}"]
-                gap[0] += 1
-                gap[1] += span.start - last.stop
+                between = f"{last.name[:NAME_WIDTH]} -> {span.name[:NAME_WIDTH]}"
+                times[between] += 1
+                lengths[between] += span.start - last.stop
                 idle += span.start - last.stop
             busy += span.stop - span.start
         else:
             busy += max(0.0, span.stop - last.stop)
         last = span if last is None or span.stop > last.stop else last
-    costliest = sorted(((name, n, us) for name, (n, us) in gaps.items()), key=lambda gap: -gap[2])
+    costliest = sorted(((name, times[name], length) for name, length in lengths.items()), key=lambda gap: -gap[2])
     return Idle(busy, idle, costliest)
 
 

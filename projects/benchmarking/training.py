@@ -2,12 +2,15 @@
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from common.strict_settings import settings_from
 from models.nadit.discriminator import Discriminator
+from models.nadit.model import NaDiT
 from projects.video_diffusion_sr.build import drawn_weight, seeded_prompts
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.lora import LoraSettings
@@ -52,11 +55,11 @@ class RandomRecipe(VideoDiffusionTrainer):
         config: a model's `main.yaml`. device: where weights are drawn.
     """
 
-    def __init__(self, config, device: torch.device) -> None:
+    def __init__(self, config: DictConfig, device: torch.device) -> None:
         super().__init__(config)
         self.device = device
 
-    def build_dit(self, weights: Weights = None, lora: LoraSettings | None = None) -> tuple[nn.Module, DrawnState]:
+    def build_dit(self, weights: Weights = None, lora: LoraSettings | None = None) -> tuple[NaDiT, DrawnState]:
         with torch.device("meta"):
             dit, _ = super().build_dit()
         return dit, DrawnState(dit, self.device)
@@ -85,17 +88,16 @@ class RandomLatents(BatchSource):
             yield self.batch
 
 
-def random_stage(kind: str, recipe: RandomRecipe, section: Mapping) -> LatentStage:
+def random_stage(kind: str, recipe: RandomRecipe, section: Mapping[str, Any] | None) -> LatentStage:
     """A stage of a training YAML; `distill` is a round without guidance, the most frequent kind."""
     width = recipe.config.dit.model.txt_in_dim
-    common = {"recipe": recipe, "prompts": TrainingPrompts(*seeded_prompts(width, TEXT_TOKENS)), "with_vae": False}
-    where = f"train.{kind}."
+    prompts, where = TrainingPrompts(*seeded_prompts(width, TEXT_TOKENS)), f"train.{kind}."
     if kind == "diffusion":
-        return DiffusionStage(settings=settings_from(DiffusionStageSettings, section, where), weights=None, **common)
+        diffusion = settings_from(DiffusionStageSettings, section, where)
+        return DiffusionStage(recipe, diffusion, prompts, weights=None, with_vae=False)
     if kind == "distill":
-        settings = settings_from(DistillSettings, section, where)
-        return DistillStage(
-            settings=settings, weights=None, this_round=DistillRound(settings.rounds[-1], guided=False), **common
-        )
-    settings = settings_from(AdversarialSettings, section, where)
-    return AdversarialStage(settings=settings, weights=None, discriminator=DiscriminatorStart(), **common)
+        distill = settings_from(DistillSettings, section, where)
+        last_round = DistillRound(distill.rounds[-1], guided=False)
+        return DistillStage(recipe, distill, prompts, weights=None, this_round=last_round, with_vae=False)
+    adversarial = settings_from(AdversarialSettings, section, where)
+    return AdversarialStage(recipe, adversarial, prompts, None, DiscriminatorStart(), with_vae=False)

@@ -1,4 +1,4 @@
-"""Confidence intervals of a mean over clips: percentile bootstrap over clips."""
+"""Confidence intervals of a mean over clips, by the percentile bootstrap."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ LEVEL = 0.95
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
-    """The 95 % interval of the mean of one value a clip; None for fewer than two clips.
+    """The 95 % interval of the mean of `values`, one per clip; None for fewer than two clips.
 
-    To compare two methods, give their differences clip by clip, so that the difficulty of clips does not widen the
+    To compare two methods, pass their difference for each clip, so that differences between clips do not widen the
     interval.
     """
     if len(values) < 2:

@@ -1,14 +1,14 @@
-"""Measures of a whole set of results against a set of ground truths, without trained weights.
+"""Measures that compare a set of results with a set of ground truths, without trained weights.
 
-| name | what it is | reads |
+| name | definition | value if both sets are alike |
 | --- | --- | --- |
-| two_sample | area under the ROC curve of a fresh CNN that tells patches of results from truths | 0.5: it cannot |
-| swd | sliced Wasserstein distance of 7x7 patches, mean over the levels of a Laplacian pyramid, x 1000 | 0: equal |
-| spectrum | root mean square difference of the log power spectra, dB, over rings of equal frequency | 0: equal |
-| finest | the same difference, signed, in the finest octave: below 0 blur, above 0 speckle | 0: equal |
+| two_sample | area under the ROC curve of a newly trained CNN that classifies patches as result or truth | 0.5 |
+| swd | sliced Wasserstein distance of 7x7 patches, mean over the levels of a Laplacian pyramid, x 1000 | 0 |
+| spectrum | root mean square difference of the log power spectra, dB, over rings of equal frequency | 0 |
+| finest | the same difference, signed, in the finest octave: below 0 for blur, above 0 for speckle | 0 |
 
 The two-sample test is Lopez-Paz and Oquab's (arXiv 1610.06545); the pyramid of patches is Karras et al.'s (1710.10196).
-PSNR and SSIM reward the mean of all pictures that a low-quality one may have come from; these do not.
+PSNR and SSIM are best for the mean of all pictures that could have given the degraded one; these measures are not.
 """
 
 from collections.abc import Sequence
@@ -28,21 +28,21 @@ LEVELS, SIDE, PROJECTIONS, PATCHES = (
     128,
 )  # of the pyramid; of a patch; directions; patches a picture and level
 PATCH, BATCH, UPDATES, CHANNELS = 64, 64, 400, (32, 64, 128, 128)  # of the two-sample test
-FOLDS = 2  # pictures are judged by networks that were trained on other ones
+FOLDS = 2  # a picture is classified by a network that was trained on the other fold
 
 
 def distribution_measures(
     results: Sequence[np.ndarray], truths: Sequence[np.ndarray], device: torch.device | str = "cpu", seed: int = 0
 ) -> dict[str, float]:
-    """All of them.
+    """Compute all measures of this module, by name.
 
     Args:
-        results, truths: pictures uint8 [H, W, 3] of the same contents in one order, of 64 pixels a side and more.
+        results, truths: pictures uint8 [H, W, 3] in the same order, at least 64 pixels high and wide.
         device: where the CNN is trained.
-        seed: of patches, directions and the CNN.
+        seed: the seed for patches, directions and the CNN.
 
     Raises:
-        ValueError: fewer than four pictures, or smaller ones.
+        ValueError: there are fewer than four pictures, or a picture is too small.
     """
     if len(results) < 2 * FOLDS or len(results) != len(truths):
         raise ValueError(f"measures of a set need {2 * FOLDS} results and their truths, got {len(results)}.")
@@ -60,10 +60,10 @@ def distribution_measures(
 def two_sample(
     results: Sequence[np.ndarray], truths: Sequence[np.ndarray], device: torch.device | str, seed: int
 ) -> float:
-    """Held-out area under the ROC curve, the mean over folds.
+    """The area under the ROC curve on held-out pictures, averaged over folds.
 
-    In training a batch never holds a result and a truth of the same content, so contents do not tell them apart;
-    results of a fold are judged by the network that has seen neither them nor their truths.
+    A training batch never contains a result and its own ground truth, so the CNN cannot use the content. The pictures
+    of a fold are classified by the network that was trained without them.
     """
     order = np.random.default_rng(seed).permutation(len(results))
     areas = []
@@ -81,7 +81,7 @@ def two_sample(
 def trained_classifier(
     results: Sequence[np.ndarray], truths: Sequence[np.ndarray], device: torch.device | str, seed: int
 ) -> nn.Module:
-    """A CNN whose logit is high for truths, trained from random weights."""
+    """Train a CNN from random weights to give high logits for ground truths and low logits for results."""
     generator = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -99,7 +99,9 @@ def trained_classifier(
         half = max(1, len(places) // 2)
         sides = ((truths, places[:half]), (results, places[half:]))
         clips = [
-            cropped(pictures[generator.choice(own)], generator) for pictures, own in sides for _ in range(BATCH // 2)
+            cropped(pictures[generator.choice(numbers)], generator)
+            for pictures, numbers in sides
+            for _ in range(BATCH // 2)
         ]
         logits = classifier(torch.stack(clips).to(device)).flatten()
         optimizer.zero_grad()
@@ -110,26 +112,26 @@ def trained_classifier(
 
 
 def cropped(picture: np.ndarray, generator: np.random.Generator) -> Tensor:
-    """A random patch, mirrored or not: float32 [3, PATCH, PATCH] in [-1, 1]."""
+    """A random patch, mirrored with probability one half: float32 [3, PATCH, PATCH] in [-1, 1]."""
     y, x = (int(generator.integers(side - PATCH + 1)) for side in picture.shape[:2])
     patch = picture[y : y + PATCH, x : x + PATCH][:, :: int(generator.choice((-1, 1)))]
     return uint8_to_model(torch.from_numpy(patch.copy()).permute(2, 0, 1))
 
 
 def tiles(picture: np.ndarray) -> Tensor:
-    """All whole patches side by side, float32 [n, 3, PATCH, PATCH] in [-1, 1]."""
+    """All adjacent patches that fit into the picture: float32 [n, 3, PATCH, PATCH] in [-1, 1]."""
     whole = uint8_to_model(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1))
     return whole.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).permute(1, 2, 0, 3, 4).flatten(0, 1)
 
 
 def area_under_curve(low: np.ndarray, high: np.ndarray) -> float:
-    """The chance that a score of `high` is above one of `low`; ties count half."""
+    """The probability that a score of `high` exceeds a score of `low`; ties count one half."""
     ranks = np.searchsorted(np.sort(low), high, "left") + np.searchsorted(np.sort(low), high, "right")
     return float(ranks.mean() / (2 * len(low)))
 
 
 def sliced_wasserstein(results: Sequence[np.ndarray], truths: Sequence[np.ndarray], seed: int = 0) -> float:
-    """Patches of both, taken at the same places, normalised channel by channel with the truths' mean and deviation."""
+    """The measure `swd`. Patches are at the same positions in both sets, normalised by the truths' statistics."""
     generator = np.random.default_rng(seed)
     levels: list[tuple[list[np.ndarray], list[np.ndarray]]] = [([], []) for _ in range(LEVELS)]
     for result, truth in zip(results, truths, strict=True):
@@ -139,8 +141,8 @@ def sliced_wasserstein(results: Sequence[np.ndarray], truths: Sequence[np.ndarra
                 windows = np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE), (0, 1))
                 store.append(windows[y, x])  # n 3 7 7
     distances = []
-    for level in levels:
-        a, b = (np.concatenate(part) for part in level)
+    for both in levels:
+        a, b = (np.concatenate(part) for part in both)
         mean, std = (f(b, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
         a, b = (((x - mean) / (std + 1e-8)).reshape(len(x), -1) for x in (a, b))
         directions = generator.standard_normal((a.shape[1], PROJECTIONS))
@@ -150,7 +152,7 @@ def sliced_wasserstein(results: Sequence[np.ndarray], truths: Sequence[np.ndarra
 
 
 def pyramid(picture: np.ndarray) -> list[np.ndarray]:
-    """Laplacian pyramid, the finest level first and what is left last: float [H, W, 3] each."""
+    """The Laplacian pyramid from the finest level to the low-pass residual: float [H, W, 3] each."""
     image = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
     made = []
     for _ in range(LEVELS - 1):
@@ -161,14 +163,14 @@ def pyramid(picture: np.ndarray) -> list[np.ndarray]:
 
 
 def spectrum_difference(results: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Root mean square over rings, and the signed mean over the finest octave, of result minus truth in dB."""
+    """The measures `spectrum` and `finest`: root mean square over rings, and mean of the finest octave, in dB."""
     difference = 10 * np.log10(np.stack([mean_spectrum(results), mean_spectrum(truths)]) + 1e-6)
     difference = difference[0] - difference[1]
     return float(np.sqrt(np.square(difference).mean())), float(difference[len(difference) // 2 :].mean())
 
 
 def mean_spectrum(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Power of luma in `PATCH` / 2 rings of equal width up to half the sampling rate, the mean of windowed patches."""
+    """The power spectrum of luma, averaged over windowed patches, in `PATCH` / 2 rings up to half the sampling rate."""
     window = np.hanning(PATCH + 1)[:-1]
     frequency = np.fft.fftfreq(PATCH)
     ring = np.minimum((np.hypot(frequency[:, None], frequency) * PATCH).round().astype(int), PATCH // 2)

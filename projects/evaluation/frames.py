@@ -1,4 +1,4 @@
-"""Clips of a benchmark: where they are, and their frames as uint8 [H, W, 3]."""
+"""Finds the clips of a benchmark, and reads their frames as uint8 [H, W, 3]."""
 
 import re
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ logger = get_logger(__name__)
 
 
 def find_clips(folder: Path) -> dict[str, Path]:
-    """Clips of a folder by name without suffix: files, folders of frames, and both of them in folders of their set.
+    """Find the clips of a folder, by their names without suffix.
 
-    A folder that holds pictures is one clip. A folder that holds videos or folders of frames is a set, whose clips are
-    named SET/CLIP.
+    A video is a clip, and so is a subfolder of pictures. A subfolder of videos or of folders of pictures is a set; its
+    clips are named SET/CLIP.
 
     Raises:
         ValueError: the folder is missing or empty, or two entries share a name.
@@ -53,12 +53,12 @@ def _clips_of(folder: Path) -> dict[str, Path]:
 
 
 def set_of(clip: str) -> str:
-    """The set that a clip belongs to; empty for a clip that lies in the folder itself."""
+    """The name of a clip's set; empty if the clip is directly in the benchmark's folder."""
     return clip.rpartition("/")[0]
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of the numbers in their names."""
+    """The pictures of a folder, ordered by the numbers in their names."""
     files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".") and _is_picture(f)]
     return sorted(files, key=lambda f: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", f.name)])
 
@@ -68,7 +68,7 @@ def _is_picture(file: Path) -> bool:
 
 
 def read_frames(path: Path) -> Iterator[np.ndarray]:
-    """Frames of a clip, one at a time: uint8 [H, W, 3]."""
+    """Yield the frames of a clip: uint8 [H, W, 3]."""
     for file in frame_files(path) if path.is_dir() else [path]:
         with open_media(file) as reader:
             for frame in reader:
@@ -78,11 +78,11 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
 
 
 def enlarge(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic with antialiasing, as the restorer enlarges its input: uint8 [h, w, 3] to uint8 [height, width, 3]."""
+    """Resize a frame as the restorer resizes its input (bicubic): uint8 [h, w, 3] -> uint8 [height, width, 3]."""
     pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
     return bicubic_8_bit(pixels, (height, width)).permute(1, 2, 0).numpy()
 
 
 def stored_frames(clip: Tensor) -> np.ndarray:
-    """A clip [3, T, H, W] in about [-1, 1] as it would be stored: uint8 [T, H, W, 3]."""
+    """Convert a clip [3, T, H, W] in about [-1, 1] to 8 bits: uint8 [T, H, W, 3]."""
     return model_to_uint8(clip).permute(1, 2, 3, 0).cpu().numpy()

@@ -1,6 +1,6 @@
-"""Measures of a result against its ground truth, frame by frame: what each is computed from, and in which convention.
+"""Measures that compare a result with its ground truth frame by frame, with their conventions.
 
-| name | frames | convention |
+| name | computed on | convention |
 | --- | --- | --- |
 | psnr, ssim | RGB | all channels at once; SSIM: Gaussian window of sigma 1.5, population covariances, channel mean |
 | psnr_y, ssim_y | luma | the same on Y of BT.601, 16 to 235, as BasicSR and pyiqa's SSIM take it |
@@ -47,12 +47,12 @@ def luma(frame: np.ndarray, weights: Sequence[float] = BT601) -> np.ndarray:
 
 
 def scikit_image() -> ModuleType:
-    """Its measures; the base install leaves it out. Raises `common.extras.MissingExtra` without it."""
+    """The module `skimage.metrics`. It is optional; `common.extras.MissingExtra` is raised if it is not installed."""
     return need("skimage.metrics", "eval", "evaluation")
 
 
 def psnr(result: np.ndarray, truth: np.ndarray) -> float:
-    """In dB; uint8 [H, W, 3], or luma [H, W]."""
+    """PSNR in dB of two frames: uint8 [H, W, 3], or luma [H, W]."""
     if np.array_equal(result, truth):
         return IDENTICAL_DB
     error = np.square(truth.astype(np.float64) - result).mean()
@@ -60,20 +60,20 @@ def psnr(result: np.ndarray, truth: np.ndarray) -> float:
 
 
 def ssim(result: np.ndarray, truth: np.ndarray) -> float:
-    """Up to 1; uint8 [H, W, 3], or luma [H, W]."""
+    """SSIM of two frames, at most 1: uint8 [H, W, 3], or luma [H, W]."""
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
     channels = -1 if truth.ndim == 3 else None
     return float(scikit_image().structural_similarity(truth, result, channel_axis=channels, **options))
 
 
 def frame_scores(result: np.ndarray, truth: np.ndarray, crop: int) -> tuple[float, float]:
-    """PSNR in dB and SSIM of one frame, uint8 [H, W, 3] each, without `crop` pixels at every border."""
+    """(PSNR in dB, SSIM) of one frame, uint8 [H, W, 3] each, after removing `crop` pixels at every border."""
     result, truth = cropped(result, crop), cropped(truth, crop)
     return psnr(result, truth), ssim(result, truth)
 
 
 def cropped(frame: np.ndarray, crop: int) -> np.ndarray:
-    """A frame without `crop` pixels at every border; ValueError where too little is left."""
+    """The frame without `crop` pixels at every border; ValueError if the rest is smaller than SSIM's window."""
     height, width = frame.shape[0] - 2 * crop, frame.shape[1] - 2 * crop
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(f"frames need {SSIM_WINDOW} pixels a side after the crop, not {width}x{height}.")
@@ -95,10 +95,10 @@ FRAME_MEASURES: dict[str, FrameMeasure] = {
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured of every clip.
+    """The measures that are computed for every clip.
 
-    names: in the order of the table's columns.
-    networks: LPIPS and DISTS, where they were chosen.
+    names: the names of the measures, in the order of the table's columns.
+    networks: LPIPS and DISTS, if they were chosen.
     """
 
     names: tuple[str, ...]
@@ -108,10 +108,11 @@ class Measures:
     def chosen(
         lpips: str | Path | None = None, dists: str | Path | None = None, more: Sequence[str] = ()
     ) -> "Measures":
-        """PSNR and SSIM, LPIPS and DISTS where there are weights, and others by name.
+        """Choose PSNR and SSIM, LPIPS and DISTS if their weight files are given, and `more` measures by name.
 
         Raises:
-            ValueError: a name that is unknown, or a file that lacks weights. MissingExtra: see `scikit_image`.
+            ValueError: a name is unknown, or a file lacks weights.
+            MissingExtra: see `scikit_image`.
         """
         scikit_image()  # before processes are started for it
         for name in more:
@@ -127,14 +128,15 @@ class Measures:
     def of_clip(
         self, pairs: Iterable[tuple[np.ndarray, np.ndarray]], device: torch.device | str = "cpu"
     ) -> tuple[int, dict[str, float]]:
-        """How many frames there were, and each measure's mean over them. All frames are held for VMAF alone.
+        """Return the number of frames, and the mean of each measure over them. Only VMAF holds all frames in memory.
 
         Args:
             pairs: a result's frame and its ground truth, uint8 [H, W, 3], one after another.
             device: where LPIPS, DISTS and VMAF are computed.
         """
         sums = dict.fromkeys(self.names, 0.0)
-        energies, before, frames, kept = np.zeros(2), None, 0, ([], [])
+        energies, before, frames = np.zeros(2), None, 0
+        kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for a, b in pairs:
             for name in self.names:
                 if name in FRAME_MEASURES:

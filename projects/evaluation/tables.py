@@ -1,4 +1,4 @@
-"""Scores of clips as lines for the terminal, as a table like those of the papers, and as JSON."""
+"""Formats the scores of clips: as lines for the terminal, as a Markdown table, and as JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ DECIMALS = {"psnr": 2, "psnr_y": 2, "vmaf": 2, "flicker": 3}  # of the others fo
 
 @dataclass(frozen=True)
 class Score:
-    """The means of one clip by the name of the measure."""
+    """The scores of one clip: for each measure, its mean over frames."""
 
     name: str
     frames: int
@@ -23,7 +23,7 @@ class Score:
 
 
 def mean_of(scores: Sequence[Score], name: str = "mean") -> Score:
-    """The mean over clips; every clip counts the same, however long."""
+    """The mean over clips. All clips have the same weight, whatever their lengths."""
     values = {measure: float(np.mean([s.values[measure] for s in scores])) for measure in scores[0].values}
     return Score(name, sum(s.frames for s in scores), values)
 
@@ -37,17 +37,17 @@ def by_set(scores: Sequence[Score]) -> dict[str, list[Score]]:
 
 
 def gains(scores: Sequence[Score], baseline: Sequence[Score], measure: str) -> list[float]:
-    """Result less baseline, clip by clip."""
+    """Score of the result minus score of the baseline, for every clip."""
     return [s.values[measure] - b.values[measure] for s, b in zip(scores, baseline, strict=True)]
 
 
 def listing(scores: Sequence[Score], baseline: Sequence[Score] | None) -> str:
-    """A line a clip, a line a set, the mean and its interval; with a baseline, its figures and the gain over it."""
+    """One line per clip, one per set, the mean and its interval; with a baseline also its scores and the gains."""
     measures, sets = list(scores[0].values), by_set(scores)
     rows, base = list(scores), list(baseline or [])
     if len(sets) > 1:
-        rows += [mean_of(part, f"{name or '(no set)'}: mean") for name, part in sets.items()]
-        base += [mean_of(part) for part in by_set(baseline).values()] if baseline else []
+        rows += [mean_of(scores_of_set, f"{name or '(no set)'}: mean") for name, scores_of_set in sets.items()]
+        base += [mean_of(scores_of_set) for scores_of_set in by_set(baseline).values()] if baseline else []
     rows, base = [*rows, mean_of(scores)], [*base, mean_of(baseline)] if baseline else []
     width = max(len(row.name) for row in rows)
     head = f"{'clip':<{width}}  frames" + "".join(f"{m.upper():>10}" for m in measures)
@@ -69,7 +69,7 @@ def listing(scores: Sequence[Score], baseline: Sequence[Score] | None) -> str:
 
 
 def paper_table(methods: Mapping[str, Sequence[Score]]) -> str:
-    """Markdown: a block of rows for each set, a row a measure, a column a method; the best of a row is bold."""
+    """A Markdown table: for each set one row per measure, one column per method, the best value of a row in bold."""
     first = next(iter(methods.values()))
     lines = ["| set | measure | " + " | ".join(methods) + " |", "| --- " * (2 + len(methods)) + "|"]
     for name in by_set(first):
@@ -77,7 +77,7 @@ def paper_table(methods: Mapping[str, Sequence[Score]]) -> str:
             means = [mean_of(by_set(scores)[name]).values[measure] for scores in methods.values()]
             best = min(means) if measure in BETTER_WHEN_LOWER else max(means)
             cells = [said(measure, value, in_table=True) for value in means]
-            if measure != "laplacian" and len(means) > 1:  # of which one, not the most, is best
+            if measure != "laplacian" and len(means) > 1:  # its best value is 1, not the largest
                 cells = [f"**{c}**" if v == best else c for c, v in zip(cells, means, strict=True)]
             arrow = "" if measure == "laplacian" else " ↓" if measure in BETTER_WHEN_LOWER else " ↑"
             lines.append(f"| {name or 'all'} | {measure.upper()}{arrow} | " + " | ".join(cells) + " |")
@@ -85,12 +85,12 @@ def paper_table(methods: Mapping[str, Sequence[Score]]) -> str:
 
 
 def said(measure: str, value: float, signed: bool = False, in_table: bool = False) -> str:
-    """A number with the decimals of its measure."""
+    """Format a score with the number of decimals of its measure."""
     return f"{value:{'+' if signed else ''}.{DECIMALS.get(measure, 3 if in_table else 4)}f}"
 
 
 def report(scores: Sequence[Score], baseline: Sequence[Score] | None) -> dict[str, Any]:
-    """The figures of one method as JSON holds them."""
+    """The scores of one method, as a dictionary for JSON."""
     measures = list(scores[0].values)
     made = {
         "clips": [{"name": s.name, "frames": s.frames, **s.values} for s in scores],

@@ -1,13 +1,13 @@
-"""VMAF through the package vmaf-torch, which carries the model v0.6.1 (`pip install vmaf-torch`)."""
+"""VMAF, computed by the package vmaf-torch, which contains the model v0.6.1 (`pip install vmaf-torch`)."""
 
 import numpy as np
 import torch
 
-SMALLEST = 192  # pixels a side: below, a scale of the measure has nothing left to see
+SMALLEST = 192  # pixels a side; in smaller frames the coarsest scale of the measure is empty
 
 
 def vmaf(result: np.ndarray, truth: np.ndarray, device: torch.device | str = "cpu") -> float:
-    """The mean over frames, up to 100; motion is left out of a single frame.
+    """VMAF, the mean over frames, at most 100. For a single frame the motion feature is left out.
 
     Args:
         result, truth: luma in [16, 235], [T, H, W].

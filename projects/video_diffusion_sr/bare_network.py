@@ -1,12 +1,26 @@
 """Networks without weights: made from a YAML on the meta device, and compared."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from common.config import create_object
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def network_of(kind: type[N], config: Mapping[str, Any]) -> N:
+    """`network_without_weights`, of this class.
+
+    Raises:
+        ValueError: a key or value that it does not take, or the YAML names another class.
+    """
+    network = network_without_weights(config)
+    if not isinstance(network, kind):
+        raise ValueError(f"the YAML of a network names {type(network).__name__}, which is no {kind.__name__}")
+    return network
 
 
 def network_without_weights(config: Mapping[str, Any]) -> nn.Module:

@@ -1,21 +1,22 @@
 """The only place that loads weights: from the settings of a run to networks that are ready to run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from common.checkpoint import load_into, reset_buffers
 from common.distributed.parallel import Parallel
 from common.logger import get_logger
 from common.weights.read import read_weights
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.fold import prepare_inference
 from models.video_vae_v3.modules.schedule import F43
-from projects.video_diffusion_sr.bare_network import network_without_weights
+from projects.video_diffusion_sr.bare_network import network_of, network_without_weights
 from projects.video_diffusion_sr.infer import Prompts, VideoDiffusionInfer
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
 from projects.video_diffusion_sr.memory.stages import Stages
@@ -106,9 +107,7 @@ def winograds_of(plans: Sequence[MemoryPlan], device: torch.device) -> set[int]:
     return {level.winograd for plan in plans for level in plan.schedule.levels} - {0}
 
 
-def build_network(
-    config: Mapping[str, Any], checkpoint: Path | None, device: torch.device, dtype: torch.dtype
-) -> nn.Module:
+def build_network(config: DictConfig, checkpoint: Path | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The network that a config's `__object__` names with its weights, see `load_network`."""
     network = network_without_weights(config)
     load_network(network, checkpoint, device, dtype)
@@ -162,10 +161,11 @@ def load_in_parts(settings: RunSettings, parallel: Parallel) -> None:
 
 
 def build_vae(
-    config: Mapping[str, Any], checkpoint: Path | None, device: torch.device, dtype: torch.dtype
-) -> nn.Module:
+    config: DictConfig, checkpoint: Path | None, device: torch.device, dtype: torch.dtype
+) -> VideoAutoencoderKL:
     """The VAE for inference outside of a run: folded in float32 and then rounded; in slices as its YAML says."""
-    vae = build_network(config.model, checkpoint, torch.device("cpu"), torch.float32)
+    vae = network_of(VideoAutoencoderKL, config.model)
+    load_network(vae, checkpoint, torch.device("cpu"), torch.float32)
     prepare_inference(vae, winograd=winograds_of((), device))
     vae = vae.to(device, dtype)
     vae.set_causal_slicing(config.slicing.split_size, config.slicing.memory_device)

@@ -104,9 +104,9 @@ def run_files(
             else:
                 job = page.attach(job)
                 done = chain(restore_all(paths, job, several), restore_all(job.alone, job, several_in_flight=False))
-            own = sum(not restored for restored in done)
-            told = process.gather_on_leader(own if job.restorer.parallel.is_leader else 0, "failed files")
-            failed += own if told is None else sum(told)
+            failed_here = sum(not restored for restored in done)
+            told = process.gather_on_leader(failed_here if job.restorer.parallel.is_leader else 0, "failed files")
+            failed += failed_here if told is None else sum(told)
     return failed, total
 
 

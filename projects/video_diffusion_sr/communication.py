@@ -4,13 +4,13 @@ Nothing is computed and no other rank is needed: the transformer's part comes fr
 from the shapes of its convolutions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, prod
-from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from common.config import create_object
@@ -95,7 +95,7 @@ def communication_volume(
     )  # fmt: skip
 
 
-def describe(config: Mapping[str, Any], frames: int, size: tuple[int, int], sp_sizes: Iterable[int]) -> str:
+def describe(config: DictConfig, frames: int, size: tuple[int, int], sp_sizes: Iterable[int]) -> str:
     """A line for each number of ranks, for the networks that a preset's YAML names; see `communication_volume`."""
     with torch.device("meta"):
         dit, vae = create_object(config.dit.model), create_object(config.vae.model)

@@ -90,8 +90,8 @@ class Comparison:
 
     def _leave_space(self, result: Path, written: int) -> None:
         """OSError where the comparison would take the last space of the disk, which the result needs."""
-        parts = result.iterdir() if result.is_dir() else [result]
-        size = sum(part.stat().st_size for part in parts)
+        files = result.iterdir() if result.is_dir() else [result]
+        size = sum(file.stat().st_size for file in files)
         left = max((self.expected or 2 * written) - written, 0)
         needed = 2 * size * left // max(written, 1) + SPARE_BYTES
         if shutil.disk_usage(result.parent).free < needed:

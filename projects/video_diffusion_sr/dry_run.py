@@ -28,26 +28,26 @@ LATENTS = (2, 8, 8)  # of a clip for the transformer, whose kernels are the same
 TEXT_TOKENS = 8
 
 
-@dataclass(frozen=True)
+@dataclass
 class DryRows:
     """The `RowExchange` of a rank that exchanges nothing: what would arrive is as large, and empty."""
 
     ranks: int
     total_rows: int
-    own_rows: int
+    local_rows: int
     first: bool
     last: bool
-    shared = True
+    shared: bool = True
 
     def neighbours(self, x: Tensor, above: bool = True, below: bool = True) -> tuple[Tensor | None, Tensor | None]:
-        wanted = above and not self.first, below and not self.last
-        return tuple(x.new_empty(*x.shape[:2], 1, *x.shape[3:]) if row else None for row in wanted)
+        row = x.new_empty(*x.shape[:2], 1, *x.shape[3:])
+        return row if above and not self.first else None, row if below and not self.last else None
 
     def gather(self, part: Tensor) -> Tensor:
         return part.new_empty(self.ranks, *part.shape)
 
     def gather_pixels(self, x: Tensor) -> Tensor:
-        return x.new_empty(x.shape[0], x.shape[1] // self.own_rows * self.total_rows, x.shape[2])
+        return x.new_empty(x.shape[0], x.shape[1] // self.local_rows * self.total_rows, x.shape[2])
 
 
 def kernels_for(
@@ -112,7 +112,7 @@ def run_vae(vae: VideoAutoencoderKL, dtype: torch.dtype, clip: DryClip, parallel
     height, width = (n if tile is None else min(n, tile * scale) for n in clip.size)
     rows = None if tile is not None else dry_rows(height // scale, parallel)
     if rows is not None:
-        height = rows.own_rows * scale
+        height = rows.local_rows * scale
         if not height:
             return
     memory = vae.new_memory(clip.schedule, rows)

@@ -57,12 +57,12 @@ class Finisher:
     form: PixelForm = PixelForm()
     transparent: bool = False
 
-    def new_parts(self, frames: int) -> list[Tensor]:
+    def new_outputs(self, frames: int) -> list[Tensor]:
         """Zeros for this many frames: first u8 of input and result, if both are shown (`ResultOptions.pairs`), then the
         result as it is stored. A result of 8 bits without alpha is shown as it is stored, so it is there once.
         """
-        compared, own = self.restorer.result_options.pairs, self.form.path.bits == 16 or self.transparent
-        kinds = [(3, torch.uint8)] * (compared * (1 + own)) + [(3 + self.transparent, self.form.path.dtype_out)]
+        compared, shown_apart = self.restorer.result_options.pairs, self.form.path.bits == 16 or self.transparent
+        kinds = [(3, torch.uint8)] * (compared * (1 + shown_apart)) + [(3 + self.transparent, self.form.path.dtype_out)]
         return [torch.zeros(frames, c, *self.size, dtype=t, device=self.restorer.device) for c, t in kinds]
 
     def finish(self, clip: Tensor, degraded: list[Frame]) -> tuple[Tensor, ...]:
@@ -70,20 +70,20 @@ class Finisher:
 
         Frames beyond the end of the input are zeros.
         """
-        parts, restorer = self.new_parts(clip.shape[1]), self.restorer
+        outputs, restorer = self.new_outputs(clip.shape[1]), self.restorer
         for start in range(0, len(degraded), FINISH_FRAMES):
             given = degraded[start : start + FINISH_FRAMES]
             rgb, alpha = pixels_of(given, restorer, self.form.path)
             resized = torch.stack([restorer.geometry.to_output(frame, restorer.device) for frame in rgb])
-            part = clip[:, start : start + len(given)].to(restorer.device)
-            finished = finish(part, resized, restorer.result_options)
-            shown = [model_to_uint8(resized), model_to_uint8(finished)][: len(parts) - 1]
+            clip_of_chunk = clip[:, start : start + len(given)].to(restorer.device)
+            finished = finish(clip_of_chunk, resized, restorer.result_options)
+            shown = [model_to_uint8(resized), model_to_uint8(finished)][: len(outputs) - 1]
             result = self.form.path.back(finished)
             if self.transparent:
                 result = torch.cat([result, self._alpha(alpha, result)], dim=1)
-            for target, made in zip(parts, [*shown, result], strict=True):
+            for target, made in zip(outputs, [*shown, result], strict=True):
                 target[start : start + len(given)] = made
-        return tuple(parts)
+        return tuple(outputs)
 
     def _alpha(self, alpha: Tensor | None, result: Tensor) -> Tensor:
         """The alpha of results, resized from that of the input; opaque if it has none."""

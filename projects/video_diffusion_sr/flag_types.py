@@ -14,6 +14,14 @@ def exact_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def clip_shape(text: str) -> tuple[int, int, int]:
+    """(frames, height, width) from FRAMESxHEIGHTxWIDTH."""
+    sides = text.lower().split("x")
+    if len(sides) != 3 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not frames x height x width such as 21x720x1280")
+    return int(sides[0]), int(sides[1]), int(sides[2])
+
+
 def count(text: str) -> int:
     """A number of processes."""
     if not (text.isdecimal() and text.isascii() and int(text) > 0):

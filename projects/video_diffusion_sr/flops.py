@@ -51,8 +51,8 @@ def transformer_flops(config: NaDiTConfig, sizes: Sequence[Size3], text_lengths:
         sizes: latent (t, h, w) of every sample of a packed batch.
         text_lengths: tokens of every sample's text embedding.
     """
-    samples = Counter((tuple(size), text) for size, text in zip(sizes, text_lengths, strict=True))
-    return sum(count * sample_flops(config, size, text) for (size, text), count in samples.items())
+    samples = Counter(((t, h, w), text) for (t, h, w), text in zip(sizes, text_lengths, strict=True))
+    return sum((count * sample_flops(config, size, text) for (size, text), count in samples.items()), start=0.0)
 
 
 def sample_flops(config: NaDiTConfig, size: Size3, text: int) -> float:

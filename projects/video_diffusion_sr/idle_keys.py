@@ -1,8 +1,7 @@
 """Refuses YAML keys that would have no effect with the other settings of a run."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -41,7 +40,7 @@ def refuse_idle_model_keys(source: str | Path, config: DictConfig, overrides: Se
                 )
 
 
-def refuse_idle_memory_keys(config: Mapping[str, Any], changed: Set[str], device: torch.device) -> None:
+def refuse_idle_memory_keys(config: DictConfig, changed: Set[str], device: torch.device) -> None:
     """ValueError for a key of the `vae` section that does not change how the VAE uses its memory on this device."""
     where = config.slicing.memory_device
     try:

@@ -3,6 +3,7 @@
 Letters: T, H, W frames and pixels · t, h, w latent frames and positions · c latent channels.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,9 @@ class Prompts:
 
     positive: Tensor
     negative: Tensor
+
+
+Predictor = Callable[[Tensor, Tensor], Tensor]  # (x_t [t, h, w, c], t) -> the network's output [t, h, w, c]
 
 
 class VideoDiffusionInfer:
@@ -119,9 +123,11 @@ class VideoDiffusionInfer:
         """Restored latents [t, h, w, c] float32 from the condition [t, h, w, c + 1] and noise [t, h, w, c]."""
         self.stages.begin(SAMPLE)
         condition, noise = condition.to(self.device), noise.to(self.device, torch.float32)
-        shape, guidance = tuple(noise.shape[:3]), self.sampling.guidance
+        t, h, w, _ = noise.shape
+        shape, guidance = (t, h, w), self.sampling.guidance
         positive = self._predictor(self.prompts.positive, shape, condition)
-        negative = self._predictor(self.prompts.negative, shape, condition) if guidance.scale != 1.0 else None
+        # Without guidance nothing asks for the second.
+        negative = positive if guidance.scale == 1.0 else self._predictor(self.prompts.negative, shape, condition)
 
         def predict(x: Tensor, t: Tensor, step: int) -> Tensor:
             return guidance.predict(
@@ -157,7 +163,7 @@ class VideoDiffusionInfer:
     def _new_layout(self, shape: tuple[int, int, int], text_tokens: int) -> ClipLayout:
         return self.dit.layout([shape], [text_tokens], self.device, self.sequence_group)
 
-    def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor):
+    def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor) -> Predictor:
         """The network as a function of (x_t, t), with everything that stays the same over the steps done once."""
         dtype = next(self.dit.parameters()).dtype  # its device may be the host: blocks come when they are called
         text = text.to(self.device, dtype)

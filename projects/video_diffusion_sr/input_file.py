@@ -6,11 +6,12 @@ from itertools import islice
 from pathlib import Path
 
 from data.media import ClipRange, Frame, MediaReader, open_media
+from data.media.video_reader import Alpha, Deinterlace
 from projects.video_diffusion_sr.file_errors import InputError, sentence
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
 
 
-def open_input(source: Path, deinterlace: str, clip_range: ClipRange, alpha: str = "white") -> MediaReader:
+def open_input(source: Path, deinterlace: Deinterlace, clip_range: ClipRange, alpha: Alpha = "white") -> MediaReader:
     """The reader of a file, or of a part of it; InputError, whatever a decoder makes of it; see `open_media`."""
     try:
         return open_media(source, deinterlace=deinterlace, alpha=alpha, clip_range=clip_range)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from common.checkpoint import read_state_dict
 from common.extras import need
 from common.logger import get_logger
+from common.weights.stored import StoredWeight
 
 logger = get_logger(__name__)
 
@@ -85,9 +86,9 @@ def is_factor(name: str) -> bool:
     return any(f".{factor}." in name for factor in FACTORS)
 
 
-def with_base_names(state: Mapping[str, Tensor], dit: nn.Module) -> dict[str, Tensor]:
+def with_base_names(state: Mapping[str, Tensor | StoredWeight], dit: nn.Module) -> dict[str, Tensor | StoredWeight]:
     """A plain checkpoint under the names of a model after `add_lora`; fresh factors are drawn, B zero."""
-    renamed = {}
+    renamed: dict[str, Tensor | StoredWeight] = {}
     for name, wanted in dit.state_dict().items():
         plain = name.replace(f".{BASE}.", ".")
         if not is_factor(name):
@@ -165,7 +166,8 @@ def load_lora(model: nn.Module, path: str | Path, scale: float = 1.0) -> None:
         layer = layers.get(name)
         down, up = (factors.get(f"{name}.{factor}.weight") for factor in FACTORS)
         shape = None if down is None or up is None else (up.shape[0], down.shape[1])
-        if not isinstance(layer, nn.Linear) or shape != tuple(layer.weight.shape):
+        fits = isinstance(layer, nn.Linear) and shape == tuple(layer.weight.shape)
+        if not isinstance(layer, nn.Linear) or down is None or up is None or not fits:
             raise ValueError(
                 f"{path} adapts {name}, which this model has not, or in another size: it is of another model"
             )

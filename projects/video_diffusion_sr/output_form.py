@@ -2,12 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import Literal
 
-from data.colour.path import PixelPath
+from data.colour.path import Curve, PixelPath
 from data.media import ClipRange, MediaInfo, OutputOptions, Probe, output_path
 from data.media.clip_range import WHOLE
 from data.media.colour import HLG, PQ
 from data.media.encoding import check_options, choose, keeps_alpha, picture_bits
+from data.media.video_reader import Alpha
 from projects.video_diffusion_sr.request import ResultOptions
 
 
@@ -64,7 +66,7 @@ def place_of_result(
     return output
 
 
-def alpha_wanted(options: OutputOptions) -> str:
+def alpha_wanted(options: OutputOptions) -> Alpha:
     """How clips are read, see `open_media`: with their transparency where the result has it."""
     return "keep" if keeps_alpha(options) else "white"
 
@@ -80,9 +82,9 @@ def pixel_path(info: MediaInfo, options: ResultOptions) -> PixelPath:
     return path_of(info, options.output.hdr, bits)
 
 
-def path_of(info: MediaInfo, hdr: str, bits: int) -> PixelPath:
+def path_of(info: MediaInfo, hdr: str, bits: Literal[8, 16]) -> PixelPath:
     """The same for results with this many bits; hdr: "keep" or "sdr"."""
-    curve = "none"
+    curve: Curve = "none"
     if info.transfer == PQ:
         curve = "pq" if hdr == "keep" else "pq to sdr"
     elif info.transfer == HLG and hdr == "sdr":

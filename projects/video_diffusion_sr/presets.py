@@ -1,6 +1,7 @@
 """The models that the program runs: their networks, weights and sampling."""
 
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Preset:
 SEEDVR2_3B = Preset("SeedVR2-3B", "configs_3b/main.yaml", "seedvr2_ema_3b.pth", "seedvr2_3b")
 SEEDVR2_7B = Preset("SeedVR2-7B", "configs_7b/main.yaml", "seedvr2_ema_7b.pth", "seedvr2_7b")
 SEEDVR2_7B_SHARP = Preset("SeedVR2-7B-sharp", "configs_7b/main.yaml", "seedvr2_ema_7b_sharp.pth", "seedvr2_7b_sharp")
-MULTI_STEP = {"steps": 50, "cfg_scale": 6.5, "condition_noise": 0.1, "channels_read_as_width": True}
-SEEDVR_3B = Preset("SeedVR-3B", "configs_3b/main.yaml", "seedvr_ema_3b.pth", "seedvr_3b", **MULTI_STEP)
-SEEDVR_7B = Preset("SeedVR-7B", "configs_7b/main.yaml", "seedvr_ema_7b.pth", "seedvr_7b", **MULTI_STEP)
+MULTI_STEP = partial(Preset, steps=50, cfg_scale=6.5, condition_noise=0.1, channels_read_as_width=True)
+SEEDVR_3B = MULTI_STEP("SeedVR-3B", "configs_3b/main.yaml", "seedvr_ema_3b.pth", "seedvr_3b")
+SEEDVR_7B = MULTI_STEP("SeedVR-7B", "configs_7b/main.yaml", "seedvr_ema_7b.pth", "seedvr_7b")
 SEEDVR2_TINY = Preset(
     "SeedVR2-tiny", "configs_tiny/main.yaml", "tiny/dit.safetensors", None, window_frames=57, res=(256, 384)
 )

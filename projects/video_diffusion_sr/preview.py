@@ -50,19 +50,19 @@ def preview_clip(
         As `restore.restore_clip`.
     """
     parallel = restorer.parallel
-    with parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
+    with parallel.outcomes.same_for_all(Exception, rebuild=rebuild):
         with open_input(source, restorer.deinterlace, restorer.clip_range) as reader:
             info, stills = reader.info, reader.stills(count)
     target = preview_path(place_of_result(source, output_dir, info, restorer.result_options, restorer.clip_range))
     both = replace(restorer, result_options=replace(restorer.result_options, compare=True))
     still = replace(info, kind="image", frame_count_hint=1)
-    with parallel.verdicts.same_for_all(NotFiniteError, rebuild=rebuild):
+    with parallel.outcomes.same_for_all(NotFiniteError, rebuild=rebuild):
         rows = []
         for frame in stills:
             both.apply_plan(still, plan)
             rows += restored(frame, still, both)
             both.infer.guard.check(source.name)
-    with parallel.verdicts.same_for_all(Exception, rebuild=rebuild):
+    with parallel.outcomes.same_for_all(Exception, rebuild=rebuild):
         if parallel.is_leader:
             contact_sheet(rows, target)
     return target, len(stills)

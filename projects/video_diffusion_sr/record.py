@@ -219,9 +219,9 @@ def _input(info: MediaInfo, clip_range: ClipRange) -> dict[str, Any]:
 def _write(path: Path, record: Mapping[str, Any]) -> None:
     if path.exists() and not is_record(path):
         raise MediaError(f"{path} is no record of a result, and stays; rename it")
-    with atomic_write(path) as part:
+    with atomic_write(path) as temporary:
         text = json.dumps(record, indent=2, ensure_ascii=False)
-        part.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _weigh(files: Mapping[str, Path | None], weights: Future[list[dict[str, Any]]]) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -81,21 +82,26 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak(device: torch.device, plan: MemoryPlan, held: int = 0) -> dict[str, int | float | None]:
-    """The memory fields of a `Report`.
+class PeakMemory(NamedTuple):
+    """The memory fields of a `Report`."""
+
+    peak_memory: int
+    reserved: int = 0
+    predicted_gib: float | None = None
+
+
+def peak(device: torch.device, plan: MemoryPlan, held: int = 0) -> PeakMemory:
+    """What this file took.
 
     Args:
         held: bytes of a CUDA device that are in use besides what PyTorch counts as allocated.
     """
     if device.type == "cuda":
-        return {
-            "peak_memory": torch.cuda.max_memory_allocated(device) + held,
-            "reserved": torch.cuda.max_memory_reserved(device),
-            "predicted_gib": plan.predicted_peak_gib or None,
-        }
+        allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+        return PeakMemory(allocated + held, reserved, plan.predicted_peak_gib or None)
     try:
         import resource  # not on Windows
     except ModuleNotFoundError:
-        return {"peak_memory": 0}
+        return PeakMemory(0)
     unit = 1 if sys.platform == "darwin" else 1024
-    return {"peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    return PeakMemory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

@@ -1,4 +1,4 @@
-"""What a user asks for, for all files of a run."""
+"""The user's request: the settings of a run, for all its files."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 
 from data.media import ClipRange, OutputOptions
+from data.media.video_reader import Deinterlace
+from projects.video_diffusion_sr.geometry import Fit
 from projects.video_diffusion_sr.output_size import OutputSize
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
 
@@ -15,12 +17,14 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """What a user chooses about the result.
+    """The user's choices for the result.
 
-    color_fix: one of `color_fix.KINDS`. strength: 1 is the restored clip, 0 the resized input.
+    color_fix: one of `color_fix.KINDS`.
+    strength: 1 is the restored clip, 0 the resized input.
     compare: also write a side-by-side clip and a contact sheet.
-    frames_out: "png": the result of a clip is a folder of pictures. output: codec, depth, frame rate and metadata.
-    page_bytes: bytes of pictures that a file may have on the page of `--report`; None: there is no page.
+    frames_out: "png": write a folder of pictures instead of a clip.
+    page_bytes: bytes of pictures of a file on the page of `--report`; None: there is no page.
+    output: codec, depth, frame rate and metadata.
     """
 
     color_fix: str = "wavelet"
@@ -32,36 +36,42 @@ class ResultOptions:
 
     @property
     def pairs(self) -> bool:
-        """Does anything show the resized input beside the result?"""
+        """Whether a comparison or the page shows the resized input beside the result."""
         return self.compare or self.page_bytes is not None
 
     @property
     def stored(self) -> OutputOptions:
-        """`output`, with the codec that `frames_out` means."""
+        """`output`, with the codec that `frames_out` implies."""
         return replace(self.output, codec="png") if self.frames_out else self.output
 
 
 @dataclass(frozen=True)
 class Request:
-    """Settings of one run. None in a field: the preset or its YAML decides.
+    """The settings of one run. If a field is None, the preset or its YAML decides.
 
-    res: output (height, width), of which only the area counts; the aspect ratio is the file's. size: replaces `res`,
-    see `OutputSize`. fit: see `Geometry`.
-    dtype: of both networks. window_frames: 0 for whole clips whatever their length.
+    res: (height, width) whose product is the area of the result; the aspect ratio is the file's.
+    size: replaces `res`, see `OutputSize`. fit: see `Geometry`.
+    dtype: dtype of both networks.
+    steps, cfg_scale: number of sampling steps, and guidance scale.
+    window_frames: number of frames that the transformer takes at once; 0: always the whole clip.
+    ckpt_dir: folder of weights and prompt embeddings.
+    checkpoint, vae_checkpoint: weight files that replace those in `ckpt_dir`.
+    config, overrides: another YAML, and changes `key=value` to it.
+    lora, lora_scale: a file of LoRA weights, and the factor of its change.
     shard_weights: shard the transformer's weights over the ranks that share a clip.
-    vram: limit of GPU memory in GiB. weights_8_bit: store the transformer's weights as 8-bit floats.
-    random_weights: seeded random weights and prompts in place of trained ones; `ckpt_dir` is not read.
-    overlap: read and write in threads beside the one that computes.
-    resume: keep finished segments of a file until it is complete, so that a later run resumes behind them.
-    ckpt_dir: folder of weights and prompt embeddings. checkpoint, vae_checkpoint: weight files outside of it.
-    overrides: `key=value` for the YAML. clip_range: the part of each clip that is restored.
+    vram: limit of GPU memory in GiB.
+    weights_8_bit: store the transformer's weights as 8-bit floats.
+    random_weights: use seeded random weights and prompts; `ckpt_dir` is not read.
+    overlap: read and write in separate threads.
+    resume: keep finished segments of a file until it is complete, so that a later run can continue after them.
+    clip_range: the part of each clip that is restored.
     """
 
     res: tuple[int, int]
     seed: int = 666
     device: str = "auto"
     dtype: str | None = None
-    fit: str = "pad"
+    fit: Fit = "pad"
     steps: int | None = None
     cfg_scale: float | None = None
     window_frames: int | None = None
@@ -77,7 +87,7 @@ class Request:
     vram: float | None = None
     weights_8_bit: bool = False
     random_weights: bool = False
-    deinterlace: str = "auto"
+    deinterlace: Deinterlace = "auto"
     clip_range: ClipRange = field(default_factory=ClipRange)
     cuts: SceneCuts = field(default_factory=SceneCuts)
     overlap: bool = True

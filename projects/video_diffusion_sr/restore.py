@@ -79,7 +79,7 @@ def compute(
     run.begin(restorer.apply_plan(run.info, plan))
     shared = restorer.parallel.size > 1
     with (
-        restorer.parallel.verdicts.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild),
+        restorer.parallel.outcomes.same_for_all(InputError, OutputError, NotFiniteError, rebuild=rebuild),
         new_progress(run.source.name, run.info.frame_count_hint, show_progress and run.is_leader) as progress,
     ):
         form = PixelForm(run.path, run.stored)

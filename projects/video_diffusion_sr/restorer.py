@@ -8,6 +8,7 @@ import torch
 from common.distributed.parallel import Parallel
 from common.distributed.row_parallel import Rows, UnshardedClip
 from data.media import ClipRange, MediaInfo
+from data.media.video_reader import Deinterlace
 from data.video.framing import causal_length, latents_within
 from models.video_vae_v3.modules.reach import decoder_reach, encoder_reach
 from projects.video_diffusion_sr.geometry import Geometry
@@ -33,7 +34,7 @@ class Restorer:
     parallel: Parallel  # the ranks, and those that share a clip
     use_sample: bool = True  # encode to a sample of the posterior, not its mean
     result_options: ResultOptions = field(default_factory=ResultOptions)
-    deinterlace: str = "auto"
+    deinterlace: Deinterlace = "auto"
     clip_range: ClipRange = field(default_factory=ClipRange)  # the part of each clip that is restored
     recorder: Recorder | None = None  # writes a record beside each result
     cuts: SceneCuts = field(default_factory=SceneCuts)

@@ -1,6 +1,6 @@
-"""The files of a run: checks them before the first one starts, and plans each of them.
+"""Checks and plans all files of a run before the first one starts.
 
-Whatever happens with one file becomes a line that starts with its name; the others go on.
+An error of one file becomes a log line that starts with its name; the other files are restored.
 """
 
 import argparse
@@ -42,10 +42,13 @@ CRASHED = "the program crashed in the middle of it ({}), probably in its decoder
 
 @dataclass(frozen=True)
 class Survey:
-    """What a first look at the files found, the same on every rank.
+    """The result of checking all files, the same on every rank.
 
-    total: files. clips: those to restore. sizes: their bytes. failed: files that cannot be restored.
-    refusal: why nothing can be done at all.
+    total: number of files.
+    clips: the files to restore, with the facts for planning.
+    sizes: their sizes in bytes.
+    failed: number of files that cannot be restored.
+    refusal: why the whole request is refused; None if it is not.
     """
 
     total: int
@@ -58,10 +61,10 @@ class Survey:
 def survey(
     args: argparse.Namespace, process: Process, clip_range: ClipRange = WHOLE, history: History | None = None
 ) -> Survey:
-    """Look at every file once, on the leader, which logs what it finds; the others get the result.
+    """Check every file on the leader, which logs the findings and sends them to all ranks.
 
-    Decoders run in a process of their own there (`probe_all`): one that dies or hangs costs its file, not the job, and
-    no two ranks can come to different findings.
+    Decoders run in a separate process (`probe_all`). If one crashes or hangs, only its file fails. As only the leader
+    probes, all ranks agree.
     """
     found = process.broadcast_from_leader(lambda: _look(args, process, clip_range, history or History()))
     if isinstance(found, str):
@@ -71,8 +74,9 @@ def survey(
     return Survey(total, clips, {Path(path): size for path, size, _ in rows}, failed)
 
 
-def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange, history: History) -> list | str:
-    """[number of files, failed ones, [path, bytes, fields of its `Clip`] of the others]; a sentence of refusal."""
+def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange, history: History) -> list[Any] | str:
+    """Check the files. Returns [number of files, number of failed ones, [path, bytes, fields of its `Clip`] of the
+    others], or a refusal."""
     try:
         files = find_inputs(args)
         args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -106,18 +110,19 @@ def _look(args: argparse.Namespace, process: Process, clip_range: ClipRange, his
 def check_file(
     path: Path, found: Probe | MediaError, args: argparse.Namespace, attempt: int = 0, clip_range: ClipRange = WHOLE
 ) -> Clip:
-    """What planning needs of a file that can be restored.
+    """Check a file. Returns the facts for planning.
 
     Args:
-        found: what `probe_all` says of it. clip_range: the part of a clip that is asked for.
+        found: the result of `probe_all` for this file.
+        clip_range: the part of the clip to restore.
     Raises:
-        SkippedError: its result is there, and that is all right.
-        ValueError: it cannot be.
+        SkippedError: the result exists, and existing results are skipped.
+        ValueError: the file cannot be restored.
     """
     if isinstance(found, MediaError):
         raise found
     clip_range.check_begins_in(found, path)
-    if args.preview is not None:  # a sheet is written, and no result touched
+    if args.preview is not None:  # a preview writes a sheet and no result
         return Clip(found.height, found.width, 1, still=True)
     place, options = place_of(path, args.video_path, args.output_dir), result_options_from_flags(args)
     output = place_of_result(path, place, found, options, clip_range)
@@ -133,10 +138,10 @@ def check_file(
 def refuse_output(
     path: Path, output: Path, args: argparse.Namespace, attempt: int = 0, is_folder: bool = False
 ) -> str | None:
-    """Why a file cannot be restored to this place; `SKIP` when it was already; None when it can.
+    """Why a file cannot be restored to this path; `SKIP` if an existing result is to be skipped; None if it can be.
 
-    attempt: after a restart of this job, what it has already written is no obstacle.
-    is_folder: the result is a folder of frames.
+    attempt: number of restarts of this job; after a restart, the job's own results are no obstacle.
+    is_folder: whether the result is a folder of frames.
     """
     if output.resolve() == folder_of(path).resolve():
         return f"{path.name}: the result would replace the input {path}; choose another --output_dir"
@@ -153,7 +158,7 @@ def refuse_output(
 
 
 def existing_results(args: argparse.Namespace, attempt: int) -> Existing:
-    """What happens to results that are there."""
+    """How the run treats existing results."""
     if args.overwrite:
         return "replace"
     return "skip" if args.skip_existing or attempt > 0 else "refuse"
@@ -162,20 +167,22 @@ def existing_results(args: argparse.Namespace, attempt: int) -> Existing:
 def plan_files(
     settings: RunSettings, parallel: Parallel, clips: Mapping[Path, Clip]
 ) -> tuple[dict[Path, MemoryPlan], int]:
-    """(how each file is run, how many cannot be), before weights are loaded."""
+    """Plan all files, before weights are loaded. Returns the plans, and the number of files without one."""
     budget = read_budget(settings, parallel)
     plan_all = partial(_unplanned_all, settings) if budget is None else budget.plan_all
     plans, refused = _plan_possible(clips, plan_all)
     for path, line in refused.items():
         say(parallel.process, logging.ERROR, line, outcome(path, "failed"))
-    for plan in dict.fromkeys(plans.values()) if budget is not None else ():
+    if budget is None:
+        return plans, len(refused)
+    for plan in dict.fromkeys(plans.values()):
         names = [path.name for path in plans if plans[path] == plan]
         line = f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {plan.describe()}"
         say(parallel.process, logging.INFO if budget.is_hard_limit or plan.saves_memory else logging.DEBUG, line)
     return plans, len(refused)
 
 
-Plans = tuple[dict[Path, MemoryPlan], dict[Path, str]]  # the plan of each file, a sentence for those without
+Plans = tuple[dict[Path, MemoryPlan], dict[Path, str]]  # the plan of each file; an error message for files without one
 
 
 def _unplanned_all(settings: RunSettings, clips: Mapping[Path, Clip]) -> Plans:
@@ -184,7 +191,7 @@ def _unplanned_all(settings: RunSettings, clips: Mapping[Path, Clip]) -> Plans:
 
 
 def _plan_possible(clips: Mapping[Path, Clip], plan_all: Callable[[Mapping[Path, Clip]], Plans]) -> Plans:
-    """`plan_all`, where it fails without the files that it fails on."""
+    """Call `plan_all`. If it fails, plan without the files on which it fails."""
     try:
         return plan_all(clips)
     except Exception as error:
@@ -201,12 +208,12 @@ def _plan_possible(clips: Mapping[Path, Clip], plan_all: Callable[[Mapping[Path,
 
 
 def report_error(error: Exception, path: Path, prefix: str = "", verb: str = "restored") -> None:
-    """The file's line, and for --verbose where it comes from."""
+    """Log the line of a failed file; with --verbose also the traceback."""
     logger.error("%s%s", prefix, sentence(error, path, verb), extra=outcome(path, "failed"))
     logger.debug("where it happened:", exc_info=error)
 
 
 def say(speaker: Process | Parallel, level: int, message: str, about: dict[str, Any] | None = None) -> None:
-    """One line from one rank, not the same from all. about: see `run_page.lines.outcome`."""
+    """Log a line on one rank only. `about`: see `run_page.lines.outcome`."""
     if speaker.is_leader:
         logger.log(level, "%s", message, extra=about)

@@ -1,6 +1,6 @@
-"""The order of a run: at any time one file is computed, the next is opened, and earlier ones are written.
+"""Runs the files in order: while one file is computed, the next is opened and earlier ones are written.
 
-Whatever happens with one file becomes a line that starts with its name; the others go on.
+An error of one file becomes a log line that starts with its name; the run continues with the other files.
 """
 
 import logging
@@ -30,18 +30,20 @@ from projects.video_diffusion_sr.run_page.lines import outcome as about
 
 logger = get_logger(__name__)
 
-WRITING = 3 * WRITE_BEHIND  # bytes of files that are still written while the next one computes: three clips
-MOST_WRITING = 8  # files; compressing a picture takes one core
+WRITING = 3 * WRITE_BEHIND  # limit of bytes that wait to be written while the next file computes: three clips
+MOST_WRITING = 8  # limit of files that are written at a time; compressing a picture takes one core
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all files of a run share.
+    """The settings that all files of a run share.
 
-    plans: of the files, in the order of their numbers; None: the default one. existing: see `restore_clip`.
-    history: is told what is in hand. alone: files of the plans that come last, one at a time, see `common.crashes`.
-    root: the folder that was searched; the folders below it are kept in `output_dir`. None: none are.
-    on_report: is given the report of every restored file, in their order.
+    plans: the plan of each file; None: the default plan.
+    existing: see `restore_clip`.
+    history: records which files are being processed.
+    alone: files that are processed last and one at a time, because of an earlier crash, see `common.crashes`.
+    root: the folder that was searched, whose subfolders are kept in `output_dir`; None: they are not kept.
+    on_report: called with the report of every restored file, in their order.
     """
 
     output_dir: Path
@@ -54,11 +56,11 @@ class Job:
     alone: tuple[Path, ...] = ()
 
     def folder(self, path: Path) -> Path:
-        """Where the file's result goes."""
+        """The folder of a file's result."""
         return self.output_dir if self.root is None else place_of(path, self.root, self.output_dir)
 
     def prefix(self, path: Path) -> str:
-        """What stands before the file's line."""
+        """The prefix of a file's log line."""
         return f"[{list(self.plans).index(path) + 1}/{len(self.plans)}] "
 
     @property
@@ -67,13 +69,13 @@ class Job:
 
 
 def restore_all(paths: Iterable[Path], job: Job, several_in_flight: bool = True) -> Iterator[bool]:
-    """Restore files and say a line for each, in their order; False for a file that failed.
+    """Restore files, and log a line for each in their order. Yields whether each file was restored.
 
-    Where ranks do not share clips, and reading and writing have threads, the next file is opened and read while one
-    computes, and files before it are still written: as many as `too_many` allows.
+    If ranks do not share clips and reading and writing have threads, the next file is opened and read while one file
+    computes, and earlier files are still written, as many as `too_many` allows.
 
     Args:
-        several_in_flight: False: a file is complete before the next one is asked for, as a journal needs it.
+        several_in_flight: False: complete each file before taking the next one, as a journal requires.
     """
     if several_in_flight and job.restorer.overlap and job.restorer.parallel.size == 1:
         yield from _in_flight(iter(paths), job)
@@ -83,10 +85,10 @@ def restore_all(paths: Iterable[Path], job: Job, several_in_flight: bool = True)
 
 
 def restore_one(path: Path, job: Job) -> bool:
-    """Restore one file and say so in a line; False, and a line with the reason, when it cannot be done.
+    """Restore one file and log a line. Returns whether it was restored; the line of a failed file has the reason.
 
-    Where ranks share a clip, only what all of them come to alike is caught: after anything else they would wait for
-    each other, so it ends the job, and torchrun may start it again.
+    If ranks share a clip, only errors that all ranks raise together are caught. After any other error the ranks would
+    wait for each other, so it ends the job, and torchrun may restart it.
     """
     outcome: Report | Exception | None
     job.history.begun(str(path))
@@ -102,9 +104,9 @@ def restore_one(path: Path, job: Job) -> bool:
 
 
 def _in_flight(paths: Iterator[Path], job: Job) -> Iterator[bool]:
-    """`restore_all` with one file opened ahead of the one that computes, and some written behind it."""
-    opened: list[ClipRun] = []  # whose frames are not all computed
-    computed: deque[Computed] = deque()  # not told yet
+    """As `restore_all`, with the next file opened during computation, and earlier files still being written."""
+    opened: list[ClipRun] = []  # files whose frames are not all computed
+    computed: deque[Computed] = deque()  # computed files whose line is not logged yet
     most = files_written_at_once(os.cpu_count() or 1)
 
     def open_clip(path: Path) -> ClipRun:
@@ -115,8 +117,10 @@ def _in_flight(paths: Iterator[Path], job: Job) -> Iterator[bool]:
 
     def tell_first() -> bool:
         first = computed[0]
-        outcome = first.outcome.exception() or first.outcome.result()
-        return _tell(computed.popleft().path, outcome, job)  # only now: until it is written it may have to be stopped
+        failure = first.outcome.exception()
+        assert failure is None or isinstance(failure, Exception), "only the main thread is interrupted"
+        outcome = failure or first.outcome.result()
+        return _tell(computed.popleft().path, outcome, job)  # removed last, as an error must stop its writer
 
     with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(most, "finisher") as finisher:
         try:
@@ -132,7 +136,7 @@ def _in_flight(paths: Iterator[Path], job: Job) -> Iterator[bool]:
                     yield tell_first()
             while computed:
                 yield tell_first()
-        except BaseException as error:  # Ctrl-C, a signal: nothing unfinished may be left
+        except BaseException as error:  # on Ctrl-C or a signal, unfinished files must be removed
             opener.shutdown(cancel_futures=True)
             for file in computed:
                 file.stop()
@@ -143,15 +147,15 @@ def _in_flight(paths: Iterator[Path], job: Job) -> Iterator[bool]:
 
 @dataclass(frozen=True)
 class Computed:
-    """A file whose frames are all computed. run: where they are still written; None where it has failed."""
+    """A file whose frames are all computed. `run` writes the remaining frames; None if the file has failed."""
 
     path: Path
-    outcome: Future[Report]
+    outcome: Future[Report | None]
     run: ClipRun | None = None
 
     @property
     def behind(self) -> int:
-        """Bytes that may wait for its writer; 0 when it is done."""
+        """The number of bytes that may wait for its writer; 0 if it is written."""
         return 0 if self.run is None or self.outcome.done() else self.run.behind
 
     def stop(self) -> None:
@@ -160,21 +164,21 @@ class Computed:
 
 
 def files_written_at_once(cores: int) -> int:
-    """Half of the cores encode, as the networks' thread and the readers need some too."""
+    """The number of files that are written at a time: half of the cores, since other threads need cores too."""
     return min(MOST_WRITING, max(cores // 2, 2))
 
 
 def too_many(behind: Sequence[int], most: int) -> bool:
-    """Must the next file wait until another one is written?
+    """Whether the next file must wait until another one is written.
 
     Args:
-        behind: bytes that may wait for the writer of each computed file; 0 for those that are done.
-        most: files that may be written at once.
+        behind: for each computed file, the number of bytes that may wait for its writer; 0 for written files.
+        most: the largest number of files that are written at a time.
     """
     return sum(size > 0 for size in behind) > most or sum(behind) > WRITING
 
 
-def _complete(run: ClipRun) -> Report:
+def _complete(run: ClipRun) -> Report | None:
     with run:
         return run.complete()
 
@@ -182,13 +186,13 @@ def _complete(run: ClipRun) -> Report:
 def _submit(
     opener: ThreadPoolExecutor, open_clip: Callable[[Path], ClipRun], paths: Iterator[Path]
 ) -> tuple[Path, Future[ClipRun]] | None:
-    """The next file, being opened; None after the last."""
+    """Start to open the next file; None after the last one."""
     path = next(paths, None)
     return None if path is None else (path, opener.submit(open_clip, path))
 
 
 def _computed(path: Path, future: Future[ClipRun], job: Job, opened: list[ClipRun]) -> ClipRun | Exception:
-    """The file with all its frames on their way to the writer, or what went wrong with it; `opened` without it."""
+    """Compute all frames of a file, and remove it from `opened`. Returns it with its writer, or with its error."""
     run = None
     try:
         run = future.result()
@@ -202,14 +206,14 @@ def _computed(path: Path, future: Future[ClipRun], job: Job, opened: list[ClipRu
         return error
 
 
-def _failed(error: Exception) -> Future[Report]:
-    future: Future[Report] = Future()
+def _failed(error: Exception) -> Future[Report | None]:
+    future: Future[Report | None] = Future()
     future.set_exception(error)
     return future
 
 
 def _tell(path: Path, outcome: Report | Exception | None, job: Job) -> bool:
-    """The file's line; was it restored, or skipped as asked?"""
+    """Log the file's line. Returns whether it was restored, or skipped as requested."""
     good = _say(path, outcome, job)
     job.history.finished(str(path), good)
     return good
@@ -224,7 +228,7 @@ def _say(path: Path, outcome: Report | Exception | None, job: Job) -> bool:
         if parallel.is_leader:
             report_error(outcome, path, prefix)
         if isinstance(outcome, torch.OutOfMemoryError):
-            traceback.clear_frames(outcome.__traceback__)  # what they hold of the device's memory goes with them
+            traceback.clear_frames(outcome.__traceback__)  # frees the device memory that they hold
             torch.cuda.empty_cache()
         return False
     if outcome is not None:

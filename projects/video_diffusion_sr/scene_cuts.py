@@ -51,8 +51,8 @@ class SceneCuts:
         if self.write_to is None:
             return
         with (
-            atomic_write(list_path(self.write_to, path)) as part,
-            part.open("w", newline="", encoding="utf-8") as file,
+            atomic_write(list_path(self.write_to, path)) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
         ):
             rows = csv.writer(file)
             rows.writerow(HEADER)

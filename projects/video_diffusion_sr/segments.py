@@ -1,10 +1,10 @@
-"""A clip as a list of segments: which begin anew, which carry on, and how one is computed without those before it.
+"""Divides a clip into shots and segments, and says what to recompute to continue after a segment.
 
-A shot lies between two cuts: nothing is carried into it, and its latent frames are counted from 0, as if it were a file
-of its own. A long shot goes through the transformer in windows. Where a window ends or a shot begins, a segment of the
-clip ends: what is written up to there can be kept, and the clip goes on there after an interruption.
+A shot lies between two cuts. No frames are carried into it, and its latent frames are counted from 0, as in a separate
+file. A long shot passes the transformer in windows. A segment of the result ends where a window ends or a shot begins.
+Finished segments can be kept, and after an interruption the clip continues after the last one.
 
-In here frames and latents are counted from the beginning of their shot, unless a name says `clip`.
+In this module, frames and latents are counted from the beginning of their shot, unless a name contains `clip`.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from projects.video_diffusion_sr.temporal_windows import SHARED_LATENTS
 
 @dataclass(frozen=True)
 class Place:
-    """Where a clip goes on: the number of a frame in the clip, and of the first frame of its shot."""
+    """A frame at which a clip can continue: its number in the clip, and that of the first frame of its shot."""
 
     frame: int = 0
     shot: int = 0
@@ -27,12 +27,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Grid:
-    """Where windows end and slices begin.
+    """Computes where windows end and slices begin.
 
     Attributes:
-        window: latent frames that the transformer takes at once; None: whole shots.
-        slice_frames: that go through the VAE at once, after a shot's first; None: whole shots.
-        factor: frames of a latent frame; a shot's first latent is one frame.
+        window: number of latent frames that the transformer takes at once; None: whole shots.
+        slice_frames: number of frames that the VAE takes at once, after a shot's first frame; None: whole shots.
+        factor: number of frames per latent frame; the first latent frame of a shot stands for one frame.
     """
 
     window: int | None
@@ -41,41 +41,43 @@ class Grid:
 
     @property
     def kept(self) -> int | None:
-        """Latents by which a window moves on."""
+        """The number of latent frames from one window to the next."""
         return None if self.window is None else self.window - SHARED_LATENTS
 
     @property
     def slice_latents(self) -> int | None:
-        """Latents of a slice."""
+        """The number of latent frames of a slice."""
         return None if self.slice_frames is None else self.slice_frames // self.factor
 
     def first_frame(self, latent: int) -> int:
-        """The first frame that a latent stands for."""
+        """The first frame of a latent frame."""
         return pixel_frames(latent, self.factor) if latent else 0
 
     def ends_segment(self, frame: int) -> bool:
-        """Does a segment begin with this frame of a shot?"""
+        """Whether a segment begins with this frame of a shot."""
         if frame == 0 or self.kept is None:
             return frame == 0
         latent, inside = divmod(frame - 1, self.factor)
         return inside == 0 and (latent + 1) % self.kept == 0
 
     def borders(self, first: int, count: int, shot: int) -> dict[int, int]:
-        """Which of a clip's frames first, ..., first + count - 1, counted from 0, begin a segment: {number: shot}.
+        """The segments that begin within the clip's frames first, ..., first + count - 1: {frame: frame of its shot}.
 
         Args:
-            first, shot: in the clip: the first frame, and the first one of its shot.
+            first, shot: numbers in the clip, from 0, of the first frame and of the first frame of its shot.
         """
         return {number: shot for number in range(count) if self.ends_segment(first + number - shot)}
 
 
 @dataclass(frozen=True)
 class RunIn:
-    """From which latents a shot is computed again so that `wanted` and what follows come out bit for bit.
+    """The latents from which a shot is recomputed, so that `wanted` and later latents have the same bits.
 
     Attributes:
-        encoded: where the encoder begins, with a slice. sampled: the first window. decoded: where the decoder begins,
-            with a slice. wanted: the first latent whose frames are given out.
+        encoded: the first latent of the encoder, which begins a slice.
+        sampled: the first latent of the transformer, which begins a window.
+        decoded: the first latent of the decoder, which begins a slice.
+        wanted: the first latent whose frames are written.
     """
 
     encoded: int = 0
@@ -85,18 +87,20 @@ class RunIn:
 
 
 def run_in(place: Place, grid: Grid, encoder_reach: int, decoder_reach: int) -> RunIn:
-    """What must be computed again before a place where a segment ends.
+    """Compute what must be recomputed to continue after a segment.
 
-    Each step begins as early as the next one needs what it gives: latents before the reach of the networks are not
-    those of the whole shot, nor is the head of a window without the one before.
+    Each network begins early enough for its result to be exact where the next one needs it. The result of the VAE is
+    exact after as many latents as it looks back, and that of the transformer after the overlap with an earlier window.
 
     Args:
-        encoder_reach, decoder_reach: latents, see `models/video_vae_v3/modules/reach.py`.
+        encoder_reach, decoder_reach: number of latents that each network looks back, see
+            `models/video_vae_v3/modules/reach.py`.
     """
     frame = place.frame - place.shot
     if frame == 0:
         return FROM_ITS_BEGINNING
     wanted, kept = (frame - 1) // grid.factor + 1, grid.kept
+    assert kept is not None, "without windows a segment is a whole shot"
     step = grid.slice_latents or kept
     window, inside = divmod(max(wanted - decoder_reach, 0), kept)
     decoded = window * kept + inside // step * step
@@ -112,7 +116,8 @@ class Shot(Iterator[Frame]):
     """The frames of one shot, in order.
 
     Attributes:
-        first: number of its first frame in the clip. read: how many of its frames have been taken, or left out.
+        first: number of its first frame in the clip.
+        read: number of its frames that have been read or skipped.
     """
 
     def __init__(self, clip: "Shots", first: int, read: int) -> None:
@@ -126,15 +131,17 @@ class Shot(Iterator[Frame]):
 
 
 class Shots:
-    """A clip cut into shots. Each must be read to its end before the next one is asked for.
+    """Iterates over the shots of a clip. Read each shot to its end before taking the next one.
 
     Args:
-        frames: of the clip, from `start` on; `Frame.begins_shot` says where shots begin.
-        start: number in the clip of the first one. shot: of the first frame of its shot.
+        frames: the frames of the clip from `start` on; `Frame.begins_shot` marks the first frame of a shot.
+        start: number in the clip of the first of these frames.
+        shot: number in the clip of the first frame of its shot.
     """
 
     def __init__(self, frames: Iterator[Frame], start: int = 0, shot: int = 0) -> None:
-        self._frames, self._waiting = frames, None
+        self._frames = frames
+        self._waiting: Frame | None = None
         self.start, self.shot, self.ended = start, shot, False
 
     def __iter__(self) -> Iterator[Shot]:
@@ -145,29 +152,30 @@ class Shots:
             first, read = first + shot.read, 0
 
     def take(self, begins: bool) -> Frame:
-        """The next frame of a shot; StopIteration where the shot ends.
+        """The next frame of a shot; StopIteration at the end of the shot.
 
         Args:
-            begins: it is the first one that is asked for of its shot.
+            begins: whether it is the first frame read from this shot.
         """
-        if not self._peek() or (self._waiting.begins_shot and not begins):
+        frame = self._peek()
+        if frame is None or (frame.begins_shot and not begins):
             raise StopIteration
-        frame, self._waiting = self._waiting, None
+        self._waiting = None
         return frame
 
-    def _peek(self) -> bool:
-        """Is there another frame?"""
+    def _peek(self) -> Frame | None:
+        """The next frame, without consuming it; None at the end."""
         if self._waiting is None and not self.ended:
             self._waiting = next(self._frames, None)
             self.ended = self._waiting is None
-        return self._waiting is not None
+        return self._waiting
 
 
 class ShotInputs(Iterator[Frame]):
-    """The frames of a shot once more: as many as have been read of it when they are asked for.
+    """Yields the frames of a shot a second time, never more than have been read the first time.
 
     Args:
-        inputs: of the clip, from the frame on that the shot is read from.
+        inputs: the frames of the clip, from the first frame that is read of the shot.
     """
 
     def __init__(self, shot: Shot, inputs: Iterator[Frame]) -> None:
@@ -180,9 +188,9 @@ class ShotInputs(Iterator[Frame]):
         return next(self._inputs)
 
 
-def without_first(pieces: Iterator[Tensor], count: int) -> Iterator[Tensor]:
-    """Pieces [t, ...] of a stream without its first `count` frames; the other pieces as they come."""
-    for piece in pieces:
-        if count < len(piece):
-            yield piece[count:]
-        count = max(count - len(piece), 0)
+def without_first(slices: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+    """Yield the slices [t, ...] of a stream without its first `count` frames."""
+    for frames in slices:
+        if count < len(frames):
+            yield frames[count:]
+        count = max(count - len(frames), 0)

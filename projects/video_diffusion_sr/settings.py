@@ -1,17 +1,16 @@
-"""What a run derives from its preset, its YAML and its request: computed once, for the memory plan and for `build`."""
+"""The settings of a run, resolved from its preset, its YAML and its request, for the memory plan and for `build`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from omegaconf import DictConfig
 
 from common.typed_values import positive, switch, whole_number
 from data.video.framing import latents_within
 from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
-from projects.video_diffusion_sr.bare_network import network_without_weights
+from projects.video_diffusion_sr.bare_network import network_of
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.idle_keys import refuse_idle_memory_keys, refuse_idle_sampling_keys
 from projects.video_diffusion_sr.presets import Preset
@@ -24,22 +23,23 @@ from projects.video_diffusion_sr.weight_files import find_weights, with_named_we
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything about a run that no file changes.
+    """All settings of a run that do not depend on a file.
 
     config: the YAML with the request's overrides.
-    device, dtype: where and in which dtype both networks compute.
-    vae, dit: the networks, on the meta device until `build.load` gives them their weights; made once a run.
-    checkpoints: of the transformer and of the VAE; None for both: seeded random weights.
-    geometry: from files' sizes to results' sizes.
-    sampling: how the transformer is asked. window: latent frames that it takes at once; None: all.
-    slice_frames: frames that go through the VAE at once, after the first, where no plan says otherwise.
-    fixed_slices: the user chose them, so that plans without tiles keep to them.
-    most_bytes: of a direct convolution's input, where no plan chose the schedule; None: any number.
+    device, dtype: device and dtype of both networks.
+    vae, dit: the networks, on the meta device until `build.load` loads their weights; built once per run.
+    checkpoints: weight files of the transformer and of the VAE; both None: seeded random weights.
+    geometry: computes the sizes of results from those of files.
+    sampling: steps, guidance and condition noise.
+    window: number of latent frames that the transformer takes at once; None: all.
+    slice_frames: number of frames that the VAE takes at once, after the first frame, unless a plan overrides it.
+    fixed_slices: whether the user set `slice_frames`, which plans without tiles then keep.
+    most_bytes: limit for the input of a direct convolution, for runs without a memory plan; None: no limit.
     """
 
     preset: Preset
     request: Request
-    config: Mapping[str, Any]
+    config: DictConfig
     device: torch.device
     dtype: torch.dtype
     vae: VideoAutoencoderKL
@@ -54,21 +54,21 @@ class RunSettings:
 
     @property
     def texts(self) -> int:
-        """Embeddings that the transformer is asked with: two with guidance."""
+        """The number of text embeddings per step: two with guidance, else one."""
         return 1 if self.sampling.guidance.scale == 1.0 else 2
 
 
 def resolve(preset: Preset, request: Request, device: torch.device) -> RunSettings:
-    """The settings of a run; no weights are read.
+    """Resolve the settings of a run. No weights are read.
 
     Raises:
-        FileNotFoundError: weights are missing; says how to get them.
-        ValueError: settings that make no sense or exclude each other.
+        FileNotFoundError: weights are missing; the message says how to get them.
+        ValueError: settings are invalid or contradict each other.
     """
     refuse_contradictions(request)
     user = read_user_config(preset, request)
     named, config = with_named_weights(preset, user.config, request.checkpoint, request.vae_checkpoint)
-    vae, dit = network_without_weights(config.vae.model), network_without_weights(config.dit.model)
+    vae, dit = network_of(VideoAutoencoderKL, config.vae.model), network_of(NaDiT, config.dit.model)
     check_vae(config.vae)
     refuse_networks_apart(vae, dit)
     refuse_idle_memory_keys(config.vae, user.changed, device)
@@ -95,7 +95,7 @@ def resolve(preset: Preset, request: Request, device: torch.device) -> RunSettin
 
 
 def refuse_contradictions(request: Request) -> None:
-    """ValueError or FileNotFoundError, in a sentence, for options that cannot be followed together or at all."""
+    """Raise ValueError or FileNotFoundError for options that contradict each other or cannot be used."""
     if request.lora is not None and not request.lora.is_file():
         raise FileNotFoundError(f"--lora {request.lora}: there is no such file")
     if request.lora is not None and request.lora.suffix != ".safetensors":
@@ -109,7 +109,7 @@ def refuse_contradictions(request: Request) -> None:
 
 
 def refuse_networks_apart(vae: VideoAutoencoderKL, dit: NaDiT) -> None:
-    """ValueError, by its key, where one network does not take what the other gives."""
+    """Raise ValueError, with the key, if the channels of the two networks do not fit together."""
     latents = vae.latent_channels
     ours = f"vae.model.latent_channels={latents}"
     for key, given, fitting, what in (
@@ -122,8 +122,8 @@ def refuse_networks_apart(vae: VideoAutoencoderKL, dit: NaDiT) -> None:
             raise ValueError(f"config key {key}: {given} channels do not fit {what}; it must be {fitting}")
 
 
-def check_vae(config: Mapping[str, Any]) -> None:
-    """ValueError, by its key, for a value of the `vae` section that has the wrong type or size."""
+def check_vae(config: DictConfig) -> None:
+    """Raise ValueError, with the key, if a value in the section `vae` has a wrong type or size."""
     positive(config.scaling_factor, "vae.scaling_factor")
     switch(config.use_sample, "vae.use_sample")
     if not isinstance(config.checkpoint, str):
@@ -135,20 +135,20 @@ def check_vae(config: Mapping[str, Any]) -> None:
             positive(gib, f"vae.memory_limit.{name}")
 
 
-def memory_limit(config: Mapping[str, Any]) -> float | None:
-    """GiB of a convolution's input, from the `vae` section; None for no bound.
+def memory_limit(config: DictConfig) -> float | None:
+    """The limit in GiB for the input of a convolution, from the section `vae`; None: no limit.
 
-    Norms write into the input of the convolution that follows, so the tighter of the two bounds holds for both.
+    A norm writes into the input of the next convolution, so the smaller of both limits applies.
     """
     limits = config.memory_limit
     return min((gib for gib in (limits.conv_max_mem, limits.norm_max_mem) if gib is not None), default=None)
 
 
 def choose_dtype(name: str | None, device: torch.device, configured: str, asked: bool = False) -> torch.dtype:
-    """The asked dtype; else the config's on CUDA, and float32 on a CPU, where half precision is slower.
+    """The requested dtype; otherwise the config's on CUDA, and float32 on a CPU, where half precision is slower.
 
     Args:
-        asked: the user put `configured` into the config, so it holds on a CPU as well.
+        asked: whether the user set `configured` in the config; it then applies to a CPU as well.
     """
     if name is None:
         name = "float32" if device.type == "cpu" and not asked else configured
@@ -157,19 +157,19 @@ def choose_dtype(name: str | None, device: torch.device, configured: str, asked:
     return DTYPES[name]
 
 
-def checkpoints_for(preset: Preset, request: Request, config: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
-    """`checkpoint_paths`, or None for both where random weights are asked for."""
+def checkpoints_for(preset: Preset, request: Request, config: DictConfig) -> tuple[Path | None, Path | None]:
+    """The result of `checkpoint_paths`; None for both if the request asks for random weights."""
     return (None, None) if request.random_weights else checkpoint_paths(preset, request.ckpt_dir, config)
 
 
-def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Where the transformer's and the VAE's weights lie.
+def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: DictConfig) -> tuple[Path, Path]:
+    """The paths of the transformer's and the VAE's weights.
 
     Raises:
-        FileNotFoundError: one of them is missing; says which, and how to get it.
+        FileNotFoundError: a file is missing; the message names it and says how to get it.
     """
     vae = Path(config.vae.checkpoint)
-    if vae.parts[:1] == ("ckpts",):  # as the YAML names it; --ckpt_dir moves the whole folder
+    if vae.parts[:1] == ("ckpts",):  # the released YAML's folder, which --ckpt_dir replaces
         vae = ckpt_dir / Path(*vae.parts[1:])
     paths = find_weights(ckpt_dir / preset.checkpoint), find_weights(vae)
     missing = [path for path in paths if not path.is_file()]
@@ -179,7 +179,7 @@ def checkpoint_paths(preset: Preset, ckpt_dir: Path, config: Mapping[str, Any]) 
 
 
 def how_to_get(preset: Preset) -> str:
-    """What to do when weights are missing."""
+    """Advice for missing weights."""
     if preset.download is None:
         return "they are part of the repository, in ckpts/; point --ckpt_dir there, or ask for --random_weights"
     return (
@@ -188,7 +188,7 @@ def how_to_get(preset: Preset) -> str:
 
 
 def latent_window(preset: Preset, request: Request, temporal_factor: int) -> int | None:
-    """The window of long clips in latent frames; None for whole clips."""
+    """The window for long clips, in latent frames; None: whole clips."""
     frames = preset.window_frames if request.window_frames is None else request.window_frames
     window = latents_within(frames, temporal_factor) if frames else None
     check_window(window)

@@ -1,11 +1,11 @@
-"""A clip of any length through the transformer: whole, or in windows that share latent frames."""
+"""Runs the transformer on a clip of any length: on the whole clip, or on windows that overlap."""
 
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-SHARED_LATENTS = 2  # two shared latent frames remove most of the jump between windows; a pixel cross-fade would soften
+SHARED_LATENTS = 2  # this overlap removes most of the jump between windows; a cross-fade of pixels would blur
 
 
 def in_windows(
@@ -13,17 +13,17 @@ def in_windows(
 ) -> Iterator[Tensor]:
     """Restore a stream of latents in order, holding one window of them at a time.
 
-    Windows share `SHARED_LATENTS` frames, in which the earlier one fades into the later one. The fade is between
-    latents and not between pixels, so nothing gets soft; noise belongs to the latent frame and not to the window.
+    Windows overlap by `SHARED_LATENTS` frames, in which the earlier window fades into the later one. The fade is
+    between latents and not between pixels, so it does not blur. Noise depends on the latent frame, not on the window.
 
     Args:
-        latents: pieces [t, h, w, c] of a clip, in order, of any lengths.
-        sample: (latents of a window [t, h, w, c], number of its first latent frame) -> restored, same shape.
-        window: latent frames; None: all at once.
-        first: number of the first latent frame, with which a window begins; that window then lacks the fade from the
-            one before.
+        latents: chunks [t, h, w, c] of a clip, in order, of any lengths.
+        sample: a function (latents of a window [t, h, w, c], number of its first latent frame) -> restored latents of
+            the same shape.
+        window: length of a window in latent frames; None: the whole clip.
+        first: number of the first latent frame, which begins a window; this window has no fade from an earlier one.
     Yields:
-        Restored pieces [t, h, w, c], together as long as the clip.
+        restored chunks [t, h, w, c], which together have the length of the clip.
     """
     waiting, tail = [], None
     for piece in latents:
@@ -38,7 +38,7 @@ def in_windows(
 
 
 def check_window(window: int | None) -> None:
-    """ValueError unless a window (latent frames) is longer than what it shares with the next."""
+    """Raise ValueError unless a window (in latent frames) is longer than the overlap."""
     if window is not None and window <= SHARED_LATENTS:
         raise ValueError(
             f"windows of {window} latent frames are too short: they share {SHARED_LATENTS}; use a larger --window"
@@ -46,7 +46,7 @@ def check_window(window: int | None) -> None:
 
 
 def _faded(restored: Tensor, tail: Tensor | None) -> Tensor:
-    """`tail`, the end of the window before, faded into the beginning of `restored`, which shows the same frames."""
+    """Fade `tail`, the end of the previous window, into the beginning of `restored`, which has the same frames."""
     if tail is None:
         return restored
     weights = torch.arange(1, len(tail) + 1, device=restored.device, dtype=restored.dtype) / (len(tail) + 1)

@@ -1,4 +1,4 @@
-"""From the restored latents of a shot to its finished frames: decoded slice by slice, cropped, colours given back."""
+"""Converts the restored latents of a shot to finished frames: decodes slice by slice, crops, applies the colour fix."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,11 +20,13 @@ from projects.video_diffusion_sr.segments import FROM_ITS_BEGINNING, RunIn
 
 @dataclass(frozen=True)
 class Finished:
-    """A slice of finished frames on their way to the host, on the rank that writes them.
+    """A slice of finished frames that is being copied to the host, on the rank that writes it.
 
-    times: T, seconds. stages: which of them the marks stand for, see `FiniteGuard.marks`.
-    compared: the frames come with what a comparison and a report's page show. first: number of the first frame in its
-    shot. borders: see `MediaWriter.write_planes`.
+    times: T, the times of the frames in seconds.
+    stages: the stages to which the marks belong, see `FiniteGuard.marks`.
+    compared: whether the frames come with pictures for a comparison and a report.
+    first: number of the first frame in its shot.
+    borders: see `MediaWriter.write_planes`.
     """
 
     copy: HostCopy
@@ -35,12 +37,11 @@ class Finished:
     borders: Mapping[int, int] = field(default_factory=dict)
 
     def arrive(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None, Tensor]:
-        """(the frames as stored, [T, ...] each; resized input and result, u8 [T, 3, h, w]; marks), on the host.
-
-        Waits until they are there.
+        """Wait for the copy. Returns, on the host, the planes to store [T, ...], the resized input and the result
+        (u8 [T, 3, h, w]) for comparisons, and the marks.
         """
         *stored, marks = self.copy.arrive()
-        return (tuple(stored[:-2]), tuple(stored[-2:]), marks) if self.compared else (tuple(stored), None, marks)
+        return (tuple(stored[:-2]), (stored[-2], stored[-1]), marks) if self.compared else (tuple(stored), None, marks)
 
     @property
     def count(self) -> int:
@@ -58,28 +59,28 @@ def decode_and_finish(
     rows: Rows,
     start: RunIn = FROM_ITS_BEGINNING,
 ) -> Iterator[Finished]:
-    """Finished frames of a shot, slice by slice; on the leader of a group only.
+    """Yield the finished frames of a shot slice by slice, on the leader of a group only.
 
-    Every rank decodes its rows of a slice and finishes its share of the slice's frames. What lies beyond the end of the
-    input was only repeated to fill the last latent frame, and is dropped.
+    Every rank decodes its rows of a slice, and finishes some of the slice's frames. Frames after the end of the input,
+    which only fill the last latent frame, are dropped.
 
     Args:
-        restored: windows of latents from number `start.sampled` on. inputs: the frames from the one that ends latent
-            `start.encoded` on.
+        restored: windows of latents from number `start.sampled` on.
+        inputs: the input frames from the last frame of latent `start.encoded` on.
     """
     restorer = finisher.restorer
     infer, run_ahead, at = restorer.infer, RunAheadLimit(restorer.device), restorer.grid.factor * start.encoded
-    for part in decode(restored, restorer, rows, start):
-        _leave_out(inputs, part.first - at)
-        degraded, at = list(islice(inputs, part.frames)), part.first + part.frames
-        if part.wanted:
-            results = finisher.finish(part.clip, degraded[rows.frame_span(part.frames)])
-            whole = [rows.to_leader(result, part.frames) for result in results]
+    for decoded in decode(restored, restorer, rows, start):
+        _leave_out(inputs, decoded.first - at)
+        degraded, at = list(islice(inputs, decoded.frames)), decoded.first + decoded.frames
+        if decoded.wanted:
+            results = finisher.finish(decoded.clip, degraded[rows.frame_span(decoded.frames)])
+            gathered = [rows.to_leader(result, decoded.frames) for result in results]
             if restorer.parallel.is_leader:
-                whole = [result[: len(degraded)] for result in whole]
+                whole = [result[: len(degraded)] for result in gathered if result is not None]  # all are here
                 (stages, marks), compared = infer.guard.marks(), restorer.result_options.pairs
                 copy = HostCopy(*finisher.form.stored(whole[-1]), *(whole if compared else ())[:2], marks)
-                yield Finished(copy, [frame.time for frame in degraded], stages, compared, part.first)
+                yield Finished(copy, [frame.time for frame in degraded], stages, compared, decoded.first)
         run_ahead.step()
 
 
@@ -89,9 +90,10 @@ def _leave_out(frames: Iterator[Frame], count: int) -> None:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Consecutive frames first, ..., first + frames - 1 of a shot.
+    """The decoded frames first, ..., first + frames - 1 of a shot.
 
-    clip: this rank's share of them, whole pictures [3, t, h', w']. wanted: False: they only lead to those that are.
+    clip: those of them that this rank finishes, as whole pictures [3, t, h', w'].
+    wanted: False: they were only recomputed for later frames, and are not written.
     """
 
     clip: Tensor
@@ -101,7 +103,7 @@ class Decoded:
 
 
 def decode(restored: Iterator[Tensor], restorer: Restorer, rows: Rows, start: RunIn) -> Iterator[Decoded]:
-    """The frames of windows of latents [t, h, w, c] from number `start.sampled` on, slice by slice."""
+    """Decode windows of latents [t, h, w, c], from number `start.sampled` on, slice by slice."""
     infer, grid = restorer.infer, restorer.grid
     memory, latent = infer.new_memory(rows.exchange), start.sampled
     for window in restored:
@@ -109,21 +111,21 @@ def decode(restored: Iterator[Tensor], restorer: Restorer, rows: Rows, start: Ru
         latent += unneeded
         if unneeded == len(window):
             continue
-        for piece in window[unneeded:].split(grid.slice_latents or len(window)):
+        for latents in window[unneeded:].split(grid.slice_latents or len(window)):
             restorer.parallel.process.alive("a slice of a shot")
-            begins = latent == start.decoded  # a decoder gives one frame for the first latent
-            frames = grid.factor * len(piece) - begins * (grid.factor - 1)
-            clip = rows.to_frames(decode_rows(piece, frames, restorer, rows, memory), infer.vae.spatial_factor)
-            wanted, latent = latent >= start.wanted, latent + len(piece)
+            begins = latent == start.decoded  # the decoder makes one frame from its first latent
+            frames = grid.factor * len(latents) - begins * (grid.factor - 1)
+            clip = rows.to_frames(decode_rows(latents, frames, restorer, rows, memory), infer.vae.spatial_factor)
+            wanted, latent = latent >= start.wanted, latent + len(latents)
             yield Decoded(clip, grid.first_frame(latent) - frames, frames, wanted)
 
 
 def decode_rows(
-    piece: Tensor, frames: int, restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
+    latents: Tensor, frames: int, restorer: Restorer, rows: Rows, memory: ClipMemory | TileMemories
 ) -> Tensor:
-    """[3, frames, own rows, w'] of latents [t, h, w, c], about [-1, 1]; no rows on a rank without."""
+    """Decode this rank's rows of latents [t, h, w, c]: [3, frames, own rows, w'] in about [-1, 1]; may have no rows."""
     infer = restorer.infer
     if rows.holds_rows:
-        return infer.decode_slice(rows.shard(piece, 1), memory)
-    width = piece.shape[2] * infer.vae.spatial_factor
+        return infer.decode_slice(rows.shard(latents, 1), memory)
+    width = latents.shape[2] * infer.vae.spatial_factor
     return torch.empty(3, frames, 0, width, dtype=infer.stages.vae_dtype, device=restorer.device)

@@ -70,20 +70,20 @@ def encode(
     infer, run_ahead, size = restorer.infer, RunAheadLimit(restorer.device), restorer.slice_frames
     memory, factor = infer.new_memory(rows.exchange), infer.vae.temporal_factor
     with NoiseAhead(restorer.seed, "posterior", (*latent_size, infer.vae.latent_channels), restorer.device) as noises:
-        for piece in slices(frames, size, factor, first):
-            restorer.parallel.process.alive(f"latent frame {piece.first} of a shot")
+        for slice_ in slices(frames, size, factor, first):
+            restorer.parallel.process.alive(f"latent frame {slice_.first} of a shot")
             noise = None
             if restorer.use_sample and rows.holds_rows:
-                noise = rows.shard(noises.take(piece.first, piece.latents), 1)
-                if size is not None and piece.real >= size:  # a full slice: another one is likely
-                    noises.expect(piece.first + piece.latents, size // factor)
-            yield rows.unshard(encode_rows(piece, latent_size, restorer, rows, memory, noise))
+                noise = rows.shard(noises.take(slice_.first, slice_.latents), 1)
+                if size is not None and slice_.real >= size:  # a full slice: another one is likely
+                    noises.expect(slice_.first + slice_.latents, size // factor)
+            yield rows.unshard(encode_rows(slice_, latent_size, restorer, rows, memory, noise))
             run_ahead.step()
-            progress.advance("encode", piece.real)
+            progress.advance("encode", slice_.real)
 
 
 def encode_rows(
-    piece: Slice,
+    slice_: Slice,
     latent_size: tuple[int, int],
     restorer: Restorer,
     rows: Rows,
@@ -93,8 +93,8 @@ def encode_rows(
     """Latents [t, own rows, w, c] of one slice; no rows on a rank without. noise: of that shape, None for the mean."""
     infer = restorer.infer
     if not rows.holds_rows:
-        return torch.empty(piece.latents, 0, latent_size[1], infer.vae.latent_channels, device=restorer.device)
-    return infer.encode_slice(piece.clip, memory, noise)
+        return torch.empty(slice_.latents, 0, latent_size[1], infer.vae.latent_channels, device=restorer.device)
+    return infer.encode_slice(slice_.clip, memory, noise)
 
 
 def slices(frames: Iterator[Tensor], size: int | None, factor: int, first: int = 0) -> Iterator[Slice]:

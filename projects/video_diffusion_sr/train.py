@@ -1,6 +1,6 @@
-"""The class that the models' YAML names: everything about training that belongs to a model and not to a run.
+"""The class that the models' YAML names: the training settings of a model, and the networks built from them.
 
-What belongs to a run (steps, learning rates, data, what each stage weighs) stands in `configs_train/*.yaml`.
+The settings of a run (steps, learning rates, data, loss weights) are in `configs_train/*.yaml`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,20 +39,20 @@ State = Mapping[str, Tensor | StoredWeight]
 
 
 class VideoDiffusionTrainer:
-    """The recipe of one model.
+    """The training settings of one model.
 
     Args:
         config: a `main.yaml` as `common.config.load_config` reads it, without its `__object__`.
 
     Attributes:
         diffusion: schedule, training times and loss (`diffusion`).
-        condition: chances of the tasks, noise on the condition (`condition`).
-        ema_decay: of the averaged weights (`ema.decay`).
+        condition: probabilities of the tasks, and noise on the condition (`condition`).
+        ema_decay: the decay of the averaged weights (`ema.decay`).
         strategy: `dit.fsdp.sharding_strategy`, see `common.distributed.fsdp`.
         compile, compile_vae: compile a network when it is trained (`dit.compile`, `vae.compile`).
 
     Raises:
-        ValueError: a key that is unknown or missing in a section that is read here.
+        ValueError: a key is unknown or missing in a section that this class reads.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -61,7 +61,7 @@ class VideoDiffusionTrainer:
         self.condition = settings_from(ConditionSettings, config.condition, "condition.")
         self.ema_decay = float(config.ema.decay)
         self.strategy = str(config.dit.fsdp.sharding_strategy)
-        has_kept = "gradient_checkpoint_keeps" in config.dit  # released configs do without
+        has_kept = "gradient_checkpoint_keeps" in config.dit  # released configs lack this key
         keeps = str(config.dit.gradient_checkpoint_keeps) if has_kept else Recompute().keeps
         self.recompute = Recompute(float(config.dit.gradient_checkpoint), keeps)
         self.compile = bool(config.dit.compile)
@@ -71,26 +71,26 @@ class VideoDiffusionTrainer:
         self.temporal_factor, self.spatial_factor = vae.temporal_factor, vae.spatial_factor
 
     def train(self, run: Mapping[str, Any], options: RunOptions, process: Process) -> bool:
-        """Train one stage to its end, or until asked to stop; whether it is complete.
+        """Train one stage until its end or until a stop signal. Returns whether the stage is complete.
 
         Args:
             run: a training YAML as a plain mapping.
-            options: stage, data, folder and weights of this run.
+            options: the stage, data, folder and weights of this run.
             process: from `common.distributed.process.process_group`.
         """
         return run_stage(self, run, options, process)
 
     def build_dit(self, weights: Weights = None, lora: LoraSettings | None = None) -> tuple[NaDiT, State | None]:
-        """The transformer, float32, and its weights.
+        """Build the transformer (float32), and read its weights.
 
         Args:
-            weights: a checkpoint in any layout that inference reads; the network is then on the meta device and the
-                state, memory-mapped, is for `Stage.weights`. None: fresh random values from PyTorch's own generator,
-                and no state.
-            lora: train low-rank factors on top of the weights, which are frozen.
+            weights: a checkpoint in any layout that inference reads. The network is then on the meta device, and the
+                returned state is memory-mapped, for `Stage.weights`. None: random weights from PyTorch's global
+                generator, and no state.
+            lora: freeze the weights, and train low-rank factors.
 
         Raises:
-            FileNotFoundError, ValueError: no such checkpoint, or it does not fit the config.
+            FileNotFoundError, ValueError: the checkpoint does not exist, or does not fit the config.
         """
         with nullcontext() if weights is None else torch.device("meta"):
             dit = create_object(self.config.dit.model)
@@ -106,7 +106,7 @@ class VideoDiffusionTrainer:
     def build_discriminator(
         self, weights: Weights = None, taps: Sequence[int] | None = None
     ) -> tuple[Discriminator, State | None]:
-        """The adversarial stage's discriminator, its backbone from `weights`, its heads fresh; see `build_dit`."""
+        """Build the discriminator, with the backbone from `weights` and new heads; see `build_dit`."""
         backbone, state = self.build_dit(weights)
         discriminator = Discriminator(backbone, taps)
         if state is None:
@@ -115,11 +115,11 @@ class VideoDiffusionTrainer:
         return discriminator.to("meta"), {f"backbone.{k}": v for k, v in state.items()} | heads
 
     def build_trained_vae(self) -> VideoAutoencoderKL:
-        """The trained VAE on the CPU in `vae.dtype` (float32 where there is no CUDA device), frozen.
+        """Load the trained VAE, frozen, on the CPU, in `vae.dtype` (float32 if there is no CUDA device).
 
         Raises:
-            FileNotFoundError: no file at `vae.checkpoint`, beside the working directory or in the repository.
-            ValueError: the file says another `vae.scaling_factor` than the YAML.
+            FileNotFoundError: `vae.checkpoint` exists neither in the working directory nor in the repository.
+            ValueError: the file states another `vae.scaling_factor` than the YAML.
         """
         vae = self.config.vae
         path = Path(vae.checkpoint)
@@ -133,8 +133,8 @@ class VideoDiffusionTrainer:
         dtype = DTYPES[vae.dtype] if torch.cuda.is_available() else torch.float32
         return build_vae(vae, path, torch.device("cpu"), dtype)
 
-    def build_untrained_vae(self, weights: Weights = None) -> nn.Module:
-        """The VAE to be trained, float32 on the CPU; from a checkpoint or fresh."""
+    def build_untrained_vae(self, weights: Weights = None) -> VideoAutoencoderKL:
+        """Build the VAE to be trained, float32 on the CPU, from a checkpoint or with random weights."""
         if weights is None:
             return create_object(self.config.vae.model)
         with torch.device("meta"):
@@ -144,22 +144,22 @@ class VideoDiffusionTrainer:
         return vae
 
     def encoder(self, vae: VideoAutoencoderKL | None) -> LatentEncoder:
-        """How batches become latents: `vae.scaling_factor`, `vae.use_sample`, `vae.grouping`."""
+        """The encoder of batches, with `vae.scaling_factor`, `vae.use_sample` and `vae.grouping`."""
         config = self.config.vae
         return LatentEncoder(vae, float(config.scaling_factor), bool(config.use_sample), bool(config.grouping))
 
     def conditioner(self, noise_scale: float | None = None) -> Conditioner:
-        """How conditions are drawn; `noise_scale` in place of the YAML's."""
+        """The generator of conditions. `noise_scale` replaces the YAML's; None keeps it."""
         settings = self.condition if noise_scale is None else replace(self.condition, noise_scale=noise_scale)
         factors = (self.temporal_factor, self.spatial_factor)
         return Conditioner(settings, self.diffusion.schedule, *factors, self.diffusion.transform)
 
 
 def fitting_weights(network: nn.Module, path: str | Path) -> State:
-    """The weights of a file in any layout of docs/checkpoints.md, under the network's names.
+    """Read a file in any layout of docs/checkpoints.md, and return its weights under the network's names.
 
     Raises:
-        FileNotFoundError, ValueError: no such checkpoint, or it does not fit the network.
+        FileNotFoundError, ValueError: the checkpoint does not exist, or does not fit the network.
     """
     state = with_current_names(read_weights(path, network.state_dict()))
     refuse_mismatch(network, state, str(path), ADVICE)
@@ -167,7 +167,7 @@ def fitting_weights(network: nn.Module, path: str | Path) -> State:
 
 
 def refuse_other_scale(path: Path, configured: float) -> None:
-    """ValueError where a VAE's file states the scale of its latents (`latent_statistics`) and the YAML another."""
+    """Raise ValueError if a VAE's file states a scale of its latents (`latent_statistics`) other than the YAML's."""
     stated = stated_scale(path)
     if stated is not None and abs(configured / stated - 1) > 0.01:
         raise ValueError(

@@ -82,8 +82,8 @@ def changed_in_file(preset: Preset, source: str) -> set[str]:
     """
     if find_file(source, [Path.cwd(), ROOT]) in {(ROOT / known.config).resolve() for known in PRESETS.values()}:
         return set()
-    released, own = (leaves(OmegaConf.to_container(load_config(path))) for path in (ROOT / preset.config, source))
-    changed = {name for name, value in own.items() if name not in released or released[name] != value}
+    released, given = (leaves(OmegaConf.to_container(load_config(path))) for path in (ROOT / preset.config, source))
+    changed = {name for name, value in given.items() if name not in released or released[name] != value}
     for name in sorted(changed):
         if name not in released and not name.startswith((*MODELS, *OPTIONAL)):
             why = f": {ELSEWHERE[name]}" if name in ELSEWHERE else suggestion(name, list(released))
@@ -94,7 +94,7 @@ def changed_in_file(preset: Preset, source: str) -> set[str]:
             raise ValueError(
                 f"{source}: {error}, or keep it in a YAML of training's own that inherits this one (`__inherit__`)"
             ) from error
-    for name in sorted(released.keys() - own.keys()):
+    for name in sorted(released.keys() - given.keys()):
         if not name.startswith((*MODELS, *TRAINING, *OPTIONAL)):
             raise ValueError(f"{source}: config key {name} is missing; inherit {preset.config} (`__inherit__`)")
     return changed

@@ -27,7 +27,7 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 from common.claim import Claim
 claim = Claim(Path(sys.argv[1]))
-claim.new_part(".mp4").write_bytes(b"half")
+claim.new_file(".mp4").write_bytes(b"half")
 print("ready", flush=True)
 time.sleep(60)
 """

@@ -32,7 +32,7 @@ WAITING = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import torch.distributed as dist
-from common.distributed.verdict import _wait_for
+from common.distributed.outcomes import _wait_for
 from common.signals import exit_code, interrupted_by_signals
 
 store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -89,6 +89,7 @@ QUICK = ("inference_seedvr2_tiny", "download", "evaluate", "train")
 def test_every_program_explains_itself_from_a_foreign_folder(tmp_path, names):
     alike = {"__init__", *(f"inference_{name}" for name in PRESETS if name != "seedvr2_tiny")}
     scripts = sorted(path for path in (ROOT / "projects").glob("*.py") if path.stem not in alike)
+    scripts = [path for path in scripts if "__main__" in path.read_text(encoding="utf-8")]  # program.py is none
     scripts = [path for path in scripts if names is None or path.stem in names]
     command = [sys.executable, "-c", EXPLAIN, *map(str, scripts)]
     said = subprocess.run(command, check=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True).stdout

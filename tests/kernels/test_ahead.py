@@ -132,7 +132,7 @@ def test_a_rank_of_a_dry_run_has_the_rows_of_the_real_one():
         blocks = RowBlocks.of(7, ranks)
         for rank in range(blocks.active):
             rows = dry_rows(7, SimpleNamespace(size=ranks, group=SimpleNamespace(rank=rank)))
-            x = torch.empty(1, 2, rows.own_rows, 5, 4, device="meta")
+            x = torch.empty(1, 2, rows.local_rows, 5, 4, device="meta")
             above, below = rows.neighbours(x)
             assert (above is None) == (rank == 0) and (below is None) == (rank == blocks.active - 1)
             assert rows.gather(x[0, 0, 0]).shape == (blocks.active, 5, 4)

@@ -6,6 +6,7 @@ import pytest
 
 from common.extras import MissingExtra
 from common.signals import Interrupted
+from projects import training_cost
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 
 
@@ -30,11 +31,27 @@ def test_the_status_is_what_main_returns(returned, status):
     assert run_program(lambda _arguments: returned, []) == status
 
 
-def test_a_signal_gives_the_status_that_shells_give():
+@pytest.mark.parametrize(
+    ("wish", "status", "line"),
+    [
+        (Interrupted(signal.SIGTERM), 128 + signal.SIGTERM, "ended by SIGTERM"),
+        (KeyboardInterrupt(), 128 + signal.SIGINT, "interrupted"),  # Ctrl-C
+    ],
+)
+def test_a_signal_gives_the_status_that_shells_give(wish, status, line, caplog):
     def stopped(_arguments):
-        raise Interrupted(signal.SIGTERM)
+        raise wish
 
-    assert run_program(stopped, []) == 128 + signal.SIGTERM
+    assert run_program(stopped, []) == status
+    assert [record.getMessage() for record in caplog.records] == [line]
+
+
+@pytest.mark.parametrize("size", ["21x720", "21x720x1280x3", "a clip", "21x-720x1280", ""])
+def test_what_is_no_clip_is_said_by_the_flag(size, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        training_cost.parse(["--clip", size])
+    assert "such as 21x720x1280" in capsys.readouterr().err
+    assert training_cost.parse(["--clip", "21x720x1280"]).clip == training_cost.parse([]).clip == (21, 720, 1280)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ class SharedClip(Protocol):
     exchange: with the ranks that hold the other rows; None: this process holds all.
     """
 
-    exchange: RowExchange | None
+    @property
+    def exchange(self) -> RowExchange | None: ...
 
     def shard(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
         """This share's rows of whole pictures, along `dim`; `scale`: rows of x in a latent row."""

@@ -1,4 +1,4 @@
-"""How much device memory a run may take, and the fastest plan for each of its files that is predicted to fit."""
+"""The memory budget of a run, and the choice of a plan for each file: the fastest one that is predicted to fit."""
 
 import sys
 from collections import Counter
@@ -23,20 +23,21 @@ from projects.video_diffusion_sr.settings import RunSettings
 
 logger = get_logger(__name__)
 
-FREE_SHARE = 0.95  # of the free memory, that a run without a bound plans with
-SAFETY = 1.03  # for what differs from the runs that predictions were fitted to, none of which took more than predicted
+FREE_SHARE = 0.95  # fraction of the free memory that a run without a limit uses
+SAFETY = 1.03  # margin for other runs than those to which predictions were fitted; none of those exceeded its own
 NO_DEMANDS = Demands()
-SIZES_KEPT = 2  # of pictures whose graphs are there at a time, see `common.kernels.replay.MOST`
-MANY = 5  # pictures of a size, from which on recording the work of one of them pays
+SIZES_KEPT = 2  # number of picture sizes whose graphs are kept at a time, see `common.kernels.replay.MOST`
+MANY = 5  # number of pictures of one size from which on capturing a graph saves time
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The facts of a file on which its plan depends. frames: as the container says; None where it does not.
+    """The facts of a file on which its plan depends.
 
-    still: one picture, which the file cannot turn out to be wrong about.
-    repeated: of one of many pictures of a size, how many such sizes there are, as far as that matters; else 0.
-    deep: more than 8 bits a sample: pixels come as float32, results as words of 16 bits.
+    frames: number of frames according to the container; None if it does not say.
+    still: the file is a single picture, so this number is certain.
+    repeated: for a picture whose size many others have, the number of such sizes, at most `SIZES_KEPT`; else 0.
+    deep: the file has more than 8 bits per sample, so pixels are float32 and results 16-bit words.
     """
 
     height: int
@@ -48,10 +49,11 @@ class Clip:
 
 
 def clip_of(info: MediaInfo | Probe, output: OutputOptions | None = None, clip_range: ClipRange = WHOLE) -> Clip:
-    """What planning needs of a file that was opened, or looked into.
+    """The facts that planning needs, of an opened or probed file.
 
     Args:
-        output: how its result is stored. clip_range: the part of it that is restored.
+        output: how the result is stored.
+        clip_range: the part of the file that is restored.
     """
     more = output is not None and (output.bit_depth or 8) > 8
     deep = info.depth > 8 or more
@@ -60,10 +62,12 @@ def clip_of(info: MediaInfo | Probe, output: OutputOptions | None = None, clip_r
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may take, and what its networks need.
+    """The memory that a run may take, and the networks that share it.
 
-    gib: of device memory for this process. is_hard_limit: the user set `gib`; otherwise it is what was free.
-    networks: a workload whose clip is to be filled in. demands: what every plan must do.
+    gib: device memory for this process, in GiB.
+    is_hard_limit: whether the user set `gib`; otherwise it is the memory that was free.
+    networks: a workload without a clip.
+    demands: requirements on every plan.
     """
 
     gib: float
@@ -76,7 +80,7 @@ class Budget:
         """The workload of a file.
 
         Raises:
-            ValueError: of unknown length, and to go through the transformer whole.
+            ValueError: the length is unknown, and the transformer has to take the whole clip.
         """
         vae, window = self.networks.vae, self.settings.window
         longest = None if window is None else pixel_frames(window, vae.temporal_factor)
@@ -100,13 +104,13 @@ class Budget:
         )
 
     def plan(self, clip: Clip, blocks: bool = False, derived: frozenset[int] = frozenset()) -> MemoryPlan:
-        """The plan for a file; without a hard limit the smallest one where nothing fits, and a warning.
+        """Choose the plan for a file. If nothing fits and there is no hard limit, take the smallest plan, and warn.
 
         Args:
-            blocks: the transformer's blocks travel for another file, so for this one as well.
+            blocks: use block offloading, because another file needs it.
             derived: Winograd transforms whose weights another file needs.
         Raises:
-            ValueError: nothing fits, under a hard limit.
+            ValueError: nothing fits into a hard limit.
         """
         work = replace(self.work(clip), derived=derived)
         try:
@@ -122,12 +126,13 @@ class Budget:
             return plan
 
     def plan_all(self, clips: Mapping[Path, Clip]) -> tuple[dict[Path, MemoryPlan], dict[Path, str]]:
-        """(the plan of each file, a sentence for each file that cannot be run).
+        """Plan all files. Returns the plan of each file, and an error message for each file without a plan.
 
-        What one file needs and cannot be undone, all files get: travelling blocks, and the weights of every Winograd
-        transform that some plan takes. So files are planned again until nothing is added.
+        Block offloading and the weights of Winograd transforms cannot be undone, so if one file needs them, all files
+        get them. Files are planned again until no such requirement is added.
         """
-        clips, blocks, derived = self.with_repeated(clips), False, frozenset()
+        clips, blocks = self.with_repeated(clips), False
+        derived: frozenset[int] = frozenset()
         while True:
             plans, refused = {}, {}
             for path, clip in clips.items():
@@ -143,7 +148,7 @@ class Budget:
             blocks, derived = travel, needed
 
     def with_repeated(self, clips: Mapping[Path, Clip]) -> dict[Path, Clip]:
-        """The clips, pictures marked of which there are many."""
+        """The clips, with `repeated` set for pictures whose size many others have."""
         size_of = self.settings.geometry.network_size
         sizes = Counter(size_of(clip.height, clip.width) for clip in clips.values() if clip.still)
         many = {size for size, count in sizes.items() if count >= MANY}
@@ -155,12 +160,13 @@ class Budget:
 
 
 def choose_plan(vram_gib: float, work: Workload, blocks: bool = False, demands: Demands = NO_DEMANDS) -> MemoryPlan:
-    """The fastest plan predicted to stay within `vram_gib`.
+    """Choose the fastest plan that is predicted to fit into `vram_gib` GiB.
 
     Args:
-        blocks: only plans in which the transformer's blocks travel. demands: only plans that do this.
+        blocks: consider only plans with block offloading.
+        demands: consider only plans that meet these requirements.
     Raises:
-        ValueError: nothing fits; says what the smallest plan needs.
+        ValueError: nothing fits; the message says how much the smallest plan needs.
     """
     for candidate in demands.select(candidates(work)):
         if blocks and candidate.offload != "blocks":
@@ -178,20 +184,20 @@ def choose_plan(vram_gib: float, work: Workload, blocks: bool = False, demands: 
 
 
 def smallest(work: Workload, demands: Demands = NO_DEMANDS) -> MemoryPlan:
-    """The plan predicted to take least."""
+    """The plan with the smallest predicted memory."""
     plans = (priced(plan, work) for plan in demands.select(candidates(work)))
     return min(plans, key=lambda plan: plan.predicted_peak_gib)
 
 
 def priced(plan: MemoryPlan, work: Workload) -> MemoryPlan:
-    """The plan with its predicted peaks."""
+    """Return the plan with its predicted peaks."""
     return replace(plan, predicted=tuple(predict(plan, work).items()))
 
 
 def read_budget(settings: RunSettings, parallel: Parallel) -> Budget | None:
-    """The budget of a run on a CUDA device: `--vram`, or what is free; None elsewhere. No weights are read.
+    """The budget of a run on a CUDA device: `--vram`, or the free memory; None on other devices. Reads no weights.
 
-    With a bound of the user's, PyTorch's allocator is kept from taking more than it.
+    If the user sets a limit, PyTorch's allocator is limited to it as well.
     """
     device, request = settings.device, settings.request
     if device.type != "cuda":
@@ -210,7 +216,7 @@ def read_budget(settings: RunSettings, parallel: Parallel) -> Budget | None:
 
 
 def make_budget(settings: RunSettings, parallel: Parallel, gib: float) -> Budget:
-    """A budget of `gib` for the networks of a run, which have no weights yet."""
+    """Make a budget of `gib` GiB for the networks of a run, before they have weights."""
     request = settings.request
     networks = workload_of(
         settings.vae,
@@ -227,7 +233,7 @@ def make_budget(settings: RunSettings, parallel: Parallel, gib: float) -> Budget
 
 
 def _least_free(parallel: Parallel) -> float:
-    """GiB that every rank of the group has free, shared among the processes on a GPU."""
+    """The smallest free memory of a rank in the group, in GiB; processes on one GPU divide its memory."""
     process = parallel.process
     free = torch.cuda.mem_get_info(process.device)[0] / GIB / _processes_on_a_gpu(process)
     if parallel.size == 1:
@@ -241,8 +247,8 @@ def _processes_on_a_gpu(process: Process) -> int:
 
 
 def _hold_allocator_to(device: torch.device, gib: float) -> None:
-    """Let the allocator return cached memory, and fail, rather than reserve more than `gib`."""
-    # Segments that grow leave no gaps between tensors of different sizes. The name may change, and can be missed.
+    """Make the allocator return cached memory, and then fail, instead of reserving more than `gib` GiB."""
+    # Expandable segments leave no gaps between tensors of different sizes. If this private call disappears, go without.
     settings = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
     if sys.platform == "linux" and settings is not None:
         settings("expandable_segments:True")

@@ -1,6 +1,6 @@
-"""Memory plans: the ways to run the networks, from the fastest to the one that needs the least memory.
+"""Memory plans: the possible ways to run the networks, from the fastest to the one with the least memory.
 
-Whatever changes the result (tiles) comes last; 8-bit weights are never chosen here but asked for.
+Plans that change the result (tiles) come last. 8-bit weights are used only if the user asks for them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,26 +21,26 @@ from projects.video_diffusion_sr.settings import RunSettings
 
 TOKEN_CHUNK = 8192
 SMALLEST_TILE = 32  # latents
-TILED_SLICE = 32  # frames: what a tile carries goes to the host and back once a slice
+TILED_SLICE = 32  # frames; the carried frames of a tile are copied to the host and back once per slice
 TILE_OVERLAP = 8  # latents
-MOST_REPLAYED = 2**21  # pixels; a larger picture takes the device longer than a thread takes to queue its kernels
-TIGHT_SCORES = 2**28  # bytes of the attention's scores in tiles
-OFFLOADS = ("none", "models", "blocks")  # what leaves the device: nothing, a network that does not compute, its blocks
+MOST_REPLAYED = 2**21  # pixels; for larger pictures the device takes longer than launching the kernels
+TIGHT_SCORES = 2**28  # bytes of attention scores at a time, with tiles
+OFFLOADS = ("none", "models", "blocks")  # what is offloaded: nothing, the idle network, the transformer's blocks
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a clip is run.
+    """How the networks run a clip.
 
-    schedule: its way through the VAE.
-    token_chunk: most tokens in a feed-forward layer at once; None: all.
-    offload: "none": both networks stay on the device; "models": one at a time; "blocks": the transformer's blocks one
-        after the other.
-    prefetch: the transformer's weights travel while the VAE still encodes.
-    offload_carried: what the VAE carries from slice to slice of a long clip waits on the host while others compute.
-    storage_8_bit: keep the transformer's weights as 8-bit floats between uses.
-    replay: record the kernels of a picture once, and replay them for the next ones of its size.
-    predicted: peak of "encode", "transformer", "decode" on the busiest rank, GiB.
+    schedule: how the clip passes through the VAE.
+    token_chunk: largest number of tokens that a feed-forward layer processes at once; None: all.
+    offload: "none": both networks stay on the device; "models": only one of them at a time; "blocks": the transformer's
+        blocks are copied to the device one by one.
+    prefetch: copy the transformer's weights to the device while the VAE encodes.
+    offload_carried: while the VAE is idle, keep the frames that it carries between slices of a long clip on the host.
+    storage_8_bit: store the transformer's weights as 8-bit floats.
+    replay: capture the kernels of a picture as a CUDA graph, and replay it for the next pictures of this size.
+    predicted: the peaks of "encode", "transformer" and "decode" on the busiest rank, in GiB.
     """
 
     schedule: Schedule
@@ -58,12 +58,12 @@ class MemoryPlan:
 
     @property
     def saves_memory(self) -> bool:
-        """Does it do anything that unbounded memory would not need?"""
+        """Whether the plan does anything that is only needed to save memory."""
         slower = bool(self.schedule.winograds) and F43 not in self.schedule.winograds
         return slower or self.offload != "none" or self.token_chunk is not None or self.schedule.tile is not None
 
     def describe(self) -> str:
-        """One line for the user."""
+        """Describe the plan in one line for the user."""
         parts = [
             {"none": "both networks stay on the device", "models": "one network at a time on the device"}.get(
                 self.offload, "the transformer's blocks travel one after the other"
@@ -86,16 +86,17 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class Demands:
-    """What the plans of a run must do, whatever memory there is.
+    """Requirements on all plans of a run, even if more memory is free.
 
-    offload: at least so much of `OFFLOADS`. tiles: the VAE takes a picture in tiles if it is larger than the smallest.
+    offload: the least offloading, one of `OFFLOADS`.
+    tiles: the VAE processes pictures in tiles, unless they are smaller than the smallest tile.
     """
 
     offload: str = "none"
     tiles: bool = False
 
     def select(self, plans: Iterable[MemoryPlan]) -> list[MemoryPlan]:
-        """Those of a clip's candidates that do it, in their order."""
+        """Select the plans that meet the requirements, in their order."""
         plans = list(plans)
         tiles = self.tiles and any(plan.schedule.tile is not None for plan in plans)
         least = OFFLOADS.index(self.offload)
@@ -107,10 +108,11 @@ class Demands:
 
 
 def unplanned(settings: RunSettings, height: int, width: int, still: bool) -> MemoryPlan:
-    """Everything stays on the device: the plan for a CPU, and where none is asked for.
+    """The plan without offloading, for CPUs and for runs without a memory budget.
 
     Args:
-        height, width: of the networks' pictures. still: one picture, nothing follows it.
+        height, width: size of the networks' pictures, in pixels.
+        still: the clip is a single picture.
     """
     cuda = settings.device.type == "cuda"
     numbers = None if settings.most_bytes is None else settings.most_bytes // settings.dtype.itemsize
@@ -122,7 +124,7 @@ def unplanned(settings: RunSettings, height: int, width: int, still: bool) -> Me
 
 
 def candidates(work: Workload) -> Iterator[MemoryPlan]:
-    """Plans, roughly from the fastest to the smallest. With sharded weights the transformer stays on the device."""
+    """Yield plans, roughly from the fastest to the smallest. Sharded weights are not offloaded."""
     whole, tiled = list(schedules(work)), list(tiled_schedules(work))
     last = "none" if work.sharded else "models"
     pairs = [(offload, schedule) for offload in dict.fromkeys(("none", last)) for schedule in whole]
@@ -140,7 +142,7 @@ def candidates(work: Workload) -> Iterator[MemoryPlan]:
 
 
 def schedules(work: Workload) -> Iterator[Schedule]:
-    """Exact schedules, from the fastest to the smallest: F(4, 3), in slices that fill its groups; then F(2, 3)."""
+    """Yield exact schedules, from the fastest to the smallest: with Winograd F(4, 3), then with F(2, 3)."""
     size = work.vae.levels, work.height, work.width
     if work.still:
         yield default_schedule(*size, work.slice_frames, single_frame=True)
@@ -153,7 +155,7 @@ def schedules(work: Workload) -> Iterator[Schedule]:
 
 
 def tiled_schedules(work: Workload) -> Iterator[Schedule]:
-    """Schedules in ever smaller tiles of the picture. Every rank of a group computes all tiles then."""
+    """Yield schedules with tiles of decreasing size. With tiles, every rank of a group computes all tiles."""
     scale = work.vae.spatial_factor
     tile = max(work.height, work.width) // scale
     while tile > SMALLEST_TILE:
@@ -163,7 +165,7 @@ def tiled_schedules(work: Workload) -> Iterator[Schedule]:
 
 
 def tile_size(work: Workload, tile: int) -> tuple[int, int]:
-    """Height and width in pixels of the tiles with sides of `tile` latents."""
+    """The height and width in pixels of tiles with sides of `tile` latents."""
     scale = work.vae.spatial_factor
     spans = [tile_spans(n // scale, tile, TILE_OVERLAP)[0] for n in (work.height, work.width)]
     return tuple((stop - start) * scale for start, stop in spans)

@@ -5,15 +5,14 @@ A schedule is the one that the network follows, so nothing is decided here.
 
 from math import ceil
 
-from torch import nn
-
 from common.kernels.frame_norm import query_rows, scores_bytes
 from data.video.framing import latent_frames
 from models.nadit.windows import cut_windows
+from models.video_vae_v3.modules.encoder import DownEncoderBlock3D
 from models.video_vae_v3.modules.winograd import BLOCK_BYTES, working_channels
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, tile_size
-from projects.video_diffusion_sr.memory.workload import GIB, Workload, blocks_of
+from projects.video_diffusion_sr.memory.workload import GIB, VaeBlock, Workload, blocks_of
 
 FLOAT = 4  # bytes: pixels are float32 outside the networks
 PAST = 2  # frames that a convolution of three taps carries
@@ -176,10 +175,10 @@ def working_gib(plan: MemoryPlan, work: Workload, stage: str) -> float:
     for level in reversed(range(len(blocks))):
         block, frames = blocks[level], _level_frames(plan, work, level)
         if 0 < chosen[level].winograd <= frames:
-            own = _filtered_level(plan, work, level, block, stage, waiting)
+            of_level = _filtered_level(plan, work, level, block, waiting)
         else:
-            own = _direct_level(plan, work, level, block, waiting)
-        working = max(working, own)
+            of_level = _direct_level(plan, work, level, block, waiting)
+        working = max(working, of_level)
         if stage == "decode" and level and not plan.schedule.single_frame:  # a first frame is never doubled in time
             made = frames * work.vae.levels[level].time // work.vae.levels[level - 1].time
             if made > _level_frames(plan, work, level - 1):  # what the upsampler reads waits while others compute
@@ -187,7 +186,7 @@ def working_gib(plan: MemoryPlan, work: Workload, stage: str) -> float:
     return max(working * work.itemsize / GIB, _attention_gib(plan, work))
 
 
-def _direct_level(plan: MemoryPlan, work: Workload, level: int, block: nn.Module, beside: float) -> float:
+def _direct_level(plan: MemoryPlan, work: Workload, level: int, block: VaeBlock, beside: float) -> float:
     """Numbers: the larger half of the largest resnet."""
     pixels, frames = _pixels(plan, work, level), _level_frames(plan, work, level)
     past = 0 if plan.schedule.single_frame else PAST
@@ -200,10 +199,12 @@ def _direct_level(plan: MemoryPlan, work: Workload, level: int, block: nn.Module
     return pixels * largest + beside
 
 
-def _filtered_level(plan: MemoryPlan, work: Workload, level: int, block: nn.Module, stage: str, beside: float) -> float:
+def _filtered_level(plan: MemoryPlan, work: Workload, level: int, block: VaeBlock, beside: float) -> float:
     """Numbers: the input, in whose place the result comes where it fits, the first result, and one row block."""
     pixels, frames = _pixels(plan, work, level), plan.schedule.levels[level].group
-    if stage == "encode" and len(block.downsamplers):  # the halving convolution's input fills as the last resnet goes
+    assert frames is not None, "a level with a Winograd transform takes groups of frames"
+    # The halving convolution's input fills as the last resnet goes.
+    if isinstance(block, DownEncoderBlock3D) and len(block.downsamplers):
         down = block.downsamplers[0].conv
         beside += pixels * (frames + down.kernel_size[0] - down.stride[0]) * down.in_channels
     largest = 0.0
@@ -228,13 +229,13 @@ def _attention_gib(plan: MemoryPlan, work: Workload) -> float:
     A rank's queries are its own rows; keys and values are everybody's.
     """
     height, width = (n // work.vae.spatial_factor for n in _picture(plan, work))
-    own = ceil(height / work.ranks) * width
+    pixels = ceil(height / work.ranks) * width
     frames = max(1, _slice_frames(plan, work) // work.vae.temporal_factor)
     channels = work.vae.encoder.mid_block.attentions[0].to_q.in_features
-    rows = min(own, query_rows(height * width, work.itemsize, scores_bytes(plan.schedule.scores_bytes)))
+    rows = min(pixels, query_rows(height * width, work.itemsize, scores_bytes(plan.schedule.scores_bytes)))
     of_scores = rows * height * width * (FLOAT + work.itemsize)
     gathered = 0 if work.ranks == 1 else 2 * frames * height * width * channels
-    return (of_scores + (6 * frames * own * channels + gathered) * work.itemsize) / GIB
+    return (of_scores + (6 * frames * pixels * channels + gathered) * work.itemsize) / GIB
 
 
 def _pixels(plan: MemoryPlan, work: Workload, level: int) -> int:

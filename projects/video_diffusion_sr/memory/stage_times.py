@@ -1,4 +1,4 @@
-"""How long the device is at work on each stage of one clip, without waiting for it meanwhile."""
+"""Measures how long the device works on each stage of a clip, without waiting for the device."""
 
 import time
 from collections import defaultdict, deque
@@ -9,10 +9,10 @@ import torch
 
 
 class StageTimes:
-    """Adds up the seconds of stages, by name.
+    """Sums the seconds of each stage.
 
-    On a CUDA device they lie between two events in its queue, and are known when the device is through; elsewhere they
-    are the caller's time, which is the device's only where calls return with their results, as on a CPU.
+    On a CUDA device, the time is measured between two events in the device's queue. On other devices it is the time of
+    the host, which equals that of the device only if calls wait for their results, as on a CPU.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,7 +22,7 @@ class StageTimes:
 
     @contextmanager
     def measured(self, stage: str) -> Iterator[None]:
-        """What the block gives the device to do counts to a stage."""
+        """A context whose work on the device counts as time of a stage."""
         if self._device.type != "cuda":
             begun = time.perf_counter()
             yield
@@ -33,11 +33,11 @@ class StageTimes:
         yield
         end.record(torch.cuda.current_stream(self._device))
         self._events.append((stage, begin, end))
-        while self._events and self._events[0][-1].query():  # a stream has no end of them
+        while self._events and self._events[0][-1].query():  # a stream would collect events without limit
             self._add(*self._events.popleft())
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage; waits until the device is through with what was measured."""
+        """The seconds of each stage. Waits until the device has finished the measured work."""
         while self._events:
             stage, begin, end = self._events.popleft()
             end.synchronize()

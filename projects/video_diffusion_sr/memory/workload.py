@@ -3,13 +3,17 @@
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Any
 
 import torch
 from torch import nn
 
 from models.nadit.config import NaDiTConfig
+from models.nadit.model import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
+from models.video_vae_v3.modules.decoder import UpDecoderBlock3D
+from models.video_vae_v3.modules.encoder import DownEncoderBlock3D
 from models.video_vae_v3.modules.fold import prepare_inference
 from models.video_vae_v3.modules.schedule import F23, F43
 from models.video_vae_v3.modules.winograd import WinogradWeights
@@ -19,24 +23,29 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Workload:
-    """A clip and the networks that it goes through.
+    """A clip, and the networks that process it.
 
-    vae: asked for shapes only. dit: of the transformer.
-    dit_bytes: of its weights in the dtype they compute in. vae_bytes: of the VAE's with what inference derives from
-        them; winograd_bytes: what each Winograd transform adds.
-    carried_channels: by stage and level, of all inputs of which a slice carries frames to the next one.
-    frames, height, width: padded, pixels; of a long clip the longest window.
-    still: a picture: nothing follows its one frame. repeated: see `budget.Clip`.
-    itemsize: bytes of a number.
-    slice_frames: frames of a slice after the first, as the YAML says; None: the whole clip.
-    fixed_slices: keep to them where frames of a longer slice would be faster.
-    long: more windows follow the first, so what both halves of the VAE carry is kept meanwhile.
-    source: pixels of a frame before it is resized. result_bytes: of a sample of a finished frame.
-    texts: embeddings with a layout each; two with guidance.
-    ranks: that share the clip. token_share: of all tokens, that the busiest of them holds in the transformer.
-    sharded: each has a part of the transformer's weights.
-    storage_8_bit: the user asks for the transformer's weights as 8-bit floats.
-    derived: Winograd transforms that the run's other files need.
+    vae: the VAE on the meta device, for its shapes.
+    dit: the config of the transformer.
+    dit_bytes: bytes of the transformer's weights in its compute dtype.
+    vae_bytes: bytes of the VAE's weights, including weights that are derived for inference.
+    winograd_bytes: bytes that each Winograd transform adds to them.
+    carried_channels: by stage and level, number of channels of all inputs whose last frames are carried between slices.
+    frames, height, width: padded size of the clip in frames and pixels; of a long clip, its longest window.
+    still: the clip is a single picture.
+    repeated: see `budget.Clip`.
+    itemsize: bytes per number.
+    slice_frames: frames of a slice after the first, from the YAML; None: the whole clip.
+    fixed_slices: use this length even if longer slices would be faster.
+    long: the clip has several windows, so encoder and decoder keep their carried frames during all of them.
+    source: number of pixels of a frame before resizing.
+    result_bytes: bytes per sample of a finished frame.
+    texts: number of text embeddings, each with its own layout; two with guidance.
+    ranks: number of ranks that share the clip.
+    token_share: fraction of all tokens that the busiest rank holds in the transformer.
+    sharded: each rank holds a part of the transformer's weights.
+    storage_8_bit: the user asked for 8-bit storage of the transformer's weights.
+    derived: Winograd transforms whose weights other files of the run need.
     """
 
     vae: VideoAutoencoderKL
@@ -65,24 +74,24 @@ class Workload:
 
     @property
     def pixels(self) -> int:
-        """Of a whole frame of the networks."""
+        """Number of pixels of a whole frame in the networks."""
         return self.height * self.width
 
     @property
     def alone(self) -> "Workload":
-        """The same clip on one rank, whose weights stay where they are."""
+        """The same clip on a single rank, without sharding."""
         return replace(self, ranks=1, token_share=1.0)
 
     @property
     def rows(self) -> int:
-        """Rows of pixels that the rank with most of them has: blocks of latent rows of nearly equal height."""
+        """The largest number of pixel rows on a rank. Blocks of latent rows have nearly equal heights."""
         scale = self.vae.spatial_factor
         return ceil(self.height // scale / self.ranks) * scale
 
 
-def workload_of(vae: VideoAutoencoderKL, dit: nn.Module, dtype: torch.dtype, **clip) -> Workload:
-    """A workload for networks on the meta device that will compute in `dtype`; `clip`: its other fields."""
-    copy = deepcopy(vae)  # which takes no memory, like all of this
+def workload_of(vae: VideoAutoencoderKL, dit: NaDiT, dtype: torch.dtype, **clip: Any) -> Workload:
+    """Make the workload of networks on the meta device that will compute in `dtype`; `clip` gives its other fields."""
+    copy = deepcopy(vae)  # on the meta device this takes no memory
     prepare_inference(copy, winograd=(F43, F23))
     copy.to(dtype)
     added = {F43: 0, F23: 0}
@@ -96,14 +105,17 @@ def workload_of(vae: VideoAutoencoderKL, dit: nn.Module, dtype: torch.dtype, **c
     return Workload(vae, dit.config, dit_bytes, vae_bytes, added, carried, itemsize=itemsize, **clip)
 
 
-def blocks_of(vae: VideoAutoencoderKL, stage: str) -> list[nn.Module]:
-    """The encoder's or the decoder's levels, from the largest picture to the smallest."""
+VaeBlock = DownEncoderBlock3D | UpDecoderBlock3D
+
+
+def blocks_of(vae: VideoAutoencoderKL, stage: str) -> list[VaeBlock]:
+    """The levels of the encoder or the decoder, from the largest picture to the smallest."""
     return list(vae.encoder.down_blocks if stage == "encode" else reversed(vae.decoder.up_blocks))
 
 
 def carried_channels(vae: VideoAutoencoderKL, stage: str) -> tuple[int, ...]:
-    """Channels of the inputs of all convolutions in time, by level; the middle block's count to the smallest one."""
-    blocks = [[block] for block in blocks_of(vae, stage)]
+    """For each level, the channels of the inputs of all convolutions in time; the mid block belongs to the smallest."""
+    blocks: list[list[nn.Module]] = [[block] for block in blocks_of(vae, stage)]
     blocks[-1].append((vae.encoder if stage == "encode" else vae.decoder).mid_block)
     return tuple(
         sum(
@@ -117,5 +129,5 @@ def carried_channels(vae: VideoAutoencoderKL, stage: str) -> tuple[int, ...]:
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """Bytes of all parameters and buffers."""
+    """The bytes of all parameters and buffers."""
     return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))

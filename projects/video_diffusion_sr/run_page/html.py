@@ -11,7 +11,7 @@ from urllib.parse import quote
 from common.logger import printable
 from projects.video_diffusion_sr.memory.workload import GIB
 from projects.video_diffusion_sr.run_page.chart import chart
-from projects.video_diffusion_sr.run_page.lines import by_file
+from projects.video_diffusion_sr.run_page.lines import Line, by_file
 from projects.video_diffusion_sr.run_page.samples import Curve
 from projects.video_diffusion_sr.run_page.style import CSS, SCRIPT
 
@@ -21,8 +21,6 @@ ENDED_EARLY = "The run ended early; this is what was done until then."
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 STATE_CLASSES = {"restored": "good", "skipped": "dim", "failed": "bad", "not restored": "warn"}
 LEVELS = {"ERROR": "bad", "CRITICAL": "bad", "WARNING": "warn"}
-
-Line = tuple[str, str]  # level, text
 
 
 @dataclass(frozen=True)
@@ -85,12 +83,12 @@ def files_of(page: Page) -> tuple[list[File], list[Line]]:
     lines, others = by_file(page.lines, [Path(path).name for path in paths])
     files = []
     for path in paths:
-        own = list(lines[printable(Path(path).name)])
+        of_file = list(lines[printable(Path(path).name)])
         state = "restored" if path in entries else "not restored"
         if path in outcomes:
             state, text = outcomes[path]
-            own.append(("ERROR" if state == "failed" else "INFO", text))
-        files.append(File(path, state, entries.get(path), own))
+            of_file.append(("ERROR" if state == "failed" else "INFO", text))
+        files.append(File(path, state, entries.get(path), of_file))
     order = ("failed", "not restored", "restored", "skipped")
     return sorted(files, key=lambda file: order.index(file.state)), others
 

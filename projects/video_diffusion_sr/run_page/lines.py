@@ -2,13 +2,14 @@
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.logger import printable
 
 MOST_LINES = 20_000  # of a run
 LONGEST = 1000  # characters
+Line = tuple[str, str]  # level, text
 NUMBER = re.compile(r"^\[\d+/\d+\] ")
 
 
@@ -37,16 +38,14 @@ def outcome(path: Path, kind: str) -> dict[str, tuple[str, str]]:
     return {"outcome": (str(path), kind)}
 
 
-def by_file(
-    lines: Iterable[Sequence[str]], names: Iterable[str]
-) -> tuple[dict[str, list[Sequence[str]]], list[Sequence[str]]]:
+def by_file(lines: Iterable[Line], names: Iterable[str]) -> tuple[dict[str, list[Line]], list[Line]]:
     """Lines by the file's name with which they begin, and those that begin with none.
 
     Files of one name in several folders cannot be told apart by a line, so each of them has it.
     """
-    found: dict[str, list[Sequence[str]]] = {printable(name): [] for name in names}
+    found: dict[str, list[Line]] = {printable(name): [] for name in names}
     lengths = sorted({len(name) for name in found}, reverse=True)
-    others: list[Sequence[str]] = []
+    others: list[Line] = []
     for line in lines:
         text = line[1]
         ends = (n for n in lengths if text[n : n + 1] in (":", " ") and text[:n] in found)

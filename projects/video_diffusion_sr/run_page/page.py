@@ -83,21 +83,21 @@ class RunPage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         logging.getLogger().removeHandler(self.lines)
-        own = {"done": self.done, "lines": self.lines.kept, "outcomes": self.lines.outcomes}
+        local = {"done": self.done, "lines": self.lines.kept, "outcomes": self.lines.outcomes}
         if error is not None and not self.files:  # the request was refused
             return
         if error is not None:
-            self._try_to_write([own], ended_early=True)
+            self._try_to_write([local], ended_early=True)
             return
         try:
-            parts = self.process.gather_on_leader(own, "page")
+            parts = self.process.gather_on_leader(local, "page")
         except BaseException:  # another process has failed, and the launcher ends this one
-            self._try_to_write([own], ended_early=True)
+            self._try_to_write([local], ended_early=True)
             raise
         self._try_to_write(parts, ended_early=False)
 
     def _try_to_write(self, parts: Sequence[dict[str, Any]] | None, ended_early: bool) -> None:
-        if not self.process.is_leader:
+        if not self.process.is_leader or parts is None:
             return
         try:
             self._write(parts, ended_early)
@@ -116,8 +116,8 @@ class RunPage:
             folder=self.target.parent.resolve(),
             ended_early=ended_early,
         )
-        with atomic_write(self.target) as part:
-            part.write_text(page_text(page), encoding="utf-8")
+        with atomic_write(self.target) as temporary:
+            temporary.write_text(page_text(page), encoding="utf-8")
         logger.info("%s: the report of this run", self.target)
 
 

@@ -107,7 +107,7 @@ class Samples:
             return None
 
     def _encoded(self) -> tuple[Still, ...]:
-        if self.max_bytes < 2 * LEAST_BYTES:
+        if self.max_bytes is None or self.max_bytes < 2 * LEAST_BYTES:
             return ()
         count = max(min(STILLS, len(self.stills), self.max_bytes // (2 * GOOD_BYTES)), 1)
         chosen = [self.stills[(2 * i + 1) * len(self.stills) // (2 * count)] for i in range(count)]
@@ -118,7 +118,8 @@ class Samples:
         return tuple(stills)
 
     def _flicker(self) -> tuple[float, float] | None:
-        return tuple(float(np.mean(changes)) for changes in self.changes) if self.times else None
+        before, after = self.changes
+        return (float(np.mean(before)), float(np.mean(after))) if self.times else None
 
     def _give_up(self, error: Exception) -> None:
         logger.warning("%s", sentence(error, self.info.path, "shown in the report"))
@@ -138,5 +139,5 @@ def curve(times: Sequence[float], before: Sequence[float], after: Sequence[float
     """At most `POINTS` points, each the largest of the frames that it stands for: a single jump stays visible."""
     width = -(-len(times) // POINTS) or 1
     starts = range(0, len(times), width)
-    highest = [tuple(round(max(values[i : i + width]), 3) for i in starts) for values in (before, after)]
-    return Curve(tuple(round(times[i], 3) for i in starts), *highest, width)
+    highest = (tuple(round(max(values[i : i + width]), 3) for i in starts) for values in (before, after))
+    return Curve(tuple(round(times[i], 3) for i in starts), next(highest), next(highest), width)

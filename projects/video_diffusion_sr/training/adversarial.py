@@ -1,4 +1,4 @@
-"""Adversarial post-training: the one-step model against real latents (SeedVR2, arXiv 2506.05301, section 3.3)."""
+"""The adversarial stage: adversarial post-training of a one-step model (SeedVR2, arXiv 2506.05301, section 3.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ from common.diffusion.adversarial import (
     relativistic_generator_loss,
     shifted_uniform_times,
 )
-from models.nadit.discriminator import DiscriminatorOutput
+from models.nadit.discriminator import Discriminator, DiscriminatorOutput
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.training.conditioning import Texts, TrainingPrompts
 from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents, refuse_other_latents
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
-from projects.video_diffusion_sr.training.stage import Player
+from projects.video_diffusion_sr.training.stage import Player, network_of
 
 if TYPE_CHECKING:
     from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the losses. gan, l1, features: of the generator; r1, r2: of the discriminator's penalties."""
+    """Loss weights. `gan`, `l1`, `features` belong to the generator; `r1`, `r2` to the discriminator's penalties."""
 
     gan: float = 1.0
     l1: float = 0.1
@@ -43,17 +43,17 @@ class LossWeights:
 class AdversarialSettings:
     """The section `adversarial` of a training YAML.
 
-    loss: "rpgan" (SeedVR2: each generated sample against the real one of its condition) or "ns" (APT: non-saturating;
-        APT has no penalty on generated samples, r2: 0).
-    taps: blocks, from 1, after which the discriminator has heads; null puts them as in the paper, in proportion.
-    discriminator_init: its backbone starts from the "diffusion" weights before distillation (the papers), from the
-        "distilled" ones of the generator, or from "random" ones.
-    sigma, image_sigma: of the noise of both penalties, for clips and for single frames.
-    penalty_values: number of latent values (t h w c) of a sample from which r1 and r2 have their full weight; that of a
-        smaller sample is in proportion (`common.diffusion.adversarial.penalty_share`). null: in full whatever the size,
-        as the papers say of samples of 720p.
-    image_shift, video_shift: of the times at which the discriminator looks.
-    generator_every, discriminator_every: steps between its updates.
+    loss: "rpgan" (SeedVR2: compares each generated sample with the real sample of the same condition) or "ns" (APT:
+        non-saturating; APT has no penalty on generated samples, so set r2 to 0).
+    taps: numbers (from 1) of the blocks after which the discriminator has heads; null: the paper's relative depths.
+    discriminator_init: the initial weights of its backbone: "diffusion" (before distillation, as in the papers),
+        "distilled" (those of the generator) or "random".
+    sigma, image_sigma: standard deviation of the noise in both penalties, for clips and for single frames.
+    penalty_values: number of latent values (t h w c) from which a sample gets the full weights r1 and r2; weights of
+        smaller samples are proportional (`common.diffusion.adversarial.penalty_share`). null: full weights for all
+        sizes, as in the papers, whose samples are 720p.
+    image_shift, video_shift: resolution shift of the discriminator's input times, for single frames and for clips.
+    generator_every, discriminator_every: the network is updated every so many steps.
     together: run the discriminator's four batches as one, which is faster and needs more memory.
     noise_scale, ema_decay: null takes the model's YAML.
     """
@@ -84,10 +84,10 @@ class AdversarialSettings:
 
 @dataclass(frozen=True)
 class DiscriminatorStart:
-    """Where the discriminator's backbone comes from.
+    """The initial state of the discriminator's backbone.
 
-    weights: of the diffusion model before distillation, read if `discriminator_init` is "diffusion".
-    recipe: of another model, where the discriminator is larger than the generator; None: the generator's.
+    weights: the diffusion model's weights before distillation, read if `discriminator_init` is "diffusion".
+    recipe: the settings of another model, for a discriminator larger than the generator; None: the generator's.
     """
 
     weights: "Weights" = None
@@ -95,11 +95,11 @@ class DiscriminatorStart:
 
 
 class AdversarialStage(LatentStage):
-    """Generator x^ = noise - v(noise, condition, T) against a discriminator on the same backbone.
+    """Trains a generator x^ = noise - v(noise, condition, T) against a discriminator with the same backbone.
 
     Args:
-        weights: of the distilled model, where the generator starts.
-        discriminator: where the discriminator's backbone starts.
+        weights: the distilled model's weights, with which the generator starts.
+        discriminator: the initial state of the discriminator's backbone.
     """
 
     name = "adversarial"
@@ -134,15 +134,21 @@ class AdversarialStage(LatentStage):
             Player("discriminator", ("discriminator",), settings.discriminator, every=settings.discriminator_every),
             Player("generator", ("dit",), settings.generator, every=settings.generator_every),
         )
-        # Update of the discriminator: one pass to generate, then each version forward and backward. Of the generator:
-        # one forward and backward of its own; of the discriminator two forward and one backward, for its inputs only.
+        # The discriminator's update has one forward pass of the generator, and a forward and a backward pass of the
+        # discriminator for each version. The generator's update has its own forward and backward pass, and of the
+        # discriminator two forward passes and a backward pass to its input.
         versions = 2 + (settings.weights.r1 > 0) + (settings.weights.r2 > 0)
         once, other_once = 1 / settings.generator_every, 1 / settings.discriminator_every
         self.forward_passes = {"dit": other_once + 3 * once, "discriminator": 3 * versions * other_once + 3 * once}
 
+    @property
+    def discriminator(self) -> Discriminator:
+        """The trained discriminator."""
+        return network_of(self.modules, "discriminator", Discriminator)
+
     def units(self, name: str) -> Sequence[nn.Module]:
         if name == "discriminator":
-            return list(self.modules[name].backbone.blocks)
+            return list(self.discriminator.backbone.blocks)
         return super().units(name)
 
     def losses(self, player: str, prepared: PreparedLatents, generator: torch.Generator) -> dict[str, Tensor]:
@@ -153,8 +159,8 @@ class AdversarialStage(LatentStage):
     def generate(self, at: PreparedLatents, generator: torch.Generator) -> Tensor:
         """Latents [L0, c] in one step from noise."""
         noise = self.normal(at.hq, generator)
-        start = torch.full((), self.schedule.T, device=self.device)  # created on the device: a copy would wait for it
-        return noise - self.predict(self.modules["dit"], noise, at, start)
+        start = torch.full((), self.schedule.T, device=self.device)  # created on the device, since a copy would wait
+        return noise - self.predict(self.dit, noise, at, start)
 
     def _times(self, at: PreparedLatents, generator: torch.Generator) -> Tensor:
         settings = self.settings
@@ -204,19 +210,19 @@ class AdversarialStage(LatentStage):
         return losses | {"total": total}
 
     def _logits(self, latents: list[Tensor], at: PreparedLatents, generator: torch.Generator) -> list[Tensor]:
-        """Logits [B] of several versions of a batch, all at the same times."""
+        """Logits [B] for each of several versions of a batch, all at the same random times."""
         t = self._times(at, generator)
         if not self.settings.together:
             return [self._discriminate([x], at, t).logits for x in latents]
         return list(self._discriminate(latents, at, t).logits.chunk(len(latents)))
 
     def _discriminate(self, latents: list[Tensor], at: PreparedLatents, t: Tensor) -> DiscriminatorOutput:
-        """The discriminator on several versions of a batch, packed one after another."""
+        """Run the discriminator once on several versions of a batch, concatenated as further samples."""
         count, texts = len(latents), at.texts
         sizes, lengths = at.shapes.sizes * count, texts.lengths * count
         packed = torch.cat([torch.cat([x, at.given], dim=1) for x in latents])
         texts = Texts(texts.tokens.repeat(count, 1), lengths)
-        discriminator = self.modules["discriminator"]
+        discriminator = self.discriminator
         layout = self.cache.layout(discriminator.backbone, sizes, lengths)
         return discriminator(packed, texts.tokens, sizes, [[n] for n in lengths], t.repeat(count), layout=layout)
 
@@ -224,9 +230,9 @@ class AdversarialStage(LatentStage):
         self, real: DiscriminatorOutput, generated: DiscriminatorOutput, at: PreparedLatents
     ) -> Tensor:
         """The feature matching loss over the tokens of this rank, summed over the ranks that share the clip."""
-        discriminator = self.modules["discriminator"]
+        discriminator = self.discriminator
         layout = self.cache.layout(discriminator.backbone, at.shapes.sizes, at.texts.lengths)
-        weight = self.cache.shapes(layout.grids).row_share  # L, what each token counts
+        weight = self.cache.shapes(layout.grids).row_share  # L, the weight of each token
         weights = [layout.exchange.enter(weight, layout.blocks[tap].partition) for tap in discriminator.taps]
         return layout.exchange.sum(feature_matching(real.features, generated.features, weights), "features")
 

@@ -13,14 +13,14 @@ FILE = "skipped_steps.json"
 
 
 class BadSteps:
-    """The list of skipped steps, whose batches are read without an update.
+    """The list of steps to skip; their batches are read, but nothing is updated.
 
-    After a bad step the run adds it to the list and continues from its newest checkpoint. The result depends on the
-    list alone, not on when or how often the run was stopped.
+    After a bad step the run adds it to the list and returns to its newest checkpoint. The result depends only on the
+    list, not on when or how often the run was stopped.
 
     Args:
-        folder: of the run.
-        most: how many steps may be skipped; with 0 the first bad step ends the run.
+        folder: the run's folder.
+        most: the largest number of skipped steps; with 0 the first bad step ends the run.
         is_leader: whether this rank writes the file.
     """
 
@@ -34,13 +34,13 @@ class BadSteps:
             self.steps = set(json.loads(self.path.read_text()))
 
     def note(self, bad: NonFiniteLoss) -> None:
-        """Add a step to the list; raises `bad` again where the list is full."""
+        """Add a step to the list; raises `bad` again if the list is full."""
         if len(self.steps) >= self.most or bad.step in self.steps:
             raise bad
         self.steps.add(bad.step)
         logger.warning("%s. Step %d will be skipped (%d of at most %d)", bad, bad.step, len(self.steps), self.most)
         if self.is_leader:
-            part = Path(f"{self.path}.part")
-            part.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(sorted(self.steps)))
-            os.replace(part, self.path)
+            temporary = Path(f"{self.path}.part")
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(sorted(self.steps)))
+            os.replace(temporary, self.path)

@@ -1,18 +1,22 @@
-"""A dataset of pairs, read in other ways: clip by clip, as held-out clips are, and without its degraded half."""
+"""Two views of a dataset of pairs: single held-out clips for validation, and clips without pairs for the VAE."""
 
-from typing import Any
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from data.training.clip_dataset import ClipDataset
 
+if TYPE_CHECKING:
+    from projects.video_diffusion_sr.training.vae import ClipBatch
+
 
 class HeldOut:
-    """The clips of a dataset's first batches, each a batch of its own, made when it is first asked for and then kept.
+    """The clips of a dataset's first batches, each as a separate batch. Clips are made on first access and kept.
 
     Args:
-        batches: how many of the dataset's.
-        for_vae: make batches of the VAE's stage.
+        batches: the number of batches whose clips are used.
+        for_vae: return batches for the VAE's stage.
     """
 
     def __init__(self, dataset: ClipDataset, batches: int, for_vae: bool) -> None:
@@ -30,25 +34,25 @@ class HeldOut:
         return self._kept[number]
 
 
-class VaeClips(torch.utils.data.Dataset):
-    """A dataset of pairs as the VAE's stage reads it: the clips alone, those of one size together."""
+class VaeClips(torch.utils.data.Dataset["ClipBatch"]):
+    """The ground truths of a dataset of pairs, grouped by size, for the VAE's stage."""
 
     def __init__(self, dataset: ClipDataset, accumulation: int) -> None:
         self.dataset, self.accumulation = dataset, accumulation
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, number: int) -> "ClipBatch":
         return clips_for_vae(self.dataset[number], number // self.accumulation)
 
     def fill(self, number: int) -> float:
-        """How much of the budget batch `number` takes, in (0, 1]."""
+        """Return which fraction of the budget batch `number` uses, in (0, 1]."""
         return self.dataset.fill(number)
 
 
-def clips_for_vae(samples: list[dict], step: int) -> Any:
-    """The clips of samples as the VAE's stage reads them in a step of the run."""
+def clips_for_vae(samples: list[dict[str, Any]], step: int) -> "ClipBatch":
+    """The batch of the VAE's stage for step `step` of the run, from samples with `hq`."""
     from projects.video_diffusion_sr.training.vae import ClipBatch
 
-    groups: dict[tuple, list[dict]] = {}
+    groups: dict[tuple[Hashable, ...], list[dict[str, Any]]] = {}
     for sample in samples:
         groups.setdefault(tuple(sample["hq"].shape), []).append(sample)
     clips = tuple(torch.stack([s["hq"] for s in group]).movedim(-1, 1) for group in groups.values())

@@ -1,4 +1,4 @@
-"""Inputs of the transformer beside the noisy latents: the condition latents with their mask, and the text."""
+"""The transformer's inputs apart from the noisy latents: the condition latents with their mask, and the text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ GIVEN_FRAMES = {"i2v": 1, "v2v": 2}  # latent frames of the ground truth that th
 class ConditionSettings:
     """The `condition` section of a model's YAML.
 
-    sr, i2v, v2v: probabilities of restoration, image to video, and video extension; the rest is text to video.
-    noise_scale: noise is added to the condition of restoration, up to this share of the schedule.
+    sr, i2v, v2v: probabilities of restoration, image to video, and video extension; the rest is for text to video.
+    noise_scale: the largest time, as a fraction of T, to which the condition of restoration is noised.
     """
 
     i2v: float
@@ -38,8 +38,8 @@ class Conditioner:
     """Draws a task and a noise level for each sample.
 
     Attributes:
-        temporal_factor, spatial_factor: of the VAE; the resolution shift counts pixels.
-        transform: shift the noise level by the resolution.
+        temporal_factor, spatial_factor: compression of the VAE; the resolution shift is computed from pixels.
+        transform: apply the resolution shift to the noise level.
     """
 
     settings: ConditionSettings
@@ -49,7 +49,7 @@ class Conditioner:
     transform: bool
 
     def __call__(self, hq: Tensor, lq: Tensor, shapes: Shapes, generator: torch.Generator) -> Tensor:
-        """Condition and mask, [L0, c + 1], of packed latents [L0, c]."""
+        """Draw the condition and its mask, [L0, c + 1], from packed latents [L0, c] of ground truth and input."""
         given = self._noised(lq, shapes, generator)
         if self.settings.sr >= 1:
             return torch.cat([given, torch.ones_like(given[:, :1])], dim=1)
@@ -63,7 +63,7 @@ class Conditioner:
         return torch.cat([torch.where(restored[:, None], given, hq) * mask, mask], dim=1)
 
     def _noised(self, lq: Tensor, shapes: Shapes, generator: torch.Generator) -> Tensor:
-        """The condition with noise, because synthetic degradation is harsher than real (arXiv 2501.01320, 3.3)."""
+        """Add noise to the condition, because synthetic degradation is harsher than real (arXiv 2501.01320, 3.3)."""
         if self.settings.noise_scale == 0:
             return lq
         u = torch.rand(len(shapes.sizes), generator=generator, device=lq.device)
@@ -72,7 +72,7 @@ class Conditioner:
         return self.schedule.forward(lq, noise, shapes.per_row(self.shifted(t, shapes)))
 
     def shifted(self, t: Tensor, shapes: Shapes) -> Tensor:
-        """Times [B] after the resolution shift, where the YAML asks for it."""
+        """Apply the resolution shift to times [B], if the YAML asks for it."""
         if not self.transform:
             return t
         factors = {"temporal_factor": self.temporal_factor, "spatial_factor": self.spatial_factor}
@@ -81,7 +81,7 @@ class Conditioner:
 
 @dataclass(frozen=True)
 class Texts:
-    """Packed text embeddings [M, width] and the tokens of each sample."""
+    """Packed text embeddings: `tokens` [M, width], and `lengths`, the number of tokens of each sample."""
 
     tokens: Tensor
     lengths: tuple[int, ...]
@@ -89,11 +89,11 @@ class Texts:
 
 @dataclass(frozen=True)
 class TrainingPrompts:
-    """The text embeddings that clips share, [tokens, width] each, on one device.
+    """The text embeddings that all clips share, [tokens, width] each, on one device.
 
-    positive: for every clip without a text embedding of its own.
-    negative: for the unconditional side of guidance, where a model was released with such a text.
-    null: the empty text, for prompt dropout and for guidance without a negative text. By default one token of zeros,
+    positive: the text of every clip that has no text embedding of its own.
+    negative: the text of the unconditional prediction in guidance, for models that are released with one.
+    null: the null text, for prompt dropout and for guidance without a negative text. The default is one token of zeros,
         which no text encoder produces.
     """
 
@@ -109,26 +109,32 @@ class TrainingPrompts:
     def width(self) -> int:
         return self.positive.shape[1]
 
+    @property
+    def null_text(self) -> Tensor:
+        """`null`, or what stands for it."""
+        assert self.null is not None, "__post_init__ sets it"
+        return self.null
+
     def to(self, device: torch.device | str) -> "TrainingPrompts":
-        """The same on another device."""
-        return TrainingPrompts(self.positive.to(device), self.negative.to(device), self.null.to(device))
+        """Copy the embeddings to another device."""
+        return TrainingPrompts(self.positive.to(device), self.negative.to(device), self.null_text.to(device))
 
     def unconditional(self, kind: str, samples: int) -> Texts:
-        """The text of the unconditional side of guidance, for every sample: "negative" or "null_text"."""
-        return joined([{"negative": self.negative, "null_text": self.null}[kind]] * samples)
+        """The text of the unconditional prediction, repeated for every sample; `kind` is "negative" or "null_text"."""
+        return joined([{"negative": self.negative, "null_text": self.null_text}[kind]] * samples)
 
-    def drawn(self, own: Sequence[Tensor | None], dropout: float, generator: torch.Generator) -> Texts:
-        """Each sample's own text, or the positive one where it has none; the null text with probability `dropout`.
+    def drawn(self, given: Sequence[Tensor | None], dropout: float, generator: torch.Generator) -> Texts:
+        """Choose a text for each sample: the null text with probability `dropout`, else its own, else the positive one.
 
-        The choice is made on the CPU from the seed of the generator: shapes depend on it, and reading it from a
-        device would wait for the device.
+        The choice is drawn on the CPU, seeded by the generator's seed. Shapes depend on it, and reading it from the
+        device would make the host wait.
         """
         on_cpu = torch.Generator().manual_seed(generator.initial_seed())
-        dropped = (torch.rand(len(own), generator=on_cpu) < dropout).tolist()
-        texts = [self.positive if text is None else text for text in own]
-        return joined([self.null if drop else text for drop, text in zip(dropped, texts, strict=True)])
+        dropped = (torch.rand(len(given), generator=on_cpu) < dropout).tolist()
+        texts = [self.positive if text is None else text for text in given]
+        return joined([self.null_text if drop else text for drop, text in zip(dropped, texts, strict=True)])
 
 
 def joined(texts: Sequence[Tensor]) -> Texts:
-    """The embeddings of all samples, packed."""
+    """Pack the embeddings of all samples."""
     return Texts(torch.cat(list(texts)), tuple(len(text) for text in texts))

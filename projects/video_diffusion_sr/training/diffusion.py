@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
 
 
-FROM_SCRATCH_DROPOUT = 0.1  # ours: the papers drop prompts as SD3 does, at a rate that they do not state
+FROM_SCRATCH_DROPOUT = 0.1  # our choice: the papers drop prompts as SD3 does, but do not state the rate
 
 
 @dataclass(frozen=True)
 class DiffusionStageSettings:
     """The section `diffusion` of a training YAML.
 
-    prompt_dropout: the share of clips whose text is replaced by the null text, as guidance needs; null takes 0 where
-        trained weights are fine-tuned and 0.1 where training starts from random ones. The released models are guided by
-        a negative text, which dropout would train towards good pictures if it took its place.
-    noise_scale, ema_decay: null takes the model's YAML.
-    log_floor: null takes the mean squared error; a number f the mean over clips of log(squared error + f), which is
-        their mean PSNR up to a factor, with errors far below f counting no more. For one-step models: each clip
-        then counts by its relative error, where otherwise the hardest clips dominate.
-    image_steps: Euler steps of the pictures in TensorBoard and of validation.
+    prompt_dropout: the fraction of clips whose text is replaced by the null text, which guidance needs. null: 0 if
+        trained weights are fine-tuned, 0.1 if training starts from random weights. The released models use a negative
+        text in guidance; dropout with that text would teach the model to make good pictures from it.
+    noise_scale, ema_decay: null takes the value in the model's YAML.
+    log_floor: null: the loss is the mean squared error. A number f: the loss is the mean over clips of
+        log(squared error + f), which is their mean PSNR up to a factor; errors far below f are ignored. For one-step
+        models: every clip then counts by its relative error, whereas the squared error is dominated by hard clips.
+    image_steps: number of Euler steps for the pictures in TensorBoard and for validation.
     """
 
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -43,10 +43,10 @@ class DiffusionStageSettings:
 
 
 class DiffusionStage(LatentStage):
-    """One transformer learns the velocity at the training times of the YAML, drawn for each clip.
+    """Trains a transformer to predict the velocity, at a random time for each clip.
 
     Args:
-        metric: weights latent errors by their effect on pixels; None: all channels alike.
+        metric: weights latent errors by their effect on pixels; None: all channels have the same weight.
     """
 
     name = "diffusion"
@@ -87,7 +87,7 @@ class DiffusionStage(LatentStage):
         t_of_row = shapes.per_row(t)
         x_t = self.schedule.forward(prepared.hq, noise, t_of_row)  # L0 c
         wanted = self.schedule.convert_to_pred(prepared.hq, noise, t_of_row, diffusion.loss)
-        predicted = self.predict(self.modules["dit"], x_t, prepared, t)
+        predicted = self.predict(self.dit, x_t, prepared, t)
         error = predicted - wanted
         squared = (error if self.metric is None else self.metric(error, shapes.frame_of_row)).square()
         if self.settings.log_floor is None:
@@ -99,4 +99,4 @@ class DiffusionStage(LatentStage):
 
     def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
         steps, guidance = self.settings.image_steps, self.recipe.diffusion.guidance
-        return self.sample(self.modules["dit"], prepared, steps, guidance, generator)
+        return self.sample(self.dit, prepared, steps, guidance, generator)

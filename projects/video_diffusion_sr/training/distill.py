@@ -1,9 +1,10 @@
-"""Progressive distillation: in every round a student learns to do in one Euler step what its teacher does in two.
+"""The distillation stage: in each round a student learns to do in one Euler step what its teacher does in two.
 
-SeedVR2 (arXiv 2506.05301): from 64 steps, halved each round, to one; guidance in the first round only; mean squared
-error on the velocity. The teacher of a round is the averaged student of the round before.
+As in SeedVR2 (arXiv 2506.05301), the number of steps is halved from 64 to one, only the first round uses guidance, and
+the loss is the mean squared error of the velocity. A round's teacher is the averaged student of the previous round.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor
 
 from common.diffusion import Guidance, LinearInterpolation, uniform_trailing
+from models.nadit.model import NaDiT
 from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.latent_stage import LatentStage, PreparedLatents, refuse_other_latents
 from projects.video_diffusion_sr.training.packed import Shapes
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
-from projects.video_diffusion_sr.training.stage import Player
+from projects.video_diffusion_sr.training.stage import Player, network_of
 
 if TYPE_CHECKING:
     from projects.video_diffusion_sr.train import VideoDiffusionTrainer, Weights
@@ -25,10 +27,11 @@ if TYPE_CHECKING:
 class DistillSettings:
     """The section `distill` of a training YAML.
 
-    rounds: the student's steps in each round, halving; the first teacher takes twice as many as the first.
-    guidance: of the first round's teacher; null takes the scale in the model's YAML.
-    guidance_against: "negative", as the released models are guided, or "null_text", for training with prompt dropout.
-    noise_scale, ema_decay: null takes the model's YAML.
+    rounds: the number of student steps in each round, each half of the one before.
+    guidance: guidance scale of the first round's teacher; null takes the scale in the model's YAML.
+    guidance_against: the unconditional text: "negative", as for the released models, or "null_text", for models that
+        were trained with prompt dropout.
+    noise_scale, ema_decay: null takes the value in the model's YAML.
     """
 
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -49,8 +52,8 @@ class DistillSettings:
 class DistillRound:
     """One round of progressive distillation.
 
-    steps: Euler steps of the student; its teacher takes twice as many.
-    guided: whether the teacher is guided, as in the first round.
+    steps: number of Euler steps of the student; its teacher takes twice as many.
+    guided: whether the teacher uses guidance, as in the first round.
     """
 
     steps: int
@@ -58,11 +61,11 @@ class DistillRound:
 
 
 class DistillStage(LatentStage):
-    """One round: the student learns the velocity of one step that ends where two steps of the teacher end.
+    """One round: the student learns the velocity of a step that ends where two steps of the teacher end.
 
     Args:
-        weights: of the teacher, and of the student at the start.
-        teacher: another model's recipe and weights, where the teacher is larger than the student.
+        weights: the weights of the teacher, which are also the student's initial weights.
+        teacher: settings and weights of another model, for a teacher larger than the student.
     """
 
     name = "distill"
@@ -96,7 +99,7 @@ class DistillStage(LatentStage):
         self.guidance = Guidance(scale if this_round.guided else 1.0, configured.rescale)
         self.other_text = settings.guidance_against
         self.forward_passes = {"dit": 3.0, "teacher": 4.0 if self.guidance.scale != 1 else 2.0}
-        # T first, 0 last; the student walks over every second of them
+        # from T to 0; the student uses every second of these times
         times = uniform_trailing(2 * self.steps, self.schedule.T, recipe.diffusion.shift)
         self.times = torch.cat([times, torch.zeros(1)])
 
@@ -110,31 +113,38 @@ class DistillStage(LatentStage):
         t, middle, end = (self.times[2 * number + i] for i in range(3))  # B each
         x_t = self.schedule.forward(prepared.hq, self.normal(prepared.hq, generator), shapes.per_row(t))
         with torch.no_grad():
-            teacher = self.frozen["teacher"]
+            teacher = network_of(self.frozen, "teacher", NaDiT)
             wanted = two_step_velocity(
                 lambda x, at: self._guided(teacher, x, prepared, at), x_t, t, middle, end, self.schedule, shapes
             )
-        predicted = self.predict(self.modules["dit"], x_t, prepared, t)
+        predicted = self.predict(self.dit, x_t, prepared, t)
         return {"total": shapes.mean((predicted - wanted).square())}
 
-    def _guided(self, dit: torch.nn.Module, x: Tensor, at: PreparedLatents, t: Tensor) -> Tensor:
+    def _guided(self, dit: NaDiT, x: Tensor, at: PreparedLatents, t: Tensor) -> Tensor:
         negative = self.unguided(len(at.shapes.sizes))
         return self.guidance.predict(
             lambda: self.predict(dit, x, at, t), lambda: self.predict(dit, x, at, t, negative), 0, 1, None
         )
 
     def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
-        return self.sample(self.modules["dit"], prepared, self.steps, Guidance(), generator)
+        return self.sample(self.dit, prepared, self.steps, Guidance(), generator)
 
 
 def two_step_velocity(
-    teacher, x_t: Tensor, t: Tensor, middle: Tensor, end: Tensor, schedule: LinearInterpolation, shapes: Shapes
+    teacher: Callable[[Tensor, Tensor], Tensor],
+    x_t: Tensor,
+    t: Tensor,
+    middle: Tensor,
+    end: Tensor,
+    schedule: LinearInterpolation,
+    shapes: Shapes,
 ) -> Tensor:
-    """The velocity with which one Euler step from t to `end` arrives where two of the teacher's arrive: [L0, c].
+    """The velocity of an Euler step from t to `end` that ends where two steps of the teacher end: [L0, c].
 
     Args:
-        teacher: (x [L0, c], times [B]) -> velocity [L0, c].
-        x_t: [L0, c] at times t. t, middle, end: [B], falling.
+        teacher: a function (x [L0, c], times [B]) -> velocity [L0, c].
+        x_t: [L0, c], the noisy latents at times t.
+        t, middle, end: [B], decreasing times of each sample.
     """
     T = schedule.T
     x = x_t - shapes.per_row((t - middle) / T)[:, None] * teacher(x_t, t)

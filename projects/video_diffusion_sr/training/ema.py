@@ -1,4 +1,4 @@
-"""Exponential moving average of trained weights, sharded as they are."""
+"""Exponential moving average (EMA) of trained weights, sharded like the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ class ExponentialMovingAverage:
     """avg <- decay * avg + (1 - decay) * weight, for every trainable parameter of a module, in float32.
 
     Args:
-        module: on its device and sharded.
-        decay: per update.
+        module: a module that is already on its device and sharded.
+        decay: the decay per update, in [0, 1).
         warmup: use min(decay, (1 + n) / (10 + n)) at update n, so that the first weights decay quickly.
     """
 
@@ -24,19 +24,19 @@ class ExponentialMovingAverage:
         self.module, self.decay, self.warmup = module, decay, warmup
         trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in trained.items()}
-        # Collected once: while FSDP has a module gathered, its parameters refer to other tensors.
+        # Collected once, because the parameters of a module refer to other tensors while FSDP has it gathered.
         self._weights = local_tensors(p.detach() for p in trained.values())
         self._averages = local_tensors(self.average.values())
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After step `step`, counted from 0."""
+        """Update the average after update number `step` of the module, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
         torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside the `with` block the module has the averages for weights."""
+        """A context in which the module's weights are the averages."""
         self._exchange()
         try:
             yield
@@ -51,5 +51,5 @@ class ExponentialMovingAverage:
         torch._foreach_copy_(self._averages, kept)
 
     def full_state(self) -> dict[str, Tensor]:
-        """The module's whole state with averages for weights, on rank 0's CPU; every rank must call it."""
+        """The module's full state dict with averages as weights, on the CPU of rank 0. Every rank must call it."""
         return full_state(self.module, self.average)

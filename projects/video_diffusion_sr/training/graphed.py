@@ -1,9 +1,9 @@
-"""A player's update as a CUDA graph: small networks are bound by kernel launches, and a replay is one launch.
+"""Replays a player's update as a CUDA graph: kernel launches limit small networks, and a replay is one launch.
 
-The first updates of each shape run eagerly, which also allocates the state of the optimiser. The next one is captured
-on copies of its inputs; later ones copy their inputs there and replay the graph. A captured update must not wait for
-the device or depend on a number that changes on the host: the learning rate is a tensor, and random numbers come from
-one generator, which is registered with the graph and seeded before each replay.
+The first updates for each batch shape run eagerly, which also allocates the optimiser's state. The next update is
+captured with copies of its inputs; later updates copy their inputs into these and replay the graph. A captured update
+must not wait for the device or depend on a number that changes on the host. Therefore the learning rate is a tensor,
+and random numbers come from one generator, which is registered with the graph and seeded before each replay.
 """
 
 from collections import Counter
@@ -18,11 +18,11 @@ WARM = 2  # updates of each shape before one is captured
 
 
 class Copied(Protocol):
-    """What `Stage.prepare` must return where updates are captured."""
+    """The interface of prepared batches whose updates are captured (see `Stage.prepare`)."""
 
     @property
     def shape_key(self) -> Hashable:
-        """Equal for batches that run the same kernels on the same shapes."""
+        """A key that is equal for batches that run the same kernels on the same shapes."""
 
     def clone(self) -> Self:
         """A copy with its own tensors."""
@@ -41,12 +41,13 @@ class Captured:
 
 
 class GraphedUpdates:
-    """Turns of one player on one CUDA device.
+    """Updates of one player on one CUDA device.
 
     Args:
-        update: everything from losses to the optimiser's step, given a prepared batch and draws; returns scalars.
-        parameters: those whose gradients the update computes.
-        device: of all of it.
+        update: a function of a prepared batch and a generator that does everything from the losses to the optimiser's
+            step, and returns scalars.
+        parameters: the parameters whose gradients the update computes.
+        device: the CUDA device of the networks and batches.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class GraphedUpdates:
         return captured.scalars
 
     def _plain(self, prepared: Copied) -> dict[str, Tensor]:
-        """An eager update on the stream of capture, since autograd uses the stream of the forward pass again."""
+        """An eager update, on the capture stream because autograd reuses the stream of the forward pass."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             self._clear_gradients()
@@ -88,7 +89,7 @@ class GraphedUpdates:
         return scalars
 
     def _capture(self, prepared: Copied) -> Captured:
-        """Capture records kernels without running them."""
+        """Capture an update, which records its kernels without running them."""
         inputs = prepared.clone()
         self._clear_gradients()  # so that the graph allocates its own
         graph = torch.cuda.CUDAGraph()

@@ -1,4 +1,4 @@
-"""Common parts of the three stages on latents: encoding, condition, text, calls of the transformer, pictures, work."""
+"""The base of the three stages on latents: encodes batches, prepares condition and text, and calls the transformer."""
 
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
@@ -13,12 +13,13 @@ from common.distributed.parallel import Parallel
 from data.pixel_range import model_to_unit
 from models.nadit.discriminator import Discriminator
 from models.nadit.model import NaDiT
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.lora import HEADER, LoraSettings, factors_of
 from projects.video_diffusion_sr.training.conditioning import Conditioner, Texts, TrainingPrompts, joined
 from projects.video_diffusion_sr.training.latents import LatentEncoder, LatentPairs, pixels_of
 from projects.video_diffusion_sr.training.packed import ShapeCache, Shapes, unpack
-from projects.video_diffusion_sr.training.stage import Stage, Work, names_of
+from projects.video_diffusion_sr.training.stage import Stage, Work, names_of, network_of
 
 if TYPE_CHECKING:
     from projects.video_diffusion_sr.train import VideoDiffusionTrainer
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedLatents:
-    """A batch, ready for the transformer.
+    """A batch as the transformer reads it.
 
-    hq: [L0, c] float32 ground truth. lq: the same of the degraded clip. given: [L0, c + 1] condition and mask.
+    hq: [L0, c] float32, latents of the ground truth.
+    lq: [L0, c] float32, latents of the degraded clip.
+    given: [L0, c + 1], condition and mask.
     """
 
     hq: Tensor
@@ -47,28 +50,28 @@ class PreparedLatents:
         return replace(self, hq=self.hq.clone(), lq=self.lq.clone(), given=self.given.clone(), texts=texts)
 
     def copy_(self, other: "PreparedLatents") -> None:
-        for own, value in (
+        for target, value in (
             (self.hq, other.hq),
             (self.lq, other.lq),
             (self.given, other.given),
             (self.texts.tokens, other.texts.tokens),
         ):
-            own.copy_(value)
+            target.copy_(value)
 
 
 class LatentStage(Stage):
     """A stage that trains transformers on latents.
 
     Args:
-        recipe: of the model's YAML.
+        recipe: the settings from the model's YAML.
         prompts: the fixed text embeddings, on the CPU.
-        noise_scale: of the condition; None takes the YAML's.
-        prompt_dropout: the share of samples whose text is replaced by the null text.
-        with_vae: load the VAE, to encode pixels and to show pictures.
+        noise_scale: noise level of the condition; None takes the YAML's.
+        prompt_dropout: the fraction of samples whose text is replaced by the null text.
+        with_vae: load the VAE, which encodes pixels and decodes pictures for the log.
 
     Attributes:
-        other_text: the unconditional side of guidance, "negative" or "null_text".
-        forward_passes: work of a step by transformer, in forward passes; a backward pass counts as two.
+        other_text: the text of the unconditional prediction in guidance, "negative" or "null_text".
+        forward_passes: for each transformer, its work in a step, in forward passes; a backward pass counts as two.
     """
 
     def __init__(
@@ -85,9 +88,10 @@ class LatentStage(Stage):
         self.forward_passes: dict[str, float] = {"dit": 3.0}
         self.schedule: LinearInterpolation = recipe.diffusion.schedule
         self.conditioner: Conditioner = recipe.conditioner(noise_scale)
-        if with_vae:
-            self.frozen["vae"] = recipe.build_trained_vae()
-        self.encoder: LatentEncoder = recipe.encoder(self.frozen.get("vae"))
+        vae = recipe.build_trained_vae() if with_vae else None
+        if vae is not None:
+            self.frozen["vae"] = vae
+        self.encoder: LatentEncoder = recipe.encoder(vae)
         self.parallel: Parallel | None = None
         self.cache = ShapeCache("cpu")
 
@@ -115,7 +119,7 @@ class LatentStage(Stage):
         return PreparedLatents(pairs.hq, pairs.lq, given, pairs.shapes, texts)
 
     def predict(self, dit: NaDiT, x: Tensor, at: PreparedLatents, t: Tensor, texts: Texts | None = None) -> Tensor:
-        """The output of a transformer for x [L0, c] at times t ([B] or scalar): [L0, c] float32."""
+        """Run a transformer on x [L0, c] at times t ([B] or scalar): [L0, c] float32."""
         texts = at.texts if texts is None else texts
         layout = self.cache.layout(dit, at.shapes.sizes, texts.lengths)
         lengths = [[n] for n in texts.lengths]
@@ -123,22 +127,22 @@ class LatentStage(Stage):
         return dit(packed, texts.tokens, at.shapes.sizes, lengths, t, layout=layout).vid_sample.float()
 
     def normal(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Standard normal noise of a tensor's shape."""
+        """Standard normal noise with the shape of `like`."""
         return torch.randn(like.shape, generator=generator, device=like.device)
 
     def unguided(self, samples: int) -> Texts:
-        """The text of the unconditional side of guidance, for every sample."""
+        """The text of the unconditional prediction in guidance, repeated for every sample."""
         return self.prompts.unconditional(self.other_text, samples)
 
     @abstractmethod
     def restore(self, prepared: PreparedLatents, generator: torch.Generator) -> Tensor:
-        """Restored latents [L0, c] as the trained transformer makes them at inference."""
+        """Restore latents [L0, c] with the trained transformer, as in inference."""
 
     @torch.no_grad()
     def sample(
         self, dit: NaDiT, at: PreparedLatents, steps: int, guidance: Guidance, generator: torch.Generator
     ) -> Tensor:
-        """Restored latents [L0, c] after `steps` Euler steps."""
+        """Restore latents [L0, c] with `steps` Euler steps."""
         diffusion = self.recipe.diffusion
         sampler = EulerSampler(
             self.schedule, uniform_trailing(steps, self.schedule.T, diffusion.shift), diffusion.prediction_type
@@ -160,10 +164,10 @@ class LatentStage(Stage):
 
     @torch.no_grad()
     def decoded(self, rows: Tensor, shapes: Shapes) -> list[Tensor]:
-        """Clips [3, T, H, W] in about [-1, 1], float32, of packed latents [L0, c]; ValueError without a VAE."""
+        """Decode packed latents [L0, c] to clips [3, T, H, W], float32 in about [-1, 1]; ValueError without a VAE."""
         if "vae" not in self.frozen:
             raise ValueError("validation decodes clips and there is no VAE; give vae.checkpoint behind the stage")
-        vae = self.frozen["vae"]
+        vae = network_of(self.frozen, "vae", VideoAutoencoderKL)
         with torch.autocast(self.device.type, enabled=False):
             latents = [latent / self.encoder.scaling_factor for latent in unpack(rows, shapes.sizes)]
             return [vae.decode_latents(z[None].to(next(vae.parameters())))[0].float() for z in latents]
@@ -178,13 +182,13 @@ class LatentStage(Stage):
         return list(zip(outputs, truths, strict=True))
 
     def triptych(self, at: PreparedLatents, output: Tensor) -> dict[str, Tensor]:
-        """Low quality | output | ground truth: the middle frame of the first sample, all decoded by the VAE."""
+        """The middle frame of the first sample, decoded by the VAE: low quality | output | ground truth."""
         clips = [self.decoded(rows, at.shapes)[0] for rows in (at.lq, output, at.hq)]
         middle = [clip[:, clip.shape[1] // 2] for clip in clips]  # 3 H W each
         return {"lq_output_gt": model_to_unit(torch.cat(middle, dim=2))}
 
     def first(self, at: PreparedLatents) -> PreparedLatents:
-        """The first sample alone, for pictures."""
+        """A batch of the first sample only, for pictures."""
         rows = at.shapes.counts[0]
         shapes, text = self.cache.shapes(at.shapes.sizes[:1]), joined([at.texts.tokens[: at.texts.lengths[0]]])
         return PreparedLatents(at.hq[:rows], at.lq[:rows], at.given[:rows], shapes, text)
@@ -195,12 +199,17 @@ class LatentStage(Stage):
         flops = 0.0
         for name, passes in self.forward_passes.items():
             network = networks[name]
-            config = network.backbone.config if isinstance(network, Discriminator) else network.config
-            flops += passes * transformer_flops(config, sizes, lengths)
+            dit = network.backbone if isinstance(network, Discriminator) else network_of(networks, name, NaDiT)
+            flops += passes * transformer_flops(dit.config, sizes, lengths)
         return Work(len(sizes), flops)
 
+    @property
+    def dit(self) -> NaDiT:
+        """The trained transformer."""
+        return network_of(self.modules, "dit", NaDiT)
+
     def use_lora(self, settings: LoraSettings) -> None:
-        """Train, save and export low-rank factors of the transformer only; the rest is frozen."""
+        """Freeze the transformer, and train, save and export only its low-rank factors."""
         self.save_frozen = False
         self.export_header = {HEADER: settings.header}
 
@@ -210,13 +219,13 @@ class LatentStage(Stage):
         return {"dit.safetensors": dict(weights["dit"])}
 
 
-def refuse_other_latents(own: "VideoDiffusionTrainer", other: "VideoDiffusionTrainer", role: str) -> None:
-    """ValueError unless another model's network reads the same latents and texts and has the same diffusion times."""
+def refuse_other_latents(trained: "VideoDiffusionTrainer", other: "VideoDiffusionTrainer", role: str) -> None:
+    """Raise ValueError unless another model has the same latents, text width and diffusion times as the trained one."""
     for key in ("vid_in_channels", "vid_out_channels", "txt_in_dim"):
-        ours, theirs = own.config.dit.model[key], other.config.dit.model[key]
+        ours, theirs = trained.config.dit.model[key], other.config.dit.model[key]
         if ours != theirs:
             raise ValueError(f"the {role}'s dit.model.{key} is {theirs}, the trained model's {ours}; they must agree")
     for what in ("schedule", "prediction_type"):
-        ours, theirs = getattr(own.diffusion, what), getattr(other.diffusion, what)
+        ours, theirs = getattr(trained.diffusion, what), getattr(other.diffusion, what)
         if ours != theirs:
             raise ValueError(f"the {role}'s diffusion {what} is {theirs}, the trained model's {ours}; they must agree")

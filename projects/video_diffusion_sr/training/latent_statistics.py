@@ -1,9 +1,9 @@
-"""Mean and standard deviation of each latent channel of a VAE, and a VAE whose channels all have deviation 1.
+"""Measures mean and standard deviation of a VAE's latent channels, and normalises each channel to unit deviation.
 
-The transformer's losses, and the noise of the adversarial penalties, treat all channels alike; a VAE does not. One
-factor for all (`vae.scaling_factor`) leaves channels that are many times wider than others. Here every channel is
-divided by its own spread within the VAE: the encoder's last layer divides, the decoder's first multiplies, pixels stay
-the same, and inference only needs `vae.scaling_factor=1`.
+The transformer's losses, and the noise of the adversarial penalties, treat all channels alike, but the deviations of a
+VAE's channels differ by large factors, which the single `vae.scaling_factor` does not change. Here the encoder's last
+layer divides every channel by its deviation, and the decoder's first layer multiplies by it. Decoded pixels stay the
+same, and inference only needs `vae.scaling_factor=1`.
 """
 
 import json
@@ -18,24 +18,24 @@ from torch import Tensor
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
 
-SCALING_FACTOR = "scaling_factor"  # in the header of a file of weights
+SCALING_FACTOR = "scaling_factor"  # a key in the header of a weight file
 
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """mean, std: [c] float64 of each channel, over positions and clips, of latents drawn from the posterior."""
+    """Mean and standard deviation of each channel, [c] float64, over positions and clips, for sampled latents."""
 
     mean: Tensor
     std: Tensor
 
     @property
     def scaling_factor(self) -> float:
-        """One over the spread of all channels together: what `vae.scaling_factor` is to be, unless they are folded."""
+        """One over the standard deviation of all channels together: `vae.scaling_factor` for a VAE without `fold`."""
         within, between = self.std.square().mean(), self.mean.var(correction=0)
         return float((within + between) ** -0.5)
 
     def header(self, scaling_factor: float) -> dict[str, str]:
-        """For the file of weights that has these statistics."""
+        """The header of a weight file with these statistics."""
         mean, std = ([round(x, 5) for x in values.tolist()] for values in (self.mean, self.std))
         return {
             SCALING_FACTOR: f"{scaling_factor:.4f}",
@@ -46,15 +46,15 @@ class LatentStatistics:
 
 @torch.no_grad()
 def measure(vae: VideoAutoencoderKL, clips: Iterable[Tensor]) -> LatentStatistics:
-    """Statistics over clips [B, 3, T, H, W] in [-1, 1], on the VAE's device; ValueError where there are none."""
-    count, total, squares = 0, 0.0, 0.0
+    """Measure the statistics over clips [B, 3, T, H, W] in [-1, 1], on the VAE's device; ValueError without clips."""
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for clip in clips:
         posterior = DiagonalGaussian(vae.encode_parameters(clip.to(next(vae.parameters()))))
         mean = posterior.mean.double().movedim(1, 0).flatten(1)  # c positions
         variance = posterior.logvar.double().exp().movedim(1, 0).flatten(1)
         count += mean.shape[1]
-        total = total + mean.sum(1)
-        squares = squares + (mean.square() + variance).sum(1)
+        total = total.to(mean) + mean.sum(1)
+        squares = squares.to(mean) + (mean.square() + variance).sum(1)
     if not count:
         raise ValueError("the spread of latents is measured on clips, and there are none; give --data")
     mean = total / count
@@ -63,9 +63,9 @@ def measure(vae: VideoAutoencoderKL, clips: Iterable[Tensor]) -> LatentStatistic
 
 @torch.no_grad()
 def fold(vae: VideoAutoencoderKL, statistics: LatentStatistics) -> LatentStatistics:
-    """Divide every channel by its spread, in place; the statistics of the VAE as it is now.
+    """Divide every channel by its standard deviation, in place. Returns the statistics after it.
 
-    Means stay: a decoder that pads with zeros would not take them back exactly at the borders.
+    Means are kept, because the decoder pads with zeros and could not undo a shift exactly at the borders.
     """
     last, first = vae.encoder.conv_out, vae.decoder.conv_in
     std = statistics.std.to(last.weight)
@@ -78,7 +78,7 @@ def fold(vae: VideoAutoencoderKL, statistics: LatentStatistics) -> LatentStatist
 
 
 def stated_scale(path: Path) -> float | None:
-    """The scaling factor that a file of weights states, if it does."""
+    """The scaling factor that a weight file states; None if it states none."""
     if path.suffix != ".safetensors":
         return None
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""The training loop for any `Stage`. Random numbers depend on (seed, step, part, rank, purpose) alone."""
+"""The training loop for any `Stage`. Random numbers depend only on (seed, step, part, rank, purpose)."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -26,7 +26,7 @@ from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage
 from projects.video_diffusion_sr.training.stop_signals import StopVote, stop_on_signals
 from projects.video_diffusion_sr.training.updates import PlayerUpdates
 
-if TYPE_CHECKING:  # its measures bring libraries that a loop without it can do without
+if TYPE_CHECKING:  # importing it loads libraries that a loop without validation does not need
     from projects.video_diffusion_sr.training.validation import Validation
 
 logger = get_logger(__name__)
@@ -36,13 +36,13 @@ class Trainer:
     """One run of one stage.
 
     Args:
-        stage: as built; its networks are moved and sharded here.
-        source: of batches; step n uses the numbers n * accumulation and following.
-        settings: of the loop.
-        folder: of the run: `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `export/`.
+        stage: a newly built stage; the loop moves its networks to the device and shards them.
+        source: the source of batches; step n uses `accumulation` batches from number n * accumulation on.
+        settings: the settings of the loop.
+        folder: the run's folder, with `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `export/`.
         process: this rank and its device.
         strategy: `dit.fsdp.sharding_strategy`.
-        validation: what is measured on held-out clips; None: nothing.
+        validation: the measurement on held-out clips; None: there is none.
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class Trainer:
         self.stop_vote = StopVote(process)
 
     def run(self, resume: bool = True) -> bool:
-        """Train until the last step, or until asked to stop.
+        """Train until the last step or until a stop signal.
 
         Args:
-            resume: go on from the folder's newest checkpoint, if it has one.
+            resume: continue from the folder's newest checkpoint, if it has one.
 
         Returns:
             Whether the run is complete; then the averaged weights are in `export/`.
 
         Raises:
-            NonFiniteLoss: names the samples; no checkpoint is written after the bad step.
+            NonFiniteLoss: a loss or gradient was not finite. The message names the samples; no later checkpoint exists.
         """
         if resume:
             self.resume()
@@ -103,7 +103,7 @@ class Trainer:
                 self._go_back()
 
     def _run(self) -> bool:
-        """From the present step on; see `run`."""
+        """Train from the present step on; see `run`."""
         settings, first = self.settings, self.step
         with ExitStack() as stack:
             reports = Reports(
@@ -133,13 +133,13 @@ class Trainer:
                 if self.checkpoints.due(self.step) or last or stopping:
                     self.save(wait=last or stopping)
                 if stopping and not last:
-                    logger.info("stopped after step %d of %d; the same command goes on", self.step, self.settings.steps)
+                    logger.info("stopped after step %d of %d; the same command resumes", self.step, self.settings.steps)
                     return False
         export_averages(self.stage, self.emas, self.folder, self.step, self.process.is_leader)
         return True
 
     def _report(self, reports: Reports, record: StepRecord, prepared: Any, first: int, last: bool) -> None:
-        """Scalars, validation and pictures after a step, where they are due."""
+        """Write scalars, run validation and write pictures after a step, each if it is due."""
         log, step = self.settings.log, record.step
         regular = bool(log.every) and self.step % log.every == 0
         if regular or last or (log.every and step == first):
@@ -148,7 +148,8 @@ class Trainer:
             self.stop_vote.set_interval(reports.scalars(step, self._mean_scalars(record)))
         if self.validation is not None and self.validation.due(step, last):
             self.process.alive(f"validation after step {step}")
-            values, pictures = self._with_ema(lambda _: self.validation.measure(self.stage), "validation")
+            measure = self.validation.measure
+            values, pictures = self._with_ema(lambda _: measure(self.stage), "validation")
             reports.validation(step, values)
             reports.images(step, pictures)
         if log.images and (step % log.images == 0 or last):
@@ -162,12 +163,12 @@ class Trainer:
         self.resume()
 
     def train_step(self, batches: list[Batch]) -> tuple[StepRecord, Any]:
-        """Update every player that is due in this step; returns the record, and the first batch as prepared."""
+        """Update every player that is due in this step. Returns the record, and the first prepared batch."""
         step = self.step
         prepared = []
-        for part, batch in enumerate(batches):
+        for micro_batch, batch in enumerate(batches):
             with torch.no_grad(), self.updates.autocast():
-                prepared.append(self.stage.prepare(batch, self.updates.generator(step, part, "prepare")))
+                prepared.append(self.stage.prepare(batch, self.updates.generator(step, micro_batch, "prepare")))
         record = StepRecord(step, tuple(name for batch in batches for name in names_of(batch)))
         players = [] if step in self.bad_steps.steps else [p for p in self.stage.players if p.plays(step)]
         for player in players:
@@ -193,12 +194,12 @@ class Trainer:
         return dict(zip(names, fsdp.mean_over_ranks(values).tolist(), strict=True)) | record.rates
 
     def images(self, prepared: Any) -> dict[str, Tensor]:
-        """The stage's pictures of a prepared batch, on averaged weights."""
+        """The stage's pictures of a prepared batch, with averaged weights."""
         return self._with_ema(lambda generator: self.stage.images(prepared, generator), "images")
 
     @torch.no_grad()
     def _with_ema(self, compute: Callable[[torch.Generator], Any], purpose: str) -> Any:
-        """The result of `compute`, which gets a generator, with averaged weights in place."""
+        """Call `compute` with a generator while the networks have the averaged weights. Returns its result."""
         with ExitStack() as stack:
             for name, ema in self.emas.items():
                 stack.enter_context(ema.in_place())
@@ -207,20 +208,20 @@ class Trainer:
             return compute(self.updates.generator(self.step, 0, purpose))
 
     def save(self, wait: bool = False) -> None:
-        """A checkpoint of the present step, unless a loss was not finite.
+        """Write a checkpoint of the present step, unless a loss was not finite.
 
         Args:
-            wait: until it is written, also where checkpoints are asynchronous.
+            wait: return only when it is written, even if checkpoints are asynchronous.
         """
         self.nan_guard.check()
         self.process.alive("writing a checkpoint")
         self.checkpoints.save(self.step, wait)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint of the folder that can be read; nothing happens where there is none.
+        """Load the newest readable checkpoint of the folder, if there is any checkpoint.
 
         Raises:
-            DamagedCheckpoint: there are checkpoints, and none can be read.
+            DamagedCheckpoint: there are checkpoints, but none can be read.
         """
         self.bad_steps.load()
         step = self.checkpoints.load_newest()
@@ -230,10 +231,10 @@ class Trainer:
 def export_averages(
     stage: Stage, emas: Mapping[str, ExponentialMovingAverage], folder: Path, step: int, writes: bool
 ) -> None:
-    """Write averaged weights as the files that inference loads, into `folder/export`. Every rank calls it.
+    """Write the averaged weights into `folder/export`, as files that inference loads. Every rank must call it.
 
     Args:
-        step: how many steps the run has done, for the files' header.
+        step: number of steps done, for the header of the files.
         writes: whether this rank writes.
     """
     weights = {name: ema.full_state() for name, ema in emas.items()}

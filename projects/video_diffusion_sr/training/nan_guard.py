@@ -1,4 +1,4 @@
-"""Finds steps whose loss or gradient is not finite or too large, without waiting for the device at every step."""
+"""Detects steps whose loss or gradient is not finite or too large, without waiting for the device at every step."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ class NonFiniteLoss(RuntimeError):
 
 
 class NaNGuard:
-    """Stores on the device which step was the first bad one; `check` reads it.
+    """Records on the device which step was the first bad one; `check` reads it.
 
     Args:
-        device: where the losses are. On the CPU, where it costs nothing, the loop checks after every step.
-        most_norm: a gradient norm above this counts as bad, too; None: no limit.
+        device: the device of the losses. On the CPU the loop checks after every step, because this costs nothing.
+        most_norm: a step with a larger gradient norm is bad as well; None: no limit.
     """
 
     def __init__(self, device: torch.device | str, most_norm: float | None = None) -> None:
@@ -36,12 +36,12 @@ class NaNGuard:
         self.clear()
 
     def clear(self) -> None:
-        """Reset, after a bad step was handled."""
+        """Forget the recorded steps, after a bad one was handled."""
         self._first_bad = torch.full((), NEVER, device=self.device, dtype=torch.long)
         self._names: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=REMEMBERED)
 
     def record(self, step: int, names: tuple[str, ...], scalars: Mapping[str, Tensor]) -> None:
-        """Losses and norms of one step (detached scalars), and the samples they come from."""
+        """Record the losses and gradient norms of one step (detached scalars), and the names of its samples."""
         self._names.append((step, names))
         if not scalars:
             return
@@ -54,16 +54,15 @@ class NaNGuard:
         self._first_bad = torch.where(fresh, step, self._first_bad)
 
     def check(self) -> None:
-        """Wait for the device and raise `NonFiniteLoss` if any rank saw a bad step. Every rank must call it.
+        """Wait for the device, and raise `NonFiniteLoss` if any rank had a bad step. Every rank must call it.
 
-        Call it before anything that outlives the step (a checkpoint, an export), since all weights after a bad step are
-        wrong.
+        Call it before weights are stored (a checkpoint, an export), since all weights after a bad step are wrong.
         """
-        own = int(self._first_bad.item())
-        first = min_over_ranks(own, self.device)
+        local = int(self._first_bad.item())
+        first = min_over_ranks(local, self.device)
         if first == NEVER:
             return
-        if own != first:
+        if local != first:
             raise NonFiniteLoss(
                 first, f"step {first}: another rank had a loss that is not finite; it names the samples"
             )

@@ -1,4 +1,4 @@
-"""Optimisers by name, and the learning rate over the steps of a run."""
+"""Makes optimisers, and computes the learning rate of each step."""
 
 import math
 from collections.abc import Iterable
@@ -12,16 +12,15 @@ from projects.video_diffusion_sr.training.settings import OptimizerSettings
 def make_optimizer(
     parameters: Iterable[nn.Parameter], settings: OptimizerSettings, captured: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimiser over these parameters; fused into one kernel on CUDA.
+    """Make the optimiser of these parameters. On CUDA it is the fused implementation.
 
-    Vectors (norms, biases, modulation) are not decayed: pulling a scale that starts at one towards zero is no
-    regularisation.
+    Vectors (norms, biases, modulation) have no weight decay, because their initial value may be one and not zero.
 
     Args:
-        captured: its steps go into CUDA graphs, so the learning rate is a tensor on the device.
+        captured: the steps are captured in CUDA graphs, so the learning rate must be a tensor on the device.
 
     Raises:
-        ValueError: captured steps of an optimiser that is not prepared for them.
+        ValueError: `captured`, and the optimiser does not support it.
     """
     parameters = list(parameters)
     groups = [
@@ -42,7 +41,7 @@ def make_optimizer(
 
 
 def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
-    """The rate of step `step` (from 0) of `steps`: linear warm-up, then constant or a cosine down to lr * final."""
+    """The learning rate of step `step` (from 0) of `steps`: linear warm-up, then constant, or cosine to lr * final."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
     if settings.schedule == "constant":
@@ -53,7 +52,7 @@ def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The same rate for every group."""
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):  # a captured step reads it
             group["lr"].fill_(rate)

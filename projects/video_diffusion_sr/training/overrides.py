@@ -1,4 +1,4 @@
-"""The two YAML files of a training program with the changes of its command line: `KEY=VALUE` and `train.KEY=VALUE`."""
+"""Loads the two YAML files of a training program with the changes `KEY=VALUE` and `train.KEY=VALUE` of its flags."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +11,14 @@ TRAIN = "train."
 
 
 def load_run(config: str | Path, train: str | Path, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
-    """The model's configuration and the run's, see `common.config.load_config`.
+    """Load the model's configuration and the run's, see `common.config.load_config`.
 
     Raises:
-        ValueError: a key that is unknown, spelled as on the command line, with the nearest one that exists; a key of
-            the run without its `train.`.
+        ValueError: a key is unknown (the message suggests the nearest known key), or a key of the run lacks `train.`.
     """
-    own = [override.removeprefix(TRAIN) for override in overrides if override.startswith(TRAIN)]
+    of_run = [override.removeprefix(TRAIN) for override in overrides if override.startswith(TRAIN)]
     try:
-        run = load_config(train, own)
+        run = load_config(train, of_run)
     except ValueError as error:
         raise ValueError(str(error).replace("config key ", f"config key {TRAIN}")) from error
     others = [override for override in overrides if not override.startswith(TRAIN)]

@@ -1,10 +1,10 @@
-"""Latents of clips of different sizes, packed one after another, and the arithmetic of samples on them.
+"""Packs the latents of clips of different sizes into one tensor, and computes means over samples of it.
 
 Letters: B samples · L0 latent positions of all samples · c latent channels.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -20,13 +20,13 @@ Size3 = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Shapes:
-    """Index tensors that follow from the latent sizes of a packed batch; `ShapeCache` builds them once a combination.
+    """Index tensors of a packed batch, which depend on its latent sizes only; `ShapeCache` keeps them.
 
     sizes: latent (t, h, w) of every sample.
-    sample_of_row: [L0] int64, which sample a position belongs to.
-    frame_of_row: [L0] int64, which latent frame of its sample.
-    row_share: [L0] float32, 1 / (B * positions of its sample): sums to one, with equal weight for every clip.
-    size_table: [B, 3] float64, the sizes on the device.
+    sample_of_row: [L0] int64, the sample of each position.
+    frame_of_row: [L0] int64, the latent frame of each position within its sample.
+    row_share: [L0] float32, 1 / (B * positions of the sample). The sum is one, and every clip has the same weight.
+    size_table: [B, 3] float64, the sizes as a tensor on the device.
     """
 
     sizes: tuple[Size3, ...]
@@ -42,31 +42,31 @@ class Shapes:
         frame = torch.cat([torch.arange(t).repeat_interleave(h * w) for t, h, w in sizes])
         share = (1.0 / (len(sizes) * counts.double())).float()[sample]
         table = torch.tensor(sizes, dtype=torch.float64)
-        return Shapes(tuple(tuple(s) for s in sizes), *(x.to(device) for x in (sample, frame, share, table)))
+        return Shapes(tuple((t, h, w) for t, h, w in sizes), *(x.to(device) for x in (sample, frame, share, table)))
 
     @property
     def counts(self) -> list[int]:
-        """Positions of every sample."""
+        """The number of positions of every sample."""
         return [prod(size) for size in self.sizes]
 
     def per_row(self, of_sample: Tensor) -> Tensor:
-        """One value a sample [B, ...] -> one a position [L0, ...]."""
+        """Repeat one value per sample [B, ...] for each of its positions [L0, ...]."""
         return of_sample.index_select(0, self.sample_of_row)
 
     def mean(self, of_row: Tensor) -> Tensor:
-        """Mean over each clip's own positions and channels, then over clips: [L0, c] -> scalar float32."""
+        """The mean over the positions and channels of each clip, and then over clips: [L0, c] -> scalar float32."""
         return (of_row.float().mean(1) * self.row_share).sum()
 
     def sample_means(self, of_row: Tensor) -> Tensor:
-        """Mean over each clip's own positions and channels: [L0, c] -> [B] float32."""
+        """The mean over the positions and channels of each clip: [L0, c] -> [B] float32."""
         rows = of_row.float().mean(1) * self.row_share * len(self.sizes)
         return rows.new_zeros(len(self.sizes)).index_add(0, self.sample_of_row, rows)
 
 
 class ShapeCache:
-    """An LRU cache of `Shapes` and transformer layouts, by the combination of sizes in a batch.
+    """An LRU cache of `Shapes` and transformer layouts; the key is the combination of sizes in a batch.
 
-    Building one takes milliseconds of Python, and a run on small clips has the same few combinations at every step.
+    Building one takes milliseconds of Python, and a run on small clips has only a few different combinations.
 
     Args:
         sequence_group: the ranks that share the windows of every batch; None: each rank computes its batch alone.
@@ -76,18 +76,22 @@ class ShapeCache:
         self, device: torch.device | str, capacity: int = 64, sequence_group: SequenceGroup | None = None
     ) -> None:
         self.device, self.capacity, self.sequence_group = device, capacity, sequence_group
-        self._kept: OrderedDict[tuple, Shapes | ClipLayout] = OrderedDict()
+        self._kept: OrderedDict[tuple[Hashable, ...], Shapes | ClipLayout] = OrderedDict()
 
     def shapes(self, sizes: Sequence[Size3]) -> Shapes:
         """See `Shapes`."""
-        return self._get(("shapes", *sizes), lambda: Shapes.of(sizes, self.device))
+        shapes = self._get(("shapes", *sizes), lambda: Shapes.of(sizes, self.device))
+        assert isinstance(shapes, Shapes)
+        return shapes
 
     def layout(self, dit: NaDiT, sizes: Sequence[Size3], text_lengths: Sequence[int]) -> ClipLayout:
-        """The argument `layout` of `dit.forward`. Networks of one config share it."""
+        """The argument `layout` of `dit.forward`. Networks with equal configs share it."""
         key = (dit.config, tuple(sizes), tuple(text_lengths))
-        return self._get(key, lambda: dit.layout(sizes, text_lengths, self.device, self.sequence_group))
+        layout = self._get(key, lambda: dit.layout(sizes, text_lengths, self.device, self.sequence_group))
+        assert isinstance(layout, ClipLayout)
+        return layout
 
-    def _get(self, key: tuple, build):
+    def _get(self, key: tuple[Hashable, ...], build: Callable[[], Shapes | ClipLayout]) -> Shapes | ClipLayout:
         if key not in self._kept:
             self._kept[key] = build()
             while len(self._kept) > self.capacity:
@@ -96,13 +100,19 @@ class ShapeCache:
         return self._kept[key]
 
 
+def size_of(latent: Tensor) -> Size3:
+    """(t, h, w) of a latent [c, t, h, w]."""
+    _, t, h, w = latent.shape
+    return t, h, w
+
+
 def pack(latents: Sequence[Tensor]) -> tuple[Tensor, list[Size3]]:
-    """[c, t, h, w] of every sample -> rows [L0, c] and the sizes."""
+    """Pack the latents [c, t, h, w] of all samples: rows [L0, c], and the size (t, h, w) of every sample."""
     rows = [x.permute(1, 2, 3, 0).flatten(0, 2) for x in latents]
-    return torch.cat(rows), [tuple(x.shape[1:]) for x in latents]
+    return torch.cat(rows), [size_of(x) for x in latents]
 
 
 def unpack(rows: Tensor, sizes: Sequence[Size3]) -> list[Tensor]:
-    """The reverse of `pack`."""
-    parts = rows.split([prod(size) for size in sizes])
-    return [part.unflatten(0, size).permute(3, 0, 1, 2) for part, size in zip(parts, sizes, strict=True)]
+    """Undo `pack`: rows [L0, c] -> latents [c, t, h, w] of every sample."""
+    rows_of_samples = rows.split([prod(size) for size in sizes])
+    return [sample.unflatten(0, size).permute(3, 0, 1, 2) for sample, size in zip(rows_of_samples, sizes, strict=True)]

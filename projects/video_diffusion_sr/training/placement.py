@@ -1,4 +1,4 @@
-"""Puts the networks of a stage on their device: sharded, loaded, in their dtype, compiled."""
+"""Moves the networks of a stage to the device: shards them, loads weights, sets dtypes and compiles."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,11 @@ VARIANTS = 128  # compiled versions of one block
 
 
 def place_networks(stage: Stage, strategy: str, device: torch.device, *, bf16: bool, compiled: bool) -> None:
-    """Shard every network of a stage and move it to the device, and load `Stage.weights` into those on the meta device.
+    """Shard every network of a stage, move it to the device, and load `Stage.weights` into networks on the meta device.
 
     Args:
         strategy: `dit.fsdp.sharding_strategy`.
-        bf16: compute in bfloat16, and keep the weights of `Stage.half` in it.
+        bf16: compute in bfloat16, and keep the weights of the networks in `Stage.half` in bfloat16.
         compiled: torch.compile each unit, on CUDA only.
     """
     mesh = fsdp.training_mesh(strategy, device.type)
@@ -34,7 +34,7 @@ def place_networks(stage: Stage, strategy: str, device: torch.device, *, bf16: b
         if bf16 and name in stage.half:
             halve(module)
         units = stage.units(name)
-        # A frozen network without blocks (the VAE) is small beside the trained ones and is not sharded.
+        # A frozen network without blocks (the VAE) is much smaller than the trained ones and is not sharded.
         if trained or units:
             fsdp.shard(module, units, strategy, mesh, bf16=bf16, entry_points=stage.entry_points(name))
         fsdp.place(module, device, stage.weights.pop(name, None))
@@ -45,15 +45,15 @@ def place_networks(stage: Stage, strategy: str, device: torch.device, *, bf16: b
 
 
 def halve(module: nn.Module) -> None:
-    """Convert parameters to bfloat16. Buffers stay: rotary tables need float32."""
+    """Convert parameters to bfloat16. Buffers keep float32, which rotary tables need."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def compile_units(units: Sequence[nn.Module]) -> None:
-    """torch.compile each unit for static shapes; blocks of one kind share compiled code."""
-    # Every batch size, kind of block and window partition is a variant of the same code. Above this limit PyTorch would
-    # silently fall back to eager execution.
+    """Compile each unit with torch.compile for static shapes. Blocks of one kind share compiled code."""
+    # Each combination of batch size, kind of block and window partition is compiled separately. Above `VARIANTS`
+    # combinations PyTorch would silently run the code without compilation.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     torch._dynamo.config.accumulated_recompile_limit = max(
         torch._dynamo.config.accumulated_recompile_limit, 4 * VARIANTS
@@ -63,7 +63,7 @@ def compile_units(units: Sequence[nn.Module]) -> None:
 
 
 def named_parameters(stage: Stage) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """(NETWORK.NAME, parameter) of everything that each player updates; ValueError for a player without parameters."""
+    """The parameters that each player updates, as (NETWORK.NAME, parameter); ValueError if a player has none."""
     found = {}
     for player in stage.players:
         found[player.name] = [
@@ -78,7 +78,7 @@ def named_parameters(stage: Stage) -> dict[str, list[tuple[str, nn.Parameter]]]:
 
 
 def described(stage: Stage) -> str:
-    """The networks with their numbers of parameters, for the log."""
+    """The names of the networks with their numbers of parameters, for the log."""
     words = []
     for name, module in {**stage.modules, **stage.frozen}.items():
         count = sum(p.numel() for p in module.parameters())

@@ -1,4 +1,4 @@
-"""A profiler's trace of a few steps of a run, for chrome://tracing or Perfetto."""
+"""Writes a profiler trace of a few steps of a run, for chrome://tracing or Perfetto."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,7 +10,7 @@ from projects.video_diffusion_sr.training.settings import ProfileSettings
 
 
 def profiled(settings: ProfileSettings, folder: Path, rank: int) -> AbstractContextManager[Any]:
-    """Inside of the `with`, `step()` of what it yields ends a step; `None` is yielded where nothing is recorded."""
+    """A context that yields a profiler, whose `step()` ends a step; it yields None if no trace is requested."""
     if settings.steps < 1:
         return nullcontext()
     activities = [torch.profiler.ProfilerActivity.CPU]

@@ -1,4 +1,4 @@
-"""Output of a run: progress bar, log lines, TensorBoard scalars and pictures, and a metrics file."""
+"""Writes the output of a run: progress bar, log lines, TensorBoard scalars and pictures, and a metrics file."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "B
 
 
 def introduce(stage: Stage, settings: LoopSettings, process: Process, step: int, folder: Path) -> None:
-    """Log what will run from `step` on, before the first step, which may take long."""
+    """Log what will run from `step` on. This precedes the first step, which may take long."""
     kind = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
     shared = f", {settings.sp_size} share every clip" if settings.sp_size > 1 else ""
     where = f"{process.world} x {kind}{shared}, {settings.precision}"
@@ -33,7 +34,7 @@ def introduce(stage: Stage, settings: LoopSettings, process: Process, step: int,
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Dense bfloat16 operations per second of this device, as its maker states; None where unknown."""
+    """The manufacturer's peak rate of a device, in dense bfloat16 operations per second; None if unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -41,14 +42,14 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 class Reports:
-    """The log, metrics and TensorBoard of one run. Only the first rank writes.
+    """Writes the log, the metrics and the TensorBoard files of one run. Only the first rank writes.
 
     Args:
-        folder: of the run; gets `metrics.jsonl` and TensorBoard's files.
+        folder: the run's folder, for `metrics.jsonl` and TensorBoard's files.
         is_leader: whether this rank writes.
-        start, steps: the first step of this process and the last of the run.
-        ranks: how many ranks, or groups that share clips, work on batches of their own.
-        wandb: name of a Weights & Biases project that gets the scalars as well; None: none.
+        start, steps: the first step of this process, and the number of steps of the run.
+        ranks: number of batches per step: the number of ranks, or of groups of ranks that share clips.
+        wandb: name of a Weights & Biases project that receives the scalars as well; None: none.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class Reports:
         self.peak = peak_flops(device)
         self._work = Work()
         self._since, self._from_step = time.perf_counter(), start
-        self._waited, self._fills = 0.0, []
+        self._waited = 0.0
+        self._fills: list[float] = []
         self._board = self._file = self._bar = self._wandb = None
         if is_leader:
             need("tensorboard", "train", "training")
@@ -86,7 +88,7 @@ class Reports:
         self._waited += time.perf_counter() - started
 
     def step(self, work: Work, fill: float | None = None) -> None:
-        """Count a step that was launched; `fill`: the share of the budget that its batch uses."""
+        """Count a launched step. `fill` is the fraction of the budget that its batch uses."""
         if fill is not None:
             self._fills.append(fill)
         self._work = Work(self._work.samples + work.samples, self._work.flops + work.flops)
@@ -94,7 +96,7 @@ class Reports:
             self._bar.update()
 
     def scalars(self, step: int, values: Mapping[str, Tensor | float]) -> float:
-        """Write scalars after step `step` (counted from 0); waits for the device. Returns steps a second."""
+        """Write scalars after step `step` (from 0). Waits for the device. Returns the number of steps per second."""
         now = {name: float(value) for name, value in values.items()}
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         done = step + 1 - self._from_step
@@ -116,7 +118,7 @@ class Reports:
         return now["steps_per_s"]
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
-        """Write measures of held-out clips after step `step`; the time that they took is no training time."""
+        """Write the measures of held-out clips after step `step`. Their time is not counted as training time."""
         if self.is_leader and values:
             self._write(step, values)
             words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -125,6 +127,7 @@ class Reports:
         self._work, self._waited, self._fills = Work(), 0.0, []
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
+        assert self._board is not None and self._file is not None, "only the leader writes"
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -136,28 +139,29 @@ class Reports:
         left = (self.steps - step - 1) / max(now["steps_per_s"], 1e-9)
         words = ", ".join(f"{k} {v:.4g}" for k, v in now.items() if k not in ("samples_per_s", "steps_per_s"))
         line = f"step {step + 1}/{self.steps}: {words}, {now['samples_per_s']:.3g} samples/s, {left / 60:.1f} min left"
-        if self._bar.disable:
+        if self._bar is None or self._bar.disable:
             logger.info(line)
         else:
             self._bar.set_postfix_str(words)
 
     def images(self, step: int, images: Mapping[str, Tensor]) -> None:
-        """Pictures [3, H, W] in [0, 1] after step `step`."""
-        for name, image in images.items() if self.is_leader else ():
+        """Write pictures [3, H, W] in [0, 1] after step `step`."""
+        if self._board is None:
+            return
+        for name, image in images.items():
             self._board.add_image(name, image.detach().float().clamp(0, 1).cpu(), step)
 
     def close(self) -> None:
         """Close all files, at the end of the run."""
-        if self.is_leader:
-            self._bar.close()
-            self._board.close()
-            self._file.close()
-            if self._wandb is not None:
-                self._wandb.finish()
+        for output in (self._bar, self._board, self._file):
+            if output is not None:
+                output.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
 
 def peak_memory(device: torch.device) -> float:
-    """Peak memory of this process in bytes, of its GPU or else of the process; 0 where it is unknown."""
+    """The peak memory of this process in bytes, on its GPU or else on the host; 0 if it is unknown."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     try:
@@ -168,8 +172,8 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def start_wandb(project: str, folder: Path):
-    """A Weights & Biases run of the same name as the folder; ValueError where the package is missing."""
+def start_wandb(project: str, folder: Path) -> Any:
+    """Start a Weights & Biases run with the name of the folder; ValueError if the package is missing."""
     try:
         import wandb
     except ImportError as error:

@@ -1,6 +1,7 @@
-"""Small data sets kept on the GPU: photographs and videos as uint8, cropped, moved and mirrored there.
+"""Keeps a small data set of photographs and videos on the GPU as uint8, and crops, animates and mirrors it there.
 
-For the VAE, whose step is much faster than decoding its clips. Batch n depends on (seed, n) alone.
+The VAE of the tiny model needs this, because its step is much faster than decoding clips. Batch n depends only on
+(seed, n).
 """
 
 from collections.abc import Iterator
@@ -31,12 +32,12 @@ class ResidentConfig:
     Attributes:
         shape: frames, height, width of every clip.
         clips: number of clips in a batch.
-        image_share: the share of clips that are filmed photographs.
-        blur_share: the share of a batch's clips that are blurred and made noisy, since at inference the VAE encodes
-            enlarged low-quality pictures as well.
-        scale: by which those are made smaller and larger again.
-        noise: the largest standard deviation of their noise, 8-bit levels.
-        motion: the camera over photographs.
+        image_share: the fraction of clips that are made from photographs with a virtual camera.
+        blur_share: the fraction of clips that are blurred and made noisy, since in inference the VAE also encodes
+            enlarged low-quality pictures.
+        scale: the factor by which these clips are reduced and enlarged again.
+        noise: the largest standard deviation of their noise, in 8-bit levels.
+        motion: the camera's motion over photographs.
     """
 
     shape: ClipShape
@@ -49,13 +50,13 @@ class ResidentConfig:
 
 
 class ResidentClips(BatchSource):
-    """Clips for `VaeStage`, made on the device where the pictures are.
+    """A source of clips for `VaeStage`, which makes them on the device that holds the pictures.
 
     Args:
-        index: photographs and videos; those smaller or shorter than the shape are left out.
+        index: photographs and videos; those smaller or shorter than the shape are ignored.
         config: the composition of a batch.
-        seed: of all random numbers.
-        device: holds all pictures, uncompressed.
+        seed: the seed of all random numbers.
+        device: the device that holds all pictures, uncompressed.
     """
 
     def __init__(self, index: Index, config: ResidentConfig, seed: int, device: torch.device | str) -> None:
@@ -105,22 +106,25 @@ class ResidentClips(BatchSource):
 
 
 def cut(video: Tensor, shape: ClipShape, generator: np.random.Generator) -> Tensor:
-    """A random crop in time and space of uint8 [T, H, W, 3] -> float32 [3, t, h, w] in 0..255."""
+    """Crop a video at random in time and space: uint8 [T, H, W, 3] -> float32 [3, t, h, w] in 0..255."""
     sizes = (shape.frames, shape.height, shape.width)
-    t, y, x = (int(generator.integers(whole - part + 1)) for whole, part in zip(video.shape[:3], sizes, strict=True))
+    t, y, x = (
+        int(generator.integers(available - length + 1))
+        for available, length in zip(video.shape[:3], sizes, strict=True)
+    )
     crop = video[t : t + shape.frames, y : y + shape.height, x : x + shape.width]
     return crop.permute(3, 0, 1, 2).float()
 
 
 def film(picture: Tensor, shape: ClipShape, generator: np.random.Generator, motion: MotionConfig) -> Tensor:
-    """uint8 [H, W, 3] filmed by a moving camera, bicubic -> float32 [3, t, h, w] in 0..255."""
+    """Move a virtual camera over a picture (bicubic): uint8 [H, W, 3] -> float32 [3, t, h, w] in 0..255."""
     height, width = picture.shape[:2]
-    maps = camera_path(
+    path = camera_path(
         height, width, shape.frames, shape.height, shape.width, generator, motion
     )  # t 2 3, pixels to pixels
-    if generator.random() < 0.5:  # whole pixels, since interpolation would blur the finest detail
-        maps[:, :, :2], maps[:, :, 2] = np.eye(2), maps[:, :, 2].round()
-    maps = torch.from_numpy(maps).float().to(picture.device)
+    if generator.random() < 0.5:  # round to whole pixels, since interpolation blurs the finest detail
+        path[:, :, :2], path[:, :, 2] = np.eye(2), path[:, :, 2].round()
+    maps = torch.from_numpy(path).float().to(picture.device)
     rows = torch.arange(shape.height, device=picture.device, dtype=torch.float32)
     columns = torch.arange(shape.width, device=picture.device, dtype=torch.float32)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
@@ -133,11 +137,11 @@ def film(picture: Tensor, shape: ClipShape, generator: np.random.Generator, moti
 
 
 def synthetic_blur(clips: Tensor, scale: int, noise: float, generator: torch.Generator) -> Tensor:
-    """[B, 3, T, H, W] in 0..255 made `scale` times smaller, noisy, and large again."""
+    """Reduce clips [B, 3, T, H, W] in 0..255 by `scale`, add noise, and enlarge them again."""
     frames = clips.transpose(1, 2).flatten(0, 1)  # (B T) 3 H W
     small = bicubic(frames, (frames.shape[-2] // scale, frames.shape[-1] // scale))
     sigma = noise * torch.rand(len(clips), generator=generator, device=clips.device)
     sigma = sigma.repeat_interleave(clips.shape[2])[:, None, None, None]
     small = (small + sigma * torch.randn(small.shape, generator=generator, device=clips.device)).clamp(0, 255)
-    large = bicubic(small, clips.shape[-2:])
+    large = bicubic(small, (clips.shape[-2], clips.shape[-1]))
     return large.unflatten(0, (len(clips), -1)).transpose(1, 2)

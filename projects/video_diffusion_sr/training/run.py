@@ -1,18 +1,21 @@
-"""From a model's recipe and a training YAML to a run: its stage, its weights, its parts."""
+"""Runs a training stage: builds it from the model's settings and a training YAML, and trains its part or parts."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import OmegaConf
+from torch import Tensor
 
 from common.checkpoint import load_tensors_only, read_state_dict, save_safetensors
+from common.config import plain_values
 from common.distributed.process import Process
 from common.logger import get_logger
 from common.strict_settings import settings_from
+from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from projects.video_diffusion_sr.build import seeded_prompts
 from projects.video_diffusion_sr.lora import LoraSettings
 from projects.video_diffusion_sr.prompts import POSITIVE, load_prompts, read_prompt_pair
@@ -27,7 +30,7 @@ from projects.video_diffusion_sr.training.run_record import record_start
 from projects.video_diffusion_sr.training.settings import LoopSettings, split_settings
 from projects.video_diffusion_sr.training.sources import DataSettings, held_out_clips, make_source
 from projects.video_diffusion_sr.training.stage import Batch, BatchSource, Stage
-from projects.video_diffusion_sr.training.vae import build_vae_stage, in_model_range
+from projects.video_diffusion_sr.training.vae import build_vae_stage, clips_of, in_model_range
 from projects.video_diffusion_sr.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -35,23 +38,26 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-STATISTICS_BATCHES = 32  # of the VAE's training, on which the spread of its latents is measured
-LARGE_MEAN = 0.5  # of a latent channel, in spreads, that is worth a warning
+STATISTICS_BATCHES = 32  # batches of the VAE's training on which the deviation of its latents is measured
+LARGE_MEAN = 0.5  # a latent channel's mean above this, in standard deviations, is worth a warning
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The command line of one run.
+    """The options of one run, from its command line.
 
-    stage: one of `settings.STAGES`. data: folders. output: of the run.
-    init_from: weights to start from. init_discriminator: of the adversarial stage's discriminator.
+    stage: one of `settings.STAGES`.
+    data: folders of training data.
+    output: the run's folder.
+    init_from: weights to start from.
+    init_discriminator: weights from which the adversarial stage's discriminator starts.
     prompts: a folder with pos_emb.pt and neg_emb.pt, or a .safetensors file with pos and neg; None: see
         `training_prompts`.
     lora: train low-rank factors instead of all weights.
-    resume: go on from the newest checkpoint in `output`, if there is one.
+    resume: continue from the newest checkpoint in `output`, if there is one.
     validation: folders of held-out clips.
-    teacher: another model's recipe and weights, of the first round of distillation.
-    discriminator: another model's recipe, of the adversarial stage's discriminator.
+    teacher: settings and weights of another model, which teaches the first round of distillation.
+    discriminator: settings of another model, for the adversarial stage's discriminator.
     """
 
     stage: str
@@ -67,7 +73,7 @@ class RunOptions:
     discriminator: "VideoDiffusionTrainer | None" = None
 
     def described(self) -> dict[str, Any]:
-        """The options as the run's folder records them."""
+        """The options as they are recorded in the run's folder."""
         words = {name: getattr(self, name) for name in ("stage", "init_from", "init_discriminator", "prompts", "lora")}
         words = {name: None if value is None else str(value) for name, value in words.items()}
         words |= {"data": list(self.data), "validation": list(self.validation)}
@@ -76,29 +82,29 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunPart:
-    """A part of a run that has its own folder, steps and export."""
+    """A part of a run with its own folder, steps and export, such as a round of distillation."""
 
     folder: Path
     build: Callable[[], Stage]
 
 
 def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options: RunOptions, process: Process) -> bool:
-    """Train one stage to its end, or until asked to stop; whether it is complete.
+    """Train one stage until its end or until a stop signal. Returns whether it is complete.
 
     Raises:
-        ValueError: settings, weights or data that do not fit.
+        ValueError: settings, weights or data do not fit together.
     """
-    loop, data, section = split_settings(train, options.stage)
-    data = settings_from(DataSettings, data, "train.data.")
+    loop, data_section, section = split_settings(train, options.stage)
+    data = settings_from(DataSettings, data_section, "train.data.")
     asked = recipe.compile_vae if options.stage == "vae" else recipe.compile
     loop = replace(loop, compile=loop.compile or asked)
     refuse_used_folder(options)
     torch.manual_seed(loop.seed)
     if process.is_leader:
-        model = OmegaConf.to_container(recipe.config, resolve=True)
+        model = plain_values(recipe.config)
         record_start(options.output, model, train, {**options.described(), "ranks": process.world})
     if loop.precision == "bf16":
-        torch.set_float32_matmul_precision("high")  # what autocast leaves in float32 may use TF32
+        torch.set_float32_matmul_precision("high")  # products that autocast keeps in float32 may use TF32
     parts = list(run_parts(recipe, section, options))
     for part in parts:
         if len(parts) > 1 and (part.folder / "export").is_dir() and options.resume:
@@ -120,7 +126,7 @@ def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options
 def make_validation(
     recipe: "VideoDiffusionTrainer", options: RunOptions, data: DataSettings, loop: LoopSettings, process: Process
 ) -> Validation | None:
-    """The measurement on held-out clips; None without such clips."""
+    """The measurement on held-out clips; None if there are no such clips."""
     if not options.validation or loop.validation.every < 1:
         return None
     if options.stage != "vae" and not needs_vae(recipe, options):
@@ -141,10 +147,10 @@ def normalize_exported_vae(
     write_normalized_vae(vae, (next(stream) for _ in range(min(last, STATISTICS_BATCHES))), path)
 
 
-def write_normalized_vae(vae: torch.nn.Module, batches: Iterable[Batch], path: Path) -> None:
-    """Measure the latents of batches of the VAE's stage, fold their spread into the VAE, and write it."""
+def write_normalized_vae(vae: VideoAutoencoderKL, batches: Iterable[Batch], path: Path) -> None:
+    """Measure the latents of some batches, divide out their standard deviations in the VAE, and write it."""
     device = next(vae.parameters()).device
-    clips = (in_model_range(clip.to(device)) for batch in batches for clip in batch.clips)
+    clips = (in_model_range(clip.to(device)) for batch in batches for clip in clips_of(batch))
     before = measure(vae, clips)
     after = fold(vae, before)
     save_safetensors(vae.state_dict(), path, {"stage": "vae", **after.header(1.0)})
@@ -155,7 +161,7 @@ def write_normalized_vae(vae: torch.nn.Module, batches: Iterable[Batch], path: P
 
 
 def refuse_used_folder(options: RunOptions) -> None:
-    """ValueError when the folder of a new run holds files of another."""
+    """Raise ValueError if a run that must not resume has a folder with files."""
     if not options.resume and options.output.is_dir() and any(options.output.iterdir()):
         raise ValueError(f"{options.output} holds a run already; resume it, or choose another --output")
 
@@ -163,7 +169,7 @@ def refuse_used_folder(options: RunOptions) -> None:
 def run_parts(
     recipe: "VideoDiffusionTrainer", section: Mapping[str, Any] | None, options: RunOptions
 ) -> Iterator[RunPart]:
-    """One part, or one for each round of progressive distillation."""
+    """Yield the parts of a run: one for each round of distillation, and a single one for any other stage."""
     stage, output = options.stage, options.output
     if options.lora is not None and stage not in ("diffusion", "adversarial"):
         raise ValueError(f"--lora fine-tunes in the stages diffusion and adversarial, not in {stage}")
@@ -172,65 +178,67 @@ def run_parts(
         yield RunPart(output, lambda: build_vae_stage(untrained(options.init_from), section, recipe.ema_decay))
         return
     prompts = training_prompts(options.prompts, recipe.config.dit.model.txt_in_dim)
-    common = {"recipe": recipe, "prompts": prompts, "with_vae": needs_vae(recipe, options)}
-    lora = {"lora": options.lora}
+    with_vae, weights, lora = needs_vae(recipe, options), options.init_from, options.lora
     if stage == "diffusion":
-        settings = settings_from(DiffusionStageSettings, section, "train.diffusion.")
-        yield RunPart(output, lambda: DiffusionStage(settings=settings, weights=options.init_from, **common, **lora))
+        diffusion = settings_from(DiffusionStageSettings, section, "train.diffusion.")
+        yield RunPart(output, partial(DiffusionStage, recipe, diffusion, prompts, weights, with_vae, lora))
     elif stage == "adversarial":
-        settings = settings_from(AdversarialSettings, section, "train.adversarial.")
-        require_weights("adversarial", "--init_from", options.init_from)
-        if settings.discriminator_init == "diffusion":
+        adversarial = settings_from(AdversarialSettings, section, "train.adversarial.")
+        require_weights("adversarial", "--init_from", weights)
+        if adversarial.discriminator_init == "diffusion":
             require_weights("adversarial", "--init_discriminator", options.init_discriminator)
-        start = {
-            "weights": options.init_from,
-            "discriminator": DiscriminatorStart(options.init_discriminator, options.discriminator),
-        }
-        if options.discriminator is not None and settings.discriminator_init == "distilled":
+        start = DiscriminatorStart(options.init_discriminator, options.discriminator)
+        if options.discriminator is not None and adversarial.discriminator_init == "distilled":
             raise ValueError(
                 "discriminator_init: distilled takes the generator's weights; --discriminator_config cannot"
             )
-        yield RunPart(output, lambda: AdversarialStage(settings=settings, **start, **common, **lora))
+        yield RunPart(output, partial(AdversarialStage, recipe, adversarial, prompts, weights, start, with_vae, lora))
     else:
-        settings = settings_from(DistillSettings, section, "train.distill.")
-        require_weights("distill", "--init_from", options.init_from)
-        yield from distillation_rounds(settings, options, common)
+        distill = settings_from(DistillSettings, section, "train.distill.")
+        require_weights("distill", "--init_from", weights)
+        make = partial(DistillStage, recipe, distill, prompts, with_vae=with_vae)
+        yield from distillation_rounds(distill, options, make)
 
 
-def distillation_rounds(settings: DistillSettings, options: RunOptions, common: dict[str, Any]) -> Iterator[RunPart]:
-    """One part per round; its teacher is the export of the round before."""
+def distillation_rounds(
+    settings: DistillSettings, options: RunOptions, make: Callable[..., DistillStage]
+) -> Iterator[RunPart]:
+    """Yield one part per round; a round's teacher is the export of the previous round.
+
+    Args:
+        make: a function (weights, round, other teacher of the first round) -> stage.
+    """
     weights = options.init_from
     for number, steps in enumerate(settings.rounds):
-        folder = options.output / f"round_{steps:03d}"
-        arguments = {"settings": settings, "weights": weights, "this_round": DistillRound(steps, guided=number == 0)}
-        arguments["teacher"] = options.teacher if number == 0 else None
-        yield RunPart(folder, lambda arguments=arguments: DistillStage(**arguments, **common))
+        folder, this_round = options.output / f"round_{steps:03d}", DistillRound(steps, guided=number == 0)
+        teacher = options.teacher if number == 0 else None
+        yield RunPart(folder, partial(make, weights=weights, this_round=this_round, teacher=teacher))
         weights = folder / "export" / "dit.safetensors"
 
 
 def require_weights(stage: str, flag: str, weights: "Weights") -> None:
-    """ValueError unless the flag names weights to start from."""
+    """Raise ValueError if the flag, which must name initial weights, is missing."""
     if weights is None:
         raise ValueError(f"the stage {stage} starts from trained weights: give {flag} a checkpoint")
 
 
 def needs_vae(recipe: "VideoDiffusionTrainer", options: RunOptions) -> bool:
-    """Whether to load the VAE: pixels need it; stored latents only for pictures, where its file exists."""
+    """Whether to load the VAE. Pixels need it; stored latents use it for pictures in the log, if its file exists."""
     stored = any((Path(folder) / "index.json").is_file() for folder in options.data)
     path = Path(recipe.config.vae.checkpoint)
     there = path.is_file() or (ROOT / path).is_file()
     if stored and not there:
-        logger.warning("%s is not there: training on stored latents goes on without pictures", path)
+        logger.warning("%s does not exist: training on stored latents logs no pictures", path)
     return there or not stored
 
 
 def training_prompts(path: Path | None, width: int) -> TrainingPrompts:
-    """The text embeddings that stand for every clip, float32 on the CPU.
+    """The text embeddings that all clips share, float32 on the CPU.
 
-    Without a path: the released ones in ckpts/ for a model of their width, fixed random ones for any other. The null
-    text is `null` of the file or `null_emb.pt` of the folder; without it, one token of zeros.
+    Without a path they are the released ones in ckpts/ if the model has their width, and else fixed random ones. The
+    null text is `null` in the file or `null_emb.pt` in the folder, or else one token of zeros.
     """
-    null = None
+    null: Tensor | None = None
     if path is not None and path.suffix == ".safetensors":
         pair: Sequence[torch.Tensor] = read_prompt_pair(path, width)
         null, what = read_state_dict(path).get("null"), str(path)
@@ -238,7 +246,10 @@ def training_prompts(path: Path | None, width: int) -> TrainingPrompts:
         folder = ROOT / "ckpts" if path is None else path
         pair, what = load_prompts(folder), str(folder)
         if (folder / "null_emb.pt").is_file():
-            null = load_tensors_only(folder / "null_emb.pt")
+            found = load_tensors_only(folder / "null_emb.pt")
+            if not isinstance(found, Tensor):
+                raise ValueError(f"{folder / 'null_emb.pt'} must hold one tensor, as pos_emb.pt does")
+            null = found
     else:
         pair, what = seeded_prompts(width), "fixed random ones"
     texts = [*pair] if null is None else [*pair, null]

@@ -1,4 +1,4 @@
-"""Checkpoints of one run: when they are written and which one a resumed run starts from."""
+"""Writes the checkpoints of a run when they are due, and loads the newest one for a resumed run."""
 
 from pathlib import Path
 
@@ -18,11 +18,11 @@ class RunCheckpoints:
     """The folder `checkpoints/` of a run.
 
     Args:
-        folder: where checkpoints are written.
-        settings: how often, how many, and whether training goes on meanwhile.
+        folder: the folder of the checkpoints.
+        settings: how often to write, how many to keep, and whether to write asynchronously.
         state: the tensors that a resumed run needs.
-        stage, seed: of the run; a checkpoint of another stage or seed is refused.
-        header: words for the header of exported files, kept with the checkpoint.
+        stage, seed: the run's; a checkpoint of another stage or seed is refused.
+        header: entries for the header of exported files, stored in the checkpoint.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class RunCheckpoints:
 
     @property
     def found(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
+        """All complete checkpoints, oldest first."""
         return checkpoints(self.folder)
 
     def due(self, step: int) -> bool:
-        """Whether one is to be written when `step` steps are done."""
+        """Whether a checkpoint is due after `step` steps."""
         every = self.settings.every
         return every > 0 and step % every == 0
 
@@ -46,7 +46,7 @@ class RunCheckpoints:
         """Write a checkpoint after `step` steps.
 
         Args:
-            wait: until it is written, also where checkpoints are asynchronous.
+            wait: return only when it is written, even if checkpoints are asynchronous.
         """
         meta = {"stage": self.stage, "seed": self.seed, "header": self.header}
         tensors = self.state.tensors()
@@ -58,10 +58,10 @@ class RunCheckpoints:
             self.writer.finish()
 
     def load_newest(self) -> int | None:
-        """Load the newest checkpoint that can be read; returns how many steps it has, None where there is none.
+        """Load the newest readable checkpoint. Returns its number of steps; None if there is no checkpoint.
 
         Raises:
-            DamagedCheckpoint: there are checkpoints, and none can be read.
+            DamagedCheckpoint: there are checkpoints, but none can be read.
         """
         found = self.found
         for number, checkpoint in enumerate(reversed(found), start=1):
@@ -72,18 +72,18 @@ class RunCheckpoints:
             except DamagedCheckpoint as error:
                 if number == len(found):
                     raise
-                logger.warning("%s; going on from the one before it", error)
+                logger.warning("%s; trying the one before it", error)
                 continue
             logger.info("resumed from %s", checkpoint)
             return int(meta["step"])
         return None
 
     def poll(self, device: torch.device) -> None:
-        """Report an error of a checkpoint that is being written."""
+        """Raise the error of an asynchronous checkpoint, if it has failed."""
         if self.writer is not None:
             self.writer.poll(device)
 
     def finish(self) -> None:
-        """Wait for a checkpoint that is being written."""
+        """Wait until an asynchronous checkpoint is written."""
         if self.writer is not None:
             self.writer.finish()

@@ -1,4 +1,4 @@
-"""Records the settings, command and revision of every start of a run, and reports what a later start changes."""
+"""Records the settings, command and revision of every start of a run, and logs what a later start changes."""
 
 import platform
 import shlex
@@ -23,15 +23,15 @@ STARTS = "starts"
 def record_start(
     folder: Path, model: Mapping[str, Any], train: Mapping[str, Any], more: Mapping[str, Any]
 ) -> list[str]:
-    """Write `starts/NNN.yaml` with all settings of this run, and log what differs from the start before.
+    """Write `starts/NNN.yaml` with all settings of this run, and log the differences from the previous start.
 
     Args:
-        folder: of the run.
-        model, train: both configurations, resolved.
-        more: stage, data, weights and the like, from the command line.
+        folder: the run's folder.
+        model, train: both resolved configurations.
+        more: stage, data, weights and other options of the command line.
 
     Returns:
-        the changed settings in words.
+        the changed settings, as `differences` writes them.
     """
     starts = folder / STARTS
     starts.mkdir(parents=True, exist_ok=True)
@@ -40,6 +40,7 @@ def record_start(
     changes = []
     if earlier:
         before = OmegaConf.to_container(OmegaConf.load(earlier[-1]))
+        assert isinstance(before, dict), f"{earlier[-1]} is no record of a start"
         changes = differences({key: before.get(key) for key in settings}, settings)
         for change in changes:
             logger.warning("changed since the last start of this run: %s", change)
@@ -55,7 +56,7 @@ def record_start(
 
 
 def revision() -> str:
-    """The commit that the program is, `+` where files were changed since; "unknown" outside of a repository."""
+    """The program's git commit, with `+` appended if files differ from it; "unknown" outside a repository."""
     try:
         commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
@@ -64,13 +65,13 @@ def revision() -> str:
 
 
 def git(*words: str) -> str:
-    """What git prints about this repository; subprocess.SubprocessError where it is none."""
+    """Run git in this repository and return its output; subprocess.SubprocessError if it fails."""
     command = ["git", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """`key: old -> new` for every value that differs, keys in full and in order."""
+    """A line `key: old -> new` for every value that differs, with the full key, in the order of the keys."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*before, *now])
         return [

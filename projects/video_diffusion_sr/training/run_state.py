@@ -1,4 +1,4 @@
-"""All tensors that a resumed run needs, by name. Random generators are not among them: they follow from the step."""
+"""All tensors that a resumed run needs, by name. Random generators are seeded by the step and need not be stored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +20,11 @@ from projects.video_diffusion_sr.training.ema import ExponentialMovingAverage
 
 @dataclass(frozen=True)
 class RunState:
-    """The tensors that change from step to step.
+    """The tensors that change during training.
 
-    modules, emas: by module name. optimizers: by player. parameters: (name, parameter) of each player.
+    modules, emas: networks and averages, by module name.
+    optimizers: optimisers, by player name.
+    parameters: (name, parameter) of everything that each player updates.
     frozen: whether to include parameters that no player updates.
     """
 
@@ -33,8 +35,8 @@ class RunState:
     frozen: bool = True
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors themselves by name, so that loading writes into them."""
-        tensors = {}
+        """The tensors by name. They are not copies, so loading into them changes the networks."""
+        tensors: dict[str, Tensor] = {}
         moved = {key for named in self.parameters.values() for key, _ in named}
         for name, module in self.modules.items():
             whole = {f"{name}.{key}": value for key, value in module.state_dict().items()}
@@ -46,18 +48,18 @@ class RunState:
         return tensors
 
     def load(self, checkpoint: str | Path) -> None:
-        """Fill everything from a checkpoint that any number of ranks wrote; the optimisers have not stepped yet."""
+        """Load a checkpoint, written by any number of ranks, into tensors of a run that has not done a step."""
         saved = saved_shapes(checkpoint)
         for player, optimizer in self.optimizers.items():
             allocate_optimizer_state(optimizer, self._names(player), saved)
         load_checkpoint(checkpoint, self.tensors())
 
-    def _names(self, player: str) -> dict[nn.Parameter, str]:
+    def _names(self, player: str) -> dict[Tensor, str]:
         return {parameter: f"optimizer/{player}/{key}" for key, parameter in self.parameters[player]}
 
 
 def refuse_other_run(checkpoint: Path, meta: Mapping[str, Any], stage: str, seed: int) -> None:
-    """ValueError unless the checkpoint's run is of this stage and seed."""
+    """Raise ValueError if the checkpoint belongs to another stage or seed."""
     if "stage" not in meta or "seed" not in meta:
         raise DamagedCheckpoint(f"{checkpoint} does not say of which stage and seed it is")
     if meta["stage"] != stage:

@@ -1,4 +1,4 @@
-"""The training YAML (`configs_train/*.yaml`), typed and frozen; unknown keys are refused with a sentence."""
+"""The settings of a training YAML (`configs_train/*.yaml`), typed and frozen; unknown keys are refused."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ STAGES = ("vae", "diffusion", "distill", "adversarial")
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """One optimiser and its learning rate over time.
+    """An optimiser and its learning-rate schedule.
 
     Attributes:
-        name: adamw, adam or rmsprop. The adversarial papers' RMSProp with alpha 0.9 is adam with betas [0, 0.9].
-        lr: the highest learning rate.
-        warmup: steps of linear growth from 0 to lr.
-        schedule: "constant", or "cosine": from lr down to lr * final over the rest of the run.
-        clip: upper limit of the gradients' norm; null: no limit.
+        name: adamw, adam or rmsprop. RMSProp with alpha 0.9, as in the adversarial papers, is adam with betas [0, 0.9].
+        lr: the learning rate after warm-up.
+        warmup: number of steps in which the learning rate grows linearly from 0 to lr.
+        schedule: "constant", or "cosine", which decreases from lr to lr * final until the end of the run.
+        clip: upper limit of the norm of all gradients; null: no limit.
     """
 
     name: str = "adamw"
@@ -42,8 +42,12 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """every: steps between checkpoints. keep: how many of the last are kept.
-    asynchronous: training goes on while a checkpoint is written; it takes memory for a second copy on the host."""
+    """When checkpoints are written.
+
+    every: number of steps between checkpoints.
+    keep: number of newest checkpoints that are kept.
+    asynchronous: continue training while a checkpoint is written, which takes memory for a copy on the host.
+    """
 
     every: int = 1000
     keep: int = 3
@@ -52,8 +56,11 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class LogSettings:
-    """every: steps between log lines and scalars, at which the loop waits for the device. images: steps between
-    pictures (0: none)."""
+    """When the loop logs.
+
+    every: number of steps between log lines and scalars; only then the loop waits for the device.
+    images: number of steps between pictures; 0: no pictures.
+    """
 
     every: int = 50
     images: int = 1000
@@ -61,10 +68,10 @@ class LogSettings:
 
 @dataclass(frozen=True)
 class BadStepSettings:
-    """What to do about a step whose loss or gradient is not finite.
+    """How the loop handles a step whose loss or gradient is not finite.
 
-    most: how many steps may be skipped, each after returning to the newest checkpoint; 0 ends the run at the first.
-    most_norm: a gradient norm above this counts as bad, too; null: no limit.
+    most: the largest number of skipped steps, each after a return to the newest checkpoint; 0: the first ends the run.
+    most_norm: a step with a larger gradient norm is bad as well; null: no limit.
     """
 
     most: int = 0
@@ -73,12 +80,12 @@ class BadStepSettings:
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """Held-out clips (--validation) measured on averaged weights.
+    """When and how held-out clips (--validation) are measured, with averaged weights.
 
-    every: steps between measurements; also after the last step. 0: never.
-    batches: how many clips: those of so many batches of data.budget_pixels, on all ranks together; always the same
-        crops and degradations.
-    lpips_weights, dists_weights: safetensors files, see `projects/perceptual_weights.py`; null leaves the measure out.
+    every: number of steps between measurements; 0: never. Clips are also measured after the last step.
+    batches: the clips are those of this number of batches of data.budget_pixels, over all ranks. Their crops and
+        degradations are always the same.
+    lpips_weights, dists_weights: safetensors files, see `projects/perceptual_weights.py`; null: without this measure.
     """
 
     every: int = 1000
@@ -89,7 +96,7 @@ class ValidationSettings:
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """A trace of `steps` steps from step `start` on (counted from where this process starts), into `profile/`."""
+    """A profiler trace of `steps` steps from step `start` of this process on, written into `profile/`."""
 
     start: int = 10
     steps: int = 0
@@ -97,18 +104,18 @@ class ProfileSettings:
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """Settings of the loop. The rest of a training YAML belongs to the data or to the stage.
+    """The settings of the loop. The other keys of a training YAML belong to the data or to the stage.
 
     Attributes:
-        seed: of all random numbers.
-        steps: of the run (of one round, in progressive distillation).
-        accumulation: batches a rank adds up before one step.
-        sp_size: number of ranks that share every clip, each with a part of its windows. Such a group trains on one
-            batch, so the job has world / sp_size batches at a time.
-        precision: "bf16" (float32 masters, bfloat16 compute) or "float32".
-        ema_warmup: the average's decay starts low and reaches the model's `ema.decay` over the first steps.
-        compile: torch.compile each block, on a GPU; the model's YAML may ask for it as well.
-        wandb: name of a Weights & Biases project that gets the scalars as well (`pip install wandb`); null: none.
+        seed: the seed of all random numbers.
+        steps: number of steps of the run; in distillation, of each round.
+        accumulation: number of batches whose gradients a rank sums before an update.
+        sp_size: number of ranks that share every clip, each with some of its windows. Such a group trains on one batch,
+            so a job trains on world / sp_size batches at a time.
+        precision: "bf16" (float32 master weights, bfloat16 computation) or "float32".
+        ema_warmup: start with a low EMA decay, which reaches the model's `ema.decay` during the first steps.
+        compile: compile each block with torch.compile, on a GPU. The model's YAML can also switch this on.
+        wandb: name of a Weights & Biases project that receives the scalars (`pip install wandb`); null: none.
         graphs: replay updates as CUDA graphs (`training.graphed`), for small networks on one GPU and few batch shapes.
     """
 
@@ -136,8 +143,10 @@ class LoopSettings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-def split_settings(train: Mapping[str, Any], stage: str) -> tuple[LoopSettings, Mapping[str, Any], Mapping[str, Any]]:
-    """The three parts of a training YAML: the loop's, and the sections `data` and of the stage as they stand there."""
+def split_settings(
+    train: Mapping[str, Any], stage: str
+) -> tuple[LoopSettings, Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """Split a training YAML into the loop's settings, the section `data` and the section of the stage."""
     others = [name for name in STAGES if name in train and name != stage]
     if others and stage not in train:
         raise ValueError(f"the training config has a section `{others[0]}`, but the stage is {stage}; use its config")
@@ -146,6 +155,6 @@ def split_settings(train: Mapping[str, Any], stage: str) -> tuple[LoopSettings, 
 
 
 def one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
-    """ValueError unless the value is one of these."""
+    """Raise ValueError unless the value is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{key}={value!r} is unknown; choose from {', '.join(allowed)}")

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask a run to stop: it finishes the step, writes a checkpoint, and ends."""
+"""Stops a run after SIGTERM or SIGINT: the run finishes its step, writes a checkpoint, and ends."""
 
 import signal
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from common.logger import get_logger
 
 logger = get_logger(__name__)
 
-MOST_STEPS = 10  # between two questions to all ranks
+MOST_STEPS = 10  # the largest number of steps between two votes
 
 
 class StopRequest:
-    """Whether this process was asked to stop."""
+    """Records whether this process has received a stop signal."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __call__(self, number: int, frame: object) -> None:
-        """The signal handler: the first signal is stored, the second raises KeyboardInterrupt."""
+        """Handle a signal: record the first one, and raise KeyboardInterrupt at the second."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
@@ -32,7 +32,7 @@ class StopRequest:
 class StopVote:
     """Lets all ranks of a job stop after the same step.
 
-    Asking makes every device wait, so several ranks ask once a second at most, and at least every `MOST_STEPS` steps.
+    A vote makes every device wait, so ranks vote at most once a second, and at least every `MOST_STEPS` steps.
     """
 
     def __init__(self, process: Process) -> None:
@@ -40,20 +40,20 @@ class StopVote:
         self.every = 1
 
     def passed(self, request: StopRequest, step: int) -> bool:
-        """Whether any rank was asked to stop. Every rank calls it after every step."""
+        """Whether any rank has received a stop signal. Every rank must call it after every step."""
         if self.process.world == 1:
             return request.asked
         return step % self.every == 0 and fsdp.any_rank(request.asked, self.process.device)
 
     def set_interval(self, steps_per_s: float) -> None:
-        """Set how often ranks ask, from their mean speed; every rank calls it."""
+        """Set how often ranks vote, from their mean speed. Every rank must call it."""
         mean = fsdp.mean_over_ranks(torch.tensor(steps_per_s, device=self.process.device)).item()
         self.every = max(1, min(MOST_STEPS, int(mean)))
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Catch both signals inside the `with` block. Outside the main thread nothing is caught."""
+    """A context that catches both signals; outside the main thread it catches nothing."""
     request, previous = StopRequest(), {}
     try:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,7 +1,8 @@
-"""One player's update within a step: losses, gradients over all parts of the batch, clipping, the optimiser's step."""
+"""Updates one player in a step: losses, gradients over all parts of the batch, clipping, optimiser step."""
 
 import hashlib
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ class PlayerUpdates:
     """The optimisers of a stage's players.
 
     Args:
-        stage: its networks are on their device and sharded.
-        settings: of the loop.
+        stage: the stage; its networks are already on the device and sharded.
+        settings: the settings of the loop.
         process: this rank.
     """
 
@@ -37,7 +38,7 @@ class PlayerUpdates:
         self._moved: set[str] = set()  # players
 
     def clear(self) -> None:
-        """Drop the optimisers' state and captured updates, before a checkpoint is loaded in the middle of a run."""
+        """Delete the optimisers' state and captured updates, before a checkpoint is loaded in the middle of a run."""
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
         if self.graphed is not None:
@@ -49,7 +50,7 @@ class PlayerUpdates:
             raise ValueError(f"graphs: a captured update needs one GPU, not {found}; set graphs to False")
         return {
             player.name: GraphedUpdates(
-                lambda prepared, generator, player=player: self._update(player, [prepared], [generator]),
+                partial(self._update_once, player),
                 [parameter for _, parameter in self.parameters[player.name]],
                 self.device,
             )
@@ -57,14 +58,14 @@ class PlayerUpdates:
         }
 
     def play(self, player: Player, step: int, steps: int, prepared: list[Any]) -> tuple[dict[str, Tensor], float]:
-        """One player's gradients and optimiser step.
+        """Compute the gradients of one player and do its optimiser step.
 
         Args:
-            step, steps: this step, from 0, and how many the run has.
+            step, steps: the number of this step, from 0, and the number of steps of the run.
             prepared: all parts of the step's batch.
 
         Returns:
-            mean losses and the gradients' norm, on the device; the learning rate.
+            mean losses and the gradient norm, on the device; the learning rate.
         """
         rate = learning_rate(player.optimizer, step, steps)
         set_learning_rate(self.optimizers[player.name], rate)
@@ -72,14 +73,18 @@ class PlayerUpdates:
         if self.graphed is not None:
             scalars = self.graphed[player.name](prepared[0], self._seed(step, 0, player.name))
         else:
-            generators = [self.generator(step, part, player.name) for part in range(len(prepared))]
+            generators = [self.generator(step, micro_batch, player.name) for micro_batch in range(len(prepared))]
             scalars = self._update(player, prepared, generators)
-            for module in self.stage.modules.values():  # gradients that passed through other networks, too
+            for module in self.stage.modules.values():  # also those of networks that gradients only passed through
                 module.zero_grad(set_to_none=True)
         return scalars, rate
 
+    def _update_once(self, player: Player, prepared: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """`_update` of a step of one part."""
+        return self._update(player, [prepared], [generator])
+
     def _update(self, player: Player, prepared: list[Any], generators: list[torch.Generator]) -> dict[str, Tensor]:
-        """Gradients of one player over all parts of the step, then its optimiser; the mean losses and the norm."""
+        """Sum the gradients over all parts of the step, and do the optimiser step. Returns mean losses and the norm."""
         scalars: dict[str, Tensor] = {}
         for item, generator in zip(prepared, generators, strict=True):
             with self.autocast():
@@ -87,7 +92,7 @@ class PlayerUpdates:
             (losses["total"] / len(prepared)).backward()
             for name, value in losses.items():
                 value = value.detach()
-                mean = value if len(prepared) == 1 else value / len(prepared)  # one kernel launch less
+                mean = value if len(prepared) == 1 else value / len(prepared)  # saves a kernel launch
                 scalars[name] = scalars[name] + mean if name in scalars else mean
         for module in self.stage.modules.values():
             fsdp.reshard(module)
@@ -98,22 +103,22 @@ class PlayerUpdates:
         return scalars
 
     def _pass_through_others(self, player: Player) -> None:
-        """Switch off weight gradients of the other players' networks.
+        """Switch off gradients for the weights of the other players' networks.
 
-        FSDP fixes the dtype of its gradient reduction at first use, from the weights that require gradients. So the
-        weights of a sharded network keep requiring them until its player has been updated once.
+        FSDP fixes the dtype of its gradient reduction at first use, from the weights that require gradients. The
+        weights of a sharded network therefore require gradients until its player has been updated once.
         """
         for other in self.stage.players if len(self.stage.players) > 1 else ():
-            own = other.name == player.name
+            updated = other.name == player.name
             sharded = any(fsdp.is_sharded(self.stage.modules[name]) for name in other.modules)
-            if own or other.name in self._moved or not sharded:
+            if updated or other.name in self._moved or not sharded:
                 for _, parameter in self.parameters[other.name]:
-                    parameter.requires_grad_(own)
+                    parameter.requires_grad_(updated)
         self._moved.add(player.name)
 
     @staticmethod
     def _clip(player: Player, parameters: list[nn.Parameter]) -> Tensor:
-        """Clip the gradients to the player's limit; returns their norm before clipping."""
+        """Clip the gradients to the player's limit. Returns their norm before clipping."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
             raise ValueError(f"no gradient reached player {player.name}: its loss does not depend on its networks")
@@ -122,18 +127,18 @@ class PlayerUpdates:
             torch.nn.utils.clip_grads_with_norm_(parameters, player.optimizer.clip, norm)
         return norm
 
-    def autocast(self):
-        """A context in which losses are computed in the precision of the run."""
+    def autocast(self) -> AbstractContextManager[object]:
+        """A context with the autocast precision of the run."""
         if not self.bf16:
             return nullcontext()
         # A captured update must not reuse casts of weights from an earlier one.
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self.graphed is None)
 
-    def generator(self, step: int, part: int, purpose: str) -> torch.Generator:
-        """The generator of one purpose in one part of one step on this rank, on the device."""
-        return torch.Generator(self.device).manual_seed(self._seed(step, part, purpose))
+    def generator(self, step: int, micro_batch: int, purpose: str) -> torch.Generator:
+        """A generator on the device, seeded for one purpose in one part of one step on this rank."""
+        return torch.Generator(self.device).manual_seed(self._seed(step, micro_batch, purpose))
 
-    def _seed(self, step: int, part: int, purpose: str) -> int:
+    def _seed(self, step: int, micro_batch: int, purpose: str) -> int:
         group, _ = self.process.group(self.sp_size)  # ranks that share a clip draw the same numbers
-        words = f"{self.seed}/{step}/{part}/{group}/{purpose}"
+        words = f"{self.seed}/{step}/{micro_batch}/{group}/{purpose}"
         return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1

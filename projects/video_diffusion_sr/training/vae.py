@@ -1,6 +1,6 @@
 """Training of the causal VAE (SeedVR, arXiv 2501.01320, section 3.2): L1, perceptual, adversarial and KL losses.
 
-Clips of all lengths, images among them, are [B, 3, T, H, W] with T = 1 + kf (f: the VAE's compression in time).
+Clips, including images, are [B, 3, T, H, W] with T = 1 + kf, where f is the VAE's compression in time.
 """
 
 import copy
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from common.checkpoint import read_state_dict
 from common.distributed.parallel import Parallel
-from common.distributed.row_parallel import ClipRows
 from common.logger import get_logger
 from common.strict_settings import settings_from
 from data.pixel_range import model_to_unit, uint8_to_model
@@ -24,20 +23,21 @@ from models.perceptual import PerceptualDistance
 from models.vae_discriminator import VideoPatchDiscriminator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
 from models.video_vae_v3.modules.posterior import DiagonalGaussian
+from models.video_vae_v3.modules.rows import SharedClip
 from projects.evaluation.psnr import decibels
 from projects.video_diffusion_sr.flops import vae_flops
 from projects.video_diffusion_sr.training.settings import OptimizerSettings, one_of
-from projects.video_diffusion_sr.training.stage import Player, Stage, Work
+from projects.video_diffusion_sr.training.stage import Batch, Player, Stage, Work, network_of
 
 logger = get_logger(__name__)
 
-TRAINING_OPERATIONS = 3  # a forward pass, and a backward pass of twice its work
-MAX_LOGGED_WIDTH = 512  # pixels of a picture for TensorBoard
+TRAINING_OPERATIONS = 3  # work in forward passes: one forward pass, and a backward pass that counts as two
+MAX_LOGGED_WIDTH = 512  # width in pixels of a picture for TensorBoard
 
 
 @dataclass(frozen=True)
 class VaeWeights:
-    """Weights of the losses, which are means over pixels, latents, patches, or pictures."""
+    """Loss weights. Losses are means over pixels (l1), pictures (perceptual), latents (kl), and patches (gan)."""
 
     l1: float = 1.0
     perceptual: float = 1.0
@@ -47,11 +47,11 @@ class VaeWeights:
 
 @dataclass(frozen=True)
 class VaeGan:
-    """The adversarial part.
+    """The adversarial loss of the VAE.
 
-    kind: "hinge" or "rpgan" (relativistic: real and reconstructed clips in pairs).
-    start: the first step in which the discriminator is updated and its loss counts for the VAE.
-    channels: of the discriminator.
+    kind: "hinge" or "rpgan" (relativistic: compares a reconstructed clip with the real one).
+    start: the first step in which the discriminator is updated and the adversarial loss is used.
+    channels: the widths of the discriminator's layers.
     """
 
     kind: str = "hinge"
@@ -67,8 +67,8 @@ class VaeGan:
 class VaeSettings:
     """The section `vae` of a training YAML.
 
-    perceptual_weights: a safetensors file with VGG-16 and LPIPS weights (`models.perceptual` names them); without one
-        there is no perceptual loss.
+    perceptual_weights: a safetensors file with VGG-16 and LPIPS weights, under the names in `models.perceptual`;
+        null: no perceptual loss.
     """
 
     weights: VaeWeights = field(default_factory=VaeWeights)
@@ -79,16 +79,22 @@ class VaeSettings:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Clips for the VAE.
+    """A batch of clips for the VAE.
 
-    names: one a clip.
-    step: which step of the run they are for.
-    clips: groups of equal shape, each [B, 3, T, H, W], uint8, or float in [-1, 1].
+    names: the identity of each clip.
+    step: the step of the run to which the batch belongs.
+    clips: groups of clips of one shape, each [B, 3, T, H, W], uint8, or float in [-1, 1].
     """
 
     names: Sequence[str]
     step: int
     clips: tuple[Tensor, ...]
+
+
+def clips_of(batch: Batch) -> tuple[Tensor, ...]:
+    """The clips of a batch of the VAE's stage, see `ClipBatch`."""
+    assert isinstance(batch, ClipBatch)
+    return batch.clips
 
 
 @dataclass
@@ -101,12 +107,12 @@ class PreparedClips:
 
 
 class VaeStage(Stage):
-    """The VAE, trained against pixels, and from `gan.start` on against a discriminator as well.
+    """Trains the VAE to reconstruct pixels, and from step `gan.start` on also against a discriminator.
 
     Args:
-        vae: float32, on the CPU; its whole clip goes through at once.
+        vae: the VAE, float32, on the CPU. It processes whole clips, without slices.
         settings: losses and optimisers.
-        ema_decay: of the exported weights.
+        ema_decay: the decay of the exported average.
     """
 
     name = "vae"
@@ -131,7 +137,7 @@ class VaeStage(Stage):
                 "projects/perceptual_weights.py makes one"
             )
         self.parallel: Parallel | None = None
-        self._shapes_only = copy.deepcopy(vae).to("meta")  # to count operations with, before anything is compiled
+        self._shapes_only = copy.deepcopy(vae).to("meta")  # for counting operations; copied before compilation
         self._flops: dict[tuple[int, ...], float] = {}
 
     def share_clips(self, parallel: Parallel) -> None:
@@ -141,42 +147,44 @@ class VaeStage(Stage):
         module = self.modules.get(name)
         return [module.encoder, module.decoder] if isinstance(module, VideoAutoencoderKL) else []
 
-    def prepare(self, batch: ClipBatch, generator: torch.Generator) -> PreparedClips:
+    def prepare(self, batch: Batch, generator: torch.Generator) -> PreparedClips:
+        assert isinstance(batch, ClipBatch)
         return PreparedClips(batch.step, [in_model_range(c.to(self.device, non_blocking=True)) for c in batch.clips])
 
     def losses(self, player: str, prepared: PreparedClips, generator: torch.Generator) -> dict[str, Tensor]:
         if player == "discriminator":
             return self._discriminator_losses(prepared, generator)
-        parts: dict[str, list[Tensor]] = {}
+        values_of_clips: dict[str, list[Tensor]] = {}
         prepared.made.clear()
         for clip in prepared.clips:
             made, posterior = self._reconstruct(clip, generator)
             prepared.made.append(made.detach())
             for name, value in self._vae_losses(clip, made, posterior, prepared.step).items():
-                parts.setdefault(name, []).append(value)
+                values_of_clips.setdefault(name, []).append(value)
         shares = shares_of_pixels(prepared.clips)
-        losses = {name: (torch.stack(values) * shares).sum() for name, values in parts.items()}
+        losses = {name: (torch.stack(values) * shares).sum() for name, values in values_of_clips.items()}
         psnr = decibels(losses.pop("mse"), data_range=2)
         weights = self.settings.weights
         total = sum(getattr(weights, name) * value for name, value in losses.items())
         return losses | {"total": total, "psnr": psnr}
 
     def _reconstruct(self, clip: Tensor, generator: torch.Generator) -> tuple[Tensor, DiagonalGaussian]:
-        vae = self.modules["vae"]
+        vae = network_of(self.modules, "vae", VideoAutoencoderKL)
         batch, _, frames, height, width = clip.shape
         space, time = vae.spatial_factor, vae.temporal_factor
         shape = (batch, vae.latent_channels, latent_frames(frames, time), height // space, width // space)
         noise = torch.randn(shape, generator=generator, device=self.device)
-        return vae(clip, noise, None if self.parallel is None else self._rows(height // space))
+        return vae(clip, noise, None if self.parallel is None else self._rows(self.parallel, height // space))
 
-    def _rows(self, latent_rows: int) -> ClipRows:
-        """How the ranks of a group share pictures; ValueError where a rank would have no row."""
-        if latent_rows < self.parallel.size:
+    @staticmethod
+    def _rows(parallel: Parallel, latent_rows: int) -> SharedClip:
+        """The row blocks of the ranks in a group; ValueError if a rank would have no row."""
+        if latent_rows < parallel.size:
             raise ValueError(
-                f"sp_size {self.parallel.size}: a picture of {latent_rows} latent rows cannot be shared by so many "
+                f"sp_size {parallel.size}: a picture of {latent_rows} latent rows cannot be shared by so many "
                 "ranks; use larger clips or a smaller sp_size"
             )
-        return self.parallel.rows(latent_rows)
+        return parallel.rows(latent_rows)
 
     def _vae_losses(self, clip: Tensor, made: Tensor, posterior: DiagonalGaussian, step: int) -> dict[str, Tensor]:
         error = made.float() - clip
@@ -206,9 +214,7 @@ class VaeStage(Stage):
         pair = torch.cat([clip[0, :, -1], made[0, :, -1].float()], dim=-1)  # 3 H 2W
         return {"input and reconstruction": model_to_unit(pair)[..., :MAX_LOGGED_WIDTH]}
 
-    def validate(
-        self, batch: ClipBatch, generator: torch.Generator, decode: bool = True
-    ) -> list[tuple[Tensor, Tensor]]:
+    def validate(self, batch: Batch, generator: torch.Generator, decode: bool = True) -> list[tuple[Tensor, Tensor]]:
         clips = self.prepare(batch, generator).clips
         made = [self._reconstruct(clip, generator)[0].float() for clip in clips]
         if not decode:
@@ -220,25 +226,25 @@ class VaeStage(Stage):
         return Work(sum(s[0] for s in shapes), sum(TRAINING_OPERATIONS * s[0] * self._forward_flops(s) for s in shapes))
 
     def _forward_flops(self, shape: tuple[int, ...]) -> float:
-        """Of one clip through encoder and decoder, the discriminator left out; counted once a shape, without data."""
+        """Operations of encoder and decoder for one clip, counted once per shape on the meta device."""
         if shape[2:] not in self._flops:
             self._flops[shape[2:]] = vae_flops(self._shapes_only, shape[2:])
         return self._flops[shape[2:]]
 
 
 def in_model_range(clip: Tensor) -> Tensor:
-    """uint8, or float in [-1, 1] already, of any shape -> float32 in [-1, 1]."""
+    """Convert a clip of any shape, uint8 or float in [-1, 1], to float32 in [-1, 1]."""
     return uint8_to_model(clip) if clip.dtype == torch.uint8 else clip.float()
 
 
 def kl_divergence(posterior: DiagonalGaussian) -> Tensor:
-    """Mean over all latents, in float32: exp of a bfloat16 log-variance is coarse."""
+    """The KL divergence from a standard normal, averaged over latents; float32, since exp of bfloat16 is coarse."""
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
 def generator_loss(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
-    """The adversarial loss of the VAE. Logits have any one shape; only "rpgan" reads `real`."""
+    """The adversarial loss of the VAE. Both logits have the same shape; only "rpgan" uses `real`."""
     if kind == "hinge":
         return -fake.float().mean()
     assert real is not None
@@ -246,7 +252,7 @@ def generator_loss(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
-    """The loss of the discriminator. Logits have any one shape."""
+    """The loss of the discriminator. Both logits have the same shape."""
     real, fake = real.float(), fake.float()
     if kind == "hinge":
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
@@ -254,11 +260,11 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def shares_of_pixels(clips: Sequence[Tensor]) -> Tensor:
-    """Each group's share of all pixels, [groups], so that every pixel has the same weight."""
+    """The fraction of all pixels that each group has, [groups]; as weights, they make all pixels count equally."""
     sizes = torch.tensor([clip.numel() for clip in clips], dtype=torch.float64)
     return (sizes / sizes.sum()).float().to(clips[0].device)
 
 
 def build_vae_stage(vae: VideoAutoencoderKL, section: Mapping[str, Any] | None, ema_decay: float) -> VaeStage:
-    """The stage, with the settings of the section `vae` of a training YAML."""
+    """Build the stage with the settings in the section `vae` of a training YAML."""
     return VaeStage(vae, settings_from(VaeSettings, section, "train.vae."), ema_decay)

@@ -1,9 +1,8 @@
 """Measures held-out clips during a run, with the same crops, degradations and noise every time.
 
-Clips are restored one by one, clip i by group i of ranks, i modulo the number of groups; of the ranks that share a clip
-one decodes and measures it. Results depend neither on the number of ranks nor on who restores what. A sharded network
-is gathered by all ranks together, so every group restores equally many clips: those left over are restored again, and
-do not count.
+Group i (modulo the number of groups) restores clip i, and one rank of the group decodes and measures it. Results do not
+depend on the number of ranks. All ranks must gather a sharded network together, so every group restores the same number
+of clips; if the clips run out, a group restores one again without counting it.
 """
 
 from collections.abc import Sequence
@@ -24,22 +23,23 @@ PICTURES = 4  # clips whose middle frame is shown
 
 
 class HeldOutClips(Protocol):
-    """Batches of one clip each, by number; a sequence of `Batch`."""
+    """A sequence of batches, each of one clip."""
 
     def __len__(self) -> int:
-        """How many there are, the same on every rank."""
+        """The number of clips, the same on every rank."""
 
     def __getitem__(self, number: int) -> Any:
-        """The batch that holds clip `number` alone, the same on every rank."""
+        """The batch of clip `number`, the same on every rank."""
 
 
 class Validation:
-    """Measurement on clips that the run does not train on.
+    """Measures the quality of restored held-out clips.
 
     Args:
-        clips: all of them, on every rank; a rank reads those of its group.
-        settings: how often, with which weight files.
-        process: this rank. sp_size: how many ranks share a clip.
+        clips: all held-out clips, on every rank; a rank reads only the clips of its group.
+        settings: when to measure, and the weight files of LPIPS and DISTS.
+        process: this rank.
+        sp_size: number of ranks that share a clip.
     """
 
     def __init__(
@@ -57,10 +57,13 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, stage: Stage) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Means over all held-out clips, and pictures (output | ground truth) of this rank's. Every rank calls it.
+        """Measure all held-out clips. Every rank must call it.
 
         Args:
-            stage: with averaged weights in place.
+            stage: the stage, whose networks have the averaged weights.
+
+        Returns:
+            the mean of each measure over all clips, and pictures (output | ground truth) of this rank's clips.
         """
         names, count = self.measures.names, len(self.clips)
         totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=stage.device)  # the last: clips

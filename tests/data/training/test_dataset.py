@@ -17,7 +17,7 @@ from data.training.index import Index, Source, build_index, cached_index
 from data.training.make_pairs import make_pairs
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.pair_sampler import SamplerConfig
-from data.training.sampling import ClipShape, RankDraws
+from data.training.sampling import ClipShape, RankSeed
 from tests.data.training.conftest import LEVEL_STEP, recipe
 
 SHAPES = (ClipShape(5, 32, 48), ClipShape(1, 64, 64), ClipShape(9, 32, 32, weight=0.5))
@@ -25,9 +25,11 @@ BUDGET = 20_000
 
 
 def dataset(folder, **changes) -> ClipDataset:
-    draws = RankDraws(changes.pop("seed", 1), changes.pop("rank", 0), changes.pop("world", 1))
+    rank_seed = RankSeed(changes.pop("seed", 1), changes.pop("rank", 0), changes.pop("world", 1))
     values = {"shapes": SHAPES, "budget_pixels": BUDGET} | changes
-    return ClipDataset([folder], recipes=DegradationRecipes(recipe("video"), recipe("image")), draws=draws, **values)
+    return ClipDataset(
+        [folder], recipes=DegradationRecipes(recipe("video"), recipe("image")), rank_seed=rank_seed, **values
+    )
 
 
 def test_index_finds_sizes_and_frames_in_path_order(material, tmp_path):
@@ -244,6 +246,6 @@ def test_a_dataset_cuts_its_buckets(material):
 def test_clips_alone_are_those_of_the_pairs(material):
     """What the VAE's stage reads: the same crops, without the work of degrading them."""
     pairs = dataset(material, as_uint8=True)
-    alone = ClipDataset([material], SHAPES, BUDGET, DegradationRecipes(), RankDraws(1), as_uint8=True)
+    alone = ClipDataset([material], SHAPES, BUDGET, DegradationRecipes(), RankSeed(1), as_uint8=True)
     for a, b in zip(pairs[3], alone[3], strict=True):
         assert torch.equal(a["hq"], b["hq"]) and a["identity"] == b["identity"] and "lq" not in b

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from data.training.clip_dataset import ClipDataset, DegradationRecipes
 from data.training.index import Index, build_index, cached_index
 from data.training.pair_sampler import SamplerConfig
-from data.training.sampling import ClipShape, RankDraws
+from data.training.sampling import ClipShape, RankSeed
 from data.training.tar_shards import Member, members, opened
 from tests.data.training.conftest import recipe
 
@@ -42,16 +42,16 @@ def shards(tmp_path, folder) -> Path:
     return made
 
 
-def drawn(where: Path, draws: RankDraws) -> list[list[dict]]:
+def drawn(where: Path, rank_seed: RankSeed) -> list[list[dict]]:
     recipes = DegradationRecipes(recipe("video"), recipe("image"))
-    data = ClipDataset([where], SHAPES, 3 * 64 * 64, recipes, draws, SamplerConfig(image_share=0.2))
+    data = ClipDataset([where], SHAPES, 3 * 64 * 64, recipes, rank_seed, SamplerConfig(image_share=0.2))
     return [data[step] for step in (0, 1, 2, 7)]
 
 
-@pytest.mark.parametrize("draws", [RankDraws(3), RankDraws(3, 1, 2)])
-def test_draws_from_shards_are_those_from_files(folder, shards, draws):
+@pytest.mark.parametrize("rank_seed", [RankSeed(3), RankSeed(3, 1, 2)])
+def test_draws_from_shards_are_those_from_files(folder, shards, rank_seed):
     texts = 0
-    for plain, packed in zip(drawn(folder, draws), drawn(shards, draws), strict=True):
+    for plain, packed in zip(drawn(folder, rank_seed), drawn(shards, rank_seed), strict=True):
         assert len(plain) == len(packed) > 0
         for a, b in zip(plain, packed, strict=True):
             assert a.keys() == b.keys()

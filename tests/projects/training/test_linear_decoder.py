@@ -20,16 +20,15 @@ class LinearVAE(torch.nn.Module):
             for n in (48, 96)
         )
 
-    def encode(self, clips):
-        from types import SimpleNamespace
-
+    def encode_parameters(self, clips):
         from einops import rearrange
 
         parts = []
         for pixels, frames, matrix in ((clips[:, :, :1], 1, self.maps[0]), (clips[:, :, 1:], 2, self.maps[1])):
             below = rearrange(pixels, "n c (t f) (h a) (w b) -> n t h w (c f a b)", f=frames, a=4, b=4)
             parts.append((below @ matrix.T).permute(0, 4, 1, 2, 3))
-        return SimpleNamespace(latent=torch.cat(parts, dim=2))
+        mean = torch.cat(parts, dim=2)
+        return torch.cat([mean, torch.zeros_like(mean)], dim=1)  # and the logarithm of the variance
 
     def pixels(self, error, first: bool):
         """What an error in latents moves, for pixels that lie in the span."""

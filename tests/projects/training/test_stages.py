@@ -9,7 +9,7 @@ from common.checkpoint import save_safetensors
 from common.diffusion import resolution_shift, uniform_trailing
 from common.diffusion.adversarial import penalty_share
 from data.training.latent_shards import ShardDataset, ShardWriter
-from models.nadit.discriminator import DiscriminatorOutput
+from models.nadit.discriminator import Discriminator, DiscriminatorOutput
 from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.training.adversarial import (
     AdversarialSettings,
@@ -260,11 +260,11 @@ def adversarial(folder, together: bool = True, **settings) -> AdversarialStage:
     return AdversarialStage(make_recipe(folder), settings, prompts(), None, DiscriminatorStart())
 
 
-class Recorder(torch.nn.Module):
+class Recorder(Discriminator):
     """Stands in for a discriminator: keeps what it is shown, and says the mean of each sample."""
 
     def __init__(self, backbone) -> None:
-        super().__init__()
+        torch.nn.Module.__init__(self)  # no heads
         self.backbone, self.shown = backbone, None
 
     def forward(self, vid, txt, sizes, lengths, t, *, layout):

@@ -1,4 +1,4 @@
-"""Sets of pairs as latents on the GPU, read one after another during training."""
+"""Encodes sets of pairs to latents on the GPU, one set after another during training."""
 
 import time
 from collections.abc import Iterator
@@ -14,26 +14,27 @@ from data.training.latent_shards import INDEX, ShardReader
 from data.training.model_range import to_model_range, upsample_to_model_range
 from data.training.sampling import slot_generator
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
+from models.video_vae_v3.modules.posterior import DiagonalGaussian
 from projects.video_diffusion_sr.training.latents import PosteriorBatch
-from projects.video_diffusion_sr.training.packed import Size3
+from projects.video_diffusion_sr.training.packed import Size3, size_of
 from projects.video_diffusion_sr.training.stage import BatchSource
 
 logger = get_logger(__name__)
 
-PIXELS_AT_ONCE = 8_000_000  # frames x height x width through the encoder in one pass
-POLL_S, PATIENCE_S = 1.0, 900.0  # between two checks for a set; until the wait for it fails
+PIXELS_AT_ONCE = 8_000_000  # frames x height x width that are encoded in one pass
+POLL_S, PATIENCE_S = 1.0, 900.0  # time between two checks for a set; time after which waiting fails
 
 
 @dataclass(frozen=True)
 class ConditionMixing:
-    """Mix conditions with the ground truth, so that a good input passes unharmed.
+    """Mixes conditions with the ground truth, so that the model learns to leave a good input unchanged.
 
-    Synthetic degradation never shows the model a sharp input, which users have; without such pairs it is free to do
-    anything to one. A mixed condition is the degraded latent moved towards the truth's by a share.
+    Synthetic degradation never gives a sharp input, but users have such inputs. A mixed condition is an interpolation
+    between the degraded latent and that of the ground truth.
 
     Attributes:
-        mixed: how many of the samples are moved by a share drawn evenly from [0, 1].
-        clean: how many are moved all the way.
+        mixed: the fraction of samples whose interpolation weight is uniform in [0, 1].
+        clean: the fraction of samples whose condition is the ground truth.
     """
 
     mixed: float = 0.0
@@ -46,17 +47,18 @@ class ConditionMixing:
             )
 
     def shares(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """How far each of `count` conditions is moved towards its truth, [count] in [0, 1]."""
+        """Draw the weight of the ground truth in each of `count` conditions, [count] in [0, 1]."""
         kind, share = generator.random((2, count))
         return np.where(kind < self.clean, 1.0, np.where(kind < self.clean + self.mixed, share, 0.0))
 
 
 @dataclass(frozen=True)
 class SetPlan:
-    """Which sets of pairs a batch is drawn from. It depends on the step, not on the speed of the machine.
+    """Decides from which sets of pairs a batch is drawn, by its number and not by the speed of the machine.
 
-    first: number of sets read before the first batch. every: batches between two further sets. last: number of all
-        sets.
+    first: number of sets that are read before the first batch.
+    every: number of batches after which one more set is read.
+    last: number of all sets.
     """
 
     first: int
@@ -69,15 +71,16 @@ class SetPlan:
 
 
 class PairLatents(BatchSource):
-    """Batches of one size each, of about `budget` latent positions; batch n follows from (seed, n) and the plan.
+    """Batches of latents from sets of pairs. Batch n depends only on (seed, n) and the plan.
 
-    One size a batch keeps the transformer's layouts few, and each is a CUDA graph of its own. Square pairs are encoded
-    transposed as well; others would add sizes. Posterior means are kept alone, so `vae.use_sample` must be false.
+    All samples of a batch have one size. The transformer then needs few layouts and a CUDA graph for each. Square pairs
+    are encoded transposed as well; transposing others would add sizes. Only posterior means are kept, so
+    `vae.use_sample` must be false.
 
     Args:
-        vae: encodes on the device it is on.
-        folder: holds `set_000`, `set_001`, ..., or will; a set that a batch needs is waited for.
-        budget: latent positions (t x h x w) of a batch.
+        vae: encodes pairs, on its device.
+        folder: the folder of `set_000`, `set_001`, ... A set that a batch needs and that does not exist is waited for.
+        budget: about the number of latent positions (t x h x w) of a batch.
         mixing: how conditions are mixed with the ground truth.
     """
 
@@ -98,10 +101,10 @@ class PairLatents(BatchSource):
         self.names: dict[Size3, list[str]] = {}
 
     def read(self, count: int) -> None:
-        """Encode sets until `count` have been read.
+        """Read and encode sets until their number is `count`.
 
         Raises:
-            FileNotFoundError: a set was not written in time.
+            FileNotFoundError: a set was not written within `PATIENCE_S`.
         """
         if count <= self.sets_read:
             return
@@ -112,39 +115,40 @@ class PairLatents(BatchSource):
             for place, shard in enumerate(reader.shards):
                 pairs = reader.read_shard(place)
                 height, width = pairs["hq"].shape[2:4]
-                for turned in (False, True) if height == width else (False,):
-                    self._add(pairs["hq"], pairs["lq"], shard["identities"], turned)
+                for transposed in (False, True) if height == width else (False,):
+                    self._add(pairs["hq"], pairs["lq"], shard["identities"], transposed)
         self.sets_read = count
         self._join()
         counts = {size: len(names) for size, names in self.names.items()}
         logger.info("%d sets of pairs, samples by latent size: %s", count, counts)
 
     @torch.no_grad()
-    def _add(self, hq: Tensor, lq: Tensor, names: list[str], turned: bool) -> None:
-        """Pairs uint8 [N, T, H, W, 3] and [N, T, h, w, 3] -> latents, kept on the device.
+    def _add(self, hq: Tensor, lq: Tensor, names: list[str], transposed: bool) -> None:
+        """Encode pairs uint8 [N, T, H, W, 3] and [N, T, h, w, 3], and keep the latents on the device.
 
-        Pairs are mirrored left to right when they are cut; `turned` puts rows for columns.
+        `transposed` swaps height and width. (Pairs are mirrored left to right when they are made.)
         """
         at_once = max(1, PIXELS_AT_ONCE // hq[0, ..., 0].numel())
         for start in range(0, len(hq), at_once):
             large, small = (x[start : start + at_once].to(self.device) for x in (hq, lq))
-            if turned:
+            if transposed:
                 large, small = large.transpose(2, 3), small.transpose(2, 3)
             height, width = large.shape[2:4]
             encoded = []
             for clips in (to_model_range(large), upsample_to_model_range(small, height, width)):
-                latent = self.vae.encode(clips.to(next(self.vae.parameters()).dtype)).latent  # n c t h w
+                moments = self.vae.encode_parameters(clips.to(next(self.vae.parameters()).dtype))
+                latent = DiagonalGaussian(moments).mode()  # n c t h w
                 encoded.append(latent.permute(0, 2, 3, 4, 1).flatten(1, 3).half())
-            size = tuple(latent.shape[2:])
-            self.latents.setdefault(size, []).append(tuple(encoded))
-            mark = " transposed" if turned else ""
+            size = size_of(latent[0])
+            self.latents.setdefault(size, []).append((encoded[0], encoded[1]))
+            mark = " transposed" if transposed else ""
             self.names.setdefault(size, []).extend(name + mark for name in names[start : start + at_once])
 
     def _join(self) -> None:
-        """Chunks of one size as one tensor, so that a batch is one gather."""
+        """Concatenate the chunks of each size, so that a batch is one gather."""
         for size, chunks in self.latents.items():
             if len(chunks) > 1:
-                self.latents[size] = [tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))]
+                self.latents[size] = [(torch.cat([hq for hq, _ in chunks]), torch.cat([lq for _, lq in chunks]))]
 
     def batches(self, start: int) -> Iterator[PosteriorBatch]:
         number = start
@@ -153,9 +157,9 @@ class PairLatents(BatchSource):
             number += 1
 
     def batch(self, number: int) -> PosteriorBatch:
-        """Batch `number`: a size drawn by its share of all latent positions, then samples with replacement.
+        """Batch `number`. Its size is drawn in proportion to the latent positions of that size, then its samples.
 
-        Sets stay in memory once they are read, so read batches in order.
+        Read batches in order, because sets stay in memory once they are read.
         """
         self.read(self.plan.count(number))
         generator = slot_generator(self.seed, number, 0)
@@ -178,7 +182,7 @@ class PairLatents(BatchSource):
 
 
 def wait_for(path: Path) -> None:
-    """Wait until a file exists; FileNotFoundError after `PATIENCE_S`."""
+    """Wait until a file exists; FileNotFoundError after `PATIENCE_S` seconds."""
     for _ in range(int(PATIENCE_S / POLL_S)):
         if path.is_file():
             return

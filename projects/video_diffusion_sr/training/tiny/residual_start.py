@@ -1,17 +1,19 @@
-"""Global residual learning: a fresh transformer that returns its condition, to which its blocks add what they learn."""
+"""Global residual learning: initialises a transformer that returns its condition; training adds corrections to it."""
 
 import torch
 
+from models.nadit.model import NaDiT
+
 
 @torch.no_grad()
-def start_as_residual(dit: torch.nn.Module, channels: int) -> None:
-    """Make a fresh transformer without a tail answer v = x_t - condition at once, plus what its blocks add.
+def start_as_residual(dit: NaDiT, channels: int) -> None:
+    """Initialise a transformer without an output norm so that v = x_t - condition, plus the output of its blocks.
 
-    At t = T that is a restoration which returns its input: training starts from there, and the noise, which the answer
-    must hold exactly, has a straight way through.
+    At t = T, a step with this v returns the condition, so training starts from there. The noise, which v must contain
+    exactly, passes through the residual stream.
 
     Raises:
-        ValueError: a transformer with a norm in that way, or too narrow.
+        ValueError: the transformer has an output norm, or is too narrow.
     """
     positions = dit.config.patch_size[0] * dit.config.patch_size[1] * dit.config.patch_size[2]
     if dit.config.tail or positions * channels > dit.config.dim:

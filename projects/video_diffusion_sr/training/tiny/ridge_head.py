@@ -1,6 +1,6 @@
-"""The output head by ridge regression: for one step from t = T the best linear map of what the blocks hand over.
+"""Solves the transformer's output head by ridge regression, for one sampling step from t = T.
 
-At t = T the answer is one linear least-squares problem, solved exactly from a few hundred pairs.
+At t = T the best linear head is the solution of a least-squares problem, which a few hundred pairs determine.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,15 +17,15 @@ Sample = tuple[Tensor, tuple[int, int, int], Predict]
 
 @torch.no_grad()
 def solve_head(dit: NaDiT, samples: Iterable[Sample], penalty: float = 1e-3) -> tuple[float, float]:
-    """Replace `vid_out.proj` by the ridge solution of velocity = noise - truth at t = T, pulled to what it was.
+    """Replace `vid_out.proj` by the ridge solution for the velocity noise - truth at t = T, near its old weights.
 
     Args:
-        dit: in float32.
-        samples: of each clip its true latents [L0, c], latent size (t, h, w), and the transformer's prediction.
-        penalty: on the change of the weights, per token and feature of unit energy.
+        dit: the transformer, in float32.
+        samples: for each clip, its true latents [L0, c], its latent size (t, h, w), and the prediction function.
+        penalty: penalty on the change of the weights, per token and feature of unit energy.
 
     Returns:
-        mean squared error of the velocity over all samples, before and after.
+        the mean squared error of the velocity over all samples, before and after.
     """
     proj, handed_over = dit.vid_out.proj, []
     hook = proj.register_forward_pre_hook(lambda _module, inputs: handed_over.append(inputs[0]))
@@ -61,6 +61,6 @@ def solve_head(dit: NaDiT, samples: Iterable[Sample], penalty: float = 1e-3) -> 
 
 
 def patches(latents: Tensor, size: tuple[int, int, int], patch: tuple[int, int, int]) -> Tensor:
-    """[L0, c] of one clip -> [tokens, patch positions x c], in the order of the transformer's output."""
+    """Group the latents [L0, c] of one clip by token: [tokens, patch positions x c], in the order of `vid_out.proj`."""
     (pt, ph, pw), (t, h, w) = patch, (n // p for n, p in zip(size, patch, strict=True))
     return rearrange(latents, "(t pt h ph w pw) c -> (t h w) (pt ph pw c)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)

@@ -1,7 +1,7 @@
-"""Agreement of ranks that share a clip: what fails on one of them fails on all, at the same place.
+"""Makes ranks that share a clip agree: an error of one rank is raised on all of them, at the same point.
 
-Ranks communicate through the job's store, not through collective calls: this also works after one of them has failed in
-the middle of its work.
+Ranks communicate through the job's store and not through collective calls, which would not work after an error of one
+rank in the middle of its work.
 """
 
 import json
@@ -14,18 +14,18 @@ import torch.distributed as dist
 
 from common.distributed.collectives import Group
 
-MOMENT_S = 0.5  # of a wait that a signal can end
+MOMENT_S = 0.5  # duration of one wait; signals are handled between waits
 
 
-class Verdicts:
-    """Exchanges outcomes within one group. Every rank of it must make the same number of calls."""
+class Outcomes:
+    """Exchanges outcomes within one group. All its ranks must make the same number of calls."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
         self.count = 0
 
     def exchange(self, outcome: str) -> list[str]:
-        """The outcomes of all ranks, in their order; waits until each has one."""
+        """Wait for the outcomes of all ranks. Returns them in the order of the ranks."""
         group, process = self.group, self.group.process
         if group.size == 1:
             return [outcome]
@@ -35,20 +35,21 @@ class Verdicts:
         with process.waiting("what the other ranks of this clip say"):
             _wait_for(keys, process.store, process.timeout_s)
         outcomes = [process.store.get(key).decode() for key in keys]
-        if self.count:  # all have answered this time, so all have read the answers before
+        if self.count:  # all ranks have answered now, so all have read the previous answers
             process.store.delete_key(self._key(self.count - 1, group.rank))
         self.count += 1
         return outcomes
 
     @contextmanager
     def same_for_all(self, *expected: type[Exception], rebuild: Callable[[str, str], Exception]) -> Iterator[None]:
-        """A context around work after which all ranks of the group synchronise: an error of one rank is raised on all.
+        """A context at whose end all ranks of the group synchronise: an error of one rank is raised on all of them.
 
         Args:
-            expected: errors after which this rank can go on with the others. Others are raised at once and end the job.
-            rebuild: (name of the error's class, message) -> what is raised, on ranks that had no error as well.
+            expected: classes of errors after which the ranks can continue together. Other errors are raised at once and
+                end the job.
+            rebuild: a function (name of the error's class, message) -> the error to raise, also on ranks without error.
 
-        A group of one raises its own errors as they are.
+        A group of one raises its errors unchanged.
         """
         raised = None
         try:
@@ -68,16 +69,16 @@ class Verdicts:
 
     def _key(self, count: int, number: int) -> str:
         group = self.group
-        return f"verdict/{group.process.rank - group.rank}/{count}/{number}"
+        return f"outcome/{group.process.rank - group.rank}/{count}/{number}"
 
 
 def _wait_for(keys: Sequence[str], store: dist.Store, timeout_s: float) -> None:
-    """Wait for keys of a store, a moment at a time: Python hears no signal while the store waits."""
+    """Wait for keys of a store in short intervals, since Python handles no signals while the store waits."""
     deadline = time.monotonic() + timeout_s
     while not store.check(list(keys)):
         begun = time.monotonic()
         try:
             store.wait(list(keys), timedelta(seconds=MOMENT_S))
         except dist.DistStoreError:
-            if begun > deadline or time.monotonic() - begun < MOMENT_S / 2:  # late, or not a question of time
+            if begun > deadline or time.monotonic() - begun < MOMENT_S / 2:  # out of time, or another error
                 raise
