@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 
@@ -33,7 +33,8 @@ from projects.benchmarking.timing import timed
 from projects.benchmarking.training import RandomLatents, RandomRecipe, random_stage
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
-from projects.video_diffusion_sr.training.cost import Sharding, memory, stage_costs
+from projects.video_diffusion_sr.flops import transformer_flops
+from projects.video_diffusion_sr.training.cost import Gpu, Sharding, StageCost, StepTime, memory, stage_costs, step_time
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.overrides import load_run
 from projects.video_diffusion_sr.training.packed import Size3
@@ -132,25 +133,44 @@ def measure(trainer: Trainer, step: Callable[[], float], steps: int, warm_up: in
     return dict(zip(names, most.tolist(), strict=True)) | {"flops": flops}
 
 
-def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str, float]:
-    """What `training_cost.py` says about the same step, bytes by purpose."""
-    modules, recipe, process = trainer.stage.modules, trainer.stage.recipe, trainer.process
-    dit, discriminator = modules["dit"], modules.get("discriminator")
-    networks = (dit, discriminator)
+def cost_of(stage: str, trainer: Trainer) -> StageCost:
+    """What `training_cost.py` takes for the stage, with the networks and the optimiser of this run."""
+    modules, recipe = trainer.stage.modules, trainer.stage.recipe
+    networks = (modules["dit"], modules.get("discriminator"))
     counts = [0 if network is None else sum(p.numel() for p in network.parameters()) for network in networks]
-    of_stage = stage_costs(*counts, 0 if discriminator is None else len(discriminator.heads), recipe.recompute)[stage]
+    heads = 0 if networks[1] is None else len(networks[1].heads)
+    moments = 1 if any(player.optimizer.name == "rmsprop" for player in trainer.stage.players) else 2
+    return stage_costs(*counts, heads, recipe.recompute, moments=moments)[stage]
+
+
+def predict(stage: StageCost, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str, float]:
+    """Bytes on each GPU by purpose."""
+    config, recipe, process = trainer.stage.modules["dit"].config, trainer.stage.recipe, trainer.process
     sharded, hybrid, reshard_after_forward = STRATEGIES[recipe.strategy]
     ranks = (process.local_world if hybrid else process.world) if sharded else 1
-    tokens = sum(prod(size) // prod(dit.config.patch_size) + TEXT_TOKENS for size in sizes)
     sharding = Sharding(ranks, trainer.settings.sp_size, ranks == 1 or not reshard_after_forward)
-    return memory(of_stage, dit.config, tokens, sharding, recipe.recompute)
+    return memory(stage, config, count_tokens(config.patch_size, sizes), sharding, recipe.recompute)
 
 
-def table(clips: Sequence[str], found: Mapping, predicted: Mapping, peak_rate: float | None) -> str:
+def predict_time(stage: StageCost, trainer: Trainer, sizes: Sequence[Size3], gpu: Gpu) -> StepTime:
+    """Seconds of a step; what checkpointing saves by keeping attention is left out, as it is small."""
+    config, ranks = trainer.stage.modules["dit"].config, trainer.settings.sp_size
+    flops = transformer_flops(config, sizes, [TEXT_TOKENS] * len(sizes))
+    return step_time(stage, config, flops / ranks, count_tokens(config.patch_size, sizes) / ranks, gpu)
+
+
+def count_tokens(patch: Size3, sizes: Sequence[Size3]) -> int:
+    """Tokens of a batch, texts included."""
+    return sum(prod(size) // prod(patch) + TEXT_TOKENS for size in sizes)
+
+
+def table(clips: Sequence[str], found: Mapping, predicted: Mapping, time: StepTime, peak_rate: float | None) -> str:
     """What was measured and what predicted for one batch, in lines."""
     rate = found["flops"] / found["seconds"]
     used = "" if peak_rate is None else f", MFU {rate / peak_rate:.1%}"
     lines = [f"{' '.join(clips)}: {found['seconds']:.3f} s a step, {rate / 1e12:.1f} TFLOP/s a rank{used}"]
+    bound = ", which the host takes to issue it: other hosts differ" if time.host_bound else ""
+    lines.append(f"    s predicted for an H100: {time.seconds:.2f}{bound}")
     if "peak" in found:
         measured = ", ".join(f"{name} {found[name] / GB:.1f}" for name in ("peak", "reserved", "state"))
         lines.append(f"    GB measured: {measured}")
@@ -173,13 +193,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{args.stage}, {args.config}, {process.world} x {name}, {recipe.strategy}, groups of {loop.sp_size}")
         for clips in args.clip:
             sizes = latent_sizes(clips, recipe)
-            predicted = predict(args.stage, trainer, sizes)
+            cost = cost_of(args.stage, trainer)
+            predicted, time = predict(cost, trainer, sizes), predict_time(cost, trainer, sizes, Gpu())
             step = make_step(trainer, sizes)
             found = measure(trainer, step, args.steps, args.warm_up)
             kernels = profile({" ".join(clips): step}, device) if args.profile else None
             if process.is_leader:
-                print(table(clips, found, predicted, peak_flops(device)), flush=True)
-            results.append({"clips": clips, "measured": found, "predicted": dict(predicted), "kernels": kernels})
+                print(table(clips, found, predicted, time, peak_flops(device)), flush=True)
+            of_clips = {"clips": clips, "measured": found, "predicted": dict(predicted) | asdict(time)}
+            results.append(of_clips | {"kernels": kernels})
         if process.is_leader and args.json:
             args.json.write_text(json.dumps(results, indent=1))
         if process.is_leader and args.profile:
