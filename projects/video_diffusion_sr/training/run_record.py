@@ -37,6 +37,7 @@ def record_start(
     starts.mkdir(parents=True, exist_ok=True)
     earlier = sorted(starts.glob("*.yaml"))
     settings = {"options": dict(more), "model": dict(model), "train": dict(train)}
+    settings = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(settings)))  # as read again: lists, no tuples
     changes = []
     if earlier:
         before = OmegaConf.to_container(OmegaConf.load(earlier[-1]))
