@@ -36,6 +36,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         ValueError: the file is of another kind, damaged, incomplete, or holds more than tensors.
     """
     path = Path(path)
+    if path.is_dir():
+        places = [f"{folder}*.{suffix}" for folder in ("", "export/", "*/export/") for suffix in ("safetensors", "pth")]
+        found = [file for place in places for file in sorted(path.glob(place))]
+        example = f", such as {found[0]}" if found else ""
+        raise FileNotFoundError(f"{path} is a folder; name a file of weights{example}")
     if not path.is_file():
         raise FileNotFoundError(f"there are no weights at {path}; {ADVICE}")
     if path.suffix == ".safetensors":

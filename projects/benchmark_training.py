@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,10 @@ from projects.benchmarking.training import RandomLatents, RandomRecipe, random_s
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.flag_types import clip_shape
+from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.train import VideoDiffusionTrainer
 from projects.video_diffusion_sr.training.adversarial import AdversarialStage
-from projects.video_diffusion_sr.training.cost import Sharding, memory, stage_costs
+from projects.video_diffusion_sr.training.cost import Gpu, Sharding, StageCost, StepTime, memory, stage_costs, step_time
 from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.overrides import load_run
@@ -146,26 +147,52 @@ def measure(trainer: Trainer, step: Callable[[], float], steps: int, warm_up: in
     return dict(zip(names, most.tolist(), strict=True)) | {"flops": flops}
 
 
-def predict(stage: str, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str, float]:
-    """What `training_cost.py` says about the same step, bytes by purpose."""
-    trained, process = latent_stage(trainer), trainer.process
-    recipe, dit = trained.recipe, trained.dit
+def cost_of(stage: str, trainer: Trainer) -> StageCost:
+    """What `training_cost.py` takes for the stage, with the networks and the optimiser of this run."""
+    trained = latent_stage(trainer)
     of_critic, heads = 0, 0
     if isinstance(trained, AdversarialStage):
         of_critic, heads = sum(p.numel() for p in trained.discriminator.parameters()), len(trained.discriminator.heads)
-    of_stage = stage_costs(sum(p.numel() for p in dit.parameters()), of_critic, heads, recipe.recompute)[stage]
+    moments = 1 if any(player.optimizer.name == "rmsprop" for player in trained.players) else 2
+    of_dit = sum(p.numel() for p in trained.dit.parameters())
+    return stage_costs(of_dit, of_critic, heads, trained.recipe.recompute, moments=moments)[stage]
+
+
+def predict(stage: StageCost, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str, float]:
+    """Bytes on each GPU by purpose."""
+    trained, process = latent_stage(trainer), trainer.process
+    config, recipe = trained.dit.config, trained.recipe
     sharded, hybrid, reshard_after_forward = STRATEGIES[recipe.strategy]
     ranks = (process.local_world if hybrid else process.world) if sharded else 1
-    tokens = sum(prod(size) // prod(dit.config.patch_size) + TEXT_TOKENS for size in sizes)
     sharding = Sharding(ranks, trainer.settings.sp_size, ranks == 1 or not reshard_after_forward)
-    return memory(of_stage, dit.config, tokens, sharding, recipe.recompute)
+    return memory(stage, config, count_tokens(config.patch_size, sizes), sharding, recipe.recompute)
 
 
-def table(clips: Sequence[str], found: Mapping[str, Any], predicted: Mapping[str, Any], peak_rate: float | None) -> str:
+def predict_time(stage: StageCost, trainer: Trainer, sizes: Sequence[Size3], gpu: Gpu) -> StepTime:
+    """Seconds of a step; what checkpointing saves by keeping attention is left out, as it is small."""
+    config, ranks = latent_stage(trainer).dit.config, trainer.settings.sp_size
+    flops = transformer_flops(config, sizes, [TEXT_TOKENS] * len(sizes))
+    return step_time(stage, config, flops / ranks, count_tokens(config.patch_size, sizes) / ranks, gpu)
+
+
+def count_tokens(patch: Size3, sizes: Sequence[Size3]) -> int:
+    """Tokens of a batch, texts included."""
+    return sum(prod(size) // prod(patch) + TEXT_TOKENS for size in sizes)
+
+
+def table(
+    clips: Sequence[str],
+    found: Mapping[str, Any],
+    predicted: Mapping[str, Any],
+    time: StepTime,
+    peak_rate: float | None,
+) -> str:
     """What was measured and what predicted for one batch, in lines."""
     rate = found["flops"] / found["seconds"]
     used = "" if peak_rate is None else f", MFU {rate / peak_rate:.1%}"
     lines = [f"{' '.join(clips)}: {found['seconds']:.3f} s a step, {rate / 1e12:.1f} TFLOP/s a rank{used}"]
+    bound = ", which the host takes to issue it: other hosts differ" if time.host_bound else ""
+    lines.append(f"    s predicted for an H100: {time.seconds:.2f}{bound}")
     if "peak" in found:
         measured = ", ".join(f"{name} {found[name] / GB:.1f}" for name in ("peak", "reserved", "state"))
         lines.append(f"    GB measured: {measured}")
@@ -188,13 +215,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{args.stage}, {args.config}, {process.world} x {name}, {recipe.strategy}, groups of {loop.sp_size}")
         for clips in args.clip:
             sizes = latent_sizes(clips, recipe)
-            predicted = predict(args.stage, trainer, sizes)
+            cost = cost_of(args.stage, trainer)
+            predicted, time = predict(cost, trainer, sizes), predict_time(cost, trainer, sizes, Gpu())
             step = make_step(trainer, sizes)
             found = measure(trainer, step, args.steps, args.warm_up)
             kernels = profile({" ".join(clips): step}, device) if args.profile else None
             if process.is_leader:
-                print(table(clips, found, predicted, peak_flops(device)), flush=True)
-            results.append({"clips": clips, "measured": found, "predicted": dict(predicted), "kernels": kernels})
+                print(table(clips, found, predicted, time, peak_flops(device)), flush=True)
+            of_clips = {"clips": clips, "measured": found, "predicted": dict(predicted) | asdict(time)}
+            results.append(of_clips | {"kernels": kernels})
         if process.is_leader and args.json:
             args.json.write_text(json.dumps(results, indent=1))
         if process.is_leader and args.profile:

@@ -27,9 +27,13 @@ from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.flag_types import clip_shape
 from projects.video_diffusion_sr.flops import linear_weights, transformer_flops
-from projects.video_diffusion_sr.training.cost import Sharding, memory, stage_costs
+from projects.video_diffusion_sr.training.cost import Gpu, Sharding, StepTime, memory, stage_costs, step_time
 
 GB = 1e9
+HOST_BOUND = (
+    "* Bound by the host that issues the operators, not by the GPU: as one host was measured; others differ, and a "
+    "larger batch costs little more."
+)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,7 +53,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--sp_size", type=int, default=1, help="GPUs that share a clip (default: %(default)s)")
     add("--peak", type=float, default=989, help="TFLOP/s of the GPU in bfloat16, as its maker states")
-    add("--utilisation", type=float, default=0.25, help="share of the peak (default: about what was measured)")
+    add("--bandwidth", type=float, default=3.35, help="TB/s of its memory, as its maker states")
+    add("--utilisation", type=float, default=Gpu.reached, help="share of both (default: %(default)s, as measured)")
     return parser.parse_args(arguments)
 
 
@@ -73,16 +78,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{args.config}: {tokens} tokens a clip, {once / 1e12:.0f} TFLOP a forward pass\n")
     print("| stage | GPUs | state | gathered | one block | inputs or gradients | GB a GPU | s a step | clips a day |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    gpu, found = Gpu(args.peak * 1e12, args.bandwidth * 1e12, args.utilisation), []
     for stage in stage_costs(*sizes, len(discriminator.heads), recompute, attention=1 - linear / once).values():
-        seconds = stage.passes * once / (args.peak * 1e12 * args.utilisation) / args.sp_size
+        time = step_time(stage, dit.config, once / args.sp_size, tokens / args.sp_size, gpu)
+        found.append(time)
         for gpus in args.gpus:
             ranks = (min(gpus, args.per_host) if hybrid else gpus) if sharded else 1
             sharding = Sharding(ranks, min(args.sp_size, gpus), gpus == 1 or not reshard_after_forward)
             parts = memory(stage, dit.config, tokens, sharding, recompute, vae).values()
             columns = " | ".join(f"{part / GB:.0f}" for part in (*parts, sum(parts)))
-            clips = gpus / sharding.clip * 86400 / seconds
-            print(f"| {stage.name} | {gpus} | {columns} | {seconds:.1f} | {clips:,.0f} |")
+            clips = gpus / sharding.clip * 86400 / time.seconds
+            print(f"| {stage.name} | {gpus} | {columns} | {marked(time)} | {clips:,.0f} |")
+    if any(time.host_bound for time in found):
+        print(f"\n{HOST_BOUND}")
     return 0
+
+
+def marked(time: StepTime) -> str:
+    """Seconds, with a star where they depend on the host."""
+    return f"{time.seconds:.1f}{'*' if time.host_bound else ''}"
 
 
 if __name__ == "__main__":

@@ -105,17 +105,26 @@ def load_checkpoint(checkpoint: str | Path, tensors: Mapping[str, Tensor]) -> No
         ValueError: the checkpoint lacks a tensor, or has it in another shape.
         DamagedCheckpoint: the checkpoint cannot be read; some tensors may have been loaded.
     """
-    saved = saved_shapes(checkpoint)
-    for name, tensor in tensors.items():
-        if name not in saved:
-            raise ValueError(f"{checkpoint} has no {name}; it was written by a run with another model or stage")
-        if tuple(tensor.shape) != saved[name]:
-            raise ValueError(f"{checkpoint}: {name} is {saved[name]}, this run needs {tuple(tensor.shape)}")
+    refuse_other_shapes(checkpoint, saved_shapes(checkpoint), tensors)
     try:
         with quiet():
             dcp.load(dict(tensors), storage_reader=SafeReader(checkpoint), no_dist=world_size() == 1)
     except (CheckpointException, OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         raise DamagedCheckpoint(f"{checkpoint} is damaged or incomplete ({first_line(error)})") from error
+
+
+def refuse_other_shapes(
+    checkpoint: str | Path, saved: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]
+) -> None:
+    """ValueError unless the checkpoint, which has tensors of the shapes `saved`, has all of these."""
+    for name, tensor in tensors.items():
+        if name not in saved:
+            raise ValueError(f"{checkpoint} has no {name}; it was written by a run with another model or stage")
+        if tuple(tensor.shape) != saved[name]:
+            raise ValueError(
+                f"{checkpoint}: {name} is {saved[name]}, this run needs {tuple(tensor.shape)}; "
+                "resume with the model that it was written with, or choose another folder"
+            )
 
 
 @contextmanager

@@ -68,11 +68,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     """The reference: a dense call for each run of equally long sequences."""
-    outputs, start = [], 0
-    for count, length in sequences.groups:
-        rows = slice(start, start + count * length)
-        start = rows.stop
-        dense = [x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v)]  # count H length D
+    outputs, rows = [], [count * length for count, length in sequences.groups]
+    # `split`, as the gradient of a slice is as large as the whole, with zeros around it, and all of them are added up.
+    for (count, length), *run in zip(sequences.groups, *(x.split(rows) for x in (q, k, v)), strict=True):
+        dense = [x.unflatten(0, (count, length)).transpose(1, 2) for x in run]  # count H length D
         outputs.append(F.scaled_dot_product_attention(*dense).transpose(1, 2).flatten(0, 1))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 

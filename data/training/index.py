@@ -122,7 +122,10 @@ def build_index(paths: Iterable[str | Path], workers: int = 4) -> Index:
     sources = tuple(source for source in probed if source is not None)
     broken = len(jobs) - len(sources) + listed.count(None)
     if not sources:
-        raise ValueError(f"no readable image or video among {len(jobs)} files below {[str(p) for p in paths]}.")
+        where = ", ".join(str(path) for path in paths)
+        if not broken:
+            raise ValueError(f"{where}: no image, video or tar of them is there; name a folder that holds some")
+        raise ValueError(f"{where}: no image or video can be read, {broken} broken; the lines above say why")
     videos = sum(source.is_video for source in sources)
     texts = sum(source.text is not None for source in sources)
     logger.info(
@@ -197,7 +200,7 @@ def _probe_or_none(job: Job) -> Source | None:
 
 def _files(path: Path) -> list[Path]:
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist.")
+        raise FileNotFoundError(f"{path} does not exist; name folders or files of images and videos")
     known = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {SUFFIX}
     candidates = [path] if path.is_file() else path.rglob("*")
     return [file for file in candidates if file.suffix.lower() in known and file.is_file()]

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from common.distributed.process import Process, process_group
 from models.nadit.recompute import Recompute
-from projects.benchmark_training import latent_sizes, main, make_step, make_trainer, measure, parse, predict
+from projects.benchmark_training import cost_of, latent_sizes, main, make_step, make_trainer, measure, parse, predict
 from projects.video_diffusion_sr.training.cost import kept_bytes
 from projects.video_diffusion_sr.training.overrides import load_run
 from tests.models.test_nadit import DOORS, META, Watch
@@ -28,9 +28,12 @@ def test_a_step_of_bfloat16_is_timed(tmp_path, capsys):
     assert "1x32x32 5x32x32: " in (out := capsys.readouterr().out) and "GB predicted" in out
 
 
-@pytest.mark.parametrize("stage", ["distill", "adversarial"])
-def test_the_predicted_state_is_what_a_checkpoint_holds_and_a_teacher(stage):
-    args = parse([stage, *COMMON, "train.precision=float32", "--clip", "1x32x32"])
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [("distill", []), ("adversarial", []), ("diffusion", ["train.diffusion.optimizer.name=rmsprop"])],
+)
+def test_the_predicted_state_is_what_a_checkpoint_holds_and_a_teacher(stage, changes):
+    args = parse([stage, *COMMON, "train.precision=float32", *changes, "--clip", "1x32x32"])
     model, train = load_run(args.config, f"configs_train/{stage}.yaml", args.overrides)
     with process_group("cpu") as process:
         trainer = make_trainer(args, model, OmegaConf.to_container(train), process)
@@ -38,7 +41,9 @@ def test_the_predicted_state_is_what_a_checkpoint_holds_and_a_teacher(stage):
         make_step(trainer, sizes)()
         kept = sum(x.nbytes for x in trainer.checkpoints.state.tensors().values())
         teachers = [p.nbytes / 2 for network in trainer.stage.frozen.values() for p in network.parameters()]
-        assert predict(stage, trainer, sizes)["state"] == pytest.approx(kept + sum(teachers), rel=0.01)
+        assert predict(cost_of(stage, trainer), trainer, sizes)["state"] == pytest.approx(
+            kept + sum(teachers), rel=0.01
+        )
 
 
 @pytest.mark.parametrize("clip", ["5x32", "4x32x32", "5x32x36", "0x32x32"])

@@ -30,7 +30,10 @@ def introduce(stage: Stage, settings: LoopSettings, process: Process, step: int,
     shared = f", {settings.sp_size} share every clip" if settings.sp_size > 1 else ""
     where = f"{process.world} x {kind}{shared}, {settings.precision}"
     logger.info("stage %s on %s: %s", stage.name, where, described(stage))
-    logger.info("steps %d to %d into %s", step + 1, settings.steps, folder)
+    if step < settings.steps:
+        logger.info("steps %d to %d into %s", step + 1, settings.steps, folder)
+    else:
+        logger.info("%s has all its %d steps; a larger train.steps goes on", folder, settings.steps)
 
 
 def peak_flops(device: torch.device) -> float | None:

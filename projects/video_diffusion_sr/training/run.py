@@ -26,6 +26,7 @@ from projects.video_diffusion_sr.training.diffusion import DiffusionStage, Diffu
 from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_statistics import fold, measure
 from projects.video_diffusion_sr.training.loop import Trainer
+from projects.video_diffusion_sr.training.run_folder import claim_folder, refuse_used_folder
 from projects.video_diffusion_sr.training.run_record import record_start
 from projects.video_diffusion_sr.training.settings import LoopSettings, split_settings
 from projects.video_diffusion_sr.training.sources import DataSettings, held_out_clips, make_source
@@ -98,14 +99,44 @@ def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options
     data = settings_from(DataSettings, data_section, "train.data.")
     asked = recipe.compile_vae if options.stage == "vae" else recipe.compile
     loop = replace(loop, compile=loop.compile or asked)
-    refuse_used_folder(options)
-    torch.manual_seed(loop.seed)
-    if process.is_leader:
-        model = plain_values(recipe.config)
-        record_start(options.output, model, train, {**options.described(), "ranks": process.world})
-    if loop.precision == "bf16":
-        torch.set_float32_matmul_precision("high")  # products that autocast keeps in float32 may use TF32
-    parts = list(run_parts(recipe, section, options))
+    if not options.resume:
+        refuse_used_folder(options.output)
+    claim = claim_folder(options.output, options.stage) if process.is_leader else None
+    try:
+        torch.manual_seed(loop.seed)
+        if loop.precision == "bf16":
+            torch.set_float32_matmul_precision("high")  # what autocast leaves in float32 may use TF32
+        parts = list(run_parts(recipe, section, options))
+        complete = train_parts(recipe, parts, (loop, data), options, process, partial(record, recipe, train, options))
+        if complete and process.is_leader and parts[-1].folder != options.output:
+            shutil.copytree(parts[-1].folder / "export", options.output / "export", dirs_exist_ok=True)
+        return complete
+    finally:
+        if claim is not None:
+            claim.release()
+
+
+def record(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options: RunOptions, process: Process) -> None:
+    """Record this start in the run's folder."""
+    model = plain_values(recipe.config)
+    record_start(options.output, model, train, {**options.described(), "ranks": process.world})
+
+
+def train_parts(
+    recipe: "VideoDiffusionTrainer",
+    parts: Sequence[RunPart],
+    settings: tuple[LoopSettings, DataSettings],
+    options: RunOptions,
+    process: Process,
+    record: Callable[[Process], None],
+) -> bool:
+    """Train the parts that are not done, until asked to stop; whether all are complete.
+
+    Args:
+        record: called on the leader once before the first step: a start that is refused leaves no record.
+    """
+    loop, data = settings
+    recorded = not process.is_leader
     for part in parts:
         if len(parts) > 1 and (part.folder / "export").is_dir() and options.resume:
             logger.info("%s is done", part.folder.name)
@@ -113,13 +144,14 @@ def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options
         source = make_source(options.stage, options.data, data, loop, process, options.output / "index.json")
         validation = make_validation(recipe, options, data, loop, process)
         trainer = Trainer(part.build(), source, loop, part.folder, process, recipe.strategy, validation)
+        if not recorded:
+            record(process)
+            recorded = True
         if not trainer.run(options.resume):
             return False
         if options.stage == "vae" and process.is_leader:
             normalize_exported_vae(recipe, source, loop, part.folder / "export" / "vae.safetensors", process)
         process.barrier()
-    if process.is_leader and parts[-1].folder != options.output:
-        shutil.copytree(parts[-1].folder / "export", options.output / "export", dirs_exist_ok=True)
     return True
 
 
@@ -158,12 +190,6 @@ def write_normalized_vae(vae: VideoAutoencoderKL, batches: Iterable[Batch], path
     logger.info("%s: latent channels had spreads of %s, now 1; use it with vae.scaling_factor=1", path, spreads)
     if float(after.mean.abs().max()) > LARGE_MEAN:
         logger.warning("%s: a latent channel's mean is %.2g spreads from zero", path, float(after.mean.abs().max()))
-
-
-def refuse_used_folder(options: RunOptions) -> None:
-    """Raise ValueError if a run that must not resume has a folder with files."""
-    if not options.resume and options.output.is_dir() and any(options.output.iterdir()):
-        raise ValueError(f"{options.output} holds a run already; resume it, or choose another --output")
 
 
 def run_parts(

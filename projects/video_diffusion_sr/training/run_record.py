@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from common.config import plain_values
 from common.logger import get_logger
 
 logger = get_logger(__name__)
@@ -36,7 +37,8 @@ def record_start(
     starts = folder / STARTS
     starts.mkdir(parents=True, exist_ok=True)
     earlier = sorted(starts.glob("*.yaml"))
-    settings = {"options": dict(more), "model": dict(model), "train": dict(train)}
+    given = {"options": dict(more), "model": dict(model), "train": dict(train)}
+    settings = plain_values(OmegaConf.create(OmegaConf.to_yaml(given)))  # as read again: lists, no tuples
     changes = []
     if earlier:
         before = OmegaConf.to_container(OmegaConf.load(earlier[-1]))

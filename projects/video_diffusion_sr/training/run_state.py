@@ -12,6 +12,7 @@ from common.distributed.checkpoint import (
     allocate_optimizer_state,
     load_checkpoint,
     optimizer_tensors,
+    refuse_other_shapes,
     saved_shapes,
 )
 from common.distributed.metadata import DamagedCheckpoint
@@ -50,6 +51,7 @@ class RunState:
     def load(self, checkpoint: str | Path) -> None:
         """Load a checkpoint, written by any number of ranks, into tensors of a run that has not done a step."""
         saved = saved_shapes(checkpoint)
+        refuse_other_shapes(checkpoint, saved, self.tensors())  # of the networks, before their optimisers' state
         for player, optimizer in self.optimizers.items():
             allocate_optimizer_state(optimizer, self._names(player), saved)
         load_checkpoint(checkpoint, self.tensors())

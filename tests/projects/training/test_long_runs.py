@@ -195,6 +195,9 @@ def test_a_start_is_recorded_and_changes_are_said(tmp_path, caplog):
     kept = [yaml.safe_load(path.read_text()) for path in sorted((tmp_path / "starts").iterdir())]
     assert [start["train"]["steps"] for start in kept] == [5, 5, 9] and kept[0]["model"] == model
     assert all(start["command"] and start["revision"] and start["torch"] for start in kept)
+    model["dit"]["window"] = [(1, 2)]  # a file gives a list back
+    record_start(tmp_path, model, {"steps": 9, "data": {"workers": 1}}, options)
+    assert record_start(tmp_path, model, {"steps": 9, "data": {"workers": 1}}, options) == []
     assert differences({"a": [1], "b": 1}, {"a": [2], "c": 3}) == ["a: [1] -> [2]", "b: 1 -> None", "c: None -> 3"]
 
 
@@ -219,3 +222,7 @@ def test_a_run_says_what_it_trains_before_its_first_step(tmp_path, caplog):
     before = " ".join(said[:first])
     assert "stage toy on 1 x CPU, float32" in before and "net" in before and "trained" in before
     assert f"steps 1 to 2 into {tmp_path}" in before
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        train(tmp_path, settings=replace(SETTINGS, steps=2))
+    assert "has all its 2 steps" in caplog.text and "steps 3 to 2" not in caplog.text

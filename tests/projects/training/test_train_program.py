@@ -207,6 +207,58 @@ def test_mistakes_are_said_in_a_sentence(clips, tmp_path, change, message):
         train([*command("diffusion", clips, tmp_path / "run"), *change])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--data", "{}/nothing"], "nothing does not exist; name folders"),
+        (["--data", "{}/empty"], "empty: no image, video or tar of them is there"),
+        (["--data", "{}/bad"], "bad: no image or video can be read, 1 broken"),
+        (["--output", "{}/bad/broken.jpg"], "broken.jpg is a file"),
+        (["--init_from", "{}/other"], r"other is a folder; .* such as .*other/export/dit\.safetensors"),
+    ],
+)
+def test_paths_that_are_no_good_are_said_and_leave_no_start(clips, tmp_path, change, message):
+    for name in ("empty", "bad", "other/export"):
+        (tmp_path / name).mkdir(parents=True)
+    shutil.copy(clips / "broken.jpg", tmp_path / "bad")
+    (tmp_path / "other/export/dit.safetensors").touch()
+    vae = f"vae.checkpoint={seeded_vae(tmp_path)}"
+    words = [*command("diffusion", clips, tmp_path / "run"), vae, *(word.format(tmp_path) for word in change)]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(words)
+    assert not (tmp_path / "run" / "starts").exists()
+
+
+def test_a_folder_belongs_to_one_stage_and_one_process(clips, tmp_path):
+    run, vae = tmp_path / "run", f"vae.checkpoint={seeded_vae(tmp_path)}"
+    assert train([*command("diffusion", clips, run), vae, "train.steps=1"]) == 0
+    weights = run / "export/dit.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(ValueError, match="holds a run of the stage diffusion, not distill"):
+        train([*command("distill", clips, run), vae, "--init_from", str(weights)])
+    assert weights.read_bytes() == before and not any(run.glob("round_*"))
+    with pytest.raises(ValueError, match="model that it was written with"):
+        train([*command("diffusion", clips, run), vae, "dit.model.heads=1", "dit.model.vid_dim=24"])
+    code = f"""
+import sys
+from projects.video_diffusion_sr.training.run_folder import claim_folder
+claim = claim_folder(__import__("pathlib").Path({str(run)!r}), "diffusion")
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "claimed\n"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("projects.video_diffusion_sr.training.run_folder.PATIENCE_S", 0.1)
+            with pytest.raises(ValueError, match=f"process {other.pid} on .* trains into .*run now"):
+                train([*command("diffusion", clips, run), vae])
+        other.kill()  # however it ends, the next one can start
+    assert train([*command("diffusion", clips, run), vae]) == 0
+    assert not list(run.glob(".seedvr-*"))
+
+
 def test_stages_that_start_from_weights_ask_for_them(clips, tmp_path):
     for stage in ("distill", "adversarial"):
         with pytest.raises(ValueError, match="--init_from"):
