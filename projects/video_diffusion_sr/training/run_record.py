@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from common.config import plain_values
 from common.logger import get_logger
@@ -38,7 +38,9 @@ def record_start(
     starts.mkdir(parents=True, exist_ok=True)
     earlier = sorted(starts.glob("*.yaml"))
     given = {"options": dict(more), "model": dict(model), "train": dict(train)}
-    settings = plain_values(OmegaConf.create(OmegaConf.to_yaml(given)))  # as read again: lists, no tuples
+    again = OmegaConf.create(OmegaConf.to_yaml(given))  # as a later start reads it: lists, no tuples
+    assert isinstance(again, DictConfig)
+    settings = plain_values(again)
     changes = []
     if earlier:
         before = OmegaConf.to_container(OmegaConf.load(earlier[-1]))
