@@ -31,8 +31,8 @@ def test_predicted_peaks_are_those_of_earlier_runs(preset, clip, frames, offload
 
 
 MEASURED = [  # clip, ranks; GiB of the busiest rank in encode, transformer and decode: the 3B on H100s with NVLink
-    ((97, 720, 1280), 1, (14.79, 12.59, 17.66)),
-    ((97, 720, 1280), 2, (11.68, 10.14, 13.29)),
+    ((97, 720, 1280), 1, (15.35, 12.62, 18.03)),
+    ((97, 720, 1280), 2, (11.62, 10.23, 13.60)),  # those below: with smaller row blocks, about 0.3 less
     ((97, 1088, 1920), 1, (22.76, 18.92, 28.98)),
     ((97, 1088, 1920), 2, (15.70, 13.41, 19.05)),
     ((21, 2160, 3840), 1, (51.77, 17.46, 69.69)),
@@ -73,7 +73,7 @@ def test_predicted_peak_of_many_pictures_is_the_one_measured(size, measured):
 def test_predicted_peaks_of_sharded_weights_are_those_measured():
     """The 7B on two GPUs: blocks are whole only while the transformer computes."""
     work = replace(released("seedvr2_7b")(25, 720, 1280, 2, source=720 * 1280), sharded=True)
-    check(dict(choose_plan(74, work).predicted), {"encode": 13.00, "transformer": 11.17, "decode": 14.54})
+    check(dict(choose_plan(74, work).predicted), {"encode": 12.87, "transformer": 11.21, "decode": 14.80})
 
 
 def check(predicted, measured):
