@@ -174,17 +174,14 @@ class VaeStage(Stage):
         space, time = vae.spatial_factor, vae.temporal_factor
         shape = (batch, vae.latent_channels, latent_frames(frames, time), height // space, width // space)
         noise = torch.randn(shape, generator=generator, device=self.device)
-        return vae(clip, noise, None if self.parallel is None else self._rows(self.parallel, height // space))
+        return vae(clip, noise, self._rows(height // space))
 
-    @staticmethod
-    def _rows(parallel: Parallel, latent_rows: int) -> SharedClip:
-        """The row blocks of the ranks in a group; ValueError if a rank would have no row."""
-        if latent_rows < parallel.size:
-            raise ValueError(
-                f"sp_size {parallel.size}: a picture of {latent_rows} latent rows cannot be shared by so many "
-                "ranks; use larger clips or a smaller sp_size"
-            )
-        return parallel.rows(latent_rows)
+    def _rows(self, latent_rows: int) -> SharedClip | None:
+        """How the ranks of a group share pictures; None where a rank would have no row: each computes such pictures
+        whole then, and the mean of their equal gradients is the gradient."""
+        if self.parallel is None or latent_rows < self.parallel.size:
+            return None
+        return self.parallel.rows(latent_rows)
 
     def _vae_losses(self, clip: Tensor, made: Tensor, posterior: DiagonalGaussian, step: int) -> dict[str, Tensor]:
         error = made.float() - clip
