@@ -31,9 +31,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-
-from common.config import create_object, load_config, plain_values
-from common.distributed.process import process_group
 from common.logger import get_logger, set_up_logging
 from common.parent import end_with_parent, has_launcher
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
@@ -72,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging(args.verbose)
     if has_launcher():
         end_with_parent()
+    # Imported here, as PyTorch takes seconds, in which Ctrl-C is to end the program with a word and no traceback.
+    from common.config import create_object, load_config, plain_values
+    from common.distributed.process import process_group
     from projects.video_diffusion_sr.lora import LoraSettings
     from projects.video_diffusion_sr.training.nan_guard import NonFiniteLoss
     from projects.video_diffusion_sr.training.overrides import load_run

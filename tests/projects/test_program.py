@@ -1,6 +1,8 @@
 """Programs end alike: an expected error is one line and a status, a mistake keeps its traceback; --set is one flag."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -8,6 +10,7 @@ from common.extras import MissingExtra
 from common.signals import Interrupted
 from projects import training_cost
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -62,3 +65,10 @@ def test_settings_are_the_same_with_and_without_their_flag(line):
     parser = new_parser("A program.")
     add_settings(parser, "changes to the YAML")
     assert parse_with_settings(parser, line).overrides == ["a=1", "b=2"]
+
+
+def test_training_reads_its_flags_before_pytorch_is_imported():
+    """Ctrl-C in the seconds that the import takes reaches `run_program`, and wrong flags do not wait for it."""
+    code = "import sys; from projects.train import parse; parse(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    words = ["diffusion", "--data", "clips", "--output", "run"]
+    assert subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, check=False).returncode == 0
