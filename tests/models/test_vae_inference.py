@@ -1,6 +1,7 @@
 """The VAE's inference path and its folded weights against the plain path: the same numbers, whatever the cut."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -339,3 +340,25 @@ def test_blocks_of_winograd_are_few_and_alike(height, align, monkeypatch):
         fewest = math.ceil(height / (max(most // align, 1) * align))
         assert len(blocks) <= fewest
         assert rows * fewest < height + fewest * align
+
+
+@torch.no_grad()
+def test_a_transformed_frame_is_freed_behind_its_product(monkeypatch):
+    """What the memory plan counts, see `working_channels`: while the first of six is made, five frames wait."""
+    vae, made, waiting = small_vae(1), [], []
+    prepare_inference(vae, (F43,))
+    transform, product = winograd.transform_input, winograd._product
+
+    def watched_transform(frames, *rest):
+        made[:] = [weakref.ref(frame) for frame in frames]
+        transform(frames, *rest)
+
+    def watched_product(x, weight, up):
+        waiting.append(sum(frame() is not None for frame in made) - 1)
+        return product(x, weight, up)
+
+    monkeypatch.setattr(winograd, "transform_input", watched_transform)
+    monkeypatch.setattr(winograd, "_product", watched_product)
+    clip, _ = pixels_and_latents(vae, 13, 20, 12)
+    in_slices(vae, clip, Schedule(4, LEVELS[2]), "encode_slice")
+    assert waiting and waiting == [5, 4, 3, 2, 1, 0] * (len(waiting) // 6)
