@@ -196,6 +196,7 @@ def test_ways_to_call_a_convolution_are_timed(monkeypatch):
         "3d T=2",
         "3d T=1",
         "F(4,3)",
+        "F(4,3), cudnn.benchmark",
         "F(2,3)",
     }
     for layer in {row["layer"] for row in rows}:  # the speed is that of the plain variant's operations, whatever ran
