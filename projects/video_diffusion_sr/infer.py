@@ -128,6 +128,7 @@ class VideoDiffusionInfer:
         positive = self._predictor(self.prompts.positive, shape, condition)
         # Without guidance nothing asks for the second.
         negative = positive if guidance.scale == 1.0 else self._predictor(self.prompts.negative, shape, condition)
+        self.expect(None)  # a layout of another shape would stay in the device's memory
 
         def predict(x: Tensor, t: Tensor, step: int) -> Tensor:
             return guidance.predict(
@@ -138,11 +139,14 @@ class VideoDiffusionInfer:
             restored = self.sampler.sample(noise, predict)
         return self.guard.watch("the transformer", restored)
 
-    def expect(self, shape: tuple[int, int, int]) -> None:
-        """Begin to build the layout of latents (t, h, w) in a thread, for the next `sample` of such latents.
+    def expect(self, shape: tuple[int, int, int] | None) -> None:
+        """Begin to build the layout of latents (t, h, w) in a thread, for the next `sample`; None: forget the last one.
 
-        The host takes about 50 ms for it at 720p x 97. If the next call has another shape, only this work is lost.
+        The host takes about 50 ms for it at 720p x 97. If the next latents have another shape, only this work is lost.
         """
+        self._expected = {}
+        if shape is None:
+            return
         texts = [self.prompts.positive, *([self.prompts.negative] if self.sampling.guidance.scale != 1.0 else [])]
         pool = ThreadPoolExecutor(1, "layout", self._enter_thread)
         self._expected = {(shape, n): pool.submit(self._new_layout, shape, n) for n in {len(text) for text in texts}}

@@ -114,8 +114,7 @@ def restore_frames(
     skipped = {"encode": first, "sample": shot_start + grid.first_frame(start.sampled), "decode": place.frame}
     for stage, count in skipped.items():
         progress.advance(stage, count)
-    if first == 0:
-        restorer.expect(info)
+    restorer.infer.expect(restorer.expected_latents(info) if first == 0 else None)
     finisher = Finisher(restorer.geometry.output_size(info.height, info.width), restorer, form, info.transparent)
     for shot in Shots(_counted(frames, first, progress), first, shot_start):
         for finished in restore_shot(shot, ShotInputs(shot, inputs), info, finisher, progress, start):

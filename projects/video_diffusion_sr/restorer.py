@@ -64,15 +64,17 @@ class Restorer:
         """Where windows end and slices begin, of the current clip."""
         return Grid(self.window, self.slice_frames, self.infer.vae.temporal_factor)
 
-    def expect(self, info: MediaInfo) -> None:
-        """Let what depends on a clip's size alone be worked out while its first slices are encoded."""
+    def expected_latents(self, info: MediaInfo) -> tuple[int, int, int] | None:
+        """The latents (t, h, w) of a clip's first window, if its container is right about its length.
+
+        None for pictures, for clips of unknown length, and for lengths that are hardly true.
+        """
         if info.frame_count_hint is None:
-            return
+            return None
         factor, (height, width) = self.infer.vae.temporal_factor, self.latent_size(info)
         latents = latents_within(causal_length(info.frame_count_hint, factor), factor)
         latents = latents if self.window is None else min(latents, self.window)
-        if latents > 1 and latents * height * width <= MOST_EXPECTED:
-            self.infer.expect((latents, height, width))
+        return (latents, height, width) if 1 < latents <= MOST_EXPECTED // (height * width) else None
 
     def run_in(self, place: Place) -> RunIn:
         """What is computed again before a place of the current clip."""

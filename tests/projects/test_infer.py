@@ -56,6 +56,26 @@ def test_the_condition_carries_the_mask_and_is_noised_only_where_the_preset_says
     assert not torch.allclose(noised[..., :16], latents) and (noised[..., 16] == 1).all()
 
 
+@pytest.mark.parametrize("expected", [None, "these", (2, 4, 6)])
+@pytest.mark.parametrize("sampling", [Sampling(), FOUR_STEPS])
+def test_an_expected_layout_changes_nothing_and_is_not_kept(networks, sampling, expected):
+    """Right or wrong: a wrong one would stay in the device's memory while the clip is decoded."""
+    infer, built = make_infer(networks, sampling), []
+    latents, noise = seeded("expected/latents", (3, 4, 6, 16)), seeded("expected/noise", (3, 4, 6, 16))
+    condition = infer.condition(latents, noise)
+    plain = infer.sample(condition, noise)
+    layout = infer.dit.layout
+    infer.dit.layout = lambda shapes, *rest: built.append(tuple(shapes[0])) or layout(shapes, *rest)
+    try:
+        infer.expect((3, 4, 6) if expected == "these" else expected)
+        assert torch.equal(infer.sample(condition, noise), plain)
+    finally:
+        del infer.dit.layout
+    texts = 1 if sampling.guidance.scale == 1.0 else 2
+    wanted = [(3, 4, 6)] * texts + ([expected] * texts if isinstance(expected, tuple) else [])
+    assert sorted(built) == sorted(wanted) and not infer._expected
+
+
 def test_presets_are_the_released_settings():
     one_step = {name: p for name, p in PRESETS.items() if name.startswith("seedvr2")}
     assert all((p.steps, p.cfg_scale, p.condition_noise) == (1, 1.0, 0.0) for p in one_step.values())

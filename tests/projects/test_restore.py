@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
-from data.media import MediaError, open_media
+from data.media import MediaError, MediaInfo, open_media
 from data.pixel_range import model_to_uint8
 from projects.video_diffusion_sr import finishing, restore
 from projects.video_diffusion_sr.build import build
@@ -243,3 +243,14 @@ def test_missing_weights_say_what_to_download(folder, capfd):
 def test_a_missing_input_is_a_sentence(tmp_path, capfd):
     assert run(tmp_path) == 2
     assert "there is no such file or folder" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("count", "window", "latents"), [(None, None, None), (1, None, None), (2, None, 2), (9, None, 3), (97, 5, 5), (10**12, None, None)]
+)  # fmt: skip
+def test_what_is_worked_out_ahead_is_the_first_window(restorer, count, window, latents):
+    """A container that claims a trillion frames makes nobody build a layout for them."""
+    info = MediaInfo(Path("clip"), "video", 32, 24, frame_count_hint=count)
+    found = replace(restorer, window=window).expected_latents(info)
+    height, width = restorer.latent_size(info)
+    assert found == (None if latents is None else (latents, height, width))
