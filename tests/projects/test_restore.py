@@ -246,8 +246,9 @@ def test_a_missing_input_is_a_sentence(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("count", "window", "latents"), [(None, None, None), (1, None, None), (2, None, 2), (9, None, 3), (97, 5, 5), (10**12, None, None)]
-)  # fmt: skip
+    ("count", "window", "latents"),
+    [(None, None, None), (1, None, None), (2, None, 2), (97, 5, 5), (10**12, None, None), (10**12, 5, 5)],
+)
 def test_what_is_worked_out_ahead_is_the_first_window(restorer, count, window, latents):
     """A container that claims a trillion frames makes nobody build a layout for them."""
     info = MediaInfo(Path("clip"), "video", 32, 24, frame_count_hint=count)
