@@ -1,8 +1,9 @@
-"""Builds the wheel: the programs' packages are moved below `seedvr/_engine`, with their imports rewritten.
+"""Builds the wheel: it copies the repository's packages to `seedvr/_engine` and rewrites their imports.
 
-In the repository `models`, `common`, `data` and `projects` are top-level packages, which research code imports. In
-site-packages such names would collide with other packages, so an installed engine is `seedvr._engine.models` and so on.
-Only imports and the commands in messages change; docs/decisions/0008-packaging.md compares this with alternatives.
+In the repository, `models`, `common`, `data` and `projects` are top-level packages, which research code imports. In
+site-packages such names would collide with other packages, so they are installed as `seedvr._engine.models` and so on.
+Only imports, changes of `sys.path` and commands in messages are rewritten. docs/decisions/0008-packaging.md compares
+this with alternatives.
 """
 
 import ast
@@ -19,7 +20,7 @@ INSIDE = "seedvr._engine"
 FOLDER = INSIDE.replace(".", "/")
 DATA = ("configs_*/*.yaml", "models/**/*.yaml", "ckpts/tiny/*")
 
-# Commands as messages and help texts say them, in a checkout and where the package is installed.
+# Commands in messages and help texts: (pattern of the command in a checkout, command of the installed package).
 COMMANDS = (
     (r"python projects/(download|train|evaluate)\.py", r"seedvr \1"),
     (r"projects/(download|train|evaluate)\.py", r"seedvr \1"),
@@ -27,10 +28,10 @@ COMMANDS = (
 
 
 class BuildEngine(build_py):
-    """setuptools' build_py, with the engine."""
+    """setuptools' build_py, which also installs the engine."""
 
     def run(self) -> None:
-        """Build `seedvr`, then the engine in it; files of an earlier build are removed."""
+        """Remove the files of an earlier build, build `seedvr`, and copy the engine into it."""
         target = Path(self.build_lib)
         if not self.editable_mode:
             shutil.rmtree(target / "seedvr", ignore_errors=True)
@@ -40,13 +41,13 @@ class BuildEngine(build_py):
             copy_engine(ROOT, target / FOLDER)
 
     def get_source_files(self) -> list[str]:
-        """Also what a source distribution needs for building this."""
+        """The files of a source distribution: those of `build_py`, the engine's, and this file."""
         files = [path for path in engine_files(ROOT)] + [Path(__file__)]
         return [*super().get_source_files(), *(str(path.relative_to(ROOT)) for path in files)]
 
 
 def engine_files(root: Path) -> Iterator[Path]:
-    """Everything of the repository that the installed engine has."""
+    """The files of the repository that are installed: the modules of `PACKAGES` and the data files of `DATA`."""
     for package in PACKAGES:
         yield from sorted((root / package).rglob("*.py"))
     for pattern in DATA:
@@ -54,7 +55,7 @@ def engine_files(root: Path) -> Iterator[Path]:
 
 
 def copy_engine(root: Path, target: Path) -> None:
-    """The engine of the repository `root` as the package in the folder `target`."""
+    """Copy the engine of the repository `root` to the folder `target`, which becomes a package."""
     for source in engine_files(root):
         copy = target / source.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -66,18 +67,22 @@ def copy_engine(root: Path, target: Path) -> None:
 
 
 def rewrite(folder: Path, files: Iterator[Path]) -> None:
-    """Rewrite the files' imports for the engine's installed place."""
+    """Rewrite files in place to their installed form; `folder` is the folder to which names in errors are relative."""
     for file in files:
         text = file.read_text(encoding="utf-8")
         file.write_text(installed_source(text, str(file.relative_to(folder))), encoding="utf-8")
 
 
 def installed_source(text: str, name: str) -> str:
-    """The source of a module as it is installed.
+    """The source of a module in its installed form.
+
+    Args:
+        text: the source in the repository.
+        name: the name of the file, for errors.
 
     Raises:
-        ValueError: an import that would bind the name of a package of ours (`import common.seed`): write `from common
-            import seed`, which can be redirected.
+        ValueError: an import binds the name of one of `PACKAGES` (`import common.seed`), so it cannot be redirected;
+            write `from common import seed`.
     """
     lines = text.splitlines(keepends=True)
     for node in sorted(ast.walk(ast.parse(text)), key=lambda node: getattr(node, "lineno", 0), reverse=True):
@@ -100,17 +105,17 @@ def installed_source(text: str, name: str) -> str:
 
 
 def is_ours(module: str | None) -> bool:
-    """Whether a dotted name lies in one of the packages that move."""
+    """Whether a dotted module name is in one of `PACKAGES`."""
     return module is not None and module.split(".")[0] in PACKAGES
 
 
 def is_path_change(node: ast.AST) -> bool:
-    """Whether a statement puts the repository on the module path, as scripts do."""
+    """Whether a statement inserts a folder into `sys.path`, as the scripts do with the repository."""
     return isinstance(node, ast.Expr) and ast.unparse(node).startswith("sys.path.insert(")
 
 
 def replace(lines: list[str], number: int, pattern: str, words: str) -> None:
-    """Replace the one match of a pattern in a line; it must exist."""
+    """Replace the first match of a pattern in line `number`, counted from 1; AssertionError if there is none."""
     changed, count = re.subn(pattern, words, lines[number - 1], count=1)
     assert count == 1, (number, lines[number - 1])
     lines[number - 1] = changed

@@ -1,1 +1,1 @@
-"""Transfer curves of HDR (PQ, HLG), and the SDR form of HDR pictures that the networks take."""
+"""Transfer curves of HDR (PQ, HLG), and the conversion of HDR pictures to the SDR that the networks take."""

@@ -14,16 +14,18 @@ Curve = Literal["none", "pq", "pq to sdr", "hlg to sdr"]
 
 @dataclass(frozen=True)
 class PixelPath:
-    """The conversions of one file's pixels; decided once a file."""
+    """How the pixels of one file are converted before and after the networks."""
 
-    deep: bool = False  # the file has more than 8 bits: its pixels are float32 in [0, 1], otherwise u8
-    bits: Literal[8, 16] = 8  # of results: 8 (u8), or 16 (words, whose bits torch holds as int16)
-    curve: Curve = "none"  # "none": values stay. "pq": tone curve, and its inverse. "... to sdr": to BT.709, not undone
-    peak: int = 1000  # of a PQ picture, nits
+    deep: bool = False  # whether the file has more than 8 bits: its pixels are then float32 in [0, 1], otherwise u8
+    bits: Literal[8, 16] = 8  # bits per sample of results: 8 (u8), or 16 (words, whose bits torch holds as int16)
+    # "none": no conversion. "pq": a tone curve before the networks, its inverse after them. "pq to sdr", "hlg to sdr":
+    # a conversion to SDR of BT.709, which is not inverted.
+    curve: Curve = "none"
+    peak: int = 1000  # peak luminance of a PQ picture in nits
 
     @property
     def dtype_in(self) -> torch.dtype:
-        """The dtype of pixels that `into` takes, for `rgb_of`."""
+        """The dtype of the pixels that `into` takes, for `rgb_of`."""
         return torch.float32 if self.deep or self.curve != "none" else torch.uint8
 
     @property
@@ -32,14 +34,21 @@ class PixelPath:
         return torch.uint8 if self.bits == 8 else torch.int16
 
     def into(self, rgb: Tensor) -> Tensor:
-        """Pixels [..., 3, H, W] of `dtype_in` -> the same, as SDR where they were HDR."""
+        """Convert a file's pixels [..., 3, H, W] of `dtype_in` from HDR to SDR; with the curve "none", return them."""
         if self.curve == "none":
             return rgb
         tone = hlg_to_tone(rgb) if self.curve == "hlg to sdr" else pq_to_tone(rgb, self.peak)
         return tone if self.curve == "pq" else bt2020_to_bt709(tone)
 
     def back(self, frames: Tensor) -> Tensor:
-        """Finished frames [..., h, w], about [-1, 1] -> `dtype_out`, clipped and rounded."""
+        """Convert finished frames to what the file stores.
+
+        Args:
+            frames: floats of any shape, about [-1, 1].
+
+        Returns:
+            The same shape in `dtype_out`, clipped and rounded; with the curve "pq", codes of PQ.
+        """
         if self.bits == 8:
             return model_to_uint8(frames)
         words = words_of((frames.float() + 1) * 0.5)

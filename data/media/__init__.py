@@ -1,6 +1,6 @@
-"""Clips and pictures in and out: `find_media`, `probe_all`, `open_media`, `rgb_of`, `output_path`, `open_writer`.
+"""Reads and writes clips and pictures: `find_media`, `probe_all`, `open_media`, `rgb_of`, `output_path`, `open_writer`.
 
-The names are imported when they are first used: the process that probes files (`data.media.probe_worker`) must start
+A name is imported when it is first used, because the process that probes files (`data.media.probe_worker`) must start
 without torch, which takes seconds to load.
 """
 

@@ -1,4 +1,4 @@
-"""How long is each frame of an animation shown? Read from the file's blocks, without decoding a pixel."""
+"""How long is each frame of an animation shown? The delays are read from the file's blocks; no pixel is decoded."""
 
 import struct
 from collections.abc import Iterator
@@ -10,21 +10,30 @@ import av
 
 from data.media.clock import time_base_of
 
-LONGEST_IGNORED_MS = {"GIF": 10}  # a leftover of old GIFs; in other formats, only no delay at all says nothing
-USUAL_DELAY_MS = 100  # browsers play such frames at 10 a second
+LONGEST_IGNORED_MS = {"GIF": 10}  # old GIFs have such delays by mistake; in other formats only a delay of 0 is ignored
+USUAL_DELAY_MS = 100  # replaces an ignored delay, as in browsers
 
 
 def shown_for(milliseconds: Fraction | float | None, picture_format: str | None) -> Fraction:
-    """Seconds that a frame with this delay is shown, as browsers do; `picture_format` is Pillow's name."""
+    """Seconds for which browsers show a frame with this delay.
+
+    Args:
+        milliseconds: the delay in the file; None counts as 0.
+        picture_format: Pillow's name of the format.
+    """
     exact = Fraction(milliseconds or 0).limit_denominator(1000)
     ignored = exact <= LONGEST_IGNORED_MS.get(picture_format or "", 0)
     return (Fraction(USUAL_DELAY_MS) if ignored else exact) / 1000
 
 
 def delays_of(path: Path, picture_format: str | None) -> list[Fraction]:
-    """Seconds of every frame, as the blocks of a GIF, WebP, PNG or AVIF say; empty where they cannot be read.
+    """The duration of every frame in seconds, from the blocks of a GIF, WebP, PNG or AVIF; [] for other formats.
 
-    More exact than Pillow, which rounds the delays of an AVIF to milliseconds.
+    This is more exact than Pillow, which rounds the delays of an AVIF to milliseconds. The list can have fewer or more
+    entries than the file has frames if the file is damaged.
+
+    Args:
+        picture_format: Pillow's name of the format.
     """
     walk = {"GIF": _gif, "WEBP": _webp, "PNG": _png, "AVIF": _avif}.get(picture_format or "")
     if walk is None:
@@ -86,11 +95,11 @@ def _png(file: BinaryIO) -> Iterator[Fraction]:
 def _avif(file: BinaryIO) -> Iterator[Fraction]:
     try:
         with av.open(file, format="mov") as container:
-            stream = max(container.streams.video, key=lambda one: one.frames)  # the first is the still picture
+            stream = max(container.streams.video, key=lambda one: one.frames)  # the first stream is the still picture
             assert isinstance(container, av.container.InputContainer)
             times = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
             end = times[0] + (stream.duration or 0)
             for start, following in zip(times, [*times[1:], end], strict=True):
                 yield 1000 * (following - start) * time_base_of(stream)
-    except (av.FFmpegError, IndexError, TypeError, ValueError, ZeroDivisionError):  # no track, or one without times
+    except (av.FFmpegError, IndexError, TypeError, ValueError, ZeroDivisionError):  # no track, or no times
         return

@@ -1,6 +1,6 @@
-"""Composites transparent frames over white, where the result has no transparency.
+"""Composites transparent frames over white, for results without transparency.
 
-In HDR, white is the reference white of ITU-R BT.2408 (203 nits), not the brightest light.
+In HDR, white is the reference white of ITU-R BT.2408 (203 nits), not the peak.
 """
 
 import av
@@ -17,7 +17,7 @@ WHITE_CODES = {PQ: 0.5807, HLG: 0.75}
 
 
 def laid_over_white(frame: av.VideoFrame, stream: av.VideoStream) -> av.VideoFrame | None:
-    """The frame as rgb24 over white; None where every pixel is opaque."""
+    """The frame as rgb24, composited over white; None if every pixel is opaque. `pts` and `time_base` are kept."""
     if not means_transparency(frame, stream):
         return None
     alpha = frame.reformat(format="rgba").to_ndarray()[..., 3]  # H W
@@ -30,10 +30,11 @@ def laid_over_white(frame: av.VideoFrame, stream: av.VideoStream) -> av.VideoFra
 
 
 def deep_over_white(frame: Frame, transfer: int) -> Frame | None:
-    """A frame of more than 8 bits with alpha, over white, as RGB of 16 bits; None where every pixel is opaque.
+    """A frame of more than 8 bits, composited over white, as 16-bit RGB; None if every pixel is opaque.
 
     Args:
-        transfer: of its colour.
+        frame: with or without an alpha plane.
+        transfer: the frame's transfer characteristics, a number of ITU-T H.273; it decides the code of white.
     """
     alpha = alpha_of([frame])
     if alpha is None or alpha.min() == 1:

@@ -1,6 +1,6 @@
-"""A part of a clip: from a moment or a frame, up to a moment or for a number of frames.
+"""A part of a clip: it starts at a time or a frame, and ends at a time or after a number of frames.
 
-Without torch, for flags and for probing. `data.media.clip_range_reader` reads it.
+Works without torch, because flags and probing use it. `data.media.clip_range_reader` reads the frames.
 """
 
 import re
@@ -16,7 +16,7 @@ CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
 class Long(Protocol):
-    """The length of a clip; `MediaInfo` and `Probe` have it."""
+    """What `ClipRange` must know of a clip: its kind and its length. `MediaInfo` and `Probe` fit."""
 
     @property
     def kind(self) -> str: ...
@@ -30,16 +30,16 @@ class Long(Protocol):
 
 @dataclass(frozen=True)
 class ClipRange:
-    """A part of a clip; without arguments all of it.
+    """A part of a clip; without arguments, the whole clip.
 
     Raises:
-        ValueError: it is empty, or its start or its end is given twice.
+        ValueError: the part is empty or begins before the clip, or its start or its end is given twice.
     """
 
-    start: Fraction | None = None  # seconds since the clip's zero; frames first shown at `start` or later
-    end: Fraction | None = None  # seconds; frames first shown before `end`
-    first: int = 0  # number of the first frame, from 0
-    count: int | None = None  # frames; None: to the end
+    start: Fraction | None = None  # seconds since the clip's zero; frames that begin earlier are left out
+    end: Fraction | None = None  # seconds since the clip's zero; frames that begin at `end` or later are left out
+    first: int = 0  # number of the first frame, counted from 0
+    count: int | None = None  # how many frames at most; None: all up to the end
 
     def __post_init__(self) -> None:
         if self.start is not None and self.first:
@@ -57,19 +57,19 @@ class ClipRange:
 
     @classmethod
     def of_frames(cls, first: int, end: int) -> Self:
-        """Frames from number `first` up to `end`, which is not in it, both from 0."""
+        """Frames `first` to `end - 1`, counted from 0. Raises ValueError if there are none."""
         if end <= first:
             raise ValueError(f"frames {first}:{end} are none: the second number is of the first frame behind the part")
         return cls(first=first, count=end - first)
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of a clip."""
+        """Whether the range is the whole clip."""
         return self == ClipRange()
 
     @property
     def label(self) -> str:
-        """The suffix of a result's name, such as "_10s-12.5s" or "_f20-f40"; "" for all of a clip."""
+        """The suffix of a result's name, such as "_10s-12.5s" or "_f20-f40"; "" for the whole clip."""
         if self.whole:
             return ""
         begin = f"f{self.first}" if self.start is None and self.end is None else f"{_short(self.start)}s"
@@ -80,11 +80,11 @@ class ClipRange:
         return f"_{begin}-{end}"
 
     def applies_to(self, kind: str) -> bool:
-        """Whether it leaves anything out of media of a kind; a picture is always whole."""
+        """Whether the range can leave out frames of media of this kind. Pictures are always read whole."""
         return kind != "image" and not self.whole
 
     def frames(self, clip: Long) -> int | None:
-        """About how many frames of a clip lie in it, by what the file says; None where it says too little."""
+        """About how many frames of a clip are in the range, estimated from the header; None if it says too little."""
         total, seconds = clip.frame_count_hint, clip.duration
         if not self.applies_to(clip.kind):
             return total
@@ -99,12 +99,17 @@ class ClipRange:
         return max(min(counts), 1) if counts else None
 
     def check_begins_in(self, clip: Long, path: Path) -> None:
-        """MediaError where the clip is said to end before the range begins."""
+        """Raise MediaError if the range starts at or after the clip's duration, according to its header."""
         if self.start is not None and clip.kind != "image" and clip.duration and self.start >= clip.duration:
             raise MediaError(f"{shown(path)}: {self.missing(clip.duration)}")
 
     def missing(self, seconds: Fraction | float | None = None, frames: int | None = None) -> str:
-        """A sentence for a range without frames: the clip lasts `seconds`, or `frames` frames were read."""
+        """The part of an error message that says why the range has no frames.
+
+        Args:
+            seconds: the duration of the clip; used unless `frames` is given.
+            frames: how many frames of the clip were read.
+        """
         if frames is not None and self.end is not None:
             return f"no frame begins from {_short(self.start)} s up to {_short(self.end)} s; ask for a longer part"
         where = f"frame {self.first}" if self.start is None else f"{_short(self.start)} s"
@@ -116,7 +121,7 @@ WHOLE = ClipRange()
 
 
 def seconds_of(text: str) -> Fraction:
-    """Seconds from "90", "12.5", "1:30" or "01:02:03.5"; ValueError for anything else."""
+    """Parse a time such as "90", "12.5", "1:30" or "01:02:03.5" to seconds. Raises ValueError for anything else."""
     parts = CLOCK.fullmatch(text.strip())
     if parts is None or (parts[2] is not None and float(parts[3]) >= 60):
         raise ValueError(f"{text!r} is no time such as 90, 12.5, 1:30 or 01:02:03.5")
@@ -125,9 +130,11 @@ def seconds_of(text: str) -> Fraction:
 
 
 def frames_of(text: str) -> tuple[int, int | None]:
-    """(first, count or None) from "100", "20:40", "20:" or ":40"; ValueError for anything else.
+    """Parse a range of frames such as "100", "20:40", "20:" or ":40". Raises ValueError for anything else.
 
-    "100" is the first hundred; "20:40" is from number 20 up to 40, which is not in it.
+    Returns:
+        (number of the first frame, how many frames; None: to the end). "100" is the first hundred frames; "20:40" is
+        frames 20 to 39, counted from 0.
     """
     first, colon, end = text.strip().partition(":")
     numbers = [part for part in (first, end) if part]
@@ -141,5 +148,5 @@ def frames_of(text: str) -> tuple[int, int | None]:
 
 
 def _short(seconds: Fraction | None) -> str:
-    """Seconds as short as milliseconds are: "12.5"."""
+    """Seconds as text, rounded to milliseconds, without trailing zeros: "12.5"."""
     return f"{float(seconds or 0):.3f}".rstrip("0").rstrip(".")

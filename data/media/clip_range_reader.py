@@ -1,7 +1,7 @@
-"""Reads a part of a clip as a clip with its own zero.
+"""Reads a part of a clip as a clip with its own time zero.
 
-The file is decoded from its beginning, and what lies before the part is dropped: so its frames are those of the whole
-clip to the last bit, and so are their times, even where the container's index is wrong or missing.
+The file is decoded from its beginning, and frames before the part are dropped. So the frames are bit-identical to those
+of the whole clip, and their times are exact, even if the container's index is wrong or missing.
 """
 
 from collections.abc import Generator
@@ -18,16 +18,17 @@ from data.media.video_reader import VideoReader
 
 
 class ClipRangeReader(MediaReader):
-    """The frames of a part, at times from zero on.
+    """The frames of a part of a clip; their times start at zero.
 
-    A part that begins with the clip keeps the clip's zero. Else its first frame is the new zero, also for what stands
-    beside the picture (`MediaInfo.cut`). Opening reads up to that frame.
+    A part that begins with the clip keeps the clip's zero. Otherwise its first frame becomes time zero, for sound and
+    subtitles too (`MediaInfo.cut`), and the constructor decodes up to this frame.
 
     Args:
-        reader: of the whole clip; this object closes it.
-        clip_range: not whole.
+        reader: reads the whole clip; `close` closes it.
+        clip_range: the part, not the whole clip.
+
     Raises:
-        MediaError: no frame lies in the part.
+        MediaError: the part has no frame. If the part begins with the clip, the iteration may raise it instead.
     """
 
     def __init__(self, reader: MediaReader, clip_range: ClipRange) -> None:
@@ -39,7 +40,7 @@ class ClipRangeReader(MediaReader):
         if clip_range.first or clip_range.start:
             frames = self._frames_in_range()
             first = next(frames)
-            self._zero, self._begun = first.time, (first, frames)  # goes on with the first iteration
+            self._zero, self._begun = first.time, (first, frames)  # the first iteration continues with these
         count = clip_range.frames(whole)
         left = [end - self._zero for end in (whole.duration, clip_range.end) if end is not None]
         if clip_range.count is not None and whole.frame_rate and not whole.variable_frame_rate:
@@ -53,7 +54,7 @@ class ClipRangeReader(MediaReader):
         )
 
     def _frames_in_range(self) -> Generator[Frame]:
-        """The frames, at least one, at their times in the whole clip."""
+        """The frames of the part, with their times in the whole clip; MediaError if there are none."""
         clip_range, number, given = self._range, -1, 0
         frames = iter(self._reader)
         try:

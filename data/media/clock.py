@@ -1,10 +1,9 @@
 """When is a frame shown? Exact times from a container's rounded ticks.
 
-Containers round: Matroska counts milliseconds, so a clip of 30000/1001 frames per second has steps of 33 and 34.
-Times within one tick of the even grid of the nominal rate are moved onto the grid. From the first frame that is
-further away, the rate varies or the nominal rate is wrong, and times stay as they are. So constant-rate clips become
-exactly constant (a dropped frame leaves a gap of whole frames), and in other clips no frame moves by more than the
-container's rounding.
+Containers round times: Matroska counts milliseconds, so a clip of 30000/1001 frames per second has steps of 33 and 34.
+Times within one tick of the grid of the nominal rate are moved onto the grid. If a frame is further away, the rate
+varies or the nominal rate is wrong, and from this frame on times are not moved. So clips of constant rate get exactly
+even times (a dropped frame leaves a gap of whole frames), and in other clips no frame moves by more than one tick.
 """
 
 from fractions import Fraction
@@ -15,7 +14,7 @@ USUAL_RATE = Fraction(25)  # for streams without a rate
 
 
 def time_base_of(read: av.stream.Stream | av.Packet | av.VideoFrame | av.AudioFrame) -> Fraction:
-    """Seconds per tick. PyAV's stubs leave it out for what a program makes; what was read from a file has one."""
+    """Seconds per tick. In PyAV's types it may be None, but objects that were read from a file have it."""
     assert read.time_base is not None
     return read.time_base
 
@@ -23,8 +22,9 @@ def time_base_of(read: av.stream.Stream | av.Packet | av.VideoFrame | av.AudioFr
 def nominal_rate(stream: av.VideoStream) -> tuple[Fraction, bool]:
     """(frames per second, whether the container suggests a variable rate).
 
-    The average includes a last frame of odd length and rounded durations, so the base rate is used where the two agree
-    within 1%. The base rate is the slowest with a slot for every frame: an average far above it is wrong (raw DV).
+    The container's average rate is slightly wrong if the last frame has another length or durations are rounded, so the
+    base rate is used if the two agree within 1 %. The base rate is the slowest on whose grid every frame lies, so an
+    average of more than twice the base rate is wrong (raw DV).
     """
     average, base = stream.average_rate, stream.base_rate
     if average and base and average > 2 * base:
@@ -37,12 +37,12 @@ def nominal_rate(stream: av.VideoStream) -> tuple[Fraction, bool]:
 
 
 class Clock:
-    """Turns the ticks of successive frames into strictly increasing times.
+    """Converts the ticks of successive frames to strictly increasing times in seconds.
 
     Args:
         rate: nominal frames per second.
         time_base: seconds per tick.
-        origin: container time in seconds that becomes zero.
+        origin: the container time in seconds that becomes zero.
     """
 
     def __init__(self, rate: Fraction, time_base: Fraction, origin: Fraction) -> None:
@@ -52,7 +52,10 @@ class Clock:
         self.last: Fraction | None = None
 
     def time_of(self, pts: int | None) -> Fraction:
-        """The time of the next frame in seconds; one without ticks, or that goes back, follows the last by one step."""
+        """The time of the next frame in seconds.
+
+        A frame without ticks, or whose time does not increase, comes one nominal step after the frame before it.
+        """
         if pts is None:
             time = Fraction(0) if self.last is None else self.last + 1 / self.rate
         else:

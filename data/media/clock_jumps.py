@@ -1,8 +1,9 @@
 """Where does the clock of a clip jump, although nothing was recorded in between?
 
-In concatenated recordings, each one has its own clock, and the picture would freeze for the difference. Sound
-distinguishes a jump from a picture that is really still (a slide show, a paused camera): at a still picture sound
-continues; at a jump it stops and resumes together with the picture. A jump is closed to one frame step.
+In concatenated recordings, each one has its own clock, so the picture would freeze at the joint for the difference of
+the clocks. Sound distinguishes such a jump from a picture that is really still (a slide show, a paused camera): it
+continues during a still picture, and stops and resumes together with the picture at a jump. Closing a jump moves all
+later times back, so that one frame step remains of it.
 """
 
 from collections.abc import Sequence
@@ -16,16 +17,16 @@ from data.media.clock import nominal_rate
 from data.media.video_file import choose_tracks, open_container
 
 SHORTEST_JUMP_S = 2
-LONGEST_PACKET_S = 1  # of sound; what is said to last longer is compared with the packets before it
-SKEW_S = 2  # how far apart in a file the sound and the picture of one moment may be
+LONGEST_PACKET_S = 1  # of sound; if the file states a longer duration, it is limited to that of the packets before
+SKEW_S = 2  # how much the times of sound and picture may differ at the ends of a jump
 
 
 @dataclass(frozen=True)
 class Jump:
     """One jump of the clock, in seconds of the file's clock."""
 
-    after: Fraction  # end of the last picture before the jump
-    seconds: Fraction  # by which all later times are too late
+    after: Fraction  # end of the last frame before the jump
+    seconds: Fraction  # length of the jump: all later times are too late by this much
 
     @property
     def middle(self) -> Fraction:
@@ -33,11 +34,11 @@ class Jump:
 
 
 class ClockJumps:
-    """Finds the jumps from the packets of picture and sound, in the order of the file.
+    """Finds clock jumps from the packets of video and sound, in the order of the file.
 
     Args:
-        video: the stream of the picture; its jumps count.
-        sounds: the audio streams. After its last packet, a track gives no evidence about the clock.
+        video: the video stream, whose jumps are found.
+        sounds: the audio streams, which must jump too.
 
     Attributes:
         found: the jumps so far.
@@ -51,15 +52,15 @@ class ClockJumps:
             if sound.duration and sound.time_base
         }
         rate, self.varies = nominal_rate(video)
-        self.step = 1 / rate  # of a picture
-        self.begun: Fraction | None = None  # the last picture
-        self.end: Fraction | None = None  # of it
-        self.longest: dict[int, Fraction] = {}  # packet of each track of sound
-        self.sound_spans: dict[int, list[list[Fraction]]] = {}  # of each track: (start, end) of the last two
+        self.step = 1 / rate  # duration of a frame
+        self.begun: Fraction | None = None  # start of the last frame
+        self.end: Fraction | None = None  # end of the last frame
+        self.longest: dict[int, Fraction] = {}  # the longest packet of each sound track
+        self.sound_spans: dict[int, list[list[Fraction]]] = {}  # [start, end] of each track's last two spans of sound
         self.found: list[Jump] = []
 
     def push(self, packet: av.Packet) -> None:
-        """The next packet of the file."""
+        """Add the next packet of the file, of the video or of a sound track."""
         ticks = packet.dts if packet.dts is not None else packet.pts
         if ticks is None or not packet.size:
             return
@@ -68,7 +69,7 @@ class ClockJumps:
             self._add_sound(packet.stream_index, start, start + self._lasts(packet))
             return
         if self.varies and self.begun is not None and 0 < start - self.begun < SHORTEST_JUMP_S:
-            self.step = start - self.begun  # the mean has the jump in it
+            self.step = start - self.begun  # the mean rate of the header includes the jump
         if self.end is not None and start - self.end > SHORTEST_JUMP_S:
             jump = Jump(self.end, start - self.end)
             if any(self._jumps_too(index, jump) for index in self.sound_spans) and not any(
@@ -78,22 +79,26 @@ class ClockJumps:
         self.begun, self.end = start, start + self.step
 
     def closed(self, seconds: Fraction) -> Fraction:
-        """A time of the file's clock without the jumps before it."""
+        """A time of the file's clock, moved back by the jumps before it."""
         return seconds - sum(jump.seconds for jump in self.found if seconds > jump.middle)
 
     def closed_ticks(self, ticks: int | None, time_base: Fraction) -> int | None:
-        """The same for a time in ticks."""
+        """As `closed`, for a time in ticks of `time_base` seconds."""
         if ticks is None or not self.found:
             return ticks
         return round(self.closed(ticks * time_base) / time_base)
 
     @property
     def seconds(self) -> Fraction:
-        """By which the last times are too late."""
+        """The sum of all jumps: the latest times are too late by this much."""
         return sum((jump.seconds for jump in self.found), Fraction(0))
 
     def describe(self, origin: Fraction) -> str | None:
-        """The jumps in words; None where there is none. origin: of the clip, on the file's clock."""
+        """The jumps in words, for a message; None if there are none.
+
+        Args:
+            origin: the clip's time zero, in seconds of the file's clock.
+        """
         if not self.found:
             return None
         first, total = self.found[0], float(self.seconds)
@@ -102,7 +107,7 @@ class ClockJumps:
         return f"the clock jumps {len(self.found)} times, by {total:.2f} s in all, which was closed"
 
     def _lasts(self, packet: av.Packet) -> Fraction:
-        """Seconds of a packet of sound. An MP4 says of the last one before a gap that it lasts until the next."""
+        """Duration of a sound packet in seconds. In an MP4, the stated duration of the last one includes the gap."""
         seconds, index = (packet.duration or 0) * packet.time_base, packet.stream_index
         if seconds > LONGEST_PACKET_S:
             return min(seconds, self.longest.get(index, seconds))
@@ -117,19 +122,19 @@ class ClockJumps:
             self.sound_spans[track] = [*spans[-1:], [start, end]]
 
     def _jumps_too(self, index: int, jump: Jump) -> bool:
-        """Whether a track of sound stops before the jump, and resumes after it or lasts longer by its header."""
+        """Whether a sound track stops at the jump, and resumes after it or goes on after it by the file's header."""
         after, spans = jump.after + jump.seconds, self.sound_spans[index]
         stops = any(abs(end - jump.after) < SKEW_S for _, end in spans)
         goes_on = any(abs(start - after) < SKEW_S for start, _ in spans)
         return stops and (goes_on or self.promised.get(index, jump.after) > after - SKEW_S)
 
     def _goes_on(self, index: int, jump: Jump) -> bool:
-        """Whether a track of sound has packets in the middle of the jump."""
+        """Whether a sound track plays in the middle of the jump."""
         return any(start < jump.middle < end for start, end in self.sound_spans[index])
 
 
 def find_jumps(path: Path) -> ClockJumps:
-    """All jumps of a clip, which is read through, not decoded."""
+    """Find all jumps of a clip. Reads all of its packets and decodes none; MediaError if it cannot be opened."""
     with open_container(path) as container:
         tracks = choose_tracks(container, path)
         jumps = ClockJumps(tracks.video, tracks.audio)

@@ -1,4 +1,4 @@
-"""The codecs of results, what each supports here, and the options of users."""
+"""The codecs of results, what this program supports of each, and the user's options for the output."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,16 +20,20 @@ ENCODERS = ("cpu", "nvenc")
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """A user's options for the form of results. None and "auto": decided by the input file."""
+    """The user's options for the format of results. None and "auto": the input file decides.
 
-    codec: str = "auto"  # one of `CODECS`; "png": a folder of numbered pictures
+    Raises:
+        ValueError: codec, bit depth, container, encoder or hdr is not one of the known values.
+    """
+
+    codec: str = "auto"  # one of `CODECS`; "png" makes a folder of numbered pictures
     bit_depth: int | None = None  # one of `DEPTHS`
     pixel_format: str | None = None  # libav's name, such as yuv422p10le
     container: str | None = None  # one of `CONTAINERS`
-    encoder: str = "cpu"  # "cpu", or "nvenc" for the encoder of an NVIDIA GPU
-    hdr: Literal["keep", "sdr"] = "keep"  # "keep": PQ and HLG stay; "sdr": converted to BT.709
-    crf: float | None = None  # quality of H.264, HEVC, VP9 and AV1, lower is better
-    frame_rate: Fraction | None = None  # plays the same frames at this constant rate; None: the input's times
+    encoder: str = "cpu"  # "cpu", or "nvenc": the hardware encoder of an NVIDIA GPU
+    hdr: Literal["keep", "sdr"] = "keep"  # "keep": PQ and HLG stay; "sdr": they are converted to BT.709
+    crf: float | None = None  # constant rate factor of H.264, HEVC, VP9 and AV1; lower is better; None: the default
+    frame_rate: Fraction | None = None  # frames per second; all frames play at this rate. None: the input's times
     metadata: bool = True  # False leaves out tags, dates, places, covers, attachments; of pictures EXIF, XMP and texts
 
     def __post_init__(self) -> None:
@@ -47,18 +51,18 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class Codec:
-    """What a codec supports here."""
+    """What this program supports of a codec."""
 
-    name: str  # for messages
-    encoders: dict[str, str]  # libav's name by `ENCODERS`
-    depths: tuple[int, ...]  # bits of a sample
-    containers: tuple[str, ...]  # in which players play it
+    name: str  # name for messages
+    encoders: dict[str, str]  # libav's name of the encoder, by the names of `ENCODERS`
+    depths: tuple[int, ...]  # supported bits per sample
+    containers: tuple[str, ...]  # containers in which players can play the codec
     formats: dict[int, str]  # pixel format by depth
-    transparent: dict[int, str] = field(default_factory=dict)  # the same with alpha; empty: no transparency
-    crf: tuple[float, float] | None = None  # (default, largest), from 0; None: the codec has no crf
+    transparent: dict[int, str] = field(default_factory=dict)  # pixel format with alpha by depth; empty: no alpha
+    crf: tuple[float, float] | None = None  # (default, largest) value; the smallest is 0. None: the codec has no crf
 
 
-# Default crf: visually lossless. x265, libvpx and SVT-AV1 use other scales than x264.
+# The default crf is visually lossless. x265, libvpx and SVT-AV1 use other scales than x264.
 TABLE = {
     "h264": Codec(
         "H.264", {"cpu": "libx264", "nvenc": "h264_nvenc"}, (8, 10), USUAL_CONTAINERS,
@@ -85,14 +89,14 @@ TABLE = {
     ),
     "png": Codec("PNG", {"cpu": "png"}, (8, 16), (), {8: "rgb24", 16: "rgb48be"}, {8: "rgba", 16: "rgba64be"}),
 }  # fmt: skip
-AUTO = {8: "h264", 10: "hevc", 12: "hevc", 16: "ffv1"}  # by depth
+AUTO = {8: "h264", 10: "hevc", 12: "hevc", 16: "ffv1"}  # the default codec by depth
 LOSSLESS = ("ffv1", "png")
 # Hardware encoders take samples of more than 8 bits in the high bits of 16-bit words.
 NVENC_FORMATS = {"yuv420p10le": "p010le", "yuv444p10le": "yuv444p16le", "yuv422p10le": "p210le"}
 
 
 def planar_of(name: str) -> str | None:
-    """The planar format with the samples of another one, as `frame_from` makes it; None where it is not supported."""
+    """The planar format, as `frame_from` makes it, with the same samples as a pixel format; None if unsupported."""
     storage = storage_of(name)
     if name == "rgb48be":
         return "gbrp16le"
@@ -108,7 +112,7 @@ def planar_of(name: str) -> str | None:
 
 
 def depth_of_format(name: str) -> int:
-    """Bits of a sample; ValueError for a name that is not known."""
+    """Bits per sample of a pixel format. Raises ValueError for an unknown name."""
     try:
         form = av.VideoFormat(name, 64, 64)
     except ValueError as error:
@@ -119,6 +123,6 @@ def depth_of_format(name: str) -> int:
 
 
 def either(names: Iterable[object]) -> str:
-    """Names for a sentence: "a, b or c"."""
+    """Join names for a sentence: "a, b or c"; "" for none."""
     *first, last = [str(name) for name in names] or [""]
     return f"{', '.join(first)} or {last}" if first else last

@@ -1,6 +1,6 @@
-"""The colour information of clips and pictures: read from the input, written to the result. Without torch, for probing.
+"""Reads the colour information of clips and pictures, and writes it to results. Works without torch, for probing.
 
-Numbers are those of ITU-T H.273, as in AVFrame. A file without colour information is taken as BT.709.
+Numbers are those of ITU-T H.273, as in AVFrame. Files without colour information are taken to be BT.709.
 """
 
 import struct
@@ -11,29 +11,29 @@ from typing import Any
 import av
 from av.video.reformatter import ColorRange
 
-BT709, UNSPECIFIED, BT601_625, BT601_525, BT2020 = 1, 2, 5, 6, 9  # primaries
+BT709, UNSPECIFIED, BT601_625, BT601_525, BT2020 = 1, 2, 5, 6, 9  # primaries; BT709 is also the transfer curve
 DISPLAY_P3 = 12
-SAME_CURVE_AS_BT709 = 6
-PQ, HLG = 16, 18  # transfer
+SAME_CURVE_AS_BT709 = 6  # the transfer curve of BT.601
+PQ, HLG = 16, 18  # transfer curves
 MATRIX_BT709, MATRIX_BT2020 = 1, 9
 
 KNOWN_MATRICES = (0, UNSPECIFIED, 3, 1, 4, 5, 6, 7, 8, 9, 10)
 
-USUAL_PEAK = 1000  # nits, of PQ without metadata
-LEAST_PEAK, MOST_PEAK = 400, 10_000
+USUAL_PEAK = 1000  # nits; the assumed peak of PQ without metadata
+LEAST_PEAK, MOST_PEAK = 400, 10_000  # nits
 NAMES = {BT709: "BT.709", BT601_625: "BT.601", BT601_525: "BT.601", BT2020: "BT.2020", DISPLAY_P3: "Display P3"}
 
 
 @dataclass(frozen=True)
 class Colour:
-    """The meaning of values of R, G and B."""
+    """The colour space of RGB values, and the HDR metadata."""
 
-    primaries: int = BT709  # number of H.273
-    transfer: int = BT709  # number of H.273
-    # Display of the HDR grading, in the order of SMPTE ST 2086 in HEVC: x and y of green, blue, red and white in steps
-    # of 0.00002, most and least light in steps of 0.0001 nits; None where the file has none.
+    primaries: int = BT709  # colour primaries, a number of H.273
+    transfer: int = BT709  # transfer characteristics, a number of H.273
+    # The mastering display (SMPTE ST 2086), in the order of HEVC: x and y of green, blue, red and white in steps of
+    # 0.00002, then its highest and lowest luminance in steps of 0.0001 nits. None if the file does not state it.
     mastering: tuple[int, ...] | None = None
-    # Largest light of a pixel, and of a frame's mean, in nits (CTA-861.3); None where the file has none.
+    # (MaxCLL, MaxFALL) of CTA-861.3: the highest luminance of a pixel and of a frame's mean, in nits. None if absent.
     light: tuple[int, int] | None = None
 
     @property
@@ -42,12 +42,12 @@ class Colour:
 
     @property
     def matrix(self) -> int:
-        """The matrix that goes with the primaries."""
+        """The YUV matrix that results with these primaries get, a number of H.273."""
         return MATRIX_BT2020 if self.primaries == BT2020 else MATRIX_BT709
 
     @property
     def peak(self) -> int:
-        """The brightest light of a PQ picture by its metadata, in nits."""
+        """The peak luminance of a PQ picture in nits, from its metadata, limited to 400..10000; 1000 without any."""
         said = [self.light[0]] if self.light and self.light[0] else []
         if not said and self.mastering:
             said = [round(self.mastering[8] / 10_000)]
@@ -55,7 +55,7 @@ class Colour:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name for messages, such as "BT.2020 PQ"."""
         curve = {PQ: " PQ", HLG: " HLG"}.get(self.transfer, "")
         return f"{NAMES.get(self.primaries, f'primaries {self.primaries}')}{curve}"
 
@@ -64,7 +64,7 @@ SDR = Colour()
 
 
 def colour_of(frame: av.VideoFrame) -> Colour:
-    """The colour information of a decoded frame."""
+    """The colour information of a decoded frame; unspecified values become BT.709, or BT.2020 primaries in HDR."""
     primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
     known = primaries not in (0, UNSPECIFIED, 3)
     if transfer in (PQ, HLG):
@@ -76,7 +76,7 @@ def colour_of(frame: av.VideoFrame) -> Colour:
 
 
 def ignored_colour_notes(frame: av.VideoFrame) -> list[str]:
-    """Parts of a decoded frame's colour information that are ignored, for messages."""
+    """Phrases for messages about the parts of a decoded frame's colour information that are ignored."""
     notes = []
     dynamic = {"DOVI_METADATA": "Dolby Vision", "DOVI_RPU_BUFFER": "Dolby Vision", "DYNAMIC_HDR_PLUS": "HDR10+"}
     try:
@@ -90,7 +90,12 @@ def ignored_colour_notes(frame: av.VideoFrame) -> list[str]:
 
 
 def tag(target: av.VideoFrame | av.VideoCodecContext, colour: Colour, matrix: int, full_range: bool = False) -> None:
-    """Write the four colour tags on a frame or an encoder; matrix: 0 for RGB."""
+    """Set the four colour tags of a frame or an encoder.
+
+    Args:
+        matrix: the YUV matrix, a number of H.273; 0 for RGB.
+        full_range: whether samples use all codes.
+    """
     target.colorspace = matrix
     target.color_range = ColorRange.JPEG if full_range else ColorRange.MPEG
     target.color_primaries = colour.primaries
@@ -98,14 +103,14 @@ def tag(target: av.VideoFrame | av.VideoCodecContext, colour: Colour, matrix: in
 
 
 def png_chunk(colour: Colour) -> bytes | None:
-    """The content of a PNG's cICP chunk; None for sRGB and BT.709, which PNGs are without it."""
+    """The content of a PNG's cICP chunk; None for SDR of BT.709 primaries, which needs no chunk."""
     if colour.primaries == BT709 and not colour.is_hdr:
         return None
     return bytes((colour.primaries, colour.transfer, 0, 1))
 
 
 def colour_of_png(path: Path) -> Colour:
-    """The colour of a PNG by its cICP chunk; sRGB without one."""
+    """The colour of a PNG from its cICP chunk; `SDR` without one."""
     with path.open("rb") as file:
         file.seek(8)
         while len(header := file.read(8)) == 8:
@@ -120,7 +125,7 @@ def colour_of_png(path: Path) -> Colour:
 
 
 def _side_data(frame: av.VideoFrame) -> tuple[tuple[int, ...] | None, tuple[int, int] | None]:
-    """(mastering display, content light) of an HDR10 frame, None where it has none."""
+    """(mastering display, content light level) of an HDR10 frame, as in `Colour`; None for what it lacks."""
     mastering: tuple[int, ...] | None = None
     light: tuple[int, int] | None = None
     try:
@@ -142,5 +147,5 @@ def _side_data(frame: av.VideoFrame) -> tuple[tuple[int, ...] | None, tuple[int,
 
 
 def buffer_of(side_data: Any) -> bytes:
-    """The bytes of side data, whose stub leaves out that it is a buffer."""
+    """The bytes of side data. PyAV's stub does not declare it as a buffer, hence `Any`."""
     return bytes(side_data)

@@ -1,7 +1,7 @@
-"""Does a clip end before its container says? In most containers a truncated file decodes without an error.
+"""Is a clip shorter than its container states? In most containers a truncated file decodes without an error.
 
-There are two kinds of evidence. Bytes: the container's lengths reach beyond the end of the file, so the file was cut.
-Header: it counts more frames, or a longer duration, than was decoded; recorders that crash also write such headers.
+There are two kinds of evidence. Bytes: the container's lengths add up to more than the file's size, so the file was
+cut. Header: it states more frames, or a longer duration, than was decoded; recorders that crash leave such headers too.
 """
 
 import itertools
@@ -14,9 +14,9 @@ import av
 from data.media.container_lengths import asf_lengths, promised_size
 from data.media.video_file import open_container
 
-PADDING_BYTES = 16  # some writers miscount the padding of the last chunk
+PADDING_BYTES = 16  # tolerance: some writers miscount the padding of the last chunk
 TIMED = ("matroska", "flv", "mxf")  # formats whose duration is read from the header and not estimated by FFmpeg
-AUDIO_TAIL_S = Fraction(1, 2)  # how much longer than the picture the file may be without a message
+AUDIO_TAIL_S = Fraction(1, 2)  # how much longer the file may be than its video without a message
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,15 @@ def shortfall(
     end: Fraction,
     step: Fraction,
 ) -> Shortfall | None:
-    """What is missing after the last frame; None when the clip is as long as its container says.
+    """What is missing after the last frame; None if the clip is as long as its container states.
 
     Args:
-        container, stream: the clip, read to its end.
+        path: the file.
+        container: the clip, read to its end.
+        stream: its video stream.
         decoded: how many frames were decoded.
         end: seconds from the start of the container to the end of the last frame.
-        step: seconds that a frame lasts.
+        step: the duration of a frame in seconds.
     """
     promised_bytes, size = promised_size(path), path.stat().st_size
     cut = promised_bytes is not None and promised_bytes > size + PADDING_BYTES
@@ -60,7 +62,10 @@ def shortfall(
 
 
 def promised_frames(container: av.container.InputContainer, stream: av.VideoStream) -> int | None:
-    """The header's count of frames, in formats that count displayed ones: an edit list of an MP4 hides samples."""
+    """The header's frame count, for formats that count displayed frames; None for others and if there is none.
+
+    MP4 is not one of them, because it also counts samples that an edit list hides.
+    """
     if container.format.name == "avi":
         return stream.frames or None
     tag = stream.metadata.get("NUMBER_OF_FRAMES") or stream.metadata.get("NUMBER_OF_FRAMES-eng")
@@ -68,11 +73,11 @@ def promised_frames(container: av.container.InputContainer, stream: av.VideoStre
 
 
 def promised_end(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[Fraction | None, bool]:
-    """(seconds to the end that the header promises, whether of this very stream and not of the longest one)."""
+    """(duration in seconds by the header, None if unknown; whether it is that of this stream, not of the longest)."""
     tag = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng") or ""
     if container.format.name.startswith("matroska") and (seconds := _clock_time(tag)):
         return seconds, True
-    if container.format.name == "asf":  # FFmpeg gives no duration of a truncated one
+    if container.format.name == "asf":  # FFmpeg gives no duration for a truncated ASF
         return asf_lengths(Path(container.name))[1], False
     if container.format.name.startswith(TIMED) and container.duration:
         return Fraction(container.duration, av.time_base), False
@@ -80,14 +85,14 @@ def promised_end(container: av.container.InputContainer, stream: av.VideoStream)
 
 
 def index_reaches_past_the_end(stream: av.VideoStream, path: Path) -> bool:
-    """Whether the index lists packets behind the end of the file: a download cut exactly between two packets."""
+    """Whether the index lists packets beyond the end of the file, as after a download that ends between two packets."""
     size = path.stat().st_size
     entries = stream.index_entries
     return any(entry.pos + entry.size > size for entry in itertools.islice(entries, max(len(entries) - 1000, 0), None))
 
 
 def _clock_time(text: str) -> Fraction | None:
-    """'00:01:02.500000000' in seconds."""
+    """Parse a duration such as '00:01:02.500000000' to seconds; None if it is none."""
     parts = text.strip().split(":")
     try:
         hours, minutes, seconds = (Fraction(part) for part in parts)
@@ -97,7 +102,7 @@ def _clock_time(text: str) -> Fraction | None:
 
 
 def _another_stream_reaches(path: Path, stream: av.VideoStream, seconds: Fraction) -> bool:
-    """Whether sound or subtitles go on to about this time, so that only the picture ends early, as in a slide show."""
+    """Whether sound or subtitles go on until this time, so that only the video ends early, as in a slide show."""
     with open_container(path) as container:
         others = [s for s in container.streams if s.index != stream.index and s.type in ("audio", "subtitle")]
         if not others:

@@ -1,4 +1,4 @@
-"""Where does a file end by the lengths that its own container states? Read from bytes, without a demuxer."""
+"""How long should a file be, by the lengths that its container states? They are read from the bytes, not by FFmpeg."""
 
 import struct
 from fractions import Fraction
@@ -9,7 +9,7 @@ ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def promised_size(path: Path) -> int | None:
-    """The size in bytes that the container's own lengths add up to; None where it does not say."""
+    """The file size in bytes that the container's lengths add up to; None if the container does not state it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(64)
@@ -25,13 +25,13 @@ def promised_size(path: Path) -> int | None:
 
 
 def top_level_boxes(path: Path) -> list[bytes]:
-    """The names of the outermost boxes of an MP4 or MOV, in order."""
+    """The types of the top-level boxes of an MP4 or MOV (ISO/IEC 14496-12), in order."""
     with path.open("rb") as file:
         return _boxes(file, path.stat().st_size)[0]
 
 
 def asf_lengths(path: Path) -> tuple[int | None, Fraction | None]:
-    """(bytes, seconds) that the header of an ASF promises; None for a broadcast."""
+    """(size in bytes, duration in seconds) by the header of an ASF; (None, None) if it is missing or of a broadcast."""
     with path.open("rb") as file:
         header = file.read(1 << 16)
     start = header.find(ASF_FILE_PROPERTIES)
@@ -49,7 +49,7 @@ def _riff_end(file: BinaryIO, size: int) -> int | None:
         if len(header) < 12 or header[:4] != b"RIFF":
             break
         length = struct.unpack("<I", header[4:8])[0]
-        if length in (0, 0xFFFFFFFF):  # never filled in
+        if length in (0, 0xFFFFFFFF):  # the writer never filled in the length
             return None
         position += 8 + length + length % 2
     return position
@@ -68,7 +68,7 @@ def _matroska_end(file: BinaryIO) -> int | None:
 
 
 def _ebml_size(file: BinaryIO) -> int | None:
-    """A number of variable length; None for 'unknown', as live recordings write."""
+    """Read an EBML length; None if it is damaged, or 'unknown' as in live recordings."""
     first = file.read(1)
     if not first or first[0] == 0:
         return None
@@ -80,7 +80,7 @@ def _ebml_size(file: BinaryIO) -> int | None:
 
 
 def _boxes(file: BinaryIO, size: int) -> tuple[list[bytes], int | None]:
-    """(names, end of the last box; None where a box is not counted)."""
+    """(types of the top-level boxes, end of the last one; None if a box does not state its length)."""
     position, names = 0, list[bytes]()
     while position < size:
         file.seek(position)
@@ -91,7 +91,7 @@ def _boxes(file: BinaryIO, size: int) -> tuple[list[bytes], int | None]:
         if length == 1 and len(header) == 16:
             length = struct.unpack(">Q", header[8:])[0]
         names.append(name)
-        if length < 8:  # 0: up to the end of the file, whatever that is
+        if length < 8:  # 0: the box goes on to the end of the file
             return names, None
         position += length
     return names, position

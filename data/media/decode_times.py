@@ -1,8 +1,8 @@
-"""When is a frame shown, if the file says only when it is decoded?
+"""When is a frame shown, if the file states only when it is decoded?
 
-An AVI keeps nothing else; MXF and ASF files of some programs have the times of decoding in place of those of display.
-With B-frames, packets are not in display order, so a frame with its packet's time is shown at a wrong moment. The
-decoder returns frames in display order, and every packet is one frame: so the k-th frame is shown at the k-th time.
+AVI stores no display times, and some programs write decoding times in place of display times into MXF and ASF files.
+With B-frames, packets are not in display order, so a frame must not get the time of its packet. The decoder returns
+frames in display order, one for each packet, so the k-th frame gets the k-th smallest time.
 """
 
 import heapq
@@ -14,49 +14,52 @@ import av
 
 from data.media.video_file import choose_tracks, open_container
 
-ONLY_DECODE_TIMES = ("avi",)  # containers, by FFmpeg's names
-LOOKED_AT = 32  # packets of a clip whose frames may be reordered: more than lie between two that are not
+ONLY_DECODE_TIMES = ("avi",)  # FFmpeg's names of containers without display times
+LOOKED_AT = 32  # packets: enough to contain reordered frames, if the clip has any
 
 
 class DecodeTimes:
-    """Gives frames the times of a container that has no display times.
+    """Gives frames display times if the container has only decoding times; otherwise changes nothing.
 
     Args:
-        stream: of the clip that is decoded.
-        path: its file.
+        stream: the video stream that is decoded.
+        path: its file, which is opened a second time if frames may be reordered.
     """
 
     def __init__(self, stream: av.VideoStream, path: Path) -> None:
         self.has_none = stream.container.format.name in ONLY_DECODE_TIMES
         self.used = self.has_none or (bool(stream.codec_context.has_b_frames) and times_only_rise(path))
         self.waiting: list[int] = []
-        self.time_base = stream.time_base or Fraction(1)  # PyAV has none for streams that are no clips
+        self.time_base = stream.time_base or Fraction(1)  # video streams have one
 
     def _of(self, packet: av.Packet) -> int | None:
         return packet.dts if self.has_none else packet.pts
 
     def push(self, packet: av.Packet) -> None:
-        """A packet goes into the decoder."""
+        """Note the time of a packet that is given to the decoder."""
         time = self._of(packet)
         if self.used and packet.size and time is not None:
             heapq.heappush(self.waiting, time)
 
     def refuse(self, packet: av.Packet) -> None:
-        """The decoder refused this packet, so it gives no frame."""
+        """Drop the time of a packet that the decoder refused, since no frame comes from it."""
         time = self._of(packet)
         if time in self.waiting:
             self.waiting.remove(time)
             heapq.heapify(self.waiting)
 
     def place(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The frame, with its `pts` set where the container does not store it."""
+        """Return the frame; its `pts` and `time_base` are set if the container has no display times."""
         if self.waiting:
             frame.pts, frame.time_base = heapq.heappop(self.waiting), self.time_base
         return frame
 
 
 def times_only_rise(path: Path) -> bool:
-    """Whether the display times of a clip's first packets rise from packet to packet: those of B-frames would not."""
+    """Whether the display times of a clip's first packets never decrease, which is impossible for B-frames.
+
+    False if a packet has no time, or the packets cannot be read.
+    """
     with open_container(path) as container:
         stream = choose_tracks(container, path).video
         try:

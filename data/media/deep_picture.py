@@ -1,4 +1,4 @@
-"""PNGs and TIFFs of 16 bits a sample; Pillow writes only gray ones."""
+"""Writes PNGs and TIFFs of 16 bits per sample, of which Pillow can write only gray ones."""
 
 import io
 import struct
@@ -15,14 +15,15 @@ OF_PIXELS = (b"IHDR", b"IDAT", b"IEND")
 
 
 def save_png(path: Path, words: np.ndarray, options: dict, effort: int = 3) -> None:
-    """A 16-bit PNG.
+    """Write a 16-bit PNG.
 
     Args:
-        words: u16 [H, W], [H, W, 3] or [H, W, 4] as RGB.
-        options: of Pillow's `save`: pnginfo, exif, icc_profile, dpi.
-        effort: of compression, 0 to 9.
+        path: the file to write.
+        words: u16 [H, W] gray, [H, W, 3] RGB or [H, W, 4] RGBA.
+        options: as for Pillow's `save`: pnginfo, exif, icc_profile, dpi.
+        effort: compression level, 0 to 9.
     """
-    import cv2  # where a picture needs it: a start does not wait for it
+    import cv2  # here, because it is slow to load and most runs do not need it
 
     order = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[words.ndim if words.ndim == 2 else words.shape[2]]
     reordered = words if order is None else cv2.cvtColor(words, order)
@@ -39,13 +40,17 @@ def save_png(path: Path, words: np.ndarray, options: dict, effort: int = 3) -> N
 
 
 def save_tiff(path: Path, words: np.ndarray, options: dict) -> list[str]:
-    """A 16-bit TIFF; returns names of what it does not keep.
+    """Write a 16-bit TIFF.
 
     Args:
-        words: u16 [H, W], [H, W, 3] or [H, W, 4].
-        options: of Pillow's `save`: exif (of which the directories are left out), icc_profile, dpi.
+        path: the file to write.
+        words: u16 [H, W] gray, [H, W, 3] RGB or [H, W, 4] RGBA.
+        options: as for Pillow's `save`: exif (only tags of text or bytes are written), icc_profile, dpi.
+
+    Returns:
+        Names of the metadata that is left out: the EXIF and GPS directories, if there are any.
     """
-    import tifffile  # likewise
+    import tifffile  # here for the same reason
 
     exif = options.get("exif")
     tags = [] if exif is None else [_tag(number, value) for number, value in exif.items()]
@@ -59,7 +64,7 @@ def save_tiff(path: Path, words: np.ndarray, options: dict) -> list[str]:
 
 
 def png_info(chunk: bytes | None, info: PngInfo | None = None) -> PngInfo:
-    """What Pillow writes into a PNG, with a cICP chunk; None for none."""
+    """Add a cICP chunk to the chunks that Pillow writes into a PNG; without `chunk`, they are returned unchanged."""
     info = info or PngInfo()
     if chunk:
         info.add(b"cICP", chunk)
@@ -67,14 +72,14 @@ def png_info(chunk: bytes | None, info: PngInfo | None = None) -> PngInfo:
 
 
 def _tag(number: int, value: object) -> tuple | None:
-    """A tag of text or bytes as tifffile takes it."""
+    """A tag of text or bytes in tifffile's form; None for other values."""
     if isinstance(value, str):
         return number, 2, 0, value.encode(), True
     return (number, 7 if number == IPTC else 1, len(value), value, True) if isinstance(value, bytes) else None
 
 
 def _ancillary(options: dict) -> list[tuple[bytes, bytes]]:
-    """The chunks that Pillow writes for options."""
+    """The metadata chunks, (name, body) each, that Pillow writes for these options."""
     file = io.BytesIO()
     Image.new("L", (1, 1)).save(file, "PNG", **options)
     return [(name, body) for name, body in _chunks_in(file.getvalue()) if name not in OF_PIXELS]

@@ -1,4 +1,4 @@
-"""Deinterlacing: one progressive frame out for every interlaced frame in."""
+"""Deinterlaces clips: every interlaced frame becomes one progressive frame."""
 
 from collections import deque
 from typing import Any
@@ -8,14 +8,14 @@ from av.filter import Graph
 
 
 class Deinterlacer:
-    """FFmpeg's bwdif, one frame per frame.
+    """FFmpeg's filter bwdif, which here gives one frame for each input frame.
 
-    The filter reads one frame ahead, so its output is one call late; `push` and `flush` return every picture with the
-    label of the frame from which it was made.
+    The filter reads one frame ahead, so its output is one call late; `push` and `flush` return every frame with the
+    label of the input frame from which it was made.
 
     Args:
-        stream: the video stream the frames come from.
-        only_flagged: leave frames alone that are marked progressive.
+        stream: the video stream from which the frames come.
+        only_flagged: do not change frames that are not marked as interlaced.
     """
 
     def __init__(self, stream: av.VideoStream, only_flagged: bool) -> None:
@@ -27,13 +27,13 @@ class Deinterlacer:
         self.labels: deque = deque()
 
     def push(self, frame: av.VideoFrame, label: Any) -> list[tuple[av.VideoFrame, Any]]:
-        """Add one frame; returns the finished ones, each with its label."""
+        """Add a frame and a label for it. Returns the finished frames, each with its label."""
         self.labels.append(label)
         self.graph.vpush(frame)
         return self._finished()
 
     def flush(self) -> list[tuple[av.VideoFrame, Any]]:
-        """The frames still inside, at the end of the clip."""
+        """End the clip. Returns the frames that are still in the filter, each with its label."""
         self.graph.vpush(None)
         return self._finished()
 

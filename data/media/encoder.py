@@ -1,4 +1,4 @@
-"""Sets up libav's encoder for an `Encoding`."""
+"""Sets up the libav encoder of an `Encoding`."""
 
 import os
 from fractions import Fraction
@@ -8,13 +8,13 @@ import av
 from data.media.colour import PQ, Colour, tag
 from data.media.encoding import Encoding
 
-# The output of x264 depends on the number of threads and on the CPU's instructions, so both are fixed. Its macroblock
-# tree reads uninitialised memory, which would make every file different.
+# The output of x264 depends on the number of threads and on the CPU's instruction sets, so both are fixed. Macroblock
+# tree is off, because it reads uninitialised memory: every file would be different.
 X264 = {"preset": "medium", "x264-params": "mbtree=0:cpu-independent=1"}
-# The macroblock tree of x265 writes out of bounds for small pictures.
+# CU-tree is off, because in x265 it writes out of bounds for small pictures.
 X265 = "log-level=error:frame-threads=2:repeat-headers=1:no-cutree=1"
-REORDERED = 2  # frames between the decoding and the display of a frame by x265
-ROWS_OF_A_THREAD, MOST_THREADS = 90, 8
+REORDERED = 2  # x265's reordering delay in frames
+ROWS_OF_A_THREAD, MOST_THREADS = 90, 8  # one thread for this many rows of a picture
 
 
 def add_stream(
@@ -27,13 +27,17 @@ def add_stream(
     aspect: Fraction = Fraction(1),
     reorder: bool = True,
 ) -> av.VideoStream:
-    """A video stream of a new container, its encoder ready for frames of `data.yuv.frames.frame_from`.
+    """Add a video stream to a new container, with an encoder for frames of `data.yuv.frames.frame_from`.
 
     Args:
-        size: (height, width) as stored.
-        rate: frames per second. ticks: of the clock, per second. aspect: width : height of a pixel.
-        reorder: False keeps frames in the order of display. MP4 sums decode durations; for reordered frames that
-            are not evenly spaced, these differ from display durations, and the length is wrong.
+        container: the output; its header is not written yet.
+        encoding: codec, pixel format, quality and colour.
+        size: (height, width) in pixels, as stored.
+        rate: frames per second.
+        ticks: ticks of the clip's clock per second.
+        aspect: width : height of a pixel.
+        reorder: False disables B-frames (H.264 and HEVC). MP4 adds up the durations between decoding times; for
+            reordered frames at uneven times, these differ from the display durations, so the length would be wrong.
     """
     options = encoder_options(encoding)
     if not reorder and encoding.codec in ("h264", "hevc"):
@@ -48,7 +52,7 @@ def add_stream(
     if encoding.encoder == "libvpx-vp9":
         encoder.thread_count = encoder_threads(size[0])
     if encoding.codec == "hevc" and container.format.name != "matroska":
-        encoder.codec_tag = "hvc1"  # the one of both names that Apple's players accept
+        encoder.codec_tag = "hvc1"  # of the two names of HEVC, the one that Apple's players accept
     encoder.time_base = stream.time_base = Fraction(1, ticks)
     encoder.sample_aspect_ratio = aspect
     tag(encoder, encoding.colour, encoding.matrix, encoding.full_range)
@@ -56,7 +60,7 @@ def add_stream(
 
 
 def encoder_options(encoding: Encoding) -> dict[str, str]:
-    """Options of libav's encoder."""
+    """The options of the libav encoder; for SVT-AV1, it also sets the environment variable SVT_LOG if it is unset."""
     quality = 0.0 if encoding.crf is None else float(encoding.crf)
     crf = {} if encoding.crf is None else {"crf": str(quality)}
     name, light = encoding.encoder, encoding.colour
@@ -65,11 +69,11 @@ def encoder_options(encoding: Encoding) -> dict[str, str]:
     if name == "libx265":
         return {**crf, "preset": "medium", "x265-params": ":".join([X265, *_x265_light(light)])}
     if name == "libsvtav1":
-        os.environ.setdefault("SVT_LOG", "1")  # it writes to standard error: errors only
+        os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes to standard error; this limits it to errors
         params = _svt_light(light)
         return {"crf": str(round(quality)), "preset": "6"} | ({"svtav1-params": params} if params else {})
     if name == "libvpx-vp9":
-        # Its alternate reference frames have no transparency; the same for all, so that one clip is as good as another.
+        # Alternate reference frames have no transparency. They are off for opaque clips too, for the same quality.
         return {"crf": str(round(quality)), "b": "0", "deadline": "good", "cpu-used": "2", "auto-alt-ref": "0"}
     if name.endswith("_nvenc"):
         return {"preset": "p5", "tune": "hq", "rc": "vbr", "b": "0", "cq": str(quality)}
@@ -79,14 +83,21 @@ def encoder_options(encoding: Encoding) -> dict[str, str]:
 
 
 def timed(packet: av.Packet, encoding: Encoding, frames: int) -> av.Packet:
-    """The packet; of a clip of so few frames that x265 gives no decode times, but any number, with those of display."""
+    """Return the packet, with its decoding time corrected.
+
+    For clips of no more frames than its reordering delay, x265 gives arbitrary decoding times; they become the display
+    times.
+
+    Args:
+        frames: how many frames the file has.
+    """
     if encoding.encoder == "libx265" and frames <= REORDERED:
         packet.dts = packet.pts
     return packet
 
 
 def left_out(encoding: Encoding) -> str | None:
-    """Parts of the source's colour information that the file cannot store, for a message."""
+    """The parts of the source's HDR metadata that the file cannot store, as a phrase for a message; None if none."""
     said = encoding.colour.transfer == PQ and (encoding.colour.mastering or encoding.colour.light)
     if said and encoding.encoder not in ("libx265", "libsvtav1"):
         return "the mastering display and the light level of HDR"
@@ -94,15 +105,16 @@ def left_out(encoding: Encoding) -> str | None:
 
 
 def encoder_threads(height: int) -> int:
-    """How many frames are encoded in parallel, by a picture's height; each needs memory and depends on the one before.
+    """The number of encoder threads for pictures of this height in pixels.
 
-    PyAV's default, slices of one frame, uses fewer cores and reduces quality.
+    In x264 each thread encodes another frame; it takes memory and waits for rows of the frame before, so low pictures
+    get few threads. PyAV's default, parallel slices of one frame, uses fewer cores and reduces quality.
     """
     return min(max(height // ROWS_OF_A_THREAD, 1), MOST_THREADS)
 
 
 def _x265_light(colour: Colour) -> list[str]:
-    """Mastering display and content light of HDR10 as x265's options."""
+    """The mastering display and the content light level of HDR10, as options of x265."""
     if colour.transfer != PQ:
         return []
     params = ["hdr10=1", "hdr10-opt=1"] if colour.mastering or colour.light else []
@@ -115,7 +127,7 @@ def _x265_light(colour: Colour) -> list[str]:
 
 
 def _svt_light(colour: Colour) -> str:
-    """The same as SVT-AV1's options."""
+    """The mastering display and the content light level of HDR10, as options of SVT-AV1."""
     params = []
     if colour.transfer == PQ and colour.mastering:
         gx, gy, bx, by, rx, ry, wx, wy = (f"{value / 50_000:.5f}" for value in colour.mastering[:8])

@@ -1,4 +1,7 @@
-"""Which encoder of this build of FFmpeg makes a codec, does it start here, and which pixel formats does it take?"""
+"""Which encoder of this build of FFmpeg is used for a codec, does it start here, and which pixel formats does it take?
+
+Errors are sentences for the user: they name the option and the alternatives.
+"""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -10,11 +13,20 @@ from av.video.codeccontext import VideoCodecContext
 from data.media.codecs import TABLE, Codec, OutputOptions, either, planar_of
 from data.media.errors import reason
 
-TRIED_PX = 256  # sides of the frame by which a hardware encoder is tried
+TRIED_PX = 256  # side of the frames for which a hardware encoder is opened as a test
 
 
 def encoder_of(name: str, options: OutputOptions, available: Iterable[str] | None) -> str:
-    """libav's name of the encoder; ValueError where there is none."""
+    """libav's name of the encoder for a codec.
+
+    Args:
+        name: a key of `TABLE`.
+        options: `encoder` chooses between CPU and GPU.
+        available: names of libav's encoders; None: those of this build.
+
+    Raises:
+        ValueError: there is no such encoder, or this build lacks it.
+    """
     codec = TABLE[name]
     here = set(av.codecs_available if available is None else available)
     encoder = codec.encoders.get(options.encoder)
@@ -32,7 +44,7 @@ def encoder_of(name: str, options: OutputOptions, available: Iterable[str] | Non
 
 @cache
 def try_hardware(encoder: str) -> None:
-    """ValueError where an encoder is in the build and does not open on this machine."""
+    """Raise ValueError if a hardware encoder of this build does not open on this machine."""
     context = av.CodecContext.create(encoder, "w")
     assert isinstance(context, VideoCodecContext)
     context.width = context.height = TRIED_PX
@@ -47,12 +59,12 @@ def try_hardware(encoder: str) -> None:
 
 
 def formats_of_encoder(encoder: str) -> tuple[str, ...]:
-    """Pixel formats that an encoder of this libav takes."""
+    """The pixel formats that an encoder of this build takes, by libav's names."""
     return tuple(form.name for form in av.Codec(encoder, "w").video_formats or ())
 
 
 def takes(encoder: str, pixel_format: str) -> bool:
-    """Whether an encoder is in this build and takes a pixel format that can be made here."""
+    """Whether an encoder is in this build and takes a pixel format that `frame_from` can make."""
     return (
         encoder in av.codecs_available
         and pixel_format in formats_of_encoder(encoder)
@@ -61,7 +73,14 @@ def takes(encoder: str, pixel_format: str) -> bool:
 
 
 def check_format(codec: Codec, encoder: str, stored: str, options: OutputOptions) -> None:
-    """ValueError, with the formats that go, where an encoder does not take the pixel format `stored`."""
+    """Raise ValueError if an encoder does not take a pixel format, or it cannot be made; lists those that work.
+
+    Args:
+        codec: the codec, for messages.
+        encoder: libav's name of its encoder.
+        stored: libav's name of the pixel format.
+        options: the user's options, among them the pixel format that was asked for.
+    """
     if stored in formats_of_encoder(encoder) and planar_of(
         stored if options.encoder == "cpu" else options.pixel_format or stored
     ):

@@ -1,4 +1,4 @@
-"""Which codec, depth, pixel format and container does a result get? Decided, or refused, before it is computed."""
+"""Which codec, depth, pixel format and container does a result get? This is decided before the result is computed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from data.yuv.storage import storage_of
 
 
 class Source(Protocol):
-    """The facts of a clip on which a choice depends; `MediaInfo` and `Probe` have them."""
+    """The facts of a clip on which the encoding depends; `MediaInfo` and `Probe` have them."""
 
     @property
     def depth(self) -> int: ...
@@ -39,33 +39,33 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the pictures of one clip are stored, the same for all of its frames."""
+    """How the frames of one clip are stored; all frames have the same encoding."""
 
     codec: str = "h264"  # a key of `TABLE`
-    encoder: str = "libx264"  # libav's name
-    # of the planes given to the encoder; BT.709 limited, chroma on the left as in H.264
+    encoder: str = "libx264"  # libav's name of the encoder
+    # The planes that `frame_from` gets. The default is BT.709, limited range, chroma on the left as in H.264.
     layout: YuvLayout = YuvLayout()  # noqa: RUF009 (frozen)
-    stored: str = "yuv420p"  # pixel format of the file, with the same samples as `layout`
-    crf: float | None = 16  # None for codecs without
-    colour: Colour = SDR  # tags of the result
-    dither: bool = False  # 8 bits are made from more
-    containers: tuple[str, ...] = USUAL_CONTAINERS  # that take the codec
+    stored: str = "yuv420p"  # pixel format that the encoder gets, with the same samples as `layout`
+    crf: float | None = 16  # constant rate factor; None for codecs without one
+    colour: Colour = SDR  # colour tags of the result
+    dither: bool = False  # whether 8-bit samples are dithered, since the source has more bits
+    containers: tuple[str, ...] = USUAL_CONTAINERS  # containers that take the codec
 
     @property
     def result_bits(self) -> Literal[8, 16]:
-        """Bits of the RGB frames from which it is encoded."""
+        """Bits per sample of the RGB frames that are encoded."""
         return 8 if self.layout.depth == 8 and not self.dither else 16
 
     @property
     def matrix(self) -> int:
-        """Number of AVColorSpace: 0 for RGB."""
+        """The matrix as a number of AVColorSpace; 0 for RGB."""
         if self.layout.model == "rgb":
             return 0
         return next(number for number, name in MATRIX_OF_NUMBER.items() if name == self.layout.matrix)
 
     @property
     def full_range(self) -> bool:
-        """Whether its range tag says full range."""
+        """Whether the result is tagged as full range."""
         return self.layout.full_range or self.layout.model == "rgb"
 
 
@@ -77,10 +77,11 @@ class _Plain:
 
 
 def check_options(options: OutputOptions, available: Iterable[str] | None = None) -> None:
-    """ValueError, in a sentence, for options that do not go together whatever the file is.
+    """Raise ValueError for options that exclude each other, whatever the input is.
 
     Args:
-        available: names of encoders; None: those of this libav.
+        options: the user's options. If they ask for a hardware encoder, it is opened as a test.
+        available: names of libav's encoders; None: those of this build.
     """
     choose(_Plain(), options, available=available)
     if options.encoder == "nvenc":
@@ -90,14 +91,16 @@ def check_options(options: OutputOptions, available: Iterable[str] | None = None
 def choose(
     source: Source, options: OutputOptions, colour: Colour = SDR, *, available: Iterable[str] | None = None
 ) -> Encoding:
-    """The encoding of the result of a clip.
+    """Choose the encoding of the result of a clip.
 
     Args:
-        source: a clip. colour: of the source.
-        available: names of encoders; None: those of this libav.
+        source: the input clip.
+        options: the user's options.
+        colour: the colour of the input.
+        available: names of libav's encoders; None: those of this build.
 
     Raises:
-        ValueError: the options do not go together, or not with this file; says what does.
+        ValueError: the options exclude each other, or do not fit this input; the sentence names what works.
     """
     kept_hdr = source.transfer in (PQ, HLG) and options.hdr == "keep"
     name = _codec_of(source, options)
@@ -127,22 +130,30 @@ def choose(
 
 
 def keeps_alpha(options: OutputOptions) -> bool:
-    """Whether the results of transparent clips are transparent."""
+    """Whether the results of transparent clips keep their transparency under these options."""
     if options.pixel_format:
         return any(component.is_alpha for component in av.VideoFormat(options.pixel_format, 64, 64).components)
     return bool(TABLE[_codec_of(_Plain(), options)].transparent)
 
 
 def colour_out(colour: Colour, options: OutputOptions) -> Colour:
-    """The colour of a result: that of the source, or BT.709 where HDR becomes SDR."""
+    """The colour of a result: that of the input, or `SDR` if HDR is to be converted to SDR."""
     return SDR if colour.is_hdr and options.hdr == "sdr" else colour
 
 
 def picture_bits(source: Source, options: OutputOptions, suffix: str) -> Literal[8, 16]:
-    """Bits of a sample in the result of a picture: as the file has them, or as asked, where the format has them.
+    """Bits per sample of the result of a picture.
+
+    PNG and TIFF get the bits that the options ask for (16 for any number above 8). If the options ask for none, they
+    get 16 if the input has more than 8. Other formats have 8 bits.
+
+    Args:
+        source: the input picture.
+        options: the user's options.
+        suffix: the suffix of the result, such as ".png".
 
     Raises:
-        ValueError: more bits were asked for than the format has.
+        ValueError: HDR is to be kept in a format of 8 bits.
     """
     if suffix.lower() not in (".png", ".tif", ".tiff"):
         if source.transfer in (PQ, HLG) and options.hdr == "keep":
@@ -154,7 +165,7 @@ def picture_bits(source: Source, options: OutputOptions, suffix: str) -> Literal
 
 
 def _codec_of(source: Source, options: OutputOptions) -> str:
-    """The codec asked for; else the one for the pixel format, or for the depth, that the container takes."""
+    """The codec that was asked for; otherwise one that fits the pixel format, or the depth, and the container."""
     if options.codec != "auto":
         return options.codec
     names = [name for name in TABLE if name != "png" and options.encoder in TABLE[name].encoders]
@@ -172,13 +183,13 @@ def _codec_of(source: Source, options: OutputOptions) -> str:
     if wanted in names and TABLE[wanted].encoders[options.encoder] in av.codecs_available:
         return wanted
     other = [n for n in names if depth in TABLE[n].depths and TABLE[n].encoders[options.encoder] in av.codecs_available]
-    if not other and not options.bit_depth and options.container:  # WebM alone has fewer bits: as many as there are
+    if not other and not options.bit_depth and options.container:  # only WebM: its VP9 has 8 bits here
         return names[0]
     return other[0] if other else wanted
 
 
 def _needed(source: Source, options: OutputOptions) -> int:
-    """The fewest bits that keep the file's precision: 8, or 10 for deeper files."""
+    """The bits that a result needs: 10 for HDR that is kept and for SDR of more than 8 bits, otherwise 8."""
     if source.transfer in (PQ, HLG):
         return 10 if options.hdr == "keep" else 8
     return 10 if source.depth > 8 else 8
@@ -226,7 +237,7 @@ def _usual_format(codec: Codec, depth: int, transparent: bool) -> str:
 
 
 def _layout_of(name: str, colour: Colour) -> YuvLayout:
-    """The layout of planes with the samples of a pixel format."""
+    """The layout of the planes that have the samples of a pixel format."""
     storage = storage_of(planar_of(name) or name)
     assert storage is not None, f"every pixel format of the table has a layout, {name} as well"
     layout = YuvLayout(storage.model, storage.subsampling, storage.depth, alpha=storage.alpha)

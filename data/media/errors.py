@@ -1,4 +1,4 @@
-"""Errors of one file become sentences that begin with its name. Works without torch."""
+"""Converts errors about a file to sentences that begin with its name. Works without torch."""
 
 import errno
 from collections.abc import Iterator
@@ -8,29 +8,29 @@ from pathlib import Path
 
 from common.logger import printable
 
-# Errors caused by the machine, not by the file.
+# Errors of the operating system that the machine causes, not the file.
 MACHINE_ERRORS = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 
 
 class MediaError(ValueError):
-    """A file that cannot be read or written; the message is a sentence that starts with the file's name."""
+    """A file cannot be read or written; the message is a sentence that begins with the file's name."""
 
 
 def shown(path: str | PathLike[str]) -> str:
-    """The name of a file, safe to print: control characters, escape codes and invalid bytes as `\\x1b`."""
+    """The name of a file, safe to print: control characters and invalid bytes are written as `\\x1b`."""
     return printable(Path(path).name or str(path))
 
 
 @contextmanager
 def decoding(path: Path, failure: str = "the file is damaged") -> Iterator[None]:
-    """Turn every exception of a decoder into a MediaError that names the file; the original is its `__cause__`.
+    """Convert every exception of a decoder to a MediaError that names the file; the original is its `__cause__`.
 
-    Damaged data makes decoders raise almost anything (IndexError, struct.error, TypeError, AttributeError, ...), so no
-    list of types would be complete.
+    Damaged data makes decoders raise almost any exception (IndexError, struct.error, TypeError, AttributeError, ...),
+    so no list of types would be complete.
 
     Args:
         path: the file that is read.
-        failure: the message, before the reason in brackets, for errors that the machine did not cause.
+        failure: what the message says before the reason in brackets, for errors that the machine did not cause.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""Subtitles, chapters, tags, covers and attachments of a clip: which ones does the output's container take?
+"""Which subtitles, chapters, tags, covers and attachments of a clip does the output get?
 
-Decided before the first frame is written, so that a line can say what is left out.
+This is decided before the first frame is written, so that the log says at the start what is left out.
 """
 
 import logging
@@ -24,7 +24,7 @@ logger = get_logger(__name__)
 
 COVERS_OF_MP4 = ("mjpeg", "png", "bmp")
 _D = av.stream.Disposition
-DISPOSITIONS = {  # of sound and subtitles, that FFmpeg writes and reads again
+DISPOSITIONS = {  # dispositions of sound and subtitle tracks that FFmpeg writes and reads back, by suffix
     ".mp4": _D.default | _D.dub | _D.comment | _D.forced | _D.hearing_impaired | _D.visual_impaired | _D.captions
     | _D.descriptions,
     ".mov": _D.default,
@@ -32,7 +32,7 @@ DISPOSITIONS = {  # of sound and subtitles, that FFmpeg writes and reads again
     ".webm": _D.default | _D.dub | _D.original | _D.comment | _D.forced | _D.hearing_impaired | _D.visual_impaired,
 }  # fmt: skip
 MIMETYPES = {"mjpeg": "image/jpeg", "png": "image/png", "bmp": "image/bmp", "gif": "image/gif", "webp": "image/webp"}
-TEXT_CODECS = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt"}  # the only subtitles of these
+TEXT_CODECS = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt"}  # the only subtitle codec of these containers
 KEPT_BY_MATROSKA = "Matroska (.mkv) would take"
 
 
@@ -40,34 +40,34 @@ KEPT_BY_MATROSKA = "Matroska (.mkv) would take"
 class Attached:
     """A cover picture or another file inside a clip."""
 
-    name: str  # of the file
-    mimetype: str
+    name: str  # name of the file
+    mimetype: str  # MIME type, such as "image/jpeg"
     data: bytes = field(repr=False)  # content of the file
-    codec: str = ""  # of a cover, else empty
+    codec: str = ""  # FFmpeg's codec name of a cover; "" for other files
 
 
 @dataclass(frozen=True)
 class SubtitleTrack:
-    """One track of subtitles that the output gets."""
+    """One subtitle track that the output gets."""
 
-    index: int  # of the stream in the input
-    name: str  # "subtitle track 2 (ass)", for messages
-    how: Literal["copy", "convert"]  # "copy" packets, or "convert" the text to a codec of the container
-    tags: Mapping[str, str]  # of the track in the output
-    disposition: int  # of the track in the output, as FFmpeg's flags
+    index: int  # index of the stream in the input
+    name: str  # name for messages, such as "subtitle track 2 (ass)"
+    how: Literal["copy", "convert"]  # "copy": packets are copied; "convert": text is converted to another text codec
+    tags: Mapping[str, str]  # tags of the output track
+    disposition: int  # disposition of the output track, as FFmpeg's flags
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What the output gets beside picture and sound."""
+    """What the output gets besides video and sound."""
 
-    tags: Mapping[str, str] = field(default_factory=dict)  # of the clip
-    video_tags: Mapping[str, str] = field(default_factory=dict)  # of its picture
-    keys: bool = False  # write the tags as QuickTime keys
-    chapters: tuple[dict, ...] = ()  # in PyAV's form; zero is the first frame
-    covers: tuple[Attached, ...] = ()
-    attachments: tuple[Attached, ...] = ()
-    subtitles: tuple[SubtitleTrack, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)  # tags of the file
+    video_tags: Mapping[str, str] = field(default_factory=dict)  # tags of the video track
+    keys: bool = False  # whether the tags are written as QuickTime keys
+    chapters: tuple[dict, ...] = ()  # chapters in PyAV's form; their times count from the clip's zero
+    covers: tuple[Attached, ...] = ()  # cover pictures
+    attachments: tuple[Attached, ...] = ()  # other attached files, such as fonts
+    subtitles: tuple[SubtitleTrack, ...] = ()  # subtitle tracks
 
     def __bool__(self) -> bool:
         return any((self.tags, self.video_tags, self.chapters, self.covers, self.attachments, self.subtitles))
@@ -79,14 +79,17 @@ NOTHING = Extras()
 def logged_extras(
     info: MediaInfo, suffix: str, rate: Fraction, *, metadata: bool = True, timed: bool = True, quiet: bool = False
 ) -> Extras:
-    """The plan, with a line for each kind that is left out unless `quiet`; empty where reading them fails.
+    """Decide what the output gets, and log a line for each kind that is left out or changes.
+
+    The result is empty if the input is not a video, or its extras cannot be read.
 
     Args:
         info: the input.
-        suffix: of the output, one of `WRITABLE_VIDEOS`.
+        suffix: the suffix of the output, one of `WRITABLE_VIDEOS`.
         rate: frames per second of the output.
         metadata: False leaves out tags, covers and attached files.
         timed: False leaves out subtitles and chapters, whose times would be wrong.
+        quiet: log at debug level only.
     """
     if info.kind != "video" or not info.path.is_file():
         return NOTHING
@@ -100,7 +103,7 @@ def logged_extras(
 
 
 def plan_extras(info: MediaInfo, suffix: str, rate: Fraction, metadata: bool, timed: bool) -> tuple[Extras, list[str]]:
-    """(what the output gets, sentences about what is left out or changes), see `logged_extras`."""
+    """(what the output gets, sentences about what is left out or changes); see `logged_extras` for the arguments."""
     with open_container(info.path) as container:
         video = choose_tracks(container, info.path).video
         subtitles, notes = _subtitles(container, suffix, metadata)
@@ -200,26 +203,26 @@ def _attachments(container: InputContainer) -> tuple[Attached, ...]:
 
 
 def _tags(tags: dict, suffix: str, rate: Fraction, covers: bool) -> tuple[dict, bool, list[str]]:
-    """(tags that are written, whether as QuickTime keys, names of those that do not).
+    """(the tags that are written, whether they are written as QuickTime keys, names of the tags that are left out).
 
-    Keys may have any name, but FFmpeg writes no cover beside them, and fewer players show them: they are used where
-    ordinary tags would lose one and there is no cover.
+    QuickTime keys may have any name, but FFmpeg cannot write a cover beside them, and fewer players show them. So they
+    are used only if they keep more tags than ordinary ones, and there is no cover.
     """
     kept, keys = carried(tags, suffix, rate, False), False
     if len(kept) < len(tags) and suffix in QUICKTIME and not covers:
         named = carried(with_apple_place(tags), suffix, rate, True)
         if len(named) > len(kept):
             kept, keys = named, True
-    if not kept and tags.get("timecode"):  # the muxer refuses the file for an invalid one
+    if not kept and tags.get("timecode"):  # the muxer writes no file with an invalid timecode
         kept, keys, _ = _tags({name: tags[name] for name in tags if name != "timecode"}, suffix, rate, covers)
     return kept, keys, sorted(set(tags) - set(kept))
 
 
 def _belongs_to_quicktime(stream: av.stream.Stream, chapters: int) -> bool:
-    """Whether a data track holds the timecode, or the titles of chapters, which are copied as such."""
+    """Whether a data track holds the timecode or the titles of chapters, which the output gets by other means."""
     names = {name.lower(): value for name, value in stream.metadata.items()}
     handler = names.get("handler_name")
-    titles = chapters and (stream.frames == chapters or handler == "SubtitleHandler")  # FFmpeg's name for texts
+    titles = chapters and (stream.frames == chapters or handler == "SubtitleHandler")  # FFmpeg's text tracks
     return bool(titles) or "timecode" in names or handler == "TimeCodeHandler"
 
 

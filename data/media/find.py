@@ -1,4 +1,4 @@
-"""Is a file a video or a picture, and if not, what is it? Decided by its name and its first bytes."""
+"""Is a file a video or a picture, and if not, what is it? Its name and its first bytes decide."""
 
 from os import PathLike
 from pathlib import Path
@@ -60,9 +60,9 @@ SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
 
 
 def is_probably_media(path: str | PathLike[str]) -> bool:
-    """Whether a file is a video or a picture: by its suffix where that is one, else by its first bytes.
+    """Whether a file is probably a video or a picture: by its suffix if that is known, otherwise by its first bytes.
 
-    Only opening the file is certain. A file that does not exist is judged by its name.
+    Only opening the file can make sure. A file that does not exist is judged by its name.
     """
     return why_not_media(Path(path)) is None
 
@@ -84,7 +84,7 @@ def why_not_media(path: Path) -> str | None:
 
 
 def starts_like_picture(head: bytes) -> bool:
-    """Whether the first 32 bytes or more are those of a picture format that is read."""
+    """Whether the first bytes of a file, at least 32, are those of a picture format that can be read."""
     boxed = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     avif = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis")
     netpbm = head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#")
@@ -94,9 +94,9 @@ def starts_like_picture(head: bytes) -> bool:
 
 
 def starts_like_clip(head: bytes) -> bool:
-    """Whether the first 512 bytes are those of a container of clips."""
+    """Whether the first 512 bytes of a file are those of a video container."""
     boxed = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") and head[8:12] not in SOUND_BRANDS
     riff = head[:4] == b"RIFF" and head[8:11] == b"AVI"
     ogg = head[:4] == b"OggS" and any(mark in head for mark in (b"theora", b"fishead", b"video", b"BBCD"))
-    packets = b"GGG" in (head[::188], head[4::192])  # MPEG-TS, M2TS: a sync byte before every packet
+    packets = b"GGG" in (head[::188], head[4::192])  # MPEG-TS, M2TS: every packet begins with a sync byte
     return head.startswith(CLIP_STARTS) or boxed or riff or ogg or packets

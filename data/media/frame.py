@@ -1,7 +1,7 @@
-"""One picture of a clip: the decoder's planes, and its RGB on request.
+"""One frame of a clip: holds the decoder's planes, and converts them to RGB on request.
 
-A decoded frame is usually 4:2:0, half the bytes of its RGB. So frames are kept and copied to a device as planes, and
-converted to RGB there, with the same bits as on the CPU (`data.yuv`).
+A decoded frame is usually 4:2:0, which has half the bytes of RGB. So frames are kept and copied to a device as planes,
+and converted to RGB there; the result has the same bits as on the CPU (`data.yuv`).
 """
 
 from collections.abc import Sequence
@@ -19,36 +19,38 @@ from data.yuv.frames import stacked
 from data.yuv.layout import YuvLayout
 from data.yuv.to_rgb import to_rgb
 
-MOST = 65535  # of a 16-bit word
+MOST = 65535  # largest 16-bit word
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture, and when it is shown."""
+    """One picture, and the time at which it is shown."""
 
-    # On the CPU, read-only. Of a clip: the decoder's memory, [1, H, W] and [1, h, w], u8 or int16, see `layout`. Of a
-    # picture: its RGB [1, 3, H, W], u8, 16-bit words (int16) or float32 in [0, 1]; and its alpha [1, 1, H, W], u8 or
-    # words, if it has any.
+    # Read-only tensors on the CPU. Of a video: views of the decoder's memory, [1, H, W] and [1, h, w], u8 or int16, see
+    # `layout`. Of a picture: RGB [1, 3, H, W], u8, 16-bit words (int16) or float32 in [0, 1]; and, if it has alpha,
+    # alpha [1, 1, H, W], u8 or 16-bit words.
     planes: tuple[Tensor, ...]
     time: Fraction  # seconds since the clip's zero; strictly increasing within a clip
-    layout: YuvLayout | None = None  # of the planes; None for the RGB of a picture
-    orientation: Orientation = UPRIGHT  # from stored to displayed pixels
-    begins_shot: bool = False  # a cut lies before it; readers leave it False
+    layout: YuvLayout | None = None  # layout of the planes; None for the RGB of a picture
+    orientation: Orientation = UPRIGHT  # how displayed pixels are made from stored ones
+    begins_shot: bool = False  # whether the frame is the first after a cut; readers leave it False
 
     @classmethod
     def of_rgb(cls, pixels: Tensor, time: Fraction, alpha: Tensor | None = None) -> Self:
-        """A frame of RGB as displayed, [3, H, W], and alpha [1, H, W] (see `planes`); no copy."""
+        """Make a frame, without a copy, from RGB [3, H, W] and alpha [1, H, W] as displayed; dtypes as in `planes`."""
         return cls((pixels[None],) if alpha is None else (pixels[None], alpha[None]), time)
 
     @property
     def pixels(self) -> Tensor:
-        """u8 [3, H, W], RGB as displayed, in the file's own primaries and curve, full range; of a clip made anew by
-        every call, and rounded where the file has more bits."""
+        """u8 [3, H, W]: RGB as displayed, in the file's primaries and transfer curve, full range.
+
+        More than 8 bits are rounded. Every access to a video's frame converts it again.
+        """
         return rgb_of([self])[0]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of host memory that the planes keep, rows' padding included."""
+        """Bytes of host memory that the planes occupy, including the padding of rows."""
         storages = [plane.untyped_storage() for plane in self.planes]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -59,15 +61,22 @@ class Frame:
 
 
 def rgb_of(frames: Sequence[Frame], device: torch.device | str = "cpu", dtype: torch.dtype = torch.uint8) -> Tensor:
-    """Frames as RGB on a device. Planes cross to it; frames of one layout and size cross and are converted together.
+    """Convert frames to RGB on a device.
+
+    The planes are copied to the device and converted there. Consecutive frames of one layout, orientation and size are
+    copied and converted together.
 
     Args:
         frames: at least one, all of one displayed size.
-        dtype: torch.uint8, or torch.float32 for all that samples of more than 8 bits hold.
+        device: where the result is.
+        dtype: torch.uint8, or torch.float32, which keeps the precision of samples of more than 8 bits.
 
     Returns:
-        [T, 3, H, W] as displayed: u8, the same bits as stacking `pixels`, or float32 in [0, 1]. A CUDA device may still
-        be at work on it: the copies are asynchronous, in the current stream.
+        [T, 3, H, W] as displayed: u8, the same bits as stacking `pixels`, or float32 in [0, 1]. On CUDA the copies are
+        asynchronous, in the current stream, so they may not be complete yet.
+
+    Raises:
+        ValueError: there are no frames.
     """
     if not frames:
         raise ValueError("there is no frame to convert; give at least one")
@@ -78,7 +87,10 @@ def rgb_of(frames: Sequence[Frame], device: torch.device | str = "cpu", dtype: t
 
 
 def alpha_of(frames: Sequence[Frame], device: torch.device | str = "cpu") -> Tensor | None:
-    """Transparency of frames on a device, float32 [T, 1, H, W] as displayed, 1 opaque; None where no frame has any."""
+    """The alpha of frames on a device, float32 [T, 1, H, W] in [0, 1] as displayed, 1 opaque; None if no frame has any.
+
+    Frames without alpha are opaque.
+    """
     if not any(frame.transparent for frame in frames):
         return None
     return torch.stack([_alpha(frame, torch.device(device)) for frame in frames])
@@ -108,7 +120,7 @@ def _together(frames: list[Frame], device: torch.device, dtype: torch.dtype) -> 
 
 
 def _converted(rgb: Tensor, dtype: torch.dtype) -> Tensor:
-    """RGB of a picture as another type."""
+    """RGB of a picture as u8 or float32 in [0, 1]."""
     floats = _as_floats(rgb)
     return floats if dtype == torch.float32 else floats.mul(255).round().to(torch.uint8)
 

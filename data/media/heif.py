@@ -1,6 +1,6 @@
-"""HEIC pictures of more than 8 bits a sample, and their colour. Without torch, for the probing process.
+"""Reads HEIC pictures of more than 8 bits per sample, and their colour. Works without torch, for the probing process.
 
-Pillow's plug-in gives 8 bits; the package behind it gives all of them, in the high bits of 16-bit words.
+Through Pillow, pillow-heif gives 8 bits; its own function gives all bits, as the high bits of 16-bit words.
 """
 
 from importlib import import_module
@@ -13,20 +13,24 @@ from data.media.colour import BT709, HLG, PQ, SDR, UNSPECIFIED, Colour
 
 
 def heif_bits(image: Image.Image) -> int:
-    """Bits of a sample of a HEIC that is open; 8 for pictures of other formats."""
+    """Bits per sample of an open HEIC picture; 8 for other formats."""
     return int(image.info.get("bit_depth", 8)) if image.format == "HEIF" else 8
 
 
 def heif_words(image: Image.Image, path: Path) -> np.ndarray | None:
-    """A HEIC of more than 8 bits as u16 [H, W] (gray) or [H, W, 3 or 4], upright, white is 65535; None for others.
+    """Decode a HEIC of more than 8 bits: u16 [H, W] (gray) or [H, W, 3 or 4], upright, white is 65535.
 
     Args:
-        image: the open file. path: its name.
+        image: the open picture.
+        path: its file.
+
+    Returns:
+        None for HEICs of 8 bits and for other formats.
     """
     bits = heif_bits(image)
     if bits == 8:
         return None
-    plug_in = import_module("pillow_heif")  # `open_picture` has found it
+    plug_in = import_module("pillow_heif")  # it is installed, since `image` could be opened
     stored = np.asarray(plug_in.open_heif(path, convert_hdr_to_8bit=False))
     codes = (stored >> (16 - bits)).astype(np.uint32)
     most = 2**bits - 1
@@ -34,7 +38,7 @@ def heif_words(image: Image.Image, path: Path) -> np.ndarray | None:
 
 
 def heif_colour(image: Image.Image) -> Colour:
-    """The colour that the numbers of a HEIC name; sRGB where it has none, or a profile, which is used instead."""
+    """The colour of a HEIC from its nclx numbers; `SDR` if it has none, or an ICC profile, which is used instead."""
     said = image.info.get("nclx_profile")
     if image.format != "HEIF" or not said or image.info.get("icc_profile"):
         return SDR

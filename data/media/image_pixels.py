@@ -1,8 +1,9 @@
 """Converts the pixels of a Pillow image to sRGB, in blocks of rows, so that the whole image is not copied.
 
-Palettes, gray and CMYK are expanded, and the picture is turned upright. Pictures of 8 bits with an ICC profile are
-converted to sRGB. 16 bits stay 16 (Pillow would drop the low ones); since LittleCMS in Pillow has only 8 bits, their
-values stay as they are and the result has their profile. Memory beside the Pillow image: the result and one strip.
+Palettes, gray and CMYK become RGB, and the picture is turned upright. Pictures of 8 bits with an ICC profile are
+converted to sRGB. 16-bit pictures keep their 16 bits, of which Pillow would drop the low ones. LittleCMS in Pillow
+converts 8 bits only, so their values are not converted, and the result keeps their profile. Besides the Pillow image,
+the memory holds the result and one block.
 """
 
 import io
@@ -22,16 +23,16 @@ BLOCK_PIXELS = 1 << 20
 
 
 class SrgbConverter:
-    """Turns pieces of one image, of any Pillow mode, into sRGB.
+    """Converts blocks of one image, of any Pillow mode, to sRGB.
 
     Args:
-        image: decoded; its mode, palette and ICC profile are those of every piece.
-        path: its file; the gAMA of a PNG is used where the file has no other colour information.
-        deep: pieces come with 16 bits and stay so.
+        image: the decoded image; all blocks have its mode, palette and ICC profile.
+        path: its file, in which other colour information has precedence over the gAMA chunk of a PNG.
+        deep: whether blocks have 16 bits per sample, which are kept.
 
     Attributes:
-        problem: why the embedded profile is ignored; None when it is used.
-        kept_profile: of deep pieces, whose values stay those of this profile.
+        problem: why the embedded profile is ignored; None if it is used or there is none.
+        kept_profile: the ICC profile of a 16-bit image, which also holds for the result; None otherwise.
     """
 
     def __init__(self, image: Image.Image, path: Path | None = None, deep: bool = False) -> None:
@@ -52,7 +53,7 @@ class SrgbConverter:
                 self.problem = f"colour profile ignored ({reason(error)})"
 
     def __call__(self, strip: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-        """(u8 [rows, W, 3] sRGB, u8 [rows, W] alpha or None)."""
+        """Convert a block of the image: (u8 [rows, W, 3] sRGB, u8 [rows, W] alpha or None)."""
         image, alpha = self._plain(strip)
         if self.png_colour is not None and not strip.mode.startswith("I"):
             return self.png_colour.converted(np.asarray(image.convert("RGB")), 255), alpha
@@ -61,7 +62,7 @@ class SrgbConverter:
         return np.asarray(image.convert("RGB")), alpha
 
     def deep(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """16-bit values [rows, W] or [rows, W, 3 or 4] -> (u16 [rows, W, 3], u16 [rows, W] alpha or None)."""
+        """Convert 16-bit values [rows, W] or [rows, W, 3 or 4]: (u16 [rows, W, 3], u16 [rows, W] alpha or None)."""
         alpha = values[..., 3].astype(np.uint16) if values.ndim == 3 and values.shape[2] == 4 else None
         colours = values if values.ndim == 2 else values[..., :3]
         if self.png_colour is not None:
@@ -70,7 +71,7 @@ class SrgbConverter:
         return colours[..., None].repeat(3, 2) if colours.ndim == 2 else colours, alpha
 
     def _plain(self, image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
-        """The image in mode L, RGB or CMYK (or LAB and the like, for a profile), and its alpha."""
+        """(the image in mode L, RGB, CMYK or LAB, its alpha, u8 [rows, W], or None)."""
         alpha = None
         if image.has_transparency_data:
             image = image.convert("LA" if image.mode in ("L", "LA", "La") else "RGBA")
@@ -99,15 +100,18 @@ def to_srgb(
     low: Image.Image | None = None,
     words: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """([3, H, W] sRGB as displayed, alpha [1, H, W], or None where all is opaque): u8, or 16-bit words (int16).
+    """Convert an image to sRGB, as displayed.
 
     Args:
-        image: decoded, as stored.
-        convert: made from this image.
-        orientation: 1 to 8, as EXIF counts.
-        deep: of 16 bits a sample, which the result has too.
-        low: the low bytes of 16-bit values whose high bytes are `image`, in the same mode.
-        words: the 16-bit values, [H, W] or [H, W, 3 or 4], where Pillow has less of them.
+        image: the decoded image, as stored.
+        convert: the converter, made from this image.
+        orientation: EXIF orientation, 1 to 8.
+        deep: whether the image has 16 bits per sample, as the result then has.
+        low: the low bytes of 16-bit values whose high bytes are in `image`, in the same mode; None: there are none.
+        words: the 16-bit values, [H, W] or [H, W, 3 or 4], if Pillow has only 8 bits of them; None otherwise.
+
+    Returns:
+        (pixels [3, H, W], alpha [1, H, W], or None if every pixel is opaque): u8, or 16-bit words (int16).
     """
     width, height = image.size
     shape, most = (width, height) if orientation >= 5 else (height, width), 65535 if deep else 255
@@ -133,18 +137,22 @@ def to_srgb(
 
 
 def gray_words(image: Image.Image) -> np.ndarray:
-    """16-bit gray, in 16- or 32-bit storage."""
+    """The values of an image of 16-bit gray (Pillow's modes I and I;16): int64 [H, W] in 0..65535."""
     return np.asarray(image).astype(np.int64).clip(0, 65535)
 
 
 def _tensor(values: np.ndarray) -> Tensor:
-    """u8, or u16 as the int16 of the same bits."""
+    """u8 as u8, u16 as int16 with the same bits; no copy."""
     return torch.from_numpy(values if values.dtype == np.uint8 else values.view(np.int16))
 
 
 def as_stored(displayed: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of [..., H, W] as displayed in which the file's rows and columns run, for an EXIF orientation."""
-    if orientation in (2, 3, 6, 7):  # of the displayed picture, left and right are exchanged
+    """A view of an array [..., H, W] in display order that is indexed in the file's order of rows and columns.
+
+    Args:
+        orientation: EXIF orientation, 1 to 8.
+    """
+    if orientation in (2, 3, 6, 7):  # left and right of the displayed picture are exchanged
         displayed = displayed[..., ::-1]
     if orientation in (3, 4, 7, 8):
         displayed = displayed[..., ::-1, :]
@@ -152,7 +160,7 @@ def as_stored(displayed: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def over_white(pixels: Tensor, alpha: Tensor) -> Tensor:
-    """u8 [3, H, W] and u8 [1, H, W] -> u8 [3, H, W] laid over white, rounded."""
+    """Composite u8 pixels [3, H, W] with u8 alpha [1, H, W] over white: u8 [3, H, W], rounded to the nearest."""
     result = torch.empty_like(pixels)
     for top, bottom in row_blocks_of(*pixels.shape[-2:]):
         laid = over_white_pixels(pixels[:, top:bottom].numpy(), alpha[:, top:bottom].numpy())
@@ -161,17 +169,23 @@ def over_white(pixels: Tensor, alpha: Tensor) -> Tensor:
 
 
 def over_white_pixels(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """u8 colours and u8 alpha, of shapes that fit together, -> u8 laid over white, rounded."""
+    """As `over_white`, for u8 arrays of any shapes that broadcast."""
     opaque = alpha.astype(np.int32)
     sum_255 = pixels * opaque + 255 * (255 - opaque)
     return ((2 * sum_255 + 255) // 510).astype(np.uint8)
 
 
 def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
-    """Fills pixels with alpha 0 from ever coarser averages of visible ones: [3, H, W] of u8, 16-bit words or
-    floats in [0, 1] -> the same.
+    """Fill pixels of alpha 0 from averages of visible ones over growing areas.
 
-    Enlarging then draws no fringe of hidden colours.
+    Without this, enlarging would mix hidden colours into the visible edges.
+
+    Args:
+        pixels: [3, H, W], u8, 16-bit words (int16) or floats in [0, 1].
+        alpha: [1, H, W]; pixels of other values than 0 are visible.
+
+    Returns:
+        The shape and dtype of `pixels`; `pixels` itself if all pixels are visible, or none.
     """
     if pixels.dtype == torch.int16:
         filled = fill_hidden((pixels.to(torch.int32) & 65535).float(), alpha)
@@ -201,13 +215,13 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
 
 
 def row_blocks_of(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """(first row, row behind the last) of blocks of about a megapixel; all but the last have an even number of rows."""
+    """(first row, end) of blocks of about 2^20 pixels; all blocks but the last have an even number of rows."""
     rows = max(BLOCK_PIXELS // max(width, 1) // 2 * 2, 2)
     return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _halved(pixels: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Averages over 2x2 of visible colours [1, 3, h, w] and of visibility [1, 1, h, w], float32."""
+    """2x2 averages, float32: of colours times visibility [1, 3, h, w], and of visibility (0 or 1) [1, 1, h, w]."""
     totals, weights = [], []
     for top, bottom in row_blocks_of(*pixels.shape[-2:]):
         weight = (alpha[:, top:bottom] != 0).float()[None]  # 1 1 H W
@@ -217,7 +231,7 @@ def _halved(pixels: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _enlarged_rows(coarse: Tensor, top: int, bottom: int, size: tuple[int, int]) -> Tensor:
-    """Rows top to bottom of `interpolate(coarse, size, mode="bilinear")`: [1, 3, h, w] -> [3, rows, W]."""
+    """Rows `top` to `bottom - 1` of `interpolate(coarse, size, mode="bilinear")`: [1, 3, h, w] -> [3, rows, W]."""
     height = coarse.shape[-2]
     place = ((torch.arange(top, bottom, device=coarse.device) + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
     above = place.floor().long().clamp(max=height - 1)
@@ -227,12 +241,12 @@ def _enlarged_rows(coarse: Tensor, top: int, bottom: int, size: tuple[int, int])
 
 
 def _rounded(deep: np.ndarray) -> np.ndarray:
-    """16-bit values as 8-bit ones, rounded."""
+    """16-bit values as 8-bit values, rounded."""
     return ((deep + 128) // 257).astype(np.uint8)
 
 
 def _float_scale(image: Image.Image) -> int:
-    """The factor from float pixels to 0..255: files hold either 0..1 or 0..255."""
+    """The factor from float pixels to 0..255: 255 if no value is above 1, otherwise 1."""
     width, height = image.size
     blocks = (np.nan_to_num(np.asarray(image.crop((0, a, width, b)))) for a, b in row_blocks_of(height, width))
     return 255 if max(block.max(initial=0) for block in blocks) <= 1 else 1

@@ -1,8 +1,8 @@
-"""Reads a picture, a GIF or an animated WebP.
+"""Reads pictures and animations (GIF, animated WebP, PNG and AVIF).
 
-Pillow decodes, and `data.media.image_pixels` converts to sRGB. A picture's transparency is in `MediaInfo.alpha`. An
-animation becomes a clip with its transparency where that is asked for, else over white, the background for which such
-files are drawn.
+Pillow decodes, and `data.media.image_pixels` converts to sRGB. The transparency of a picture is in `MediaInfo.alpha`.
+An animation becomes a clip, with its transparency if that is asked for; otherwise it is composited over white, the
+background for which such files are made.
 """
 
 from collections.abc import Generator
@@ -38,15 +38,15 @@ from data.media.picture_tags import read_tags
 
 
 class ImageReader(MediaReader):
-    """One picture as a clip of one frame at time zero."""
+    """Reads a picture as a clip of one frame at time zero. The constructor decodes it; MediaError if it cannot."""
 
     def __init__(self, path: Path) -> None:
         with open_picture(path) as image, quiet_pillow():
             self.notes = notes_of(image, path)
             low, words = _low_bytes(image, path), heif_words(image, path)
             decode(image)
-            orientation = exif_orientation(image)  # a PNG can have it after its pixels
-            stored = image.mode.startswith("I") and not image.has_transparency_data  # by Pillow, with all bits
+            orientation = exif_orientation(image)  # after decoding: a PNG can have its EXIF after the pixels
+            stored = image.mode.startswith("I") and not image.has_transparency_data  # Pillow keeps all 16 bits
             deep = stored or low is not None or words is not None
             convert = SrgbConverter(image, path, deep)
             self._pixels, alpha = to_srgb(image, convert, orientation, deep=deep, low=low, words=words)
@@ -76,14 +76,18 @@ class ImageReader(MediaReader):
 
 
 class AnimationReader(MediaReader):
-    """The composed frames of an animation; every frame keeps its own duration.
+    """Reads the composed frames of an animation; every frame keeps its own duration.
 
-    Opening decodes the first frame only, which says whether the clip is transparent: a GIF marks pixels as transparent
-    that stay as they were, too. A PNG can hold a picture for programs without animation in front of the frames; it is
-    left out.
+    The constructor decodes only the first frame, which decides whether the clip is transparent. (The palette of a GIF
+    cannot decide it: in later frames, transparent pixels are those that do not change.) A PNG can begin with a picture
+    for programs that show no animations; it is left out.
 
     Args:
-        alpha: "keep" gives frames with their transparency, "white" lays them over white.
+        path: the file.
+        alpha: "keep" gives frames with their transparency, "white" composites them over white.
+
+    Raises:
+        MediaError: the file or its first frame cannot be decoded; during an iteration, a later frame.
     """
 
     def __init__(self, path: Path, alpha: str = "white") -> None:
@@ -135,7 +139,13 @@ class AnimationReader(MediaReader):
 
 
 def _low_bytes(image: Image.Image, path: Path) -> Image.Image | None:
-    """The low bytes of 16-bit colour, of which Pillow keeps only the high bytes; None for other depths."""
+    """The low bytes of a 16-bit image with colour or alpha, as an 8-bit image.
+
+    Pillow keeps only the high bytes of such images, so the file is decoded again with the other byte order.
+
+    Returns:
+        None for other images, and for those that declare one colour as transparent.
+    """
     raw = raw_mode(image)
     if "transparency" in image.info or raw not in (*OTHER_BYTE, GRAY_ALPHA):
         return None

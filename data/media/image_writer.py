@@ -1,4 +1,4 @@
-"""Writes a picture in the format of its suffix, with transparency and the input's tags, where the format has them."""
+"""Writes a picture in the format of its suffix, with the input's transparency and tags, if the format has them."""
 
 import struct
 from fractions import Fraction
@@ -26,7 +26,7 @@ from data.yuv.layout import YuvLayout
 
 logger = get_logger(__name__)
 
-COMPRESS_LEVEL = 3  # of PNG: three times as fast as zlib's 6, 2% larger: docs/decisions/0004
+COMPRESS_LEVEL = 3  # zlib level of PNG: three times as fast as level 6 and 2 % larger, see docs/decisions/0004
 OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": COMPRESS_LEVEL},
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
@@ -37,19 +37,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
 WITH_ALPHA = ("PNG", "WEBP", "TIFF")
 WITHOUT_GRAY = ("WEBP",)
 XMP_OF_PNG, XMP_OF_TIFF = "XML:com.adobe.xmp", 700
-MOST_IN_JPEG = 65_500  # bytes of one segment
+MOST_IN_JPEG = 65_500  # bytes; metadata of a JPEG must fit into one segment
 
 
 class ImageWriter(MediaWriter):
-    """Takes exactly one frame.
+    """Writes one frame as a picture.
 
     Args:
-        path: the suffix names the format.
-        info: its `alpha`, u8 [1, H, W], is enlarged to the size of the frame; its `tags` are written.
+        path: the file to write; its suffix, a key of `WRITABLE_IMAGES`, names the format.
+        info: the input. Its `alpha` is resized to the size of the frame; its `tags` are written.
         metadata: False leaves out all tags but the colour profile.
-        quiet: no messages about what is left out.
-        bits: of a sample, 8 or 16; 16 for PNG and TIFF only.
-        colour: that a PNG is tagged with.
+        quiet: do not log what is left out.
+        bits: bits per sample, 8 or 16; 16 for PNG and TIFF only.
+        colour: the colour with which a PNG is tagged.
+
+    Raises:
+        ValueError: a second frame is written.
     """
 
     def __init__(
@@ -98,18 +101,24 @@ class ImageWriter(MediaWriter):
             logger.warning("%s: left out, %s has no place for them: %s", shown(self.path), self.format, names)
 
     def _finish(self) -> None:
-        """Write the file of the one frame."""
+        """There is nothing left to write: `_write_one` has written the file."""
 
     def _release(self) -> None:
         """There is nothing to close."""
 
 
 def save(path: Path, picture_format: str, picture: Tensor, options: dict, gray: bool = False) -> list[str]:
-    """Write a picture; returns names of the tags that its format cannot store.
+    """Write a picture.
 
     Args:
-        picture: [3 or 4, H, W], u8 or 16-bit words. options: of Pillow's `save`.
-        gray: the three channels are equal, and one is stored.
+        path: the file to write.
+        picture_format: Pillow's name of the format, such as "PNG"; 16-bit words need "PNG" or "TIFF".
+        picture: [3 or 4, H, W], u8 or 16-bit words (int16).
+        options: options of Pillow's `save`.
+        gray: store one gray channel. 16-bit pictures with alpha keep their colour channels.
+
+    Returns:
+        Names of the tags that are left out.
     """
     values = picture.permute(1, 2, 0).contiguous().numpy()  # H W C
     if values.dtype == np.int16:
@@ -128,12 +137,18 @@ def save(path: Path, picture_format: str, picture: Tensor, options: dict, gray: 
 
 
 def gray_of(words: np.ndarray) -> np.ndarray:
-    """u16 [H, W, 3] -> u16 [H, W], by the weights that Pillow uses for 8 bits (BT.601 luma)."""
+    """u16 [H, W, 3] -> u16 [H, W], with the weights that Pillow uses for 8 bits (BT.601 luma)."""
     return ((words.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + 32768) >> 16).astype(np.uint16)
 
 
 def stored_rgb(pixels: Tensor, bits: int, dither: bool) -> Tensor:
-    """RGB and alpha of 8 or 16 bits as `bits` bits; dithered from 16 to 8 bits."""
+    """The samples that a picture stores: `pixels` dithered from 16-bit words to `bits` bits, or unchanged.
+
+    Args:
+        pixels: [T, 3, H, W] RGB or [T, 4, H, W] RGBA, u8 or 16-bit words (int16).
+        bits: bits per sample of the picture, 8 or 16.
+        dither: False returns `pixels` unchanged.
+    """
     if not dither or pixels.dtype == torch.uint8:
         return pixels
     layout = YuvLayout(model="rgb", subsampling=(1, 1), depth=bits, alpha=pixels.shape[1] == 4)
@@ -141,7 +156,7 @@ def stored_rgb(pixels: Tensor, bits: int, dither: bool) -> Tensor:
 
 
 def in_bits(alpha: Tensor, bits: int) -> Tensor:
-    """u8 or 16-bit words as `bits` bits."""
+    """Alpha of u8 or 16-bit words (int16), converted to 8 or 16 bits."""
     if bits == 16 and alpha.dtype == torch.uint8:
         return (alpha.to(torch.int32) * 257).to(torch.int16)
     if bits == 8 and alpha.dtype == torch.int16:
@@ -150,7 +165,16 @@ def in_bits(alpha: Tensor, bits: int) -> Tensor:
 
 
 def saving(tags: PictureTags, picture_format: str, size: tuple[int, int]) -> tuple[dict, list[str]]:
-    """(options for Pillow's `save`, names of the tags that the format cannot store); size is (width, height)."""
+    """Select the tags of a picture that its format can store.
+
+    Args:
+        tags: the tags of the input.
+        picture_format: Pillow's name of the format.
+        size: (width, height) of the result, which EXIF states.
+
+    Returns:
+        (options for Pillow's `save`, names of the tags that are left out).
+    """
     exif = for_size(tags.exif, *size) if tags.exif else None
     given = {
         "exif": exif,
@@ -168,7 +192,7 @@ def saving(tags: PictureTags, picture_format: str, size: tuple[int, int]) -> tup
     return options, left_out
 
 
-# Each of these removes from `given` what its format can store.
+# Each of these functions moves the tags that its format can store from `given` to options of Pillow's `save`.
 
 
 def _png(given: dict) -> dict:
@@ -210,7 +234,7 @@ def _tiff(given: dict) -> dict:
     if iptc := given.pop("iptc"):
         exif[IPTC_OF_TIFF] = iptc
     options = {"exif": exif, "icc_profile": given.pop("profile"), "dpi": given.pop("dpi")}
-    if {IFD.Exif, IFD.GPSInfo} & set(exif):  # libtiff, with which Pillow compresses, does not write these directories
+    if {IFD.Exif, IFD.GPSInfo} & set(exif):  # Pillow compresses with libtiff, which cannot write these directories
         options["compression"] = "raw"
     return _present(options)
 
@@ -224,14 +248,19 @@ def _present(options: dict) -> dict:
 
 
 def _photoshop_segment(iptc: bytes) -> bytes:
-    """The JPEG segment (APP13) that IPTC records live in."""
+    """The JPEG segment (APP13) that holds IPTC records."""
     resource = b"8BIM" + struct.pack(">HHI", IPTC_OF_PHOTOSHOP, 0, len(iptc)) + iptc + b"\0" * (len(iptc) % 2)
     content = b"Photoshop 3.0\0" + resource
     return b"\xff\xed" + struct.pack(">H", len(content) + 2) + content
 
 
 def resize_alpha(alpha: Tensor, size: tuple[int, int]) -> Tensor:
-    """[1, H, W], u8 or 16-bit words -> [1, h, w] with the filter that resizes the picture; size is (height, width)."""
+    """Resize alpha with the filter that resizes the picture.
+
+    Args:
+        alpha: [1, H, W], u8 or 16-bit words (int16).
+        size: (height, width) in pixels.
+    """
     if alpha.dtype == torch.uint8:
         return resize_8_bit(alpha, size, divisor=1).round().clamp(0, 255).to(alpha.dtype)
     numbers = (alpha.to(torch.int32) & 65535).float()

@@ -1,4 +1,4 @@
-"""The facts of a file before its frames are read, and the interface of readers. Without torch, for probing."""
+"""The facts of a file before its frames are read, and the interface of readers. Works without torch, for probing."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ Kind = Literal["video", "image", "animation", "sequence"]
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """Facts of one file."""
+    """The facts of one file."""
 
-    path: Path  # the file; of a sequence its folder or its pattern
-    # "video"; "image" (one picture); "animation" (GIF, animated WebP or PNG); "sequence" (numbered pictures).
+    path: Path  # the file; of a sequence, its folder or its pattern
+    # "video"; "image" (one picture); "animation" (GIF, animated WebP, PNG or AVIF); "sequence" (numbered pictures).
     kind: Kind
     width: int  # pixels as displayed, after rotation and EXIF orientation
     height: int  # pixels as displayed
-    frame_rate: Fraction | None = None  # frames per second, exact; the average where the rate varies; None for pictures
-    variable_frame_rate: bool = False  # the container suggests uneven times; a hint only, the frames' times are exact
-    has_audio: bool = False  # there is an audio stream that can be read
+    frame_rate: Fraction | None = None  # frames per second; the average if the rate varies; None for pictures
+    variable_frame_rate: bool = False  # the container suggests uneven times; only a hint: frames have exact times
+    has_audio: bool = False  # whether there is an audio stream that can be read
     sample_aspect_ratio: Fraction = Fraction(1)  # width : height of one displayed pixel
-    # Transparency of a picture, u8 [1, H, W], 255 opaque; None when it has none.
+    # Alpha of a picture [1, H, W]: u8, 255 is opaque, or 16-bit words (int16). None if every pixel is opaque.
     alpha: Tensor | None = field(default=None, compare=False, repr=False)
-    # Metadata of a picture; None for clips, whose file is read again when the result is written.
+    # Metadata of a picture; None for clips, whose metadata is read from the file when the result is written.
     tags: PictureTags | None = field(default=None, compare=False, repr=False)
-    # Seconds from time zero to the end of the last frame, by the container; None without.
+    # Seconds from time zero to the end of the last frame, by the container; None if it does not state it.
     duration: Fraction | None = None
-    frame_count_hint: int | None = None  # the container's count, often wrong; for progress bars only
+    frame_count_hint: int | None = None  # the number of frames by the container; often wrong; None if unknown
     time_base: Fraction | None = None  # seconds per tick of the container's clock
-    time_origin: Fraction = Fraction(0)  # container time, in seconds, at the zero of frames and audio
-    audio_codecs: tuple[str, ...] = ()  # of the audio streams that can be read, in order
-    subtitle_codecs: tuple[str, ...] = ()  # of the subtitle streams, in order
-    depth: int = 8  # bits of a sample; 32 for floats
-    colour: Colour = SDR  # of the values
-    transparent: bool = False  # frames of a clip come with alpha
-    # Of a part of a clip (`ClipRange`): seconds of the whole clip before it; sound and subtitles are cut at its two
-    # ends. None: the whole clip.
+    time_origin: Fraction = Fraction(0)  # container time, in seconds, that is time zero of frames and sound
+    audio_codecs: tuple[str, ...] = ()  # codecs of the audio streams that can be read, in order
+    subtitle_codecs: tuple[str, ...] = ()  # codecs of the subtitle streams that can be read, in order
+    depth: int = 8  # bits per sample, 8 to 16
+    colour: Colour = SDR  # colour of the pixels
+    transparent: bool = False  # whether the frames of a clip have alpha
+    # For a part of a clip (`ClipRange`): how many seconds of the clip come before it; sound and subtitles are cut at
+    # both ends of the part. None: the whole clip.
     cut: Fraction | None = None
 
     @property
     def transfer(self) -> int:
-        """Of `colour`."""
+        """The transfer characteristics of `colour`, a number of ITU-T H.273."""
         return self.colour.transfer
 
 
@@ -66,9 +66,9 @@ class MediaReader(ABC):
     """Yields frames in order. Every iteration starts at the first frame and holds a few frames in memory at a time.
 
     Attributes:
-        info: facts of the file.
+        info: the facts of the file.
         notes: sentences about what was chosen or left out; `open_media` logs them once.
-        damage: after an iteration, a sentence about frames lost to damaged data; None when nothing was lost.
+        damage: after an iteration, a sentence about what was damaged, lost or changed; None if there is nothing to say.
     """
 
     info: MediaInfo
@@ -76,7 +76,7 @@ class MediaReader(ABC):
     damage: str | None = None
 
     def __iter__(self) -> Generator[Frame]:
-        """Decode lazily. Where the rest cannot be decoded, any exception of a decoder becomes a MediaError."""
+        """Decode frames lazily. Any exception of a decoder is raised as a MediaError, which ends the iteration."""
         frames = self._frames()
         try:
             while True:
@@ -90,12 +90,12 @@ class MediaReader(ABC):
 
     @abstractmethod
     def _frames(self) -> Generator[Frame]:
-        """The frames, by a decoder that may raise anything."""
+        """Decode the frames; `__iter__` converts any exception to MediaError."""
 
     def stills(self, count: int) -> list[Frame]:
-        """About `count` frames, spread evenly over the clip; fewer where it has fewer.
+        """About `count` frames, spread evenly over the clip; all frames if it has fewer.
 
-        Decodes all of it and keeps at most twice as many.
+        Decodes the whole clip, and holds at most 2 * `count` frames.
         """
         kept, every = [], 1
         for number, frame in enumerate(self):
@@ -106,11 +106,11 @@ class MediaReader(ABC):
         return evenly_spaced(kept, count)
 
     def reopened(self) -> Self:
-        """Another reader of the same file: its iterations do not disturb this one's, and no note is told twice."""
+        """Another reader of the same file, whose iterations are independent of this one's. It logs no notes again."""
         return copy.copy(self)
 
     def close(self) -> None:  # noqa: B027 (a reader without open files has nothing to do)
-        """Close open files; a running iteration ends."""
+        """Close open files. An iteration that is running cannot continue."""
 
     def __enter__(self) -> Self:
         return self
@@ -122,12 +122,12 @@ class MediaReader(ABC):
 
 
 def evenly_spaced(items: list, count: int) -> list:
-    """`count` of the items, from the middles of equal shares; all of them where there are fewer."""
+    """`count` of the items, those in the middles of equal parts of the list; all items if there are no more."""
     if len(items) <= count:
         return items
     return [items[(2 * n + 1) * len(items) // (2 * count)] for n in range(count)]
 
 
 def middles(length: Fraction, count: int) -> list[Fraction]:
-    """The middles of `count` equal shares of a length."""
+    """The middles of `count` equal parts of a length, such as a duration in seconds."""
     return [length * (2 * n + 1) / (2 * count) for n in range(count)]

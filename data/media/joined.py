@@ -1,7 +1,7 @@
-"""How do the files of a clip's segments become one stream? Packet by packet, without a second encoding.
+"""Joins the files of a clip's segments to one stream. Packets are copied, not encoded again.
 
-Each was made by an encoder of its own with the same settings, so it begins with a key frame, refers to nothing outside
-of it, and one header describes all.
+Each segment was made by its own encoder with the same settings. So it begins with a key frame, refers to no other
+segment, and one header describes all segments.
 """
 
 from collections import deque
@@ -16,20 +16,23 @@ import av
 
 @dataclass(frozen=True)
 class Segment:
-    """A file of a picture alone. ticks: of the clip's clock, at which its first frame is shown."""
+    """A file with a part of the video of a clip, without sound."""
 
-    path: Path
-    ticks: int
+    path: Path  # the file
+    ticks: int  # offset in ticks of the clip's clock, which is added to the times in the file
 
 
 class JoinedPicture:
-    """The segments of a clip, in order, as one stream.
+    """The segments of a clip as one stream.
 
     Args:
-        ticks: of the clip's clock, per second.
-        stack: closes the first segment, which `stream` belongs to.
+        segments: at least one, in order.
+        ticks: ticks of the clip's clock per second.
+        stack: closes the first segment's file, to which `stream` belongs.
+
     Attributes:
-        stream: describes the picture. length: seconds from time zero to the end of the last frame.
+        stream: the video stream of the first segment, which describes the video of all.
+        length: seconds from time zero to the end of the last frame.
     """
 
     def __init__(self, segments: Sequence[Segment], ticks: int, stack: ExitStack) -> None:
@@ -39,13 +42,13 @@ class JoinedPicture:
             self.length = _end(last) + Fraction(segments[-1].ticks, ticks)
 
     def packets(self) -> Iterator[av.Packet]:
-        """In the order of decoding, with the times that one encoder would have given them."""
+        """The packets in decoding order, with the times that a single encoder would have given them."""
         if len(self._segments) == 1 and self._segments[0].ticks == 0:
             container = self.stream.container
             assert isinstance(container, av.container.InputContainer)
             yield from (packet for packet in container.demux(self.stream) if packet.size)
             return
-        earlier: deque[int] = deque()  # display times that become decoding times, as many as frames are reordered
+        earlier: deque[int] = deque()  # display times that become decoding times; as many as frames are reordered
         for number, segment in enumerate(self._segments):
             with _open(segment) as container:
                 shown = sorted(self._moved(packet.pts, packet, segment) for packet in _packets(container))
@@ -68,7 +71,7 @@ class JoinedPicture:
 def _end(container: av.container.InputContainer) -> Fraction:
     """Seconds from a file's time zero to the end of its last frame."""
     stream = container.streams.video[0]
-    if stream.duration is None:  # Matroska says it of the file, whose only stream this is
+    if stream.duration is None:  # Matroska states the duration of the file, whose only stream this is
         return Fraction(container.duration or 0, av.time_base)
     assert stream.time_base is not None, "a file that an encoder has written"
     return stream.duration * stream.time_base

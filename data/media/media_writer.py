@@ -1,7 +1,7 @@
 """The base of all writers: atomic writes, so that a file has its name only when it is complete.
 
-A writer fills a hidden file beside the target, and the end of the `with` block renames it. An error removes it. During
-the write a claim on the target keeps other processes from making the same file, see `common.claim`.
+A writer fills a hidden file beside the target. The end of the `with` block renames it; an error removes it. Until then,
+a claim on the target prevents other processes from writing the same file, see `common.claim`.
 """
 
 import weakref
@@ -27,25 +27,29 @@ logger = get_logger(__name__)
 
 
 class BusyError(MediaError):
-    """Another process makes this file now."""
+    """Another process is writing this file."""
 
 
 class MediaWriter(ABC):
     """A context manager that takes frames in order. Its normal end completes the file; an error removes it.
 
+    Args:
+        path: the file to write.
+        is_folder: whether the result is a folder of files.
+
     Attributes:
-        path: the file to be.
-        frames: number of frames written so far.
-        temporary: the hidden file; it exists, empty, from the start.
-        is_folder: the result is a folder of files.
-        layout: of the planes that the file stores; None where it stores RGB.
-        result_bits: 8 or 16, of the RGB that it is made of.
-        kept: segments of the file that outlive this process; None where nothing is kept.
+        path: the file to write.
+        frames: number of frames written so far, including those of an earlier run that are kept.
+        temporary: the hidden file or folder; it exists, empty, from the start.
+        is_folder: whether the result is a folder of files.
+        layout: the layout of the planes that a video stores; None for pictures.
+        result_bits: bits per sample, 8 or 16, of the RGB from which the planes are made.
+        kept: segments of the result that remain if this process ends early; None if nothing is kept.
         shot: number of the first frame of the shot in which this run continues; 0 if no earlier run has written frames.
 
     Raises:
-        BusyError: another process makes this file now.
-        MediaError: the file cannot be made here.
+        BusyError: another process is writing this file.
+        MediaError: the file cannot be written here; or, at the end of the block, no frame was written.
     """
 
     layout: YuvLayout | None = None
@@ -73,20 +77,26 @@ class MediaWriter(ABC):
         """Append frames.
 
         Args:
-            pixels: as for `planes_for`, of the size the writer was opened with; any device.
+            pixels: as for `planes_for`, of the size for which the writer was opened; any device.
             times: T times in seconds, strictly increasing over all calls.
         """
         self.write_planes(self.planes_for(pixels), times)
 
     def planes_for(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Convert frames to what the file stores, on their device. It reads no changing state: any thread may call it.
+        """Convert frames to the samples that the file stores, on their device.
+
+        The method reads no state that changes, so any thread may call it.
 
         Args:
             pixels: [T, 3, H, W] RGB, or [T, 4, H, W] with alpha: u8, or 16-bit words (whose bits torch holds as int16).
                 If their depth is not `result_bits`, they are rounded to 8 bits or multiplied by 257.
 
         Returns:
-            Of a clip, planes of `layout`, all sides multiples of its subsampling. Of a picture, its RGB.
+            For a video, planes of `layout` for T frames; both sides are multiples of its subsampling. For pictures,
+            one tensor, [T, 3, H, W] RGB or [T, 4, H, W] RGBA.
+
+        Raises:
+            ValueError: another dtype, shape or size.
         """
         if pixels.dtype not in (torch.uint8, torch.int16) or pixels.ndim != 4 or pixels.shape[1] not in (3, 4):
             raise ValueError(
@@ -105,10 +115,13 @@ class MediaWriter(ABC):
         """Append frames that `planes_for` made, on any device. They are copied before this returns.
 
         Args:
-            planes: T frames each.
+            planes: tensors of T frames each.
             times: T times in seconds, strictly increasing over all calls.
-            borders: maps a frame that begins a segment, counted from 0 in this call, to the number of the first frame
-                of its shot. Frames before it may be kept for a later run.
+            borders: maps a frame that may begin a segment, counted from 0 in this call, to the number of the first
+                frame of its shot. The frames before it can be kept for a later run.
+
+        Raises:
+            ValueError: the numbers of frames and times differ, or a time does not increase.
         """
         if any(len(times) != len(plane) for plane in planes):
             raise ValueError(f"{len(planes[0])} frames came with {len(times)} times; every frame needs one")
@@ -120,15 +133,15 @@ class MediaWriter(ABC):
             self.frames += 1
 
     def _begin_segment(self, shot: int) -> None:  # noqa: B027 (most keep nothing)
-        """The next frame begins a segment, in the shot whose first frame has this number."""
+        """Note that the next frame may begin a segment; `shot` is the number of the first frame of its shot."""
 
     @abstractmethod
     def _stored(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """See `planes_for`."""
+        """Convert frames of `result_bits` bits to the samples that the file stores, see `planes_for`."""
 
     @abstractmethod
     def _write_one(self, planes: tuple[Tensor, ...], time: Fraction) -> None:
-        """One frame of `planes_for`, on the CPU."""
+        """Write one frame that `planes_for` made, on the CPU; `time` is in seconds."""
 
     @abstractmethod
     def _finish(self) -> None:
@@ -175,8 +188,11 @@ def _discard(temporary: Path, claim: Claim) -> None:
 
 
 def _tidy_up(path: Path, work: Callable[[], None]) -> None:
-    """Remove hidden files. A failure (of a disk that became read-only, for instance) is logged and not raised: the
-    result, or the error before it, counts more, and the next run removes the files."""
+    """Remove hidden files.
+
+    A failure (a disk that became read-only, for instance) is logged and not raised, so that it does not hide the result
+    or an earlier error. The next run removes the files.
+    """
     try:
         work()
     except OSError as error:

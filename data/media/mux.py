@@ -1,7 +1,7 @@
-"""Muxes the finished picture with the sound, subtitles, chapters and tags of the input.
+"""Muxes the finished video with the sound, subtitles, chapters and tags of the input.
 
-A fault in one of these never costs the picture: a track that the muxer refuses is left out. If the muxer fails without
-any of them, the picture is kept beside the result.
+A fault in one of these never loses the video: if the muxer fails, tracks and tags are left out until it succeeds. If it
+fails without any of them, the video is kept beside the result.
 """
 
 import io
@@ -32,12 +32,12 @@ from data.media.video_file import open_container
 
 logger = get_logger(__name__)
 
-MOST_READ_ERRORS = 100  # of the input; after so many, the rest of its sound is left out
+MOST_READ_ERRORS = 100  # read errors of the input after which the rest of its sound and subtitles is left out
 
-# By codec, the muxers to which the codec tag is passed: it names the kind of ProRes, and Apple's players need it.
+# By codec, the muxers that get the encoder's codec tag: it names the profile of ProRes, and Apple's players need it.
 TAGGED = {"prores": ("mov", "matroska"), "hevc": ("mp4", "mov")}
 
-LONGEST_STEM = 200  # bytes; with suffixes the name stays below 255, the limit of file systems
+LONGEST_STEM = 200  # bytes of the name before suffixes; file systems limit the whole name to 255
 
 
 def complete(
@@ -49,20 +49,21 @@ def complete(
     ticks: int,
     quiet: bool = False,
 ) -> None:
-    """Mux a picture with sound, subtitles and tags. The new file replaces the last segment of the picture.
+    """Mux a video with sound, subtitles and tags. The new file replaces the last segment of the video.
 
     Args:
-        segments: complete files of the picture without sound, in order.
+        segments: complete files of the video without sound, in order.
         result: the final path; its suffix names the container.
         info: the input.
-        tracks: its sound tracks that the result gets.
-        extras: its subtitles, chapters, covers, attachments and tags that the result gets.
-        ticks: of the picture's clock, per second.
+        tracks: the sound tracks of the input that the result gets.
+        extras: the subtitles, chapters, covers, attachments and tags that the result gets.
+        ticks: ticks of the video's clock per second.
         quiet: log faults at debug level only.
 
     Raises:
-        MediaError: the muxer fails even without sound and extras (a full disk, for instance). A picture of one segment
-            is kept as an MP4, and the message says where. Of several segments, all but the last are kept.
+        MediaError: the muxer fails even without sound and extras (the disk is full, for instance). A video of one
+            segment is kept beside the result, and the message says where. Of several segments, all but the last are
+            kept, so that a later run resumes after them.
     """
     picture = segments[-1].path
     together = picture.with_name(f"{picture.stem}.s{result.suffix}")
@@ -78,7 +79,7 @@ def complete(
             f"{shown(result)}: cannot be completed ({reason(error)}); its frames are kept, without sound, in {saved}"
         ) from error
     finally:
-        with suppress(OSError):  # the error before it says more; the next run removes it
+        with suppress(OSError):  # an earlier error says more; the next run removes the file
             together.unlink(missing_ok=True)
     left_out = [f"{t.name} is left out, the file cannot be completed with it" for t in tracks if t not in kept]
     if kept_extras is not extras:
@@ -96,7 +97,11 @@ def _first_that_completes(
     extras: Extras,
     ticks: int,
 ) -> tuple[Sequence[SoundTrack], Extras, list[str]]:
-    """(the tracks and extras in the file, their faults): the first choice with which the muxer completes the file."""
+    """Write the file with the first choice of tracks and extras with which the muxer succeeds.
+
+    Returns:
+        (the tracks in the file, the extras in the file, sentences about faults of the tracks).
+    """
     for kept, kept_extras in _choices(tracks, extras):
         try:
             faults = _mux(segments, together, WRITABLE_VIDEOS[result.suffix.lower()], info, kept, kept_extras, ticks)
@@ -109,7 +114,7 @@ def _first_that_completes(
 
 
 def _choices(tracks: Sequence[SoundTrack], extras: Extras) -> Iterator[tuple[Sequence[SoundTrack], Extras]]:
-    """What to try, in order: everything; all tracks without extras; all but one; each one alone; no track."""
+    """What to try, in order: everything; all tracks without extras; all tracks but one; one track; no track."""
     yield tracks, extras
     if extras and tracks:
         yield tracks, NOTHING
@@ -129,7 +134,7 @@ def _mux(
     extras: Extras,
     ticks: int,
 ) -> list[str]:
-    """Write the file; returns the faults of the tracks."""
+    """Write the file `together` with FFmpeg's muxer `form`. Returns sentences about faults of the tracks."""
     with ExitStack() as stack:
         picture = JoinedPicture(segments, ticks, stack)
         options = muxer_options(form, ticks, keys=extras.keys)
@@ -140,7 +145,7 @@ def _mux(
             if form in TAGGED.get(picture.stream.codec_context.name, ()):
                 target.codec_context.codec_tag = picture.stream.codec_context.codec_tag
             target.metadata.update(extras.video_tags)
-            if alpha := picture.stream.metadata.get("alpha_mode"):  # beside the packets; the muxer does not see it
+            if alpha := picture.stream.metadata.get("alpha_mode"):  # the packets do not contain it
                 target.metadata["alpha_mode"] = alpha
             target.disposition = av.stream.Disposition.default
             others = _OtherTracks(info, (*tracks, *extras.subtitles), output, picture.length, stack)
@@ -159,13 +164,13 @@ def _mux(
 
 
 def seconds_of(packet: av.Packet) -> Fraction:
-    """When a packet of the output is decoded."""
+    """The decoding time of a packet in seconds."""
     assert packet.dts is not None, "its times were set"
     return packet.dts * time_base_of(packet)
 
 
 def _chapters_before(until: Fraction | float, chapters: Sequence[dict]) -> list[dict]:
-    """Chapters that begin before a time in seconds, cut at it."""
+    """The chapters that begin before a time in seconds; their ends are cut at this time."""
     if until == math.inf:
         return list(chapters)
     ends = [(chapter, min(chapter["end"], round(until / chapter["time_base"]))) for chapter in chapters]
@@ -175,10 +180,15 @@ def _chapters_before(until: Fraction | float, chapters: Sequence[dict]) -> list[
 def _attach(
     output: av.container.OutputContainer, extras: Extras, until: Fraction | float, stack: ExitStack
 ) -> list[av.Packet]:
-    """Add tags, chapters up to a time, and attachments to a container whose header is not written yet.
+    """Add tags, chapters, covers and attachments to a container whose header is not written yet.
+
+    Args:
+        until: seconds at which chapters are cut; infinity: they are not cut.
+        stack: closes the covers.
 
     Returns:
-        The covers that the container stores as packets of a video stream.
+        Packets of the covers that the container stores as video streams, to be muxed after the header. Matroska stores
+        covers as attachments instead.
     """
     output.metadata.update(extras.tags)
     if chapters := _chapters_before(until, extras.chapters):
@@ -212,12 +222,14 @@ WRITERS = {
 
 
 class _OtherTracks:
-    """Copies the sound and subtitle tracks of the input into the output, in the order of time.
+    """Copies the sound and subtitle tracks of the input to the output, interleaved with the video by time.
 
     Args:
         info: the input; its `time_origin` becomes zero.
-        picture_s: duration of the picture in seconds. If only a part of the clip is restored, nothing later is copied.
-        stack: closes the input at its end.
+        tracks: the tracks to copy.
+        output: the output; its header is not written yet.
+        picture_s: duration of the video in seconds. If only a part of the clip is restored, nothing later is copied.
+        stack: closes the input.
     """
 
     def __init__(
@@ -242,7 +254,7 @@ class _OtherTracks:
         self.next = next(self.placed, None)
 
     def copy_until(self, seconds: Fraction | float) -> None:
-        """Copy every packet that starts before this time; for infinity all, also those that writers hold back."""
+        """Copy all packets that start before this time in seconds. Infinity also flushes the encoders."""
         while self.next is not None and seconds_of(self.next) < seconds:
             self.writers[self.next.stream_index].write(self.next)
             self.next = next(self.placed, None)
@@ -251,7 +263,7 @@ class _OtherTracks:
                 writer.finish()
 
     def _placed(self) -> Iterator[av.Packet]:
-        """Packets whose times rise within each track."""
+        """The packets of the tracks, with times that increase within each track."""
         for packet in self._read():
             placed = self.writers[packet.stream_index].times.push(packet)
             if placed is not None:
@@ -262,7 +274,7 @@ class _OtherTracks:
                 yield placed
 
     def _read(self) -> Iterator[av.Packet]:
-        """Every packet of the tracks; damaged places of the input are skipped."""
+        """The packets of the tracks, with clock jumps closed; damaged places of the input are skipped."""
         if self.input is None or self.jumps is None:  # there are no tracks
             return
         source, jumps = self.input, self.jumps
@@ -281,7 +293,7 @@ class _OtherTracks:
 
 
 def _saved(picture: Path, result: Path) -> str:
-    """Rename a picture that cannot be completed to `NAME.without_sound.mp4`; returns the name."""
+    """Rename a video that cannot be muxed to `NAME.without_sound.mp4`. Returns the name, or the path if that fails."""
     stem = os.fsencode(result.stem)[:LONGEST_STEM].decode(errors="ignore")
     saved = result.with_name(f"{stem}.without_sound.mp4")
     try:

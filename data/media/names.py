@@ -1,4 +1,4 @@
-"""The name of a result, and its container."""
+"""Which name and which container does a result get?"""
 
 import io
 from collections.abc import Sequence
@@ -24,16 +24,17 @@ WRITABLE_IMAGES = {
     ".bmp": "BMP",
 }
 WRITABLE_VIDEOS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-CONTAINERS = ("mp4", "mov", "mkv", "webm")  # that results can lie in
-USUAL_CONTAINERS = ("mp4", "mov", "mkv")  # that take most codecs, in the order of choice
+CONTAINERS = ("mp4", "mov", "mkv", "webm")  # containers of results
+USUAL_CONTAINERS = ("mp4", "mov", "mkv")  # containers that take most codecs, in order of preference
 
-# Codecs that players accept, fewer than muxers accept. Matroska comes last, since it rounds times to milliseconds.
+# Codecs that players accept, which are fewer than muxers accept. Matroska is the last choice, since it rounds times to
+# milliseconds.
 MP4_AUDIO = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "opus", "alac", "flac"})
 MOV_AUDIO = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "alac", "amr_nb", "amr_wb"})
-WEBM_AUDIO = frozenset({"opus", "vorbis"})  # and no other, by its definition
+WEBM_AUDIO = frozenset({"opus", "vorbis"})  # the WebM specification allows no others
 
-# Text subtitles can be converted to another text codec. Pictures cannot, and ASS loses its styles; Matroska carries
-# both.
+# Text subtitles can be converted to another text codec. Subtitles that are pictures cannot, and ASS loses its styles;
+# Matroska stores both unchanged.
 TEXT_SUBTITLES = frozenset(
     "subrip ass ssa webvtt text mov_text microdvd subviewer jacosub mpl2 sami realtext vplayer stl pjs".split()
 )
@@ -41,7 +42,7 @@ NEED_MATROSKA = frozenset({"hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle", 
 
 
 class Described(Protocol):
-    """The facts on which a name depends; `MediaInfo` and `Probe` have them."""
+    """The facts of a file on which the name of its result depends; `MediaInfo` and `Probe` have them."""
 
     @property
     def kind(self) -> str: ...
@@ -54,7 +55,12 @@ class Described(Protocol):
 
 
 def carries(suffix: str, codec: str) -> bool:
-    """Whether a container takes this audio codec without re-encoding, in a way that players understand."""
+    """Whether a container can store this audio codec without re-encoding, so that common players play it.
+
+    Args:
+        suffix: one of `WRITABLE_VIDEOS`.
+        codec: FFmpeg's name of the codec.
+    """
     if suffix == ".mp4":
         return codec in MP4_AUDIO
     if suffix == ".webm":
@@ -65,7 +71,7 @@ def carries(suffix: str, codec: str) -> bool:
 
 
 def muxer_takes(suffix: str, codec: str) -> bool:
-    """Whether FFmpeg's muxer of this suffix accepts the codec."""
+    """Whether FFmpeg's muxer for this suffix, one of `WRITABLE_VIDEOS`, accepts the codec."""
     with av.open(io.BytesIO(), "w", format=WRITABLE_VIDEOS[suffix]) as scratch:
         try:
             scratch.add_mux_stream(codec)
@@ -75,10 +81,16 @@ def muxer_takes(suffix: str, codec: str) -> bool:
 
 
 def video_suffix(info: Described, containers: Sequence[str] = USUAL_CONTAINERS) -> str:
-    """The first of some containers that takes every audio stream without re-encoding, else the last of them.
+    """The suffix of the first container that takes every audio stream without re-encoding, otherwise of the last one.
 
-    A codec that no container takes (WMA, ADPCM, ...) is encoded anew in each of them, so it does not count. Subtitles
-    that only Matroska carries unchanged make it .mkv.
+    Audio codecs that no container takes (WMA, ADPCM, ...) are re-encoded in any case, so they do not count. Subtitles
+    that only Matroska stores unchanged give .mkv, if it is among the containers.
+
+    Args:
+        containers: at least one of `CONTAINERS`, in order of preference.
+
+    Raises:
+        ValueError: there are no containers.
     """
     suffixes = [f".{container}" for container in containers]
     if NEED_MATROSKA & set(info.subtitle_codecs) and ".mkv" in suffixes:
@@ -99,20 +111,23 @@ def output_path(
     containers: Sequence[str] = USUAL_CONTAINERS,
     clip_range: ClipRange = WHOLE,
 ) -> Path:
-    """Where the result of a file goes: the same stem, the suffix by what it is.
+    """The path of the result of a file: it has the input's stem, and a suffix for its format.
 
-    Pictures keep their suffix where the format can be written and become PNG elsewhere. Videos and animations become
-    MP4, or MOV or Matroska when only those take the audio or the subtitles as they are. When media of the same stem
-    lie beside the input (`a.mov`, `a.mp4`), the one whose suffix changes carries its old suffix in its name
-    (`a_mov.mp4`), so that no result overwrites another. Other files (subtitles, texts) have no result and need no
-    name. A clip of numbered pictures has the name of their folder (`walk.mp4`; `walk_frames.mp4` beside other media of
-    that stem).
+    Pictures keep their suffix if that format can be written; otherwise they become PNG. Videos and animations become
+    MP4, or MOV or Matroska if only those take the audio or the subtitles unchanged. If other media with the same stem
+    are beside the input (`a.mov`, `a.mp4`), a result whose suffix differs from its input's has the old suffix in its
+    name (`a_mov.mp4`), so that no result overwrites another. Other files (subtitles, texts) have no results, so they do
+    not count. The result of numbered pictures has the name of their folder (`walk.mp4`, or `walk_frames.mp4` beside
+    other media of that stem).
 
     Args:
-        frames_out: the result of a clip is a folder of pictures: the stem alone, with the old suffix (`a_mov`) where
-            other media have that stem.
-        containers: that the codec of a clip may lie in, see `Encoding.containers`.
-        clip_range: the result is of this part of a clip, which the name shows (`clip_10s-12.5s.mp4`).
+        input_path: the input.
+        output_dir: the folder of the result.
+        info: the facts of the input.
+        frames_out: if set, the result of a clip is a folder of pictures, named by the stem alone, with the old suffix
+            (`a_mov`) if other media have that stem.
+        containers: containers that the codec of a clip can be in, in order of preference, see `Encoding.containers`.
+        clip_range: the part of a clip that is restored, which the name shows (`clip_10s-12.5s.mp4`).
     """
     whole = _path_of_whole(Path(input_path), Path(output_dir), info, frames_out, containers)
     if not clip_range.applies_to(info.kind):
@@ -124,7 +139,7 @@ def output_path(
 def _path_of_whole(
     source: Path, output_dir: Path, info: Described, frames_out: str | None, containers: Sequence[str]
 ) -> Path:
-    """`output_path` of a file that is restored from its beginning to its end."""
+    """`output_path` for a file that is restored as a whole."""
     if is_sequence(source):
         return output_dir / _free_name(
             folder_of(source), clip_name(source), "frames", "" if frames_out else f".{containers[0]}"
@@ -142,14 +157,14 @@ def _path_of_whole(
 
 
 def _free_name(source: Path, stem: str, mark: str, suffix: str) -> str:
-    """`stem` + `suffix`, marked where other media beside the input have this stem."""
+    """`stem` + `suffix`; `mark` is inserted if other media beside the input have this stem."""
     name = stem + suffix
     beside = list(source.parent.iterdir()) if source.parent.is_dir() else []
     # A folder beside a clip may hold pictures, whose results go into a folder of the same name (`--recursive`).
     folder = not suffix and any(e.name == stem != source.name and e.is_dir() for e in beside)
     if folder or any(entry.stem == stem and _competes(entry, source) for entry in beside):
         name = f"{stem}_{mark}{suffix}"
-        # A result that is a folder has the stem of a file for its name; a folder may be a clip and have a result too.
+        # A result that is a folder is named by the stem of its input; a folder may be a clip, which has a result too.
         taken = {entry.name if suffix else entry.stem for entry in beside if _competes(entry, source)}
         taken |= {entry.name + suffix for entry in beside if entry.name != source.name and entry.is_dir()}
         while name in taken:
@@ -158,7 +173,7 @@ def _free_name(source: Path, stem: str, mark: str, suffix: str) -> str:
 
 
 def _competes(entry: Path, source: Path) -> bool:
-    """Whether another entry of the folder is media, and so has a result of its own."""
+    """Whether another entry of the folder is media, so that its result could have the same name."""
     try:
         return entry.name != source.name and is_probably_media(entry)
     except OSError:

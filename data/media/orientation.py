@@ -1,4 +1,4 @@
-"""The rotation of a clip: its display matrix, as phones write it, as a transpose and two mirrors."""
+"""The rotation of a clip: its display matrix, which phones write, as a transposition and two mirrors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ QUARTER_TURNS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))  # 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How stored pixels become displayed ones: first swap the axes, then mirror along the displayed axes."""
+    """How displayed pixels are made from stored ones: first transpose, then mirror along the displayed axes."""
 
-    transpose: bool
-    mirror_x: bool
-    mirror_y: bool
+    transpose: bool  # swap rows and columns
+    mirror_x: bool  # exchange left and right, after the transposition
+    mirror_y: bool  # exchange top and bottom, after the transposition
 
     def apply(self, pixels: Tensor) -> Tensor:
-        """[..., H, W] as stored -> [..., h, w] as displayed, contiguous."""
+        """Orient pixels of any dtype: [..., H, W] as stored -> [..., h, w] as displayed, contiguous."""
         if self.transpose:
             pixels = pixels.transpose(-2, -1)
         mirrored = [axis for axis, mirror in ((-1, self.mirror_x), (-2, self.mirror_y)) if mirror]
@@ -36,9 +36,9 @@ UPRIGHT = Orientation(False, False, False)
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
-    """The orientation of a frame by its display matrix, to the nearest quarter turn.
+    """The orientation of a frame by its display matrix, rounded to a quarter turn, with or without a mirror.
 
-    The matrix maps a stored point: x' = a x + c y, y' = b x + d y.
+    The matrix maps a stored point (x, y) to a displayed one: x' = a x + c y, y' = b x + d y.
     """
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")

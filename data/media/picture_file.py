@@ -1,4 +1,4 @@
-"""The facts of a picture file, before its pixels are decoded. Without torch, for the probing process."""
+"""Opens picture files and reads facts about them before pixels are decoded. Works without torch, for probing."""
 
 import os
 import struct
@@ -22,7 +22,7 @@ logger = get_logger(__name__)
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 
-# Pillow keeps the high byte of 16-bit colour. The low one is decoded by declaring the other byte order.
+# Pillow keeps only the high bytes of 16-bit colour. Declaring the other byte order makes it decode the low bytes.
 OTHER_BYTE = {
     "RGB;16B": "RGB;16L",
     "RGB;16L": "RGB;16B",
@@ -31,20 +31,20 @@ OTHER_BYTE = {
     "RGBA;16L": "RGBA;16B",
     "RGBA;16N": "RGBA;16B",
 }
-AVIF_HEADER = 1 << 16  # bytes in which the configuration of an AVIF's picture lies
-GRAY_ALPHA = "LA;16B"  # its four bytes a pixel are the two of gray and the two of alpha
+AVIF_HEADER = 1 << 16  # bytes at the start of an AVIF that are searched for the codec's configuration
+GRAY_ALPHA = "LA;16B"  # four bytes per pixel: two of gray, two of alpha
 
-# Pillow's limit. Decoding takes at most 12 bytes a pixel, 2.1 GB: Pillow's 4 (8 for 16-bit colour), the
-# result's 3 or 4, and what filling hidden colours takes. Animations are composed in several copies of a frame.
+# Pillow's limit. Decoding takes at most 12 bytes per pixel, 2.1 GB: 4 in Pillow (8 for 16-bit colour), 3 or 4 in the
+# result, and the rest for filling hidden colours. Composing an animation takes several copies of a frame.
 MOST_PIXELS = 178_956_970
 MOST_ANIMATION_PIXELS = MOST_PIXELS // 4
 
 
 def holds_picture(path: Path) -> bool:
-    """Whether the first bytes are those of a picture or an animation, and not of a clip.
+    """Whether a file holds a picture or an animation, and not a video, by its first bytes.
 
     Raises:
-        MediaError: there is no such file, or a picture of a kind that is known and cannot be read.
+        MediaError: there is no such file, it is not a regular file, or it is a picture of a kind that cannot be read.
     """
     if not path.exists():
         raise MediaError(f"{printable(str(path))}: there is no such file")
@@ -55,10 +55,13 @@ def holds_picture(path: Path) -> bool:
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[Image.Image]:
-    """A Pillow image whose pixels are not decoded yet; every failure becomes a MediaError.
+    """Open a picture as a Pillow image, without decoding pixels. Every exception in the block becomes a MediaError.
 
-    A JPEG of up to twice the limit is decoded at half of its height and width. (Larger ones are refused, because
-    decoding a progressive one takes six bytes for each pixel of the whole picture.)
+    A JPEG of more pixels than the limit, up to twice as many, is decoded at half of its height and width. Larger ones
+    are refused, because a progressive JPEG takes six bytes for each pixel of the whole picture.
+
+    Raises:
+        MediaError: the picture is damaged, too large, or of a kind that is not read.
     """
     with decoding(path, "the picture is damaged"), _open(path) as image:
         if image.format == "TIFF":
@@ -75,9 +78,9 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Suppress Pillow's warnings about invalid tags and many pixels; the important ones have messages of their own.
+    """Suppress Pillow's warnings about invalid tags and large pictures; this package has its own messages for those.
 
-    Use it only around calls of Pillow: warnings are filtered for the whole process.
+    Use it only around calls of Pillow, because the warnings of the whole process are suppressed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -85,10 +88,10 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def decode(image: Image.Image) -> None:
-    """Decode the pixels. The messages of libtiff on standard error are dropped; Pillow raises its errors."""
+    """Decode the pixels. libtiff's messages on standard error are suppressed; its errors are raised by Pillow."""
     try:
         screen = os.dup(2) if image.format == "TIFF" else None
-    except OSError:  # closed: nothing can be printed
+    except OSError:  # standard error is closed, so nothing can be printed
         screen = None
     if screen is None:
         image.load()
@@ -104,43 +107,43 @@ def decode(image: Image.Image) -> None:
 
 
 def is_animation(image: Image.Image) -> bool:
-    """Several frames shown one after the other; the pages of a TIFF and the views of a phone's MPO are not."""
+    """Whether an image has several frames that are shown one after the other; pages of a TIFF or an MPO are not."""
     return image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image that is not decoded yet has more than 8 bits a sample, of which Pillow may keep 8."""
+    """Whether an image that is not decoded yet has more than 8 bits per sample, even if Pillow would keep only 8."""
     return heif_bits(image) > 8 or image.mode.startswith("I") or raw_mode(image) in (*OTHER_BYTE, GRAY_ALPHA)
 
 
 def frame_count(image: Image.Image) -> int:
-    """Frames of an image that was opened; some formats read the file for it."""
+    """The number of frames or pages of an open image; for some formats, Pillow reads the whole file to count them."""
     return getattr(image, "n_frames", 1)
 
 
 def tiff_tags_of(image: Image.Image) -> Any:
-    """Pillow's `ImageFileDirectory_v2` of a TIFF, which its stub gives to the class of TIFFs alone."""
+    """Pillow's `ImageFileDirectory_v2` of a TIFF; the type of `image` does not declare it, hence `Any`."""
     return image.tag_v2  # type: ignore[attr-defined]
 
 
 def tiles_of(image: Image.Image) -> list[Any]:
-    """Where the file holds the image's samples, and how; empty after decoding."""
+    """Pillow's list of where and how the file stores the image's samples; empty after decoding."""
     return getattr(image, "tile", [])
 
 
 def raw_mode(image: Image.Image) -> str | None:
-    """Pillow's name of the file's sample layout; None after decoding, and where it changes within the file."""
+    """Pillow's name of the file's sample layout; None after decoding, or if it changes within the file."""
     modes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in tiles_of(image) if tile.args}
     return modes.pop() if len(modes) == 1 else None
 
 
 def first_shown(image: Image.Image) -> int:
-    """The index of the first frame of an animation: 1 where a PNG has a picture in front of it for old programs."""
+    """The index of the first frame of an animation: 1 if a PNG begins with a picture for other programs, else 0."""
     return int(bool(image.info.get("default_image") or getattr(image, "default_image", False)))
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """1 to 8 as EXIF counts; 1 where the tag is missing or cannot be read. Decodes some PNGs."""
+    """The EXIF orientation, 1 to 8; 1 if the tag is missing or cannot be read. For some PNGs, Pillow must decode."""
     try:
         if image.format == "TIFF" and Base.Orientation in tiff_tags_of(image):
             value = tiff_tags_of(image)[Base.Orientation]
@@ -152,7 +155,7 @@ def exif_orientation(image: Image.Image) -> int:
 
 
 def _orientation_alone(exif: bytes | None) -> int:
-    """The orientation in a block of EXIF, by a walk over its first directory that reads no other tag."""
+    """The orientation in a block of EXIF, found without reading other tags, which may be damaged; 1 if missing."""
     if not isinstance(exif, bytes):
         return 1
     block = exif.removeprefix(b"Exif\0\0")
@@ -170,16 +173,16 @@ def _orientation_alone(exif: bytes | None) -> int:
 
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) in pixels after rotation; the image is not decoded."""
+    """(height, width) in pixels after rotation by EXIF. The pixels are not decoded, except in some PNGs with EXIF."""
     width, height = image.size
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
         return height, width
-    sideways = exif_orientation(image) >= 5 and image.format != "TIFF"  # of a TIFF, Pillow gives the turned size
+    sideways = exif_orientation(image) >= 5 and image.format != "TIFF"  # for TIFF, Pillow gives the turned size
     return (width, height) if sideways else (height, width)
 
 
 def notes_of(image: Image.Image, path: Path) -> tuple[str, ...]:
-    """Sentences about the parts of a picture that are left out."""
+    """Sentences about the parts of a picture that are not read: further pages, bits, resolution."""
     notes = []
     if (count := frame_count(image)) > 1:
         notes.append(f"{shown(path)}: holds {count} pictures; the first is used")
@@ -214,7 +217,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def _bits_of_avif(path: Path) -> int:
-    """Bits of a sample, by the configuration of the picture's codec (AV1-ISOBMFF, 2.3.3); Pillow does not say."""
+    """Bits per sample of an AVIF, from its codec configuration (AV1-ISOBMFF, 2.3.3); Pillow does not state them."""
     with path.open("rb") as file:
         _, found, configuration = file.read(AVIF_HEADER).partition(b"av1C")
     high, twelve = (configuration[2] & 0x40, configuration[2] & 0x20) if found and len(configuration) > 2 else (0, 0)
@@ -234,9 +237,10 @@ def _too_large(path: Path, animated: bool = False) -> MediaError:
 
 
 def _keep_as_stored(image: Image.Image) -> None:
-    """Replaces Pillow's rotation of a TIFF, which copies the picture and fails on an invalid EXIF.
+    """Replace Pillow's rotation of a TIFF, which copies the picture and fails if the EXIF is invalid.
 
-    Until then Pillow gives the size of the rotated picture. The EXIF is read here, while the file is open.
+    Before this call, Pillow gives the size of the rotated picture; after it, the stored size. The EXIF directories are
+    read here, while the file is open.
     """
     image._size = image.im.size
     try:

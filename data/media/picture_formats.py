@@ -1,4 +1,4 @@
-"""Which format is a picture of, by its first bytes, and can it be read? Without torch, for the probing process."""
+"""Which format does a picture have, by its first bytes, and can it be read? Works without torch, for probing."""
 
 import re
 from importlib import import_module
@@ -13,7 +13,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000
 TGA_SUFFIXES, TGA_END = (".tga", ".icb", ".vda", ".vst"), b"TRUEVISION-XFILE.\0"
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 HEIC, JPEG_XL = "HEIC", "JPEG XL"
-# Formats that a Pillow plug-in reads where it is installed: (what Pillow calls it, the module, the package).
+# Formats that Pillow reads with a plug-in, if it is installed: (Pillow's name of the format, module, package).
 PLUG_INS = {HEIC: ("HEIF", "pillow_heif", "pillow-heif"), JPEG_XL: ("JXL", "pillow_jxl", "pillow-jxl-plugin")}
 NOT_READ = (
     (b"P7[\n\r ]", "PAM"),
@@ -33,10 +33,10 @@ RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", 
 
 
 def holds_picture_format(path: Path) -> bool:
-    """Whether a regular file holds a picture or an animation, and not a clip.
+    """Whether a regular file holds a picture or an animation, and not a video.
 
     Raises:
-        MediaError: it is a picture of a kind that is known and cannot be read.
+        MediaError: it is a picture of a known kind that cannot be read, or that needs a plug-in which is missing.
     """
     with path.open("rb") as file:
         head = file.read(512)
@@ -55,19 +55,19 @@ def holds_picture_format(path: Path) -> bool:
 
 
 def plug_in_of(head: bytes) -> str | None:
-    """The format of the first bytes, if it is one that Pillow reads by a plug-in only."""
+    """The name of the format, a key of `PLUG_INS`, if Pillow reads it only with a plug-in; None for other formats."""
     if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and b"avif" not in head[8:32]:
-        return HEIC  # FFmpeg would open a phone's picture as a clip and show one of its tiles
+        return HEIC  # FFmpeg would open a phone's picture as a video and show one of its tiles
     return JPEG_XL if head.startswith((b"\0\0\0\x0cJXL ", b"\xff\x0a")) else None
 
 
 def formats_of(path: Path) -> tuple[str, ...]:
-    """Pillow's names of the formats that a file may be of."""
+    """Pillow's names of the formats that a file may have."""
     with path.open("rb") as file:
         head = file.read(512)
     if plug_in := plug_in_of(head):
         return (PLUG_INS[plug_in][0],)
-    # TGA has no signature, so damaged files of any other kind would be taken for one.
+    # TGA has no signature, so Pillow could take damaged files of other formats for TGA.
     return FORMATS if _is_tga(path, head) else FORMATS[:-1]
 
 

@@ -1,6 +1,6 @@
 """The metadata of a picture file: EXIF, XMP, IPTC, texts, resolution, colour profile.
 
-It is changed to describe the result: upright, in sRGB, of another size, without the old thumbnail.
+It is changed so that it describes the result, which is upright, in sRGB, of another size, and without a thumbnail.
 """
 
 import io
@@ -18,34 +18,34 @@ from data.media.picture_file import tiff_tags_of
 EXIF_START = b"Exif\0\0"
 ORIENTATION, COLOUR_SPACE, SRGB = Base.Orientation, Base.ColorSpace, 1
 WIDTHS, HEIGHTS = (Base.ImageWidth, Base.ExifImageWidth), (Base.ImageLength, Base.ExifImageHeight)
-# Of a TIFF, whose directory also says how its pixels are stored.
+# The EXIF tags that are kept of a TIFF. The others in its first directory say how its pixels are stored.
 DESCRIPTIVE = (
     Base.DocumentName, Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist,
     Base.HostComputer, Base.Copyright, Base.Rating, Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords,
     Base.XPSubject,
 )  # fmt: skip
 IPTC_OF_TIFF, IPTC_OF_PHOTOSHOP = 33723, 0x0404
-# Tags of kind 7 (undefined), a kind that Pillow lacks. 27 and 28 are a GPS method and area.
+# EXIF tags of type 7 (undefined), which Pillow would write with another type. 27 and 28 are a GPS method and area.
 UNDEFINED = (Base.ComponentsConfiguration, Base.UserComment, Base.MakerNote, Base.FileSource, Base.SceneType, 27, 28)
 GRAY_MODES = ("1", "L", "LA", "La", "I", "F")
-ENTRY = 12  # bytes
+ENTRY = 12  # bytes of an entry of an EXIF directory
 
 
 @dataclass(frozen=True)
 class PictureTags:
     """The metadata that the result gets."""
 
-    exif: bytes | None = None  # a TIFF block, as after "Exif\0\0"
-    xmp: bytes | None = None  # a packet of XML
-    iptc: bytes | None = None  # IIM records
-    profile: bytes | None = None  # an ICC profile of sRGB; None where the input had none
-    dpi: tuple[float, float] | None = None  # pixels per inch, across and down
-    texts: Mapping[str, str] = field(default_factory=dict)  # keyword to text, as in PNG and JPEG
-    gray: bool = False  # the picture has no colour
+    exif: bytes | None = None  # EXIF as a TIFF block, without the prefix "Exif\0\0"
+    xmp: bytes | None = None  # XMP packet (XML)
+    iptc: bytes | None = None  # IPTC-IIM records
+    profile: bytes | None = None  # ICC profile of the result's pixels; None: the result gets none
+    dpi: tuple[float, float] | None = None  # pixels per inch, horizontal and vertical
+    texts: Mapping[str, str] = field(default_factory=dict)  # texts by keyword, as in PNG; the comment of other formats
+    gray: bool = False  # whether the picture is gray
 
 
 def read_tags(image: Image.Image) -> tuple[PictureTags, list[str]]:
-    """(the tags of a decoded image, sentences about those that are left out or changed)."""
+    """(the tags of a decoded image, phrases for messages about tags that are left out or changed)."""
     notes: list[str] = []
     exif = _attempt(_exif_of, image, notes, "EXIF")
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
@@ -65,18 +65,18 @@ def read_tags(image: Image.Image) -> tuple[PictureTags, list[str]]:
 
 
 def for_size(exif: bytes, width: int, height: int) -> bytes | None:
-    """EXIF corrected for an upright sRGB picture of this size; None where its directories are damaged.
+    """EXIF corrected for an upright sRGB picture of this size in pixels; None if its directories are damaged.
 
-    Bytes are changed in place, since maker notes contain offsets into the file.
+    Values are replaced without moving any byte, since maker notes contain offsets.
     """
     block = bytearray(exif)
-    order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]), "?")  # which struct refuses
+    order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]), "?")  # struct raises an error for "?I"
     try:
         (start,) = struct.unpack_from(f"{order}I", block, 4)
         after = _set(
             block, order, start, {ORIENTATION: 1} | dict.fromkeys(WIDTHS, width) | dict.fromkeys(HEIGHTS, height)
         )
-        struct.pack_into(f"{order}I", block, after, 0)  # the directory of the thumbnail
+        struct.pack_into(f"{order}I", block, after, 0)  # remove the directory of the thumbnail
         for place in _values(block, order, start, IFD.Exif):
             sizes = dict.fromkeys(WIDTHS, width) | dict.fromkeys(HEIGHTS, height)
             _set(block, order, place, sizes | {COLOUR_SPACE: SRGB})
@@ -86,7 +86,11 @@ def for_size(exif: bytes, width: int, height: int) -> bytes | None:
 
 
 def _set(block: bytearray, order: str, start: int, wanted: Mapping[Any, int]) -> int:
-    """Write numbers into the entries of a directory; returns where the place of the next directory stands."""
+    """Replace the numbers of the entries in `wanted` of a directory.
+
+    Returns:
+        The position of the field that holds the offset of the next directory.
+    """
     (count,) = struct.unpack_from(f"{order}H", block, start)
     for number in range(count):
         at = start + 2 + ENTRY * number
@@ -128,39 +132,42 @@ def _exif_of_tiff(image: Image.Image) -> bytes | None:
 
 
 class StoredText(str):
-    """A text of EXIF as Pillow reads it, one character a byte, written as the same bytes (UTF-8 in most files)."""
+    """A text of EXIF that is written as the bytes that were read (UTF-8 in most files); Pillow reads it as Latin-1."""
 
     def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:
         return super().encode("latin-1", "replace")
 
 
 def kept_as_found(exif: Image.Exif) -> Image.Exif:
-    """EXIF that Pillow read, prepared to be written with the same texts and kinds; Pillow alone writes ASCII only."""
+    """Prepare EXIF that Pillow has read, so that Pillow writes the same texts and types; changes and returns `exif`.
+
+    Otherwise Pillow writes texts as ASCII only.
+    """
     inner = [d for d in (IFD.Exif, IFD.GPSInfo) if d in exif or d in exif._ifds]
     for values in (exif, *map(exif.get_ifd, inner)):
         for tag, value in list(values.items()):
             if isinstance(value, str):
                 values[tag] = StoredText(value)
             elif isinstance(value, bytes) and tag in UNDEFINED:
-                values[tag] = (bytearray(value),)  # Pillow calls bytes numbers, and unknown tags undefined
+                values[tag] = (bytearray(value),)  # Pillow writes bytes as type 1, but a bytearray as type 7
     return exif
 
 
 def _iptc_of(image: Image.Image) -> bytes | None:
     if image.format == "TIFF":
-        # The bytes of the file: many programs declare them as numbers, of which Pillow would return the first.
+        # The raw bytes: many programs declare them as numbers, of which Pillow would return only the first.
         return tiff_tags_of(image)._tagdata.get(IPTC_OF_TIFF) or None
     return image.info.get("photoshop", {}).get(IPTC_OF_PHOTOSHOP)
 
 
 def _profile_of(image: Image.Image, notes: list[str]) -> bytes | None:
-    """A profile of sRGB, if the image has a profile that can be read."""
+    """The sRGB profile for the result, if the image has a profile that can be read; otherwise None."""
     given = image.info.get("icc_profile")
     if not given:
         return None
     try:
         name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(given))).strip()
-    except Exception:  # the converter's message says why it is ignored
+    except Exception:  # `SrgbConverter.problem` says why it is ignored
         return None
     if "srgb" in name.lower() and image.mode in ("RGB", "RGBA", "P", "PA"):
         return given
@@ -169,7 +176,7 @@ def _profile_of(image: Image.Image, notes: list[str]) -> bytes | None:
 
 
 def srgb_profile() -> bytes:
-    """LittleCMS's profile of sRGB without its creation time, so that the same picture has the same bytes."""
+    """LittleCMS's sRGB profile with a fixed creation time, so that the same picture gives the same bytes."""
     made = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     made[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
     return bytes(made)

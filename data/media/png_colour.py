@@ -1,7 +1,7 @@
-"""Converts the pixels of a PNG with gAMA and cHRM chunks, which name a curve and primaries, to sRGB.
+"""Converts the pixels of a PNG with gAMA and cHRM chunks, which state a gamma and primaries, to sRGB.
 
-cICP, iCCP and sRGB chunks have precedence (PNG specification, 4.3). As in libpng, a curve within 5% of 1/2.2 is taken
-as that of sRGB, which is what most programs mean by it.
+cICP, iCCP and sRGB chunks have precedence (PNG specification, 4.3). As in libpng, a gamma within 5 % of 1/2.2 is taken
+as the curve of sRGB, which most programs mean by it.
 """
 
 import struct
@@ -17,7 +17,7 @@ BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.03
 
 
 class PngColour:
-    """Turns values of a gamma and of primaries into sRGB.
+    """Converts pixel values of a given gamma and given primaries to sRGB.
 
     Args:
         gamma: stored value = light ** gamma.
@@ -32,7 +32,15 @@ class PngColour:
             self.matrix = to_srgb.astype(np.float32)
 
     def converted(self, values: np.ndarray, most: int) -> np.ndarray:
-        """Whole numbers 0 to `most`, 255 or 65535, [H, W] gray or [H, W, 3] colour -> the same, sRGB; u8 or u16."""
+        """Convert pixels to sRGB.
+
+        Args:
+            values: integers in 0..most, [H, W] gray or [H, W, 3] RGB. Gray is not affected by the primaries.
+            most: 255 or 65535.
+
+        Returns:
+            The shape of `values`: u8 if `most` is 255, otherwise u16.
+        """
         light = np.linspace(0, 1, most + 1, dtype=np.float64) ** self.exponent
         if self.matrix is None or values.ndim == 2:
             return _encoded(light, most)[values]
@@ -41,11 +49,11 @@ class PngColour:
 
 
 def png_colour(image: Image.Image, path: Path | None) -> PngColour | None:
-    """The conversion for a PNG; None where its values are sRGB, or another chunk has precedence.
+    """The conversion for a PNG; None if its values are sRGB, another chunk has precedence, or it is no PNG.
 
     Args:
-        image: opened.
-        path: its file, in which another chunk may have precedence.
+        image: the open image.
+        path: its file, which is searched for a cICP chunk; None: it is not searched.
     """
     gamma = image.info.get("gamma")
     if image.format != "PNG" or not gamma or {"icc_profile", "srgb"} & image.info.keys():
@@ -61,32 +69,32 @@ def png_colour(image: Image.Image, path: Path | None) -> PngColour | None:
         return None
     try:
         return PngColour(gamma, primaries)
-    except np.linalg.LinAlgError:  # primaries on one line
+    except np.linalg.LinAlgError:  # the primaries lie on one line
         return PngColour(gamma)
 
 
 def _encoded(light: np.ndarray, most: int) -> np.ndarray:
-    """Light 0 to 1 as sRGB (IEC 61966-2-1), 0 to `most`."""
+    """Linear light in [0, 1] as codes of sRGB (IEC 61966-2-1) in 0..most, rounded."""
     light = light.clip(0, 1)
     values = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return (most * values).round().astype(np.uint8 if most == 255 else np.uint16)
 
 
 def _to_xyz(primaries: tuple[float, ...]) -> np.ndarray:
-    """The matrix from linear RGB of these primaries to XYZ."""
+    """The matrix [3, 3] from linear RGB of these primaries to XYZ."""
     white, *corners = (np.array([x / y, 1, (1 - x - y) / y]) for x, y in zip(*[iter(primaries)] * 2, strict=True))
     columns = np.stack(corners, axis=1)
     return columns * np.linalg.solve(columns, white)
 
 
 def _adapted(white: tuple[float, ...]) -> np.ndarray:
-    """The matrix that turns XYZ seen under one white into XYZ seen under that of sRGB (Bradford)."""
+    """The matrix [3, 3] of the Bradford adaptation of XYZ from one white point, (x, y), to that of sRGB."""
     seen, wanted = (BRADFORD @ np.array([x / y, 1, (1 - x - y) / y]) for x, y in (tuple(white), SRGB_PRIMARIES[:2]))
     return np.linalg.inv(BRADFORD) @ np.diag(wanted / seen) @ BRADFORD
 
 
 def _has_chunk(path: Path, wanted: bytes) -> bool:
-    """Whether a chunk stands before the pixels."""
+    """Whether a PNG has a chunk of this type before its pixels."""
     with path.open("rb") as file:
         file.seek(8)
         while len(header := file.read(8)) == 8:

@@ -1,4 +1,4 @@
-"""Compares the result with the input: a clip with both side by side, and a sheet of stills."""
+"""Compares the result with the input: as a clip with both side by side, and as a contact sheet of stills."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,14 +25,17 @@ SHEET_BACKGROUND, TEXT_COLOUR = (24, 24, 24), (235, 235, 235)
 
 
 def side_by_side(before: Tensor, after: Tensor) -> Tensor:
-    """Input left, result right, a thin white line between them.
+    """Put the input on the left and the result on the right, with a thin white line between them.
 
     Args:
-        before: u8 [T, 3, h, w]; enlarged to the size of `after` by plain bicubic, as a player would show it.
+        before: u8 [T, 3, h, w]; it is resized to the size of `after` by plain bicubic interpolation, as in players.
         after: u8 [T, 3, H, W].
 
     Returns:
-        u8 [T, 3, H, 2W].
+        u8 [T, 3, H, 2W], on the CPU. Results less than 16 pixels wide get no line.
+
+    Raises:
+        ValueError: the numbers of frames differ.
     """
     if len(before) != len(after):
         raise ValueError(f"{len(before)} input frames beside {len(after)} finished ones; give the same moments of both")
@@ -44,20 +47,21 @@ def side_by_side(before: Tensor, after: Tensor) -> Tensor:
 
 
 def enlarged(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """u8 [T, 3, h, w] -> u8 [T, 3, H, W], bicubic; size is (H, W)."""
+    """Resize u8 [T, 3, h, w] to u8 [T, 3, H, W] by bicubic interpolation; `size` is (H, W)."""
     if tuple(frames.shape[-2:]) == size:
         return frames
     return bicubic_8_bit(frames, size)
 
 
 class SideBySide:
-    """Writes a comparison clip, or picture, next to a result; a context manager like the writer it wraps.
+    """Writes a comparison clip or picture; a context manager like the writer that it wraps.
 
     Args:
-        path: of the comparison, see `open_writer`.
-        info: the input; its sound is copied, its transparency is not. The result's writer logs messages about both.
-        size: (height, width) of the finished frames; the comparison is twice as wide.
-        frame_rate: see `OutputOptions`.
+        path: the file of the comparison, see `open_writer`.
+        info: the input. Its sound is copied, its transparency is not. Nothing is logged, since the writer of the result
+            logs the same.
+        size: (height, width) of the restored frames in pixels; the comparison is twice as wide.
+        frame_rate: frames per second, see `OutputOptions`.
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class SideBySide:
         self.path = self.writer.path
 
     def write(self, before: Tensor, after: Tensor, times: Sequence[Fraction]) -> None:
-        """Append frames: u8 [T, 3, h, w] and u8 [T, 3, H, W] of the same moments, and their times in seconds."""
+        """Append frames: u8 [T, 3, h, w] of the input, u8 [T, 3, H, W] of the result, and their T times in seconds."""
         self.writer.write(side_by_side(before, after), times)
 
     def __enter__(self) -> Self:
@@ -94,12 +98,15 @@ class SideBySide:
 def contact_sheet(
     frames: Sequence[tuple[str, Tensor, Tensor]], path: str | PathLike[str] | None = None, cell_width: int = 480
 ) -> Image.Image:
-    """One row for each moment: input left, result right, a label above.
+    """Make a contact sheet with one row for each frame: input on the left, result on the right, a label above.
 
     Args:
-        frames: (label, before u8 [3, h, w], after u8 [3, H, W]).
-        path: also write the sheet here as PNG, complete or not at all.
-        cell_width: pixels that each picture is wide at most; smaller results keep their size.
+        frames: for each row (label, input u8 [3, h, w], result u8 [3, H, W]).
+        path: if given, the sheet is also written here as PNG, atomically.
+        cell_width: the largest width of a picture in pixels; narrower results keep their size.
+
+    Raises:
+        ValueError: there are no frames.
     """
     if not frames:
         raise ValueError("a contact sheet needs at least one frame")

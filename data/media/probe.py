@@ -1,7 +1,7 @@
-"""The facts of a file that a run needs at its start, with as little decoding as possible.
+"""Reads the facts of a file that a run needs at its start, with as little decoding as possible.
 
-A picture's header is enough. One frame of a clip is decoded, since only a frame has the size and the rotation. Later
-damage is found when the file is read. Works without torch.
+For a picture, the header is enough. Of a video one frame is decoded, since only a frame has the size and the rotation.
+Damage after it is found when the file is read. Works without torch.
 """
 
 from dataclasses import dataclass, replace
@@ -33,21 +33,21 @@ class Probe:
     kind: Kind
     height: int  # pixels as displayed
     width: int  # pixels as displayed
-    frame_count_hint: int | None  # approximate; None when the file has no count
-    audio_codecs: tuple[str, ...] = ()  # of the tracks that can be read; `output_path` depends on them
-    subtitle_codecs: tuple[str, ...] = ()  # likewise
-    depth: int = 8  # bits of a sample
-    primaries: int = BT709  # of `Colour`
-    transfer: int = BT709  # of `Colour`
-    transparent: bool = False  # a clip has an alpha plane
-    duration: float | None = None  # seconds; None when the file has none
+    frame_count_hint: int | None  # approximate number of frames; None if the file does not state it
+    audio_codecs: tuple[str, ...] = ()  # codecs of the sound tracks that can be read; `output_path` depends on them
+    subtitle_codecs: tuple[str, ...] = ()  # codecs of the subtitle tracks; `output_path` depends on them
+    depth: int = 8  # bits per sample
+    primaries: int = BT709  # `Colour.primaries`
+    transfer: int = BT709  # `Colour.transfer`
+    transparent: bool = False  # whether the frames of a video have alpha
+    duration: float | None = None  # seconds; None if the file does not state it
 
 
 def probe(path: str | PathLike[str]) -> Probe:
     """Probe one file.
 
     Raises:
-        MediaError: a sentence that names the file: it is missing, not media, too large, or damaged at its beginning.
+        MediaError: the file is missing, not media, too large, or damaged at its beginning. The sentence names the file.
     """
     path = Path(path)
     with decoding(path):
@@ -57,7 +57,7 @@ def probe(path: str | PathLike[str]) -> Probe:
             return _probe_picture(path)
         with open_container(path) as container:
             tracks = choose_tracks(container, path)
-            tracks.video.codec_context.thread_count = 1  # for one frame; a thread for every core takes address space
+            tracks.video.codec_context.thread_count = 1  # for one frame; more threads take address space
             first = first_frame(container, tracks.video, path)
             info = describe(path, container, tracks, first, orientation_of(first).transpose)
     if min(info.height, info.width) < 1:

@@ -1,6 +1,6 @@
-"""Probes many files in a separate process with limits on time and memory, so that none of them can stop the run.
+"""Probes files in a separate process with limits on time and memory, so that no file can stop the run.
 
-When a decoder aborts or hangs, only that process ends; the file gets a sentence, and the next file a new process.
+If a decoder crashes or hangs, only that process ends. The file gets an error sentence, and the next one a new process.
 """
 
 import json
@@ -22,16 +22,19 @@ logger = get_logger(__name__)
 
 ROOT = Path(__file__).resolve().parents[__name__.count(".")]  # the folder of the outermost package
 TIMEOUT_S, MEMORY_BYTES = 30.0, 4 << 30
-FEW_THREADS = {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # they take address space
-START_S = 60.0  # to load Python, PyAV and Pillow from a slow disk
+FEW_THREADS = {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # saves address space
+START_S = 60.0  # time limit for loading Python, PyAV and Pillow, for slow disks
 
 
 class ProbeProcess:
-    """One worker process.
+    """One process that probes files.
 
     Args:
-        timeout_s: how long one file may take.
-        memory_bytes: the process's address space.
+        timeout_s: time limit for one file in seconds.
+        memory_bytes: limit on the address space of the process.
+
+    Raises:
+        OSError: the process cannot be started.
     """
 
     def __init__(self, timeout_s: float, memory_bytes: int) -> None:
@@ -42,7 +45,7 @@ class ProbeProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the run, which closes this process
+            start_new_session=True,  # Ctrl-C interrupts only the run, which then closes this process
             env={**os.environ, **FEW_THREADS},
         )
         self.unread = b""
@@ -51,14 +54,14 @@ class ProbeProcess:
             raise OSError("the probing process did not start")
 
     def program(self) -> str:
-        """What the process runs; its arguments are the root of the code, the memory and the time."""
+        """The Python code that the process runs. Its arguments are the import root, `memory_bytes` and `timeout_s`."""
         return (
             f"import sys; sys.path.insert(0, sys.argv[1]); from {__package__}.probe_worker import serve; "
             "serve(int(sys.argv[2]), float(sys.argv[3]))"
         )
 
     def probe(self, path: Path) -> Probe | MediaError:
-        """Probe one file. After an error of the process it is closed, see `alive`."""
+        """Probe one file. If the process crashes or takes too long, it is closed, see `alive`."""
         assert self.process.stdin is not None, "it is a pipe"
         try:
             self.process.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
@@ -86,14 +89,14 @@ class ProbeProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether another file can be given."""
+        """Whether the process can probe another file."""
         return self.process.poll() is None
 
     def close(self) -> None:
-        """End the process, hard."""
+        """End the process; it is killed unless it ends by itself within 0.1 s."""
         if self.process.poll() is None:
             try:
-                self.process.wait(0.1)  # it may be ending just now, and its exit code is better than that of our signal
+                self.process.wait(0.1)  # it may be ending now, and its own exit code says more than that of our signal
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
@@ -105,7 +108,7 @@ class ProbeProcess:
                 pass
 
     def _answer(self, seconds: float) -> dict[str, Any] | None:
-        """The next line; {} when the process ended, None when the time is up."""
+        """The next answer of the process; {} if the process has ended, None if the time is over."""
         assert self.process.stdout is not None, "it is a pipe"
         deadline, output = time.monotonic() + seconds, self.process.stdout.fileno()
         with selectors.DefaultSelector() as selector:
@@ -128,18 +131,18 @@ def probe_all(
     memory_bytes: int = MEMORY_BYTES,
     start: type[ProbeProcess] = ProbeProcess,
 ) -> Iterator[tuple[Path, Probe | MediaError]]:
-    """Probe files, one after the other, in a process that may die.
+    """Probe files one after the other in a separate process.
 
-    Where no process can be started (a sandbox), files are probed in this one.
+    If no process can be started (in a sandbox, for instance), files are probed in this process.
 
     Args:
-        paths: files.
-        timeout_s: how long one file may take.
-        memory_bytes: how much address space the process may use.
-        start: makes the process.
+        paths: the files.
+        timeout_s: time limit for one file in seconds.
+        memory_bytes: limit on the address space of the process.
+        start: the class of the process.
 
     Yields:
-        Every path with what it holds, or with the reason why it cannot be read.
+        Every path, with its facts or with the reason why it cannot be read.
     """
     process: ProbeProcess | None = None
     possible = True

@@ -1,7 +1,7 @@
-"""The process that probes files for another one: a path in, a line out. A crash of a decoder ends only this process.
+"""The process that probes files for another one, so that a crash of a decoder ends only this process.
 
-Starts in a fraction of a second, since nothing here loads torch. Requests and answers are lines of JSON on standard
-input and output; what libraries print is dropped.
+It starts in a fraction of a second, since it does not load torch. Requests (paths) and answers are lines of JSON on
+standard input and output; what libraries print is dropped.
 """
 
 import json
@@ -22,11 +22,12 @@ except ImportError:  # not a Unix
 
 
 def serve(memory_bytes: int, timeout_s: float) -> None:
-    """Answer until standard input ends.
+    """Answer requests until standard input ends.
 
     Args:
-        memory_bytes: address space of this process; an allocation beyond it raises MemoryError. 0: no limit.
-        timeout_s: the kernel ends this process when one file takes longer, even if its parent is gone by then.
+        memory_bytes: limit on the address space of this process, beyond which allocations fail; 0: no limit.
+        timeout_s: time limit for one file in seconds. A little later the kernel ends this process, even if its parent
+            has ended.
     """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -36,7 +37,7 @@ def serve(memory_bytes: int, timeout_s: float) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         try:
             resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, most))
-        except (ValueError, OSError):  # less is allowed already, or the system has no such limit
+        except (ValueError, OSError):  # the limit is lower already, or the system has none
             pass
     _say(answers, {"ready": True})
     for line in sys.stdin:
@@ -48,7 +49,7 @@ def serve(memory_bytes: int, timeout_s: float) -> None:
 
 
 def answer(path: str) -> dict:
-    """The probe of a file, or its error, as JSON can carry it."""
+    """Probe a file. Returns the facts or the error, in a form that JSON can store."""
     try:
         return {"probe": asdict(probe(path))}
     except MediaError as error:

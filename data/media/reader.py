@@ -1,4 +1,4 @@
-"""Chooses the reader of a file."""
+"""Which reader does a file get?"""
 
 from os import PathLike
 from pathlib import Path
@@ -24,20 +24,21 @@ def open_media(
     alpha: Alpha = "white",
     clip_range: ClipRange = WHOLE,
 ) -> MediaReader:
-    """Open a video, a picture, an animation or a clip of numbered pictures, by what it holds and not by its name.
+    """Open a video, a picture, an animation or a clip of numbered pictures, by its content and not by its name.
 
-    What was chosen or left out (`MediaReader.notes`) is logged, a line each.
+    A line is logged for everything that was chosen or left out (`MediaReader.notes`).
 
     Args:
-        path: a file; of numbered pictures their folder, or a printf pattern such as `walk/frame_%05d.png`.
-        deinterlace: for videos; "auto" treats frames that are marked as interlaced, "always" all, "never" none.
-        alpha: of clips: "keep" gives frames with their transparency, "white" lays them over white. That of a picture is
-            in `MediaInfo.alpha`.
-        clip_range: of a clip, the part that is read; a picture is whole.
+        path: a file; for numbered pictures, their folder or a printf pattern such as `walk/frame_%05d.png`.
+        deinterlace: for videos; "auto" deinterlaces frames that are marked as interlaced, "always" all, "never" none.
+        alpha: for clips; "keep" gives frames with their transparency, "white" composites them over white. The
+            transparency of a picture is in `MediaInfo.alpha`.
+        clip_range: the part of a clip that is read; pictures are always read whole.
 
     Raises:
-        MediaError: a sentence; the file is missing, empty, not media, damaged, or without a single frame. Whatever
-            else a decoder raises is its `__cause__`.
+        MediaError: the file is missing, empty, not media or damaged, or it or the part has no frame. If a decoder
+            raised another exception, this is its `__cause__`.
+        ValueError: `deinterlace` is none of the three values.
     """
     path = Path(path)
     if deinterlace not in ("auto", "always", "never"):

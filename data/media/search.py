@@ -1,4 +1,4 @@
-"""Which files of a folder, and which folders of numbered pictures in it, are to be restored?"""
+"""Which files of a folder, and which folders of numbered pictures in it, are restored?"""
 
 from dataclasses import dataclass
 from os import PathLike
@@ -10,7 +10,8 @@ from data.media.find import why_not_media
 from data.media.probe_process import probe_all
 from data.media.sequence import is_pattern, numbered
 
-# Cameras number their photographs too, all of one size, but in lossy formats. Frames are stored without loss.
+# Suffixes of frames, which are usually stored without loss. Cameras also write numbered pictures of one size, but
+# photographs have lossy formats.
 FRAME_SUFFIXES = frozenset(".png .tif .tiff .bmp .dib .ppm .pgm .tga".split())
 
 Found = tuple[list[Path], list[tuple[Path, str]]]
@@ -18,11 +19,11 @@ Found = tuple[list[Path], list[tuple[Path, str]]]
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """The arguments of `find_media`."""
+    """The options of `find_media`, where they are explained."""
 
-    recursive: bool
-    frames_as_clip: bool
-    leave_out: Path | None
+    recursive: bool  # search folders to any depth
+    frames_as_clip: bool  # take numbered pictures as one clip
+    leave_out: Path | None  # a folder that is not searched
 
 
 def find_media(
@@ -32,22 +33,25 @@ def find_media(
     frames_as_clip: bool = False,
     leave_out: str | PathLike[str] | None = None,
 ) -> Found:
-    """(media by name, (other entry, why it is skipped)) of a folder; hidden entries are never media.
+    """Find the media of a folder. Hidden entries are never media.
 
-    Media are files; folders of numbered pictures that are one clip; a printf pattern, if one is given. A file given by
-    itself is taken as media whatever its name. Pictures that lie in the folder itself stay pictures. Of the folders in
-    it, those are clips that hold nothing but frames, see `why_no_clip`.
+    Media are files, and folders of numbered pictures that are one clip. A path that is a file or a printf pattern is
+    media itself, whatever its name. Pictures in the folder itself are single pictures, and a folder in it is a clip if
+    it holds only frames, see `why_no_clip`.
 
     Args:
         path: a file, a folder, or a pattern such as `walk/frame_%05d.png`.
-        recursive: search the folders in it, to any depth, and take what lies there one by one. Links to folders are not
+        recursive: search the folders in it to any depth; pictures in them are single pictures. Links to folders are not
             followed.
-        frames_as_clip: take numbered pictures as one clip in the folder itself and wherever else is searched, with
-            missing numbers and in any format.
-        leave_out: a folder that is not searched: where the results go.
+        frames_as_clip: take the numbered pictures of a folder as one clip, in the folder itself and in every folder
+            that is searched, even if numbers are missing, and in any format.
+        leave_out: a folder that is not searched, because the results go there.
+
+    Returns:
+        (the media, sorted by name; pairs (entry, reason) of what is skipped).
 
     Raises:
-        MediaError: the path does not exist, nothing is media, or nothing is what `frames_as_clip` asks for.
+        MediaError: the path does not exist or cannot be read, there are no media, or `frames_as_clip` finds no clip.
     """
     path, options = Path(path), SearchOptions(recursive, frames_as_clip, None if leave_out is None else Path(leave_out))
     if is_pattern(path):
@@ -70,15 +74,15 @@ def find_media(
 
 
 def place_of(path: Path, root: Path, output_dir: Path) -> Path:
-    """The folder of the result of something that `find_media(root)` found: folders below `root` are kept."""
+    """The folder for the result of media that `find_media(root)` found: the same folders below `output_dir`."""
     return output_dir / path.parent.relative_to(root) if root in path.parents else output_dir
 
 
 def why_no_clip(folder: Path) -> str | None:
     """Why a folder is not taken as a clip by default; None if it is.
 
-    A folder of independent pictures must never become a clip by accident. So it must hold only pictures whose names
-    differ in one number, without a gap, stored without loss, and of one size.
+    A folder of independent pictures must never become a clip by accident. So a clip must be a folder that holds only
+    pictures of one size in a format of `FRAME_SUFFIXES`, whose names differ in one number, without gaps.
     """
     if why := _why_not_numbered(folder):
         return why
@@ -101,7 +105,7 @@ def why_no_clip(folder: Path) -> str | None:
 
 
 def _search(folder: Path, options: SearchOptions, is_top: bool = False) -> Found:
-    """`find_media` of one folder, and of those in it where that is asked for."""
+    """`find_media` for one folder and, with `recursive`, the folders in it."""
     media: list[Path] = []
     skipped: list[tuple[Path, str]] = []
     taken: frozenset[Path] = frozenset()
@@ -129,7 +133,7 @@ def _search(folder: Path, options: SearchOptions, is_top: bool = False) -> Found
 
 
 def _folder(entry: Path, options: SearchOptions) -> Found:
-    """The media found in a folder inside a folder."""
+    """`find_media` for a folder inside the folder that is searched."""
     if options.leave_out is not None and entry.resolve() == options.leave_out.resolve():
         return [], [(entry, "the folder of the results")]
     if options.recursive:
@@ -142,7 +146,7 @@ def _folder(entry: Path, options: SearchOptions) -> Found:
 
 
 def _why_not_numbered(folder: Path) -> str | None:
-    """Why pictures cannot be one clip even with `frames_as_clip`; None where they can."""
+    """Why the pictures of a folder cannot be one clip even with `frames_as_clip`; None if they can."""
     try:
         numbered(folder)
     except MediaError as error:
@@ -158,7 +162,7 @@ def _is_open_folder(entry: Path) -> bool:
 
 
 def _why_skipped(entry: Path) -> str | None:
-    """Why an entry that is no folder is not media; None if it is."""
+    """Why an entry that is not a searchable folder is not media; None if it is."""
     if entry.name.startswith("."):
         return "a hidden file"
     try:

@@ -1,7 +1,7 @@
-"""Keeps finished segments of a result, so that a later run can resume behind them.
+"""Keeps finished segments of a result, so that a later run can resume after them.
 
-Every run writes the same segments and joins them after the last frame, so a resumed run gives the same bytes as one
-that was not interrupted.
+Every run writes the same segments and joins them after the last frame, so a resumed run gives the same bytes as an
+uninterrupted one.
 """
 
 from collections.abc import Mapping
@@ -13,25 +13,27 @@ from data.media.media_writer import MediaWriter
 
 logger = get_logger(__name__)
 
-LEAST_KEPT = 96  # frames of a segment that is kept; each begins with a key frame, of which x264 makes one in 250
+LEAST_KEPT = 96  # frames of a segment, at least: each begins with a key frame, of which x264 makes one in 250
 
 
 class SegmentedWriter(MediaWriter):
-    """A writer that can keep segments and resume behind those of an earlier run.
+    """A writer that can keep segments, and resume after those of an earlier run.
 
     Attributes:
         segment_from: number of the first frame of the current segment.
-        border: None, or, if the next frame begins a segment, the number of the first frame of its shot.
+        border: if the next frame begins a segment, the number of the first frame of its shot; otherwise None.
     """
 
     segment_from = 0
     border: int | None = None
 
     def _take_up(self, identity: Mapping[str, str] | None, frames: int | None, quiet: bool) -> None:
-        """Resume behind the segments that an earlier run kept, if they fit this run.
+        """Resume after the segments that an earlier run kept, if they fit this run; otherwise they are removed.
 
         Args:
-            identity: see `open_writer`. frames: of the input, as far as it is known.
+            identity: what the segments depend on, see `open_writer`; None: keep nothing.
+            frames: number of frames of the input; None if unknown.
+            quiet: do not log that segments cannot be used.
         """
         if identity is None or not is_long(frames):
             discard(self.claim.stem)
@@ -51,10 +53,10 @@ class SegmentedWriter(MediaWriter):
             self.border = shot
 
     def _keep_segment(self, ticks: int = 0) -> None:
-        """Keep the temporary file, which is a complete segment.
+        """Keep the temporary file or folder, which is a complete segment.
 
         Args:
-            ticks: of the clip's clock, at which its first frame is shown.
+            ticks: the time of its first frame in ticks of the clip's clock, see `data.media.joined.Segment`.
         """
         assert self.kept is not None and self.border is not None, "a segment has ended"
         facts = {"frames": self.frames - self.segment_from, "ticks": ticks, "shot": self.border}
@@ -63,5 +65,5 @@ class SegmentedWriter(MediaWriter):
 
 
 def is_long(frames: int | None) -> bool:
-    """Whether segments are kept of a clip of about this many frames; None: of unknown length."""
+    """Whether segments of a clip with about this many frames are kept; None: its length is unknown, and they are."""
     return frames is None or frames > LEAST_KEPT

@@ -1,7 +1,7 @@
-"""Which numbered pictures are the frames of one clip? Without torch, for probing and for the search of folders.
+"""Which numbered pictures are the frames of one clip? Works without torch, for probing and for searching folders.
 
-A clip of pictures is named by its folder, or by a printf pattern such as `walk/frame_%05d.png`. Both are ordinary
-paths everywhere else; only this module tells the two apart.
+The path of such a clip is its folder, or a printf pattern such as `walk/frame_%05d.png`. Only this module distinguishes
+the two.
 """
 
 import re
@@ -15,21 +15,21 @@ from common.logger import printable
 from data.media.errors import MediaError, reason, shown
 from data.media.find import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-SEQUENCE_RATE = Fraction(24)  # frames per second; pictures have no rate
+SEQUENCE_RATE = Fraction(24)  # assumed frames per second, since pictures have no rate
 PRINTF = re.compile(r"(?P<before>[^%]*)%(?:0(?P<width>\d{1,2}))?d(?P<after>[^%]*)")
-MOST_RANGES = 5  # of missing numbers that a message lists
+MOST_RANGES = 5  # how many ranges of missing numbers a message lists
 
 
 @dataclass(frozen=True)
 class NumberedPictures:
-    """Pictures in the order of the numbers in their names; at least one."""
+    """Pictures in the order of the numbers in their names; there is at least one."""
 
-    files: tuple[Path, ...]  # in order
-    numbers: tuple[int, ...]  # strictly increasing
+    files: tuple[Path, ...]  # the pictures, in order
+    numbers: tuple[int, ...]  # their numbers, strictly increasing
 
     @property
     def missing(self) -> str | None:
-        """The numbers that are left out between the first and the last, such as "3 numbers are missing: 5, 8-9"."""
+        """The numbers that are missing, as a sentence such as "3 numbers are missing: 5, 8-9"; None if none are."""
         gaps = [(a + 1, b - 1) for a, b in pairwise(self.numbers) if b > a + 1]
         if not gaps:
             return None
@@ -40,32 +40,33 @@ class NumberedPictures:
 
 
 def is_pattern(path: str | PathLike[str]) -> bool:
-    """Whether a path is a printf pattern of pictures, such as `frame_%05d.png`, and not the name of a file."""
+    """Whether a path is a printf pattern of pictures, such as `frame_%05d.png`, and not an existing file or folder."""
     path = Path(path)
     return path.suffix.lower() in IMAGE_SUFFIXES and PRINTF.fullmatch(path.name) is not None and not path.exists()
 
 
 def is_sequence(path: str | PathLike[str]) -> bool:
-    """Whether a path stands for the pictures of a clip: a pattern, or a folder."""
+    """Whether a path is a clip of numbered pictures: a pattern, or a folder."""
     return is_pattern(path) or Path(path).is_dir()
 
 
 def folder_of(path: Path) -> Path:
-    """Where the pictures of a pattern or a folder lie."""
+    """The folder that holds the pictures of a pattern; other paths are returned unchanged."""
     return path.parent if is_pattern(path) else path
 
 
 def clip_name(path: Path) -> str:
-    """The clip's name: that of its folder, since `frame_%05d` is no name."""
+    """The name of a clip of numbered pictures: that of its folder, since `frame_%05d` is not a good name."""
     folder = folder_of(path)
     return folder.name or folder.resolve().name or "clip"
 
 
 def numbered(path: str | PathLike[str]) -> NumberedPictures:
-    """The pictures of a pattern, or of a folder in which all pictures have one name but for one number.
+    """The pictures of a pattern, or of a folder in which the names of all pictures differ only in one number.
 
     Raises:
-        MediaError: there are none, or they are not numbered in one way; the sentence says which picture is not.
+        MediaError: there are no such pictures, names differ in more than a number, two have one number, or a folder
+            holds fewer than two pictures, or a video.
     """
     path = Path(path)
     try:
@@ -83,7 +84,7 @@ def numbered(path: str | PathLike[str]) -> NumberedPictures:
 
 
 def size_in_bytes(path: Path) -> int:
-    """Bytes of a file, or of all pictures of a clip."""
+    """The size of a file, or of all pictures of a clip, in bytes."""
     return sum(file.stat().st_size for file in (numbered(path).files if is_sequence(path) else [path]))
 
 

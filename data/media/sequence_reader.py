@@ -16,13 +16,17 @@ from data.media.sequence import SEQUENCE_RATE, numbered
 
 
 class SequenceReader(MediaReader):
-    """The pictures one after the other, as a clip of `SEQUENCE_RATE`; one picture is in memory at a time.
+    """Reads numbered pictures as a clip of `SEQUENCE_RATE` frames per second; one picture is in memory at a time.
 
-    Missing numbers leave no gap in time: the pictures on both sides follow each other.
+    Missing numbers leave no gap in time: the next picture follows after one frame step.
 
     Args:
         path: a folder, or a printf pattern of pictures.
-        alpha: "keep" gives frames with their transparency, "white" lays them over white.
+        alpha: "keep" gives frames with their transparency, "white" composites them over white.
+
+    Raises:
+        MediaError: the pictures are not one clip, see `numbered`, or the first one cannot be read; during an iteration,
+            a picture cannot be read or has another size.
     """
 
     def __init__(self, path: Path, alpha: str = "white") -> None:

@@ -1,4 +1,4 @@
-"""A clip as a folder of numbered pictures, which appears complete or not at all."""
+"""Writes a clip as a folder of numbered pictures, which appears complete or not at all."""
 
 import os
 import re
@@ -21,24 +21,26 @@ from data.media.segmented import SegmentedWriter
 logger = get_logger(__name__)
 
 FRAMES_OUT = ("png",)
-FRAME = "frame_%05d.png"  # from 1
+FRAME = "frame_%05d.png"  # names of frames, numbered from 1
 OURS = re.compile(r"frame_\d{5,}\.png")
 
 
 class SequenceWriter(SegmentedWriter):
-    """Writes frame_00001.png, frame_00002.png, ... into a folder. Pictures have neither times nor sound: both are left
-    out, with a message.
+    """Writes frame_00001.png, frame_00002.png, ... into a folder.
 
-    A segment that is kept is a folder of some of the frames.
+    Pictures have no times and no sound, so both are left out, and a message says so. A segment that is kept is a folder
+    with some of the frames.
 
     Args:
-        path: the folder to be. An existing one is replaced if it holds such frames and nothing else.
-        info: the input. frame_rate: told instead of the input's.
-        encoding: of PNG; its samples of 8 or 16 bits, its alpha and its colour.
-        quiet: no messages about what is left out. identity: see `open_writer`.
+        path: the folder to write. An existing folder is replaced if it holds only such frames.
+        info: the input.
+        encoding: an encoding of PNG: bits per sample, alpha and colour.
+        frame_rate: the frames per second that the message states; None: those of the input.
+        quiet: do not log what is left out.
+        identity: see `open_writer`.
 
     Raises:
-        MediaError: a file or a folder with anything else has the name.
+        MediaError: a file, or a folder with anything else in it, has this name.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class SequenceWriter(SegmentedWriter):
         save(self.temporary / (FRAME % (self.frames + 1)), "PNG", picture, {"pnginfo": self.pnginfo})
 
     def _finish(self) -> None:
-        """Put all frames into one folder; what was put in its place meanwhile must not be removed."""
+        """Add the frames of the kept segments to the last ones; MediaError if other files have the name meanwhile."""
         if why := why_not_replaced(self.path):
             raise MediaError(why)
         if self.kept is not None:
@@ -88,7 +90,7 @@ class SequenceWriter(SegmentedWriter):
 
 
 def _have_too(file: Path, folder: Path) -> None:
-    """A second name for a file; on a disk without such names a new one, so the file is not kept any longer."""
+    """Link a file into a folder. On a disk without hard links it is moved there, so the kept segment loses it."""
     try:
         os.link(file, folder / file.name)
     except OSError:
@@ -96,7 +98,7 @@ def _have_too(file: Path, folder: Path) -> None:
 
 
 def why_not_replaced(folder: Path) -> str | None:
-    """Why frames cannot be written in place of what is there; None where nothing is, or frames of an earlier run."""
+    """Why a folder of frames cannot be written here, as a sentence; None if there is nothing, or only such frames."""
     if not folder.exists():
         return None
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Plans which sound tracks the output gets, and how, by trying the muxer and the decoder before the run."""
+"""Which sound tracks does the output get, and how? The muxer and the decoder are tried before the run."""
 
 import io
 import logging
@@ -19,31 +19,35 @@ from data.media.video_file import choose_tracks, open_container
 
 logger = get_logger(__name__)
 
-TRIED_PACKETS = 8  # of each track
-MOST_PACKETS = 5000  # of picture and sound, read for that; a track can be empty, or begin late
+TRIED_PACKETS = 8  # packets of each track that are tried
+MOST_PACKETS = 5000  # packets of video and sound that are read for this; a track can be empty, or begin late
 
 
 @dataclass(frozen=True)
 class SoundTrack:
-    """One track of the input that the output gets."""
+    """One sound track of the input that the output gets."""
 
-    index: int  # of the stream in the input
-    name: str  # "sound track 2 (wmav2)", for messages
-    how: Literal["copy", "encode"]  # "copy" packets, or decode and "encode" them as what the container takes
-    tags: Mapping[str, str] = field(default_factory=dict)  # of the track in the output: its language, its title
-    disposition: int = 0  # of the track in the output, as FFmpeg's flags, such as the default track
+    index: int  # index of the stream in the input
+    name: str  # name for messages, such as "sound track 2 (wmav2)"
+    how: Literal["copy", "encode"]  # "copy": packets are copied; "encode": decoded, and encoded as AAC or Opus
+    tags: Mapping[str, str] = field(default_factory=dict)  # tags of the output track, such as language and title
+    disposition: int = 0  # disposition of the output track, as FFmpeg's flags (default track, for instance)
 
 
 def plan_sound(info: MediaInfo, suffix: str, metadata: bool = True) -> tuple[tuple[SoundTrack, ...], tuple[str, ...]]:
-    """(the tracks that the output gets, sentences about those that change or are left out).
+    """Plan the sound tracks of the output.
 
-    A track that the container carries is copied, one that it does not carry is encoded as AAC (Opus in WebM), and one
-    that can neither be copied nor decoded is left out. Tracks of unknown codecs are `MediaReader.notes`.
+    A track that the container can store is copied; another one is re-encoded as AAC (Opus in WebM); one that is
+    encrypted, or that can be neither copied nor decoded, is left out. Tracks of unknown codecs are not considered here,
+    see `MediaReader.notes`.
 
     Args:
         info: the input.
-        suffix: of the output, one of `WRITABLE_VIDEOS`.
+        suffix: the suffix of the output, one of `WRITABLE_VIDEOS`.
         metadata: False leaves out all tags but the language.
+
+    Returns:
+        (the tracks that the output gets, sentences about those that change or are left out).
     """
     tracks, notes = [], []
     for stream, packets in _first_packets(info.path):
@@ -67,7 +71,7 @@ def plan_sound(info: MediaInfo, suffix: str, metadata: bool = True) -> tuple[tup
 
 
 def _first_packets(path: Path) -> Iterator[tuple[av.AudioStream, list[av.Packet]]]:
-    """Every readable audio stream with its first packets."""
+    """Every audio stream with a known codec, and its first packets, at most `TRIED_PACKETS`."""
     with open_container(path) as container:
         tracks = choose_tracks(container, path)
         streams = tracks.audio
@@ -85,9 +89,9 @@ def _first_packets(path: Path) -> Iterator[tuple[av.AudioStream, list[av.Packet]
 
 
 def _why_not_copied(stream: av.AudioStream, packets: list[av.Packet], suffix: str, codec: str) -> str | None:
-    """Why a container cannot carry a track unchanged; None if it can. Tested by muxing these packets in memory.
+    """Why a container cannot store a track unchanged; None if it can. The packets are muxed in memory as a test.
 
-    Of a track whose first packet comes late, only the header is tried.
+    If there are no packets, because the track begins late, only the header is tested.
     """
     if not carries(suffix, codec):
         return f"{suffix[1:]} does not carry {codec}"
@@ -110,7 +114,7 @@ def _why_not_copied(stream: av.AudioStream, packets: list[av.Packet], suffix: st
 
 
 def _copy_at(packet: av.Packet, ticks: int) -> av.Packet:
-    """The payload of a packet with the time `ticks`."""
+    """A copy of a packet with the time `ticks`."""
     copy = av.Packet(bytes(packet))
     copy.pts = copy.dts = ticks
     copy.time_base = packet.time_base
@@ -118,7 +122,7 @@ def _copy_at(packet: av.Packet, ticks: int) -> av.Packet:
 
 
 def _decodes(packets: list[av.Packet]) -> bool:
-    """Whether one of the first packets can be decoded; a track whose first packet comes late is assumed to decode."""
+    """Whether one of the packets can be decoded. Without packets, because the track begins late, True is assumed."""
     for packet in packets:
         try:
             if packet.decode():
@@ -131,7 +135,7 @@ def _decodes(packets: list[av.Packet]) -> bool:
 def logged_sound_plan(
     info: MediaInfo, suffix: str, quiet: bool = False, metadata: bool = True
 ) -> tuple[SoundTrack, ...]:
-    """The plan, with its sentences logged unless `quiet`; no tracks where reading them fails."""
+    """As `plan_sound`, with the sentences logged (at debug level if `quiet`); no tracks if they cannot be read."""
     try:
         tracks, notes = plan_sound(info, suffix, metadata)
     except Exception as error:  # an error of a sound track must not stop the restoration

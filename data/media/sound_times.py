@@ -1,31 +1,33 @@
-"""When does each packet of sound play? Times that rise, even where the file's do not.
+"""When does each packet of sound play? Makes times increase, even if those of the file do not.
 
-In concatenated recordings, times start again at zero; faulty recorders repeat packets, or write one wrong time. A muxer
-refuses times that do not rise. Some clocks are too coarse for the packets: in Matroska's milliseconds, one of six
-packets of TrueHD has the time of the one before.
+In concatenated recordings, times start again at zero; faulty recorders repeat packets, or write single wrong times. A
+muxer refuses times that do not increase. Some clocks are too coarse for the packets: in Matroska's milliseconds, one of
+six packets of TrueHD has the same time as the packet before.
 """
 
 from fractions import Fraction
 
 import av
 
-SPLICE_S = Fraction(1, 2)  # a jump back, or a step, of more than this is not jitter
-MOST_PACKET_S = 10  # a longer duration is wrong (Ogg files whose last page ends before it begins)
-USUAL_PACKET_S = 1  # a longer one than this and than that before it reaches over a gap (MP4 has no others)
-TOLERANCE_S = Fraction(1, 10)  # how far a packet may be moved before sound and picture come apart
+SPLICE_S = Fraction(1, 2)  # a larger deviation from the expected time is not jitter
+MOST_PACKET_S = 10  # a first packet of a longer duration has a wrong one (Ogg files whose last page ends too early)
+USUAL_PACKET_S = 1  # a longer duration of a later packet includes the gap after it, as in MP4
+TOLERANCE_S = Fraction(1, 10)  # the largest shift of a packet that keeps sound and video synchronous
 
 
 class RisingTimes:
-    """Gives the packets of one track times from zero on that rise.
+    """Gives the packets of one track strictly increasing decoding times.
 
     Args:
         time_base: seconds per tick of the packets.
-        origin: container time in seconds that becomes zero.
-        packet_s: how long every packet lasts, where that is known. Shorter than a tick, it becomes the tick.
+        origin: the container time in seconds that becomes zero.
+        packet_s: the duration of every packet in seconds, if it is known. If it is shorter than a tick, times are
+            converted to ticks of this length.
 
     Attributes:
-        moved, skipped: how many packets were given another time, and how many were left out.
-        joined: how often a new recording began.
+        moved: how many packets were given another time.
+        skipped: how many packets were left out.
+        joined: how many times a new recording began.
     """
 
     def __init__(self, time_base: Fraction, origin: Fraction, packet_s: Fraction | None = None) -> None:
@@ -33,18 +35,21 @@ class RisingTimes:
         self.coarse = packet_s is not None and packet_s < time_base
         if packet_s is not None:
             self.time_base = min(packet_s, time_base)
-        self.shift = -round(origin / self.time_base)  # ticks from the file's time to ours
-        self.next: int | None = None  # our time of the end of the last packet
-        self.last = 0
-        self.payload = b""
-        self.step = 1  # ticks that the last packet lasts
+        self.shift = -round(origin / self.time_base)  # ticks to add to the file's times
+        self.next: int | None = None  # end of the last packet, shifted
+        self.last = 0  # start of the last packet, shifted
+        self.payload = b""  # of the last packet
+        self.step = 1  # duration of the last packet in ticks
         self.moved = self.skipped = self.joined = 0
         self.waiting: av.Packet | None = None
 
     def push(self, packet: av.Packet | None) -> av.Packet | None:
-        """Add the next packet, or None at the end; returns the one before with `pts` and `dts` set, or None.
+        """Add the next packet, or None at the end. Returns the packet before it, with `pts` and `dts` set.
 
-        One packet is held back, because only the next one shows whether an odd time begins a new recording.
+        One packet is held back, because only the next one shows whether an unexpected time begins a new recording.
+
+        Returns:
+            None if there is no packet before, or it is skipped.
         """
         waiting, self.waiting = self.waiting, packet
         return waiting if waiting is not None and self._place(waiting, packet) else None
@@ -64,7 +69,7 @@ class RisingTimes:
         else:
             time = self._after_the_last(ticks, step, following)
             again = payload == self.payload and ticks is not None and ticks + self.shift <= self.last
-            again = again and not self.coarse  # packets of silence are equal
+            again = again and not self.coarse  # then equal packets are silence, not repetitions
             if time is None or again:
                 self.skipped += 1
                 return False
@@ -74,7 +79,7 @@ class RisingTimes:
         return True
 
     def _refine(self, packet: av.Packet) -> None:
-        """Its times in ticks of one packet each."""
+        """Convert the packet's times to ticks of the duration of one packet."""
         packet.pts, packet.dts = self._refined(packet.pts), self._refined(packet.dts)
         packet.duration, packet.time_base = 1, self.time_base
 
@@ -82,7 +87,7 @@ class RisingTimes:
         return ticks if ticks is None or not self.coarse else round(ticks * self.of_file / self.time_base)
 
     def _after_the_last(self, ticks: int | None, step: int, following: av.Packet | None) -> int | None:
-        """The time of a packet that is not the first; None: it is to be skipped."""
+        """The time in ticks of a packet that is not the first; None if it must be skipped."""
         assert self.next is not None, "a packet came before"
         if ticks is None:
             return self.next
@@ -90,8 +95,8 @@ class RisingTimes:
         if abs(time - self.next) * self.time_base > SPLICE_S:
             after = self._refined(_ticks(following)) if following is not None else None
             if after is not None and abs(after - ticks - step) * self.time_base > SPLICE_S:
-                return self.next  # one wrong time: the next packet does not follow it
-            if time < self.next:  # another recording starts here, with its own clock
+                return self.next  # a single wrong time: the next packet does not continue from it
+            if time < self.next:  # a new recording with its own clock starts here
                 self.shift += self.next - time
                 self.joined += 1
                 return self.next

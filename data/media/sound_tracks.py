@@ -1,6 +1,6 @@
-"""Writes one track of sound to the output: packets are copied, or decoded and encoded as AAC or, in WebM, Opus.
+"""Writes one sound track to the output: packets are copied, or decoded and encoded as AAC or, in WebM, Opus.
 
-Damaged packets are left out and counted; no damage of a file raises an error here.
+Damaged packets are left out and counted; they raise no error.
 """
 
 import io
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from data.media.subtitle_tracks import SubtitleTimes
 
 MOST_BITS_PER_SECOND = 256_000
-AFTER_THE_PICTURE_S = 10  # silence is filled in up to here; a later time comes from a clock that jumped
+AFTER_THE_PICTURE_S = 10  # gaps are filled up to here after the video's end; later times come from a clock that jumped
 
 
 @dataclass(frozen=True)
 class SoundCodec:
-    """What an encoder takes. name: libav's. layouts: by number of channels. rates: samples a second. frame: samples."""
+    """The formats that an encoder of sound takes."""
 
-    name: str
-    layouts: Mapping[int, str]
-    rates: tuple[int, ...]
-    frame: int
+    name: str  # libav's name of the encoder
+    layouts: Mapping[int, str]  # libav's name of the channel layout, by the number of channels
+    rates: tuple[int, ...]  # sample rates in Hz
+    frame: int  # samples of a frame, for each channel
 
 
 AAC = SoundCodec(
@@ -48,16 +48,18 @@ class TrackWriter(ABC):
     """Writes one track to the output.
 
     Args:
-        track: how, and what the output says about it.
-        stream: of the input.
-        output: a container that has not started.
-        origin: container time in seconds that becomes zero.
-        picture_s: how long the picture is.
-        until: seconds; only packets between zero and this moment are written. None: all are.
+        track: whether the track is copied, and the tags of the output track.
+        stream: the stream of the input.
+        output: the output; its header is not written yet.
+        origin: the container time in seconds that becomes zero.
+        picture_s: the duration of the video in seconds.
+        until: if a part of a clip is restored, its end in seconds: only packets from zero up to here are written.
+            None: all packets are written.
 
     Attributes:
-        divides: a packet that overlaps the part is written in part.
-        refused: packets that could not be decoded, or that the muxer did not take.
+        divides: whether a packet that lies partly inside the part is written, cut to it.
+        refused: how many packets could not be decoded or muxed.
+        reason_left_out: why the last of them could not.
     """
 
     divides = False
@@ -78,11 +80,11 @@ class TrackWriter(ABC):
         self.reason_left_out = ""
 
     def new_times(self, stream: Any, origin: Fraction) -> "RisingTimes | SubtitleTimes":
-        """The object that gives the track's packets their times."""
+        """Make the object that gives the track's packets their times."""
         return RisingTimes(time_base_of(stream), origin, packet_seconds(stream))
 
     def takes(self, packet: av.Packet) -> bool:
-        """Whether a packet of the input is written, as a whole or in part."""
+        """Whether a packet of the input is written, as a whole or in part; its duration is cut at `until`."""
         ticks = packet.dts if packet.pts is None else packet.pts
         if self.until is None or ticks is None:
             return True
@@ -96,18 +98,18 @@ class TrackWriter(ABC):
 
     @abstractmethod
     def write(self, packet: av.Packet) -> None:
-        """Write one packet; its times are set."""
+        """Write one packet, whose times have been set. Errors of the decoder or the muxer are counted, not raised."""
 
     def describe(self, stream: av.stream.Stream) -> None:
-        """Write tags and disposition on a stream of the output."""
+        """Set the tags and the disposition of the output stream."""
         stream.metadata.update(self.track.tags)
         stream.disposition = Disposition(self.track.disposition)
 
     def finish(self) -> None:  # noqa: B027 (a copied track holds nothing back)
-        """Write what is held back."""
+        """Write everything that the decoder and the encoder still hold."""
 
     def faults(self) -> str | None:
-        """Faults of the track as a sentence; None without any."""
+        """The faults of the track as a sentence; None if there are none."""
         counts = (
             (self.refused, f"damaged and left out ({self.reason_left_out})"),
             (self.times.skipped, "repeated or out of order and left out"),
@@ -119,21 +121,21 @@ class TrackWriter(ABC):
         return f"{self.track.name}: {', '.join(parts)}" if parts else None
 
     def refuse(self, error: Exception) -> None:
-        """Count a packet that is left out."""
+        """Count a packet that is left out because of this error."""
         self.refused, self.reason_left_out = self.refused + 1, reason(error)
 
 
 def packet_seconds(stream: av.AudioStream) -> Fraction | None:
-    """How long every packet lasts, for codecs whose packets are all alike; None for others."""
+    """The duration of every packet in seconds, for codecs with a fixed frame size; None for others."""
     samples, rate = stream.codec_context.frame_size, stream.codec_context.sample_rate
     return Fraction(samples, rate) if samples and rate else None
 
 
 class CopiedTrack(TrackWriter):
-    """Packets as they are.
+    """Copies packets unchanged.
 
-    Each packet is first written to a test muxer: the output's muxer interleaves tracks and writes late, so its errors
-    could not be attributed to a packet, and some would ruin the file.
+    Each packet is first given to a test muxer, because the muxer of the output interleaves tracks and writes late: its
+    errors could not be attributed to a packet, and some would make the file unusable.
     """
 
     def __init__(
@@ -157,7 +159,7 @@ class CopiedTrack(TrackWriter):
 
 
 class EncodedTrack(TrackWriter):
-    """Decoded, resampled to what the encoder takes, encoded; gaps are filled with silence."""
+    """Decodes packets, resamples them to a format that the encoder takes, and encodes them; fills gaps with silence."""
 
     divides = True
 
@@ -177,8 +179,8 @@ class EncodedTrack(TrackWriter):
         self.describe(self.stream)
         self.fifo = av.AudioFifo()
         self.resampler = self._new_resampler()
-        self.position = self.encoded = 0  # samples decoded, samples encoded
-        self.last = None if self.until is None else round(self.until * self.rate)  # samples that are copied
+        self.position = self.encoded = 0  # samples decoded, including silence; samples encoded
+        self.last = None if self.until is None else round(self.until * self.rate)  # end of the part, in samples
 
     def write(self, packet: av.Packet) -> None:
         self._decode(packet)
@@ -190,7 +192,7 @@ class EncodedTrack(TrackWriter):
         self.output.mux(self.stream.encode(None))
 
     def _decode(self, packet: av.Packet | None) -> None:
-        """Decode a packet, or what the decoder holds back, and write it."""
+        """Decode a packet, or for None what the decoder still holds, and write the result."""
         try:
             frames = self.decoder.decode(packet)
         except Exception as error:  # decoders raise anything; the next packet may be intact
@@ -203,11 +205,11 @@ class EncodedTrack(TrackWriter):
             self._append(frame, start)
 
     def _append(self, frame: av.AudioFrame, start: Fraction) -> None:
-        """Write a frame that starts at this time."""
+        """Write a frame that starts at this time in seconds; fill the gap before it with silence."""
         gap = round(start * self.rate) - self.position
         if start < 0 and not self.position and self.until is not None:
-            self.position = gap  # what lies before zero is decoded, but not copied
-        least = TOLERANCE_S * self.rate if self.position else 0  # the start is kept exactly, later steps are rounding
+            self.position = gap  # samples before time zero are decoded, but not written
+        least = TOLERANCE_S * self.rate if self.position else 0  # the start is exact, small later gaps are rounding
         if least < gap <= (self.picture_s + AFTER_THE_PICTURE_S) * self.rate - self.position:
             self._write_silence(gap)
         frame.pts = None
@@ -250,7 +252,7 @@ class EncodedTrack(TrackWriter):
 
 
 def samples_of(sound: av.AudioFrame, first: int, end: int) -> av.AudioFrame:
-    """Samples `first` up to `end` of a planar frame."""
+    """A new frame with samples `first` to `end - 1` of a planar frame."""
     samples: Any = np.ascontiguousarray(sound.to_ndarray()[:, first:end])
     cut = av.AudioFrame.from_ndarray(samples, format=sound.format.name, layout=sound.layout.name)
     cut.sample_rate = sound.sample_rate
@@ -258,7 +260,7 @@ def samples_of(sound: av.AudioFrame, first: int, end: int) -> av.AudioFrame:
 
 
 class _Nowhere(io.RawIOBase):
-    """A file that discards its content and keeps its length."""
+    """A file object that discards what is written and keeps only the position."""
 
     def __init__(self) -> None:
         self.position = 0

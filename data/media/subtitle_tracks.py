@@ -1,4 +1,4 @@
-"""Writes one track of subtitles to the output: packets are copied, or converted to another text codec."""
+"""Writes one subtitle track to the output: packets are copied, or converted to another text codec."""
 
 from fractions import Fraction
 from typing import Any
@@ -9,8 +9,8 @@ from data.media.clock import time_base_of
 from data.media.extras import TEXT_CODECS, SubtitleTrack
 from data.media.sound_tracks import CopiedTrack, TrackWriter
 
-TICK = Fraction(1, 1000)
-# FFmpeg's text encoders look up a style, and write uninitialised memory where there is none.
+TICK = Fraction(1, 1000)  # seconds
+# FFmpeg's text encoders look up a style; if there is none, they write uninitialised memory.
 PLAIN_STYLE = b"""[Script Info]
 ScriptType: v4.00+
 PlayResX: 384
@@ -27,7 +27,10 @@ Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 
 
 class SubtitleTimes:
-    """Times from zero on that rise; long pauses are the rule. See `RisingTimes` for the arguments and attributes."""
+    """Gives subtitle packets strictly increasing times; unlike `RisingTimes`, it takes long pauses as normal.
+
+    See `RisingTimes` for the arguments and attributes.
+    """
 
     def __init__(self, time_base: Fraction, origin: Fraction) -> None:
         self.shift = -round(origin / time_base)
@@ -35,7 +38,7 @@ class SubtitleTimes:
         self.moved = self.skipped = self.joined = 0
 
     def push(self, packet: av.Packet | None) -> av.Packet | None:
-        """The packet with its times set; None where it has none, is over before zero, or goes back."""
+        """Return the packet with its times set; None if it has no time, ends before zero, or its time decreases."""
         if packet is None or packet.pts is None:
             return None
         start, duration = packet.pts + self.shift, packet.duration or 0
@@ -44,14 +47,14 @@ class SubtitleTimes:
         if start < self.last or (packet.pts + self.shift < 0 and duration <= 0):
             self.skipped += 1
             return None
-        self.last = max(start, self.last + 1)  # two lines of one moment
+        self.last = max(start, self.last + 1)  # subtitles that begin at the same time
         packet.pts = packet.dts = self.last
         packet.duration = duration
         return packet
 
 
 class CopiedSubtitles(CopiedTrack):
-    """Packets as they are."""
+    """Copies packets unchanged, apart from their times."""
 
     divides = True
 
@@ -60,7 +63,7 @@ class CopiedSubtitles(CopiedTrack):
 
 
 class ConvertedSubtitles(TrackWriter):
-    """Decoded to text and encoded as what the container takes; italics and the like stay, places and fonts do not."""
+    """Decodes packets to text and encodes it for the container. Italics and bold stay; positions and fonts are lost."""
 
     divides = True
 
@@ -73,7 +76,7 @@ class ConvertedSubtitles(TrackWriter):
         super().__init__(track, stream, output, *clock)
         self.source = stream
         codec = TEXT_CODECS.get(f".{output.format.name}", "subrip")
-        self.stream: Any = output.add_stream(codec)  # the stub has no class for it
+        self.stream: Any = output.add_stream(codec)  # PyAV's stub has no class for it
         encoder: Any = self.stream.codec_context
         encoder.subtitle_header = PLAIN_STYLE
         encoder.time_base = self.stream.time_base = TICK
@@ -89,7 +92,7 @@ class ConvertedSubtitles(TrackWriter):
             self.refuse(error)
             return
         encoded.time_base = TICK
-        seconds = time_base_of(packet) / TICK  # of one tick of the input, in ticks of the output
+        seconds = time_base_of(packet) / TICK  # ticks of the output per tick of the input
         encoded.pts = encoded.dts = round((packet.pts or 0) * seconds)
         encoded.duration = round((packet.duration or 0) * seconds)
         encoded.stream = self.stream

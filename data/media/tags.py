@@ -1,4 +1,4 @@
-"""Which tags of a clip does the result get, under which names? Those of people and cameras, not of the old file."""
+"""Which tags of a clip does the result get, and under which names? Tags that describe the old file are left out."""
 
 import io
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ OF_THE_OLD_FILE = frozenset(
     "major_brand minor_version compatible_brands encoder encoder_options encoded_by duration bps number_of_frames "
     "number_of_bytes source_id handler_name vendor_id rotate filename mimetype hw_encoder alpha_mode "
     "_statistics_tags _statistics_writing_app _statistics_writing_date_utc "
-    # of MXF: names of this very file, and the program that wrote it
+    # MXF: identifiers of the file itself, and the program that wrote it
     "uid generation_uid operational_pattern_ul file_package_umid material_package_umid company_name product_name "
     "product_uid product_version product_version_num toolkit_version_num application_platform modification_date".split()
 )
 PROGRAMS = ("Lavf", "Lavc")
-OF_THE_STREAM = ("language", "name", "creation_time", "timecode")  # handled separately
+OF_THE_STREAM = ("language", "name", "creation_time", "timecode")  # tags of tracks that are handled separately
 APPLE_PLACE, PLACE = "com.apple.quicktime.location.ISO6709", "location"
 QUICKTIME = (".mp4", ".mov")
-# MOV uses the older one of the two language codes of ISO 639-2.
+# For these languages, MOV uses the bibliographic code of ISO 639-2 instead of the terminological one.
 LANGUAGES_OF_MOV = dict(
     pair.split("=")
     for pair in "deu=ger nld=dut ell=gre isl=ice zho=chi fas=per ces=cze slk=slo ron=rum mkd=mac mya=bur cym=wel "
@@ -30,7 +30,7 @@ LANGUAGES_OF_MOV = dict(
 
 
 def global_tags(container: av.container.Container) -> dict[str, str]:
-    """The tags of a clip as a whole, with its place under its plain name, and its timecode."""
+    """The tags of a clip as a whole. Apple's location is also given as `location`, and a track's timecode is added."""
     tags = _not_of_the_muxer(container.metadata)
     names = {name.lower(): name for name in tags}
     if APPLE_PLACE.lower() in names:
@@ -43,12 +43,17 @@ def global_tags(container: av.container.Container) -> dict[str, str]:
 
 
 def with_apple_place(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags that are written as QuickTime keys, with the place under the key that programs look for."""
+    """The tags to be written as QuickTime keys: the location is also given under the key that programs look for."""
     return {APPLE_PLACE: tags[PLACE], **tags} if PLACE in tags else dict(tags)
 
 
 def stream_tags(stream: av.stream.Stream, suffix: str, metadata: bool = True) -> dict[str, str]:
-    """The tags of one track for a container; without `metadata`, its language alone."""
+    """The tags of one track, under the names of the output container.
+
+    Args:
+        suffix: the suffix of the output, one of `WRITABLE_VIDEOS`.
+        metadata: False: only the language.
+    """
     language = stream.metadata.get("language", "und")
     if suffix == ".mov":
         language = LANGUAGES_OF_MOV.get(language, language)
@@ -67,9 +72,11 @@ def stream_tags(stream: av.stream.Stream, suffix: str, metadata: bool = True) ->
 
 
 def carried(tags: Mapping[str, str], suffix: str, rate: Fraction, keys: bool) -> dict[str, str]:
-    """The tags that a file of this suffix holds when it is read again; none where it cannot be made with them.
+    """The tags that a file can store: those that are found again in a test file; {} if that cannot be written.
 
     Args:
+        tags: the tags to write.
+        suffix: the suffix of the file, one of `WRITABLE_VIDEOS`.
         rate: frames per second, on which a timecode depends.
         keys: write the tags of an MP4 or MOV as QuickTime keys, which may have any name.
     """
@@ -93,7 +100,7 @@ def carried(tags: Mapping[str, str], suffix: str, rate: Fraction, keys: bool) ->
 
 
 def keys_option(keys: bool) -> dict[str, str]:
-    """The option of FFmpeg's muxer of MP4 and MOV."""
+    """The option of FFmpeg's MP4 and MOV muxers that writes tags as QuickTime keys; {} if they are not wanted."""
     return {"movflags": "+use_metadata_tags"} if keys else {}
 
 
@@ -102,8 +109,8 @@ def _not_of_the_muxer(tags: Mapping[str, str]) -> dict[str, str]:
     for name, value in tags.items():
         plain = name.lower()
         base, _, language = plain.rpartition("-")
-        translated = len(language) == 3 and base in tags  # FFmpeg gives the same tag with and without its language
+        translated = len(language) == 3 and base in tags  # FFmpeg gives such a tag with and without its language
         if plain in OF_THE_OLD_FILE or base in OF_THE_OLD_FILE or translated or value.startswith(PROGRAMS) or not value:
             continue
-        kept[plain if name.isupper() else name] = value  # Matroska writes all of its names in capitals
+        kept[plain if name.isupper() else name] = value  # Matroska writes all names in capitals
     return kept

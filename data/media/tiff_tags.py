@@ -1,4 +1,4 @@
-"""Reads the numbers in the directories of a TIFF or BigTIFF, without decoding pixels."""
+"""Reads the integers in the directories of a TIFF or BigTIFF, without decoding pixels."""
 
 import struct
 from collections.abc import Iterator
@@ -7,16 +7,20 @@ from typing import BinaryIO
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_DIRECTORIES, MOST_ENTRIES, MOST_VALUES = 32, 4096, 64
-WIDTHS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # the kinds of whole numbers, by their codes
+WIDTHS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # struct formats of TIFF's integer types
 
 BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SUB_DIRECTORIES, SAMPLE_FORMAT = 258, 259, 262, 277, 330, 339
 DNG_VERSION = 50706
-COLOUR_FILTER_ARRAY, LINEAR_RAW = 32803, 34892  # of a sensor
+COLOUR_FILTER_ARRAY, LINEAR_RAW = 32803, 34892  # photometric interpretations of sensor data
 FORMAT_NAMES = {1: "unsigned", 2: "signed", 3: "float"}
 
 
 def directories(path: Path) -> Iterator[dict[int, tuple[int, ...]]]:
-    """The whole numbers of every directory: the chain of the file, and those that hang on it. Damage ends it."""
+    """Yield the integer tags of every directory: tag number to values. Damaged data ends the iteration.
+
+    Both the chain of directories and the sub-directories are read, at most `MOST_DIRECTORIES`. A file that is no TIFF
+    has none.
+    """
     with path.open("rb") as file:
         head = file.read(16)
         if head[:4] not in STARTS:
@@ -38,7 +42,7 @@ def directories(path: Path) -> Iterator[dict[int, tuple[int, ...]]]:
 
 
 def is_camera_raw(path: Path) -> bool:
-    """Whether a TIFF holds sensor data, or is a DNG: its first picture is then a preview."""
+    """Whether a TIFF is a camera's RAW file: it holds sensor data or is a DNG, and its first picture is a preview."""
     return any(
         DNG_VERSION in tags or tags.get(PHOTOMETRIC, (0,))[0] in (COLOUR_FILTER_ARRAY, LINEAR_RAW)
         for tags in directories(path)
@@ -46,7 +50,7 @@ def is_camera_raw(path: Path) -> bool:
 
 
 def described(path: Path) -> str | None:
-    """The first picture of a TIFF in words, such as "3 samples of 32 bits, float"; None where it cannot be told."""
+    """The first picture of a TIFF in words, such as "3 samples of 32 bits, float, compression 1"; None if unknown."""
     tags = next(directories(path), None)
     if tags is None or BITS not in tags:
         return None
@@ -57,7 +61,7 @@ def described(path: Path) -> str | None:
 
 
 def _directory(file: BinaryIO, place: int, order: str, big: bool) -> tuple[dict[int, tuple[int, ...]], int]:
-    """(tags, the place of the next directory)."""
+    """(the integer tags of a directory, the offset of the next directory; 0: there is none)."""
     count_form, entry_form, inline = ("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4)
     file.seek(place)
     (count,) = struct.unpack(order + count_form, file.read(struct.calcsize(order + count_form)))

@@ -1,4 +1,4 @@
-"""The timecode of a later frame, as text, by the rules of SMPTE ST 12-1."""
+"""Computes the timecode of a later frame (SMPTE ST 12-1)."""
 
 import re
 from fractions import Fraction
@@ -8,11 +8,13 @@ DAY_S = 24 * 3600
 
 
 def timecode_after(code: str, frames: int, rate: Fraction) -> str:
-    """The timecode this many frames after another one; text that is no timecode is returned unchanged.
+    """The timecode that comes `frames` frames after another one; text that is no timecode is returned unchanged.
 
     Args:
-        code: "01:02:03:04"; with ; or . before the frames numbers are dropped, two a minute at 30000/1001 frames per
-            second and four at 60000/1001, but in every tenth minute, so that the code keeps to the clock.
+        code: "01:02:03:04"; with ";" or "." before the frame number, it is a drop-frame timecode. To stay close to real
+            time, this skips two frame numbers in each minute at 30000/1001 frames per second, and four at 60000/1001,
+            except in every tenth minute.
+        frames: how many frames later.
         rate: frames per second.
     """
     parts = CODE.fullmatch(code)
@@ -27,7 +29,7 @@ def timecode_after(code: str, frames: int, rate: Fraction) -> str:
     number = (total + frames) % (DAY_S // 600 * ten_minutes)
     tens, rest = divmod(number, ten_minutes)
     number += 9 * drop * tens
-    if rest >= 60 * base:  # behind the first minute of ten, which drops nothing
+    if rest >= 60 * base:  # after the first of ten minutes, in which no number is dropped
         number += drop * (1 + (rest - 60 * base) // (60 * base - drop))
     clock, frame = divmod(number, base)
     return f"{clock // 3600:02d}:{clock // 60 % 60:02d}:{clock % 60:02d}{mark}{frame:02d}"

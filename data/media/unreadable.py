@@ -1,6 +1,6 @@
 """Why can an intact clip not be decoded? It is encrypted, or its codec is not supported.
 
-Read from the container's own bytes, since FFmpeg does not say.
+The reason is read from the bytes of the container, since FFmpeg does not state it.
 """
 
 import re
@@ -15,20 +15,20 @@ HEAD_BYTES, MOST_INDEX_BYTES = 1 << 20, 1 << 26
 ASF = b"0&\xb2u\x8ef\xcf\x11"
 ASF_ENCRYPTION = (
     bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"),  # content encryption object
-    bytes.fromhex("14e68a292622174cb935dae07ee9289c"),  # the extended one
+    bytes.fromhex("14e68a292622174cb935dae07ee9289c"),  # extended content encryption object
 )
-MP4_ENCRYPTED = (b"encv", b"drmi", b"p264")  # in the place of the codec
+MP4_ENCRYPTED = (b"encv", b"drmi", b"p264")  # sample entries of encrypted video
 TS_PACKET = 188
 ADVICE = "decrypt it with the program or the service that it is from"
 
 
 def is_encrypted_packet(packet: av.Packet) -> bool:
-    """Whether a packet of an MP4 or Matroska file needs a key."""
+    """Whether a packet of an MP4 or Matroska file is encrypted."""
     return any(side.data_type == "encryption_info" for side in packet.iter_sidedata())
 
 
 def is_encrypted(path: Path) -> bool:
-    """Whether the video of a clip is encrypted, as its container says."""
+    """Whether the video of a clip is encrypted, according to its container."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
         if head.startswith(ASF):
@@ -36,15 +36,15 @@ def is_encrypted(path: Path) -> bool:
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"styp"):
             return any(codec in MP4_ENCRYPTED for codec in _mp4_video_codecs(file))
         if head.startswith(b"\x1aE\xdf\xa3"):
-            return b"\x50\x35" in head and b"\x47\xe1" in head  # content encryption, its algorithm
-        if head.startswith(b"\0\0\x01\xba"):  # two bits of the header of a packet of MPEG-PS
+            return b"\x50\x35" in head and b"\x47\xe1" in head  # the elements ContentEncryption and ContentEncAlgo
+        if head.startswith(b"\0\0\x01\xba"):  # MPEG-PS: scrambling bits in the headers of packets
             headers = re.findall(rb"\0\0\x01[\xe0-\xef]..([\x80-\xbf])", head, re.DOTALL)
             return sum(flags[0] & 0x30 != 0 for flags in headers) > len(headers) // 2
     return any(_scrambled(head, start) for start in (0, 4))
 
 
 def video_codec_name(path: Path) -> str | None:
-    """The container's name of its video codec: four letters, or Matroska's name; None where it is not found."""
+    """The container's name of its video codec: a four-character code, or Matroska's codec ID; None if not found."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
         if head.startswith(b"\x1aE\xdf\xa3"):
@@ -57,7 +57,7 @@ def video_codec_name(path: Path) -> str | None:
 
 
 def _mp4_video_codecs(file: BinaryIO) -> Iterator[bytes]:
-    """The four letters of the codec of every video track."""
+    """The four-character code of the codec of every video track."""
     index = _index_of(file)
     for match in re.finditer(rb"hdlr.{8}vide", index, re.DOTALL):
         place = index.find(b"stsd", match.end())
@@ -66,7 +66,7 @@ def _mp4_video_codecs(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _index_of(file: BinaryIO) -> bytes:
-    """The moov box of an MP4, without its name; empty where it is missing or absurdly large."""
+    """The content of the moov box of an MP4, at most `MOST_INDEX_BYTES`; empty if it is missing."""
     position = 0
     while True:
         file.seek(position)
@@ -85,7 +85,12 @@ def _index_of(file: BinaryIO) -> bytes:
 
 
 def _scrambled(head: bytes, start: int) -> bool:
-    """Whether most packets of a transport stream are scrambled; start: 4 where a timestamp precedes each packet."""
+    """Whether most packets of a transport stream are scrambled.
+
+    Args:
+        head: the first bytes of the file.
+        start: 0 for MPEG-TS; 4 for M2TS, where a timestamp precedes each packet.
+    """
     packets = [head[at : at + 4] for at in range(start, len(head) - 4, TS_PACKET + start)]
     if len(packets) < 4 or any(packet[0] != 0x47 for packet in packets[:4]):
         return False

@@ -1,4 +1,4 @@
-"""The streams and the facts of a clip, before its frames are read. Without torch, for the probing process."""
+"""Reads which streams a video has, and its facts, before its frames are read. Works without torch, for probing."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,18 +16,18 @@ from data.media.errors import MACHINE_ERRORS, MediaError, decoding, shown
 from data.media.info import MediaInfo
 from data.media.unreadable import ADVICE, is_encrypted, is_encrypted_packet, video_codec_name
 
-# FFmpeg would also open text (as terminal art), playlists that point elsewhere, and pictures; none of them is a clip.
+# FFmpeg would also open text (as terminal art), playlists that point elsewhere, and pictures; none of them is a video.
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpegts,mpegtsraw,mpeg,mpegvideo,m4v,ogg,mxf,dv,rm,nut,wtv,gxf,ivf,"
     "h264,hevc,vc1,yuv4mpegpipe,swf,nsv,bink,smk,amv,mtv,roq,film_cpk,4xm,xmv"
 )
 
-MOST_PIXELS = 1 << 27  # of a frame: 16K by 8K
-MOST_REFUSED = 1000  # packets at the start of a clip before it is refused
+MOST_PIXELS = 1 << 27  # pixels of a frame: 16K by 8K
+MOST_REFUSED = 1000  # undecodable packets at the start of a clip after which it is refused
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    """Open a local clip; MediaError with a reason when it is none."""
+    """Open a local video. Raises MediaError with a reason if it cannot be opened as one."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     with decoding(path):
         try:
@@ -41,17 +41,20 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 @dataclass(frozen=True)
 class Tracks:
-    """The streams of a clip that are used."""
+    """The streams of a video that are used."""
 
     video: av.VideoStream  # the video stream
-    audio: tuple[av.AudioStream, ...]  # audio streams with a supported codec
+    audio: tuple[av.AudioStream, ...]  # the audio streams with a supported codec
     notes: tuple[str, ...]  # sentences about the streams that are left out
 
 
 def choose_tracks(container: InputContainer, path: Path) -> Tracks:
-    """The video track that the file calls its default, else the largest; every audio track that can be read.
+    """Choose the largest of the video tracks that are marked as default (of all, if none is), and all readable sound.
 
-    Cover pictures are no video tracks. A stream whose codec FFmpeg does not support has no codec context.
+    Cover pictures do not count as video tracks. Streams whose codec FFmpeg does not support are left out.
+
+    Raises:
+        MediaError: there is no such video track, or its frames have more than `MOST_PIXELS` pixels.
     """
     moving: list[av.VideoStream] = []
     covers: list[av.VideoStream] = []
@@ -79,7 +82,7 @@ def choose_tracks(container: InputContainer, path: Path) -> Tracks:
 
 
 def first_frame(container: InputContainer, stream: av.VideoStream, path: Path) -> av.VideoFrame:
-    """The first frame that decodes; MediaError when none does."""
+    """Decode the first frame that can be decoded. Raises MediaError, with a reason, if there is none."""
     packets, refused, decode = container.demux(stream), 0, decoder_of(stream)
     while refused < MOST_REFUSED:
         try:
@@ -105,7 +108,15 @@ def first_frame(container: InputContainer, stream: av.VideoStream, path: Path) -
 def describe(
     path: Path, container: InputContainer, tracks: Tracks, first: av.VideoFrame, transposed: bool
 ) -> MediaInfo:
-    """The facts of a clip, from its header and its first frame; transposed: the frame is shown on its side."""
+    """The facts of a video, from its header and its first frame.
+
+    Args:
+        path: the file.
+        container: the open file.
+        tracks: from `choose_tracks`.
+        first: the first frame.
+        transposed: whether width and height are exchanged when the frame is displayed.
+    """
     stream = tracks.video
     rate, varies = nominal_rate(stream)
     time_base = time_base_of(stream)
@@ -143,19 +154,19 @@ def describe(
 
 
 def depth_of(frame: av.VideoFrame) -> int:
-    """Bits of a colour's sample, 8 at least; 16 for floats, which are read as such."""
+    """Bits per sample of a frame, without alpha, from 8 to 16; floats are read as 16 bits."""
     bits = max(component.bits for component in frame.format.components if not component.is_alpha)
     return min(max(bits, 8), 16)
 
 
 def means_transparency(frame: av.VideoFrame, stream: av.VideoStream) -> bool:
-    """Whether a frame has an alpha plane that says something: uncompressed AVIs have a fourth byte that does not."""
+    """Whether a frame has meaningful alpha. In uncompressed AVIs, the fourth byte of a pixel is not alpha."""
     means_nothing = stream.codec_context.name in ("rawvideo", "bmp") and stream.container.format.name == "avi"
     return not means_nothing and any(component.is_alpha for component in frame.format.components)
 
 
 def has_captions(frame: av.VideoFrame) -> bool:
-    """Whether closed captions (CEA-608 or -708) are hidden in a frame, as broadcasts do."""
+    """Whether a frame contains closed captions (CEA-608 or CEA-708), as in broadcasts."""
     try:
         return frame.side_data.get("A53_CC") is not None
     except ValueError:  # PyAV raises for side data of a kind that it does not support
@@ -163,7 +174,7 @@ def has_captions(frame: av.VideoFrame) -> bool:
 
 
 def frame_count_hint(container: InputContainer, stream: av.VideoStream) -> int | None:
-    """About how many frames the header promises."""
+    """About how many frames the video has, by its header; None if that states neither frames nor a duration."""
     if stream.frames:
         return stream.frames
     seconds = stream.duration * time_base_of(stream) if stream.duration else None
@@ -192,7 +203,7 @@ def _why_no_video(
 
 
 def _why_unreadable(path: Path) -> str:
-    """The likely reason why no demuxer accepts a file."""
+    """The likely reason why FFmpeg cannot open a file, as the end of a sentence."""
     if path.stat().st_size == 0:
         return "the file is empty"
     with path.open("rb") as file:

@@ -1,8 +1,8 @@
 """Reads a video file: its frames and their times.
 
-Damage: a packet that the decoder refuses is skipped, and the frames around it keep their times; a frame that the
-decoder conceals is shown. Both are counted and reported (`MediaReader.damage`). When nothing decodes after the
-damage, or the file was cut, the rest is gone and the iteration ends in a MediaError that counts what was read.
+Damage: a packet that the decoder refuses is skipped, and the frames around it keep their times; a frame whose errors
+the decoder has concealed is kept. Both are counted and reported (`MediaReader.damage`). If nothing can be decoded after
+the damage, or the file was cut, the iteration ends with a MediaError that says how many frames were read.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -47,12 +47,15 @@ Alpha = Literal["white", "keep"]
 
 
 class VideoReader(MediaReader):
-    """Frames of the best video stream: right matrix and range, upright, deinterlaced, with exact times.
+    """Reads the frames of a video, deinterlaced and with exact times; each one has its matrix, range and orientation.
 
     Args:
         path: the file.
-        deinterlace: "auto" treats frames that are marked as interlaced, "always" all, "never" none.
-        alpha: "keep" gives frames with their transparency, "white" lays them over white.
+        deinterlace: "auto" deinterlaces frames that are marked as interlaced, "always" all, "never" none.
+        alpha: "keep" gives frames with their transparency, "white" composites them over white.
+
+    Raises:
+        MediaError: the file cannot be opened, or no frame can be decoded; during an iteration, see the module.
     """
 
     def __init__(self, path: Path, deinterlace: Deinterlace = "auto", alpha: Alpha = "white") -> None:
@@ -91,7 +94,7 @@ class VideoReader(MediaReader):
     def _with_alpha_resolved(
         self, decoded: av.VideoFrame, time: Fraction, stream: av.VideoStream, locations: dict[tuple, ChromaLocation]
     ) -> Frame:
-        """A decoded frame with its transparency, or over white."""
+        """A decoded frame with its transparency, or composited over white, as `alpha` says."""
         means = means_transparency(decoded, stream)
         if self.alpha == "keep" or not means:
             return self._as_planes(decoded, time, locations, alpha=means)
@@ -106,11 +109,14 @@ class VideoReader(MediaReader):
     def _as_planes(
         self, decoded: av.VideoFrame, time: Fraction, locations: dict[tuple, ChromaLocation], alpha: bool = False
     ) -> Frame:
-        """A decoded frame in the clip's size.
+        """A decoded frame as a `Frame` of the clip's size.
 
         Args:
-            locations: of chroma, found so far, for each size and pixel format: finding one takes longer than a frame.
-            alpha: with its transparency.
+            decoded: the frame.
+            time: its time in seconds.
+            locations: the chroma locations found so far, by size and pixel format, since finding one is slow; a new one
+                is added.
+            alpha: whether to keep the alpha plane.
         """
         kind = (decoded.width, decoded.height, decoded.format.name)
         planes, layout = planes_of(scaled_to(decoded, *self._coded_size), locations.get(kind))
@@ -124,11 +130,12 @@ class VideoReader(MediaReader):
         return found if len(found) == count else super().stills(count)
 
     def shown_at(self, times: Sequence[Fraction]) -> list[Frame]:
-        """The frames shown at rising times in seconds, by seeking; none where the file does not allow it.
+        """The frames that are shown at increasing times in seconds, found by seeking; [] if seeking fails.
 
-        Interlaced frames are deinterlaced without neighbours, so they can differ slightly from those of `_frames`.
+        A frame that is shown at several of the times is returned once. Interlaced frames are deinterlaced without their
+        neighbours, so they can differ slightly from those of an iteration.
         """
-        if self._noted_transparent:  # its decoder cannot seek
+        if self._noted_transparent:  # frames found by seeking are not composited over white
             return []
         found: dict[Fraction, Frame] = {}
         with open_container(self.path) as container:
@@ -144,7 +151,7 @@ class VideoReader(MediaReader):
         return list(found.values())
 
     def _whole(self, frame: av.VideoFrame, stream: av.VideoStream) -> av.VideoFrame:
-        """The frame, deinterlaced where `deinterlace` says so."""
+        """The frame, deinterlaced if `deinterlace` asks for it."""
         if self.deinterlace != "always" and not (frame.interlaced_frame and self.deinterlace == "auto"):
             return frame
         fields = Deinterlacer(stream, only_flagged=False)
@@ -160,7 +167,7 @@ class VideoReader(MediaReader):
             container.close()
 
     def _progressive(self, container: InputContainer, tracks: Tracks) -> Iterator[tuple[av.VideoFrame, Fraction]]:
-        """Decoded frames with their times, through the deinterlacer from the first interlaced frame on."""
+        """Decoded frames with their times in seconds; from the first interlaced frame on, they are deinterlaced."""
         stream = tracks.video
         clock = Clock(self.info.frame_rate or USUAL_RATE, time_base_of(stream), self.info.time_origin)
         filtered = Deinterlacer(stream, only_flagged=False) if self.deinterlace == "always" else None
@@ -173,7 +180,11 @@ class VideoReader(MediaReader):
             yield from filtered.flush()
 
     def _decode(self, container: InputContainer, tracks: Tracks) -> Iterator[av.VideoFrame]:
-        """Every frame that decodes, in display order; MediaError where the file goes on but cannot be decoded."""
+        """Every frame that can be decoded, in display order, with jumps of the clock closed; sets `damage` at the end.
+
+        Raises:
+            MediaError: the rest of the file cannot be decoded or is missing.
+        """
         stream, decode = tracks.video, decoder_of(tracks.video)
         seen, times, jumps = _Tally(), DecodeTimes(stream, self.path), ClockJumps(stream, tracks.audio)
         packets = container.demux(stream, *tracks.audio)
@@ -184,10 +195,10 @@ class VideoReader(MediaReader):
                 if packet is None:
                     break
                 jumps.push(packet)
-                if packet.stream.index != stream.index:  # a packet that ends a stream has no number of its own
+                if packet.stream.index != stream.index:  # the empty packet at the end of a stream has no stream_index
                     continue
-                if not packet.size and packet.dts is not None:  # the last picture stays
-                    continue  # a decoder would take the packet for the end of the stream
+                if not packet.size and packet.dts is not None:  # an empty packet: the last picture stays
+                    continue  # the decoder would take it for the end of the stream
                 times.push(packet)
                 frames = decode(packet)
                 seen.decodes = seen.decodes or packet.size > 0
@@ -207,7 +218,7 @@ class VideoReader(MediaReader):
     def _find_damage(
         self, container: InputContainer, stream: av.VideoStream, seen: "_Tally", jumps: ClockJumps
     ) -> str | None:
-        """What was lost, as a sentence; MediaError where the file was cut and frames are missing."""
+        """What was damaged, lost or changed, as a sentence, or None. MediaError if the last frames are missing."""
         if not seen.decodes or index_reaches_past_the_end(stream, self.path):
             promised = frame_count_hint(container, stream)
             raise _cut(self.path, seen.frames, f"{promised or 'an unknown number of'} frames")
@@ -240,10 +251,16 @@ def _cut(path: Path, frames: int, promised: str) -> MediaError:
 def _last_until(
     moment: Fraction, frames: Iterator[av.VideoFrame], stream: av.VideoStream, origin: Fraction
 ) -> tuple[av.VideoFrame, Fraction]:
-    """The last of the frames that begins before this moment or at it, and its time; ValueError without one.
+    """The last frame that begins at or before a moment, and its time in seconds from `origin`.
 
     Args:
-        moment: seconds from `origin`, which is in seconds of the stream's clock.
+        moment: seconds from `origin`.
+        frames: decoded frames in display order, from a point at or before the moment.
+        stream: their stream.
+        origin: seconds of the stream's clock.
+
+    Raises:
+        ValueError: all frames begin after the moment, or one has no time.
     """
     last = None
     for frame in frames:
@@ -260,14 +277,14 @@ def _last_until(
 
 @dataclass
 class _Tally:
-    """Counts of one pass over a clip."""
+    """Counts of one iteration over a clip."""
 
-    frames: int = 0  # decoded
+    frames: int = 0  # decoded frames
     refused: int = 0  # packets that the decoder refused
-    concealed: int = 0  # frames that it patched up
-    decodes: bool = True  # since the last refused packet
-    first: Fraction | None = None  # seconds from the container's start
-    last: Fraction | None = None
+    concealed: int = 0  # frames with errors that the decoder concealed
+    decodes: bool = True  # whether a packet was decoded since the last refused one
+    first: Fraction | None = None  # earliest start of a frame, in seconds from the container's start
+    last: Fraction | None = None  # latest start of a frame, in seconds from the container's start
 
     def add(self, frame: av.VideoFrame, stream: av.VideoStream) -> None:
         self.frames += 1
@@ -279,7 +296,7 @@ class _Tally:
             self.last = time if self.last is None else max(self.last, time)
 
     def step(self, stream: av.VideoStream) -> Fraction:
-        """Seconds from frame to frame: the nominal ones, or the mean where the header exaggerates the rate."""
+        """Seconds from frame to frame: 1 / nominal rate, or the mean if that is more than twice as long."""
         nominal = 1 / nominal_rate(stream)[0]
         if self.frames < 2 or self.first is None or self.last is None:
             return nominal

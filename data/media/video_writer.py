@@ -1,4 +1,4 @@
-"""A clip with exact times, true colour tags and the sound of the input."""
+"""Writes a clip with exact times, correct colour tags, and the sound of the input."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -30,20 +30,23 @@ from data.yuv.layout import YuvLayout
 
 logger = get_logger(__name__)
 
-# The container of the picture until it is muxed with the rest, where that is not MP4.
+# The container of the video until it is muxed with sound and tags, for codecs that MP4 cannot hold.
 NOT_IN_MP4 = {"prores": "mov", "ffv1": "matroska", "vp9": "matroska"}
 
-FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # per second
+FINE_TICKS, MOST_TICKS = 90_000, 10_000_000  # ticks per second
 
 
 class VideoWriter(SegmentedWriter):
     """Encodes frames as they come; see `open_writer` for the arguments.
 
-    The picture is written first. Sound, subtitles and tags are added after the last frame, so a fault in them cannot
-    cost the picture. The constructor decides which of them the result gets.
+    The video is written first. Sound, subtitles and tags are added after the last frame, so a fault in them cannot lose
+    the video. The constructor decides which of them the result gets.
 
-    A long picture is written in segments, each with its own encoder, which are joined at the end. An uninterrupted run
-    does the same, so its result has the same bytes as that of a resumed run.
+    With `identity`, a long video is written in segments, each with its own encoder, which are joined at the end. An
+    uninterrupted run does the same, so its result has the same bytes as that of a resumed run.
+
+    Raises:
+        ValueError: frames of another size are written, or times that do not increase.
     """
 
     layout: YuvLayout
@@ -72,14 +75,14 @@ class VideoWriter(SegmentedWriter):
         self.retimed = Fraction(options.frame_rate) if options.frame_rate else None
         self.rate = self.retimed or info.frame_rate or USUAL_RATE
         self.ticks = ticks_per_second(self.rate, None if self.retimed else info)
-        self.steps: dict[int, int] = {}  # pts -> duration, of frames inside the encoder
-        self.pending: tuple[av.VideoFrame, int] | None = None  # the last frame; the next one shows how long it lasts
-        self.last_step: Fraction | None = None  # seconds, of the frame before it
+        self.steps: dict[int, int] = {}  # pts -> duration of the frames that the encoder holds, in ticks
+        self.pending: tuple[av.VideoFrame, int] | None = None  # the last frame, whose duration is unknown, and its pts
+        self.last_step: Fraction | None = None  # duration of the frame before it, in seconds
         self.metadata = options.metadata
         self.sound = self._choose_sound()
         timed, suffix = self.retimed in (None, info.frame_rate), path.suffix.lower()
         self.extras = logged_extras(info, suffix, self.rate, metadata=options.metadata, timed=timed, quiet=quiet)
-        # MP4 stores exact times, so the picture is written as MP4 first, whatever the container of the result.
+        # MP4 stores exact times, so the video is first written as MP4 if possible, whatever the result's container.
         self.origin: int | None = None  # ticks at which the current segment begins; None before its first frame
         self._take_up(identity, info.frame_count_hint, quiet)
         self.waits = bool(self.sound or self.extras or self.kept)
@@ -87,7 +90,7 @@ class VideoWriter(SegmentedWriter):
         self._open_segment()
 
     def _open_segment(self) -> None:
-        """A new file for the next frames."""
+        """Open a container and an encoder for the next frames."""
         options = muxer_options(self.form, self.ticks, complete=not self.waits)
         self.container = av.open(str(self.temporary.absolute()), "w", format=self.form, options=options)
         try:
@@ -106,7 +109,7 @@ class VideoWriter(SegmentedWriter):
             raise
 
     def _end_segment(self) -> None:
-        """End the file of the frames so far, keep it, and open another one for the next frames."""
+        """Complete and keep the file of the frames so far, and open another one for the next frames."""
         assert self.kept is not None and self.origin is not None, "segments with frames end where they are kept"
         self._close_segment()
         self._keep_segment(self.origin)
@@ -134,7 +137,7 @@ class VideoWriter(SegmentedWriter):
             raise ValueError(f"frames of {tuple(pixels.shape[-2:])} for a clip of {tuple(self.size)} (height, width)")
         pixels = repeated_to(pixels, self.stored_size)
         if self.layout.alpha and pixels.shape[1] == 3:
-            opaque = 255 if pixels.dtype == torch.uint8 else -1  # all bits
+            opaque = 255 if pixels.dtype == torch.uint8 else -1  # all bits set
             pixels = torch.cat([pixels, torch.full_like(pixels[:, :1], opaque)], dim=1)
         return from_rgb(pixels[:, : 3 + self.layout.alpha], self.layout, self.encoding.dither)
 
@@ -158,7 +161,8 @@ class VideoWriter(SegmentedWriter):
     def _encode(self, frame: av.VideoFrame, pts: int, duration: int) -> None:
         tag(frame, self.encoding.colour, self.encoding.matrix, self.encoding.full_range)
         if self.origin is None:
-            # An MP4 begins at zero. Matroska need not: its milliseconds are rounded once, as in the result.
+            # MP4 files begin at time zero. Matroska files keep the clip's times, so that times are rounded to
+            # milliseconds in the same way as in the result.
             self.origin = pts if self.kept and self.kept.pieces and self.form != "matroska" else 0
         frame.pts, frame.time_base = pts - self.origin, Fraction(1, self.ticks)
         self.steps[frame.pts] = duration
@@ -182,10 +186,14 @@ class VideoWriter(SegmentedWriter):
             complete(segments, self.path, self.info, self.sound, self.extras, self.ticks, self.quiet)
 
     def _last_duration(self, pts: int) -> int:
-        """Ticks of the last frame: one step of a constant rate, else up to the end of the input if that is near."""
+        """The duration of the last frame in ticks.
+
+        It is one step of the rate. If the rate varies, it is at most the duration of the frame before; but if the rest
+        of the input's duration is less than ten such steps, it is this rest.
+        """
         step = 1 / self.rate
         if self.info.variable_frame_rate and not self.retimed and self.last_step is not None:
-            step = min(step, self.last_step)  # the mean rate of a clip whose clock jumps is far too low
+            step = min(step, self.last_step)  # if the clip's clock jumps, its mean rate is far too low
         if self.info.variable_frame_rate and not self.retimed and self.info.duration is not None:
             left = self.info.duration - Fraction(pts, self.ticks)
             if 0 < left < 10 * step:
@@ -200,7 +208,12 @@ class VideoWriter(SegmentedWriter):
 
 
 def ticks_per_second(rate: Fraction, source: MediaInfo | None) -> int:
-    """A clock on which every frame of a constant rate, and every time of a source that varies, is a whole number."""
+    """Ticks per second of a clock for which the times of frames are integers, unless that needs more than `MOST_TICKS`.
+
+    Args:
+        rate: frames per second; multiples of 1 / rate are integers on the clock, unless the source's rate varies.
+        source: the input, whose times are integers on the clock too; None: its times are not kept.
+    """
     if source is not None and source.variable_frame_rate and source.time_base:
         ticks = source.time_base.denominator
     else:
@@ -214,13 +227,13 @@ def ticks_per_second(rate: Fraction, source: MediaInfo | None) -> int:
 
 
 def full_size(size: tuple[int, int], layout: YuvLayout) -> tuple[int, int]:
-    """(height, width) with whole samples of chroma: 4:2:0 stores colour for 2x2 pixels."""
+    """(height, width) rounded up to multiples of the chroma subsampling, such as 2x2 pixels in 4:2:0."""
     across, down = layout.subsampling if layout.model == "yuv" else (1, 1)
     return -(-size[0] // down) * down, -(-size[1] // across) * across
 
 
 def repeated_to(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """[..., H, W] with the last row and column repeated up to a size."""
+    """Enlarge [..., H, W] to `size`, (height, width), by repeating the last row and column."""
     below, right = size[0] - pictures.shape[-2], size[1] - pictures.shape[-1]
     if below:
         pictures = torch.cat([pictures, *[pictures[..., -1:, :]] * below], dim=-2)

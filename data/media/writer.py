@@ -1,4 +1,4 @@
-"""Which writer fits the suffix?"""
+"""Which writer does a result get?"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,23 +30,25 @@ def open_writer(
     frames_out: str | None = None,
     identity: Mapping[str, str] | None = None,
 ) -> MediaWriter:
-    """A writer for the result of one input; the format follows the suffix of `path`.
+    """Open a writer for the result of one input; the suffix of `path` decides the format.
 
     Args:
         path: .mp4, .mov, .mkv or .webm for clips; .png, .jpg, .webp, .tiff
             or .bmp for pictures. `output_path` picks one. Folders are created.
-        info: the input: its frame rate, pixel shape, sound and transparency are kept, and what else its file holds:
-            subtitles, chapters, covers, tags.
+        info: the input. Its frame rate, pixel shape, sound and transparency are kept, and the subtitles, chapters,
+            covers and tags in its file.
         size: (height, width) of the frames in pixels. Clips of odd size get one row or column more (docs/decisions).
-        options: codec, depth, quality, frame rate, metadata. By default the result keeps what the input has, 8 bits as
-            H.264 4:2:0. The sound is left out where another frame rate changes the duration.
-        frames_out: "png": `path` is a folder to be, whatever its suffix, which gets frame_00001.png, frame_00002.png...
-        quiet: do not log what is left out or changed, if another writer of the same input logs it.
-        identity: of the kept segments behind which the writer resumes, see `common.kept`; None: none are kept.
+        options: codec, depth, quality, frame rate, metadata. By default the result keeps the properties of the input;
+            8 bits become H.264 4:2:0. The sound is left out if another frame rate changes the duration.
+        quiet: do not log what is left out or changed, because another writer of the same input logs it.
+        frames_out: "png": `path` is a folder, whatever its suffix, into which frame_00001.png, ... are written.
+        identity: what the kept segments depend on, see `common.kept`. The writer keeps segments, and resumes after
+            those of an earlier run with the same identity. None: none are kept.
 
     Raises:
-        MediaError: the suffix names no format, or the target is the input itself.
-        ValueError: the options do not go together, or not with this suffix or input, see `data.media.encoding`.
+        MediaError: the suffix names no format, the target is the input itself, or it cannot be written. `BusyError`:
+            another process is writing it.
+        ValueError: the options exclude each other, or do not fit this suffix or input, see `data.media.encoding`.
     """
     path = Path(path)
     _refuse_input(path, folder_of(info.path))
@@ -67,6 +69,6 @@ def open_writer(
 
 
 def _refuse_input(path: Path, source: Path) -> None:
-    """MediaError where the target is the input."""
+    """Raise MediaError if the target is the input."""
     if path.exists() and source.exists() and path.samefile(source):
         raise MediaError(f"{printable(str(path))}: is the input itself; choose another output folder")

@@ -1,7 +1,7 @@
-"""How does a clip fit the network? Frames in steps of `factor`, sides in multiples.
+"""Which numbers of frames and which sizes do the networks take?
 
-The causal VAE turns frame 0 into one latent frame and every further `factor` frames into one more, so a clip must have
-factor * n + 1 frames.
+The causal VAE encodes frame 0 as one latent frame, and every further `factor` frames as one more. So a clip must have
+factor * n + 1 frames. Sides must be multiples of 16 pixels.
 """
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def causal_length(frames: int, factor: int = 4) -> int:
-    """The smallest factor * n + 1 that is at least `frames`."""
+    """The smallest factor * n + 1 that is at least `frames`. Raises ValueError for less than one frame."""
     if frames < 1:
         raise ValueError(f"a clip needs at least one frame, got {frames}")
     return 1 + -(-(frames - 1) // factor) * factor
 
 
 def latent_frames(frames: int, factor: int = 4) -> int:
-    """Latent frames of a clip of factor * n + 1 frames; ValueError for any other length."""
+    """The number of latent frames of a clip of factor * n + 1 frames. Raises ValueError for any other length."""
     if frames != causal_length(frames, factor):
         fitting = causal_length(frames, factor)
         raise ValueError(f"{frames} frames; the VAE needs {factor}n+1: repeat the last frame until there are {fitting}")
@@ -24,20 +24,26 @@ def latent_frames(frames: int, factor: int = 4) -> int:
 
 
 def latents_within(frames: int, factor: int = 4) -> int:
-    """The most latent frames whose clip has at most `frames` frames; `frames` is at least 1."""
+    """The largest number of latent frames whose clip has at most `frames` frames; `frames` is at least 1."""
     return 1 + (frames - 1) // factor
 
 
 def pixel_frames(latents: int, factor: int = 4) -> int:
-    """Frames of a clip with this many latent frames, at least one: the inverse of `latent_frames`."""
+    """The number of frames of a clip with this many latent frames, at least 1; the inverse of `latent_frames`."""
     return 1 + (latents - 1) * factor
 
 
 def pad_to_multiple(frames: Tensor, multiple: int = 16) -> Tensor:
-    """Mirror the bottom and right edge until both sides are multiples: [..., H, W] -> [..., H', W'], any dtype.
+    """Pad the bottom and the right edge by reflection until both sides are multiples of `multiple` pixels.
 
-    A side too short to mirror that far repeats its last row or column instead.
-    The caller cuts the result back with `[..., :H, :W]`.
+    If a side is too short for the reflection, its last row or column is repeated instead. The caller crops the result
+    with `[..., :H, :W]`.
+
+    Args:
+        frames: [..., H, W], any dtype.
+
+    Returns:
+        [..., H', W'] with sides rounded up to multiples; `frames` itself if they are multiples already.
     """
     for axis in (-2, -1):
         size = frames.shape[axis]

@@ -1,1 +1,1 @@
-"""YUV planes to RGB and back, in integers: the same bits on every device, for 8 to 16 bits a sample."""
+"""Converts YUV planes of 8 to 16 bits per sample to RGB and back, in integers, with the same bits on every device."""

@@ -1,7 +1,7 @@
-"""Splits columns by phase (even and odd) into tensors, and merges them, without a strided pass over 8-bit samples.
+"""Splits columns by phase (even and odd, for instance) into tensors, and merges them, without strided access to bytes.
 
-Two neighbours in u8 are one 16-bit word, four are a 32-bit one. All machines on which torch runs are little-endian: the
-first one is in the lowest bits.
+Two neighbouring u8 samples are read as one 16-bit word, four as one 32-bit word. This assumes a little-endian machine,
+where the first sample is in the lowest bits.
 """
 
 import torch
@@ -11,10 +11,14 @@ WORDS = {2: torch.int16, 4: torch.int32}
 
 
 def split(samples: Tensor, ratio: int) -> list[Tensor]:
-    """[..., ratio * w] -> ratio tensors int32 [..., w]: columns p, p + ratio, ... each.
+    """Split columns by phase.
 
     Args:
-        samples: u8, or int32.
+        samples: [..., ratio * w], u8 or int32.
+        ratio: 1, 2 or 4.
+
+    Returns:
+        `ratio` tensors int32 [..., w]; tensor p has the columns p, p + ratio, ...
     """
     if ratio == 1:
         return [samples.to(torch.int32)]
@@ -30,14 +34,19 @@ def split(samples: Tensor, ratio: int) -> list[Tensor]:
 
 
 def merge(columns: list[Tensor], out: Tensor) -> None:
-    """The inverse, written to `out`: u8 [..., W] from int32 [..., w] in 0..255; columns beyond W are left out."""
+    """The inverse of `split`, written to `out`.
+
+    Args:
+        columns: 1, 2 or 4 tensors int32 [..., w] with values in 0..255.
+        out: u8 [..., W]; columns beyond W are left out.
+    """
     ratio, width = len(columns), out.shape[-1]
     if ratio == 1:
         out.copy_(columns[0][..., :width])
         return
     words = columns[0].add(columns[1], alpha=256)
     for phase in range(2, ratio):
-        words.add_(columns[phase], alpha=256**phase)  # the fourth byte takes the sign, as the word has it
+        words.add_(columns[phase], alpha=256**phase)  # a large fourth byte overflows into the sign bit, as intended
     if width % ratio == 0 and _fits(out, ratio):
         out.view(WORDS[ratio]).copy_(words)
     else:
@@ -45,6 +54,6 @@ def merge(columns: list[Tensor], out: Tensor) -> None:
 
 
 def _fits(samples: Tensor, ratio: int) -> bool:
-    """Whether rows of bytes can be viewed as rows of words."""
+    """Whether rows of bytes can be viewed as rows of words: they are contiguous, and all offsets are multiples."""
     steps = [step for step, size in zip(samples.stride()[:-1], samples.shape[:-1], strict=True) if size > 1]
     return samples.stride(-1) == 1 and all(n % ratio == 0 for n in (*steps, samples.storage_offset()))

@@ -1,7 +1,7 @@
-"""Sums of products of whole numbers in int32, on any device, tile by tile.
+"""Weighted sums in int32, on any device, tile by tile.
 
 Integer sums do not depend on their order and are not rounded, so a CPU, a GPU and a loop in Python give the same bits.
-Tiles keep the intermediate numbers of a CPU in its cache and those of a GPU bounded.
+Tiles keep intermediate results in the cache of a CPU, and limit their memory on a GPU.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,20 @@ from torch import Tensor
 
 from data.yuv.layout import YuvLayout
 
-CPU_TILE, GPU_TILE = 2**19, 2**22  # pixels of luma; some 24 bytes each
+CPU_TILE, GPU_TILE = 2**19, 2**22  # luma pixels of a tile; each takes about 24 bytes
 
 
 def tiles(shape: Sequence[int], device: torch.device, multiple: int) -> Iterator[tuple[slice, int, int]]:
-    """(frames, first row, row behind the last) of (T, H, W); first rows are multiples of `multiple`."""
+    """Divide frames into tiles.
+
+    Args:
+        shape: (T, H, W).
+        device: where the tiles are computed, which decides their size.
+        multiple: the first rows of tiles are multiples of it.
+
+    Yields:
+        (frames, first row, end) of each tile; tiles have the full width.
+    """
     frames, height, width = shape
     budget = CPU_TILE if device.type == "cpu" else GPU_TILE
     rows = max(budget // max(width, 1) // multiple, 1) * multiple
@@ -27,11 +36,15 @@ def tiles(shape: Sequence[int], device: torch.device, multiple: int) -> Iterator
 
 
 def padded(plane: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-    """A part of a plane; places outside of the plane take the nearest sample inside.
+    """A part of a plane; positions outside of the plane get the nearest sample inside.
 
     Args:
-        plane: [T, h, w] of any dtype.
-        rows, columns: (first, behind the last), also below 0 and above the size.
+        plane: [T, h, w], any dtype.
+        rows: (first, end); they can be below 0 and above the height.
+        columns: (first, end); they can be below 0 and above the width.
+
+    Returns:
+        [T, end row - first row, end column - first column].
     """
     (first, last), (left, right), (height, width) = rows, columns, plane.shape[-2:]
     top, bottom = max(first, 0), min(last, height)
@@ -48,7 +61,7 @@ def padded(plane: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Te
 
 
 def samples(words: Tensor, layout: YuvLayout) -> Tensor:
-    """A plane's words as the numbers that they hold, int32."""
+    """The sample values of a plane as int32, without the unused bits of their words."""
     numbers = words.to(torch.int32)
     if layout.shift:
         numbers >>= layout.shift
@@ -58,7 +71,7 @@ def samples(words: Tensor, layout: YuvLayout) -> Tensor:
 
 
 def weighted(views: list[Tensor], weights: list[int], constant: int = 0) -> Tensor:
-    """constant + the sum of weights[n] * views[n], a new int32 tensor."""
+    """constant + the sum of weights[n] * views[n], as a new int32 tensor. The caller must exclude an overflow."""
     total = torch.rsub(views[0], constant, alpha=-weights[0])  # constant + weight * view, in one pass
     for view, weight in zip(views[1:], weights[1:], strict=True):
         total.add_(view, alpha=weight)
@@ -66,17 +79,17 @@ def weighted(views: list[Tensor], weights: list[int], constant: int = 0) -> Tens
 
 
 def bits_to_drop(largest: int, kept: int) -> int:
-    """How many bits to shift numbers up to `largest` right, to keep about `kept` bits."""
+    """By how many bits to shift numbers up to `largest` right, so that about `kept` bits remain."""
     return max(0, ceil(log2(largest)) - kept)
 
 
 def shifted(total: Tensor, bits: int) -> Tensor:
-    """Shift right, in place; the caller has added `half(bits)` for rounding."""
+    """Shift right by `bits` bits, in place. To round to the nearest, the caller adds `half(bits)` before."""
     if bits:
         total >>= bits
     return total
 
 
 def half(bits: int) -> int:
-    """The number to add before `bits` bits are dropped, for rounding to the nearest."""
+    """One half in units of the bits that are dropped: added before `shifted`, it gives rounding to the nearest."""
     return 1 << (bits - 1) if bits else 0

@@ -1,4 +1,4 @@
-"""Planes of libav's frames as tensors, without a copy, and frames made of planes."""
+"""Gives the planes of libav's frames as tensors, without a copy, and makes frames of planes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,21 +15,22 @@ from data.pixel_formats import EXACT
 from data.yuv.layout import SITES, ChromaLocation, YuvLayout, matrix_of
 from data.yuv.storage import SUBSAMPLING, Storage, stand_in, storage_of
 
-NO_MATRIX, BT709 = 0, 1  # the same numbers in AVColorSpace and swscale
+NO_MATRIX, BT709 = 0, 1  # AVColorSpace and libswscale have the same numbers
 NUMBER_OF_MATRIX = {"bt709": BT709, "fcc": 4, "bt601": 6, "smpte240m": 7, "ycgco": 8, "bt2020": 9}
 PROBE_PX, PROBE_STEP, NO_COLOUR = 16, 24, 128
 
 
 def planes_of(frame: av.VideoFrame, location: ChromaLocation | None = None) -> tuple[tuple[Tensor, ...], YuvLayout]:
-    """A decoded frame's samples and what they mean.
+    """The samples of a decoded frame, and their layout.
 
     Args:
-        frame: of any pixel format. One that `storage_of` does not read is repacked by libav first, which is a copy.
-        location: of chroma, where it is known; None asks `chroma_location`, which takes about half a millisecond.
+        frame: a frame of any pixel format. If `storage_of` does not read the format, libav repacks the frame first,
+            which makes a copy.
+        location: the chroma location, if it is known; None: `chroma_location` finds it in about half a millisecond.
 
     Returns:
         (planes, layout), see `YuvLayout`. Planes are views of the frame's memory, [1, H, W] and [1, h, w], u8 or int16,
-        with padded rows; they keep the frame alive. Decoders read that memory too: never write to it.
+        with padded rows; they keep the frame alive. Never write to them, because the decoder reads this memory too.
     """
     original, frame = frame, _readable(frame)
     storage = _storage(frame.format.name)
@@ -55,46 +56,53 @@ def planes_of(frame: av.VideoFrame, location: ChromaLocation | None = None) -> t
 
 
 def scaled_to(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
-    """The frame, or one scaled by libswscale where it has another size: some streams change their size midway."""
+    """The frame, scaled by libswscale if it has another size: some streams change their size midway."""
     if (frame.width, frame.height) == (width, height):
         return frame
     name = frame.format.name
     scaled = _reformatted(frame, width=width, height=height, format=name if storage_of(name) else stand_in(name))
-    scaled.colorspace = NUMBER_OF_MATRIX[matrix_of(frame.colorspace, frame.height, frame.width)]  # of its own size
+    scaled.colorspace = NUMBER_OF_MATRIX[matrix_of(frame.colorspace, frame.height, frame.width)]  # by the old size
     return scaled
 
 
 def _readable(frame: av.VideoFrame) -> av.VideoFrame:
-    """The frame, or a repacked one of a format that `storage_of` reads."""
+    """The frame, repacked by libav if `storage_of` does not read its format."""
     name = frame.format.name
     return frame if storage_of(name) else _reformatted(frame, format=stand_in(name))
 
 
 def _storage(name: str) -> Storage:
-    """The storage of a format that `storage_of` reads."""
+    """`storage_of` for a format that it is known to read."""
     storage = storage_of(name)
     assert storage is not None, f"{name} is repacked first"
     return storage
 
 
 def _reformatted(frame: av.VideoFrame, **asked: Any) -> av.VideoFrame:
-    """`reformat` to YUV of the same matrix, or within RGB; libswscale would refuse matrices that it does not have."""
+    """`reformat` without a change of matrix.
+
+    Source and target are both declared as BT.709, since libswscale refuses matrices that it does not know.
+    """
     return frame.reformat(src_colorspace=BT709, dst_colorspace=BT709, interpolation=EXACT, **asked)
 
 
 def _view(plane: VideoPlane, dtype: torch.dtype) -> Tensor:
-    """All of a plane's memory: [rows, samples], from the picture's upper row to its lowest."""
+    """All of a plane's memory, including padding: [rows, samples], from the top row of the picture to the bottom."""
     rows = torch.frombuffer(plane, dtype=dtype).view(plane.height, -1)
     return rows.flip(0) if plane.line_size < 0 else rows
 
 
 def frame_from(planes: Sequence[Tensor], layout: YuvLayout, stored: str | None = None) -> av.VideoFrame:
-    """A frame for an encoder, with the layout's matrix and range as tags.
+    """Make a frame for an encoder, with the layout's matrix and range as tags.
 
     Args:
         planes: [H, W] and [h, w] on the CPU, as `from_rgb` gives them for one frame.
-        layout: progressive, no word with unused bits.
-        stored: another pixel format that has the same samples in other places (p010le, bgr0); None: planes.
+        layout: the layout of the planes: progressive, without unused bits in words.
+        stored: the pixel format of the frame, which must have the same samples in another arrangement (p010le, bgr0);
+            None: the planar format of the layout.
+
+    Raises:
+        ValueError: no planar format has this layout.
     """
     height, width = planes[0].shape
     name = format_of(layout)
@@ -113,7 +121,11 @@ def frame_from(planes: Sequence[Tensor], layout: YuvLayout, stored: str | None =
 
 
 def format_of(layout: YuvLayout) -> str:
-    """libav's name of the planar format of a layout, for encoders; its range is a tag (yuv420p, not yuvj420p)."""
+    """libav's name of the planar format of a layout, for encoders. The range is a tag (yuv420p, not yuvj420p).
+
+    Raises:
+        ValueError: the layout is interlaced, has unused bits, or is gray with alpha, or its subsampling has no format.
+    """
     sampling = {ratios: digits for digits, ratios in SUBSAMPLING.items()}.get(layout.subsampling)
     if layout.shift or layout.interlaced or sampling is None or (layout.alpha and layout.model == "grey"):
         raise ValueError(f"frames are made of planar, progressive pictures, grey ones without alpha, not of {layout}")
@@ -123,11 +135,11 @@ def format_of(layout: YuvLayout) -> str:
 
 
 def stacked(pictures: Sequence[Sequence[Tensor]], pin_memory: bool = False) -> tuple[Tensor, ...]:
-    """Planes of single frames as planes of a clip: one copy, into one piece of memory for each plane.
+    """Stack the planes of single frames to planes of a clip, with one copy into one block of memory for each plane.
 
     Args:
-        pictures: planes [1, h, w] of frames of one layout and size.
-        pin_memory: page-locked, so that a copy to a CUDA device runs beside the program.
+        pictures: for each frame its planes [1, h, w]; all frames have one layout and size.
+        pin_memory: use page-locked memory, so that copies to a CUDA device are asynchronous.
 
     Returns:
         [T, h, w] for each plane.
@@ -141,13 +153,13 @@ def stacked(pictures: Sequence[Sequence[Tensor]], pin_memory: bool = False) -> t
 
 
 def chroma_location(frame: av.VideoFrame) -> ChromaLocation:
-    """Where a frame's chroma samples lie. "center" where the file does not say, as libswscale has it.
+    """The chroma location of a frame; "center" if the file does not state it, as in libswscale.
 
-    PyAV does not show AVFrame.chroma_location, but libswscale uses it. So a small frame
-    with the same properties and a ramp of colour is converted; the position of the ramp's middle gives the location.
+    PyAV does not expose AVFrame.chroma_location, but libswscale uses it. So a small frame with the same properties and
+    a ramp of colour is converted to RGB; the position of the ramp's middle gives the location.
     """
     try:
-        # Two steps: a frame that already has the size and format would be returned unconverted.
+        # Two steps, since `reformat` returns a frame itself if it already has this size and format.
         small = _reformatted(frame, width=PROBE_PX, height=PROBE_PX, format="yuv444p")
         small = _reformatted(small, format="yuv420p")
         small.color_range = ColorRange.MPEG
@@ -164,5 +176,5 @@ def chroma_location(frame: av.VideoFrame) -> ChromaLocation:
         return "center"
     grey = 255 * (NO_COLOUR - 16) / 219
     red_per_sample = 255 / 224 * 1.5748 * PROBE_STEP / 2
-    x, y = (Fraction(round(2 * (grey - red) / red_per_sample)) for red in found)  # half luma samples from the first one
+    x, y = (Fraction(round(2 * (grey - red) / red_per_sample)) for red in found)  # in halves of a luma sample
     return next((name for name, site in SITES.items() if (2 * site[0], 2 * site[1]) == (x, y)), "center")

@@ -1,10 +1,10 @@
-"""RGB to the YUV planes that an encoder takes, on the RGB's device.
+"""Converts RGB to the YUV planes that an encoder takes, on the device that holds the RGB.
 
-    Y = black + k_r R + k_g G + k_b B        U, V alike from R, G, B averaged over the place of a chroma sample, cubic
+    Y = black + k_r R + k_g G + k_b B        U, V likewise, from R, G, B filtered to the chroma location (cubic)
 
-Sums of products of int32, as in `to_rgb`: averages are rounded to about 15 bits, samples to the layout's. The result is
-the nearest code to that of the formula in real numbers, except where that one lies within 0.03 (of 255) of the middle.
-With `dither` the fraction below a code is compared with a threshold in place of one half (`data.yuv.dither`).
+All operations are weighted sums in int32, as in `to_rgb`. Filtered colours are rounded to about 15 bits, and samples to
+the bits of the layout. The result is the code nearest to the exact value, unless this is within 0.03 (of 255) of the
+middle between two codes. With `dither`, a varying threshold replaces one half in rounding (`data.yuv.dither`).
 """
 
 from dataclasses import dataclass
@@ -19,34 +19,34 @@ from data.yuv.fixed import bits_to_drop, half, padded, shifted, tiles, weighted
 from data.yuv.layout import YuvLayout, rgb_to_yuv
 from data.yuv.taps import Taps, downsampling
 
-AVERAGE_BITS = 15
-FLOAT_BITS = 16  # to which float32 in [0, 1] is rounded first
-SUM_BITS = 30
+AVERAGE_BITS = 15  # precision of filtered colours
+FLOAT_BITS = 16  # precision to which float32 in [0, 1] is rounded first
+SUM_BITS = 30  # bits of a sample and its fraction before rounding
 
 
 @dataclass(frozen=True)
 class Coefficients:
     """The integer coefficients of a layout."""
 
-    rows: Taps  # taps of chroma, after `columns`
-    columns: Taps  # taps of chroma, first
+    rows: Taps  # vertical chroma filter, applied second
+    columns: Taps  # horizontal chroma filter, applied first
     drop_rows: int  # bits to drop after `rows`
     drop_columns: int  # bits to drop after `columns`
     fraction: int  # bits below a code of the result
-    above: int  # rows needed around a tile
-    below: int  # rows needed around a tile
-    left: int  # columns needed around a tile, a multiple of the subsampling
-    right: int  # columns needed around a tile
+    above: int  # rows that the filter needs above a tile
+    below: int  # rows that the filter needs below a tile
+    left: int  # columns that the filter needs to the left of a tile, a multiple of the subsampling
+    right: int  # columns that the filter needs to the right of a tile, a multiple of the subsampling
     luma: tuple[int, ...]  # weights of R, G, B in Y
     luma_constant: int  # added to Y
-    chroma: tuple[tuple[int, ...], ...]  # weights of averaged R, G, B in U and V
+    chroma: tuple[tuple[int, ...], ...]  # weights of filtered R, G, B in U and V
     chroma_constant: int  # added to U and V
-    alone: int  # weight of a colour or of alpha that is stored unchanged, full range
+    alone: int  # weight of a colour or of alpha that is stored without a matrix, full range
 
 
 @cache
 def coefficients(layout: YuvLayout, bits: int) -> Coefficients:
-    """The numbers for RGB of 8 or 16 bits."""
+    """The coefficients of a layout for RGB of 8 or 16 bits per sample."""
     (black, luma_steps), (no_chroma, chroma_steps) = layout.luma_range(), layout.chroma_range()
     (x, y), (across, down) = layout.site(), layout.subsampling
     rows, columns, white = downsampling(down, y), downsampling(across, x), 2**bits - 1
@@ -80,21 +80,22 @@ def coefficients(layout: YuvLayout, bits: int) -> Coefficients:
 
 
 def from_rgb(rgb: Tensor, layout: YuvLayout, dither: bool = False) -> tuple[Tensor, ...]:
-    """RGB frames as planes.
+    """Convert RGB frames to planes.
 
     Args:
-        rgb: [T, 3, H, W], full range: u8, 16-bit words (whose bits torch holds as int16), or float32 in [0, 1]
-            (clipped, and rounded to 16 bits); any device. For a layout with alpha [T, 4, H, W].
-        layout: progressive, no word with unused bits. Where a side is odd, its last row or column is repeated for
-            chroma.
-        dither: round with `data.yuv.dither`, so that the mean over neighbours keeps the value; else to the nearest.
+        rgb: [T, 3, H, W], or [T, 4, H, W] for a layout with alpha, full range: u8, 16-bit words (whose bits torch holds
+            as int16), or float32 in [0, 1] (clipped, and rounded to 16 bits); any device.
+        layout: the layout of the planes: progressive, without unused bits in words. For chroma, the last row or column
+            of odd sides is repeated.
+        dither: round with the thresholds of `data.yuv.dither`, which keeps the mean over neighbours; otherwise to the
+            nearest.
 
     Returns:
-        [T, H, W], for "yuv" two planes [T, h, w], for "rgb" two of the size of the first, and alpha of that size last;
-        of the layout's dtype; the same bits on every device.
+        Planes of the layout's dtype, with the same bits on every device: for "yuv" Y [T, H, W], U and V [T, h, w]; for
+        "grey" Y [T, H, W]; for "rgb" R, G and B [T, H, W]. The last plane is alpha [T, H, W], if the layout has it.
 
     Raises:
-        ValueError: another dtype or shape, or a layout that is not written.
+        ValueError: another dtype or shape, or a layout that is interlaced or has unused bits.
     """
     channels = 3 + layout.alpha
     if rgb.ndim != 4 or rgb.shape[1] != channels or rgb.dtype not in (torch.uint8, torch.int16, torch.float32):
@@ -126,12 +127,12 @@ def from_rgb(rgb: Tensor, layout: YuvLayout, dither: bool = False) -> tuple[Tens
 
 
 def _sized(planes: tuple[Tensor, ...], layout: YuvLayout) -> tuple[Tensor, ...]:
-    """The planes of the size of the picture: all but chroma."""
+    """The planes that have the size of the picture: all but chroma."""
     return (planes[0], *planes[3:]) if layout.model == "yuv" else planes
 
 
 def _sums(colours: list[Tensor], layout: YuvLayout, numbers: Coefficients) -> list[Tensor]:
-    """The planes of the size of the picture, before the fraction is dropped: int32 [t, rows, W] each."""
+    """The planes that have the size of the picture, with their fraction: int32 [t, rows, W] each."""
     if layout.model == "rgb":
         return [weighted([x], [numbers.alone], 0) for x in colours]
     sums = [weighted(colours[:3], list(numbers.luma), numbers.luma_constant)]
@@ -141,7 +142,7 @@ def _sums(colours: list[Tensor], layout: YuvLayout, numbers: Coefficients) -> li
 
 
 def _ends(area: tuple[int, int, int], fraction: int, device: torch.device, dither: bool) -> Tensor | int:
-    """The number added before the fraction is dropped: one half, or a dithering threshold for each pixel."""
+    """What is added before the fraction is dropped: one half, or a dithering threshold for each pixel."""
     return thresholds(*area, fraction, device) if dither else half(fraction)
 
 
@@ -150,7 +151,11 @@ def _codes(total: Tensor, ends: Tensor | int, fraction: int, layout: YuvLayout) 
 
 
 def _with_neighbours(colour: Tensor, first: int, last: int, layout: YuvLayout, numbers: Coefficients) -> Tensor:
-    """Rows first..last of a channel [t, H, W] with the pixels around them that chroma needs: u8 or int32."""
+    """Rows `first` to `last - 1` of a channel [t, H, W], with the pixels around them that the chroma filter needs.
+
+    Returns:
+        u8, or int32 in 0..65535 for words and floats.
+    """
     across, down = layout.subsampling if layout.model == "yuv" else (1, 1)
     full = -(-colour.shape[-1] // across) * across
     rows = first - numbers.above, -(-last // down) * down + numbers.below
@@ -163,7 +168,7 @@ def _with_neighbours(colour: Tensor, first: int, last: int, layout: YuvLayout, n
 
 
 def _average(x: Tensor, layout: YuvLayout, numbers: Coefficients) -> Tensor:
-    """A colour with its neighbours at the places of chroma samples, about AVERAGE_BITS bits: int32 [t, rows, w]."""
+    """A colour from `_with_neighbours`, filtered to the chroma locations: int32 [t, rows, w] of about 15 bits."""
     across, down = layout.subsampling
     phases = split(x, across)
     width = (x.shape[-1] - numbers.left - numbers.right) // across

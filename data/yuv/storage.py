@@ -1,4 +1,4 @@
-"""Where the samples of a picture are in memory, for each pixel format of libav."""
+"""Where does each pixel format of libav store its samples?"""
 
 import re
 from dataclasses import dataclass
@@ -19,26 +19,26 @@ PACKED_RGB = (
 
 @dataclass(frozen=True)
 class Storage:
-    """A pixel format whose samples are read in place. Other fields as in `YuvLayout`."""
+    """A pixel format whose samples are read without a copy."""
 
-    model: Model
-    # For each plane of the layout (alpha last): (plane of the frame, first sample in a row, samples from one pixel to
-    # the next).
+    model: Model  # see `YuvLayout`
+    # For each plane of the layout (alpha last): (index of the frame's plane, index of the first sample in a row, step
+    # from one pixel to the next in samples).
     places: tuple[tuple[int, int, int], ...]
-    subsampling: tuple[int, int] = (1, 1)
-    depth: int = 8
-    shift: int = 0
-    full_range: bool = False  # the format implies full range (yuvj420p)
-    alpha: bool = False
+    subsampling: tuple[int, int] = (1, 1)  # see `YuvLayout`
+    depth: int = 8  # bits per sample
+    shift: int = 0  # see `YuvLayout`
+    full_range: bool = False  # whether the format implies full range (yuvj420p)
+    alpha: bool = False  # whether the last of `places` is alpha
 
 
 def storage_of(name: str) -> Storage | None:
-    """How a pixel format is read; None for one that libav has to repack first, see `stand_in`."""
+    """The storage of a pixel format, by libav's name; None if libav must repack it first, see `stand_in`."""
     return _planar(name) or _semi_planar(name) or _packed_rgb(name)
 
 
 def _planar(name: str) -> Storage | None:
-    """Formats with one plane for every colour, and grey with alpha."""
+    """Formats with one plane for each component, and grey with interleaved alpha."""
     if found := re.fullmatch(rf"yuv([aj]?)(4\d\d)p{BITS}", name):
         kind, sampling, bits = found.groups()
         places = tuple((n, 0, 1) for n in range(4 if kind == "a" else 3))
@@ -54,7 +54,7 @@ def _planar(name: str) -> Storage | None:
 
 
 def _semi_planar(name: str) -> Storage | None:
-    """A plane of luma and one of interleaved chroma, as hardware decoders give them."""
+    """Formats with a plane of luma and one of interleaved chroma, which hardware decoders give."""
     if found := re.fullmatch(r"nv(12|21|16|24|42)", name):
         u, v = (1, 0) if found[1] in ("21", "42") else (0, 1)
         sampling = {"12": (2, 2), "21": (2, 2), "16": (2, 1)}.get(found[1], (1, 1))
@@ -66,26 +66,27 @@ def _semi_planar(name: str) -> Storage | None:
 
 
 def _packed_rgb(name: str) -> Storage | None:
-    """Interleaved colours; 0 stands for an unused byte."""
+    """Formats with interleaved colours; in their names, 0 stands for an unused byte."""
     if name not in PACKED_RGB:
         return None
-    order = name.rstrip("le").rstrip("2468")  # the rest are the colours: rgb48le, 0bgr
+    order = name.rstrip("le").rstrip("2468")  # removes "48le" and the like: the letters of the colours and 0 remain
     alpha = "a" in order
     places = tuple((0, order.index(colour), len(order)) for colour in ("rgba" if alpha else "rgb"))
     return Storage("rgb", places, depth=16 if name.endswith("le") else 8, alpha=alpha)
 
 
 def stand_in(name: str) -> str:
-    """The format to which libav repacks a frame that `storage_of` does not read: the same samples, unchanged.
+    """The format to which libav repacks a frame whose format `storage_of` does not read.
 
-    Formats of floating point, Bayer patterns and XYZ are converted, to 16 bits.
+    It has at least as many bits and chroma samples as the format, so samples keep their precision. Floats, Bayer
+    patterns and XYZ are converted to 16 bits.
     """
     form = av.VideoFormat(name, 64, 64)
     bits = max(component.bits for component in form.components)
     if form.has_palette:
         return "rgba"
     if form.is_rgb and bits <= 8:
-        return "rgba" if len(form.components) > 3 else "rgb24"  # to gbrp, libswscale would make 248 of 5 bits' white
+        return "rgba" if len(form.components) > 3 else "rgb24"  # in gbrp, libswscale would give 248 for white of 5 bits
     depth = next((d for d in DEPTHS if d >= bits), 16)
     suffix = "" if depth == 8 else f"{depth}le"
     alpha = "a" if any(component.is_alpha for component in form.components) else ""

@@ -1,7 +1,7 @@
-"""Cubic interpolation weights (taps) as exact integers.
+"""Weights (taps) of cubic filters as exact integers.
 
-The kernel is Keys' cubic with a = -0.6, the one that FFmpeg calls bicubic. Its weights at the places where chroma can
-lie are fractions with small denominators (23/40, 279/320, ...), so that nothing is rounded before the sum.
+The kernel is Keys' cubic with a = -0.6, which FFmpeg calls bicubic. At the possible chroma locations, its weights are
+fractions with small denominators (23/40, 279/320, ...), so no weight is rounded.
 """
 
 from dataclasses import dataclass
@@ -13,30 +13,30 @@ A = Fraction(-3, 5)
 
 @dataclass(frozen=True)
 class Taps:
-    """Weights of one axis."""
+    """The taps of a filter along one axis."""
 
-    denominator: int  # sum of the weights of a phase
-    # For each phase, pairs (offset, weight); offsets outside of the picture take the nearest sample inside.
+    denominator: int  # the sum of the weights of each phase
+    # For each phase, pairs (offset, weight). At positions outside of the picture, the nearest sample inside is used.
     phases: tuple[tuple[tuple[int, int], ...], ...]
 
     @property
     def before(self) -> int:
-        """Samples needed before the first one."""
+        """The number of samples that are needed before the first one."""
         return max(0, *(-offset for phase in self.phases for offset, _ in phase))
 
     @property
     def after(self) -> int:
-        """Samples needed behind the last one."""
+        """The number of samples that are needed after the last one."""
         return max(0, *(offset for phase in self.phases for offset, _ in phase))
 
     @property
     def gain(self) -> int:
-        """The largest sum for inputs in [-1, 1]."""
+        """The largest sum that inputs in [-1, 1] can give."""
         return max(sum(abs(weight) for _, weight in phase) for phase in self.phases)
 
 
 def keys(x: Fraction) -> Fraction:
-    """The cubic kernel at a distance of x samples. Keys, "Cubic convolution interpolation", 1981, equation 15."""
+    """The cubic kernel at a distance of x samples (R. Keys, "Cubic convolution interpolation", 1981, equation 15)."""
     x = abs(x)
     if x < 1:
         return ((A + 2) * x - (A + 3)) * x * x + 1
@@ -46,10 +46,14 @@ def keys(x: Fraction) -> Fraction:
 
 
 def upsampling(ratio: int, site: Fraction) -> Taps:
-    """Coarse samples to fine ones. Phase p makes fine sample ratio * k + p; offsets count coarse samples from k.
+    """The taps that interpolate coarse samples at the positions of fine ones.
 
     Args:
-        site: where coarse sample 0 lies, in fine samples from fine sample 0.
+        ratio: fine samples per coarse sample.
+        site: the position of coarse sample 0, in fine samples from fine sample 0.
+
+    Returns:
+        `ratio` phases. Phase p gives fine sample ratio * k + p, and its offsets count coarse samples from sample k.
     """
     if ratio == 1:
         return Taps(1, (((0, 1),),))
@@ -58,8 +62,17 @@ def upsampling(ratio: int, site: Fraction) -> Taps:
 
 
 def downsampling(ratio: int, site: Fraction) -> Taps:
-    """Fine samples to coarse ones: one phase, offsets count fine samples from ratio * k. The kernel is scaled
-    by `ratio`, so that frequencies above those of the coarse grid do not alias."""
+    """The taps that filter fine samples to the positions of coarse ones.
+
+    The kernel is stretched by `ratio`, so that frequencies above those of the coarse grid do not alias.
+
+    Args:
+        ratio: fine samples per coarse sample.
+        site: the position of coarse sample 0, in fine samples from fine sample 0.
+
+    Returns:
+        One phase. It gives coarse sample k, and its offsets count fine samples from sample ratio * k.
+    """
     if ratio == 1:
         return Taps(1, (((0, 1),),))
     reach = range(ceil(site - 2 * ratio), floor(site + 2 * ratio) + 1)

@@ -1,10 +1,10 @@
-"""YUV planes to RGB, on the device that holds them.
+"""Converts YUV planes to RGB, on the device that holds them.
 
-    R = weight_y * (Y - black) + weight_v * V'        V' = chroma interpolated to the place of Y, cubic
-    G, B alike
+    R = weight_y * (Y - black) + weight_v * V'        V' = chroma interpolated to the position of Y (cubic)
+    G, B likewise
 
-Everything is a sum of products of int32, rounded twice: V' to about 15 bits, R to 8. The result is the nearest level to
-that of the formula in real numbers, except where that one lies within 0.03 of the middle between two levels.
+All operations are weighted sums in int32. V' is rounded to about 15 bits, and R to 8. The result is the level nearest
+to the exact value, unless this is within 0.03 of the middle between two levels.
 """
 
 from collections.abc import Sequence
@@ -19,31 +19,31 @@ from data.yuv.fixed import bits_to_drop, half, padded, samples, shifted, tiles, 
 from data.yuv.layout import YuvLayout, yuv_to_rgb
 from data.yuv.taps import Taps, upsampling
 
-FRACTION = 21  # bits below a level of 255: colours outside of RGB reach 700 levels, and 1024 << 21 is the end of int32
-CHROMA_BITS = 15
+FRACTION = 21  # bits below a level of 255: colours out of gamut reach 700 levels, and int32 ends at 1024 << 21
+CHROMA_BITS = 15  # precision of interpolated chroma
 
 
 @dataclass(frozen=True)
 class Coefficients:
     """The integer coefficients of a layout."""
 
-    rows: Taps  # taps of the chroma planes, first
-    columns: Taps  # taps of the chroma planes, after `rows`
+    rows: Taps  # vertical chroma filter, applied first
+    columns: Taps  # horizontal chroma filter, applied second
     drop_rows: int  # bits to drop after `rows`
     drop_columns: int  # bits to drop after `columns`
-    no_chroma: int  # the code of no colour
-    luma: int  # weight of a luma code, in levels of 255 << FRACTION
-    constant: int  # added, in the same levels
-    chroma: tuple[tuple[int, int], ...]  # weights of U and V in R, G and B
+    no_chroma: int  # code of zero chroma
+    luma: int  # weight of a luma code in R, G and B, whose white is 255 << FRACTION
+    constant: int  # added to R, G and B
+    chroma: tuple[tuple[int, int], ...]  # for each of R, G and B, weights of interpolated U and V
 
 
 @cache
 def coefficients(layout: YuvLayout, field: int | None) -> Coefficients:
-    """The numbers of whole frames, or of the field of the even (0) or odd (1) rows."""
+    """The coefficients for whole frames (None), or for the field of even (0) or odd (1) rows."""
     (black, luma_steps), (no_chroma, chroma_steps) = layout.luma_range(), layout.chroma_range()
     (x, y), (across, down) = layout.site(), layout.subsampling
     if field is not None:
-        y = (y + field) / 2  # a frame's rows are half a field's apart
+        y = (y + field) / 2  # rows of a frame are half as far apart as rows of a field
     rows, columns = upsampling(down, y), upsampling(across, x)
     largest = no_chroma * rows.gain * columns.gain
     drop_rows = bits_to_drop(largest, 30)
@@ -56,17 +56,19 @@ def coefficients(layout: YuvLayout, field: int | None) -> Coefficients:
 
 
 def to_rgb(planes: Sequence[Tensor], layout: YuvLayout, dtype: torch.dtype = torch.uint8) -> Tensor:
-    """Planes of frames as RGB, full range.
+    """Convert planes of frames to RGB, full range.
 
     Args:
-        planes: as `layout` says, [T, H, W] the first and [T, h, w] the chroma planes; any device; rows may be padded.
-        dtype: torch.uint8, or torch.float32 for all that the samples hold (about 14 bits).
+        planes: the planes of `layout`: chroma [T, h, w], the others [T, H, W]; any device; rows may be padded. An alpha
+            plane is ignored.
+        layout: the layout of the planes.
+        dtype: torch.uint8, or torch.float32, which keeps about 14 bits of precision.
 
     Returns:
         [T, 3, H, W]: u8, or float32 in [0, 1]; the same bits on every device.
 
     Raises:
-        ValueError: planes of other sizes or dtypes than the layout says.
+        ValueError: another dtype is asked for, or the planes do not have the number, sizes or dtype of the layout.
     """
     if dtype not in (torch.uint8, torch.float32):
         raise ValueError(f"RGB comes as uint8 or float32, not as {dtype}")
@@ -81,7 +83,7 @@ def to_rgb(planes: Sequence[Tensor], layout: YuvLayout, dtype: torch.dtype = tor
 
 
 def checked(planes: Sequence[Tensor], layout: YuvLayout) -> list[Tensor]:
-    """The planes of colour, 16-bit words as int16; ValueError when they do not fit the layout."""
+    """The planes without alpha, uint16 viewed as int16. Raises ValueError if they do not fit the layout."""
     if len(planes) != layout.colour_planes + layout.alpha:
         raise ValueError(f"{len(planes)} planes, but the layout has {layout.colour_planes + layout.alpha}: {layout}")
     planes = [p.view(torch.int16) if p.dtype == torch.uint16 else p for p in planes[: layout.colour_planes]]
@@ -97,7 +99,7 @@ def checked(planes: Sequence[Tensor], layout: YuvLayout) -> list[Tensor]:
 
 
 def _convert(planes: list[Tensor], layout: YuvLayout, field: int | None, out: Tensor) -> None:
-    """Frames, or one field of them, into `out` [T, 3, H, W]."""
+    """Convert frames, or one field of them, and write the result to `out` [T, 3, H, W]."""
     numbers = coefficients(layout, field)
     across, down = layout.subsampling if layout.model == "yuv" else (1, 1)
     finish = _levels if out.dtype == torch.uint8 else _floats
@@ -123,13 +125,17 @@ def _convert(planes: list[Tensor], layout: YuvLayout, field: int | None, out: Te
 
 
 def _columns(plane: Tensor, first: int, last: int, ratio: int, layout: YuvLayout) -> list[Tensor]:
-    """Rows of a plane as int32, columns p, p + ratio, ... in tensors of their own."""
+    """Rows `first` to `last - 1` of a plane, split by columns as in `split`: int32 [t, rows, w] each."""
     words = padded(plane, (first, last), (0, -(-plane.shape[-1] // ratio) * ratio))
     return split(words if layout.depth == 8 else samples(words, layout), ratio)
 
 
 def _upsampled(plane: Tensor, first: int, last: int, layout: YuvLayout, numbers: Coefficients) -> list[Tensor]:
-    """Chroma at rows first..last of luma, about CHROMA_BITS bits, for every `across`-th column: int32 [t, rows, w]."""
+    """Chroma, minus the code of zero, interpolated to rows `first` to `last - 1` of luma and to all of its columns.
+
+    Returns:
+        int32 [t, rows, w] of about `CHROMA_BITS` bits, for each phase of the luma columns.
+    """
     down, rows, columns, width = layout.subsampling[1], numbers.rows, numbers.columns, plane.shape[-1]
     top, bottom = first // down, -(-last // down)
     x = padded(plane, (top - rows.before, bottom + rows.after), (-columns.before, width + columns.after))
@@ -162,7 +168,7 @@ def _upsampled(plane: Tensor, first: int, last: int, layout: YuvLayout, numbers:
 
 
 def _mixed(luma: Tensor, u: Tensor, v: Tensor, weight_u: int, weight_v: int) -> Tensor:
-    """luma + weight_u * u + weight_v * v."""
+    """luma + weight_u * u + weight_v * v, as a new tensor; products with weight 0 are not computed."""
     if weight_u and weight_v:
         return torch.add(luma, u, alpha=weight_u).add_(v, alpha=weight_v)
     if not (weight_u or weight_v):
@@ -171,12 +177,15 @@ def _mixed(luma: Tensor, u: Tensor, v: Tensor, weight_u: int, weight_v: int) -> 
 
 
 def _levels(colours: list[Tensor], out: Tensor) -> None:
-    """Fixed-point columns -> u8 [t, rows, W]."""
+    """Write fixed-point columns, which are overwritten, to `out`, u8 [t, rows, W], clipped."""
     merge([colour.bitwise_right_shift_(FRACTION).clamp_(0, 255) for colour in colours], out)
 
 
 def _floats(colours: list[Tensor], out: Tensor) -> None:
-    """Fixed-point columns -> float32 [t, rows, W] in [0, 1]: a conversion and a product, both rounded by IEEE 754."""
+    """Write fixed-point columns, which are overwritten, to `out`, float32 [t, rows, W], clipped to [0, 1].
+
+    The conversion and the product are rounded as in IEEE 754, so every device gives the same bits.
+    """
     for phase, colour in enumerate(colours):
         places = out[..., phase :: len(colours)]
         levels = colour.clamp_(0, 255 << FRACTION)[..., : places.shape[-1]].to(torch.float32)

@@ -1,4 +1,4 @@
-"""ComfyUI finds the nodes through these two names. It must have the package `seedvr` beside it (README.md)."""
+"""ComfyUI finds the nodes through the two mappings. The package `seedvr` must be installed, see README.md."""
 
 from .nodes import LoadSeedVR, RestoreSeedVR
 

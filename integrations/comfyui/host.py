@@ -1,4 +1,4 @@
-"""Optional functions of ComfyUI that the nodes use: progress bar, stop button, memory."""
+"""The functions of ComfyUI that the nodes use if ComfyUI is there: progress bar, stop button, memory."""
 
 import importlib
 from types import ModuleType
@@ -7,7 +7,7 @@ STAGES = ("encode", "sample", "decode")
 
 
 def comfy(name: str) -> ModuleType | None:
-    """A module of ComfyUI; None without ComfyUI."""
+    """Import the module `comfy.NAME`; None if ComfyUI, or this module of it, is not installed."""
     try:
         return importlib.import_module(f"comfy.{name}")
     except ModuleNotFoundError as error:
@@ -17,10 +17,10 @@ def comfy(name: str) -> ModuleType | None:
 
 
 class Progress:
-    """seedvr's progress on ComfyUI's bar. Called by seedvr; ComfyUI's stop button ends the run from in here.
+    """Shows seedvr's progress on ComfyUI's progress bar. ComfyUI's stop button makes a call raise, which ends the run.
 
     Args:
-        frames: in all calls that this bar is for; each goes through three stages.
+        frames: the number of frames of all calls of the restorer together; each frame passes three stages.
     """
 
     def __init__(self, frames: int) -> None:
@@ -30,11 +30,11 @@ class Progress:
         self._before, self._done = 0, {}
 
     def start_at(self, frame: int) -> None:
-        """Begin the next call, after `frame` frames of earlier ones."""
+        """Begin the next call of the restorer; earlier calls have restored `frame` frames."""
         self._before, self._done = len(STAGES) * frame, {}
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """Report `done` frames through a stage."""
+        """Report that `done` frames have passed a stage; `total` is not used. Raises if the user stopped the run."""
         self._done[stage] = done
         if self._bar is not None:
             self._bar.update_absolute(min(self._before + sum(self._done.values()), self.all), self.all)
@@ -43,7 +43,7 @@ class Progress:
 
 
 def make_room(device: str) -> None:
-    """Ask ComfyUI to move its models off the GPU, because the memory plan starts from free memory."""
+    """Make ComfyUI unload its models from the GPU, since the memory plan counts free memory; nothing for "cpu"."""
     management = comfy("model_management")
     if management is not None and device != "cpu":
         management.unload_all_models()

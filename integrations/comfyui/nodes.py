@@ -1,4 +1,4 @@
-"""Two ComfyUI nodes: one loads a restorer, one restores a batch of images. Everything else is `seedvr`'s."""
+"""Two ComfyUI nodes: one loads a restorer, one restores a batch of images. The package `seedvr` does the work."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ SCALE, SHORT_SIDE, AREA, EXACT = "scale", "short side", "area", "exact size"
 
 
 class LoadSeedVR:
-    """Outputs a restorer. The networks get their weights when they are needed, so this is quick on a GPU."""
+    """The node that loads a restorer. On a GPU it is quick, since weights are loaded only when they are needed."""
 
     CATEGORY = CATEGORY
     FUNCTION = "load"
@@ -28,7 +28,7 @@ class LoadSeedVR:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, tuple]]:
-        """ComfyUI asks for this when it draws the node."""
+        """The inputs of the node, in the form that ComfyUI reads when it draws the node."""
         path = {"default": "", "tooltip": "A file in any layout that is read; empty: what `seedvr download` fetched."}
         return {
             "required": {"preset": (list(seedvr.presets()), {"default": "seedvr2_3b"})},
@@ -64,7 +64,11 @@ class LoadSeedVR:
         vae_checkpoint: str = "",
         ckpt_dir: str = "",
     ) -> tuple[seedvr.Restorer]:
-        """(the restorer,); a `seedvr.SeedVRError` with a sentence where weights are missing or do not fit."""
+        """Load a restorer, see `INPUT_TYPES` for the arguments. Returns (the restorer,).
+
+        Raises:
+            seedvr.SeedVRError: weights are missing or do not fit.
+        """
         make_room(device)
         with outside_of_inference_mode():
             restorer = seedvr.load(
@@ -82,7 +86,7 @@ class LoadSeedVR:
 
 
 class RestoreSeedVR:
-    """IMAGE in, IMAGE out: as many frames, at the size that is asked for."""
+    """The node that restores an IMAGE: it outputs as many frames, in the size that is asked for."""
 
     CATEGORY = CATEGORY
     FUNCTION = "restore"
@@ -90,7 +94,7 @@ class RestoreSeedVR:
     RETURN_NAMES = ("images",)
     DESCRIPTION = "Restores a clip, or each picture of a batch. The same seed gives the same result."
 
-    # Names of the sizes, and which inputs each one reads.
+    # For each choice of `size`, the inputs that it uses.
     SIZES: ClassVar[dict[str, tuple[str, ...]]] = {
         SCALE: ("scale",),
         SHORT_SIDE: ("short_side",),
@@ -100,7 +104,7 @@ class RestoreSeedVR:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, tuple]]:
-        """ComfyUI asks for this when it draws the node."""
+        """The inputs of the node, in the form that ComfyUI reads when it draws the node."""
         pixels = {"min": 16, "max": 16384}
         return {
             "required": {
@@ -156,9 +160,13 @@ class RestoreSeedVR:
         guidance: float = 0.0,
         keep_loaded: bool = True,
     ) -> tuple[Tensor]:
-        """(images,): [B, H, W, C] in 0..1 -> float32 [B, h, w, 3] in 0..1.
+        """Restore images: [B, H, W, C] in [0, 1], C = 1, 3 or 4 -> (float32 [B, h, w, 3] in [0, 1],).
 
-        Transparency is dropped; grey becomes RGB. ComfyUI's stop button ends the call.
+        Transparency is dropped; grey becomes RGB. ComfyUI's stop button ends the call. See `INPUT_TYPES` for the other
+        arguments; 0 `steps` or `guidance` means the preset's value.
+
+        Raises:
+            seedvr.SeedVRError: the images or the settings cannot be used.
         """
         sizes = {"scale": scale, "short_side": short_side, "height": height, "width": width}
         asked = {name: sizes[name] for name in self.SIZES[size]}
@@ -177,7 +185,11 @@ class RestoreSeedVR:
 
 
 def restored(model: seedvr.Restorer, frames: Tensor, one_clip: bool, settings: dict[str, Any]) -> Tensor:
-    """The batch as one clip, or picture by picture."""
+    """Restore frames [B, H, W, 3] as one clip, or picture by picture: float32 [B, h, w, 3] in [0, 1].
+
+    Args:
+        settings: keyword arguments of the restorer.
+    """
     progress = Progress(len(frames))
     if one_clip:
         return model(frames, progress=progress, **settings).float()
@@ -189,7 +201,7 @@ def restored(model: seedvr.Restorer, frames: Tensor, one_clip: bool, settings: d
 
 
 def rgb(images: Tensor) -> Tensor:
-    """[B, H, W, 1, 3 or 4] -> [B, H, W, 3]."""
+    """Convert [B, H, W, 1, 3 or 4] to [B, H, W, 3]; InputError for other shapes. No copy is made."""
     if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
         raise seedvr.InputError(f"images of shape {tuple(images.shape)} are no IMAGE: that is [B, H, W, 1, 3 or 4]")
     return images.expand(-1, -1, -1, 3) if images.shape[-1] == 1 else images[..., :3]
@@ -197,6 +209,6 @@ def rgb(images: Tensor) -> Tensor:
 
 @contextmanager
 def outside_of_inference_mode() -> Iterator[None]:
-    """ComfyUI runs nodes in inference mode. Weights made in it could not be moved or used outside of it later."""
+    """Leave inference mode, in which ComfyUI runs nodes: weights made in it could not be used outside of it later."""
     with torch.inference_mode(False), torch.no_grad():
         yield

@@ -1,4 +1,4 @@
-"""An einops pattern as a transform, so that a chain of transforms can be written in a config."""
+"""An einops pattern as a transform, for chains of transforms in a config."""
 
 from einops import rearrange
 from torch import Tensor
@@ -17,5 +17,5 @@ class Rearrange:
         self.lengths = lengths
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Any dtype and shape that fits the pattern; einops raises EinopsError when it does not."""
+        """Rearrange a tensor of any dtype. einops raises EinopsError if its shape does not fit the pattern."""
         return rearrange(x, self.pattern, **self.lengths)
