@@ -59,7 +59,7 @@ class ClipRange:
     def of_frames(cls, first: int, end: int) -> Self:
         """Frames `first` to `end - 1`, counted from 0. Raises ValueError if there are none."""
         if end <= first:
-            raise ValueError(f"frames {first}:{end} are none: the second number is of the first frame behind the part")
+            raise ValueError(f"frames {first}:{end} are none: the second number, where the part ends, must be larger")
         return cls(first=first, count=end - first)
 
     @property
@@ -124,7 +124,7 @@ def seconds_of(text: str) -> Fraction:
     """Parse a time such as "90", "12.5", "1:30" or "01:02:03.5" to seconds. Raises ValueError for anything else."""
     parts = CLOCK.fullmatch(text.strip())
     if parts is None or (parts[2] is not None and float(parts[3]) >= 60):
-        raise ValueError(f"{text!r} is no time such as 90, 12.5, 1:30 or 01:02:03.5")
+        raise ValueError(f"{text!r} is not a time such as 90, 12.5, 1:30 or 01:02:03.5")
     hours, minutes = int(parts[1] or 0), int(parts[2] or 0)
     return hours * 3600 + minutes * 60 + Fraction(parts[3] if parts[3][-1] != "." else parts[3][:-1])
 
@@ -139,11 +139,11 @@ def frames_of(text: str) -> tuple[int, int | None]:
     first, colon, end = text.strip().partition(":")
     numbers = [part for part in (first, end) if part]
     if not numbers or not all(part.isdecimal() and part.isascii() for part in numbers):
-        raise ValueError(f"{text!r} is no number of frames such as 100, and no part such as 20:40")
+        raise ValueError(f"{text!r} is neither a number of frames such as 100 nor a part such as 20:40")
     if not colon:
         return 0, int(first)
     if end and int(end) <= int(first or 0):
-        raise ValueError(f"{text!r} are no frames: the second number is of the first frame behind the part")
+        raise ValueError(f"{text!r} are no frames: the second number, where the part ends, must be larger")
     return int(first or 0), int(end) - int(first or 0) if end else None
 
 

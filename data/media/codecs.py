@@ -117,7 +117,7 @@ def depth_of_format(name: str) -> int:
         form = av.VideoFormat(name, 64, 64)
     except ValueError as error:
         raise ValueError(
-            f"--pixel_format {name!r} is not known; names are as yuv420p10le, yuv444p, gbrp16le"
+            f"--pixel_format {name!r} is not known; names are such as yuv420p10le, yuv444p, gbrp16le"
         ) from error
     return max(component.bits for component in form.components)
 

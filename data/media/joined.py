@@ -55,7 +55,7 @@ class JoinedPicture:
             with _open(segment) as container:
                 for packet, time in zip(_packets(container), shown, strict=True):
                     packet.pts, packet.dts = (self._moved(t, packet, segment) for t in (packet.pts, packet.dts))
-                    assert packet.duration is not None and packet.time_base is not None, "likewise"
+                    assert packet.duration is not None and packet.time_base is not None, "packets have durations"
                     packet.duration = round(packet.duration * packet.time_base * self._ticks)
                     packet.time_base = Fraction(1, self._ticks)
                     earlier.append(time)

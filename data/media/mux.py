@@ -72,7 +72,7 @@ def complete(
         os.replace(together, picture)
     except Exception as error:
         if len(segments) > 1:
-            what = "its frames are kept: mend that, then repeat the command, which resumes behind them"
+            what = "its frames are kept: correct the cause and repeat the command, which resumes after them"
             raise MediaError(f"{shown(result)}: cannot be completed ({reason(error)}); {what}") from error
         saved = _saved(picture, result)
         raise MediaError(

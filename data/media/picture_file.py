@@ -67,7 +67,7 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         if image.format == "TIFF":
             image.load_end = lambda: _keep_as_stored(image)  # type: ignore[attr-defined]
         if image.format == "TIFF" and image.mode == "I" and tiff_tags_of(image).get(BITS) == (32,):
-            raise MediaError(f"{shown(path)}: a TIFF of 32-bit whole numbers, which is not read; convert it to 16 bits")
+            raise MediaError(f"{shown(path)}: a TIFF of 32-bit integers, which is not read; convert it to 16 bits")
         animated = is_animation(image)
         if image.format in ("JPEG", "MPO") and MOST_PIXELS < _pixels(image) <= 2 * MOST_PIXELS:
             image.draft(None, (image.size[0] // 2, image.size[1] // 2))

@@ -79,7 +79,7 @@ class ProbeProcess:
             self.close()
             how = _how_it_ended(self.process.returncode)
             return MediaError(
-                f"{shown(path)}: its decoder died ({how}); the file is damaged, or made to do that; get another copy"
+                f"{shown(path)}: its decoder died ({how}); the file is damaged or malicious; get another copy"
             )
         if "error" in answer:
             return MediaError(answer["error"])

@@ -61,7 +61,7 @@ def find_media(
         raise MediaError(f"{printable(str(path))}: there is no such file or folder")
     if path.is_file():
         if frames_as_clip:
-            raise MediaError(f"{printable(str(path))}: is a file, and no folder of numbered pictures")
+            raise MediaError(f"{printable(str(path))}: is a file, not a folder of numbered pictures")
         return [path], []
     media, skipped = _search(path, options, is_top=True)
     if frames_as_clip and not any(entry.is_dir() for entry in media):

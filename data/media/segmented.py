@@ -43,7 +43,7 @@ class SegmentedWriter(MediaWriter):
             left = sum(piece.facts["frames"] for piece in self.kept.pieces)
             logger.warning(
                 "%s: what an earlier run kept %s cannot be used: %s",
-                shown(self.path), f"behind frame {left}" if left else "of it", self.kept.dropped,
+                shown(self.path), f"after frame {left}" if left else "of it", self.kept.dropped,
             )  # fmt: skip
         self.frames = self.segment_from = sum(piece.facts["frames"] for piece in self.kept.pieces)
         self.shot = self.kept.pieces[-1].facts["shot"] if self.kept.pieces else 0

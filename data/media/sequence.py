@@ -77,8 +77,8 @@ def numbered(path: str | PathLike[str]) -> NumberedPictures:
     for (number, file), (other, same) in pairwise(found):
         if number == other:
             raise MediaError(
-                f"{shown(path)}: {shown(file)} and {shown(same)} have one number; give one of them as a pattern, such "
-                "as %05d, or move it away"
+                f"{shown(path)}: {shown(file)} and {shown(same)} have the same number; give one of them as a pattern, "
+                "such as %05d, or move it away"
             )
     return NumberedPictures(tuple(file for _, file in found), tuple(number for number, _ in found))
 
@@ -107,10 +107,10 @@ def _of_folder(path: Path, entries: list[Path]) -> list[tuple[int, Path]]:
     pictures = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES]
     clips = [entry for entry in entries if entry.suffix.lower() in VIDEO_SUFFIXES]
     if clips:
-        raise MediaError(f"{shown(path)}: no folder of frames alone, it holds {shown(clips[0])}")
+        raise MediaError(f"{shown(path)}: not a folder of frames only: it holds {shown(clips[0])}")
     if len(pictures) < 2:
         held = f"one picture alone, {shown(pictures[0])}" if pictures else "no pictures"
-        raise MediaError(f"{shown(path)}: no folder of numbered pictures, it holds {held}")
+        raise MediaError(f"{shown(path)}: not a folder of numbered pictures: it holds {held}")
     names = [re.split("([0-9]+)", picture.stem) for picture in pictures]
     for picture, name in zip(pictures, names, strict=True):
         if name[::2] != names[0][::2] or picture.suffix.lower() != pictures[0].suffix.lower():
@@ -120,7 +120,7 @@ def _of_folder(path: Path, entries: list[Path]) -> list[tuple[int, Path]]:
             )
     columns = range(1, len(names[0]), 2)
     if not columns:
-        raise MediaError(f"{shown(path)}: no folder of numbered pictures, {shown(pictures[0])} has no number")
+        raise MediaError(f"{shown(path)}: not a folder of numbered pictures: {shown(pictures[0])} has no number")
     counting = [column for column in columns if len({int(name[column]) for name in names}) > 1]
     if len(counting) > 1:
         raise MediaError(

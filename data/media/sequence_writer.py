@@ -106,4 +106,7 @@ def why_not_replaced(folder: Path) -> str | None:
     other = next((entry for entry in sorted(folder.iterdir()) if not OURS.fullmatch(entry.name)), None)
     if other is None:
         return None
-    return f"{shown(folder)}: {folder} holds {shown(other)}, no frame of a result; rename it, or choose another place"
+    return (
+        f"{shown(folder)}: {folder} holds {shown(other)}, which is not a frame of a result; rename it, or choose "
+        "another place"
+    )

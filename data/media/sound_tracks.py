@@ -113,11 +113,11 @@ class TrackWriter(ABC):
         counts = (
             (self.refused, f"damaged and left out ({self.reason_left_out})"),
             (self.times.skipped, "repeated or out of order and left out"),
-            (self.times.moved, "given a time that rises"),
+            (self.times.moved, "given a later time, so that times increase"),
         )
         parts = [f"{count} {'packet was' if count == 1 else 'packets were'} {what}" for count, what in counts if count]
         if self.times.joined:
-            parts.append(f"{self.times.joined + 1} recordings with clocks of their own were joined")
+            parts.append(f"{self.times.joined + 1} recordings with separate clocks were joined")
         return f"{self.track.name}: {', '.join(parts)}" if parts else None
 
     def refuse(self, error: Exception) -> None:

@@ -237,7 +237,7 @@ class VideoReader(MediaReader):
         if missing and missing.frames_missing:
             lost.append(f"the header promises {missing.promised}")
         elif missing:
-            lost.append(f"the file ends at {self.path.stat().st_size} of {missing.promised}, behind its last frame")
+            lost.append(f"the file ends at {self.path.stat().st_size} of {missing.promised}, after its last frame")
         return f"{shown(self.path)}: {', '.join(lost)}; {seen.frames} frames were read" if lost else None
 
 

@@ -71,7 +71,7 @@ class VideoWriter(SegmentedWriter):
         if self.stored_size != size and not quiet:
             logger.info("%s: %dx%d made even by repeating the last row or column", shown(path), size[1], size[0])
         if (lost := left_out(encoding)) and not quiet:
-            logger.warning("%s: %s is left out, %s has no place for it here", shown(path), lost, encoding.encoder)
+            logger.warning("%s: %s is left out, since %s cannot store it", shown(path), lost, encoding.encoder)
         self.retimed = Fraction(options.frame_rate) if options.frame_rate else None
         self.rate = self.retimed or info.frame_rate or USUAL_RATE
         self.ticks = ticks_per_second(self.rate, None if self.retimed else info)

@@ -56,7 +56,7 @@ class YuvLayout:
         if self.model not in ("yuv", "grey", "rgb"):
             raise ValueError(f"a layout's model is yuv, grey or rgb, not {self.model!r}")
         if not (8 <= self.depth and self.depth + self.shift <= 16) or (self.depth == 8 and self.shift):
-            raise ValueError(f"{self.depth} bits above {self.shift} others: samples of 8 to 16 bits in a word are read")
+            raise ValueError(f"{self.depth} bits, shifted by {self.shift}: a word of 16 bits holds samples of 8 to 16")
         if any(ratio not in (1, 2, 4) for ratio in self.subsampling):
             raise ValueError(f"chroma can be subsampled by 1, 2 or 4, not by {self.subsampling}")
         if self.matrix not in MATRIX_OF_NUMBER.values():
