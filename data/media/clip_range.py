@@ -124,7 +124,7 @@ def seconds_of(text: str) -> Fraction:
     """Parse a time such as "90", "12.5", "1:30" or "01:02:03.5" to seconds. Raises ValueError for anything else."""
     parts = CLOCK.fullmatch(text.strip())
     if parts is None or (parts[2] is not None and float(parts[3]) >= 60):
-        raise ValueError(f"{text!r} is not a time such as 90, 12.5, 1:30 or 01:02:03.5")
+        raise ValueError(f"{text!r} is no time such as 90, 12.5, 1:30 or 01:02:03.5")
     hours, minutes = int(parts[1] or 0), int(parts[2] or 0)
     return hours * 3600 + minutes * 60 + Fraction(parts[3] if parts[3][-1] != "." else parts[3][:-1])
 

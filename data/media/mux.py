@@ -99,8 +99,7 @@ def _first_that_completes(
 ) -> tuple[Sequence[SoundTrack], Extras, list[str]]:
     """Write the file with the first choice of tracks and extras with which the muxer succeeds.
 
-    Returns:
-        (the tracks in the file, the extras in the file, sentences about faults of the tracks).
+    Returns (the tracks in the file, the extras in the file, sentences about faults of the tracks).
     """
     for kept, kept_extras in _choices(tracks, extras):
         try:
@@ -226,8 +225,6 @@ class _OtherTracks:
 
     Args:
         info: the input; its `time_origin` becomes zero.
-        tracks: the tracks to copy.
-        output: the output; its header is not written yet.
         picture_s: duration of the video in seconds. If only a part of the clip is restored, nothing later is copied.
         stack: closes the input.
     """

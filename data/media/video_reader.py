@@ -112,8 +112,6 @@ class VideoReader(MediaReader):
         """A decoded frame as a `Frame` of the clip's size.
 
         Args:
-            decoded: the frame.
-            time: its time in seconds.
             locations: the chroma locations found so far, by size and pixel format, since finding one is slow; a new one
                 is added.
             alpha: whether to keep the alpha plane.
@@ -253,14 +251,11 @@ def _last_until(
 ) -> tuple[av.VideoFrame, Fraction]:
     """The last frame that begins at or before a moment, and its time in seconds from `origin`.
 
-    Args:
-        moment: seconds from `origin`.
-        frames: decoded frames in display order, from a point at or before the moment.
-        stream: their stream.
-        origin: seconds of the stream's clock.
+    ValueError if all frames begin after the moment, or one has no time.
 
-    Raises:
-        ValueError: all frames begin after the moment, or one has no time.
+    Args:
+        moment: seconds from `origin`, which is in seconds of the stream's clock.
+        frames: decoded frames in display order, from a point at or before the moment.
     """
     last = None
     for frame in frames:
