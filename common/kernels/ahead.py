@@ -1,8 +1,8 @@
-"""Compiles kernels before they are needed, several at once, while weights are loaded.
+"""Compiles Triton kernels ahead of their first launch, several at once, while weights are loaded.
 
-Triton compiles a kernel when it is launched for the first time, one after another, which a first run waits for most of
-a minute. Here the networks go once over tensors of the meta device, which costs no memory; every launch on the way
-hands its kernel to a pool of threads. Triton keeps the results on disk: later runs only read them.
+Triton compiles each kernel at its first launch, one after another, so a first run waits most of a minute. Here the
+networks run once on tensors of the meta device, which takes no memory, and every launch hands its kernel to a pool of
+threads. Triton caches compiled kernels on disk, so later runs only read them.
 """
 
 import os
@@ -22,20 +22,21 @@ from common.logger import get_logger
 logger = get_logger(__name__)
 
 MOST_THREADS = 16
-PATIENCE = 2.0  # seconds of waiting without a message
+PATIENCE = 2.0  # seconds to wait before a message is logged
 
 
 @contextmanager
 def compiled_ahead(dry_run: Callable[[], None], device: torch.device, key: str) -> Iterator[None]:
-    """Compile what `dry_run` launches on tensors of the meta device while the block runs; all is done when it ends.
+    """Compile the kernels that `dry_run` launches, in threads while the block runs. Its end waits for the compiler.
 
-    Where own kernels do not run, or Triton cannot compile in threads, nothing happens, nor where this was done before:
-    a file in Triton's cache says so. An error of `dry_run` or of the compiler is logged: the launch that needs the
-    kernel meets it again, with its own message.
+    Nothing is compiled if the Triton kernels are not used on `device`, if this Triton cannot compile in threads, or if
+    a marker file in Triton's cache (`mark_of`) says that the kernels exist. An error of `dry_run` or of the compiler
+    is only logged, because the launch that needs the kernel raises it again.
 
     Args:
-        device: that the kernels are for.
-        key: says what `dry_run` depends on.
+        dry_run: runs the networks on tensors of the meta device.
+        device: the device for which kernels are compiled.
+        key: identifies everything that `dry_run` depends on.
     """
     mode = compile_mode() if device.type == "cuda" and triton_available() else None
     if mode is None:
@@ -53,22 +54,22 @@ def compiled_ahead(dry_run: Callable[[], None], device: torch.device, key: str) 
             logger.info("compiling kernels for this GPU, once: later runs find them in Triton's cache")
             thread.join()
             logger.info("kernels compiled, %.0f s after the start", time.perf_counter() - started)
-    finally:  # after an error or Ctrl-C nothing is waited for, and what has not begun is given up
+    finally:  # after an error or Ctrl-C, do not wait, and cancel kernels whose compilation has not begun
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def compile_mode() -> type | None:
-    """Triton's context in which launches are compiled by an executor; None where this Triton has none."""
+    """Triton's context manager that compiles launches in an executor; None if this Triton does not have it."""
     try:
         from triton.runtime._async_compile import AsyncCompileMode
     except ImportError:
-        logger.debug("this Triton compiles one kernel after the other")
+        logger.debug("this version of Triton cannot compile kernels in threads")
         return None
     return AsyncCompileMode
 
 
 def mark_of(key: str, device: torch.device) -> Path:
-    """The file that says that kernels were compiled; it goes when Triton's cache is emptied."""
+    """The marker file of compiled kernels. It is in Triton's cache, so emptying the cache removes it too."""
     import triton
 
     about = [key, torch.cuda.get_device_name(device), triton.__version__, torch.__version__]
@@ -79,7 +80,7 @@ def mark_of(key: str, device: torch.device) -> Path:
 
 
 def _compile(dry_run: Callable[[], None], device: torch.device, mode: AbstractContextManager[object], key: str) -> None:
-    """In a thread of its own: Triton's mode and the choice of kernels are the thread's."""
+    """Compile the kernels. It runs in a separate thread, because `mode` and the choice of kernels are per thread."""
     try:
         mark = mark_of(key, device)
         if mark.exists():
@@ -88,5 +89,5 @@ def _compile(dry_run: Callable[[], None], device: torch.device, mode: AbstractCo
             dry_run()
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
-    except Exception as error:  # whatever a compiler raises: a missing kernel is compiled when it is launched
+    except Exception as error:  # compilers raise many types; a missing kernel is compiled at its launch
         logger.debug("kernels were not compiled ahead: %s", error, exc_info=error)

@@ -1,6 +1,7 @@
-"""Attention over many short sequences packed one after another, with one entry point and three backends.
+"""Attention over many short sequences in one packed tensor, with one entry point and three backends.
 
-Nothing is ever padded and nothing is masked: sequences of one length form a group, and a group is one dense call.
+No backend pads or masks. FlashAttention and torch's varlen kernel read the boundaries of sequences; SDPA makes one
+dense call per run of equally long sequences.
 """
 
 import importlib.util
@@ -22,10 +23,10 @@ Backend = Literal["sdpa", "flash_attn", "torch_varlen"]
 
 @dataclass(frozen=True)
 class Sequences:
-    """Where sequences lie in a packed tensor.
+    """The positions of sequences in a packed tensor.
 
-    groups: (count, length) of runs of equally long sequences, in order.
-    boundaries: int32 [number of sequences + 1], first row of each sequence and the end.
+    groups: (count, length) of each run of equally long sequences, in order.
+    boundaries: int32 [number of sequences + 1], first row of each sequence, then the number of rows.
     """
 
     groups: tuple[tuple[int, int], ...]
@@ -42,12 +43,13 @@ class Sequences:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v within each sequence, by the fastest backend that this machine has.
+    """softmax(q k^T / sqrt(D)) v within each sequence, with the backend of `fastest_backend`.
 
     Args:
-        q, k, v: [rows, H, D], sequences one after another as `sequences` says.
+        q, k, v: [rows, H, D], any float dtype.
+        sequences: the positions of the sequences in these rows.
     Returns:
-        [rows, H, D]
+        [rows, H, D] in the dtype of q.
     """
     if not sequences.groups:
         return q  # no rows
@@ -62,14 +64,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     out = varlen_attn(q, k, v, bounds, bounds, longest, longest)
-    assert isinstance(out, Tensor)  # with what else it may return only where asked
+    assert isinstance(out, Tensor)  # it returns a tuple only if more results are requested
     return out
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
-    """The reference: a dense call for each run of equally long sequences."""
+    """The reference: one dense call per run of equally long sequences."""
     outputs, rows = [], [count * length for count, length in sequences.groups]
-    # `split`, as the gradient of a slice is as large as the whole, with zeros around it, and all of them are added up.
+    # `split`, because the gradient of a slice has the size of the whole tensor, and all of them would be summed.
     for (count, length), *run in zip(sequences.groups, *(x.split(rows) for x in (q, k, v)), strict=True):
         dense = [x.unflatten(0, (count, length)).transpose(1, 2) for x in run]  # count H length D
         outputs.append(F.scaled_dot_product_attention(*dense).transpose(1, 2).flatten(0, 1))
@@ -78,10 +80,10 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
 
 @cached_choice
 def fastest_backend(device_type: str, dtype: torch.dtype, index: int | None = None) -> Backend:
-    """The backend for a device and dtype; chosen and logged once.
+    """The fastest backend for a device and dtype; chosen and logged once per argument.
 
-    cuDNN's attention behind SDPA beats FlashAttention-2 by 1.6 times on Hopper (see docs/performance.md); older CUDA
-    devices do without it, and there one ragged call of FlashAttention-2 is faster than a dense call a group.
+    On Hopper, SDPA uses cuDNN's attention, 1.6 times as fast as FlashAttention-2 (docs/performance.md). On older CUDA
+    devices it does not, and one call of FlashAttention-2 over all sequences is faster than one dense call per run.
     """
     backend: Backend = "sdpa"
     half = dtype in (torch.float16, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Marks functions for torch.compile, as constants or as not to be traced, without its import of two seconds."""
+"""Marks functions for torch.compile as constant or untraced, without the compiler's import, which takes two seconds."""
 
 import functools
 from collections.abc import Callable
@@ -9,9 +9,9 @@ Choice = TypeVar("Choice")
 
 
 def cached_choice(choose: Callable[Arguments, Choice]) -> Callable[Arguments, Choice]:
-    """`functools.cache` for choices that may log: traced code takes the answer and does not look inside.
+    """`functools.cache` for functions that log: torch.compile treats their result as a constant.
 
-    torch.compile would trace a cached function's body, meet its log message and break the graph there, in every block.
+    Otherwise torch.compile would trace the function's body and break the graph at its log call, in every block.
     """
     cached: Callable[Arguments, Choice] = functools.cache(choose)  # type: ignore[assignment]  # it takes any hashable
 
@@ -19,12 +19,12 @@ def cached_choice(choose: Callable[Arguments, Choice]) -> Callable[Arguments, Ch
     def chosen(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Choice:
         return cached(*args, **kwargs)
 
-    # What `torch.compiler.assume_constant_result` sets; calling it would import the compiler.
+    # The attribute that `torch.compiler.assume_constant_result` sets; calling that would import the compiler.
     chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return chosen
 
 
 def not_traced(function: Callable[Arguments, Choice]) -> Callable[Arguments, Choice]:
-    """`torch.compiler.disable` by the mark that it sets: compiled code calls the function as it is."""
+    """Set the attribute that `torch.compiler.disable` sets: compiled code calls the function without tracing it."""
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     return function

@@ -1,6 +1,6 @@
-"""3-D convolution, on CPUs through oneDNN.
+"""3-D convolution that calls oneDNN directly on CPUs.
 
-`F.conv3d` takes a plain loop over matrix products there, ten times slower than oneDNN on the tiny VAE's shapes.
+There `F.conv3d` loops over matrix products, which is ten times slower than oneDNN for the shapes of the tiny VAE.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """[B, C, T, H, W], [O, C, k, k, k], [O] -> [B, O, T', H', W'] in the dtype and the layout of x."""
+    """`F.conv3d` without dilation or groups: [B, C, T, H, W], [O, C, kt, kh, kw], [O] -> [B, O, T', H', W']."""
     if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.enabled and x.numel():
         return torch.mkldnn_convolution(x, weight, bias, list(padding), list(stride), [1, 1, 1], 1)
     return F.conv3d(x, weight, bias, stride, padding)

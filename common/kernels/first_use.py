@@ -1,7 +1,7 @@
-"""What a GPU's libraries do at their first call, done in a thread while files are looked at and weights are read.
+"""Initialises a GPU's libraries in a thread, while input files are inspected and weights are read.
 
-A process's first convolution, product and attention load code for the GPU, and the first own kernel initialises Triton.
-A run of one picture would wait longer for that than for its networks.
+The first convolution, matrix product and attention of a process load GPU code, and the first Triton kernel initialises
+Triton. In a run of one picture this takes longer than the networks.
 """
 
 import threading
@@ -16,15 +16,15 @@ from common.logger import get_logger
 
 logger = get_logger(__name__)
 
-SIDE = 64  # of the tensors that are computed with
+SIDE = 64  # size of the tensors' dimensions
 
 
 @contextmanager
 def first_use(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Do this in a thread while the block runs, if `device` is a CUDA device.
+    """Call each library once in a thread while the block runs; without effect if `device` is not a CUDA device.
 
-    An error is logged only: the run itself meets it again. The block waits for the thread, because a process that ends
-    while a thread is in the driver may crash.
+    An error is only logged, because the run itself raises it again. The end of the block waits for the thread, because
+    a process that exits while a thread is inside the driver may crash.
     """
     if device.type != "cuda":
         yield

@@ -1,7 +1,7 @@
 """The elementwise passes of the video VAE on channels-last activations: GroupNorm of frames with SiLU, bias, residual.
 
-One entry point an operation; what is here runs on every device and is the reference for the Triton kernels, which are
-taken on CUDA when no gradient is wanted. Letters: B clips · T frames · H, W pixels · C channels · S chunks of pixels.
+Each operation has one entry point. The code here runs on every device and is the reference of the Triton kernels, which
+are used on CUDA outside of autograd. Letters: B clips · T frames · H, W pixels · C channels · S chunks of pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ from common.kernels.group_norm import frame_group_norm
 from common.kernels.norm_statistics import Norm, NormStatistics
 from common.kernels.triton_support import use_triton
 
-MOST_SCORES = 2**30  # bytes
+MOST_SCORES = 2**30  # bytes of one chunk's attention scores and weights
 
 
-Gather = Callable[[Tensor], Tensor]  # the same tensor of every block of a picture, [blocks, ...] in the blocks' order
+Gather = Callable[[Tensor], Tensor]  # all-gather over the row blocks of a picture: [...] -> [blocks, ...]
 
 
 def norm_silu_into(
@@ -28,10 +28,10 @@ def norm_silu_into(
     statistics: NormStatistics | None = None,
     gather: Gather | None = None,
 ) -> None:
-    """GroupNorm of every frame of x + deferred alone, then SiLU where asked, written into `out`.
+    """GroupNorm of x + deferred over each frame separately, then SiLU if `norm.silu`; written to `out`.
 
     Args:
-        out: [B, T, H, W, C], any strides in B, T and from pixel to pixel (part of a larger buffer).
+        out: [B, T, H, W, C]; it may be a slice of a larger buffer in any dimension but C.
         x, deferred, statistics, gather: see `norm_coefficients`.
     """
     if not use_triton(x, out) and gather is None:
@@ -57,13 +57,16 @@ def norm_coefficients(
     statistics: NormStatistics | None = None,
     gather: Gather | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(scale, shift), [B * T, C] in float32 at least, that make GroupNorm of x + deferred, frame by frame, out of x.
+    """Coefficients with which x * scale + shift is GroupNorm of x + deferred, over each frame separately.
 
     Args:
-        x: [B, T, H, W, C]; deferred: [C], a bias that its producer left out.
-        statistics: of x (without `deferred`), when its producer measured them.
-        gather: where x is one block of rows of a picture; statistics of all blocks are combined, in the blocks' order,
-            so that every rank gets the same bits. None: x is the whole picture.
+        x: [B, T, H, W, C].
+        deferred: [C], a bias that is not yet added to x; None: no bias.
+        statistics: those of x without `deferred`, if the pass that wrote x measured them; None: measure them.
+        gather: given if x is one row block of the picture; the statistics of all blocks are combined in the order of
+            the blocks, so that every rank computes the same bits. None: x is the whole picture.
+    Returns:
+        (scale, shift), each [B * T, C], float32, or float64 for a float64 x.
     """
     if use_triton(x):
         from common.kernels import frame_norm_triton as kernels
@@ -77,7 +80,7 @@ def norm_coefficients(
 
 
 def group_statistics(x: Tensor, groups: int, deferred: Tensor | None) -> Tensor:
-    """Count, mean and sum of squared deviations of x + deferred by frame and group: [B * T, groups, 3]."""
+    """Count, mean and sum of squared deviations of x + deferred for each frame and group: [B * T, groups, 3]."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     value = x.to(wide) if deferred is None else x.to(wide) + deferred.to(wide)
     grouped = value.flatten(2, 3).flatten(0, 1).unflatten(-1, (groups, -1))  # (b t) p g c
@@ -87,7 +90,7 @@ def group_statistics(x: Tensor, groups: int, deferred: Tensor | None) -> Tensor:
 
 
 def combine_statistics(blocks: Tensor, norm: Norm, deferred: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(scale, shift) as `norm_coefficients` gives them, from the blocks' `group_statistics`, [N, B * T, groups, 3]."""
+    """The result of `norm_coefficients` from the `group_statistics` of all blocks, [N, B * T, groups, 3]."""
     count, mean, squares = blocks.unbind(-1)
     everything = count.sum(0)
     centre = (mean * count).sum(0) / everything
@@ -106,12 +109,16 @@ def add_bias_residual(
     out: Tensor | None = None,
     measure: bool = True,
 ) -> tuple[Tensor, NormStatistics | None]:
-    """(y + bias) + (x + deferred) in one pass, into `out` or over y.
+    """(y + bias) + (x + deferred) in one pass.
 
     Args:
-        y, x: [B, T, H, W, C]; bias, deferred: [C].
-        out: [B, T, H, W, C], any strides but in C (part of a larger buffer).
-        measure: also return the statistics of the result, where the pass can have them for free (the kernel can).
+        y, x: [B, T, H, W, C], packed pixels.
+        bias, deferred: [C].
+        out: [B, T, H, W, C], where the result is written; it may be a slice of a larger buffer in any dimension but C.
+            None: the result replaces y.
+        measure: also measure the statistics of the result. Only the Triton kernel does so.
+    Returns:
+        (out, its statistics); None in their place if they were not measured.
     """
     out = y if out is None else out
     if use_triton(y, out):
@@ -128,11 +135,13 @@ def add_bias_residual(
 def add_phase_bias(
     y: Tensor, table: Tensor, out: Tensor | None = None, measure: bool = True
 ) -> tuple[Tensor, NormStatistics | None]:
-    """y + the bias of a folded upsampler, which depends on a pixel's phase and on being at the border.
+    """Add the bias of a folded upsampler, which depends on a pixel's phase and on whether it is at the border.
 
     Args:
         y: [B, T, H, W, C], H and W even.
-        table: [Z, 4, 4, C], by frame modulo Z, then by row and by column: first, odd, even, last.
+        table: [Z, 4, 4, C], indexed by frame modulo Z, class of the row and class of the column; the classes are
+            first, odd, even, last.
+        out, measure: as in `add_bias_residual`, also for what is returned.
     """
     out = y if out is None else out
     if use_triton(y, out):
@@ -144,25 +153,29 @@ def add_phase_bias(
 
 
 def phase_bias(table: Tensor, size: Sequence[int]) -> Tensor:
-    """The table [Z, 4, 4, C] of `add_phase_bias` for every pixel of `size`, [T, H, W, C]."""
+    """Expand the table [Z, 4, 4, C] of `add_phase_bias` to all pixels of `size` (T, H, W): [T, H, W, C]."""
     frames = torch.arange(size[0], device=table.device) % table.shape[0]
     rows, columns = (_border_class(n, table.device) for n in size[1:])
     return table[frames][:, rows][:, :, columns]
 
 
 def _border_class(length: int, device: torch.device) -> Tensor:
-    """0 first, 1 odd, 2 even, 3 last: [length]."""
+    """The class of each position: 0 first, 1 odd, 2 even, 3 last; int64 [length]."""
     classes = 2 - torch.arange(length, device=device) % 2
     classes[0], classes[-1] = 0, 3
     return classes
 
 
 def wide_attention(q: Tensor, k: Tensor, v: Tensor, most_bytes: int | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(C)) v with one head too wide for fused attention kernels, in chunks of queries.
+    """softmax(q k^T / sqrt(C)) v for one head that is too wide for fused attention kernels.
+
+    On CUDA without gradients queries go in chunks, to bound the memory of scores; elsewhere this is torch's SDPA.
 
     Args:
         q, k, v: [N, L, C].
-        most_bytes: that the scores of one chunk may take; None: `MOST_SCORES`.
+        most_bytes: bound of the scores of a chunk, in bytes, see `scores_bytes`.
+    Returns:
+        [N, L, C]
     """
     if not use_triton(q, k, v):
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
@@ -178,10 +191,13 @@ def wide_attention(q: Tensor, k: Tensor, v: Tensor, most_bytes: int | None = Non
 
 
 def scores_bytes(most_bytes: float | None) -> int:
-    """How much the scores of one chunk of queries may take where other tensors are bounded by `most_bytes`."""
+    """The bound of the scores of one chunk of queries, in bytes: `most_bytes`, but at most `MOST_SCORES`."""
     return MOST_SCORES if most_bytes is None else min(MOST_SCORES, int(most_bytes))
 
 
 def query_rows(keys: int, itemsize: int, most_bytes: int) -> int:
-    """Queries of one chunk, 128 at least: float32 scores, and weights in the dtype of the values, for every key."""
+    """The number of queries in a chunk, a multiple of 128 and at least 128.
+
+    Each query takes a float32 score and an attention weight in the dtype of the values (`itemsize` bytes) per key.
+    """
     return max(128, most_bytes // ((4 + itemsize) * keys) // 128 * 128)

@@ -1,7 +1,8 @@
-"""Triton kernels behind `common.kernels.frame_norm`: see there for what they compute.
+"""Triton kernels of `common.kernels.frame_norm`, where their operations are described.
 
-A frame is cut into chunks of pixels, a program a chunk, so that even one frame fills the device. Sums are shifted by
-the chunk's first pixel: plain sums of squares would lose the variance of an activation that stands far from zero.
+A frame is cut into chunks of pixels with one program per chunk, so that even one frame occupies the device. Sums are
+taken of the differences from the chunk's first pixel, because plain sums of squares lose the variance of an activation
+whose mean is far from zero.
 """
 
 from typing import cast
@@ -15,14 +16,14 @@ from common.kernels.norm_statistics import Norm, NormStatistics
 from common.kernels.triton_support import launch
 
 TILE = 4096  # elements that a program of four warps holds at once
-PROGRAMS = 1056  # eight a multiprocessor of the largest device of today
+PROGRAMS = 1056  # eight programs for each of the 132 multiprocessors of an H100
 MOST_CHUNKS, MOST_PARTS = 1024, 2**18  # parts: chunks times channels
-CHUNKS = 256  # that a program of `_coefficients_kernel` reads at once
+CHUNKS = 256  # number of chunks that a program of `_coefficients_kernel` reads at once
 
 
 @triton.jit
 def bias_of(bias_ptr, channel, channels, row, column, frame, height, width, phases, ok, KIND: tl.constexpr):
-    """KIND 1: a bias by channel; 2: a table by phase and border, see `add_phase_bias`."""
+    """KIND 1: one bias per channel. KIND 2: a table indexed by phase and border, see `add_phase_bias`."""
     if KIND == 1:
         bias = tl.load(bias_ptr + channel, mask=channel < channels, other=0.0).to(tl.float32)[None, :]
     else:
@@ -33,8 +34,8 @@ def bias_of(bias_ptr, channel, channels, row, column, frame, height, width, phas
     return bias
 
 
-# Numbers that change from picture to picture are not specialised: a kernel would be compiled for each of their kinds.
-# Channels and strides are: they tell the compiler how pointers are aligned.
+# Numbers that depend on the picture's size are not specialised, or Triton would compile variants of a kernel for them.
+# Channels and strides are specialised, because they tell the compiler how pointers are aligned.
 @triton.jit(do_not_specialize=["frames", "height", "width", "chunk", "chunks", "phases"])
 def _add_kernel(
     out_ptr, y_ptr, x_ptr, bias_ptr, pending_ptr, parts_ptr,
@@ -96,7 +97,8 @@ def _coefficients_kernel(
     channels, of_group, pixels, chunk, chunks, eps,
     PENDING: tl.constexpr, STATISTICS: tl.constexpr, CHUNKS: tl.constexpr, OF_GROUP: tl.constexpr,
 ):  # fmt: skip
-    # STATISTICS: count, mean and sum of squared deviations of the group go to scale_ptr, nothing to shift_ptr.
+    # With STATISTICS, the group's count, mean and sum of squared deviations are written to scale_ptr, and shift_ptr is
+    # not used.
     picture, group = tl.program_id(0), tl.program_id(1)
     parts_ptr += (picture // frames).to(tl.int64) * parts_b + (picture % frames).to(tl.int64) * parts_t
     member = tl.arange(0, OF_GROUP)
@@ -220,7 +222,7 @@ def _run_add(
 
 
 def require_packed_pixels(*tensors: Tensor) -> None:
-    """[B, T, H, W, C] whose pixels follow one another; frames may lie apart."""
+    """Assert that the pixels of each frame of [B, T, H, W, C] are contiguous; frames and clips may have any stride."""
     for x in tensors:
         _, _, _, width, channels = x.shape
         assert x.stride(4) == 1 and x.stride(3) == channels and x.stride(2) == width * channels, "pixels must be packed"
@@ -234,17 +236,17 @@ def measure(x: Tensor) -> NormStatistics:
 def add(
     out: Tensor, y: Tensor, bias: Tensor | None, x: Tensor | None, deferred: Tensor | None, measure: bool
 ) -> NormStatistics | None:
-    """out = y + bias + x + deferred, and its statistics where asked."""
+    """out = y + bias + x + deferred. Returns the statistics of out if `measure`, else None."""
     return _run_add(out, y, bias, int(bias is not None), x, deferred, write=True, measure=measure)
 
 
 def add_table(out: Tensor, y: Tensor, table: Tensor, measure: bool) -> NormStatistics | None:
-    """out = y + table[frame % Z, row class, column class], and its statistics where asked."""
+    """out = y + table[frame % Z, row class, column class]. Returns the statistics of out if `measure`, else None."""
     return _run_add(out, y, table.contiguous(), 2, None, None, write=True, measure=measure)
 
 
 def coefficients(x: Tensor, statistics: NormStatistics, norm: Norm, deferred: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(scale, shift) [B * T, C] float32 that make the norm of x + deferred out of x, whose statistics are given."""
+    """(scale, shift), float32 [B * T, C] each: x * scale + shift is the norm of x + deferred. `statistics` are of x."""
     scale = x.new_empty(x.shape[0] * x.shape[1], x.shape[-1], dtype=torch.float32)
     shift = torch.empty_like(scale)
     _run_coefficients(scale, shift, x, statistics, norm, deferred, False)
@@ -252,7 +254,7 @@ def coefficients(x: Tensor, statistics: NormStatistics, norm: Norm, deferred: Te
 
 
 def group_statistics(x: Tensor, statistics: NormStatistics, norm: Norm, deferred: Tensor | None) -> Tensor:
-    """See `common.kernels.frame_norm.group_statistics`; from those of chunks."""
+    """See `common.kernels.frame_norm.group_statistics`; computed from the statistics of chunks."""
     out = x.new_empty(x.shape[0] * x.shape[1], norm.groups, 3, dtype=torch.float32)
     _run_coefficients(out, out, x, statistics, norm, deferred, True)
     return out
@@ -288,7 +290,7 @@ def combine(blocks: Tensor, norm: Norm, deferred: Tensor | None) -> tuple[Tensor
 
 
 def scale_shift(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, silu: bool) -> None:
-    """out = silu(x * scale + shift), frame by frame; scale, shift: [B * T, C] float32."""
+    """out = x * scale + shift, then SiLU if `silu`; scale and shift are float32 [B * T, C], one row per frame."""
     batch, frames, height, width, channels = x.shape
     require_packed_pixels(x)
     assert out.stride(4) == 1 and out.stride(2) == width * out.stride(3), "rows of pixels must follow one another"

@@ -1,4 +1,4 @@
-"""GroupNorm of every frame alone, with SiLU after it: the reference path on every device."""
+"""GroupNorm of each frame separately, optionally followed by SiLU: the reference on every device."""
 
 from collections.abc import Callable
 
@@ -16,13 +16,16 @@ def frame_group_norm(
     silu: bool = False,
     gather: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Normalise each group of channels over one frame's pixels; statistics never mix frames.
+    """Normalise each group of channels over the pixels of one frame; statistics never mix frames.
 
     Args:
-        x: [B, C, T, H, W], any float dtype, which the result keeps.
+        x: [B, C, T, H, W], any float dtype.
         weight, bias: [C].
         silu: apply x * sigmoid(x) to the result.
-        gather: where x is a block of the frames' rows: a tensor of every block -> [blocks, ...]; None: x is all rows.
+        gather: given if x is one row block of the frames: all-gathers a tensor over the blocks, [...] -> [blocks, ...].
+            None: x is the whole frames.
+    Returns:
+        [B, C, T, H, W] in the dtype of x.
     """
     if gather is not None:
         y = _normed_with_others(x, groups, eps, gather) * weight[:, None, None, None] + bias[:, None, None, None]
@@ -34,7 +37,7 @@ def frame_group_norm(
 
 
 def _normed_with_others(x: Tensor, groups: int, eps: float, gather: Callable[[Tensor], Tensor]) -> Tensor:
-    """x without mean and scale, of which all blocks' means and variances are put together (Chan's formula)."""
+    """(x - mean) / sqrt(variance + eps), whose statistics combine those of all blocks (Chan et al., 1979)."""
     grouped = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(1, (groups, -1))  # B G c T H W
     variance, mean = torch.var_mean(grouped, (2, 4, 5), correction=0)  # B G T
     pixels = torch.full_like(mean, x.shape[3] * x.shape[4])

@@ -1,4 +1,4 @@
-"""GroupNorm as kernels take it, and what a pass measures for it."""
+"""The parameters of a GroupNorm for the kernels, and the statistics that a pass measures for the next norm."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Norm:
-    """GroupNorm of every frame alone, and whether SiLU follows. weight, bias: [C]."""
+    """A GroupNorm of each frame separately.
+
+    weight, bias: [C].
+    groups: number of groups of channels.
+    eps: added to the variance.
+    silu: whether SiLU follows.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -18,10 +24,11 @@ class Norm:
 
 @dataclass(frozen=True)
 class NormStatistics:
-    """What a pass over an activation measured of it, for the norm that reads it next.
+    """The statistics of an activation, measured by the pass that wrote it for the norm that reads it next.
 
-    parts: [B, T, S, C, 2] float32, mean and sum of squared deviations of every chunk of pixels and channel.
-    chunk: pixels in a chunk (the last one may have fewer); pixels: of a frame.
+    parts: float32 [B, T, S, C, 2], mean and sum of squared deviations of each channel over each chunk of pixels.
+    chunk: number of pixels in a chunk; the last one may have fewer.
+    pixels: number of pixels in a frame.
     """
 
     parts: Tensor
@@ -29,5 +36,5 @@ class NormStatistics:
     pixels: int
 
     def frames(self, start: int, stop: int) -> "NormStatistics":
-        """Of the frames start..stop alone."""
+        """The statistics of the frames start, ..., stop - 1."""
         return NormStatistics(self.parts[:, start:stop], self.chunk, self.pixels)

@@ -1,7 +1,7 @@
-"""Repeated calls with tensors of the same shapes, as CUDA graphs: a small picture is bound by its launches.
+"""Replays repeated calls with tensors of the same shapes as CUDA graphs, since launches limit the speed for pictures.
 
-A picture of 720p takes the device 50 ms, and its 500 kernels of our own and 2,000 of the library's take a Python thread
-longer than that to queue, while other threads compress pictures. A replay queues them all in one call.
+The device computes a 720p picture in 50 ms. Python needs longer to launch its 500 Triton kernels and 2,000 library
+kernels, while other threads compress pictures. A replay launches all of them in one call.
 """
 
 from collections import OrderedDict
@@ -16,12 +16,18 @@ from common.logger import get_logger
 
 logger = get_logger(__name__)
 
-MOST = 8  # calls that are remembered: the networks of two sizes of picture
+MOST = 8  # keys in the cache: enough for the networks of two sizes of picture
 
 
 @dataclass(frozen=True)
 class _Captured:
-    """A graph, the tensors that it reads, and the one that it writes. function: keeps alive what the kernels read."""
+    """A captured call.
+
+    graph: the CUDA graph.
+    inputs: the tensors that it reads.
+    output: the tensor that it writes.
+    function: the captured function, referenced to keep alive the tensors that its kernels read.
+    """
 
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
@@ -30,34 +36,37 @@ class _Captured:
 
 
 class ReplayedCalls:
-    """Calls of functions of tensors on one CUDA device, in one thread. The same kernels run with and without replay.
+    """Calls functions of tensors on one CUDA device, from one thread. The same kernels run with and without replay.
 
-    The first calls of a key run as they are, which also compiles and chooses kernels; the next is captured, and
-    replayed like all that follow. Where capturing fails, for want of memory for example, calls run as they are.
+    The first calls of a key run normally, which also compiles and selects kernels. The next call is captured as a
+    graph, and it and all later ones replay the graph. If a capture fails, for lack of memory for example, this and all
+    later calls run normally.
 
     Args:
-        device: of all tensors.
-        most: keys that are remembered; the one that was used longest ago goes first.
+        device: the device of all tensors.
+        most: number of keys in the cache; the least recently used one is evicted.
 
     Attributes:
-        nbytes: device memory that the graphs keep for themselves, which PyTorch does not count as allocated.
+        nbytes: device memory that the graphs reserve, in bytes, which PyTorch does not count as allocated.
     """
 
     def __init__(self, device: torch.device, most: int = MOST) -> None:
         self._device, self._most = device, most
-        self._known: OrderedDict[Hashable, _Captured | int] = OrderedDict()  # or how often it was called
+        self._known: OrderedDict[Hashable, _Captured | int] = OrderedDict()  # int: number of normal calls so far
         self._pool: Any = None  # a handle, whose type differs between releases of torch
         self._failed = False
         self.nbytes = 0
 
     def __call__(self, key: Hashable, function: Callable[..., Tensor], *inputs: Tensor, plain: int = 1) -> Tensor:
-        """`function(*inputs)`, a tensor of its own.
+        """`function(*inputs)`, in a tensor that later calls do not overwrite.
 
         Args:
-            key: equal only for calls that launch the same kernels on other numbers of `inputs`, whose shapes need not
-                be part of it. Everything else that the function reads keeps its place in memory between such calls.
-            plain: calls of a key before one is captured. Graphs share their memory, but one whose tensors are larger
-                than those of graphs before it finds no place among them: what takes most is to be captured first.
+            key: equal only for calls that launch the same kernels and differ in the values of `inputs` alone. Shapes
+                and dtypes of `inputs` are added to it. All other tensors that the function reads must keep their
+                addresses between calls with equal keys.
+            plain: number of normal calls of a key before one is captured. Graphs share a memory pool, but a graph
+                cannot reuse the memory of earlier graphs whose tensors are smaller. So capture the call that takes
+                most memory first.
         """
         if self._failed:
             return function(*inputs)
@@ -76,7 +85,7 @@ class ReplayedCalls:
         return captured.output.clone()  # the next replay of any of these graphs may write over it
 
     def clear(self) -> None:
-        """Forget all calls, and give back the memory of their graphs: what they read is about to move."""
+        """Drop all graphs and release their memory. Call it before tensors that they read are moved."""
         self._known.clear()
         self._pool, self.nbytes = None, 0
 
@@ -87,13 +96,13 @@ class ReplayedCalls:
             self._known.popitem(last=False)
 
     def _capture(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> _Captured | None:
-        """Record the function's kernels; None where that cannot be done, now and from now on."""
+        """Capture the function's kernels. If that fails, return None and disable replay for all later calls."""
         try:
             mine = tuple(x.clone() for x in inputs)
             graph = torch.cuda.CUDAGraph()
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            # Other threads go on: they wait for copies to the host, which an exclusive capture would refuse.
+            # Thread-local, because other threads wait for copies to the host, which a global capture would forbid.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 output = function(*mine)
         except RuntimeError as error:  # out of memory is one
@@ -103,5 +112,5 @@ class ReplayedCalls:
             return None
         segments = torch.cuda.memory_snapshot(self._pool)
         self.nbytes = sum(segment["total_size"] - segment["allocated_size"] for segment in segments)
-        torch.cuda.reset_peak_memory_stats(self._device)  # else what is in `nbytes` now would be counted twice
+        torch.cuda.reset_peak_memory_stats(self._device)  # otherwise the memory in `nbytes` would be counted twice
         return _Captured(graph, mine, output, function)

@@ -1,7 +1,7 @@
-"""3x3x3 convolutions between pixels (three channels) and wide activations, for which library kernels waste most work.
+"""3x3x3 convolutions from or to RGB pixels, on which library kernels waste most of their work.
 
-Into few channels, every pixel is first projected onto all taps at once (a matrix product), and the shifted projections
-are summed: the wide activation is read once, and what is carried between slices is the projections.
+A convolution to few channels is a tap projection, a matrix product of every pixel with all taps at once, and a sum of
+the shifted projections. So the wide activation is read once, and sums of projections are carried between slices.
 """
 
 from math import ceil
@@ -14,17 +14,18 @@ from common.kernels.conv3d import conv3d
 from common.kernels.triton_support import use_triton
 
 MOST_RGB_CHANNELS = 4
-ALIGNED = 16  # channels that tensor cores take at once
+ALIGNED = 16  # the library's tensor-core kernels need a multiple of this many channels
 
 
 def conv_from_rgb(x: Tensor, weight: Tensor, pad_rows: bool = True) -> Tensor:
-    """Convolution of few channels, zero padding in width, none in time, no bias.
+    """Convolution of few channels with zero padding in width, no padding in time and no bias.
 
     Args:
-        x: [B, T, H, W, C], C <= 4. weight: [O, C, k, 3, 3].
-        pad_rows: zero padding in height; False: the first and the last row of x are the neighbours of the others.
+        x: [B, T, H, W, C], C <= 4.
+        weight: [O, C, k, 3, 3].
+        pad_rows: zero padding in height too. False: the first and the last row of x are halo rows.
     Returns:
-        [B, T - k + 1, H or H - 2, W, O]
+        [B, T - k + 1, H, W, O] in the dtype of x, or H - 2 rows without `pad_rows`.
     """
     if use_triton(x, weight):
         if x.dtype != torch.float32:
@@ -38,9 +39,9 @@ def conv_from_rgb(x: Tensor, weight: Tensor, pad_rows: bool = True) -> Tensor:
 
 
 def conv_of_stacked(x: Tensor, weight: Tensor, pad_rows: bool = True) -> Tensor:
-    """`conv_from_rgb` as a 2-D convolution: the frames that an output frame sees stand side by side in the channels.
+    """`conv_from_rgb` as a 2-D convolution: the k frames that an output frame depends on are stacked as channels.
 
-    Zeros fill the channels up to what the library's kernels for tensor cores take.
+    Channels are padded with zeros to a multiple of `ALIGNED`, which the library's tensor-core kernels need.
     """
     (batch, frames, height, width, few), (outer, _, kernel, *window) = x.shape, weight.shape
     frames, channels = frames - kernel + 1, ceil(kernel * few / ALIGNED) * ALIGNED
@@ -55,16 +56,18 @@ def conv_of_stacked(x: Tensor, weight: Tensor, pad_rows: bool = True) -> Tensor:
 
 
 def uses_tap_projection(x: Tensor, channels_out: int) -> bool:
-    """Should a last convolution go through `tap_projection` and `streaming_tap_sum`?"""
+    """Whether a network's last convolution uses `tap_projection` and `streaming_tap_sum`; x: [B, T, H, W, C]."""
     return channels_out <= MOST_RGB_CHANNELS and use_triton(x) and x.shape[-1] <= 256
 
 
 def tap_projection(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> None:
-    """SiLU(x * scale + shift) of every pixel, times every tap of a 3x3x3 convolution.
+    """Product of SiLU(x * scale + shift) with every tap of a 3x3x3 convolution, for each pixel; written to `out`.
 
     Args:
-        out: [B, 27 * O, T, H, W] float16 or float32, packed in height and width; taps ordered (time, height, width, O).
-        x: [B, T, H, W, C]; scale, shift: [B * T, C], its norm, see `frame_norm.norm_coefficients`.
+        out: [B, 27 * O, T, H, W] in `tap_dtype(x)`, contiguous in height and width, ordered (time tap, row tap,
+            column tap, O) in its second dimension.
+        x: [B, T, H, W, C].
+        scale, shift: [B * T, C], the norm of x, see `frame_norm.norm_coefficients`.
         weight: [O, C, 3, 3, 3], O <= 4.
     """
     from common.kernels import rgb_conv_triton as kernels
@@ -73,18 +76,20 @@ def tap_projection(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weight:
 
 
 def new_tap_sums(taps: Tensor) -> Tensor:
-    """Room for what `streaming_tap_sum` carries: [B, 2, O, H, W] float32, for projections [B, 27 * O, 1, H, W]."""
+    """An uninitialised state of `streaming_tap_sum`: float32 [B, 2, O, H, W], for projections [B, 27 * O, 1, H, W]."""
     batch, planes, _, height, width = taps.shape
     return taps.new_empty(batch, 2, planes // 27, height, width, dtype=torch.float32)
 
 
 def streaming_tap_sum(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> Tensor:
-    """One frame of the convolution's result, and what its input adds to the two frames after it.
+    """The next frame of the convolution's result, summed over the projections of this frame and the two before it.
 
     Args:
-        taps: [B, 27 * O, 1, H, W] the projections of the new frame alone.
-        sums: of `new_tap_sums`, changed: what the frames so far add to the next frame, and to the one after that.
-        first: this is the clip's first frame, which stands for its own past; `sums` may hold anything.
+        taps: [B, 27 * O, 1, H, W], the projections of the new frame.
+        sums: see `new_tap_sums`; updated in place. It holds the sums that the frames so far contribute to the next
+            output frame and to the one after it.
+        first: whether this is the clip's first frame, which also takes the place of the two frames before it. The
+            values of `sums` are not read then.
     Returns:
         [B, O, 1, H, W] in the dtype of `bias`.
     """
@@ -94,5 +99,8 @@ def streaming_tap_sum(taps: Tensor, bias: Tensor, sums: Tensor, first: bool) -> 
 
 
 def tap_dtype(x: Tensor) -> torch.dtype:
-    """Half precision for half-precision activations: with ten bits, 27 roundings stay below bfloat16's one."""
+    """The dtype of projections: float32 for float32 activations, else float16.
+
+    float16 has ten fraction bits, so its 27 roundings together are smaller than one rounding to bfloat16.
+    """
     return torch.float32 if x.dtype == torch.float32 else torch.float16

@@ -1,4 +1,4 @@
-"""Triton kernels behind `common.kernels.rgb_conv`."""
+"""Triton kernels of `common.kernels.rgb_conv`, where their operations are described."""
 
 import torch
 import triton
@@ -101,7 +101,7 @@ def _precision(x: Tensor) -> str:
 
 
 def _pixels(x: Tensor) -> int:
-    """Of a program: in float32 half as many, which fits the 99 KiB of shared memory that sm_86, 89 and 120 have."""
+    """Pixels per program; half as many for float32, to fit the 99 KiB of shared memory of sm_86, sm_89 and sm_120."""
     return PIXELS // 2 if x.dtype == torch.float32 else PIXELS
 
 

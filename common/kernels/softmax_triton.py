@@ -1,4 +1,4 @@
-"""Scores and their softmax for attention with one very wide head, a row a program."""
+"""Scores and their softmax for attention with one very wide head; each program computes one row of the softmax."""
 
 import torch
 import triton
@@ -33,14 +33,14 @@ def _softmax_kernel(out_ptr, x_ptr, length, scale, BLOCK: tl.constexpr):
 
 
 def scores(q: Tensor, k: Tensor) -> Tensor:
-    """q k^T in float32: [rows, C], [L, C] -> [rows, L]. 16-bit scores would be off by several percent after the exp."""
+    """q k^T: [rows, C], [L, C] -> float32 [rows, L]. With 16-bit scores, weights would err by several percent."""
     if q.dtype == torch.float32 or not q.is_cuda:
         return q.float() @ k.float().T
     return torch.mm(q, k.T, out_dtype=torch.float32)
 
 
 def softmax(x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """softmax(x * scale) over the rows of a float32 matrix, in another dtype."""
+    """softmax(x * scale) along the rows of a contiguous float32 matrix, returned in `dtype`."""
     out = torch.empty_like(x, dtype=dtype)
     launch(_softmax_kernel, (len(x),), out, x, x.shape[1], scale, BLOCK=BLOCK, num_warps=8)
     return out

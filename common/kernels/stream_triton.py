@@ -1,6 +1,6 @@
-"""Triton kernels of a transformer block's streams: norm with modulation, gate with residual, SiLU times a factor.
+"""Triton kernels of a transformer block: norm with modulation, gated residual, SiLU times a factor.
 
-Behind the entry points in `norm.py` and `gated.py`; everything is computed in float32 and rounded once.
+Their entry points are in `norm.py` and `gated.py`. They compute in float32 and round once.
 """
 
 import torch
@@ -80,7 +80,7 @@ def gate_residual(x: Tensor, y: Tensor, gate: Tensor, sample_of_token: Tensor | 
 
 
 def silu_mul_(gate: Tensor, x: Tensor) -> Tensor:
-    """silu(gate) * x, written over `gate`; both contiguous."""
+    """silu(gate) * x, written over `gate`; both tensors are contiguous and of equal shape."""
     if gate.numel():
         launch(
             _silu_mul_kernel,

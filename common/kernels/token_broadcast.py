@@ -1,4 +1,4 @@
-"""One vector a sample as one row a token, with a gradient that does not queue up at a few addresses."""
+"""Broadcasts one vector per sample to its tokens, with a gradient that needs no atomic additions."""
 
 from typing import Any
 
@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def broadcast_to_tokens(vectors: Tensor, sample_of_token: Tensor | None) -> Tensor:
-    """One vector a sample as one row a token: [B, C] -> [n, C], or [1, C] when there is a single sample (None)."""
+    """The vector of each token's sample: [B, C] -> [n, C].
+
+    Args:
+        sample_of_token: int64 [n], index of the sample of each token. None: there is one sample, whose vectors [1, C]
+            are returned as they are.
+    """
     if sample_of_token is None:
         return vectors
     if torch.is_grad_enabled() and vectors.requires_grad:
@@ -17,10 +22,10 @@ def broadcast_to_tokens(vectors: Tensor, sample_of_token: Tensor | None) -> Tens
 
 
 class _BroadcastToTokens(torch.autograd.Function):
-    """`index_select` whose gradient is a matrix product with the samples' indicators.
+    """`index_select` whose gradient is a matrix product with the indicator matrix of the samples, [B, n].
 
-    The gradient of `index_select` adds every token's row to its sample's: thousands of atomic additions to the same
-    few rows, one after another.
+    The gradient of `index_select` would add the rows of all tokens to the few rows of samples by atomic additions,
+    thousands to one address, one after another.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Asynchronous copies between the host and the device that computes."""
+"""Asynchronous copies between the host and the compute device."""
 
 from collections import deque
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 def to_device(x: Tensor, device: torch.device | str) -> Tensor:
-    """`x` on `device`, without waiting for what a CUDA device computes now, as a copy from unpinned memory would."""
+    """`x` on `device`. A copy from the host to a CUDA device is asynchronous, since it goes through pinned memory."""
     if torch.device(device).type != "cuda" or x.device.type != "cpu":
         return x.to(device)
-    x = x.contiguous()  # a view with gaps would be packed again on the way, into memory that is not pinned
+    x = x.contiguous()  # otherwise the copy would first make a contiguous one in unpinned memory
     return (x if x.is_pinned() else x.pin_memory()).to(device, non_blocking=True)
 
 
 class HostCopy:
-    """An asynchronous copy of tensors to the host, behind the work queued so far. Only `arrive` waits for it.
+    """An asynchronous copy of tensors to the host, queued behind the current work. Only `arrive` waits for it.
 
     Args:
-        tensors: on one device. Those on a CPU are taken as they are.
+        tensors: all on one device. Tensors on a CPU are not copied.
     Attributes:
-        nbytes: of all of them.
+        nbytes: total size of the tensors in bytes.
     """
 
     def __init__(self, *tensors: Tensor) -> None:
@@ -29,7 +29,7 @@ class HostCopy:
         self._tensors = tensors
         self._sources: tuple[Tensor, ...] = ()
         if any(x.is_cuda for x in tensors):
-            # The sources stay referenced until the copies are done; the allocator would hand their memory out again.
+            # Keep the sources referenced until the copies are done, or the allocator could reuse their memory.
             self._sources = tensors
             self._tensors = tuple(
                 torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in tensors
@@ -38,7 +38,7 @@ class HostCopy:
             self._event.record()
 
     def arrive(self) -> tuple[Tensor, ...]:
-        """The tensors on the host; waits until they are there. May be called in another thread."""
+        """Wait for the copies and return the tensors on the host. Another thread may call this."""
         if self._event is not None:
             self._event.synchronize()
             self._event, self._sources = None, ()
@@ -46,10 +46,11 @@ class HostCopy:
 
 
 class RunAheadLimit:
-    """Limits how many pieces of work the host queues ahead of a CUDA device: queued results take pinned memory.
+    """Limits how many pieces of work the host queues ahead of a CUDA device, since queued results take pinned memory.
 
     Args:
-        ahead: pieces.
+        device: the device that computes; there is no limit unless it is a CUDA device.
+        ahead: number of unfinished pieces that may be queued.
     """
 
     def __init__(self, device: torch.device, ahead: int = 2) -> None:
@@ -57,7 +58,7 @@ class RunAheadLimit:
         self._events: deque[torch.cuda.Event] = deque()
 
     def step(self) -> None:
-        """A piece of work is queued; waits until the one `ahead` before it is done."""
+        """Call this after queueing a piece of work: waits until the piece `ahead` before it is done."""
         if not self._cuda:
             return
         event = torch.cuda.Event(blocking=True)

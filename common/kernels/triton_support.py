@@ -1,4 +1,4 @@
-"""When the Triton kernels are taken. Nothing needs Triton: every operation has a plain path."""
+"""Decides when Triton kernels are used. Triton is optional, because every operation has a plain PyTorch path."""
 
 import importlib.util
 import os
@@ -20,9 +20,11 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Kernels(Enum):
-    """Which kernels operations take: Triton's where they can be taken (`use_triton`), or plain torch everywhere.
+    """The kernels that operations use.
 
-    AHEAD: Triton's, for tensors of the meta device, of which nothing is computed: `launch` compiles and does not run.
+    AUTO: Triton kernels for the tensors that `use_triton` accepts, else plain PyTorch.
+    PLAIN: plain PyTorch.
+    AHEAD: Triton kernels for tensors of the meta device; `launch` compiles them without running them.
     """
 
     AUTO = "auto"
@@ -35,7 +37,7 @@ _chosen: ContextVar[Kernels] = ContextVar("kernels", default=Kernels.AUTO)
 
 @contextmanager
 def kernels(choice: Kernels) -> Iterator[None]:
-    """Within this block operations take the kernels of `choice`, in this thread; blocks may be nested."""
+    """Operations in this block and thread use the kernels of `choice`; blocks may be nested."""
     token = _chosen.set(choice)
     try:
         yield
@@ -45,19 +47,19 @@ def kernels(choice: Kernels) -> Iterator[None]:
 
 @cached_choice
 def triton_available() -> bool:
-    """Do the own kernels run here? Not without Triton, on ROCm, or with SEEDVR_KERNELS=plain. Decided and said once."""
+    """Whether the Triton kernels can be used: see `why_plain`. Decided and logged once."""
     why = why_plain()
     if why is None:
         logger.debug("own kernels: Triton on CUDA")
     else:
-        # On a machine without a GPU plain PyTorch is what is expected.
+        # Users expect plain PyTorch on a machine without a GPU, so this is not logged as information there.
         say = logger.info if torch.cuda.is_available() else logger.debug
         say("own kernels: plain PyTorch in their place, which is slower: %s", why)
     return why is None
 
 
 def why_plain() -> str | None:
-    """Why no Triton kernel is taken; None where they are."""
+    """Why no Triton kernel is used: SEEDVR_KERNELS=plain, ROCm, or no Triton. None if none of these applies."""
     if os.environ.get("SEEDVR_KERNELS") == "plain":
         return "SEEDVR_KERNELS=plain"
     if torch.version.hip is not None:
@@ -68,8 +70,12 @@ def why_plain() -> str | None:
 
 
 def use_triton(*tensors: Tensor) -> bool:
-    """CUDA tensors of a dtype that the kernels support, outside of autograd and of `kernels(Kernels.PLAIN)`."""
-    if torch.is_grad_enabled() or not triton_available():  # in this order: compiled training has one branch to trace
+    """Whether an operation on these tensors uses its Triton kernel.
+
+    The tensors must be on CUDA (on the meta device in `kernels(Kernels.AHEAD)`) and of a dtype of `FLOATS`, with
+    gradients disabled; Triton's interpreter also takes others. It is always False in `kernels(Kernels.PLAIN)`.
+    """
+    if torch.is_grad_enabled() or not triton_available():  # in this order, so that compiled training traces one branch
         return False
     choice = _chosen.get()
     if choice is Kernels.PLAIN:
@@ -80,10 +86,13 @@ def use_triton(*tensors: Tensor) -> bool:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run a Triton kernel on `grid`; with `Kernels.AHEAD` only compile it for arguments like these.
+    """Run a Triton kernel on `grid`; with `Kernels.AHEAD`, only compile it for arguments of these types.
 
     Args:
-        kernel: of `triton.jit`. constants: its compile-time constants and Triton's own, like `num_warps`.
+        kernel: a function decorated with `triton.jit`.
+        grid: number of programs in each dimension.
+        arguments: its arguments at run time.
+        constants: its compile-time constants, and Triton's options such as `num_warps`.
     """
     if _chosen.get() is Kernels.AHEAD:
         kinds = (x.dtype if isinstance(x, Tensor) else x for x in arguments)
@@ -93,5 +102,5 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
 
 
 def _interpreted() -> bool:
-    """Triton's interpreter runs kernels on CPU tensors: how their logic is tested without a GPU."""
+    """Whether Triton's interpreter runs the kernels, on CPU tensors; tests use it where there is no GPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"

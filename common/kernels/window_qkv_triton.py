@@ -1,4 +1,4 @@
-"""The Triton kernel behind `common.kernels.window_qkv`: a program makes one row of q, of k or of v."""
+"""The Triton kernel of `common.kernels.window_qkv`: each program computes one row of q, k or v."""
 
 import triton
 import triton.language as tl
@@ -24,7 +24,7 @@ def _gather_kernel(
     source = token - tl.where(of_text, videos, 0)
     at = source * 3 * width + kind * width + within
     target = out_ptr + (kind.to(tl.int64) * total + place) * width + within
-    # Loads of the stream that a token does not belong to are masked off.
+    # Each token is loaded from both streams; a mask makes the load from the wrong stream zero.
     x = tl.load(video_ptr + at, mask=inside & (token < videos), other=0.0)
     x += tl.load(text_ptr + at, mask=inside & of_text, other=0.0)
     if kind == 2:
@@ -61,7 +61,7 @@ def _gather_kernel(
 
 
 def gather(video, text, rows: Tensor, heads: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """See `common.kernels.window_qkv.window_qkv`; `video` and `text` are its streams."""
+    """See `common.kernels.window_qkv.window_qkv`; `video` and `text` are a `Stream` each."""
     features = video.qkv.shape[-1] // (3 * heads)
     assert features & (features - 1) == 0, f"a head of {features} features; the kernel needs a power of two"
     out = video.qkv.new_empty(3, len(rows), heads, features)

@@ -1,14 +1,15 @@
-"""Causal convolutions of three taps in time by Winograd's minimal filtering F(m, 3), m = 2 or 4.
+"""Causal convolutions with three taps in time by Winograd's minimal filtering F(m, 3), m = 2 or 4.
 
-m outputs of a filter of three taps need m + 2 products instead of 3m (Winograd 1980; Lavin and Gray, arXiv 1509.09308,
-for convolutions): y = A [(G g) * (B d)] with m + 2 inputs d, taps g and constant matrices. Along time every product is
-a 2-D convolution. A, G and B follow from m + 1 points and infinity (Cook-Toom): 0 and +-1 for F(2, 3); 0, +-3/4 and
-+-3/2 for F(4, 3), which lose least of those tried (docs/performance.md).
+F(m, 3) computes m outputs of a filter of three taps with m + 2 products instead of 3m (Winograd 1980; for convolutions
+Lavin and Gray, arXiv 1509.09308): y = A [(G g) * (B d)] with m + 2 inputs d, taps g and constant matrices A, G and B.
+Here the filter runs along time, and every product is a 2-D convolution. The matrices follow from m + 1 points and
+infinity (Cook-Toom). The points are 0 and +-1 for F(2, 3), and 0, +-3/4 and +-3/2 for F(4, 3), which had the smallest
+rounding error of those tried (docs/performance.md).
 
-For 16-bit activations the transformed frames and weights are float16 whatever the network's dtype: three bits more than
-bfloat16 has, of which the transform loses one. `INPUT_SCALE` keeps what goes through within float16's range.
+For 16-bit activations the transformed frames and weights are always float16, which has three more fraction bits than
+bfloat16, and the transform loses one. `INPUT_SCALE` keeps the values in float16's range.
 
-What is here runs on every device and is the reference for the Triton kernels. Letters: B clips · H, W pixels · R rows
+The code here runs on every device and is the reference of the Triton kernels. Letters: B clips · H, W pixels · R rows
 of a block · C, O channels.
 """
 
@@ -30,20 +31,24 @@ from common.kernels.winograd_matrices import (
     weight_matrix,
 )
 
-MOST_IN_CHUNK = 320  # pixels of which norm statistics are taken together
+MOST_IN_CHUNK = 320  # most pixels in a chunk of norm statistics
 
 
 def transform_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of the transformed frames and weights, for activations of `dtype`."""
+    """The dtype of transformed frames and weights for activations of `dtype`: float16 if that has 16 bits."""
     return torch.float16 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def transform_weights(taps: Tensor, m: int) -> Tensor:
-    """[3, A, B, h, w], from the oldest frame's to the newest's -> WEIGHT_SCALE * G g, [m + 2, A, B, h, w].
+    """The transformed weights WEIGHT_SCALE * G g, [m + 2, A, B, h, w], in the dtype of `taps`.
 
-    Each of them is channels-last; in the dtype of `taps`.
+    Each [A, B, h, w] of them is channels-last.
+
+    Args:
+        taps: [3, A, B, h, w], ordered from the tap of the oldest frame to that of the newest.
+        m: 2 or 4.
     """
-    if taps.is_meta:  # arithmetic there loads torch's compiler
+    if taps.is_meta:  # arithmetic on the meta device imports torch's compiler, which takes two seconds
         _, a, b, height, width = taps.shape
         return taps.new_empty(m + 2, a, height, width, b).permute(0, 1, 4, 2, 3)
     rows = torch.tensor(weight_matrix(m), dtype=torch.float64, device=taps.device) * WEIGHT_SCALE
@@ -61,15 +66,18 @@ def transform_input(
     settled: tuple[int, int],
     skip: int = 0,
 ) -> None:
-    """Norm and SiLU of m frames, and the combinations B d of the two frames before and them, for a block of rows.
+    """Norm and SiLU of m frames, and the input transform INPUT_SCALE * B d of them and the two frames before.
 
     Args:
-        out: m + 2 of [B, R, W, C], packed; their rows from `skip` on are filled.
-        x: [B, m, H, W, C]; pixels packed.
+        out: m + 2 tensors [B, R, W, C], packed, where the transformed rows are written, from row `skip` on.
+        x: [B, m, H, W, C], packed pixels.
         scale, shift: [B * m, C], the norm of x, see `frame_norm.norm_coefficients`.
-        carried: [B, 2, H, W, C] packed, INPUT_SCALE times the two normed frames before these; changed: in the rows
-            `settled` (within `rows`) these frames' last two take their place.
-        rows, settled: from, to.
+        silu: whether SiLU follows the norm.
+        carried: [B, 2, H, W, C], packed, INPUT_SCALE times the two normalised frames before these. Updated in place:
+            the last two of these frames replace its rows `settled`.
+        rows: (start, stop) of the rows of x to transform.
+        settled: (start, stop), a part of `rows`.
+        skip: the first row of `out` to write.
     """
     if use_triton(x, *out):
         from common.kernels import winograd_triton as kernels
@@ -98,15 +106,18 @@ def transform_output(
     deferred: Tensor | None = None,
     statistics: NormStatistics | None = None,
 ) -> None:
-    """(A of the products + bias) + (x + deferred), m frames, for a block of rows.
+    """(Output transform of the products + bias) + (x + deferred), m frames, for a block of rows; written to `out`.
 
     Args:
-        out: [B, m, H, W, O], any strides but in O; `x` may be the same tensor.
-        products: m + 2 of [B, R, W, O] packed, from rows `skip` on those of the block.
-        rows: from, to; multiples of the rows of a chunk of `statistics`, but for the last.
-        bias: [O], or the table [1, 4, 4, O] of a folded upsampler, see `frame_norm.add_phase_bias`; deferred: [O].
-        x: [B, m, H, W, O], pixels packed.
-        statistics: of `new_statistics(out)`, filled in for the block.
+        out: [B, m, H, W, O]; it may be a slice of a larger buffer in any dimension but O, and it may be `x`.
+        products: m + 2 tensors [B, R, W, O], packed. Their rows from `skip` on are those of the block.
+        rows: (start, stop) of the block in `out`. With `statistics`, start is a multiple of the rows of a chunk, and so
+            is stop unless it is H.
+        skip: the first row of the products to read.
+        bias: [O], or the table [1, 4, 4, O] of a folded upsampler, see `frame_norm.add_phase_bias`.
+        x: [B, m, H, W, O], packed pixels; None: nothing is added.
+        deferred: [O], a bias that is not yet added to x.
+        statistics: made by `new_statistics(out)`; the statistics of the block are filled in.
     """
     if use_triton(out, *products):
         from common.kernels import winograd_triton as kernels
@@ -126,7 +137,7 @@ def transform_output(
 
 
 def chunk_of(width: int) -> tuple[int, int]:
-    """(pixels whose statistics are taken together, rows that blocks begin at multiples of)."""
+    """(pixels in a chunk of statistics, rows) for pictures of this width; blocks start at multiples of these rows."""
     if width > MOST_IN_CHUNK:
         return max(size for size in range(1, MOST_IN_CHUNK + 1) if width % size == 0), 1
     rows = MOST_IN_CHUNK // width
@@ -134,7 +145,10 @@ def chunk_of(width: int) -> tuple[int, int]:
 
 
 def new_statistics(out: Tensor) -> NormStatistics | None:
-    """Room for the statistics of a result [B, m, H, W, O] that comes in blocks; None where the path takes none."""
+    """Uninitialised statistics of a result [B, m, H, W, O] that is written in blocks.
+
+    None unless the Triton kernels are used, because the plain path does not measure statistics.
+    """
     if not use_triton(out):
         return None
     batch, frames, height, width, channels = out.shape

@@ -1,23 +1,23 @@
-"""The constant matrices of Winograd's F(m, 3), and the scales that keep float16 within its range; see `winograd.py`."""
+"""The constant matrices of Winograd's F(m, 3), and scales that keep values in float16's range; see `winograd.py`."""
 
 from collections.abc import Sequence
 
 TAPS = 3
-CARRIED = TAPS - 1  # frames before the new ones that a group reads
-POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}  # by m
-INPUT_SCALE = 0.125  # of the frames: their largest combination is 5.7 times a frame
-WEIGHT_SCALE = 0.25  # of the weights: products four times as large as float16's largest number still pass
+CARRIED = TAPS - 1  # number of frames before the new ones that a group reads
+POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}  # the interpolation points for each m
+INPUT_SCALE = 0.125  # multiplies the frames, since the input transform can make them 5.7 times as large
+WEIGHT_SCALE = 0.25  # multiplies the weights, so that products of up to four times float16's maximum do not overflow
 
 
 def input_matrix(m: int) -> list[list[float]]:
-    """B, [m + 2][m + 2]: for each point the coefficients of the polynomial that vanishes at the others."""
+    """B, [m + 2][m + 2]: for each point, the coefficients of the polynomial that vanishes at all other points."""
     points = POINTS[m]
     rows = [[*_vanishing(points[:i] + points[i + 1 :]), 0.0] for i in range(len(points))]
     return [*rows, _vanishing(points)]
 
 
 def weight_matrix(m: int) -> list[list[float]]:
-    """G, [m + 2][3]: powers of each point, over that polynomial's value there."""
+    """G, [m + 2][3]: powers of each point, divided by the value there of its polynomial in `input_matrix`."""
     rows = []
     for i, point in enumerate(POINTS[m]):
         value = 1.0
@@ -28,12 +28,12 @@ def weight_matrix(m: int) -> list[list[float]]:
 
 
 def output_matrix(m: int) -> list[list[float]]:
-    """A, [m][m + 2]: powers of each point."""
+    """A, [m][m + 2]: powers of each point; for infinity, 1 in the last row only."""
     return [[point**power for point in POINTS[m]] + [float(power == m - 1)] for power in range(m)]
 
 
 def _vanishing(points: Sequence[float]) -> list[float]:
-    """Coefficients of the product of (x - point), from the constant up."""
+    """The coefficients of the product of (x - point) over all points, beginning with the constant."""
     coefficients = [1.0]
     for point in points:
         shifted, scaled = [0.0, *coefficients], [-point * c for c in coefficients] + [0.0]

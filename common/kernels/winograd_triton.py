@@ -1,4 +1,4 @@
-"""Triton kernels behind `common.kernels.winograd`: see there for what they compute."""
+"""Triton kernels of `common.kernels.winograd`, where their operations are described."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ from common.kernels.triton_support import launch
 from common.kernels.winograd_matrices import INPUT_SCALE, POINTS, WEIGHT_SCALE
 
 TILE_IN, TILE_OUT = 512, 512  # elements of each frame that a program of four warps holds at once
-OUT_STAGES = 3  # loads of a pass that takes statistics run ahead: its sums leave room for few programs at once
-MOST_CHANNELS = 128  # of a program that takes statistics
+OUT_STAGES = 3  # stages of prefetched loads, because the sums of statistics leave registers for few programs at once
+MOST_CHANNELS = 128  # most channels of a program of `_output_kernel`
 
 
 @triton.jit
 def _normed(x_ptr, at, ok, scale_ptr, shift_ptr, channel, inside, SILU: tl.constexpr):
-    """One frame's pixels, normed."""
+    """The normalised pixels of one frame, after SiLU if SILU."""
     x = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
     scale = tl.load(scale_ptr + channel, mask=inside, other=0.0)[None, :]
     shift = tl.load(shift_ptr + channel, mask=inside, other=0.0)[None, :]
@@ -35,10 +35,10 @@ def _input_kernel(
     M: tl.constexpr, NEAR: tl.constexpr, FAR: tl.constexpr, SHRINK: tl.constexpr, SILU: tl.constexpr,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    # Pixels count from the band's first one, skip of them before those in the combinations; first, begin and end (of
-    # what is settled) count from the picture's.
+    # `pixel` is an index in the row block. The transformed frames have `skip` pixels before the block. `first`, `begin`
+    # and `end` are pixel indices in the picture: the start of the block, and the range to update in `carried`.
     clip = tl.program_id(1).to(tl.int64)
-    x_t = x_t.to(tl.int64)  # multiples of it pass 2^31 in 4K
+    x_t = x_t.to(tl.int64)  # its multiples exceed 2^31 for 4K frames
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.arange(0, CHANNELS)
     inside = channel < channels
@@ -90,7 +90,7 @@ def _input_kernel(
 def _finish(
     value, out_ptr, x_ptr, at, target, ok, added, shift, RESIDUAL: tl.constexpr,
 ):  # fmt: skip
-    """One frame's values written, and what they add to the sums of deviations and of squares."""
+    """Write the values of one frame, and return the differences of the rounded values from `shift`."""
     value += added
     if RESIDUAL:
         value += tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
@@ -117,9 +117,10 @@ def _output_kernel(
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, PENDING: tl.constexpr, MEASURE: tl.constexpr,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    # first, stop: pixels of the picture, the band's; skip: pixels of the products before the band's first one.
+    # `first` and `stop` are pixel indices in the picture, the range of the row block. The products have `skip` pixels
+    # before the block.
     part, clip = first // chunk + tl.program_id(0), tl.program_id(1).to(tl.int64)
-    x_t, out_t = x_t.to(tl.int64), out_t.to(tl.int64)  # multiples of them pass 2^31 in 4K
+    x_t, out_t = x_t.to(tl.int64), out_t.to(tl.int64)  # their multiples exceed 2^31 for 4K frames
     begin, end = tl.maximum(part * chunk, first), tl.minimum(part * chunk + chunk, stop)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
@@ -142,7 +143,7 @@ def _output_kernel(
     squares0, squares1, squares2, squares3 = total0, total0, total0, total0
     shift0 = tl.zeros([CHANNELS], tl.float32)
     shift1, shift2, shift3 = shift0, shift0, shift0
-    if MEASURE:  # sums are shifted by (about) the first pixel's products: see frame_norm_triton
+    if MEASURE:  # sums are taken of differences from (about) the first pixel's values: see frame_norm_triton
         seen = (begin - first + skip).to(tl.int64) * channels + channel
         p0 = tl.load(m0_ptr + seen, mask=inside, other=0.0).to(tl.float32)
         p1 = tl.load(m1_ptr + seen, mask=inside, other=0.0).to(tl.float32)
@@ -165,7 +166,7 @@ def _output_kernel(
             if M == 4:
                 shift2 += tl.load(x_ptr + 2 * x_t + seen, mask=inside, other=0.0).to(tl.float32)
                 shift3 += tl.load(x_ptr + 3 * x_t + seen, mask=inside, other=0.0).to(tl.float32)
-            tl.debug_barrier()  # what was read here may be overwritten below
+            tl.debug_barrier()  # the loop below may overwrite the values of x read here
     for start in tl.range(begin, end, PIXELS, num_stages=STAGES):
         pixel = start + tl.arange(0, PIXELS)
         ok = (pixel < end)[:, None] & inside[None, :]
@@ -269,10 +270,10 @@ def transform_output(
 
 
 def _six(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The arguments of a kernel that takes six; F(2, 3) leaves the last two alone."""
+    """Six tensors for the kernels' parameters; with F(2, 3), which has four, the kernels do not use the last two."""
     return [*tensors, tensors[0], tensors[0]][:6]
 
 
 def _near_far(m: int) -> tuple[float, float]:
-    """The absolute values of the points that are not 0."""
+    """The absolute values of the nonzero points, equal for F(2, 3)."""
     return POINTS[m][1], POINTS[m][-2]
