@@ -1,4 +1,4 @@
-"""LPIPS (arXiv 1801.03924): how different two pictures look to a VGG-16; its weights are the user's to give."""
+"""LPIPS (arXiv 1801.03924): a perceptual distance of two pictures by VGG-16 features. The user provides its weights."""
 
 from collections.abc import Mapping
 
@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from models.vgg import VGGDistance
 
 TAP_WIDTHS = (64, 128, 256, 512, 512)
-MEAN, STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures in [-1, 1], as LPIPS was trained
+MEAN, STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS's normalisation of pictures in [-1, 1]
 EPS = 1e-10
 
 
 class PerceptualDistance(VGGDistance):
-    """Frozen. Names are those of torchvision's VGG-16 (`features.N.*`) and of LPIPS 0.1 (`linK.model.1.weight`)."""
+    """The network of LPIPS, frozen.
+
+    Its names are those of torchvision's VGG-16 (`features.N.*`) and of LPIPS 0.1 (`linK.model.1.weight`).
+    """
 
     name = "perceptual"
 
@@ -26,11 +29,11 @@ class PerceptualDistance(VGGDistance):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "PerceptualDistance":
-        """Built with weights, see `VGGDistance.load`."""
+        """Build the network with weights, see `VGGDistance.load`."""
         return cls().load(state)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Pictures [N, 3, H, W] in [-1, 1], 16 pixels or more a side -> float32 [N], 0 where they are equal."""
+        """The distance of pictures [N, 3, H, W] in [-1, 1], at least 16 pixels a side: float32 [N], 0 if equal."""
         total = a.new_zeros(len(a), dtype=torch.float32)
         for k, (x, y) in enumerate(zip(self.taps(a), self.taps(b), strict=True)):
             difference = (_unit(x.float()) - _unit(y.float())).square()
@@ -40,7 +43,7 @@ class PerceptualDistance(VGGDistance):
 
 
 class _Weighting(nn.Module):
-    """Holds one learned weight a channel under the name that LPIPS files have."""
+    """Holds one learned weight per channel, under the name in the LPIPS files."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The VAE's opponent: a PatchGAN that looks at small volumes of a clip, in space and time."""
+"""The discriminator of VAE training: a PatchGAN over small volumes of a clip in space and time."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,19 +6,22 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SLOPE = 0.2  # of the leaky ReLU, as PatchGANs have it (pix2pix, arXiv 1611.07004)
+SLOPE = 0.2  # negative slope of the leaky ReLU, as in PatchGAN (pix2pix, arXiv 1611.07004)
 
 
 class VideoPatchDiscriminator(nn.Module):
-    """Clips [B, 3, T, H, W] in [-1, 1] -> one logit a patch, [B, 1, T', H', W'].
+    """Clips [B, 3, T, H, W] in [-1, 1] -> one logit per patch, [B, 1, T, H', W'].
 
-    Every layer but the last halves height and width, all but the first look at three neighbouring frames. A clip's ends
-    are repeated in time, so single images pass as well.
+    Every layer but the last halves height and width, and every layer but the first has three taps in time. There the
+    first and the last frame are repeated, so single images are allowed too.
 
     Args:
-        channels: of the layers before the last, from the first.
-        groups: of the GroupNorm between them. Statistics over a whole batch would make a logit depend on the clips that
-            happen to be beside it.
+        channels: output channels of all layers but the last, in order.
+        groups: number of groups of their GroupNorm. With BatchNorm, a logit would depend on the other clips of its
+            batch.
+
+    Raises:
+        ValueError: `channels` is empty or has a number that is not a multiple of `groups`.
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64, 128), groups: int = 8) -> None:
@@ -44,5 +47,5 @@ class VideoPatchDiscriminator(nn.Module):
 
 
 def repeat_ends(x: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [B, C, T + 2, H, W]: the first and the last frame once more."""
+    """[B, C, T, H, W] -> [B, C, T + 2, H, W]: repeats the first and the last frame."""
     return F.pad(x, (0, 0, 0, 0, 1, 1), mode="replicate")

@@ -1,4 +1,4 @@
-"""The VGG-16 that perceptual distances compare pictures by (arXiv 1409.1556), up to its last convolution."""
+"""VGG-16 up to its last convolution (arXiv 1409.1556), whose features perceptual distances compare."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Self
@@ -11,10 +11,11 @@ VGG16 = (64, 64, None, 128, 128, None, 256, 256, 256, None, 512, 512, 512, None,
 
 
 class VGGDistance(nn.Module):
-    """The frozen features, under the names that they have in torchvision (`features.N.*`), and what loads them.
+    """The base class of perceptual distances: VGG-16's features, with torchvision's names (`features.N.*`).
 
     Args:
-        pool: makes a pool. mean, std: of the three channels, by which the network was trained to normalise pictures.
+        pool: makes a pooling layer.
+        mean, std: normalisation of the three colour channels that the network was trained with.
     """
 
     mean: Tensor
@@ -36,7 +37,7 @@ class VGGDistance(nn.Module):
         self.register_buffer("std", torch.tensor(tuple(std))[:, None, None], persistent=False)
 
     def load(self, state: Mapping[str, Tensor]) -> Self:
-        """Take the weights; ValueError where one is missing. The classifier's weights of a VGG file are ignored."""
+        """Load the weights; ValueError if one is missing. Other weights, such as VGG's classifier, are ignored."""
         wanted = self.state_dict()
         missing = sorted(set(wanted) - set(state))
         if missing:
@@ -45,7 +46,7 @@ class VGGDistance(nn.Module):
         return self.eval()
 
     def taps(self, x: Tensor) -> Iterator[Tensor]:
-        """Pictures [N, 3, H, W] -> their features before every pool and at the end, each [N, C, h, w]."""
+        """Pictures [N, 3, H, W] -> their features before each pooling layer and at the end, each [N, C, h, w]."""
         x = (x - self.mean) / self.std
         for layer in self.features:
             if not isinstance(layer, nn.Conv2d | nn.ReLU):

@@ -1,4 +1,4 @@
-"""An activation on its way through the inference path, and how a stream of them is cut in time."""
+"""Activations of the inference path, and the regrouping of a stream of them in time."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,13 +9,15 @@ from common.kernels.norm_statistics import NormStatistics
 
 
 class Activation:
-    """A group of frames whose value is x + bias. It is consumed once.
+    """A group of frames with the value x + bias, which can be consumed once.
 
-    `take` hands the tensor over and empties the activation. So a generator that is suspended, or a caller further out,
-    may still name the activation, and the memory is free all the same as soon as its consumer is done with it.
+    `take` returns the tensor and drops the activation's reference to it. So its memory is freed when the consumer is
+    done, even if a suspended generator or an outer caller still references the activation.
 
     Args:
-        x: [B, T, H, W, C]. bias: [C], not yet added. statistics: of x, where the pass that wrote it measured them.
+        x: [B, T, H, W, C].
+        bias: [C], deferred: the next pass over x adds it. None: no bias.
+        statistics: those of x without the bias, if the pass that wrote x measured them.
     """
 
     def __init__(self, x: Tensor, bias: Tensor | None = None, statistics: NormStatistics | None = None) -> None:
@@ -28,13 +30,13 @@ class Activation:
         return self.shape[1]
 
     def take(self) -> Tensor:
-        """The tensor x; the activation is empty from now."""
+        """Return the tensor x and leave the activation empty."""
         x, self._x = self._x, None
         assert x is not None, "an activation is consumed once"
         return x
 
     def split_off(self, frames: int) -> "Activation":
-        """The first frames as an activation of their own, which leaves the rest here; both views of one tensor."""
+        """Move the first frames to a new activation and keep the rest here; both are views of one tensor."""
         x, statistics = self.take(), self.statistics
         head = Activation(x[:, :frames], self.bias, statistics and statistics.frames(0, frames))
         self._x, self.statistics = x[:, frames:], statistics and statistics.frames(frames, x.shape[1])
@@ -43,7 +45,7 @@ class Activation:
 
 
 def joined(groups: Iterable[Activation]) -> Activation:
-    """One after the other in time; all wait for the same bias."""
+    """Concatenate groups in time, [B, T, H, W, C]; all must have the same deferred bias."""
     groups = list(groups)
     if len(groups) == 1:
         return Activation(groups[0].take(), groups[0].bias, groups[0].statistics)
@@ -51,10 +53,10 @@ def joined(groups: Iterable[Activation]) -> Activation:
 
 
 def regroup(groups: Iterator[Activation], frames: int | None) -> Iterator[Activation]:
-    """The same frames, in groups of this many, each group made when it is asked for; the last may be shorter.
+    """Regroup a stream of frames lazily: each new group is made when it is requested.
 
     Args:
-        frames: None for all at once.
+        frames: number of frames per group; the last group may be shorter. None: one group of all frames.
     """
     waiting: list[Activation] = []
     for group in groups:

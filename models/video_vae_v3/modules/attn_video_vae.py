@@ -1,7 +1,7 @@
-"""The causal video VAE (SeedVR, arXiv 2501.01320, section 3.2): pixels to latents and back, whole or slice by slice.
+"""The causal video VAE (SeedVR, arXiv 2501.01320, section 3.2): encodes and decodes whole clips or slices of frames.
 
-[B, 3, T, H, W] in [-1, 1], T = 4n + 1, H and W multiples of 8 <-> [B, 16, n + 1, H / 8, W / 8] in the release; smaller
-models compress less.
+The released model maps [B, 3, T, H, W] in [-1, 1], with T = 4n + 1 and H, W multiples of 8, to latents
+[B, 16, n + 1, H / 8, W / 8] and back. Smaller models may compress less.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,11 @@ from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """latent: [B, C, t, h, w], the mean, or a sample if noise was given. posterior: what it was taken from."""
+    """The result of `encode`.
+
+    latent: [B, C, t, h, w], the posterior's mean, or a sample of it if noise was given.
+    posterior: the distribution of latents.
+    """
 
     latent: Tensor
     posterior: DiagonalGaussian
@@ -38,13 +42,17 @@ class EncoderOutput:
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """sample: [B, 3, T, H, W], always five dimensions."""
+    """sample: [B, 3, T, H, W], with five dimensions also for an image."""
 
     sample: Tensor
 
 
 class VideoAutoencoderKL(nn.Module):
-    """The networks, and how a clip goes through them in slices. Arguments are the keys of the VAE's YAML."""
+    """The encoder and the decoder, which process a clip in slices. The arguments are the keys of the VAE's YAML.
+
+    Raises:
+        ValueError: an argument has a value that this model does not support.
+    """
 
     def __init__(
         self,
@@ -89,11 +97,15 @@ class VideoAutoencoderKL(nn.Module):
         self.set_memory_limit(None)
 
     def set_causal_slicing(self, split_size: int | None, memory_device: str | torch.device = "same") -> None:
-        """How many frames go through the networks at once.
+        """Set how many frames go through the networks at once.
 
         Args:
-            split_size: frames after the first, a multiple of the temporal compression; None: the whole clip at once.
-            memory_device: where carried frames wait between slices; "same" leaves them where they are computed.
+            split_size: number of frames in a slice, without the clip's first frame; a positive multiple of the
+                temporal compression. None: the whole clip at once.
+            memory_device: device that stores carried frames between slices; "same": the device that computes them.
+
+        Raises:
+            ValueError: `split_size` is not a positive multiple of the temporal compression.
         """
         if split_size is not None and (split_size < 1 or split_size % self.temporal_factor):
             raise ValueError(f"split_size={split_size} must be a positive multiple of {self.temporal_factor} frames")
@@ -102,17 +114,21 @@ class VideoAutoencoderKL(nn.Module):
 
     @property
     def split_size(self) -> int | None:
-        """Frames of a slice after the clip's first one; None: the whole clip. See `set_causal_slicing`."""
+        """Number of frames in a slice, without the clip's first; None: the whole clip. See `set_causal_slicing`."""
         return self._split_size
 
     def set_memory_limit(self, conv_max_mem: float | None) -> None:
-        """Bound the input of a convolution in inference to this many GiB: levels take fewer frames at once.
+        """Bound the memory of a convolution's input in inference, by passing fewer frames through a level at once.
 
-        One frame (two where time is halved) is the least, whatever the bound. Exact, but slower. It holds for clips
-        without a schedule of their own (`encode_parameters`, `decode_latents` and what calls them).
+        The result is exact but slower to compute. At least one frame (two where time is halved) goes through at once,
+        whatever the bound. It applies to `encode_parameters`, `decode_latents` and their callers; a memory with its
+        own schedule is not bounded.
 
         Args:
-            conv_max_mem: GiB; None: no bound.
+            conv_max_mem: the bound in GiB; None: no bound.
+
+        Raises:
+            ValueError: `conv_max_mem` is not positive.
         """
         if conv_max_mem is not None and conv_max_mem <= 0:
             raise ValueError(f"conv_max_mem={conv_max_mem} GiB must be positive, or None for no bound")
@@ -121,22 +137,26 @@ class VideoAutoencoderKL(nn.Module):
     def new_memory(
         self, schedule: Schedule | None = None, rows: RowExchange | None = None, keep: bool = True
     ) -> ClipMemory:
-        """A memory for one clip on its way through the encoder or the decoder.
+        """A new memory for passing one clip through the encoder or the decoder.
 
         Args:
-            schedule: how the clip goes; None: every level takes a slice's frames as they come.
-            rows: which rows of its pictures this process has; None: all.
-            keep: False where one slice is all.
+            schedule: the schedule of the clip; None: every level processes all frames of a slice at once.
+            rows: the exchange with the ranks that hold other rows of the clip; None: this process holds all rows.
+            keep: False if the clip is a single slice, so that no frames are stored for a next one.
         """
         schedule = schedule or direct_schedule(self.split_size, len(self.decoder.up_blocks))
         return ClipMemory(schedule, rows, self._memory_device, keep and not schedule.single_frame)
 
     def encode_slice(self, x: Tensor, memory: ClipMemory) -> Tensor:
-        """The next frames of a clip -> their posterior parameters [B, 2 * latent_channels, t, h, w].
+        """Encode the next frames of a clip: posterior parameters [B, 2 * latent_channels, t, h, w], means first.
 
         Args:
-            x: [B, 3, T, H, W] in [-1, 1]; T = 1 + kf at the start of a clip, k >= 0, later kf (f: time compression).
-            memory: of this clip; it has seen all slices before.
+            x: [B, 3, T, H, W] in [-1, 1]. With the temporal compression f, T is 1 + kf (k >= 0) at the start of a clip
+                and kf (k >= 1) later.
+            memory: that of this clip, with which all earlier slices were encoded.
+
+        Raises:
+            ValueError: T is none of these numbers, or H or W is not a multiple of the spatial compression.
         """
         frames, factor = x.shape[2], self.temporal_factor
         if (frames - 1 if memory.starts_clip else frames) % factor or frames < 1:
@@ -149,16 +169,21 @@ class VideoAutoencoderKL(nn.Module):
         return self._through(self.encoder, inference_path.encode, x, memory)
 
     def decode_slice(self, z: Tensor, memory: ClipMemory) -> Tensor:
-        """The next latents [B, latent_channels, t, h, w] of a clip, any number -> their frames [B, 3, T, H, W]."""
+        """Decode the next latents of a clip: z [B, latent_channels, t, h, w] -> frames [B, 3, T, H, W].
+
+        Args:
+            z: any number of latents t >= 1.
+            memory: that of this clip, with which all earlier latents were decoded.
+        """
         return self._through(self.decoder, inference_path.decode, z, memory)
 
     def _through(self, network: nn.Module, infer: Callable[..., Tensor], x: Tensor, memory: ClipMemory) -> Tensor:
-        """One slice through a network, on the inference path where it was prepared and no gradient is wanted."""
+        """Pass a slice through a network, on the inference path if it is prepared and gradients are disabled."""
         if not is_prepared(self) or torch.is_grad_enabled():
             y = network(x, memory)
             memory.advance()
             return y
-        if memory.starts_clip and x.shape[2] > 1:  # the first frame goes alone
+        if memory.starts_clip and x.shape[2] > 1:  # the first frame has its own weights, so it is passed separately
             memory.keep = True
             first = self._through(network, infer, x[:, :, :1], memory)
             return torch.cat([first, self._through(network, infer, x[:, :, 1:], memory)], dim=2)
@@ -167,7 +192,7 @@ class VideoAutoencoderKL(nn.Module):
         return y
 
     def _schedule(self, x: Tensor, height: int | None = None) -> Schedule:
-        """For a clip [B, any, any, H, W] of pixels or latents that comes without one; `height` of the whole picture."""
+        """The default schedule of a clip x [B, C, T, H, W] of pixels or latents; `height`: of the whole picture."""
         scale = self.spatial_factor if x.shape[1] == self.latent_channels else 1
         size = (height or x.shape[3]) * scale, x.shape[4] * scale
         most = None if self._conv_bytes is None else self._conv_bytes // (x.shape[0] * x.element_size())
@@ -176,17 +201,26 @@ class VideoAutoencoderKL(nn.Module):
         return replace(schedule, scores_bytes=self._conv_bytes)
 
     def encode_parameters(self, x: Tensor, rows: RowExchange | None = None, height: int | None = None) -> Tensor:
-        """A whole clip [B, 3, T, H, W] -> parameters, in slices of 1 + s, s, s, ... frames.
+        """Encode a whole clip in slices: posterior parameters [B, 2 * latent_channels, t, h, w], means first.
 
         Args:
-            rows, height: where x has some rows of a picture of this height: how it gets at the others.
+            x: [B, 3, T, H, W] in [-1, 1], T = 1 + kf with the temporal compression f.
+            rows: the exchange with the ranks that hold other rows of the clip; None: x is the whole picture.
+            height: height of the whole picture in pixels; needed with `rows`.
+
+        Raises:
+            ValueError: as `encode_slice`.
         """
         slices = split_after_first(x, self.split_size)
         memory = self.new_memory(self._schedule(x, height), rows, keep=len(slices) > 1)
         return self._in_slices(self.encode_slice, slices, memory, (x.shape[2] - 1) // self.temporal_factor + 1)
 
     def decode_latents(self, z: Tensor, rows: RowExchange | None = None, height: int | None = None) -> Tensor:
-        """A whole clip of latents [B, latent_channels, t, h, w] -> [B, 3, T, H, W]; `rows`, `height`: as above."""
+        """Decode a whole clip in slices: z [B, latent_channels, t, h, w] -> [B, 3, T, H, W].
+
+        Args:
+            rows, height: as in `encode_parameters`, with the height in latents.
+        """
         slices = split_after_first(z, self.split_size and self.split_size // self.temporal_factor)
         memory = self.new_memory(self._schedule(z, height), rows, keep=len(slices) > 1)
         return self._in_slices(self.decode_slice, slices, memory, (z.shape[2] - 1) * self.temporal_factor + 1)
@@ -195,11 +229,11 @@ class VideoAutoencoderKL(nn.Module):
     def _in_slices(
         run: Callable[[Tensor, ClipMemory], Tensor], slices: Sequence[Tensor], memory: ClipMemory, frames: int
     ) -> Tensor:
-        """A clip through `run` slice by slice; `frames` come out."""
+        """Pass the slices of a clip through `run` and join the results, which have `frames` frames in total."""
         if len(slices) == 1 or torch.is_grad_enabled():
             return torch.cat([run(part, memory) for part in slices], dim=2)
         first = run(slices[0], memory)
-        # One place for all slices: collecting them first would hold everything twice.
+        # One output tensor for all slices, because concatenating a list of them would need twice the memory.
         clip = first.new_empty(*first.shape[:2], frames, *first.shape[3:])
         start = first.shape[2]
         clip[:, :, :start] = first
@@ -212,10 +246,10 @@ class VideoAutoencoderKL(nn.Module):
 
 
 class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
-    """The VAE as the pipeline and research code use it: `encode` and `decode` give objects.
+    """The VAE with the interface of research code: `encode` and `decode` return objects.
 
     Args:
-        freeze_encoder: no gradients reach the encoder (fine-tuning of the decoder alone).
+        freeze_encoder: the encoder's parameters get no gradients, to fine-tune only the decoder.
         keys: the keys of the VAE's YAML, see `VideoAutoencoderKL`.
     """
 
@@ -226,26 +260,31 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
             self.encoder.requires_grad_(False)
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> EncoderOutput:
-        """[B, 3, T, H, W] in [-1, 1] -> latents; an image may come as [B, 3, H, W].
+        """Encode a clip [B, 3, T, H, W] or an image [B, 3, H, W], in [-1, 1].
 
         Args:
-            noise: [B, C, t, h, w]; with it `.latent` is a sample of the posterior, without it the mean.
+            noise: standard normal noise [B, C, t, h, w], with which `.latent` is a sample of the posterior. None:
+                `.latent` is the mean.
+
+        Raises:
+            ValueError: as `encode_slice`.
         """
         posterior = DiagonalGaussian(self.encode_parameters(x if x.ndim == 5 else x[:, :, None]))
         return EncoderOutput(posterior.mode() if noise is None else posterior.sample(noise), posterior)
 
     def decode(self, z: Tensor) -> DecoderOutput:
-        """[B, C, t, h, w] -> [B, 3, T, H, W]; one latent frame may come as [B, C, h, w]."""
+        """Decode latents [B, C, t, h, w], or [B, C, h, w] of an image, to [B, 3, T, H, W]."""
         return DecoderOutput(self.decode_latents(z if z.ndim == 5 else z[:, :, None]))
 
     def forward(
         self, x: Tensor, noise: Tensor | None = None, rows: SharedClip | None = None
     ) -> tuple[Tensor, DiagonalGaussian]:
-        """Reconstruction [B, 3, T, H, W] and posterior: one pass of training.
+        """The reconstruction [B, 3, T, H, W] and the posterior, for training.
 
         Args:
-            rows: those who share the clip: each passes the same whole inputs and gets the whole outputs; every one of
-                them has rows.
+            x, noise: see `encode`; x has five dimensions if `rows` is given.
+            rows: splits the rows of the clip between ranks. Every rank passes the same whole inputs and gets the whole
+                outputs, and every rank must have rows. None: this process computes all rows.
         """
         if rows is None:
             encoded = self.encode(x, noise)
@@ -258,12 +297,12 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
 
 
 def unshard_pixels(rows: SharedClip, x: Tensor, scale: int = 1) -> Tensor:
-    """This share's rows [B, C, T, own, W] -> all rows; `scale`: rows of x in a latent row."""
+    """Gather this rank's rows [B, C, T, local rows, W] to all rows; `scale`: number of rows of x per latent row."""
     return rows.unshard(x.movedim(3, 1), scale).movedim(1, 3)
 
 
 def split_after_first(x: Tensor, size: int | None) -> list[Tensor]:
-    """[B, C, T, ...] cut in time into 1 + size, size, size, ... frames."""
+    """Cut [B, C, T, ...] in time into 1 + size, size, size, ... frames; the last part may be shorter."""
     if size is None or x.shape[2] <= 1 + size:
         return [x]
     return [x[:, :, : 1 + size], *x[:, :, 1 + size :].split(size, dim=2)]

@@ -1,4 +1,4 @@
-"""What the encoder and the decoder are built from. Everything is [B, C, T, H, W]."""
+"""The blocks of the encoder and the decoder. All activations are [B, C, T, H, W]."""
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -14,20 +14,20 @@ NORM_EPS = 1e-6
 
 
 class FrameNorm(nn.GroupNorm):
-    """GroupNorm over each frame alone, optionally followed by SiLU."""
+    """GroupNorm over each frame separately, optionally followed by SiLU."""
 
     def __init__(self, channels: int, groups: int, silu: bool) -> None:
         super().__init__(groups, channels, eps=NORM_EPS)
         self.silu = silu
 
     def forward(self, x: Tensor, rows: RowExchange) -> Tensor:  # type: ignore[override]  # one argument more
-        """rows: how the rows of x's frames that are not here are reached."""
+        """Normalise x [B, C, T, H, W]; `rows` is the exchange with the ranks that hold other rows of its frames."""
         gather = rows.gather if rows.shared else None
         return frame_group_norm(x, self.weight, self.bias, self.num_groups, self.eps, self.silu, gather)
 
 
 class ResnetBlock(nn.Module):
-    """Norm, SiLU, conv, twice; plus the input, through a 1x1x1 convolution where the channels change."""
+    """Norm, SiLU and convolution, twice, plus the input, which a 1x1x1 convolution maps if the channels change."""
 
     def __init__(self, channels_in: int, channels_out: int, groups: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class ResnetBlock(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Attention over the pixels of each frame, one head as wide as the channels; plus the input."""
+    """Attention over the pixels of each frame with one head as wide as the channels, plus the input."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class FrameAttention(nn.Module):
         self.to_out = module_list([nn.Linear(channels, channels)])
 
     def forward(self, x: Tensor, rows: RowExchange) -> Tensor:
-        """rows: as for `FrameNorm`; every pixel here attends to all pixels of its frame."""
+        """Every pixel of x [B, C, T, H, W] attends to all pixels of its frame, through `rows` also on other ranks."""
         batch, _, _, height, _ = x.shape
         pixels = rearrange(self.group_norm(x, rows), "b c t h w -> (b t) (h w) c")
         keys, values = rows.gather_pixels(self.to_k(pixels)), rows.gather_pixels(self.to_v(pixels))
@@ -65,7 +65,7 @@ class FrameAttention(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """Resnet, attention, resnet."""
+    """A resnet block, attention and another resnet block."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class MidBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve height and width, and time where `temporal`."""
+    """Halves height and width, and time if `temporal`, by a strided convolution."""
 
     def __init__(self, channels: int, temporal: bool) -> None:
         super().__init__()
@@ -90,12 +90,12 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double height and width, and time where `temporal`, by a learned 1x1x1 convolution and a pixel shuffle.
+    """Doubles height and width, and time if `temporal`: a 1x1x1 convolution, a pixel shuffle, a 3x3x3 convolution.
 
-    Where time doubles, the first frame of a clip yields one frame, not two: 1 + n frames become 1 + 2n.
+    If time doubles, the first frame of a clip yields one frame instead of two, so 1 + n frames become 1 + 2n.
     """
 
-    # See `fold.fold_upsample`; only where the inference path is prepared, `_after` only where time doubles.
+    # Buffers of `fold.fold_upsample`: they exist if the inference path is prepared, those with `after` if time doubles.
     derived_folded: Tensor
     derived_after: Tensor
     derived_alone: Tensor
@@ -111,7 +111,7 @@ class Upsample(nn.Module):
         self.reset_upscale()
 
     def reset_upscale(self) -> None:
-        """Start as nearest-neighbour enlargement: every sub-position is a copy of its pixel."""
+        """Initialise the 1x1x1 convolution as nearest-neighbour enlargement: each sub-position copies its pixel."""
         weight, bias = self.upscale_conv.weight, self.upscale_conv.bias
         assert bias is not None
         if not weight.is_meta:

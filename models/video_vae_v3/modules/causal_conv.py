@@ -1,4 +1,4 @@
-"""3-D convolution that never looks ahead in time."""
+"""3-D convolution that is causal in time: an output frame depends on no later input frame."""
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +10,15 @@ from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
 
 class CausalConv3d(nn.Conv3d):
-    """Zero padding in height and width; in time the frames before the first are copies of it.
+    """A 3-D convolution with zero padding in height and width. In time, copies of the first frame are its past.
 
     Args:
-        pad_end: pad height and width by one row and column at the end only (how the encoder halves them).
+        pad_end: pad height and width by one row and one column at the end only, as the encoder's `Downsample` does.
     """
 
     bias: nn.Parameter
     padding: tuple[int, int, int]
-    derived_first: Tensor  # [O, C, h, w], see `fold.prepare_conv`; only where the inference path is prepared
+    derived_first: Tensor  # [O, C, h, w], see `fold.prepare_conv`; exists if the inference path is prepared
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class CausalConv3d(nn.Conv3d):
         self.pad_end = pad_end
 
     def forward(self, x: Tensor, memory: TemporalMemory) -> Tensor:  # type: ignore[override]  # one argument more
-        """x: [B, C, T, H, W], the next frames of the clip that `memory` belongs to."""
+        """Convolve x [B, C, T, H, W], the next frames of the clip that `memory` belongs to."""
         x = memory.extend(self, x, self.kernel_size[0], self.stride[0])
         padding = self.padding
         if memory.rows.shared and self.kernel_size[1] > 1:
@@ -45,10 +45,12 @@ class CausalConv3d(nn.Conv3d):
 
 
 def between_neighbours(x: Tensor, rows: RowExchange, above: bool) -> Tensor:
-    """x [B, C, T, H, W] with the row after this block below it, and the one before it above; zeros at a picture's edge.
+    """Add halo rows to a row block x [B, C, T, H, W]: zeros at the picture's edge, else the neighbours' rows.
 
     Args:
-        above: whether the row before the block is wanted.
+        above: add a row above too; a row below is always added.
+    Returns:
+        [B, C, T, H + 2, W], or H + 1 rows without `above`.
     """
     packed = torch.cat([x[:, :, :, :1], x[:, :, :, -1:]], dim=3).permute(0, 2, 3, 4, 1).contiguous()  # B T 2 W C
     found = rows.neighbours(packed, above=above)

@@ -1,4 +1,4 @@
-"""The input of a causal convolution in inference: new frames behind carried ones, with the rows around them."""
+"""The input buffer of a causal convolution in inference: carried frames, new frames and halo rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,14 @@ from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
 @dataclass
 class ConvInput:
-    """A buffer that a norm, or the layer before, writes `new` of; `complete` does the rest.
+    """An input buffer. A norm or the previous layer writes its part `new`, and `complete` fills in the rest.
 
-    buffer: [B, past + T, above + H + below, W + right, C]. past: carried frames in front.
-    above, below: halo rows, from the neighbouring blocks of the picture or zeros at its edge; none where one process
-        has the whole picture and the convolution pads it. A convolution that halves the picture always has one below.
-    right: a column of zeros.
+    buffer: [B, past + T, above + H + below, W + right, C].
+    past: number of carried frames before the new ones.
+    above, below: number of halo rows, which come from neighbouring row blocks or are zeros at the picture's edge. Both
+        are 0 if one process has the whole picture, which the convolution pads then; a convolution that halves the
+        picture always has one below.
+    right: number of columns of zeros, 0 or 1.
     """
 
     buffer: Tensor
@@ -29,7 +31,7 @@ class ConvInput:
 
     @property
     def new(self) -> Tensor:
-        """[B, T, H, W, C], the new frames' own rows."""
+        """The view of the new frames without halo rows and padding, [B, T, H, W, C]."""
         height, width = self.buffer.shape[2] - self.below, self.buffer.shape[3] - self.right
         return self.buffer[:, self.past :, self.above : height, :width]
 
@@ -39,10 +41,10 @@ class ConvInput:
 
 
 def conv_input(memory: ClipMemory, conv: nn.Conv3d, shape: Sequence[int], pad_end: bool = False) -> ConvInput:
-    """An empty input of a convolution for the frames of a group; see `input_like`.
+    """An uninitialised input of a convolution for a group of frames of `shape`, see `input_like`.
 
     Args:
-        pad_end: the convolution halves the picture: one row below and one column to the right, nothing above.
+        pad_end: the convolution halves the picture, so it needs one row below and one column to the right.
     """
     return input_like(memory, conv.weight, shape, conv.in_channels, conv.kernel_size[0] - conv.stride[0], pad_end)
 
@@ -50,11 +52,14 @@ def conv_input(memory: ClipMemory, conv: nn.Conv3d, shape: Sequence[int], pad_en
 def input_like(
     memory: ClipMemory, weight: Tensor, shape: Sequence[int], channels: int, carry: int, pad_end: bool = False
 ) -> ConvInput:
-    """An empty input with the dtype and on the device of `weight`.
+    """An uninitialised input with the dtype and device of `weight`.
 
     Args:
-        shape: of the group, (B, T, H, W, any).
-        carry: frames that the convolution reads before the new ones; the clip's first frame stands for its own past.
+        shape: shape of the group, (B, T, H, W, any).
+        channels: number of channels of the input.
+        carry: number of frames before the new ones that the convolution reads. The clip's first frame has none, because
+            it takes the place of its own past.
+        pad_end: see `conv_input`.
     """
     batch, frames, height, width, _ = shape
     past = 0 if memory.starts_clip else carry
@@ -64,11 +69,14 @@ def input_like(
 
 
 def complete(memory: ClipMemory, owner: nn.Module, given: ConvInput, carry: int, winograd: bool = False) -> Tensor:
-    """Fill in everything but `given.new`, and remember the last `carry` frames for the next group; the whole buffer.
+    """Fill in carried frames, halo rows and padding, store the last `carry` frames, and return the whole buffer.
 
     Args:
-        owner: the convolution whose frames these are.
-        winograd: the frames are carried as Winograd's input transform takes them.
+        owner: the convolution whose carried frames these are.
+        given: the input; its part `new` is written.
+        carry: number of frames to store for the next group.
+        winograd: frames are stored in the form that Winograd's input transform reads: scaled by `INPUT_SCALE` and in
+            `transform_dtype`.
     """
     buffer, past = given.buffer, given.past
     frames, width = buffer[:, past:], buffer.shape[3] - given.right
@@ -92,7 +100,7 @@ def complete(memory: ClipMemory, owner: nn.Module, given: ConvInput, carry: int,
 
 
 def _as_carried(frames: Tensor, winograd: bool, place: Tensor | None) -> Tensor:
-    """The frames in the form in which they are carried, in `place` where there is one."""
+    """The frames in the form in which they are stored, written to `place` or, if that is None, to a new tensor."""
     if place is None:
         dtype = transform_dtype(frames.dtype) if winograd else frames.dtype
         place = torch.empty(frames.shape, dtype=dtype, device=frames.device)

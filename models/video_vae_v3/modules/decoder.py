@@ -1,4 +1,4 @@
-"""Latents to pixels."""
+"""The decoder of the VAE: latents to pixels."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
 
 class UpDecoderBlock3D(nn.Module):
-    """Resnets, then an Upsample unless it is the last level (`temporal` None)."""
+    """A level of the decoder: resnet blocks, then an `Upsample`, which the last level (`temporal` None) lacks."""
 
     def __init__(self, channels_in: int, channels_out: int, layers: int, groups: int, temporal: bool | None) -> None:
         super().__init__()

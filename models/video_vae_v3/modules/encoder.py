@@ -1,4 +1,4 @@
-"""Pixels to latent parameters."""
+"""The encoder of the VAE: pixels to the parameters of the posterior."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from models.video_vae_v3.modules.temporal_memory import TemporalMemory
 
 
 class DownEncoderBlock3D(nn.Module):
-    """Resnets, then a Downsample unless it is the last level (`temporal` None)."""
+    """A level of the encoder: resnet blocks, then a `Downsample`, which the last level (`temporal` None) lacks."""
 
     def __init__(self, channels_in: int, channels_out: int, layers: int, groups: int, temporal: bool | None) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class DownEncoderBlock3D(nn.Module):
 
 
 class Encoder3D(nn.Module):
-    """[B, in_channels, T, H, W] -> [B, 2 * latent_channels, t, h, w]: mean and log variance.
+    """[B, in_channels, T, H, W] -> [B, 2 * latent_channels, t, h, w], means first, then log variances.
 
     Time is halved in the last `temporal_scale_num` of the downsampling levels.
     """

@@ -1,11 +1,11 @@
-"""Weights derived once from loaded ones, so that inference does less work: exact algebra, rounded once.
+"""Derives weights for faster inference from the loaded ones: exact algebra, rounded once.
 
-Two identities (derivation in docs/performance.md):
-- The first frame of a clip stands for its own past, so a causal convolution of it is a 2-D one with the weights summed
-  over time.
-- A 1x1x1 convolution to C * r channels, a pixel shuffle and a causal 3x3x3 convolution are one transposed convolution
-  at low resolution, plus a bias that depends on the pixel's phase and on being at the border (the 3x3x3 pads with zeros
-  after the 1x1x1 has added its bias).
+It uses two identities, derived in docs/performance.md:
+- The first frame of a clip also takes the place of its past, so a causal convolution of it is a 2-D convolution with
+  the weights summed over time.
+- A 1x1x1 convolution to C * r channels, a pixel shuffle and a causal 3x3x3 convolution equal one transposed convolution
+  at low resolution plus a bias. The bias depends on the pixel's phase and on whether it is at the border, because the
+  3x3x3 convolution pads with zeros after the 1x1x1 convolution has added its bias.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,8 +23,8 @@ from models.video_vae_v3.modules.schedule import F43
 from models.video_vae_v3.modules.winograd import prepare_conv as prepare_winograd
 from models.video_vae_v3.modules.winograd import prepare_upsample as prepare_winograd_upsample
 
-# Taps of a kernel of three along height or width that lie inside the picture, and the sub-position (0 or 1) of the
-# enlarged pixel each one meets, by the class of the output row: first, odd, even, last.
+# For each class of output row or column (first, odd, even, last): the taps of a kernel of three that lie inside the
+# picture, each with the sub-position (0 or 1) of the enlarged pixel that it multiplies.
 _BORDER_TAPS = (
     ((1, 0), (2, 1)),
     ((0, 0), (1, 1), (2, 0)),
@@ -34,7 +34,7 @@ _BORDER_TAPS = (
 
 
 class Autoencoder(Protocol):
-    """What this module reads of a VAE."""
+    """The attributes of a VAE that this module uses."""
 
     encoder: Encoder3D
     decoder: Decoder3D
@@ -43,16 +43,16 @@ class Autoencoder(Protocol):
 
 
 def prepare_inference(vae: Autoencoder, winograd: Iterable[int] = (F43,)) -> None:
-    """Derive the weights of the inference path; call it on float32 weights, before the model is cast.
+    """Derive the weights of the inference path. Call it on float32 weights, before the model is cast.
 
-    The derived weights are non-persistent buffers beside the ones they come from: names and values of the state dict
-    stay. They do not follow later changes of the weights: derive them again after training.
+    The derived weights are non-persistent buffers, so the names and values of the state dict do not change. They are
+    not updated when the weights change: call this again after training.
 
-    On the meta device, where memory is planned, shapes alone are derived: arithmetic there loads torch's compiler, two
-    seconds of a start.
+    On the meta device, on which memory is planned, only shapes are derived, because arithmetic there imports torch's
+    compiler, which takes two seconds.
 
     Args:
-        winograd: the m of F(m, 3) that the schedules to come use.
+        winograd: the values of m for which schedules will use F(m, 3).
     """
     for module in vae.modules():
         if isinstance(module, CausalConv3d):
@@ -66,13 +66,13 @@ def prepare_inference(vae: Autoencoder, winograd: Iterable[int] = (F43,)) -> Non
 
 
 def is_prepared(vae: Autoencoder) -> bool:
-    """Has `prepare_inference` derived the weights of the inference path?"""
+    """Whether `prepare_inference` has derived the weights of the inference path."""
     return "derived_first" in vae.decoder.conv_in._buffers
 
 
 @torch.no_grad()
 def prepare_conv(conv: CausalConv3d) -> None:
-    """Give a convolution its weights for the clip's first frame, and its own in channels-last order."""
+    """Derive a convolution's weights for the clip's first frame, and store its own weights in channels-last order."""
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
     weight = conv.weight
     summed = (
@@ -83,7 +83,7 @@ def prepare_conv(conv: CausalConv3d) -> None:
 
 
 def prepare_level(block: DownEncoderBlock3D | UpDecoderBlock3D, sizes: tuple[int, ...]) -> None:
-    """Let groups of m frames go through a level by Winograd F(m, 3), for every m of `sizes`."""
+    """Derive the Winograd weights F(m, 3) of a level for every m of `sizes`."""
     for resnet in block.resnets:
         prepare_winograd(resnet.conv1, sizes)
         prepare_winograd(resnet.conv2, sizes)
@@ -93,7 +93,7 @@ def prepare_level(block: DownEncoderBlock3D | UpDecoderBlock3D, sizes: tuple[int
 
 
 def fold_upsamplers(vae: Autoencoder) -> None:
-    """Fold every `Upsample` below `vae`."""
+    """Fold every `Upsample` of `vae`, see `fold_upsample`."""
     for module in vae.modules():
         if isinstance(module, Upsample):
             fold_upsample(module)
@@ -101,11 +101,15 @@ def fold_upsamplers(vae: Autoencoder) -> None:
 
 @torch.no_grad()
 def fold_upsample(up: Upsample) -> None:
-    """Derive the transposed convolution of one upsampler, in float64.
+    """Derive the transposed convolution of one upsampler, in float64, as buffers in the dtype of its weights.
 
-    Buffers: `derived_folded` [C, C, kt, 4, 4] with kt = 4 where time doubles, else 3; `derived_after` the same for the
-    frame after the clip's first one (where time doubles); `derived_alone` [C, C, 4, 4] for the first frame; tables
-    `derived_table`, `derived_table_after` [z, 4, 4, C] and `derived_table_alone` [1, 4, 4, C].
+    With z = 2 if time doubles, else 1:
+        derived_folded: [C, C, z + 2, 4, 4], for all frames but those below.
+        derived_after: the same for the frame after the clip's first one; exists if time doubles.
+        derived_alone: [C, C, 4, 4], for the clip's first frame.
+        derived_table: bias of `derived_folded`, [z, 4, 4, C], see `frame_norm.add_phase_bias`.
+        derived_table_after: bias of `derived_after`, [2, 4, 4, C].
+        derived_table_alone: bias of `derived_alone`, [1, 4, 4, C].
     """
     z = up.time_factor
     if up.conv.weight.is_meta:
@@ -123,7 +127,7 @@ def fold_upsample(up: Upsample) -> None:
     _store(up, "alone", alone, torch.channels_last)
     if z == 2:
         after = folded.clone()
-        after[:, :, 2] = steps[0][0] + steps[1][0]  # output frame 1 sees the only sub-frame twice
+        after[:, :, 2] = steps[0][0] + steps[1][0]  # output frame 1 reads the first frame's only sub-frame twice
         after[:, :, 3] = steps[0][0]
         _store(up, "after", after, torch.channels_last_3d)
     rows = [[(frame + a) % z for a in range(3)] for frame in range(z)]
@@ -133,7 +137,7 @@ def fold_upsample(up: Upsample) -> None:
 
 
 def _fold_shapes(up: Upsample) -> None:
-    """The buffers of `fold_upsample` without values."""
+    """The buffers of `fold_upsample` for weights on the meta device, which have shapes but no values."""
     z, channels, empty = up.time_factor, up.conv.out_channels, up.conv.weight.new_empty
     _store(up, "folded", empty(channels, channels, z + 2, 4, 4), torch.channels_last_3d)
     _store(up, "alone", empty(channels, channels, 4, 4), torch.channels_last)
@@ -149,12 +153,15 @@ def _store(up: Upsample, name: str, value: Tensor, layout: torch.memory_format) 
 
 
 def wide(x: Tensor) -> Tensor:
-    """x in float64; on the host where its device has no float64, which is so on Apple's."""
+    """x in float64. It is moved to the host if it is on Apple's MPS device, which has no float64."""
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def _spatial_taps(taps: Tensor, subs: Tensor) -> list[list[Tensor]]:
-    """The spatial part of the fold, by time tap and sub-frame: enlarged row 2i + s meets tap a at 2i + s - a + 1."""
+    """The spatial part of the fold for each time tap and sub-frame: [time tap][sub-frame], each [C_in, C_out, 4, 4].
+
+    Tap a multiplies the enlarged row 2i + s for the output row 2i + s - a + 1.
+    """
     steps = []
     for a in range(3):
         of_tap = []
@@ -168,10 +175,10 @@ def _spatial_taps(taps: Tensor, subs: Tensor) -> list[list[Tensor]]:
 
 
 def _bias_table(up: Upsample, frames: list[list[int]]) -> Tensor:
-    """[len(frames), 4, 4, C]: the constant part; `frames` names the sub-frame that each time tap meets."""
+    """The bias table [len(frames), 4, 4, C] in float64; frames[n][a] is the sub-frame that time tap a multiplies."""
     assert up.upscale_conv.bias is not None
     taps, bias = wide(up.conv.weight), wide(up.upscale_conv.bias).unflatten(0, (2, 2, up.time_factor, -1))
-    added = torch.einsum("oiahw,xysi->ahwxyso", taps, bias)  # by tap and by the sub-position that it meets
+    added = torch.einsum("oiahw,xysi->ahwxyso", taps, bias)  # for each tap and the sub-position that it multiplies
     meets = torch.zeros(len(frames), 4, 4, *added.shape[:-1], dtype=torch.float64)
     for (z, met), (i, rows), (j, columns) in product(
         enumerate(frames), enumerate(_BORDER_TAPS), enumerate(_BORDER_TAPS)

@@ -1,8 +1,9 @@
-"""The layers of the VAE in inference: convolutions with their past, norms, resnets, attention.
+"""The layers of the VAE in inference: causal convolutions, norms, resnet blocks and attention.
 
-Activations are [B, T, H, W, C], packed, which a convolution sees as channels-last [B, C, T, H, W]. An `Activation`
-carries what saves a pass over memory: a bias waits for the next pass, and the pass that writes an activation measures
-the statistics for the next norm. A norm writes straight behind the carried frames in the next convolution's input.
+Activations are [B, T, H, W, C], packed; a convolution reads the same memory as channels-last [B, C, T, H, W]. Three
+measures save passes over memory: the next pass adds a convolution's bias (it is deferred), the pass that writes an
+activation measures the statistics of the next norm, and a norm writes its result directly into the next convolution's
+input buffer, behind the carried frames.
 """
 
 from collections.abc import Callable
@@ -36,8 +37,8 @@ class InferenceLayers:
     """The layers of one level for one slice of one clip.
 
     Args:
-        memory: of the clip. A slice at the start of a clip is its first frame alone.
-        winograd: m where groups of m frames go by F(m, 3); 0: convolutions are direct.
+        memory: that of the clip. The slice at the start of a clip must be its first frame only.
+        winograd: m, if groups of m frames are convolved by Winograd F(m, 3); 0: convolutions are direct.
     """
 
     def __init__(self, memory: ClipMemory, winograd: int = 0) -> None:
@@ -45,7 +46,7 @@ class InferenceLayers:
         self.gather = memory.rows.gather if memory.rows.shared else None
 
     def resnet(self, block: ResnetBlock, group: Activation) -> Activation:
-        """The block's result, which may have taken the place of its input."""
+        """A resnet block. The result may overwrite the memory of the input."""
         if self.goes_by_winograd(group):
             h, measured, out, waiting = self._winograd_first(block, group)
             return Activation(out, None, self._winograd_second(block, h, measured, out, out, waiting))
@@ -53,7 +54,7 @@ class InferenceLayers:
         return Activation(y, bias) if x is None else _settled(*add_bias_residual(y, bias, x, deferred))
 
     def resnet_into(self, block: ResnetBlock, group: Activation, make: Callable[[], ConvInput]) -> ConvInput:
-        """The block's result as the new frames of the next convolution's input, which is made when it is needed."""
+        """A resnet block that writes its result into the next convolution's input, which `make` allocates late."""
         if self.goes_by_winograd(group):
             h, measured, residual, waiting = self._winograd_first(block, group)
             given = make()
@@ -65,11 +66,11 @@ class InferenceLayers:
         return given
 
     def goes_by_winograd(self, group: Activation) -> bool:
-        """Does the group have the frames that the level's F(m, 3) takes? The last of a slice may have fewer."""
+        """Whether the group has the m frames that the level's F(m, 3) needs. The last group of a slice may not."""
         return group.frames == self.winograd and not self.memory.starts_clip
 
     def _resnet_sum(self, block: ResnetBlock, group: Activation) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """The block's result as y + bias + x + deferred; the last two None where channels change."""
+        """The block's result as the summands y, bias, x, deferred; the last two are None if the channels change."""
         x, deferred = group.take(), group.bias
         h = self._norm_conv(block.norm1, block.conv1, Activation(x, deferred, group.statistics))
         y = self._norm_conv(block.norm2, block.conv2, h).take()
@@ -83,7 +84,7 @@ class InferenceLayers:
         return y, bias, None, None
 
     def _norm_conv(self, norm: FrameNorm, conv: CausalConv3d, group: Activation) -> Activation:
-        """Norm, SiLU and convolution; the group is free before the convolution runs."""
+        """Norm, SiLU and convolution; the memory of the group is freed before the convolution runs."""
         x = group.take()
         given = conv_input(self.memory, conv, x.shape)
         norm_silu_into(given.new, x, norm_of(norm), group.bias, group.statistics, self.gather)
@@ -91,7 +92,7 @@ class InferenceLayers:
         return self.convolve(conv, given)
 
     def convolve(self, conv: CausalConv3d, given: ConvInput) -> Activation:
-        """The convolution of an input whose new frames are written; its bias stays deferred."""
+        """Convolve an input whose new frames are written; the bias of the convolution stays deferred."""
         kernel, stride = conv.kernel_size[0], conv.stride[0]
         by_winograd = self.winograd > 0 and kernel == 3 and stride == 1
         buffer = complete(self.memory, conv, given, kernel - stride, by_winograd)
@@ -116,7 +117,7 @@ class InferenceLayers:
     def _winograd_first(
         self, block: ResnetBlock, group: Activation
     ) -> tuple[Tensor, NormStatistics | None, Tensor, Tensor | None]:
-        """The first half of a resnet of m frames: conv1's result and statistics, x and deferred of the shortcut."""
+        """The first half of a resnet block of m frames: conv1's result, its statistics, the shortcut x + deferred."""
         x, deferred = group.take(), group.bias
         h = x.new_empty(*x.shape[:-1], block.conv1.out_channels)
         scale, shift = norm_coefficients(x, norm_of(block.norm1), deferred, group.statistics, self.gather)
@@ -137,7 +138,7 @@ class InferenceLayers:
         deferred: Tensor | None,
         measure: bool = True,
     ) -> NormStatistics | None:
-        """The second half: conv2 of the norm of h, plus x + deferred, into `out`, which may be x."""
+        """The second half of a resnet block: conv2 of the norm of h, plus x + deferred, into `out`, which may be x."""
         scale, shift = norm_coefficients(h, norm_of(block.norm2), None, statistics, self.gather)
         norm = InputNorm(scale, shift, silu=True)
         return winograd_conv(self.memory, block.conv2, h, norm, out, Addends(block.conv2.bias, x, deferred), measure)
@@ -146,7 +147,7 @@ class InferenceLayers:
         return self.resnet(mid.resnets[1], self._attention(mid.attentions[0], self.resnet(mid.resnets[0], group)))
 
     def _attention(self, block: FrameAttention, group: Activation) -> Activation:
-        """Every pixel of this block of rows attends to all pixels of its frame."""
+        """Attention, in which every pixel of this row block attends to all pixels of its frame."""
         x, rows = group.take(), self.memory.rows
         normed = torch.empty_like(x)
         norm_silu_into(normed, x, norm_of(block.group_norm), group.bias, group.statistics, self.gather)
@@ -157,14 +158,14 @@ class InferenceLayers:
         return _settled(*add_bias_residual(y, block.to_out[0].bias, x, group.bias))
 
     def conv_in(self, conv: CausalConv3d, group: Activation) -> Activation:
-        """The first convolution of a network."""
+        """The first convolution of a network; its input is copied into a new buffer."""
         x = group.take()
         given = conv_input(self.memory, conv, x.shape)
         given.new.copy_(x)
         return self.convolve(conv, given)
 
     def conv_out(self, norm: FrameNorm, conv: CausalConv3d, group: Activation) -> Tensor:
-        """[B, T, H, W, C] -> [B, O, T, H, W], the last norm and convolution of a network."""
+        """The last norm, SiLU and convolution of a network: [B, T, H, W, C] -> [B, O, T, H, W]."""
         x = group.take()
         if not uses_tap_projection(x, conv.out_channels):
             y = self._norm_conv(norm, conv, Activation(x, group.bias, group.statistics))
@@ -182,10 +183,14 @@ class InferenceLayers:
     def _streaming_conv_out(
         self, conv: CausalConv3d, frame: Tensor, halo_rows: list[Tensor | None], scale: Tensor, shift: Tensor
     ) -> Tensor:
-        """One frame of `conv_out` by projections onto its taps; what they add to the next frames is carried.
+        """One frame of `conv_out` by tap projections, whose contributions to the next two frames are carried.
 
         Args:
-            frame: [B, 1, H, W, C]. halo_rows: [B, 1, 1, W, C] above and below it, where there are such.
+            frame: [B, 1, H, W, C].
+            halo_rows: [B, 1, 1, W, C] above and below it; None at the picture's edge.
+            scale, shift: [B, C], the norm of the frame.
+        Returns:
+            [B, O, 1, H, W]
         """
         halo = int(self.memory.rows.shared)
         batch, _, height, width, _ = frame.shape
@@ -205,27 +210,27 @@ class InferenceLayers:
 
 
 def norm_of(norm: FrameNorm) -> Norm:
-    """The norm as the kernels take it."""
+    """The parameters of the norm for the kernels."""
     return Norm(norm.weight, norm.bias, norm.num_groups, norm.eps, norm.silu)
 
 
 def channels_second(x: Tensor) -> Tensor:
-    """[B, (T,) H, W, C] -> [B, C, (T,) H, W], the same memory."""
+    """[B, (T,) H, W, C] -> [B, C, (T,) H, W], a view."""
     return x.movedim(-1, 1)
 
 
 def channels_last(y: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [B, T, H, W, C], packed: the same memory wherever the convolution kept the layout."""
+    """[B, C, T, H, W] -> [B, T, H, W, C], packed: a view if y is channels-last, else a copy."""
     return y.permute(0, 2, 3, 4, 1).contiguous()
 
 
 def _settled(x: Tensor, statistics: NormStatistics | None) -> Activation:
-    """What a pass that has added all biases wrote and measured, as an activation."""
+    """The result of a pass that has added all biases, as an activation."""
     return Activation(x, None, statistics)
 
 
 def _linear_in_place(x: Tensor, weight: Tensor) -> Tensor:
-    """x [B, T, H, W, C] times weight [O, C], frame by frame in the place of x where it fits."""
+    """x [B, T, H, W, C] times weight [O, C]; if O <= C, the result overwrites x frame by frame."""
     if len(weight) > x.shape[-1]:
         return F.linear(x, weight)
     batch, frames, height, width, _ = x.shape

@@ -1,9 +1,9 @@
-"""The VAE's networks in inference: the same numbers as `encoder.py` and `decoder.py`, with less memory traffic.
+"""The encoder and the decoder in inference: the functions of `encoder.py` and `decoder.py`, with less memory traffic.
 
-A level is a generator: it asks the level before it for a group of frames, takes the group through its resnets, and
-yields the result when the next level asks. So frames go depth first, and no level holds more than a group. How many
-frames a group has, and how they are convolved, is the clip's `Schedule`. The first frame of a clip goes alone, through
-2-D convolutions (`fold.py` derives their weights).
+Each level is a generator. It requests a group of frames from the previous level, passes it through its resnet blocks,
+and yields the result when the next level requests it. So groups are processed depth first, and no level stores more
+than one group. The clip's `Schedule` says how many frames a group has and how they are convolved. The first frame of a
+clip is processed separately by 2-D convolutions, whose weights `fold.py` derives.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from models.video_vae_v3.modules.winograd import has_winograd
 
 
 def encode(encoder: Encoder3D, x: Tensor, memory: ClipMemory) -> Tensor:
-    """A slice [B, 3, T, H, W] -> posterior parameters [B, 2 * latent_channels, t, h, w]."""
+    """Encode a slice [B, 3, T, H, W] to posterior parameters [B, 2 * latent_channels, t, h, w]."""
     groups = iter([Activation(x.permute(0, 2, 3, 4, 1))])
     for level, block in enumerate(encoder.down_blocks):
         of_level = memory.schedule.levels[level]
@@ -38,7 +38,7 @@ def encode(encoder: Encoder3D, x: Tensor, memory: ClipMemory) -> Tensor:
 
 
 def decode(decoder: Decoder3D, z: Tensor, memory: ClipMemory) -> Tensor:
-    """A slice [B, latent_channels, t, h, w] -> [B, 3, T, H, W]."""
+    """Decode a slice [B, latent_channels, t, h, w] to frames [B, 3, T, H, W]."""
     layers, schedule = InferenceLayers(memory), memory.schedule
     group = layers.conv_in(decoder.conv_in, Activation(z.permute(0, 2, 3, 4, 1)))
     groups = iter([layers.mid(decoder.mid_block, group)])
@@ -52,7 +52,7 @@ def decode(decoder: Decoder3D, z: Tensor, memory: ClipMemory) -> Tensor:
 
 
 def _convolved(layers: InferenceLayers, conv: CausalConv3d, groups: Iterator[Activation]) -> Iterator[Activation]:
-    """The first convolution of the encoder, a group at a time."""
+    """Apply the first convolution of the encoder to one group at a time."""
     for group in groups:
         yield layers.conv_in(conv, group)
 
@@ -60,7 +60,7 @@ def _convolved(layers: InferenceLayers, conv: CausalConv3d, groups: Iterator[Act
 def _down_level(
     layers: InferenceLayers, block: DownEncoderBlock3D, groups: Iterator[Activation]
 ) -> Iterator[Activation]:
-    """A level of the encoder: resnets, and the convolution that halves the picture."""
+    """A level of the encoder: resnet blocks, then the convolution that halves the picture, unless it is the last."""
     *before, last = block.resnets
     down = block.downsamplers[0].conv if len(block.downsamplers) else None
     for group in groups:
@@ -76,7 +76,11 @@ def _down_level(
 def _up_level(
     layers: InferenceLayers, block: UpDecoderBlock3D, groups: Iterator[Activation], frames_out: int | None
 ) -> Iterator[Activation]:
-    """A level of the decoder: resnets, and the upsampler, which makes `frames_out` frames at once."""
+    """A level of the decoder: resnet blocks, then the upsampler, unless it is the last level.
+
+    Args:
+        frames_out: number of frames that a direct upsampler computes at once; None: all frames of a group.
+    """
     *before, last = block.resnets
     up = block.upsamplers[0] if len(block.upsamplers) else None
     for group in groups:

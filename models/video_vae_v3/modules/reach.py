@@ -1,7 +1,8 @@
-"""How far back the VAE looks: from where a clip must be computed again so that its end comes out bit for bit.
+"""The receptive field of the VAE in the past: where to start in a clip so that its end has the same bits.
 
-Norms and attention work on single frames, so only temporal convolutions look back, by two of their own frames each; a
-Winograd group of m frames mixes all that it reads in its rounding. What lies further back does not touch a single bit.
+Norms and attention process single frames, so only temporal convolutions read past frames, two at their own frame rate
+each. The rounding of a Winograd group of m frames depends on all frames that it reads. Frames further back cannot
+change a bit of the result.
 """
 
 from collections.abc import Iterable
@@ -14,17 +15,19 @@ from models.video_vae_v3.modules.schedule import DIRECT, Schedule
 
 
 def encoder_reach(vae: VideoAutoencoderKL, schedule: Schedule) -> int:
-    """Latents until an encoder that begins in the middle of a clip gives those of the whole clip, an upper bound.
+    """The receptive field of the encoder in the past: an upper bound, in latents.
+
+    An encoder that starts in the middle of a clip gives the latents of the whole clip, bit for bit, after this many.
 
     Args:
-        schedule: by which the clip goes, in slices that begin where those of the whole clip do.
+        schedule: the schedule of the clip, whose slices must begin where those of the whole clip begin.
     """
     levels = enumerate(vae.encoder.down_blocks)
     return _latents_back(vae, schedule, levels, vae.encoder.conv_in, (vae.encoder.mid_block, vae.encoder.conv_out))
 
 
 def decoder_reach(vae: VideoAutoencoderKL, schedule: Schedule) -> int:
-    """As `encoder_reach`: latents that a decoder must have seen before it gives the frames of the whole clip."""
+    """The same for the decoder: after this many latents it gives the frames of the whole clip, bit for bit."""
     levels = zip(reversed(range(len(vae.levels))), vae.decoder.up_blocks, strict=True)
     return _latents_back(vae, schedule, levels, vae.decoder.conv_out, (vae.decoder.conv_in, vae.decoder.mid_block))
 
@@ -36,15 +39,17 @@ def _latents_back(
     at_full_rate: nn.Module,
     at_latents: Iterable[nn.Module],
 ) -> int:
-    """Latents, rounded up, and one for the frame that stands for its own past.
+    """The receptive field in latents, rounded up, plus one for the first frame, which takes the place of its past.
 
     Args:
-        levels: (number, modules). at_full_rate, at_latents: what lies at both ends of them.
+        levels: (index, module) of each level.
+        at_full_rate: the layer outside the levels that runs at the rate of frames.
+        at_latents: the layers outside the levels that run at the rate of latents.
     """
     times = [shape.time for shape in vae.levels]
     frames = _frames_back(at_full_rate) + vae.temporal_factor * sum(map(_frames_back, at_latents))
     for level, block in levels:
-        # What changes the rate counts in the longer frames of the level below.
+        # Layers that change the frame rate are counted at the lower rate, that of the level below.
         below, winograd = times[min(level + 1, len(times) - 1)], schedule.levels[level].winograd
         resamplers = [*getattr(block, "downsamplers", ()), *getattr(block, "upsamplers", ())]
         resnets = block.get_submodule("resnets")
@@ -54,6 +59,6 @@ def _latents_back(
 
 
 def _frames_back(part: nn.Module, winograd: int = DIRECT) -> int:
-    """Of its own frames, that the convolutions of a part look back, one after the other."""
+    """The number of past frames that the convolutions of `part`, applied in sequence, read at their own frame rate."""
     convolutions = [module for module in part.modules() if isinstance(module, CausalConv3d)]
     return sum(max(conv.kernel_size[0] - 1, winograd) for conv in convolutions if conv.kernel_size[0] > 1)

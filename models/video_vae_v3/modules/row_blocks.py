@@ -1,4 +1,4 @@
-"""A convolution of a tensor too large for one call, in blocks of rows. Everything is [B, T, H, W, C]."""
+"""Convolves a tensor that is too large for one call in blocks of rows. All tensors are [B, T, H, W, C]."""
 
 from collections.abc import Callable
 from math import ceil
@@ -6,7 +6,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-MOST_ELEMENTS = 2**31 - 1  # above, libraries fall back to slow kernels with 64-bit indices, or have none
+MOST_ELEMENTS = 2**31 - 1  # above this, libraries use slow kernels with 64-bit indices or fail
 
 
 def in_row_blocks(
@@ -19,13 +19,16 @@ def in_row_blocks(
     halo: tuple[int, int] = (0, 0),
     most: int = MOST_ELEMENTS,
 ) -> Tensor:
-    """run(x), in as many blocks as keep every input and output at or below `most` elements. Exact.
+    """run(x), computed in blocks of rows so that every input and output has at most `most` elements. Exact.
 
     Args:
-        run: turns rows into (rows - halo) * up / down where there is a halo in x, else into rows * up / down, treating
-            the ends of what it is given as the border of the picture.
-        out_shape: of the result.
-        halo: rows of x above and below those that the result's rows stand for; (0, 0) where `run` pads the picture.
+        run: maps H rows to (H - sum(halo)) * up / down rows. Without a halo, it pads the ends of its input as the
+            border of the picture.
+        x: [B, T, H, W, C].
+        out_shape: shape of the result, [B, T', H', W', O].
+        up, down: factors by which `run` enlarges and reduces the picture; one of them is 1.
+        halo: number of halo rows of x above and below the picture's rows; (0, 0) if `run` pads the picture.
+        most: the largest number of elements of a block.
     """
     count = ceil(max(x.numel(), torch.Size(out_shape).numel()) / most)
     if count <= 1:
@@ -35,7 +38,7 @@ def in_row_blocks(
     step = max(1, rows // ceil(count * 1.25) - 2)
     for start in range(0, rows, step):
         stop = min(start + step, rows)
-        # A picture that `run` pads is cut with a row more on either side, of which the results are dropped.
+        # If `run` pads the picture, each block gets one more row on either side, whose results are dropped.
         first = max(start * down - 1, 0) if padded else start * down
         last = min(stop * down + 1, x.shape[2]) if padded else stop * down + sum(halo)
         block = run(x[:, :, first:last])

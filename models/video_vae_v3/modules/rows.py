@@ -1,7 +1,7 @@
-"""The exchange of rows between ranks that share a clip's pictures, and that of a single process.
+"""The interface for splitting the rows of a clip's pictures between ranks, and its form for a single process.
 
-Every share holds one block of consecutive rows of every frame, at every level. `common.distributed.row_parallel` has
-the exchange between ranks. All verbs have gradients, as those of `models.nadit.exchange`.
+Each rank holds one block of consecutive rows of every frame, at every level. `common.distributed.row_parallel`
+implements the exchange between ranks. All methods are differentiable, as those of `models.nadit.exchange`.
 """
 
 from typing import Protocol
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 class RowExchange(Protocol):
-    """The rows of a picture beyond this share's block, statistics of all blocks, and whole pictures.
+    """Exchanges halo rows, statistics and pixels between the ranks that hold the row blocks of a picture.
 
     Attributes:
-        shared: are there other blocks? Where there are none, convolutions pad the picture themselves.
-        first, last: does this block begin, does it end the picture?
+        shared: whether there are other blocks. If not, convolutions pad the picture themselves.
+        first, last: whether this block is the first and whether it is the last of the picture.
     """
 
     shared: bool
@@ -22,39 +22,40 @@ class RowExchange(Protocol):
     last: bool
 
     def neighbours(self, x: Tensor, above: bool = True, below: bool = True) -> tuple[Tensor | None, Tensor | None]:
-        """The row before this block and the row after it, [B, T, 1, W, C] packed, of every share's x [B, T, H, W, C].
+        """The row above this block and the row below it, [B, T, 1, W, C] packed each, from the neighbouring ranks.
 
         Args:
-            above, below: which of them is wanted, the same on every share.
+            x: [B, T, H, W, C], the block of this rank.
+            above, below: whether each row is requested; they must be equal on all ranks.
         Returns:
-            None for a row that is not wanted or lies outside the picture.
+            (above, below), with None for a row that is not requested or lies outside the picture.
         """
 
     def gather(self, part: Tensor) -> Tensor:
-        """A tensor of the same shape from every share -> [shares, ...], in the order of the blocks."""
+        """All-gather a tensor that has the same shape on every rank: [...] -> [ranks, ...], in the order of blocks."""
 
     def gather_pixels(self, x: Tensor) -> Tensor:
-        """The pixels of this block, [N, rows * W, C], in their order -> those of the picture."""
+        """All-gather the pixels of the picture, in their order: [N, local rows * W, C] -> [N, H * W, C]."""
 
 
 class SharedClip(Protocol):
-    """How a whole clip becomes this share's rows, and rows a whole clip.
+    """Splits a whole clip into this rank's rows, and gathers the whole clip again.
 
-    exchange: with the ranks that hold the other rows; None: this process holds all.
+    exchange: the exchange with the ranks that hold other rows; None: this process holds all rows.
     """
 
     @property
     def exchange(self) -> RowExchange | None: ...
 
     def shard(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
-        """This share's rows of whole pictures, along `dim`; `scale`: rows of x in a latent row."""
+        """This rank's rows of the whole x along dimension `dim`; `scale`: number of rows of x per latent row."""
 
     def unshard(self, x: Tensor, scale: int = 1) -> Tensor:
-        """This share's rows [any, local rows, ...] -> all rows, on every share; `scale` as for `shard`."""
+        """All-gather the rows, [any, local rows, ...] -> [any, rows, ...] on every rank; `scale` as in `shard`."""
 
 
 class UnshardedRows:
-    """The exchange of one process that holds all rows: nothing is exchanged."""
+    """The exchange of a single process that holds all rows: it exchanges nothing."""
 
     shared, first, last = False, True, True
 

@@ -1,21 +1,24 @@
-"""How one clip goes through the VAE in inference: decided once, from integers, before its first frame.
+"""The schedule by which a clip passes through the VAE in inference, computed from integers before its first frame.
 
-The network follows a `Schedule` and decides nothing; the memory plan prices the same object.
+The network only follows a `Schedule`, and the memory plan estimates the cost of the same object.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-DIRECT, F23, F43 = 0, 2, 4  # a level's temporal convolution: as it is, Winograd F(2, 3) or F(4, 3)
-LARGE = 128 * 128  # pixels of a level's picture; below, Winograd's launches cost more than its products save
+DIRECT, F23, F43 = 0, 2, 4  # a level's temporal convolutions: direct, Winograd F(2, 3) or F(4, 3)
+LARGE = 128 * 128  # pixels of a level's picture; in smaller ones Winograd's launches take longer than it saves
 
 
 @dataclass(frozen=True)
 class LevelSchedule:
-    """One level (one size of picture) of the encoder and of the decoder.
+    """The schedule of one level (one picture size) of the encoder and of the decoder.
 
-    group: frames that go through the level at once; None: a slice's frames as they come.
-    winograd: `F23` or `F43` (which need groups of 2 or 4), or `DIRECT`.
+    group: number of frames that pass through the level at once; None: all frames of a slice.
+    winograd: `F23` or `F43`, which need groups of 2 or 4 frames, or `DIRECT`.
+
+    Raises:
+        ValueError: `winograd` is none of these, or `group` does not fit it.
     """
 
     group: int | None = None
@@ -30,13 +33,13 @@ class LevelSchedule:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A clip's way through the VAE.
+    """The schedule of a clip through the encoder or the decoder.
 
-    slice_frames: frames that enter the encoder or leave the decoder at once, after the clip's first frame; a multiple
-        of the VAE's compression of time. None: the whole clip.
-    levels: one a level, from full resolution down.
-    single_frame: the clip is one frame, so nothing is carried.
-    scores_bytes: most bytes of the mid-block attention's scores at once; None: the kernel's own limit.
+    slice_frames: number of frames that enter the encoder or leave the decoder at once, without the clip's first frame;
+        a multiple of the VAE's temporal compression. None: the whole clip.
+    levels: the schedule of each level, from full resolution down.
+    single_frame: whether the clip is a single frame, so that no frames are carried.
+    scores_bytes: bound of the memory of the mid-block attention's scores, in bytes; None: the kernel's own bound.
     tile: side of the tiles of the picture in latents (not exact, see `tiling.py`); None: the whole picture.
     """
 
@@ -48,15 +51,16 @@ class Schedule:
 
     @property
     def winograds(self) -> frozenset[int]:
-        """The Winograd transforms whose weights it needs."""
+        """The values of m whose Winograd weights the schedule needs."""
         return frozenset(level.winograd for level in self.levels if level.winograd)
 
 
 @dataclass(frozen=True)
 class LevelShape:
-    """What a level of the encoder and of the decoder is made of, whatever the clip.
+    """The shape of a level of the encoder and of the decoder, independent of the clip.
 
-    channels: of its widest activation. time: frames at full resolution that one of its frames stands for.
+    channels: number of channels of its widest activation.
+    time: number of frames of the clip per frame of this level.
     """
 
     channels: int
@@ -66,22 +70,22 @@ class LevelShape:
 def level_shapes(block_out_channels: Sequence[int], temporal_scale_num: int) -> tuple[LevelShape, ...]:
     """The levels of the networks that a VAE's YAML describes, from full resolution down."""
     widths, last = list(block_out_channels), len(block_out_channels) - 1
-    unhalved = last - temporal_scale_num  # the levels above this one halve height and width, but not time
-    # The decoder's first block of a level reads what the level below leaves.
+    unhalved = last - temporal_scale_num  # the levels before this one halve height and width, but not time
+    # The decoder's first block of a level reads the result of the level below, with that level's channels.
     widest = [max(widths[level : level + 2]) for level in range(last + 1)]
     return tuple(LevelShape(widest[level], 2 ** max(level - unhalved, 0)) for level in range(last + 1))
 
 
 def direct_schedule(slice_frames: int | None, levels: int) -> Schedule:
-    """Every level takes a slice's frames as they come."""
+    """The schedule in which every level processes all frames of a slice at once, by direct convolutions."""
     return Schedule(slice_frames, (LevelSchedule(),) * levels)
 
 
 def may_filter(levels: Sequence[LevelShape], height: int, width: int) -> list[bool]:
-    """Which levels are worth Winograd's products for pictures of height x width pixels.
+    """For each level, whether Winograd pays off for pictures of height x width pixels.
 
-    Never the last one, whose pictures are the smallest. How many ranks share the picture's rows does not matter, so
-    that the same products are taken on any number of them.
+    It never does in the last level, whose pictures are the smallest. The result does not depend on the number of ranks
+    that share the picture's rows, so that all numbers of ranks compute the same products.
     """
     return [level < len(levels) - 1 and (height >> level) * (width >> level) >= LARGE for level in range(len(levels))]
 
@@ -96,15 +100,16 @@ def default_schedule(
     single_frame: bool = False,
     most_numbers: int | None = None,
 ) -> Schedule:
-    """The schedule that takes large levels by Winograd and all others by slices, without tiles or a bound of scores.
+    """The schedule with Winograd in large levels and direct convolutions in others, without tiles or a score bound.
 
     Args:
         levels: see `level_shapes`.
-        height, width: in pixels, of the picture or, where it is cut into tiles, of one tile.
-        slice_frames: see `Schedule`. Levels to which a slice brings fewer frames than `winograd` are not filtered.
-        winograd: `F43` or `F23` for the large levels; `DIRECT` filters none.
-        most_numbers: that the input of a direct convolution may have, carried frames and batch included; None: any
-            number. One frame (two, where the next level halves time) is the least that goes through at once.
+        height, width: size of the picture in pixels or, if it is cut into tiles, of one tile.
+        slice_frames: see `Schedule`. Levels in which a slice has fewer frames than `winograd` use direct convolutions.
+        winograd: `F43` or `F23` for the large levels; `DIRECT`: no level uses Winograd.
+        single_frame: see `Schedule`; no level uses Winograd then.
+        most_numbers: bound of the number of elements of a direct convolution's input, for one clip, with its carried
+            frames; None: no bound. At least one frame (two if the next level halves time) passes through at once.
     """
     chosen = []
     for level, large in enumerate(may_filter(levels, height, width)):
@@ -122,13 +127,13 @@ def default_schedule(
 
 
 def filled_slice(levels: Sequence[LevelShape], height: int, width: int, winograd: int) -> int:
-    """Frames of the shortest slice that brings a whole group to every level that may be filtered."""
+    """The number of frames of the shortest slice with a whole Winograd group in every level that may use Winograd."""
     return max([winograd * shape.time for shape, large in zip(levels, may_filter(levels, height, width), strict=True)
                 if large], default=levels[-1].time)  # fmt: skip
 
 
 def _direct_group(frames: int | None, frame_numbers: int, most_numbers: int | None, multiple: int) -> int | None:
-    """Frames at once of which a convolution's input has at most `most_numbers`; None: all that come."""
+    """The group size for which a convolution's input has at most `most_numbers` elements; None: the whole slice."""
     if most_numbers is None:
         return None
     group = max((most_numbers // frame_numbers - 2) // multiple, 1) * multiple  # two frames are carried

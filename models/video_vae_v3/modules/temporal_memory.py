@@ -1,4 +1,4 @@
-"""The frames that a causal convolution has to see again when a clip arrives slice by slice."""
+"""Carried frames: the past frames that causal convolutions read when a clip is processed in slices."""
 
 from typing import Protocol
 
@@ -10,33 +10,34 @@ from models.video_vae_v3.modules.schedule import Schedule
 
 
 class TemporalMemory(Protocol):
-    """What the networks need of a clip's memory.
+    """The interface of a clip's memory for the networks.
 
     Attributes:
-        starts_clip: what comes next is the clip's first frame.
-        rows: which rows of its pictures are here, and how the others are reached.
+        starts_clip: whether the next slice begins with the clip's first frame.
+        rows: the exchange with the ranks that hold other rows of the clip's pictures.
     """
 
     starts_clip: bool
     rows: RowExchange
 
     def extend(self, owner: nn.Module, x: Tensor, kernel: int, stride: int) -> Tensor:
-        """x [B, C, T, H, W] with the frames before it in front, for a convolution of `kernel` taps in time."""
+        """Prepend the past frames to x [B, C, T, H, W], for a convolution with `kernel` taps and `stride` in time."""
 
     def advance(self) -> None:
-        """The slice is through the network."""
+        """Call this after each slice has passed through the network."""
 
 
 class ClipMemory:
-    """Carried frames of one clip on its way through one network (encoder or decoder), and how the clip goes.
+    """The carried frames of one clip in one network (encoder or decoder), and the clip's schedule.
 
-    They belong to the clip and not to the modules, so two clips can be in flight at once. Make one per clip, pass it to
-    every slice in order, and call `advance` after each.
+    The frames belong to the clip and not to the modules, so a network can process several clips concurrently. Make one
+    memory per clip and network, pass it with every slice in order, and call `advance` after each slice.
 
     Args:
-        schedule: of the clip. rows: which rows of its pictures are here.
-        device: where frames wait between slices; None leaves them where they were made.
-        keep: False when no slice follows (an image, a whole clip, training): nothing is stored then.
+        schedule: the schedule of the clip.
+        rows: the exchange with the ranks that hold other rows; None: this process holds all rows.
+        device: device that stores frames between slices; None: the device that computed them.
+        keep: False if no slice follows (an image or a whole clip), so that nothing is stored.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class ClipMemory:
         self.keep, self.starts_clip = keep, True
         self._device = device
         self._carried: dict[nn.Module, Tensor] = {}
-        self._first: set[nn.Module] = set()  # layers that carry the clip's first frame alone
+        self._first: set[nn.Module] = set()  # layers whose carried frames are the clip's first frame only
 
     def put(self, owner: nn.Module, frames: Tensor) -> None:
-        """Keep a tensor for the next time that `owner` asks; it must not be changed by others."""
+        """Store a tensor for the next slice of `owner`, if `keep`. The caller must not change it afterwards."""
         if not self.keep:
             return
         self._carried[owner] = frames
@@ -63,25 +64,25 @@ class ClipMemory:
             self._first.discard(owner)
 
     def take(self, owner: nn.Module, device: torch.device) -> Tensor:
-        """What `owner` put here last, on `device`; its own from now."""
+        """Remove and return the tensor that `owner` stored, on `device`."""
         return self._carried.pop(owner).to(device, non_blocking=True)
 
     def holds(self, owner: nn.Module) -> bool:
-        """Has `owner` put something here?"""
+        """Whether a tensor of `owner` is stored."""
         return owner in self._carried
 
     def follows_first(self, owner: nn.Module) -> bool:
-        """Is the frame that `owner` carries the first one of the clip, alone? It stood for its own past then."""
+        """Whether `owner` stored its tensor at the clip's first frame, which took the place of its own past."""
         return owner in self._first
 
     def advance(self) -> None:
-        """The slice is through: what comes next is no longer the start of the clip."""
+        """Record that a slice has passed through the network, and move carried frames to the storage device."""
         self.starts_clip = False
         if self._device is not None:
             self._move(self._device)
 
     def offload(self) -> None:
-        """Move everything carried to pinned host memory, asynchronously; it comes back when it is taken."""
+        """Move all carried frames to the host, from CUDA asynchronously to pinned memory; `take` moves them back."""
         self._move("cpu")
 
     def _move(self, device: torch.device | str) -> None:
@@ -93,7 +94,10 @@ class ClipMemory:
                 self._carried[owner] = frames.to(device)
 
     def extend(self, owner: nn.Module, x: Tensor, kernel: int, stride: int) -> Tensor:
-        """x with its past in front, of which the last frames are kept for the next slice."""
+        """Prepend the past frames to x [B, C, T, H, W], and store the last frames for the next slice.
+
+        At the start of a clip, copies of the first frame are its past.
+        """
         if kernel == 1:
             return x
         past = self.take(owner, x.device) if self.holds(owner) else x[:, :, :1].expand(-1, -1, kernel - 1, -1, -1)

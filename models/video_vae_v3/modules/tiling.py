@@ -1,9 +1,9 @@
-"""The VAE in overlapping tiles of the picture: the last resort where not even one frame fits.
+"""The VAE in overlapping tiles of the picture: the last resort if not even one frame fits in memory.
 
-Every tile goes through the clip by itself, with a memory of its own, and neighbours are blended linearly over their
-overlap. A clip may come whole, or slice by slice.
+Each tile is processed as a clip with its own memory, and neighbouring tiles are blended linearly over their overlap. A
+clip may be passed whole or in slices.
 
-Not exact: GroupNorm sees a tile instead of the picture, and convolutions see zeros beyond its edge.
+The result is not exact, because GroupNorm normalises each tile separately, and convolutions read zeros beyond its edge.
 """
 
 from collections import defaultdict
@@ -19,14 +19,14 @@ from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL, split
 from models.video_vae_v3.modules.schedule import Schedule
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
-Span = tuple[int, int]
+Span = tuple[int, int]  # (start, stop)
 
 
 def tile_spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """Equal tiles that cover 0..length, the last one ending there; neighbours share at least `overlap`.
+    """(start, stop) of tiles of equal length that cover 0 ... length; neighbours overlap by at least `overlap`.
 
     Raises:
-        ValueError: an overlap of half a tile or more.
+        ValueError: the overlap is negative, or half a tile or more.
     """
     if not 0 <= overlap < tile / 2:
         raise ValueError(f"tiles of {tile} with an overlap of {overlap}: the overlap must be below half of the tile")
@@ -38,12 +38,12 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[Span]:
 
 
 class TileMemories:
-    """The memories of one clip on its way through one network in tiles, when it comes slice by slice.
+    """The memories of the tiles of one clip in one network, for a clip that is passed in slices.
 
-    They wait on the host between slices: all of them together hold more than the memory of the whole picture.
+    They are stored on the host between slices, because together they are larger than the memory of the whole picture.
 
     Args:
-        schedule: of the clip; what it says of levels holds for a tile.
+        schedule: the schedule of the clip; its levels apply to each tile.
     """
 
     def __init__(self, vae: VideoAutoencoderKL, schedule: Schedule) -> None:
@@ -51,12 +51,12 @@ class TileMemories:
 
     @contextmanager
     def of(self, tile: tuple[Span, Span]) -> Iterator[ClipMemory]:
-        """The memory of the tile at (rows, columns), while a slice of it goes through."""
+        """The memory of the tile at (rows, columns), for one slice; afterwards it is moved to the host."""
         yield self._memories[tile]
         self._memories[tile].offload()
 
     def offload(self) -> None:
-        """They are on the host already."""
+        """Do nothing, as the memories are already on the host; this has the interface of `ClipMemory.offload`."""
 
 
 def decode_tiled(
@@ -67,10 +67,16 @@ def decode_tiled(
     device: str = "cpu",
     memories: TileMemories | None = None,
 ) -> Tensor:
-    """[B, C, t, h, w] -> [B, 3, T, H, W] on `device`, in tiles of tile x tile latents; z may wait on another device.
+    """Decode latents z [B, C, t, h, w] in tiles, to [B, 3, T, H, W] in the dtype of z.
 
     Args:
-        memories: of the clip whose next latents these are; None: they are a whole clip.
+        z: latents on any device.
+        tile, overlap: side and overlap of tiles, in latents.
+        device: device of the result.
+        memories: those of the clip, if z is its next slice; None: z is a whole clip.
+
+    Raises:
+        ValueError: see `tile_spans`.
     """
     size = vae.split_size and vae.split_size // vae.temporal_factor
     direction = _Direction(vae.decode_slice, size, 1, vae.spatial_factor)
@@ -85,16 +91,21 @@ def encode_tiled(
     device: str = "cpu",
     memories: TileMemories | None = None,
 ) -> Tensor:
-    """[B, 3, T, H, W] -> [B, 2C, t, h, w], posterior parameters on `device`, in tiles of tile x tile latents."""
+    """Encode frames x [B, 3, T, H, W] in tiles, to posterior parameters [B, 2C, t, h, w] in the dtype of x.
+
+    The other arguments and errors are those of `decode_tiled`.
+    """
     direction = _Direction(vae.encode_slice, vae.split_size, vae.spatial_factor, 1)
     return _in_tiles(vae, direction, x, (tile, overlap), device, memories)
 
 
 class _Direction(NamedTuple):
-    """Encoding or decoding.
+    """The settings of encoding or of decoding.
 
-    run: one slice through the network. frames: of the input in a slice after the first; None: all.
-    into, out_of: pixels of the input and of the output to a latent.
+    run: passes one slice through the network.
+    frames: number of input frames in a slice, without the clip's first frame; None: all.
+    into: number of input pixels per latent, along height and width.
+    out_of: number of output pixels per latent, along height and width.
     """
 
     run: Callable[[Tensor, ClipMemory], Tensor]
@@ -111,7 +122,7 @@ def _in_tiles(
     device: str,
     memories: TileMemories | None,
 ) -> Tensor:
-    """`tiling`: side and overlap of tiles, in latents."""
+    """Pass x through the network of `direction` in tiles; `tiling`: side and overlap of tiles, in latents."""
     (tile, overlap), into, out_of = tiling, direction.into, direction.out_of
     height, width = (n // into for n in x.shape[3:])
     weight = next(vae.parameters())
@@ -136,7 +147,7 @@ def _in_tiles(
 
 
 def _slices(x: Tensor, size: int | None, starts_clip: bool) -> Sequence[Tensor]:
-    """x cut in time: `size` frames each, and one more in the first slice of a clip."""
+    """Cut x in time into slices of `size` frames; the first slice of a clip has one frame more."""
     if size is None:
         return [x]
     return split_after_first(x, size) if starts_clip else x.split(size, dim=2)
@@ -149,7 +160,10 @@ def _tiles(height: int, width: int, tile: int, overlap: int) -> Iterator[tuple[S
 
 
 def ramp(length: int, overlap: int, rises: bool, falls: bool) -> Tensor:
-    """Weights of a tile along one axis, [length]: from near 0 to 1 over the overlap at an inner edge."""
+    """The blending weights of a tile along one axis, [length].
+
+    They rise linearly to 1 over `overlap` at the start if `rises`, and fall likewise at the end if `falls`.
+    """
     weights = torch.ones(length)
     slope = (torch.arange(overlap) + 0.5) / max(overlap, 1)
     if rises and overlap:

@@ -1,4 +1,4 @@
-"""The folded upsampler in inference: learned enlargement and convolution as one transposed convolution."""
+"""The folded upsampler in inference: `Upsample` as one transposed convolution, see `fold.py`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,21 +18,22 @@ from models.video_vae_v3.modules.winograd import Addends, InputNorm, has_winogra
 
 
 def upsampler_input(memory: ClipMemory, up: Upsample, shape: Sequence[int]) -> ConvInput:
-    """An empty input of the folded upsampler for a group of shape (B, T, H, W, any)."""
+    """An uninitialised input of the folded upsampler for a group of `shape` (B, T, H, W, any)."""
     return input_like(memory, up.derived_folded, shape, up.conv.in_channels, 3 - up.time_factor)
 
 
 def upsample(
     memory: ClipMemory, up: Upsample, given: ConvInput, frames_out: int | None, winograd: int
 ) -> Iterator[Activation]:
-    """The direct way: the result in pieces of `frames_out` frames, each computed when it is asked for.
+    """The upsampler by direct convolution. It yields groups of frames, each computed when it is requested.
 
     Args:
-        given: written but for what `complete` fills in. frames_out: None for all at once.
-        winograd: m of the level that the upsampler reads.
+        given: the input; its part `new` is written.
+        frames_out: number of frames in a group, which is rounded down to whole input frames; None: all frames.
+        winograd: m of F(m, 3) in the level whose result the upsampler reads; 0: direct.
     """
     by_winograd = winograd > 0 and has_winograd(up, winograd)
-    # The frame after the clip's first one has weights of its own where time doubles.
+    # If time doubles, the frame after the clip's first one has its own weights.
     twice, after_first = up.time_factor == 2, memory.follows_first(up)
     buffer, past = complete(memory, up, given, 3 - up.time_factor, by_winograd), given.past
     enlarge = _Enlarge(memory.rows, given.halo)
@@ -54,12 +55,12 @@ def upsample(
 
 
 def upsample_winograd(memory: ClipMemory, up: Upsample, group: Activation) -> Activation:
-    """The folded upsampler of m frames that leaves time alone, by F(m, 3)."""
+    """The upsampler of m frames by Winograd F(m, 3), if it does not double time."""
     x = group.take()
     batch, m, height, width, channels = x.shape
     out = x.new_empty(batch, m, 2 * height, 2 * width, up.conv.out_channels)
     scale = x.new_ones(batch * m, channels, dtype=torch.promote_types(x.dtype, torch.float32))
-    shift = torch.zeros_like(scale) if group.bias is None else scale * group.bias  # no norm but the bias
+    shift = torch.zeros_like(scale) if group.bias is None else scale * group.bias  # adds the bias without a norm
     table = table_of_rows(up.derived_table, memory.rows)
     return Activation(out, None, winograd_conv(memory, up, x, InputNorm(scale, shift, False), out, Addends(table)))
 
@@ -67,18 +68,18 @@ def upsample_winograd(memory: ClipMemory, up: Upsample, group: Activation) -> Ac
 def table_of_rows(table: Tensor, rows: RowExchange) -> Tensor:
     """The bias table [Z, 4, 4, C] of `add_phase_bias` for a block of rows.
 
-    A block that does not begin the picture starts with an even row; one that does not end it ends with an odd row.
+    A block that is not the first starts with an even row, and one that is not the last ends with an odd row.
     """
     if rows.first and rows.last:
         return table
     first, odd, even, last = range(4)
     classes = first if rows.first else even, odd, even, last if rows.last else odd
-    # Cut and joined: a list as an index would travel to the device, and the host would wait for it.
+    # Slices, because indexing with a list would copy it to the device and synchronise.
     return torch.cat([table[:, n : n + 1] for n in classes], 1)
 
 
 class _Enlarge:
-    """A transposed convolution and its bias table, for one block of rows."""
+    """Applies a transposed convolution and its bias table to one block of rows."""
 
     def __init__(self, rows: RowExchange, halo: tuple[int, int]) -> None:
         self.rows, self.halo = rows, halo
@@ -88,7 +89,7 @@ class _Enlarge:
         return Activation(y, None, statistics)
 
     def transposed(self, buffer: Tensor, weight: Tensor, twice: bool) -> Tensor:
-        """The convolution alone; of what it makes of the halo rows nothing is kept."""
+        """The convolution without the bias; the results of halo rows are dropped."""
         pad = (1 if self.halo == (0, 0) else 3), 1
 
         def run(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Large levels in groups of m frames by Winograd F(m, 3) in time, in blocks of rows.
+"""Convolutions of groups of m frames by Winograd F(m, 3) in time, in blocks of rows.
 
-What exists of the m + 2 transformed frames and products is a block's, and each frame is freed once its product is made.
-See `common/kernels/winograd.py` for the algebra.
+Only the m + 2 transformed frames and products of one block exist at a time, and each frame is freed after its product.
+The algebra is in `common/kernels/winograd.py`.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,16 +23,17 @@ from common.kernels.winograd import (
 from models.video_vae_v3.modules.blocks import Upsample
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
-BLOCK_BYTES = 800 * 2**20  # of a block's transformed frames and products, at most, about: two blocks at 720 x 1280
+BLOCK_BYTES = 800 * 2**20  # approximate bound of a block's transformed frames and products: two blocks at 720 x 1280
 
 
 class WinogradWeights(nn.Module):
-    """The weights of the m + 2 products, `products`; in float16 where the network is cast to bfloat16.
+    """The transformed weights of a layer, `products`, which become float16 if the network is cast to bfloat16.
 
-    A module, so that a cast of the network reaches `_apply`: bfloat16 would round the combined weights to eight bits.
+    bfloat16 would round them to eight bits. They are a module so that `_apply` can override the cast.
 
     Args:
         taps: [3, A, B, h, w], see `transform_weights`.
+        m: 2 or 4.
     """
 
     products: Tensor  # [m + 2, A, B, h, w]
@@ -50,14 +51,17 @@ class WinogradWeights(nn.Module):
 
 
 def prepare_conv(conv: nn.Conv3d, sizes: Iterable[int]) -> None:
-    """Give a convolution [O, C, 3, 3, 3] the weights of F(m, 3) for every m of `sizes`."""
+    """Derive the weights of F(m, 3) of a convolution [O, C, 3, 3, 3] for every m of `sizes`."""
     _store(conv, conv.weight.data.movedim(2, 0), sizes)
 
 
 def prepare_upsample(up: Upsample, sizes: Iterable[int]) -> None:
-    """The same for a folded upsampler that leaves time alone, [C, O, 3, 4, 4], which meets the newest frame first."""
+    """The same for a folded upsampler that does not double time, [C, O, 3, 4, 4].
+
+    The taps of a transposed convolution are ordered from the newest frame to the oldest, so they are reversed.
+    """
     taps = up.derived_folded.movedim(2, 0)
-    _store(up, taps if taps.is_meta else taps.flip(0), sizes)  # shapes alone count there, see `fold.prepare_inference`
+    _store(up, taps if taps.is_meta else taps.flip(0), sizes)  # no arithmetic on meta, see `fold.prepare_inference`
 
 
 def _store(layer: nn.Module, taps: Tensor, sizes: Iterable[int]) -> None:
@@ -70,9 +74,10 @@ def has_winograd(layer: nn.Module, m: int) -> bool:
 
 
 class InputNorm(NamedTuple):
-    """What a convolution's input is made of: x * scale + shift, then SiLU where `silu`.
+    """The norm that makes a convolution's input x * scale + shift.
 
     scale, shift: [B * m, C], see `frame_norm.norm_coefficients`.
+    silu: whether SiLU follows.
     """
 
     scale: Tensor
@@ -81,10 +86,11 @@ class InputNorm(NamedTuple):
 
 
 class Addends(NamedTuple):
-    """What is added to a convolution's result.
+    """The summands that are added to a convolution's result.
 
     bias: [O], or a table, see `transform_output`.
-    residual: of the shape of the result, or the tensor that the result is written to. deferred: [O], its bias.
+    residual: a tensor of the shape of the result, which may be the tensor that the result is written to; None: none.
+    deferred: [O], a bias that is not yet added to the residual; None: none.
     """
 
     bias: Tensor
@@ -101,12 +107,17 @@ def winograd_conv(
     addends: Addends,
     measure: bool = True,
 ) -> NormStatistics | None:
-    """A layer's convolution of the norm of m frames, plus what is added to it, into `out`.
+    """Convolve the norm of m frames by F(m, 3), add the summands and write the result to `out`.
 
     Args:
+        memory: that of the clip, which holds the layer's two carried frames; they are updated.
+        layer: a convolution or folded upsampler with Winograd weights for m.
         x: [B, m, H, W, C].
-        out: [B, m, up * H, up * W, O], any strides but in O; up is 2 for a folded upsampler, else 1.
-        measure: also return the statistics of `out`, where the path takes them.
+        out: [B, m, up * H, up * W, O], with up = 2 for a folded upsampler, else 1; it may be a slice of a larger buffer
+            in any dimension but O.
+        measure: measure the statistics of `out`.
+    Returns:
+        The statistics of `out`; None without `measure` or without the Triton kernels.
     """
     (batch, m, height, width, channels), halo = x.shape, int(memory.rows.shared)
     up = out.shape[3] // width
@@ -124,7 +135,7 @@ def winograd_conv(
         shape = batch, last - first, width, channels
         frames = [x.new_empty(shape, dtype=weights.dtype) for _ in range(m + 2)]
         inner = max(first, 0), min(last, height)
-        # The next block reads its first two rows once more, with the frames before these.
+        # The next block reads rows stop - 1 and stop again, with the old carried frames, so they are not updated yet.
         settled = inner[0], height if stop == height else stop - 1
         transform_input(frames, x, *norm, own, inner, settled, inner[0] - first)
         if above is not None and first < 0:
@@ -132,7 +143,7 @@ def winograd_conv(
         if below is not None and last > height:
             transform_input(frames, below, *norm, past[:, :, -1:], (0, 1), (0, 1), last - first - 1)
         frames.reverse()
-        products = [_product(frames.pop(), weight, up) for weight in weights]  # each frame is freed behind its product
+        products = [_product(frames.pop(), weight, up) for weight in weights]  # each frame is freed after its product
         rows, skip = (up * start, up * stop), up * (start - first)
         transform_output(out, products, rows, skip, *addends, statistics)
     memory.put(layer, past)
@@ -140,18 +151,19 @@ def winograd_conv(
 
 
 def working_channels(m: int, inner: int, outer: int) -> int:
-    """The most channels of transformed frames (of `inner`) and products (of `outer`) that exist at once."""
+    """The largest number of channels of frames (`inner` each) and products (`outer` each) that exist at one time."""
     return max((m + 2) * inner + outer, inner + (m + 2) * outer)
 
 
 def block_rows(m: int, inner: int, outer: int, row_bytes: int, height: int, align: int) -> int:
-    """Rows of a block: as few blocks as `BLOCK_BYTES` allows, of about one height, multiples of `align`.
+    """The number of rows in a block, a multiple of `align`: as few blocks as `BLOCK_BYTES` allows, of similar height.
 
-    A short last block would leave most of the device idle.
+    Similar heights, because a short last block would leave most of the device idle.
 
     Args:
-        inner, outer: channels of a transformed frame and of a product, by pixel of the input.
-        row_bytes: of a row of one channel.
+        inner, outer: number of channels of a transformed frame and of a product, per pixel of the input.
+        row_bytes: size of one row of one channel in bytes, for the batch.
+        height: number of rows in total.
     """
     most = max(BLOCK_BYTES // (row_bytes * working_channels(m, inner, outer)) // align, 1) * align
     blocks = -(-height // most)
@@ -159,7 +171,10 @@ def block_rows(m: int, inner: int, outer: int, row_bytes: int, height: int, alig
 
 
 def _product(x: Tensor, weight: Tensor, up: int) -> Tensor:
-    """[B, R, W, C] and a weight [O, C, 3, 3], or [C, O, 4, 4] where up = 2 -> [B, up * R, up * W, O], zeros around."""
+    """The zero-padded product of x [B, R, W, C] with a weight, packed [B, up * R, up * W, O].
+
+    The weight is [O, C, 3, 3] if up = 1, and [C, O, 4, 4] of a transposed convolution if up = 2.
+    """
     x = x.movedim(-1, 1)
     y = F.conv2d(x, weight, None, 1, 1) if up == 1 else F.conv_transpose2d(x, weight, None, up, 1)
     return y.movedim(1, -1).contiguous()
