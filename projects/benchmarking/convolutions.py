@@ -1,7 +1,7 @@
-"""The VAE's heavy convolutions, each called in several variants that compute the same.
+"""Times the VAE's most expensive convolutions, each in several variants with the same result.
 
-`3d T=n`: n new frames behind two carried ones. `F(m,3)`: the m + 2 products of m new frames by Winograd, without the
-passes around them (`models.video_vae_v3.modules.winograd`).
+`3d T=n`: a 3-D convolution of n new frames and two carried ones. `F(m,3)`: the m + 2 products of m new frames by
+Winograd, without the transforms before and after them (`models.video_vae_v3.modules.winograd`).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,13 +19,18 @@ from models.video_vae_v3.modules.schedule import F23, F43
 from projects.benchmarking.timing import timed
 
 LAST_2D, LAST_3D = torch.channels_last, torch.channels_last_3d
-SEARCHED = "3d T=4", "F(4,3)"  # also timed with the convolution that cuDNN finds by trying all
-AT_LEAST = 0.1  # seconds that a variant is called for
+SEARCHED = "3d T=4", "F(4,3)"  # variants that are also timed with cudnn.benchmark
+AT_LEAST = 0.1  # seconds for which a variant is called, about
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One variant of one convolution. ms: per new frame of the input; tflop_s: of the plain variant's operations."""
+    """The speed of one variant of one convolution.
+
+    layer, variant: their names.
+    ms: milliseconds per new input frame.
+    tflop_s: operations of the direct convolution, whatever the variant, in TFLOP/s.
+    """
 
     layer: str
     variant: str
@@ -34,7 +39,7 @@ class Timing:
 
 
 def measure_convolutions(device: torch.device) -> list[dict[str, Any]]:
-    """Every variant of every layer, at 720p in bfloat16 on CUDA, elsewhere small in float32."""
+    """Time every variant of every layer: at 720p in bfloat16 on CUDA, with small float32 tensors elsewhere."""
     large = device.type == "cuda"
     dtype, size, width = (torch.bfloat16, (720, 1280), 128) if large else (torch.float32, (16, 24), 8)
 
@@ -55,7 +60,13 @@ def measure_convolutions(device: torch.device) -> list[dict[str, Any]]:
 
 
 class Variant(NamedTuple):
-    """frames: new ones a call. tflop: of a frame. run: the call."""
+    """One variant of one layer.
+
+    layer, name: their names.
+    frames: number of new frames per call.
+    tflop: 10^12 operations of the direct convolution per frame.
+    run: makes one call.
+    """
 
     layer: str
     name: str
@@ -65,7 +76,13 @@ class Variant(NamedTuple):
 
 
 def variants(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[Variant]:
-    """Every way to call every layer."""
+    """Yield every variant of every layer.
+
+    Args:
+        draw: makes a random tensor of a shape.
+        size: height and width of the largest picture.
+        width: number of channels of the layers with the fewest.
+    """
     for inner, outer, shrink in ((1, 1, 1), (2, 1, 1), (2, 2, 2), (4, 2, 2)):
         inner, outer, height, columns = inner * width, outer * width, size[0] // shrink, size[1] // shrink
         layer = f"{inner}->{outer} {height}x{columns}"
@@ -90,7 +107,7 @@ def variants(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> 
 def winograd_products(
     draw: Callable[..., Tensor], m: int, inner: int, outer: int, size: tuple[int, int]
 ) -> Callable[[], object]:
-    """The m + 2 convolutions in 2-D that make m frames."""
+    """A function that computes the m + 2 2-D convolutions for m frames of `size` (height, width)."""
     dtype = transform_dtype(draw(1).dtype)
     frames = [draw(1, inner, *size).to(dtype, memory_format=LAST_2D) for _ in range(m + 2)]
     weights = [draw(outer, inner, 3, 3).to(dtype, memory_format=LAST_2D) for _ in range(m + 2)]
@@ -102,7 +119,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def sustained(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds a call, called again and again: a chip that is warm is slower than one that is cold."""
+    """Seconds per call in a series of calls, because a warm chip is slower than a cold one."""
     run()
     once = timed(run, device)
     count = max(3, int(AT_LEAST / once))
@@ -111,7 +128,7 @@ def sustained(run: Callable[[], object], device: torch.device) -> float:
 
 @contextmanager
 def searching() -> Iterator[None]:
-    """cuDNN tries its algorithms instead of asking its heuristics."""
+    """Within this block, cuDNN benchmarks its algorithms instead of choosing one by heuristics."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     yield
     torch.backends.cudnn.benchmark = before

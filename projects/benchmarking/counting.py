@@ -1,4 +1,4 @@
-"""Floating point operations of the VAE as inference runs it, counted from the network on shapes alone."""
+"""Counts the floating point operations of the VAE in inference, by running the network on the meta device."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,13 +14,14 @@ from projects.video_diffusion_sr.flops import counted_flops
 
 
 def sliced_vae_flops(config: Mapping[str, Any], frames: int, height: int, width: int) -> dict[str, float]:
-    """Operations of encoding and of decoding a clip in slices, as {"encode", "decode"}.
+    """Count the operations of encoding and of decoding a clip in slices: {"encode": ..., "decode": ...}.
 
-    The first frame goes alone, upsamplers are folded, and convolutions are direct.
+    The first frame is processed separately, upsamplers are folded, and convolutions are direct.
 
     Args:
-        config: `vae.model` of a model's YAML.
-        frames: of the clip, 4n + 1. height, width: in pixels.
+        config: the section `vae.model` of a model's YAML.
+        frames: number of frames of the clip, 4n + 1.
+        height, width: size of its pictures in pixels.
     """
     with torch.device("meta"):
         vae = create_object(config).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""How far a run is from the same clip on one rank, and from float32 on the reference path."""
+"""Measures how far a run differs from a run of the same clip on one rank, and in float32 on the reference path."""
 
 from dataclasses import dataclass, replace
 
@@ -18,15 +18,20 @@ from projects.video_diffusion_sr.settings import resolve
 
 @dataclass(frozen=True)
 class Results:
-    """What a run made of a clip, on the CPU. latents: restored, float32. frames: u8; None on ranks that only help."""
+    """The results of a run for one clip, on the CPU.
+
+    latents: restored latents, float32 [t, h, w, c].
+    frames: u8 [T, 3, h, w]; None on ranks other than the group's leader.
+    """
 
     latents: Tensor
     frames: Tensor | None
 
     def distance_to(self, reference: "Results") -> dict[str, float]:
-        """latents: |x - reference| / |reference|. levels: mean distance of 8-bit values, of 255.
+        """The distances by name: "latents" and, if both have frames, "levels".
 
-        Rounding to levels does not change that mean: values close together round apart as rarely as they are close.
+        "latents" is |x - reference| / |reference|, and "levels" the mean absolute difference of 8-bit values. Rounding
+        to 8 bits hardly changes that mean, since the closer two values are, the more rarely they round differently.
         """
         both = {"latents": relative_distance(self.latents, reference.latents)}
         if self.frames is not None and reference.frames is not None:
@@ -35,7 +40,7 @@ class Results:
 
 
 def results_of(pipeline: Pipeline) -> Results:
-    """A clip through all stages."""
+    """Run all stages of a pipeline on its clip."""
     pipeline.keep_result = True
     for stage in (pipeline.encode, pipeline.transformer, pipeline.decode):
         stage()
@@ -45,9 +50,10 @@ def results_of(pipeline: Pipeline) -> Results:
 def distances(
     results: Results, preset: Preset, request: Request, parallel: Parallel, clip: NoiseClip
 ) -> dict[str, dict[str, float]]:
-    """Distances by name: of `results` to one rank's and to float32, and of the reference path in the same dtype to it.
+    """The distances by name of what is compared, each as `Results.distance_to` returns it.
 
-    Every rank of a group computes the references for itself.
+    `results` are compared with a run on one rank (if they are from several) and with float32 on the reference path. The
+    reference path in the run's dtype is also compared with float32. Every rank of a group computes all references.
     """
     alone = Parallel(parallel.process, 1)
 

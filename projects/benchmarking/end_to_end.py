@@ -1,7 +1,6 @@
-"""What a user waits for: a folder through the command's own steps, files in, files out, cold and warm.
+"""Times the restoration of a folder from files to files, as a user waits for it, cold and warm.
 
-Nothing here restores by itself: `cli.prepare` and `restore_all` are what the command runs, with the flags that a user
-would type.
+It runs the command's own functions, `cli.prepare` and `restore_all`, with the flags that a user would type.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from projects.video_diffusion_sr.report import Report
 from projects.video_diffusion_sr.run_order import Job, restore_all
 
 INPUTS = "inputs"
-WAITS = ("reader", "writer", "frames", "end")  # of `report.Waits`
+WAITS = ("reader", "writer", "frames", "end")  # fields of `report.Waits`
 
 
 def end_to_end(args: argparse.Namespace, process: Process, folder: Path) -> dict[str, Any]:
@@ -36,11 +35,14 @@ def end_to_end(args: argparse.Namespace, process: Process, folder: Path) -> dict
 
     Args:
         args: the benchmark's flags.
+        folder: an empty folder.
     Returns:
-        cold, warm: see `run_folder`. device_busy: share of the time between the device's first and last operation in
-        which it worked; None on a CPU.
+        "cold", "warm": the times of the two runs, see `run_folder`.
+        "device_busy": fraction of the time between the device's first and last operation in which it worked; None on a
+        CPU.
     Raises:
-        RuntimeError: a file failed; its line says why.
+        ValueError: there are several processes.
+        RuntimeError: a file failed; a log line says why.
     """
     if process.world > 1:
         raise ValueError(f"--end_to_end runs in one process, this job has {process.world}: leave torchrun out")
@@ -58,7 +60,7 @@ def end_to_end(args: argparse.Namespace, process: Process, folder: Path) -> dict
 
 
 def command_line(args: argparse.Namespace, inputs: Path, output: Path) -> list[str]:
-    """The flags of the inference script for the benchmark's."""
+    """The inference script's flags that correspond to the benchmark's."""
     flags = {
         "video_path": inputs, "output_dir": output, "ckpt_dir": args.ckpt_dir, "res_h": args.res_h,
         "res_w": args.res_w, "device": args.device, "dtype": args.dtype, "vram": args.vram, "strength": strength(args),
@@ -69,7 +71,11 @@ def command_line(args: argparse.Namespace, inputs: Path, output: Path) -> list[s
 
 
 def strength(args: argparse.Namespace) -> float:
-    """Of the result. Random weights return noise, which no encoder meets in footage: 0 gives it the resized input."""
+    """The value of `--strength`.
+
+    With random weights the default is 0, so that the codec gets the resized input: the networks would return noise,
+    which is not typical for an encoder.
+    """
     if args.strength is not None:
         return args.strength
     return 0.0 if args.random_weights else 1.0
@@ -78,7 +84,7 @@ def strength(args: argparse.Namespace) -> float:
 def prepared(
     args: argparse.Namespace, process: Process, inputs: Path, output: Path
 ) -> tuple[Iterable[Path], Job, bool]:
-    """What `restore_all` takes for the files of a folder."""
+    """The arguments of `restore_all` for the files of a folder; RuntimeError if a file cannot be restored."""
     preset = PRESETS[args.preset]
     typed = parser(preset).parse_args(command_line(args, inputs, output))
     failed, total, work = cli.prepare(preset, cli.read_request(typed), typed, process, History())
@@ -88,12 +94,17 @@ def prepared(
 
 
 def run_folder(args: argparse.Namespace, process: Process, inputs: Path, output: Path) -> dict[str, Any]:
-    """Restore every file of a folder, from reading the flags on.
+    """Restore every file of a folder, beginning with the parsing of flags.
 
-    Returns:
-        Seconds: first_result, from the start to the first file's result; loading, the part of it before any file is
-        computed; seconds, from the start to the last result; between_results, the median; files, each file's own and
-        its waits; peak_gib, the largest of all files.
+    Returns, in seconds unless stated otherwise:
+        "first_result": from the start to the first file's result.
+        "loading": the part of it before the first file is computed.
+        "seconds": from the start to the last result.
+        "between_results": median time between two results; None for one file.
+        "files": name, seconds and waits (`report.Waits`) of each file.
+        "peak_gib": the largest memory peak of all files, in GiB.
+    Raises:
+        RuntimeError: a file failed; a log line says why.
     """
     reports: list[Report] = []
     started = time.perf_counter()
@@ -108,7 +119,7 @@ def run_folder(args: argparse.Namespace, process: Process, inputs: Path, output:
 
 
 def summary(reports: Sequence[Report], started: float) -> dict[str, Any]:
-    """See `run_folder`. started: of `time.perf_counter`."""
+    """The values of `run_folder` but for "loading"; `started`: the start of the run by `time.perf_counter`."""
     ended = sorted(report.ended for report in reports)
     steps = [after - before for before, after in pairwise(ended)]
     return {
@@ -123,17 +134,18 @@ def summary(reports: Sequence[Report], started: float) -> dict[str, Any]:
 
 
 def forget(device: torch.device) -> None:
-    """Give back what a run has held, so that the next one plans with the memory that a new process would find."""
+    """Release cached memory of a run, so that the next one plans with the memory that a new process would find."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def end_to_end_table(result: dict[str, Any], networks: float) -> str:
-    """As text.
+    """Format the result as text.
 
     Args:
-        result: of `end_to_end`. networks: seconds of one file's networks, without files.
+        result: the result of `end_to_end`, with seconds of "imports".
+        networks: seconds of the networks for one file, without reading and writing.
     """
     titles = (
         "first result",

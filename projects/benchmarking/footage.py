@@ -1,4 +1,4 @@
-"""Files that compress about as footage does: a camera moves over a picture of shapes and texture, with some grain."""
+"""Makes files that compress about as real footage: a camera moves over a picture of shapes and texture, with grain."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -12,14 +12,14 @@ from data.training.motion import MotionConfig, animate
 
 RATE = Fraction(25)
 CAMERA = MotionConfig(pan=2.0, turn=0.1, zoom=0.002, scale=(1.0, 1.0), shake=0.8, still=0.0)
-MARGIN = 1.25  # of the picture's sides over the clip's, for the camera to move in
+MARGIN = 1.25  # size of the picture relative to the clip's frames, as room for the camera's motion
 SHAPES = 40
 GRAIN = 1.5  # standard deviation in levels of 8 bits
-CRF = 18  # of the clips: a good original
+CRF = 18  # quality of the encoded clips: that of a good original
 
 
 def write_inputs(folder: Path, files: int, frames: int, size: tuple[int, int]) -> list[Path]:
-    """`files` clips of `frames` frames, or pictures where that is 1, of size (height, width); each another scene."""
+    """Write `files` clips of `frames` frames (pictures if that is 1) of size (height, width), each of a new scene."""
     suffix = ".png" if frames == 1 else ".mp4"
     kind: Kind = "image" if frames == 1 else "video"
     paths = [folder / f"{number:03d}{suffix}" for number in range(files)]
@@ -32,7 +32,7 @@ def write_inputs(folder: Path, files: int, frames: int, size: tuple[int, int]) -
 
 
 def film(frames: int, size: tuple[int, int], seed: int) -> np.ndarray:
-    """u8 [frames, height, width, 3]; size is (height, width)."""
+    """Render a clip of size (height, width): uint8 [frames, height, width, 3]."""
     generator = np.random.default_rng(seed)
     scene = draw_scene((round(size[0] * MARGIN), round(size[1] * MARGIN)), generator)
     clip = animate(scene, frames, *size, generator, CAMERA)
@@ -43,7 +43,7 @@ def film(frames: int, size: tuple[int, int], seed: int) -> np.ndarray:
 
 
 def draw_scene(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
-    """u8 [height, width, 3]: texture whose power falls with frequency as that of photographs, and shapes with edges."""
+    """Draw a picture, uint8 [height, width, 3]: shapes on a texture whose power spectrum is that of photographs."""
     height, width = size
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1 / max(size)

@@ -1,4 +1,4 @@
-"""Each own kernel against its plain path, and the folded upsamplers against what they replace, one at a time."""
+"""Times each Triton kernel against its plain PyTorch path, and folded upsamplers against the layers they replace."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +20,13 @@ from projects.benchmarking.timing import median_seconds
 
 @dataclass(frozen=True)
 class Case:
-    """name, size. kernel, plain: the two ways. gigabytes: least traffic. tflop: least arithmetic (0: not counted)."""
+    """An operation with two implementations.
+
+    name, size: its name and the sizes of its tensors.
+    kernel, plain: calls of the two implementations.
+    gigabytes: the least memory traffic, in 10^9 bytes.
+    tflop: the least arithmetic, in 10^12 operations; 0: not counted.
+    """
 
     name: str
     size: str
@@ -41,7 +47,7 @@ class Row:
 
 
 def measure_kernels(device: torch.device) -> list[dict[str, Any]]:
-    """One row a kernel, on CUDA at 720p sizes in bfloat16, elsewhere small in float32."""
+    """Time every kernel, one row each: at 720p sizes in bfloat16 on CUDA, with small float32 tensors elsewhere."""
     large = device.type == "cuda"
     dtype = torch.bfloat16 if large else torch.float32
     rows = []
@@ -67,7 +73,7 @@ def kernel_table(rows: list[dict[str, Any]]) -> str:
 
 
 def without_kernels(run: Callable[[], object]) -> Callable[[], object]:
-    """The same call on its plain path."""
+    """The same call with plain PyTorch instead of Triton kernels."""
 
     def plain() -> object:
         with kernels(Kernels.PLAIN):
@@ -77,7 +83,7 @@ def without_kernels(run: Callable[[], object]) -> Callable[[], object]:
 
 
 def cases(device: torch.device, dtype: torch.dtype, size: tuple[int, int], width: int) -> Iterator[Case]:
-    """VAE passes at full resolution, its wide attention, its folded upsamplers."""
+    """Yield the VAE's passes at full resolution, its wide attention, and its folded upsamplers."""
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, device=device, dtype=dtype)
@@ -112,7 +118,7 @@ def cases(device: torch.device, dtype: torch.dtype, size: tuple[int, int], width
 
 
 def winograd_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[Case]:
-    """The two passes around the products of Winograd's F(m, 3), on a block of an eighth of the rows."""
+    """Yield the input and output transforms of Winograd's F(m, 3), on a block of an eighth of the rows."""
     for m, channels, shrink in ((F43, width, 1), (F43, 2 * width, 2), (F23, width, 1)):
         height, columns = size[0] // shrink, size[1] // shrink
         rows, x = (height // 8, height // 4), draw(1, m, height, columns, channels)
@@ -129,13 +135,14 @@ def winograd_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: in
             transform_output(out, list(block), rows, 0, bias, x, None, new_statistics(out))
 
         about, frame = f"F({m},3) {channels} {block.shape[2]}x{columns}", block[0].nbytes / 1e9
-        # Frames read and written: m, two carried ones, twice, and m + 2 transformed; m + 2, and m twice.
+        # Frames read and written. Input: m new ones, two carried ones both read and written, m + 2 transformed ones.
+        # Output: m + 2 products, m frames both read and written.
         yield Case("norm, SiLU, transform", about, combine, without_kernels(combine), (2 * m + 6) * frame)
         yield Case("sum of products, statistics", about, finish, without_kernels(finish), (3 * m + 2) * frame)
 
 
 def conv_cases(draw: Callable[..., Tensor], size: tuple[int, int], width: int) -> Iterator[Case]:
-    """Convolutions: as they are called, against NCDHW or against time stacked in the channels."""
+    """Yield convolutions as they are called, against the NCDHW layout or against time stacked in the channels."""
     last = torch.channels_last_3d
     for inner, outer, shrink, frames in (
         (width, width, 1, 4), (2 * width, width, 1, 4), (2 * width, 2 * width, 2, 4), (width, 8, 1, 4)

@@ -13,8 +13,8 @@ import torch
 from data.media import MediaInfo, OutputOptions, open_writer
 from projects.program import new_parser, run_program
 
-SIZE, RATE, PIECE = (48, 64), 25, 100  # height, width; frames a second; frames that are made at once
-# The peak as the kernel has it, which is kept to the page, beside the line of the report.
+SIZE, RATE, PIECE = (48, 64), 25, 100  # (height, width); frames per second; frames that are made at once
+# It prints the process's peak as the kernel counts it, which is exact to the page, unlike the report's line.
 PROGRAM = """
 import resource, sys
 from projects.video_diffusion_sr.cli import main
@@ -27,7 +27,7 @@ sys.exit(code)
 
 
 def peaks(lengths: Sequence[int], flags: Sequence[str] = ()) -> dict[int, float]:
-    """MiB of the whole process at most, for clips of this many frames, on the CPU with the tiny preset."""
+    """The peak memory of a process in MiB, for clips of these lengths in frames, on the CPU with the tiny preset."""
     with tempfile.TemporaryDirectory() as folder:
         return {length: _peak(length, Path(folder), flags) for length in lengths}
 
@@ -44,7 +44,7 @@ def _peak(length: int, folder: Path, flags: Sequence[str]) -> float:
 
 
 def moving_picture(path: Path, frames: int) -> Path:
-    """A clip of this many frames in which a camera moves over noise."""
+    """Write a clip of this many frames in which a camera moves over noise."""
     picture = torch.randint(0, 256, (3, SIZE[0], 1024), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     info = MediaInfo(path, "video", SIZE[1], SIZE[0], frame_rate=Fraction(RATE), frame_count_hint=frames)
     with open_writer(path.with_name(path.name), info, SIZE, options=OutputOptions(metadata=False)) as writer:

@@ -1,4 +1,4 @@
-"""The stages of one clip as `restore_clip` runs them, on a clip that was made in memory, each timed by itself."""
+"""Times each stage of `restore_clip` separately, on a clip that is made in memory."""
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ RATE = 25
 
 
 class NoiseClip(MediaReader):
-    """Random pixels as a file would give them, u8 [3, height, width] a frame; the same on every rank."""
+    """A reader of random frames, uint8 [3, height, width] each, the same on every rank."""
 
     def __init__(self, frames: int, height: int, width: int) -> None:
         self.frames = frames
@@ -41,11 +41,11 @@ class NoiseClip(MediaReader):
 
 
 class Pipeline:
-    """One clip through a restorer, stage by stage: each leaves what the next one takes.
+    """Passes one clip through a restorer stage by stage; each stage stores the input of the next one.
 
     Attributes:
-        latents, restored: pieces [t, h, w, c], as the stages hand them on. result: u8 [T, 3, h, w] on the group's
-            leader, None elsewhere; kept where `keep_result`.
+        latents, restored: chunks of latents [t, h, w, c], encoded and restored.
+        result: uint8 [T, 3, h, w] on the group's leader if `keep_result`; else None.
     """
 
     def __init__(self, restorer: Restorer, clip: NoiseClip, plan: MemoryPlan, keep_result: bool = False) -> None:
@@ -57,7 +57,7 @@ class Pipeline:
         restorer.apply_plan(clip.info, plan)
 
     def encode(self) -> None:
-        """Resizing included."""
+        """Resize and encode the clip."""
         self.latents = self.restored = []
         self.restorer.infer.guard.begin()
         rows, latent_size = self.restorer.rows(self.clip.info), self.restorer.latent_size(self.clip.info)
@@ -69,20 +69,20 @@ class Pipeline:
         self.restored = list(sample(iter(self.latents), self.restorer, self.progress))
 
     def decode(self) -> None:
-        """Resizing for the colour fix, the fix and the rounding included."""
+        """Decode the restored latents, resize the input for the colour fix, fix colours and round to 8 bits."""
         info, rows = self.clip.info, self.restorer.rows(self.clip.info)
         size = self.restorer.geometry.output_size(info.height, info.width)
         inputs, restored = iter(self.clip), iter(self.restored)
         self._take(decode_and_finish(restored, inputs, Finisher(size, self.restorer), rows))
 
     def whole(self) -> None:
-        """All stages in one go, as a file goes."""
+        """Run all stages interleaved, as for a file."""
         self.latents = self.restored = []
         frames, inputs = iter(self.clip), iter(self.clip)
         self._take(restore_frames(self.clip.info, frames, inputs, self.restorer, self.progress))
 
     def _take(self, finished: Iterator[Finished]) -> None:
-        """The results on the host, a slice behind the device as a writer takes them."""
+        """Wait for the results on the host, one slice behind the device, as a writer does."""
         waiting = []
         for frames_of_slice in finished:
             waiting.append(frames_of_slice)
@@ -95,7 +95,12 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class StageTimes:
-    """One stage. seconds: of the slowest rank. peak_gib: of every rank of the group. sent: by this rank, by purpose."""
+    """Time, memory and communication of one stage.
+
+    seconds: time of the slowest rank.
+    peak_gib: memory peak of every rank of the group, in GiB.
+    sent: bytes that this rank sent, by purpose.
+    """
 
     seconds: float
     peak_gib: tuple[float, ...]
@@ -103,10 +108,12 @@ class StageTimes:
 
 
 def time_stages(pipeline: Pipeline, runs: int, warm_up: int, whole: bool) -> dict[str, dict[str, Any]]:
-    """Every stage's `StageTimes`, the median of `runs` after `warm_up` runs of all stages.
+    """The `StageTimes` of every stage, as dictionaries by name.
 
     Args:
-        whole: also time all stages in one go.
+        runs: number of runs; seconds are their median, peaks their maximum.
+        warm_up: number of runs of all stages before them.
+        whole: also time `Pipeline.whole`.
     """
     names = STAGES if whole else STAGES[:-1]
     taken: dict[str, list[StageTimes]] = {name: [] for name in names}
@@ -119,7 +126,7 @@ def time_stages(pipeline: Pipeline, runs: int, warm_up: int, whole: bool) -> dic
 
 
 def one_run(run: Callable[[], None], restorer: Restorer) -> StageTimes:
-    """One call on all ranks of a group, which begin together."""
+    """Time one call on all ranks of a group, which start it at the same time."""
     parallel, device = restorer.parallel, restorer.device
     before = dict(parallel.traffic.sent)
     parallel.process.barrier()

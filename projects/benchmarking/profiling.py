@@ -1,4 +1,4 @@
-"""Where a stage's time goes: its kernels by time, and when the device waited for the next one."""
+"""Profiles stages: the time of each kernel, and the gaps in which the device was idle."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,11 @@ NAME_WIDTH = 60
 
 
 class Span(NamedTuple):
-    """One operation of the device, in microseconds of the profiler's clock; copies beside kernels are operations."""
+    """One operation of the device, a kernel or a copy.
+
+    start, stop: times in microseconds of the profiler's clock.
+    name: its name.
+    """
 
     start: float
     stop: float
@@ -22,9 +26,10 @@ class Span(NamedTuple):
 
 
 class Idle(NamedTuple):
-    """What the device did between its first and its last operation, in microseconds.
+    """How the time between the device's first and last operation was used.
 
-    gaps: (between which two operations, how often, microseconds in all), the costliest first.
+    busy, idle: microseconds.
+    gaps: (the two operations around the gap, number of such gaps, total microseconds), longest total first.
     """
 
     busy: float
@@ -33,7 +38,7 @@ class Idle(NamedTuple):
 
 
 def profile(stages: Mapping[str, Callable[[], object]], device: torch.device) -> str:
-    """The kernels of each stage by time and, on a GPU, the times between them."""
+    """Run each stage under the profiler: a table of operations by time and, on a GPU, one of idle gaps, as text."""
     on_gpu = device.type == "cuda"
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
     key = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
@@ -50,9 +55,9 @@ def profile(stages: Mapping[str, Callable[[], object]], device: torch.device) ->
 
 
 def busy_share(run: Callable[[], object], device: torch.device) -> float:
-    """Share of the time between the first and the last operation of a GPU in which it worked, in one call.
+    """Fraction of the time between the GPU's first and last operation in which it worked, during one call of `run`.
 
-    The device alone is traced: tracing the host as well would slow down the thread that queues the work.
+    Only the device is traced, because tracing the host would slow down the thread that launches the work.
     """
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as trace:
         run()
@@ -62,17 +67,17 @@ def busy_share(run: Callable[[], object], device: torch.device) -> float:
 
 
 def spans_of(trace: torch.profiler.profile) -> Iterable[Span]:
-    """What the device did."""
+    """The operations of the device in a trace."""
     return (Span(e.time_range.start, e.time_range.end, e.name) for e in trace.events() if on_device(e))
 
 
 def on_device(event: torch.autograd.profiler_util.FunctionEvent) -> bool:
-    """Is this something the GPU did, and not a range that the host marked on it?"""
+    """Whether an event is an operation of the GPU, and not a range that the host annotated."""
     return event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
 
 
 def idle_times(spans: Iterable[Span]) -> Idle:
-    """The gaps between operations, those that run side by side counted once."""
+    """Compute busy time and gaps; time in which several operations run counts once."""
     times: defaultdict[str, int] = defaultdict(int)
     lengths: defaultdict[str, float] = defaultdict(float)
     busy, idle, last = 0.0, 0.0, None
@@ -92,7 +97,7 @@ def idle_times(spans: Iterable[Span]) -> Idle:
 
 
 def idle_table(times: Idle, rows: int = 15) -> str:
-    """As text."""
+    """Format busy and idle time and the `rows` longest kinds of gaps as text."""
     whole = max(times.busy + times.idle, 1e-9)
     lines = [f"device busy {times.busy / 1e3:.1f} ms, idle {times.idle / 1e3:.1f} ms ({times.idle / whole:.1%})"]
     lines += [f"{us / 1e3:9.2f} ms {n:6d} x  {name}" for name, n, us in times.gaps[:rows]]

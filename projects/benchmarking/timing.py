@@ -1,4 +1,4 @@
-"""Time, memory and the two known operations that say how fast this machine is."""
+"""Measures time and memory, and known operations that show how fast the machine is."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def timed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, the device's work included."""
+    """Seconds of one call, with the device's work."""
     synchronise(device)
     started = time.perf_counter()
     run()
@@ -26,7 +26,7 @@ def timed(run: Callable[[], object], device: torch.device) -> float:
 
 
 def median_seconds(run: Callable[[], object], device: torch.device, runs: int, warm_up: int = 2) -> float:
-    """The median of several calls after a warm-up."""
+    """The median of the seconds of `runs` calls, after `warm_up` calls."""
     for _ in range(warm_up):
         run()
     return median(timed(run, device) for _ in range(runs))
@@ -34,7 +34,7 @@ def median_seconds(run: Callable[[], object], device: torch.device, runs: int, w
 
 @contextmanager
 def peak_gib(device: torch.device) -> Iterator[Callable[[], float]]:
-    """A function that says how many GiB of the device's memory were allocated at most since the block began."""
+    """Yield a function that returns the peak of allocated device memory since the block began, in GiB; NaN on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -44,7 +44,10 @@ def peak_gib(device: torch.device) -> Iterator[Callable[[], float]]:
 
 
 def known_operations(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """TFLOP/s of a 3x3x3 convolution (256 channels) and of a matrix product: machines of one kind differ by 10-15%."""
+    """Speed of known operations, to compare machines, since those of one kind differ by 10-15%.
+
+    "conv3d_tflops": a 3x3x3 convolution with 256 channels. "gemm_tflops": a matrix product. "copy_tb_s": a copy.
+    """
     if device.type == "cuda":
         height, width, rows, side, runs = 360, 640, 90_000, 2560, 9
     else:
@@ -62,12 +65,12 @@ def known_operations(device: torch.device, dtype: torch.dtype) -> dict[str, floa
 
 
 def copy_bandwidth(device: torch.device, runs: int) -> float:
-    """TB/s of a copy on the device, bytes read plus bytes written."""
+    """Speed of a copy on the device in TB/s, counting bytes read and bytes written."""
     source = torch.randn(2**28 if device.type == "cuda" else 2**22, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device, runs) / 1e12
 
 
 def relative_distance(x: Tensor, reference: Tensor) -> float:
-    """|x - reference| / |reference|, both as vectors."""
+    """|x - reference| / |reference|, with Euclidean norms of all elements in float64."""
     return float((x.double() - reference.double()).norm() / reference.double().norm())

@@ -1,4 +1,4 @@
-"""A training run on random weights and random latents: nothing is read, and everything has the real shapes."""
+"""A training run on random weights and random latents of the real shapes, for which no files are needed."""
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,13 +24,13 @@ from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.packed import Size3
 from projects.video_diffusion_sr.training.stage import BatchSource
 
-SHARPNESS = -10.0  # log-variance of the latents
+SHARPNESS = -10.0  # log variance of the latents' posterior
 
 
 class DrawnState(Mapping[str, Tensor]):
-    """Random values for every parameter of a network on the meta device, drawn on `device` when they are asked for.
+    """A state dict of random values for a network on the meta device; each is drawn on `device` when it is read.
 
-    A tensor follows from its name, so ranks that ask for the same agree, and none holds more than one at a time.
+    A tensor's name determines its values, so all ranks read the same values, and no rank stores more than one tensor.
     """
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
@@ -49,10 +49,11 @@ class DrawnState(Mapping[str, Tensor]):
 
 
 class RandomRecipe(VideoDiffusionTrainer):
-    """The recipe of a model, with random weights whatever file is named.
+    """The trainer of a model with random weights, whatever file is named.
 
     Args:
-        config: a model's `main.yaml`. device: where weights are drawn.
+        config: a model's `main.yaml`.
+        device: device on which weights are drawn.
     """
 
     def __init__(self, config: DictConfig, device: torch.device) -> None:
@@ -74,7 +75,7 @@ class RandomRecipe(VideoDiffusionTrainer):
 
 
 class RandomLatents(BatchSource):
-    """One batch of random latents of the given sizes (t, h, w), over and over."""
+    """A source that repeats one batch of random latents of the given sizes (t, h, w)."""
 
     def __init__(self, sizes: Sequence[Size3], channels: int, device: torch.device) -> None:
         rows = sum(t * h * w for t, h, w in sizes)
@@ -89,7 +90,12 @@ class RandomLatents(BatchSource):
 
 
 def random_stage(kind: str, recipe: RandomRecipe, section: Mapping[str, Any] | None) -> LatentStage:
-    """A stage of a training YAML; `distill` is a round without guidance, the most frequent kind."""
+    """Make a stage on random weights.
+
+    Args:
+        kind: "diffusion", "distill" or "adversarial". For "distill" it is the last round, without guidance.
+        section: the stage's section of a training YAML.
+    """
     width = recipe.config.dit.model.txt_in_dim
     prompts, where = TrainingPrompts(*seeded_prompts(width, TEXT_TOKENS)), f"train.{kind}."
     if kind == "diffusion":
