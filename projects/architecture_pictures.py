@@ -33,7 +33,12 @@ RANK_COLOURS = ("#9ecae1", "#a1d99b", "#fdd0a2", "#dadaeb", "#fcbba1", "#c7e9c0"
 
 @dataclass(frozen=True)
 class Step:
-    """One group of frames through one level: the group's first frame at that level within the slice, and how many."""
+    """The processing of one group of frames in one level.
+
+    level: index of the level.
+    start: the group's first frame in the slice, counted at the level's frame rate.
+    frames: number of frames in the group.
+    """
 
     level: int
     start: int
@@ -41,7 +46,7 @@ class Step:
 
 
 def steps(schedule: Schedule, levels: Sequence[LevelShape], decoder: bool) -> list[Step]:
-    """What a slice's groups do, in the order of the work; levels pull from each other as in `inference_path`."""
+    """The steps of one slice in the order of computation; levels request groups as in `inference_path`."""
     made: list[Step] = []
     order = range(len(levels)) if not decoder else reversed(range(len(levels)))
     first = len(levels) - 1 if decoder else 0
@@ -61,7 +66,7 @@ def steps(schedule: Schedule, levels: Sequence[LevelShape], decoder: bool) -> li
 def _level(
     made: list[Step], level: int, groups: Iterator[Activation], time: int, following: int, wanted: int | None
 ) -> Iterator[Activation]:
-    """A level that notes its groups; an upsampler makes `wanted` frames at once, a downsampler half of what it gets."""
+    """Pass groups through a level and record them; an upsampler makes `wanted` frames at once, a downsampler half."""
     start = 0
     for group in groups:
         made.append(Step(level, start, group.frames))
@@ -78,7 +83,7 @@ def _frames(count: int) -> Activation:
 
 
 class Svg:
-    """A drawing that grows line by line. Lengths in pixels."""
+    """An SVG drawing, to which elements are added. Lengths are in pixels."""
 
     def __init__(self, width: int, height: int) -> None:
         self.lines = [
@@ -98,7 +103,7 @@ class Svg:
         self.lines.append(f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-weight="{weight}">{text}</text>')
 
     def arrow(self, x: float, y: float, to_y: float) -> None:
-        """Up or down, with a head of five pixels."""
+        """Draw a vertical arrow with a head of five pixels."""
         tip = 5 if to_y < y else -5
         self.lines.append(f'<path d="M{x:g} {y:g}V{to_y:g}m-4 {tip}l4 {-tip}l4 {tip}" fill="none" stroke="#a50f15"/>')
 
@@ -107,7 +112,7 @@ class Svg:
 
 
 def schedule_picture(size: tuple[int, int]) -> str:
-    """Frames against levels for a slice of the default schedule on a GPU, the order of the work numbered."""
+    """Draw frames against levels for a slice of the default schedule on a GPU, with numbers for the order of steps."""
     slice_frames = filled_slice(RELEASED, *size, F43)
     schedule = default_schedule(RELEASED, *size, slice_frames, F43)
     left, cell, row = 260, 62, 34
@@ -144,7 +149,7 @@ def schedule_picture(size: tuple[int, int]) -> str:
 
 
 def rows_picture(size: tuple[int, int], ranks: int) -> str:
-    """Blocks of rows at three levels, what neighbours send, and the whole frames that each rank finishes."""
+    """Draw row blocks at three levels, the rows that neighbours send, and the whole frames that each rank finishes."""
     factor = 2 ** (len(RELEASED) - 1)
     blocks = RowBlocks.of(size[0] // factor, ranks)
     slice_frames = filled_slice(RELEASED, *size, F43)

@@ -8,7 +8,7 @@ python projects/benchmark.py --preset seedvr2_3b --input 360 640 --frames 97 --r
 
 import time
 
-STARTED = time.perf_counter()  # before PyTorch is imported, which a user waits for too
+STARTED = time.perf_counter()  # before PyTorch is imported, since a user waits for the import too
 
 import argparse
 import json
@@ -46,7 +46,7 @@ from projects.video_diffusion_sr.presets import PRESETS
 from projects.video_diffusion_sr.request import DTYPES, ROOT, Request
 from projects.video_diffusion_sr.settings import RunSettings, resolve
 
-PEAK_TFLOPS = 790.0  # a large bf16 matrix product on one H200: the floors are counted with it
+PEAK_TFLOPS = 790.0  # speed of a large bf16 matrix product on one H200, with which stages are compared
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -98,7 +98,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def add_end_to_end(parser: argparse.ArgumentParser) -> None:
-    """The flags of the run from files to files."""
+    """Add the flags of the run from files to files."""
     files = parser.add_argument_group("files in, files out")
     files.add_argument(
         "--end_to_end", action="store_true",
@@ -127,12 +127,12 @@ def read_request(args: argparse.Namespace) -> Request:
 
 
 def choose(args: argparse.Namespace, settings: RunSettings, parallel: Parallel, clip: NoiseClip) -> MemoryPlan:
-    """The plan that the inference scripts would take, with its price.
+    """The plan that the inference scripts would choose, with its predicted memory.
 
-    With --slice_frames or --winograd a plan with their schedule, both networks on the device.
+    With --slice_frames or --winograd, it is a plan with their schedule and both networks on the device.
     """
     given = clip_of(clip.info)
-    given = replace(given, repeated=int(given.still))  # its runs are many
+    given = replace(given, repeated=int(given.still))  # the benchmark runs the same picture many times
     budget = read_budget(settings, parallel)
     work = (budget or make_budget(settings, parallel, 0.0)).work(given)
     if args.slice_frames is not None or args.winograd is not None:
@@ -146,7 +146,7 @@ def choose(args: argparse.Namespace, settings: RunSettings, parallel: Parallel, 
 
 
 def measure(args: argparse.Namespace, parallel: Parallel) -> dict[str, Any]:
-    """Everything that the table shows, as numbers: seconds, GiB, bytes, TFLOP/s, shares of the floor."""
+    """Measure all numbers of the table: seconds, GiB, bytes, TFLOP/s, and fractions of `PEAK_TFLOPS`."""
     preset, request, device = PRESETS[args.preset], read_request(args), parallel.process.device
     settings = resolve(preset, request, device)
     clip = NoiseClip(args.frames, *(args.input or (args.res_h, args.res_w)))
@@ -181,7 +181,7 @@ def measure(args: argparse.Namespace, parallel: Parallel) -> dict[str, Any]:
 
 
 def add_operations(stages: dict[str, dict[str, Any]], settings: RunSettings, clip: NoiseClip, ranks: int) -> None:
-    """TFLOP of every stage, and TFLOP/s a rank beside the floor, added to its times."""
+    """Add to the times of each stage its TFLOP, its TFLOP/s per rank, and the fraction of `PEAK_TFLOPS` they are."""
     frames, size = clip.frames, settings.geometry.network_size(clip.info.height, clip.info.width)
     vae = settings.vae
     latents = latent_frames(frames, vae.temporal_factor), *(n // vae.spatial_factor for n in size)
@@ -195,7 +195,7 @@ def add_operations(stages: dict[str, dict[str, Any]], settings: RunSettings, cli
 
 
 def table(result: dict[str, Any]) -> str:
-    """The stages as rows."""
+    """Format the result as text, with one row per stage."""
     lines = [f"{'stage':<12} {'seconds':>9} {'peak GiB of each rank':>22} {'TFLOP':>9} {'TFLOP/s':>8} {'of floor':>8}"]
     for name, row in result["stages"].items():
         peaks = " ".join(f"{gib:.2f}" for gib in row["peak_gib"])
@@ -219,7 +219,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None, started: float | None = None) -> int:
-    """started: of `time.perf_counter`, where the imports belong to what is measured."""
+    """Run the benchmark. `started`: its start by `time.perf_counter`, if the time of imports is measured too."""
     imports = None if started is None else time.perf_counter() - started
     args = parse(arguments)
     set_up_logging(False)
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None, started: float | None = None) -
     chosen = Kernels.PLAIN if args.reference_path else Kernels(args.kernels)
     with process_group(args.device) as process, kernels(chosen):
         files = {}
-        if args.end_to_end:  # first, while this process is cold
+        if args.end_to_end:  # first, because this process is still cold
             with tempfile.TemporaryDirectory() as folder:
                 files = {"end_to_end": {**end_to_end(args, process, Path(folder)), "imports": imports}}
         result = {**measure(args, Parallel(process, args.sp_size)), **files}
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None, started: float | None = None) -
 
 
 def time_operations(args: argparse.Namespace, device: torch.device, result: dict[str, Any]) -> None:
-    """Single kernels and convolutions, printed and added to the result."""
+    """Time single kernels and convolutions, print the tables, and add them to the result."""
     if args.each_kernel:
         from projects.benchmarking.kernels import kernel_table, measure_kernels
 

@@ -54,7 +54,7 @@ GB = 1e9
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("stage", choices=("diffusion", "distill", "adversarial"))
@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def latent_sizes(clips: Sequence[str], recipe: VideoDiffusionTrainer) -> list[Size3]:
-    """(t, h, w) of every clip, written FRAMESxHEIGHTxWIDTH; ValueError for what is no clip or cannot be cut."""
+    """The latent (t, h, w) of clips written as FRAMESxHEIGHTxWIDTH; ValueError for an invalid or impossible size."""
     sizes = []
     for clip in clips:
         try:
@@ -95,10 +95,10 @@ def latent_sizes(clips: Sequence[str], recipe: VideoDiffusionTrainer) -> list[Si
 
 
 def make_trainer(args: argparse.Namespace, model: DictConfig, train: Mapping[str, Any], process: Process) -> Trainer:
-    """The loop on random weights, without batches yet."""
+    """Make the training loop with random weights; it has no batches yet."""
     loop, _, section = split_settings(train, args.stage)
     if loop.precision == "bf16":
-        torch.set_float32_matmul_precision("high")  # as a run does
+        torch.set_float32_matmul_precision("high")  # as in a training run
     recipe = RandomRecipe(
         OmegaConf.masked_copy(model, [str(key) for key in model if key != "__object__"]), process.device
     )
@@ -114,7 +114,7 @@ def latent_stage(trainer: Trainer) -> LatentStage:
 
 
 def make_step(trainer: Trainer, sizes: Sequence[Size3]) -> Callable[[], float]:
-    """A training step on random latents of these sizes, which returns its operations on this rank."""
+    """Make a function that runs a training step on random latents of these sizes, and returns its operations here."""
     channels = latent_stage(trainer).recipe.config.dit.model.vid_out_channels
     stream = RandomLatents(sizes, channels, trainer.device).batches(0)
 
@@ -127,13 +127,13 @@ def make_step(trainer: Trainer, sizes: Sequence[Size3]) -> Callable[[], float]:
 
 
 def measure(trainer: Trainer, step: Callable[[], float], steps: int, warm_up: int) -> dict[str, float]:
-    """Seconds and operations of a step, and bytes on the fullest GPU."""
+    """Measure the seconds and operations of a step, and the memory in bytes of the GPU that needs most."""
     device, found, flops = trainer.device, {}, 0.0
     for _ in range(warm_up):
         flops = step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        found["state"] = float(torch.cuda.memory_allocated(device))  # what is there between steps
+        found["state"] = float(torch.cuda.memory_allocated(device))  # memory between steps
         torch.cuda.reset_peak_memory_stats(device)
     trainer.process.barrier()
     found["seconds"] = timed(lambda: [step() for _ in range(steps)], device) / steps
@@ -148,7 +148,7 @@ def measure(trainer: Trainer, step: Callable[[], float], steps: int, warm_up: in
 
 
 def cost_of(stage: str, trainer: Trainer) -> StageCost:
-    """What `training_cost.py` takes for the stage, with the networks and the optimiser of this run."""
+    """The costs of the stage, as in `training_cost.py`, with the networks and the optimiser of this run."""
     trained = latent_stage(trainer)
     of_critic, heads = 0, 0
     if isinstance(trained, AdversarialStage):
@@ -159,7 +159,7 @@ def cost_of(stage: str, trainer: Trainer) -> StageCost:
 
 
 def predict(stage: StageCost, trainer: Trainer, sizes: Sequence[Size3]) -> Mapping[str, float]:
-    """Bytes on each GPU by purpose."""
+    """Predict the memory of each GPU in bytes, by purpose."""
     trained, process = latent_stage(trainer), trainer.process
     config, recipe = trained.dit.config, trained.recipe
     sharded, hybrid, reshard_after_forward = STRATEGIES[recipe.strategy]
@@ -169,14 +169,14 @@ def predict(stage: StageCost, trainer: Trainer, sizes: Sequence[Size3]) -> Mappi
 
 
 def predict_time(stage: StageCost, trainer: Trainer, sizes: Sequence[Size3], gpu: Gpu) -> StepTime:
-    """Seconds of a step; what checkpointing saves by keeping attention is left out, as it is small."""
+    """Predict the time of a step, without the small saving of checkpointing that keeps attention."""
     config, ranks = latent_stage(trainer).dit.config, trainer.settings.sp_size
     flops = transformer_flops(config, sizes, [TEXT_TOKENS] * len(sizes))
     return step_time(stage, config, flops / ranks, count_tokens(config.patch_size, sizes) / ranks, gpu)
 
 
 def count_tokens(patch: Size3, sizes: Sequence[Size3]) -> int:
-    """Tokens of a batch, texts included."""
+    """The number of tokens in a batch, with those of texts."""
     return sum(prod(size) // prod(patch) + TEXT_TOKENS for size in sizes)
 
 
@@ -187,7 +187,7 @@ def table(
     time: StepTime,
     peak_rate: float | None,
 ) -> str:
-    """What was measured and what predicted for one batch, in lines."""
+    """Format the measured and the predicted values of one batch as text."""
     rate = found["flops"] / found["seconds"]
     used = "" if peak_rate is None else f", MFU {rate / peak_rate:.1%}"
     lines = [f"{' '.join(clips)}: {found['seconds']:.3f} s a step, {rate / 1e12:.1f} TFLOP/s a rank{used}"]
@@ -201,7 +201,7 @@ def table(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the steps and print what they took."""
+    """Run the steps, and print their time and memory."""
     args = parse(arguments)
     set_up_logging(False)
     if has_launcher():

@@ -31,14 +31,14 @@ from projects.video_diffusion_sr.request import ResultOptions
 
 logger = get_logger(__name__)
 
-WIDTH, HEIGHT, FRAMES = 876, 32, 3  # a column a code of 10-bit video
+WIDTH, HEIGHT, FRAMES = 876, 32, 3  # one column per code of 10-bit video
 STRIP, LABEL = 26, 18  # pixels
 EXACT = {"codec": "ffv1", "pixel_format": "yuv420p10le"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A source. tags: primaries, transfer and matrix by the numbers of H.273."""
+    """A kind of source. tags: its primaries, transfer and matrix, by the numbers of ITU-T H.273."""
 
     name: str
     tags: tuple[int, int, int]
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write_chart(path: Path, kind: Kind) -> Path:
-    """A lossless clip of greys, one code of video a column."""
+    """Write a lossless clip of greys with one code of video per column."""
     luma = (64 + np.arange(WIDTH)).astype(np.uint16)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=25)
@@ -104,7 +104,7 @@ def write_chart(path: Path, kind: Kind) -> Path:
 
 
 def through(source: Path, folder: Path, options: OutputOptions) -> tuple[Tensor, Tensor]:
-    """(the first frame as networks take it, u8 [3, H, W]; the result's first frame, float32 in [0, 1])."""
+    """(the first frame for the networks, uint8 [3, H, W]; the first frame of the result, float32 in [0, 1])."""
     with open_media(source) as reader:
         path = pixel_path(reader.info, ResultOptions(output=options))
         known = path.into(rgb_of(list(reader), dtype=path.dtype_in))
@@ -119,7 +119,7 @@ def through(source: Path, folder: Path, options: OutputOptions) -> tuple[Tensor,
 
 
 def every_codec() -> None:
-    """The table of every codec and depth: the worst of all sources that it takes."""
+    """Print the table of all codecs and depths, with the largest errors over all sources that each accepts."""
     logger.info("| stored as | sources | tags kept | largest error, codes of 10 bits | mean error | distinct codes |")
     logger.info("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +129,7 @@ def every_codec() -> None:
             for kind, source in sources:
                 try:
                     through(source, Path(folder), OutputOptions(name, depth))
-                except ValueError:  # HDR of 8 bits
+                except ValueError:  # HDR cannot be stored in 8 bits
                     continue
                 codes, tags, stored = stored_codes(next(Path(folder).glob("out.*")))
                 found.append((np.abs(codes - np.arange(WIDTH)), len(np.unique(codes)), tags[:2] == kind.tags[:2]))
@@ -143,7 +143,7 @@ def every_codec() -> None:
 
 
 def stored_codes(path: Path) -> tuple[np.ndarray, tuple[int, int, int], str]:
-    """(luma, or green, of the first frame's middle row in codes of 10-bit video above black, its tags, its format)."""
+    """Read the first frame's middle row: (luma or green in codes of 10-bit video above black, tags, pixel format)."""
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
     bits, name = frame.format.components[0].bits, frame.format.name
@@ -156,15 +156,15 @@ def stored_codes(path: Path) -> tuple[np.ndarray, tuple[int, int, int], str]:
 
 
 def row(source: str, stored: str, result: Tensor) -> str:
-    """A line of the table."""
-    codes = result[1] * 876  # green of grey is its luma
+    """Format a row of the table."""
+    codes = result[1] * 876  # for grey, green equals luma
     error = (codes - torch.arange(WIDTH)).abs()
     distinct = len(codes.round().unique())
     return f"| {source} | {stored} | {error.max():.2f} | {error.mean():.3f} | {distinct} of {WIDTH} |"
 
 
 def draw(strips: list[tuple[str, Tensor]], path: Path) -> None:
-    """The charts below each other, with their names."""
+    """Draw the charts below each other, with their names."""
     sheet = Image.new("RGB", (WIDTH + 16, len(strips) * (STRIP + LABEL) + 8), (24, 24, 24))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for number, (name, picture) in enumerate(strips):

@@ -25,13 +25,13 @@ from data.degradation.resize import ResizeDraw
 from data.training.motion import MotionConfig, animate
 from projects.program import new_parser, run_program
 
-FRAMES, SIDE = 5, 256  # of the clips
-TILE, LABEL, COLUMNS = 128, 26, 7  # pixels, pixels, tiles in a row
+FRAMES, SIDE = 5, 256  # length of the clips, and their height and width in pixels
+TILE, LABEL, COLUMNS = 128, 26, 7  # side of a tile and height of a label in pixels; tiles per row
 COLOURS = 256  # a palette keeps the file small
 
 
 def draw_picture(degrade: VideoDegradation, seeds: Sequence[int]) -> Image.Image:
-    """Two rows of tiles for each photograph: the middle of the first frame after every stage, at one size."""
+    """Draw two rows of tiles per photograph: the middle of the first frame after each stage, all at one size."""
     rows = []
     photographs = need("skimage.data", "demo", "the picture of the degradation")
     for photograph, seed in zip((photographs.astronaut()[:300, 60:420], photographs.coffee()), seeds, strict=True):
@@ -47,7 +47,7 @@ def draw_picture(degrade: VideoDegradation, seeds: Sequence[int]) -> Image.Image
 
 
 def tile(frame: np.ndarray, name: str, detail: str) -> np.ndarray:
-    """The middle half of a frame as uint8 [TILE + LABEL, TILE, 3], its pixels visible where there are few."""
+    """The middle half of a frame under its label, uint8 [TILE + LABEL, TILE, 3]; small frames show their pixels."""
     height, width = frame.shape[:2]
     middle = frame[height // 4 : height - height // 4, width // 4 : width - width // 4]
     shrinks = middle.shape[0] > TILE
@@ -59,7 +59,7 @@ def tile(frame: np.ndarray, name: str, detail: str) -> np.ndarray:
 
 
 def describe(step: Step) -> str:
-    """A few words on what a stage drew for the first frame."""
+    """Describe in a few words the random choices of a stage for the first frame."""
     draw, (height, width) = step.draw, step.first_frame.shape[:2]
     match draw:
         case BlurDraw():

@@ -25,7 +25,7 @@ from projects.program import new_parser, run_program
 
 
 def clips_per_second(folder: Path, shape: ClipShape, count: int, workers: int, recipe: dict[str, Any]) -> float:
-    """The rate of `make_pairs`, cropping included, less the start of the processes (a short run)."""
+    """The rate of `make_pairs` with cropping. The time of a short run, to start the processes, is subtracted."""
     config = SamplerConfig(cache_bytes=1 << 28)
     seconds = []
     for pairs in (workers, workers + count):
@@ -36,7 +36,7 @@ def clips_per_second(folder: Path, shape: ClipShape, count: int, workers: int, r
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print one line for each number of workers."""
+    """Print one line per number of workers."""
     parser = new_parser(__doc__)
     parser.add_argument("--config", type=Path, default=ROOT / "configs_degradation" / "video.yaml")
     parser.add_argument("--shape", type=int, nargs=3, default=(17, 256, 256), metavar=("FRAMES", "HEIGHT", "WIDTH"))

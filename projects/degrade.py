@@ -62,7 +62,7 @@ def write_clip(clip: np.ndarray, folder: Path, name: str, rate: Fraction | None,
         return _write_ffv1(clip, folder / f"{name}.mkv", rate)
     frames = folder / name
     frames.mkdir(exist_ok=True)
-    for old in frames.glob("*.png"):  # of an earlier, longer run
+    for old in frames.glob("*.png"):  # files of an earlier run with more frames
         old.unlink()
     for i, frame in enumerate(clip):
         Image.fromarray(frame).save(frames / f"{i:05d}.png")
@@ -82,10 +82,10 @@ def _write_ffv1(clip: np.ndarray, path: Path, rate: Fraction) -> Path:
 def degrade_folder(
     source: Path, output: Path, seed: int, degrade: Degradation, ground_truth: Path | None, clips_as: str
 ) -> list[Path]:
-    """Degrade every video and picture of a folder; returns what was written.
+    """Degrade every video and picture of a folder. Returns the paths of the results.
 
     Raises:
-        ValueError: two files would get one name, or nothing is there.
+        ValueError: two results would have the same name, or the folder has no videos or pictures.
     """
     files, skipped = find_media(source, leave_out=output)
     for path, reason in skipped:
@@ -104,7 +104,7 @@ def degrade_folder(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the flags and degrade; returns the exit status."""
+    """Read the flags and degrade the folder. Returns the exit status."""
     parser = new_parser(__doc__)
     parser.add_argument("--input", type=Path, required=True, help="folder of videos and pictures, or one file")
     parser.add_argument("--output", type=Path, required=True, help="where the low-quality versions go")

@@ -41,7 +41,7 @@ CAMERA = MotionConfig(pan=1.5, turn=0.15, zoom=0.003, scale=(1.0, 1.0), shake=0.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make, degrade, restore, and say where everything is."""
+    """Make a clip, degrade it, restore it, and log the paths of all files."""
     p = new_parser(__doc__)
     p.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for everything (%(default)s)")
     p.add_argument("--photo", choices=PHOTOS, default=PHOTOS[0], help="which photograph to film (%(default)s)")
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write(clip: np.ndarray, path: Path) -> Path:
-    """u8 [T, H, W, 3] as a clip of 25 frames a second, so little compressed that it does not matter."""
+    """Write uint8 [T, H, W, 3] as a clip of 25 frames per second, with negligible compression."""
     info = MediaInfo(Path("a photograph"), "video", clip.shape[2], clip.shape[1], frame_rate=RATE)
     with open_writer(path, info, clip.shape[1:3], options=OutputOptions(crf=6)) as writer:
         writer.write(torch.from_numpy(clip).permute(0, 3, 1, 2), [i / RATE for i in range(len(clip))])
@@ -83,19 +83,19 @@ def write(clip: np.ndarray, path: Path) -> Path:
 
 
 def read(path: Path) -> np.ndarray:
-    """u8 [T, H, W, 3]."""
+    """Read a clip: uint8 [T, H, W, 3]."""
     with open_media(path) as reader:
         return np.stack([frame.pixels.permute(1, 2, 0).numpy() for frame in reader])
 
 
 def enlarged(frame: np.ndarray) -> np.ndarray:
-    """A degraded frame, bicubic to the size of the result: what the restorer starts from."""
+    """Resize a degraded frame to the size of the result by bicubic interpolation, as the restorer does at its start."""
     pixels = torch.from_numpy(frame).permute(2, 0, 1)
     return model_to_uint8(Geometry(SIZE, 1).to_output(pixels, "cpu")).permute(1, 2, 0).numpy()
 
 
 def mean_psnr(truth: np.ndarray, other: np.ndarray) -> float:
-    """Mean over frames, uint8 [T, H, W, 3] each, in dB."""
+    """The mean PSNR in dB over the frames of two clips, uint8 [T, H, W, 3] each."""
     return float(np.mean([psnr(a, b) for a, b in zip(other, truth, strict=True)]))
 
 

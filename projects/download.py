@@ -48,7 +48,7 @@ VARIANTS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fetch what one variant needs; 0 when everything is there, 1 when something is missing."""
+    """Fetch all files of one variant. Returns 0 if all files are there, and 1 if some are missing."""
     args = parse(argv)
     set_up_logging()
     missing = fetch_variant(args)
@@ -57,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def fetch_variant(args: argparse.Namespace) -> list[str]:
-    """Fetch every file of a variant; a sentence for each that could not be had, which is logged as well.
+    """Fetch every file of a variant. Returns, and logs, a message for each file that could not be fetched.
 
     Args:
-        args: from `parse`.
+        args: the result of `parse`.
     """
     variant = VARIANTS[args.variant]
     names = (variant.transformer, VAE_FILE)
@@ -77,7 +77,7 @@ def fetch_variant(args: argparse.Namespace) -> list[str]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = new_parser(__doc__)
     parser.add_argument("variant", choices=VARIANTS, help="which released model")
     parser.add_argument("--dir", type=Path, default=ROOT / "ckpts", help="where the files go (default: %(default)s)")
@@ -88,7 +88,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def fetch_prompt(prompt: Prompt, variant: Variant, args: argparse.Namespace) -> Path:
-    """One text embedding from the first place that has it."""
+    """Fetch a text embedding from the first place that has it."""
     target = args.dir / prompt.file
     if target.is_file() and sha256_of(target) == prompt.sha256:
         logger.info("%s is already here", target)
@@ -107,7 +107,7 @@ def fetch_prompt(prompt: Prompt, variant: Variant, args: argparse.Namespace) -> 
 
 
 def prompt_places(prompt: Prompt, variant: Variant, args: argparse.Namespace) -> Iterator[Callable[[], Path]]:
-    """Ways to get an embedding, in the order in which they are tried; what the user names is tried alone."""
+    """Yield functions that fetch an embedding, in the order to try; only the user's place if one is given."""
     target = args.dir / prompt.file
     if args.prompt_dir is not None:
         yield lambda: copy_verified(args.prompt_dir / prompt.file, target, prompt.sha256)
@@ -125,7 +125,7 @@ def prompt_places(prompt: Prompt, variant: Variant, args: argparse.Namespace) ->
 
 
 def copy_verified(source: Path, target: Path, sha256: str) -> Path:
-    """A copy of a local file that must have this hash."""
+    """Copy a local file, which must have this hash."""
     if not source.is_file():
         raise DownloadError(f"there is no {source}")
     if sha256_of(source) != sha256:

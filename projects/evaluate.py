@@ -41,16 +41,16 @@ from projects.evaluation.measures import WITHOUT_WEIGHTS, Measures, cropped
 from projects.evaluation.tables import Score, listing, paper_table, report
 from projects.program import new_parser, run_program
 
-FRAMES_BETWEEN = 8  # of a clip, for the measures of a set
+FRAMES_BETWEEN = 8  # every eighth frame of a clip is used for the measures of a set
 
 
 def frame_pairs(
     name: str, result: Path, truth: Path, crop: int, may_enlarge: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames of two clips, uint8 [H, W, 3] each, holding one pair at a time.
+    """Yield the frames of two clips in pairs, uint8 [H, W, 3] each, with one pair in memory at a time.
 
     Raises:
-        ValueError: the numbers of frames or the sizes differ; with `may_enlarge`, the result may be smaller.
+        ValueError: the numbers of frames or the sizes differ; with `may_enlarge`, a smaller result is enlarged.
     """
     for i, (a, b) in enumerate(zip_longest(read_frames(result), read_frames(truth))):
         if a is None or b is None:
@@ -100,7 +100,7 @@ def score_folder(
 
 
 def of_set(results: Path, truths: Path, crop: int, device: str) -> dict[str, float]:
-    """Measures of all clips together, on every eighth frame of each; see `projects.evaluation.distribution`."""
+    """Compute the measures of the whole set from every eighth frame; see `projects.evaluation.distribution`."""
     found = find_clips(results)
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     for name, truth in find_clips(truths).items():
@@ -109,7 +109,7 @@ def of_set(results: Path, truths: Path, crop: int, device: str) -> dict[str, flo
 
 
 def conventions(crop: int, measures: Measures) -> dict[str, Any]:
-    """The conventions that the JSON states."""
+    """The conventions of the measures, for the JSON."""
     return {
         "channels": "RGB; psnr_y, ssim_y, laplacian: luma of BT.601; vmaf: luma of BT.709",
         "crop": crop,
@@ -121,7 +121,7 @@ def conventions(crop: int, measures: Measures) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of the command line."""
     made = new_parser(__doc__)
     made.add_argument(
         "--input",
@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the flags, print the table, write the JSON; returns the exit status."""
+    """Read the flags, print the table and write the JSON. Returns the exit status."""
     flags = parser().parse_args(arguments)
     set_up_logging()
     measures = Measures.chosen(flags.lpips_weights, flags.dists_weights, flags.measures)

@@ -22,18 +22,18 @@ OF_SET = {"two_sample": "two-sample", "swd": "swd", "spectrum": "spectrum, dB", 
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The lines of a table with a header."""
+    """Read the rows of a CSV file, by the names in its header."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """Format a Markdown table."""
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def of_known_answer(lines: list[dict[str, str]]) -> str:
-    """A row each, with the values of all runs: those of long stages and, behind a semicolon, those of short ones."""
+    """Format the rows with the values of all runs: those of long stages and, after a semicolon, those of short ones."""
     rows = []
     for name in dict.fromkeys(line["row"] for line in lines):
         cells = []
@@ -45,7 +45,7 @@ def of_known_answer(lines: list[dict[str, str]]) -> str:
 
 
 def of_photographs(lines: list[dict[str, str]]) -> str:
-    """A row each, with the means over pictures and the measures of the set."""
+    """Format the rows with the means over pictures and the measures of the set."""
     rows = []
     for name in dict.fromkeys(line["row"] for line in lines):
         of_row = [line for line in lines if line["row"] == name]
@@ -66,7 +66,7 @@ TABLES: dict[str, Callable[[list[dict[str, str]]], str]] = {
 
 
 def with_tables(page: str, folder: Path) -> str:
-    """The page with every table as its rows say; a table without a file of rows stays empty."""
+    """The page with every table computed from its rows; a table without a file of rows is empty."""
 
     def table(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -78,7 +78,7 @@ def with_tables(page: str, folder: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables into the page, or compare them with what is there (1: they differ)."""
+    """Write the tables into the page, or with --check compare them with the page and return 1 if they differ."""
     parser = new_parser(__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where the page differs")
     flags = parser.parse_args(arguments)

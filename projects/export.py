@@ -22,7 +22,7 @@ logger = get_logger(__name__)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = new_parser(__doc__)
     parser.add_argument("run", type=Path, nargs="?", help="a run's folder, as given to train.py --output")
     parser.add_argument("--input", type=Path, dest="folder", help="the same as the folder without a flag")
@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export; 0 when the file is written."""
+    """Export the weights. Returns 0 if the file is written."""
     args = parse(arguments)
     set_up_logging()
     from common.distributed.checkpoint import averaged_state, checkpoints, read_meta

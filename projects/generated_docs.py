@@ -20,7 +20,7 @@ from projects.video_diffusion_sr.presets import SEEDVR2_3B
 
 
 def flags() -> str:
-    """A heading and a table for each group of the inference scripts' flags, in Markdown."""
+    """Markdown with a heading and a table for each group of the inference scripts' flags."""
     program = inference_parser(SEEDVR2_3B)
     parts = []
     for group in program._action_groups:  # argparse has no public list of its groups
@@ -33,7 +33,7 @@ def flags() -> str:
 
 
 def flag(action: argparse.Action) -> str:
-    """A flag with what it takes, as a cell of a table."""
+    """A flag with its values, as a cell of a table."""
     name = action.option_strings[-1]
     if action.choices is not None:
         value = "{" + ",".join(map(str, action.choices)) + "}"
@@ -44,20 +44,20 @@ def flag(action: argparse.Action) -> str:
 
 
 def meaning(action: argparse.Action) -> str:
-    """A flag's help text, as `--help` shows it, as a cell of a table."""
+    """The help text of a flag, as in `--help`, as a cell of a table."""
     return (str(action.help) % vars(action)).replace("|", r"\|")
 
 
-BLOCKS: dict[str, dict[str, Callable[[], str]]] = {  # page -> name of a block -> what makes it
+BLOCKS: dict[str, dict[str, Callable[[], str]]] = {  # page -> name of a block -> function that makes its text
     "README.md": {"hardware": hardware_table.table},
     "docs/command_line.md": {"flags": flags},
 }
 
 
 def rewritten(page: str, text: str) -> str:
-    """The text of a page with its generated blocks made anew.
+    """The text of a page with its blocks generated again.
 
-    A block stands between `<!-- generated: NAME -->` and `<!-- end -->`.
+    A block is between `<!-- generated: NAME -->` and `<!-- end -->`.
 
     Raises:
         ValueError: the page has no such block.
@@ -72,7 +72,7 @@ def rewritten(page: str, text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare the pages, or write them."""
+    """Compare the pages with the generated text, or write them. Returns 1 if a compared page differs."""
     parser = new_parser(__doc__)
     parser.add_argument("--write", action="store_true", help="write the pages")
     write = parser.parse_args(arguments).write

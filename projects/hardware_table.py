@@ -27,23 +27,23 @@ from projects.video_diffusion_sr.presets import SEEDVR2_3B, SEEDVR2_7B, Preset
 from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.settings import resolve
 
-MODELS = {"3B": SEEDVR2_3B, "7B": SEEDVR2_7B}  # those of many steps have the same networks and need the same
-SIZES = {"720p": (720, 1280), "1080p": (1080, 1920), "4K": (2160, 3840)}  # of the result: height, width
-SCALE = 2  # of the result over its source
+MODELS = {"3B": SEEDVR2_3B, "7B": SEEDVR2_7B}  # the multi-step models have the same networks and memory
+SIZES = {"720p": (720, 1280), "1080p": (1080, 1920), "4K": (2160, 3840)}  # (height, width) of the result
+SCALE = 2  # size of the result relative to its source
 CLIP_FRAMES = 97
-LONG_FRAMES = 1000  # longer than the presets' window; beyond it the length does not matter
+LONG_FRAMES = 1000  # longer than the presets' window; for such clips, memory does not depend on the length
 HEADER = ("model", "result", "picture", f"clip of {CLIP_FRAMES} frames", "longer clip")
 
 
 def budget_of(preset: Preset) -> Budget:
-    """Unlimited memory for a preset's networks in bfloat16 on one GPU, which need not be there."""
+    """A budget of unlimited memory for a preset's networks in bfloat16 on one GPU; no GPU is needed."""
     request = Request(res=preset.res, dtype="bfloat16", size=OutputSize(scale=SCALE), random_weights=True)
     alone = Parallel(Process(0, 1, 0, torch.device("cpu"), None, 0, TIMEOUT_S))
     return make_budget(resolve(preset, request, torch.device("cuda")), alone, float("inf"))
 
 
 def clips_of(size: tuple[int, int]) -> tuple[Clip, Clip, Clip]:
-    """The sources of one row: a picture, a clip that goes through the transformer whole, one that is too long for it.
+    """The sources of one row: a picture, a clip that fits into the transformer's window, and one that does not.
 
     Args:
         size: height and width of the result.
@@ -57,9 +57,9 @@ def clips_of(size: tuple[int, int]) -> tuple[Clip, Clip, Clip]:
 
 
 def needs(budget: Budget, clip: Clip) -> tuple[float, float, float]:
-    """GiB for the plan without a bound, the smallest exact plan, and the smallest plan, which may take tiles.
+    """The memory in GiB of the plan without a bound, the smallest exact plan, and the smallest plan (maybe with tiles).
 
-    Each is the least `--vram` with which the planner finds such a plan, to a tenth.
+    Each is the smallest `--vram`, to a tenth, with which the planner finds such a plan.
     """
     work = budget.work(clip)
     exact = (priced(plan, work) for plan in candidates(work) if plan.schedule.tile is None)
@@ -76,7 +76,7 @@ def bound(plan: MemoryPlan) -> float:
 
 
 def rows() -> Iterator[tuple[str, ...]]:
-    """The cells of the table, row by row."""
+    """Yield the cells of each row."""
     for model, preset in MODELS.items():
         budget = budget_of(preset)
         for size, shape in SIZES.items():

@@ -26,7 +26,7 @@ logger = get_logger(__name__)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = new_parser(__doc__)
     add = parser.add_argument
     add_settings(parser, "changes to the model's YAML, or with train. to --train")
@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, fold, write; 0 when the file is written."""
+    """Measure the latents, fold their scale into the VAE, and write it. Returns 0 if the file is written."""
     args = parse(arguments)
     set_up_logging()
     from common.strict_settings import settings_from

@@ -33,12 +33,12 @@ KINDS: dict[str, type[PerceptualDistance] | type[StructureTextureDistance]] = {
 
 
 def renumbered(vgg16: dict[str, Any], network: PerceptualDistance | StructureTextureDistance) -> dict[str, Any]:
-    """VGG-16's convolutions under the names of the measure: pools stand in the same places, so numbers agree."""
+    """The weights of VGG-16 under the measure's names; the layer numbers agree, as pools have the same positions."""
     return {name: vgg16[name] for name in network.state_dict() if name.startswith("features.") and name in vgg16}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Join the files; 0 when the result is written."""
+    """Combine the files. Returns 0 if the result is written."""
     parser = new_parser(__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--vgg16", type=Path, required=True, help="torchvision's VGG-16, .pth or .safetensors")

@@ -37,7 +37,7 @@ logger = get_logger(__name__)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = new_parser(__doc__)
     add = parser.add_argument
     add_settings(parser, "changes to the model's YAML, or with train. to --train")
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Encode; 0 when the index is written."""
+    """Encode all batches. Returns 0 if the index is written."""
     args = parse(arguments)
     set_up_logging()
     from common.strict_settings import settings_from
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def encode_part(
     recipe: "VideoDiffusionTrainer", data: "DataSettings", seed: int, args: argparse.Namespace, process: Process
 ) -> None:
-    """This rank's share of the batches, into a folder of its own."""
+    """Encode this rank's batches, and write them into a separate folder."""
     from data.training.index import Index
     from data.training.latent_shards import INDEX, write_latents
     from models.video_vae_v3.modules.posterior import DiagonalGaussian
@@ -104,7 +104,7 @@ def encode_part(
     if (part / INDEX).is_file():
         logger.info("%s is complete", part)
         return
-    # What is stored follows from these; anything else of the command may change between two attempts.
+    # These determine what is stored. Other flags may differ when the command is repeated after an interruption.
     sources = Index.load(args.output / "sources.json").fingerprint
     cut, vae_file = replace(data, workers=0), recipe.config.vae.checkpoint
     job = f"seed {seed}, {process.world} ranks, {share.steps} batches each, {cut}, {sources}, {vae_file}"
@@ -112,7 +112,7 @@ def encode_part(
 
 
 def join_parts(folder: Path, parts: int) -> int:
-    """One index over all parts; how many samples it has."""
+    """Write one index over all parts. Returns the number of samples."""
     shards = []
     for part in range(parts):
         name = f"part_{part:03d}"

@@ -1,4 +1,4 @@
-"""What the programs beside inference have in common: how they end, and their flags for input, output and settings."""
+"""Common parts of all programs but inference: how they end, and their flags for changed settings."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ from common.signals import exit_code
 
 logger = get_logger(__name__)
 
-EXPECTED = (ValueError, OSError, MissingExtra)  # what a user can mend: their messages are whole sentences
-REFUSED = 1  # the exit status after one of them; argparse ends with 2 where flags are wrong
+EXPECTED = (ValueError, OSError, MissingExtra)  # errors that a user can fix, with complete sentences as messages
+REFUSED = 1  # the exit status after one of them; argparse exits with 2 for wrong flags
 
 
 def run_program(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None = None) -> int:
@@ -37,15 +37,15 @@ def run_program(main: Callable[[Sequence[str] | None], int | None], arguments: S
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser whose help starts with the program's docstring as it is written."""
+    """A parser whose help begins with the program's docstring, unchanged."""
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_settings(parser: argparse.ArgumentParser, changed: str) -> None:
-    """Let a program take changes of its YAML: `--set KEY=VALUE ...`, or KEY=VALUE without a flag.
+    """Add the flag `--set KEY=VALUE ...` to change the program's YAML; KEY=VALUE without the flag does the same.
 
     Args:
-        changed: what the keys belong to, for the help.
+        changed: the help text, which says to what the keys belong.
     """
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"the same as --set KEY=VALUE: {changed}")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=changed)

@@ -58,13 +58,13 @@ from projects.video_diffusion_sr.training.tiny.residual_start import start_as_re
 
 logger = get_logger(__name__)
 
-AT_ONCE = 16  # pictures
+AT_ONCE = 16  # number of pictures in a batch
 TRUTH, BICUBIC, CODED = "truth", "bicubic", "VAE alone"
 COLUMNS = ["row", "measure", "picture", "value"]  # picture: empty for a measure of the whole set
 
 
 def squares(folder: Path, side: int) -> list[np.ndarray]:
-    """The pictures of a folder cut into whole squares, uint8 [side, side, 3]."""
+    """Cut the pictures of a folder into whole squares, uint8 [side, side, 3] each."""
     made = []
     for path in sorted(folder.iterdir()):
         picture = np.asarray(Image.open(path).convert("RGB"))
@@ -74,12 +74,12 @@ def squares(folder: Path, side: int) -> list[np.ndarray]:
 
 
 class Evidence:
-    """All rows of one run.
+    """Makes all rows of one run.
 
     Args:
         recipe: the YAML.
-        held_out: a folder of pictures.
-        output: with `pairs`; gets a folder for every training and `rows/NAME.npy` for every row.
+        held_out: a folder of pictures that are not used in training.
+        output: a folder with `pairs`, in which each training gets a folder, and each row a file `rows/NAME.npy`.
     """
 
     def __init__(self, recipe: dict[str, Any], held_out: Path, output: Path, process: Process) -> None:
@@ -95,7 +95,7 @@ class Evidence:
 
     @torch.no_grad()
     def _hold_out(self, folder: Path) -> None:
-        """Truths, and the latents of their degraded versions; rows that need no training."""
+        """Make ground truths, the latents of their degraded versions, and the rows that need no training."""
         section = self.recipe["held_out"]
         degrade = build_degradation(plain_values(load_config(self.recipe["pairs"]["degradation_image"])))
         truths = squares(folder, section["side"])
@@ -120,7 +120,7 @@ class Evidence:
         return torch.cat([self.vae.decode_latents(z) for z in latents.split(AT_ONCE)])
 
     def _write(self, row: str, clips: Tensor) -> None:
-        """[N, 3, 1, H, W] in [-1, 1] -> `rows/ROW.npy`, uint8 [N, H, W, 3]."""
+        """Write clips [N, 3, 1, H, W] in [-1, 1] to `rows/ROW.npy` as uint8 [N, H, W, 3]."""
         (self.output / "rows").mkdir(parents=True, exist_ok=True)
         pictures = model_to_uint8(clips[:, :, 0]).permute(0, 2, 3, 1)
         beside = self.output / "rows" / "unfinished.tmp"
@@ -130,7 +130,7 @@ class Evidence:
 
     @torch.no_grad()
     def restore(self, row: str, stage: LatentStage, steps: int) -> None:
-        """The held-out pictures in so many steps."""
+        """Restore the held-out pictures with this number of sampling steps, as the row of that name."""
         if (self.output / "rows" / f"{row}.npy").is_file():
             return
         generator = torch.Generator(self.process.device).manual_seed(self.recipe["seed"])
@@ -145,11 +145,11 @@ class Evidence:
         logger.info("restored: %s", row)
 
     def exported(self, name: str) -> Path:
-        """The weights at the end of a training."""
+        """The path of the weights that a training exports at its end."""
         return self.output / name / "export/dit.safetensors"
 
     def train(self, name: str, make: Callable[[], LatentStage], section: dict[str, Any]) -> tuple[Path, LatentStage]:
-        """Exported weights, and a stage that holds them; not trained again where they are there."""
+        """Train a stage unless its exported weights exist. Returns their path, and a stage with these weights."""
         exported = self.exported(name)
         torch.manual_seed(self.recipe["seed"])
         stage = make()
@@ -166,7 +166,7 @@ class Evidence:
         return exported, stage
 
     def run(self) -> None:
-        """Every row."""
+        """Make every row."""
         diffusion, stage = self._diffusion()
         for steps in self.recipe["diffusion"]["sweep"]:
             self.restore(f"diffusion, steps {steps:02d}", stage, steps)
@@ -176,7 +176,7 @@ class Evidence:
         done = [n for n in settings.rounds if self.exported(f"distill_{n:02d}").is_file()]
         for steps in settings.rounds:
             if done and steps > done[-1] and steps not in done:
-                continue  # its student is there already, perhaps from another machine
+                continue  # its student exists already, perhaps from another machine
             make_student = partial(
                 DistillStage, self.trainer, settings, self.prompts, distilled, DistillRound(steps, guided=False), False
             )
@@ -205,7 +205,7 @@ class Evidence:
 
 
 def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
-    """All rows, as pictures."""
+    """Train all variants, and restore the held-out pictures for each row."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     with process_group() as process:
@@ -213,7 +213,7 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
 
 
 def of_row(folder: Path, row: str) -> list[tuple[str, str, str, float]]:
-    """(row, measure, picture, value) of one row; "" for the whole set."""
+    """Measure one row: (row, measure, picture, value), with the picture "" for measures of the whole set."""
     truths, results = (list(np.load(folder / f"{name}.npy")) for name in (TRUTH, row))
     made = []
     for number, (result, truth) in enumerate(zip(results, truths, strict=True)):
@@ -224,14 +224,14 @@ def of_row(folder: Path, row: str) -> list[tuple[str, str, str, float]]:
 
 
 def rows_of(output: Path) -> Iterator[str]:
-    """Names of the rows, in the order in which they were made, the truth left out."""
+    """Yield the names of the rows without the ground truth, in the order in which they were made."""
     for path in sorted((output / "rows").glob("*.npy"), key=lambda path: path.stat().st_mtime_ns):
         if path.stem != TRUTH:
             yield path.stem
 
 
 def measure(_recipe: dict[str, Any], args: argparse.Namespace) -> None:
-    """Every row against the truths, into `args.rows`; what it has already is kept."""
+    """Compare every row with the ground truths, and add the results to `args.rows`; rows in the file are kept."""
     kept = []
     if args.rows.is_file():
         with args.rows.open(newline="") as file:

@@ -20,15 +20,15 @@ from data.media import find_media, open_media
 from data.scene_cuts import find_cuts, thumbnail
 from projects.program import new_parser, run_program
 
-SIZE = (144, 256)  # height, width at which shots are joined
-SHORTEST = 5  # frames of a joined part
-MOST_FRAMES = 200  # of a clip
-DISSOLVES = (1, 2, 4, 12)  # frames
+SIZE = (144, 256)  # (height, width) of the joined shots
+SHORTEST = 5  # smallest number of frames of a joined part
+MOST_FRAMES = 200  # largest number of frames of a clip that are used
+DISSOLVES = (1, 2, 4, 12)  # lengths of dissolves in frames
 Shot = np.ndarray  # uint8 [T, h, w, 3]
 
 
 def made_up_shots(count: int, seed: int) -> Iterator[Shot]:
-    """Cameras that move at different speeds over blurred noise."""
+    """Yield shots of cameras that move at different speeds over blurred noise."""
     generator = np.random.default_rng(seed)
     for _ in range(count):
         coarse = [generator.integers(0, 256, (rows, 7 * rows, 3)).astype(np.float32) for rows in (3, 9, 27)]
@@ -39,7 +39,7 @@ def made_up_shots(count: int, seed: int) -> Iterator[Shot]:
 
 
 def shots_of(folder: Path) -> Iterator[Shot]:
-    """The clips of a folder, small."""
+    """Yield the clips of a folder, reduced to `SIZE`."""
     for path in find_media(folder)[0]:
         with open_media(path) as reader:
             pictures = [frame.pixels.permute(1, 2, 0).numpy() for frame in islice(reader, MOST_FRAMES)]
@@ -48,13 +48,13 @@ def shots_of(folder: Path) -> Iterator[Shot]:
 
 
 def cuts_in(frames: Shot) -> list[int]:
-    """What the program finds."""
+    """The numbers of the frames at which the program detects cuts."""
     planes = (np.moveaxis(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb), 2, 0) for frame in frames)
     return [number for number, begins in find_cuts(map(thumbnail, planes)) if begins]
 
 
 def joins(shots: Sequence[Shot], each: int, generator: random.Random) -> Iterator[tuple[Shot, int]]:
-    """(two parts of different shots, where they meet), `each` for every shot."""
+    """Yield (joined parts of two different shots, first frame of the second part), `each` times per shot."""
     for number, first in enumerate(shots):
         for other in generator.sample([n for n in range(len(shots)) if n != number], min(each, len(shots) - 1)):
             excerpts = [_excerpt(shot, generator) for shot in (first, shots[other])]
@@ -68,7 +68,7 @@ def _excerpt(shot: Shot, generator: random.Random) -> Shot:
 
 
 def dissolved(frames: Shot, at: int, length: int) -> Shot:
-    """Two joined shots whose `length` frames around their border fade into each other; those must be long enough."""
+    """Replace the cut between two joined shots by a dissolve of `length` frames, for which both must be long enough."""
     first, behind = at - length // 2, at - length // 2 + length
     weights = (np.arange(1, length + 1) / (length + 1))[:, None, None, None]
     before, after = frames[min(first, at - 1)], frames[max(behind - 1, at)]
@@ -77,7 +77,7 @@ def dissolved(frames: Shot, at: int, length: int) -> Shot:
 
 
 def entered(frames: Shot) -> Shot:
-    """From the middle on, a mirrored part of the picture covers a fifth of it."""
+    """Cover a fifth of the picture with a mirrored part of it, from the middle of the shot on."""
     changed, height, width = frames.copy(), *SIZE
     place = np.s_[len(frames) // 2 :, height // 4 : height * 3 // 4, width // 4 : width * 13 // 20]
     changed[place] = 255 - frames[place]
@@ -101,7 +101,7 @@ def flashed(frames: Shot, length: int) -> Shot:
 
 
 def panned(frames: Shot, step: int) -> Shot:
-    """A camera that moves over the first frame and its mirror images."""
+    """A shot of a camera that moves over the first frame and its mirror images."""
     wide = np.concatenate([frames[0], frames[0][:, ::-1]] * 2, 1)
     return np.stack([np.roll(wide, -n * step, 1)[:, : SIZE[1]] for n in range(len(frames))])
 
@@ -110,14 +110,14 @@ def faded(frames: Shot) -> Shot:
     return (frames * np.linspace(1, 0, len(frames))[:, None, None, None]).astype(np.uint8)
 
 
-FINDABLE: dict[str, Callable[[Shot], Shot]] = {  # cuts are to be found in spite of it
+FINDABLE: dict[str, Callable[[Shot], Shot]] = {  # changes after which cuts should still be detected
     "as they are": lambda frames: frames,
     "noise of 25 codes": lambda frames: noisy(frames, 25),
     "flicker of 6 codes": lambda frames: flickering(frames, 6),
     "at 15% of the light": lambda frames: (frames * 0.15).astype(np.uint8),
     "at 5% of the light": lambda frames: (frames * 0.05).astype(np.uint8),
 }
-QUIET: dict[str, Callable[[Shot], Shot]] = {  # has no cuts
+QUIET: dict[str, Callable[[Shot], Shot]] = {  # changes in which no cut should be detected
     "a flash of one frame": lambda frames: flashed(frames, 1),
     "a flash of two frames": lambda frames: flashed(frames, 2),
     "a pan of 19% of the width a frame": lambda frames: panned(frames, 48),

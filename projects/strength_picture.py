@@ -32,12 +32,12 @@ from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.strength import EXPONENTS
 
 FRAMES, SIZE, SEED = 3, (192, 256), 1
-TOP, LEFT, TILE, LABEL = 30, 66, 132, 18  # pixels: of the detail, and of the line above it
+TOP, LEFT, TILE, LABEL = 30, 66, 132, 18  # position and side of the detail, and height of its label, in pixels
 COLOURS = 256  # a palette keeps the file small
 
 
 def draw(material: Material) -> Image.Image:
-    """A row of tiles by pixels, a row by bands; one column a strength."""
+    """Draw a row of tiles for mixing by pixels, and one for mixing by bands, with one column per strength."""
     rows = []
     for name, candidate in (("pixels", by_pixel), ("bands", by_band(EXPONENTS))):
         tiles = [tile(as_frames(candidate(material, s))[-1], f"{name}, {s:g}") for s in STRENGTHS]

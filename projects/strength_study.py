@@ -46,19 +46,23 @@ from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.strength import EXPONENTS, mixed
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-DAMAGES = {"light": (0.1, 1), "medium": (0.3, 2), "heavy": (1.0, 4)}  # share of the recipe's magnitudes; scale
-MEASURES = {"psnr": 2, "ssim": 4, "flicker": 2, "laplacian": 3, "ghosting": 3}  # decimals
-EDGE = 8.0  # levels per pixel of luma, from which a gradient is an edge
-NEAR = 5  # pixels: edges closer than half of this are one edge
-STRONGEST_NOISE = 0.4  # share of the schedule, on the condition at strength 0
+DAMAGES = {"light": (0.1, 1), "medium": (0.3, 2), "heavy": (1.0, 4)}  # (fraction of the recipe's magnitudes, scale)
+MEASURES = {"psnr": 2, "ssim": 4, "flicker": 2, "laplacian": 3, "ghosting": 3}  # measure -> number of decimals
+EDGE = 8.0  # smallest gradient of luma at an edge, in levels per pixel
+NEAR = 5  # size in pixels of the dilation of edges; edges within half of it count as one edge
+STRONGEST_NOISE = 0.4  # noise on the condition at strength 0, as a fraction of the schedule
 
 
 @dataclass(frozen=True)
 class Material:
-    """Everything of one clip that candidates mix, [T, 3, h, w] float32 about [-1, 1] or latents [t, h, w, c].
+    """The clips and latents that candidates mix: float32 [T, 3, h, w] in about [-1, 1], and latents [t, h, w, c].
 
-    given: the resized input. result: the restored clip. latents, restored: of both. decoded: the input's latents,
-    decoded and finished. finish: decodes latents and gives them the input's colours.
+    given: the resized input.
+    result: the restored clip.
+    latents: latents of the input.
+    restored: restored latents.
+    decoded: the input's latents, decoded and finished.
+    finish: decodes latents and applies the colour fix.
     """
 
     given: Tensor
@@ -72,22 +76,22 @@ class Material:
 
 
 def by_pixel(m: Material, s: float) -> Tensor:
-    """A straight line between both pictures."""
+    """Interpolate linearly between the pixels of input and result."""
     return torch.lerp(m.given, m.result, s)
 
 
 def by_band(exponents: Sequence[float]) -> Callable[[Material, float], Tensor]:
-    """Each band of the difference by its own power of the strength."""
+    """Weight each frequency band of the difference by its own power of the strength."""
     return lambda m, s: mixed(m.given, m.result, s, exponents)
 
 
 def by_latent(m: Material, s: float) -> Tensor:
-    """Between both clips' latents, decoded; what the VAE loses of the input is given back by what is missing to 1."""
+    """Interpolate latents and decode; the VAE's error of the input is added back with the weight 1 - strength."""
     return m.finish(torch.lerp(m.latents, m.restored, s)) + (1 - s) * (m.given - m.decoded)
 
 
 def by_start(m: Material, s: float) -> Tensor:
-    """The network starts from the input's latents with a share of noise, not from noise alone."""
+    """Start sampling from a mixture of noise and the input's latents instead of noise."""
     infer, shape = m.infer, tuple(m.latents.shape)
     start, noise = (frame_noise(m.seed, kind, 0, *shape) for kind in ("start", "condition"))
     condition = infer.condition(m.latents, noise)
@@ -98,7 +102,7 @@ def by_start(m: Material, s: float) -> Tensor:
 
 
 def by_condition_noise(m: Material, s: float) -> Tensor:
-    """Noise on the condition, more of it for less strength, which makes the network less sure of detail."""
+    """Add noise to the condition, more for lower strengths, so that the network adds less certain detail."""
     infer, shape = m.infer, tuple(m.latents.shape)
     start, noise = (frame_noise(m.seed, kind, 0, *shape) for kind in ("start", "condition"))
     noised = other_sampling(infer, condition_noise=(1 - s) * STRONGEST_NOISE)
@@ -106,7 +110,7 @@ def by_condition_noise(m: Material, s: float) -> Tensor:
 
 
 def other_sampling(infer: VideoDiffusionInfer, **changes: Any) -> VideoDiffusionInfer:
-    """The same networks, asked in another way."""
+    """The same networks with changed sampling settings."""
     sampling = replace(infer.sampling, **changes)
     return VideoDiffusionInfer(infer.vae, infer.dit, infer.prompts, sampling, infer.scaling_factor, None, infer.stages)
 
@@ -119,12 +123,12 @@ CANDIDATES: dict[str, Callable[[Material, float], Tensor]] = {
     "start": by_start,
     "condition noise": by_condition_noise,
 }
-RESAMPLED = ("start", "condition noise")  # the network is asked again, so only the middle is measured
+RESAMPLED = ("start", "condition noise")  # they sample again, so they are only measured at strength 0.5
 HALF = (0.0, 0.5, 1.0)
 
 
 def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> Material:
-    """One degraded clip, uint8 [T, H, W, 3], with everything that candidates mix, at the size of `clean`."""
+    """Restore a degraded clip, uint8 [T, H, W, 3], at the size of `clean`, and return all that candidates mix."""
     frames = [Frame.of_rgb(torch.from_numpy(f).permute(2, 0, 1), Fraction(i, 25)) for i, f in enumerate(degraded)]
     _, height, width, _ = degraded.shape
     info = MediaInfo(Path("clip"), "video", width, height, frame_rate=Fraction(25), frame_count_hint=len(frames))
@@ -149,7 +153,7 @@ def material_of(clean: np.ndarray, degraded: np.ndarray, restorer: Restorer) -> 
 
 
 def with_magnitudes(recipe: Mapping[str, Any], share: float, scale: int) -> dict[str, Any]:
-    """The recipe with every range of magnitudes reduced to its mild end."""
+    """The recipe with every range of magnitudes reduced to the fraction `share` at its mild end, and this `scale`."""
 
     def reduced(value: Any, key: str = "") -> Any:
         if isinstance(value, Mapping):
@@ -167,10 +171,11 @@ def with_magnitudes(recipe: Mapping[str, Any], share: float, scale: int) -> dict
 
 
 def ghosting(mixed: np.ndarray, given: np.ndarray, result: np.ndarray) -> float:
-    """Double images: how much of the edges of only the input and of only the result is seen at once, 0 to 1.
+    """A measure of double images in [0, 1]: how visible the edges of only the input and of only the result both are.
 
-    Of the edges that only one of both pictures has, the share of their gradient that the mix keeps; the smaller of both
-    shares. A double image keeps half of both; a picture that is one or the other at every edge keeps one of them.
+    For the edges that only one of the two pictures has, it computes the fraction of their gradient that the mixture
+    keeps, and returns the smaller of both fractions. A double image keeps half of both; a mixture that equals one of
+    the pictures at every edge keeps only those of that picture.
     """
     slopes = [slope(frame) for frame in (given, result, mixed)]
     near = [cv2.dilate((s > EDGE).astype(np.uint8), np.ones((NEAR, NEAR))) > 0 for s in slopes[:2]]
@@ -186,18 +191,18 @@ def ghosting(mixed: np.ndarray, given: np.ndarray, result: np.ndarray) -> float:
 
 
 def slope(frame: np.ndarray) -> np.ndarray:
-    """Length of the gradient of luma, levels per pixel."""
+    """The length of the gradient of luma in levels per pixel."""
     y = luma(frame)
     return np.hypot(cv2.Sobel(y, cv2.CV_64F, 1, 0, scale=0.25), cv2.Sobel(y, cv2.CV_64F, 0, 1, scale=0.25))
 
 
 def as_frames(clip: Tensor) -> np.ndarray:
-    """[T, 3, h, w] about [-1, 1] -> uint8 [T, h, w, 3]."""
+    """Convert [T, 3, h, w] in about [-1, 1] to uint8 [T, h, w, 3]."""
     return model_to_uint8(clip).permute(0, 2, 3, 1).numpy()
 
 
 def measure(name: str, s: float, m: Material, clean: np.ndarray) -> dict[str, float]:
-    """One candidate at one strength."""
+    """Measure one candidate at one strength."""
     ends = {0.0: m.given, 1.0: m.result}
     mixed = as_frames(ends[s] if s in ends else CANDIDATES[name](m, s))
     given, result = as_frames(m.given), as_frames(m.result)
@@ -208,7 +213,7 @@ def measure(name: str, s: float, m: Material, clean: np.ndarray) -> dict[str, fl
 
 
 def read_clip(path: Path, frames: int, height: int, width: int) -> np.ndarray:
-    """The first frames, reduced and cropped about the centre: uint8 [T, height, width, 3]."""
+    """Read the first frames, resized and cropped around the centre: uint8 [T, height, width, 3]."""
     clip = []
     for frame, _ in zip(read_frames(path), range(frames), strict=False):
         scale = max(height / frame.shape[0], width / frame.shape[1])
@@ -220,7 +225,7 @@ def read_clip(path: Path, frames: int, height: int, width: int) -> np.ndarray:
 
 
 def study(flags: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of (clip, damage, candidate, strength, values)."""
+    """Run the study. Returns rows with clip, damage, candidate, strength and the measured values."""
     recipe = plain_values(load_config(ROOT / "configs_degradation" / "video.yaml"))
     rows = []
     with process_group("cpu") as process:
@@ -234,14 +239,14 @@ def study(flags: argparse.Namespace) -> list[dict[str, Any]]:
                     for s in HALF if candidate in RESAMPLED else STRENGTHS:
                         values = measure(candidate, s, material, clean)
                         rows.append({"clip": name, "damage": damage, "candidate": candidate, "strength": s, **values})
-                if flags.rows:  # after each, as it takes long
+                if flags.rows:  # written after each row, because the study takes long
                     flags.rows.write_text(json.dumps(rows))
                 print(f"{name}, {damage}", file=sys.stderr, flush=True)
     return rows
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: the mean over clips for each damage, candidate and strength."""
+    """Format a Markdown table of the means over clips for each damage, candidate and strength."""
     lines = ["| damage | candidate | strength | " + " | ".join(MEASURES) + " |", "| --- " * (3 + len(MEASURES)) + "|"]
     for damage in dict.fromkeys(row["damage"] for row in rows):
         for candidate in CANDIDATES:

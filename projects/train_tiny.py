@@ -57,9 +57,9 @@ from projects.video_diffusion_sr.training.vae import build_vae_stage
 
 logger = get_logger(__name__)
 
-PCA_BATCHES, STATISTICS_BATCHES = 8, 32  # of the VAE's training: for its start, and to measure its latents
-METRIC_CLIPS = 40  # of each set, for the linear decoder
-STOPPED = 3  # exit status of a run that was asked to stop
+PCA_BATCHES, STATISTICS_BATCHES = 8, 32  # batches of the VAE's training: for its start, and to measure its latents
+METRIC_CLIPS = 40  # number of clips of each set, for the linear decoder
+STOPPED = 3  # exit status of a run that was stopped by a signal
 
 
 def make_pairs(recipe: dict[str, Any], data: Sequence[str], output: Path) -> None:
@@ -73,19 +73,22 @@ def make_pairs(recipe: dict[str, Any], data: Sequence[str], output: Path) -> Non
         for name in ("degradation_video", "degradation_image")
     )
     sampler = PairSampler(build_index(data), list(dict.fromkeys(s.shape for s in sets)), clip, image)
-    with interrupted_by_signals():  # so that its processes end with it
+    with interrupted_by_signals():  # so that worker processes end with this one
         for number, pairs in enumerate(make_sets(sampler, sets[begun:], section["workers"]), begun):
             pairs.save(folder / f"set_{number:03d}")
             logger.info("set %d of %d: %d pairs", number + 1, len(sets), len(pairs.hq))
 
 
 def train_vae(recipe: dict[str, Any], data: Sequence[str], output: Path) -> None:
-    """The VAE, from pictures that stay on the device; `output/vae/export/vae.safetensors`, its latents' spread 1."""
+    """Train the VAE on pictures that stay on the device, and export it with normalised latents (standard deviation 1).
+
+    The file is `output/vae/export/vae.safetensors`.
+    """
     section = recipe["vae"]
     torch.manual_seed(recipe["seed"])
     model = create_object(load_config(recipe["config"]))
     vae = model.build_untrained_vae()
-    vae = vae.to(memory_format=torch.channels_last_3d)  # the layout in which cuDNN's 3-D convolutions are quick
+    vae = vae.to(memory_format=torch.channels_last_3d)  # the layout in which cuDNN's 3-D convolutions are fast
     clips = ResidentConfig(**section["data"] | {"shape": ClipShape(*section["data"]["shape"])})
     with process_group() as process:
         source = ResidentClips(build_index(data), clips, recipe["seed"], process.device)
@@ -99,10 +102,10 @@ def train_vae(recipe: dict[str, Any], data: Sequence[str], output: Path) -> None
 
 
 def fit(recipe: dict[str, Any], _data: Sequence[str], output: Path, vae_weights: Path | None = None) -> None:
-    """The transformer, in one step: `output/fit/export/dit.safetensors`.
+    """Train the transformer for one sampling step: `output/fit/export/dit.safetensors`.
 
     Args:
-        vae_weights: None: the VAE that was trained in the same output.
+        vae_weights: weights of the VAE; None: those trained in the same output.
     """
     section = recipe["fit"]
     weights = vae_weights or output / "vae/export/vae.safetensors"
@@ -130,7 +133,7 @@ def fit(recipe: dict[str, Any], _data: Sequence[str], output: Path, vae_weights:
 def train(
     recipe: dict[str, Any], loop: dict[str, Any], stage: Stage, source: BatchSource, folder: Path, process: Process
 ) -> None:
-    """Run a stage to its last step; SystemExit where it is asked to stop."""
+    """Run a stage to its last step; SystemExit if a signal stops it."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     settings = replace(settings_from(LoopSettings, loop, "loop."), seed=recipe["seed"])
@@ -143,7 +146,7 @@ def train(
 def start_of(
     config: DictConfig, source: PairLatents, text: Tensor, scale: float, batches: int, process: Process
 ) -> NaDiT:
-    """A fresh transformer that returns its condition, its head solved on the first batches."""
+    """A new transformer that returns its condition, with a head that is solved on the first batches."""
     dit = create_object(config.dit.model).to(process.device)
     start_as_residual(dit, source.vae.latent_channels)
     samples = samples_of(source, dit, text.to(process.device), scale, batches)
@@ -152,7 +155,7 @@ def start_of(
 
 
 def samples_of(source: PairLatents, dit: NaDiT, text: Tensor, scale: float, batches: int) -> Iterator[Sample]:
-    """Every clip of the first batches, as `solve_head` reads them."""
+    """Yield every clip of the first batches as a sample for `solve_head`."""
     for number in range(batches):
         batch = source.batch(number)
         counts = [t * h * w for t, h, w in batch.sizes]
@@ -168,7 +171,7 @@ def samples_of(source: PairLatents, dit: NaDiT, text: Tensor, scale: float, batc
 
 
 def clips_of(folder: Path, sets: int, device: torch.device) -> Iterator[Tensor]:
-    """Ground truths of several frames, [1, 3, T, H, W] in [-1, 1], from the first sets."""
+    """Yield ground truths of several frames, [1, 3, T, H, W] in [-1, 1], from the first sets."""
     for number in range(sets):
         hq = ShardReader(folder / f"set_{number:03d}").read_shard(0)["hq"][:METRIC_CLIPS]
         if hq.shape[1] > 1:

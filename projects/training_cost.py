@@ -37,7 +37,7 @@ HOST_BOUND = (
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("--config", default="configs_3b/main.yaml")
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def marked(time: StepTime) -> str:
-    """Seconds, with a star where they depend on the host."""
+    """The seconds as text, with a star if the host limits them."""
     return f"{time.seconds:.1f}{'*' if time.host_bound else ''}"
 
 

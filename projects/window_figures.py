@@ -38,26 +38,26 @@ from projects.video_diffusion_sr.to_latents import encode, prepare
 
 logger = get_logger(__name__)
 
-CODES = 127.5  # of 8 bits, for the networks' [-1, 1]
+CODES = 127.5  # 8-bit codes per unit of the networks' [-1, 1]
 VARIANTS = ("two latents shared", "no overlap", "pixels faded")
 QUIET = ProgressBar("", None, show=False)
 
 
 def frames_of(latents: Sequence[Tensor], restorer: Restorer) -> Tensor:
-    """Restored latents, windows [t, h, w, c] of a clip -> its pixels [3, T, h', w'] in 8-bit codes."""
+    """Decode the restored latents of a clip, windows [t, h, w, c], to pixels [3, T, h', w'] in units of 8-bit codes."""
     decoded = decode(iter(latents), restorer, UnshardedClip(), FROM_ITS_BEGINNING)
     return torch.cat([slice_.clip.float() for slice_ in decoded], 1) * CODES
 
 
 def windows_of(latents: Tensor, window: int, step: int, restorer: Restorer) -> Iterator[tuple[int, Tensor]]:
-    """(first latent, restored latents) of windows by themselves, `step` apart."""
+    """Yield (first latent, restored latents) of windows that begin every `step` latents and are restored separately."""
     for first in range(0, max(len(latents) - window + step, 1), step):
         latents_of_window = latents[first : first + window]
         yield first, torch.cat(list(sample(iter([latents_of_window]), replace(restorer, window=None), QUIET, first)))
 
 
 def pixels_faded(latents: Tensor, window: int, restorer: Restorer) -> Tensor:
-    """Every window decoded by itself, the shared frames faded between pictures."""
+    """Decode every window separately, and cross-fade the pixels of the frames that windows share."""
     factor = restorer.grid.factor
     clip: Tensor | None = None
     for first, restored in windows_of(latents, window, window - SHARED_LATENTS, restorer):
@@ -65,7 +65,7 @@ def pixels_faded(latents: Tensor, window: int, restorer: Restorer) -> Tensor:
         if clip is None:
             clip = shown
             continue
-        start = restorer.grid.first_frame(first) + factor - 1  # its first latent gave the last of these frames alone
+        start = restorer.grid.first_frame(first) + factor - 1  # the window's first latent gives one frame, the last one
         shared = clip.shape[1] - start
         weights = torch.arange(1, shared + 1)[:, None, None] / (shared + 1)
         faded = torch.lerp(clip[:, start:], shown[:, :shared], weights)
@@ -75,7 +75,7 @@ def pixels_faded(latents: Tensor, window: int, restorer: Restorer) -> Tensor:
 
 
 def variants(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Tensor], Tensor]:
-    """(the clip in each of `VARIANTS`, whole); pixels [3, T, h', w'] in 8-bit codes."""
+    """(the clip restored in each of `VARIANTS`, restored whole): pixels [3, T, h', w'] in units of 8-bit codes."""
     with open_media(path) as reader:
         restorer.apply_plan(reader.info)
         prepared = prepare(iter(reader), restorer, UnshardedClip())
@@ -88,7 +88,7 @@ def variants(path: Path, restorer: Restorer, window: int) -> tuple[dict[str, Ten
 
 
 def borders_of(variant: str, frames: int, window: int, grid: Grid) -> list[range]:
-    """The steps, by their later frames, at each place in a clip where two windows meet in a variant."""
+    """For each border of two windows in a variant, the numbers of the later frames of the steps at the border."""
     overlap = 0 if variant == "no overlap" else SHARED_LATENTS
     latents, step = -(-(frames - 1) // grid.factor) + 1, window - overlap
     starts = range(step, latents - overlap, step)
@@ -97,14 +97,19 @@ def borders_of(variant: str, frames: int, window: int, grid: Grid) -> list[range
 
 @dataclass
 class Steps:
-    """How far steps are off, in codes. borders: the worst step of each. at, elsewhere: all steps."""
+    """The errors of the steps from frame to frame, in 8-bit codes.
+
+    borders: the largest error at each border.
+    at: the errors of all steps at borders.
+    elsewhere: the errors of all other steps.
+    """
 
     borders: list[float] = field(default_factory=list)
     at: list[float] = field(default_factory=list)
     elsewhere: list[float] = field(default_factory=list)
 
     def add(self, clip: Tensor, whole: Tensor, borders: Sequence[range]) -> None:
-        off = (clip.diff(dim=1) - whole.diff(dim=1)).abs().mean((0, 2, 3)).tolist()  # off[n]: of frame n + 1
+        off = (clip.diff(dim=1) - whole.diff(dim=1)).abs().mean((0, 2, 3)).tolist()  # off[n]: the step to frame n + 1
         of_border = [[off[number - 1] for number in border if number <= len(off)] for border in borders]
         inside = {number for border in borders for number in border}
         self.borders += map(max, of_border)

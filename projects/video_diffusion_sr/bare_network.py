@@ -1,4 +1,4 @@
-"""Networks without weights: made from a YAML on the meta device, and compared."""
+"""Builds networks without weights, on the meta device, from a YAML, and compares them."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -12,10 +12,10 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def network_of(kind: type[N], config: Mapping[str, Any]) -> N:
-    """`network_without_weights`, of this class.
+    """The result of `network_without_weights`, which must be of the class `kind`.
 
     Raises:
-        ValueError: a key or value that it does not take, or the YAML names another class.
+        ValueError: the network does not accept a key or value, or the YAML names another class.
     """
     network = network_without_weights(config)
     if not isinstance(network, kind):
@@ -27,7 +27,7 @@ def network_without_weights(config: Mapping[str, Any]) -> nn.Module:
     """The network that a config's `__object__` names, on the meta device, in evaluation mode, without gradients.
 
     Raises:
-        ValueError: a key or value that it does not take.
+        ValueError: the network does not accept a key or value.
     """
     try:
         with torch.device("meta"):
@@ -37,12 +37,12 @@ def network_without_weights(config: Mapping[str, Any]) -> nn.Module:
 
 
 def alike(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two networks would compute the same: the same modules, settings and shapes of parameters."""
+    """Whether two networks have the same modules, settings and shapes of parameters, so that they compute the same."""
     return facts(one) == facts(other)
 
 
 def facts(network: nn.Module) -> list[tuple[Any, ...]]:
-    """Of every module: its name, its class, its settings, and the shapes of its parameters."""
+    """The name, class, settings and parameter shapes of every module."""
     simple = (bool, int, float, str, tuple, type(None))
     return [
         (

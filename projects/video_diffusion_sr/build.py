@@ -1,4 +1,4 @@
-"""The only place that loads weights: from the settings of a run to networks that are ready to run."""
+"""Loads weights: turns the settings of a run into networks that are ready to run."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -34,19 +34,19 @@ SEEDED_TEXT_TOKENS, RELEASED_TEXT_TOKENS = 4, POSITIVE.shape[0]
 
 
 def build(preset: Preset, request: Request, parallel: Parallel, plans: Sequence[MemoryPlan] = ()) -> Restorer:
-    """`settings.resolve`, then `load`."""
+    """Resolve the settings of a run (`settings.resolve`), and load the networks (`load`)."""
     return load(resolve(preset, request, parallel.process.device), parallel, plans)
 
 
 def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] = (), fold: bool = True) -> Restorer:
-    """The networks of `settings` with their weights on the device, and everything else that the files of a run share.
+    """Load the weights of the networks of `settings`, and make everything else that the files of a run share.
 
     Args:
-        plans: of the files to come; where one of them moves networks, weights wait on the host. Empty: every file runs
-            by the plan of `memory.plan.unplanned`.
-        fold: derive the weights of the VAE's inference path; False: the reference path, which needs none.
+        plans: the plans of the files. If one of them offloads networks, weights are loaded to the host, else to the
+            device. Empty: every file uses the plan of `memory.plan.unplanned`.
+        fold: derive the weights of the VAE's inference path. False: use the reference path, which needs none.
     Raises:
-        FileNotFoundError: embeddings are missing; says how to get them.
+        FileNotFoundError: prompt embeddings are missing; the message says how to get them.
         ValueError: a checkpoint does not fit.
     """
     request, config = settings.request, settings.config
@@ -76,7 +76,7 @@ def load(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan] 
 
 
 def load_weights(settings: RunSettings, parallel: Parallel, plans: Sequence[MemoryPlan], fold: bool) -> None:
-    """Give both networks of `settings` their weights, where the plans have them; see `load` for the arguments."""
+    """Load the weights of both networks of `settings` to the device that the plans need; see `load`."""
     request, device = settings.request, settings.device
     if request.random_weights:
         logger.warning(
@@ -86,7 +86,7 @@ def load_weights(settings: RunSettings, parallel: Parallel, plans: Sequence[Memo
         )
     dit_path, vae_path = settings.checkpoints
     home = torch.device("cpu") if any(plan.offload != "none" for plan in plans) else device
-    load_network(settings.vae, vae_path, device, torch.float32)  # folded where it is fast, in float32, then rounded
+    load_network(settings.vae, vae_path, device, torch.float32)  # folded on the fast device in float32, then rounded
     if fold:
         prepare_inference(settings.vae, winograd=winograds_of(plans, device))
     settings.vae.to(home, settings.dtype)
@@ -101,24 +101,24 @@ def load_weights(settings: RunSettings, parallel: Parallel, plans: Sequence[Memo
 
 
 def winograds_of(plans: Sequence[MemoryPlan], device: torch.device) -> set[int]:
-    """The Winograd transforms whose weights some plan of a run needs; without plans those of `unplanned`."""
+    """The values of m of the Winograd weights that any plan of a run needs; without plans, those of `unplanned`."""
     if not plans:
         return {F43} if device.type == "cuda" else set()
     return {level.winograd for plan in plans for level in plan.schedule.levels} - {0}
 
 
 def build_network(config: DictConfig, checkpoint: Path | None, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The network that a config's `__object__` names with its weights, see `load_network`."""
+    """Build the network that a config's `__object__` names, and load its weights, see `load_network`."""
     network = network_without_weights(config)
     load_network(network, checkpoint, device, dtype)
     return network
 
 
 def load_network(network: nn.Module, checkpoint: Path | None, device: torch.device, dtype: torch.dtype) -> None:
-    """Give a network that is on the meta device its weights; every name must fit.
+    """Load the weights of a network that is on the meta device; all names must match.
 
     Args:
-        checkpoint: None: seeded random weights.
+        checkpoint: the file of weights; None: use seeded random weights.
     """
     if checkpoint is None:
         seed_weights(network, device, dtype)
@@ -131,7 +131,7 @@ def load_network(network: nn.Module, checkpoint: Path | None, device: torch.devi
 
 @torch.no_grad()
 def seed_weights(network: nn.Module, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
-    """Random weights that keep activations near one, for a network on the meta device: the same in every dtype."""
+    """Give a network on the meta device random weights that keep activations near one, the same in every dtype."""
     network.to_empty(device=device).to(dtype)
     reset_buffers(network, device)
     generator = torch.Generator(device).manual_seed(seed)
@@ -140,7 +140,7 @@ def seed_weights(network: nn.Module, device: torch.device, dtype: torch.dtype, s
 
 
 def drawn_weight(name: str, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Random values of one parameter that keep activations near one, float32 where the generator draws."""
+    """Random values of one parameter that keep activations near one: float32, on the generator's device."""
     drawn = torch.randn(shape, device=generator.device, generator=generator)
     if len(shape) >= 2:
         return drawn.mul_(prod(shape[1:]) ** -0.5)
@@ -148,14 +148,14 @@ def drawn_weight(name: str, shape: Sequence[int], generator: torch.Generator) ->
 
 
 def load_in_parts(settings: RunSettings, parallel: Parallel) -> None:
-    """The transformer of `settings`, each rank of a group with its part of the weights."""
+    """Load the transformer of `settings` with its weights sharded over the ranks of a group."""
     from common.distributed.sharded_inference import load_sharded  # FSDP takes two seconds to import
 
     path = settings.checkpoints[0]
     if path is None:
         state = build_network(settings.config.dit.model, None, settings.device, settings.dtype).state_dict()
     else:
-        state = read_weights(path, settings.dit.state_dict())  # memory-mapped: no rank reads more than its part
+        state = read_weights(path, settings.dit.state_dict())  # memory-mapped, so each rank reads only its part
     blocks = settings.dit.blocks
     load_sharded(settings.dit, blocks, state, parallel.group, dtype=settings.dtype, source=path or "seeded weights")
 
@@ -163,7 +163,7 @@ def load_in_parts(settings: RunSettings, parallel: Parallel) -> None:
 def build_vae(
     config: DictConfig, checkpoint: Path | None, device: torch.device, dtype: torch.dtype
 ) -> VideoAutoencoderKL:
-    """The VAE for inference outside of a run: folded in float32 and then rounded; in slices as its YAML says."""
+    """The VAE for inference outside of a run: folded in float32, then cast to `dtype`; it uses the YAML's slices."""
     vae = network_of(VideoAutoencoderKL, config.model)
     load_network(vae, checkpoint, torch.device("cpu"), torch.float32)
     prepare_inference(vae, winograd=winograds_of((), device))
@@ -173,12 +173,12 @@ def build_vae(
 
 
 def on_device(prompts: Prompts, device: torch.device, dtype: torch.dtype) -> Prompts:
-    """Prompts where the transformer computes, so that no window waits for them."""
+    """Prompts on the transformer's device in its dtype, so that windows need no copy of them."""
     return Prompts(*(text.to(device, dtype) for text in (prompts.positive, prompts.negative)))
 
 
 def build_prompts(settings: RunSettings) -> Prompts:
-    """The two text embeddings: the released files, or the tiny model's own; seeded ones beside seeded weights.
+    """The two text embeddings: from the released files or the tiny model's file; random ones with random weights.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged, or made for another width.
@@ -195,7 +195,7 @@ def build_prompts(settings: RunSettings) -> Prompts:
 
 
 def seeded_prompts(width: int, tokens: int = SEEDED_TEXT_TOKENS) -> tuple[Tensor, Tensor]:
-    """Fixed random embeddings [tokens, width]: what the tiny model is trained with instead of sentences."""
+    """Two fixed random embeddings [tokens, width]; the tiny model is trained with them instead of text."""
     generator = torch.Generator().manual_seed(0)
     both = torch.randn(2, tokens, width, generator=generator)
     return both[0], both[1]

@@ -1,4 +1,4 @@
-"""The program behind the inference scripts: a request, the networks, the files one after the other."""
+"""The program of the inference scripts: reads a request, builds the networks and restores the files in order."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -47,18 +47,19 @@ def main(
     """Run the program.
 
     Args:
-        command: what the user typed to get here; None: the preset's script.
-        history: of the files, where the program has crashed and was started again.
+        arguments: the command line without the program's name; None: that of the process.
+        command: the command that the user typed, for messages; None: the preset's script.
+        history: which files were processed before a crash, if the program was started again after one.
     Returns:
-        The exit code: 0; 1 when a file failed; 2 for a bad request; 130, 143 or 129 when ended by Ctrl-C, SIGTERM or
-        SIGHUP.
+        The exit code: 0 if all files are restored, 1 if a file failed, 2 for a bad request, and 130, 143 or 129 after
+        Ctrl-C, SIGTERM or SIGHUP.
     """
     args = parse_flags(preset, arguments, command)
     set_up_logging(args.verbose)
     try:
         with interrupted_by_signals():
             return run(preset, args, history or History())
-    except RefusedRequest as error:  # said already
+    except RefusedRequest as error:  # already logged
         if restarts_left() and args.output_dir.is_dir():
             mark_ended(args.output_dir)
         logger.debug("where it happened:", exc_info=error)
@@ -75,7 +76,7 @@ def main(
 
 
 def run(preset: Preset, args: argparse.Namespace, history: History) -> int:
-    """All files of one request."""
+    """Restore all files of one request. Returns the exit code."""
     request = read_request(args)
     if args.plan:
         return SOME_FAILED if is_speaker() and show_plan(preset, request, args) else SUCCESS
@@ -94,7 +95,7 @@ def run(preset: Preset, args: argparse.Namespace, history: History) -> int:
 def run_files(
     preset: Preset, request: Request, args: argparse.Namespace, process: Process, history: History
 ) -> tuple[int, int]:
-    """(failed files: on the first rank those of all ranks; files)."""
+    """Restore all files. Returns (failed files, files) as numbers; the first rank counts the failures of all ranks."""
     with page_of(preset, args, process) as page:
         failed, total, work = prepare(preset, request, args, process, history)
         if work is not None:
@@ -113,10 +114,11 @@ def run_files(
 def prepare(
     preset: Preset, request: Request, args: argparse.Namespace, process: Process, history: History
 ) -> tuple[int, int, tuple[Iterable[Path], Job, bool] | None]:
-    """Everything before the first file is restored.
+    """Do everything that comes before the first file is restored: check and plan the files, and build the networks.
 
     Returns:
-        Files that have failed already; all files; what `restore_all` takes for the others, None where none is left.
+        (number of files that have failed, number of files, arguments of `restore_all` for the others); None in place of
+        the arguments if no file is left.
     """
     parallel = Parallel(process, args.sp_size)
     seen = survey(args, process, request.clip_range, history)
@@ -147,7 +149,7 @@ def prepare(
 
 
 def clip_range_from_flags(args: argparse.Namespace) -> ClipRange:
-    """The part of each clip that is asked for; ValueError where two flags say the same."""
+    """The part of each clip that the flags request; ValueError if two flags contradict each other."""
     first, count = args.frames or (0, None)
     if first and args.start:
         raise ValueError("--start and the first number of --frames both say where to begin: leave one of them out")
@@ -159,7 +161,7 @@ def clip_range_from_flags(args: argparse.Namespace) -> ClipRange:
 
 
 def read_request(args: argparse.Namespace) -> Request:
-    """The flags as a typed request; sentences for numbers that make no sense."""
+    """Convert the flags to a typed request; ValueError for invalid numbers."""
     if min(args.res_h, args.res_w) < 16:
         raise ValueError(f"--res_h {args.res_h} --res_w {args.res_w}: the result must be at least 16x16 pixels")
     if not 0 <= args.strength <= 1:

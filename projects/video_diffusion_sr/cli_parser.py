@@ -1,4 +1,4 @@
-"""The flags of the inference scripts. Nothing here imports PyTorch, so `--help` and a wrong flag answer at once."""
+"""The flags of the inference scripts. It does not import PyTorch, so `--help` and wrong flags respond at once."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,9 +17,10 @@ COLOR_FIXES = ("wavelet", "lab", "adain", "none")  # color_fix.KINDS
 
 
 def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParser:
-    """The flags of the reference program, and those that this one adds.
+    """The parser of all flags: those of the reference program, and those that this program adds.
 
-    command: the command that the user typed; None: the preset's script.
+    Args:
+        command: the command that the user typed; None: the preset's script.
     """
     script = command or f"projects/inference_{preset.name.lower().replace('-', '_')}.py"
     start = script if command else f"python {script}"
@@ -46,7 +47,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
 
 
 def add_input(group: argparse._ArgumentGroup) -> None:
-    """Which files are restored, which part of them, and where results go."""
+    """Add flags for the input files, the part of them to restore, and the folder of results."""
     group.add_argument(
         "--video_path",
         type=Path,
@@ -79,7 +80,7 @@ def add_input(group: argparse._ArgumentGroup) -> None:
 
 
 def add_existing(group: argparse._ArgumentGroup) -> None:
-    """What becomes of earlier results."""
+    """Add flags for what happens to existing results."""
     exists = group.add_mutually_exclusive_group()
     exists.add_argument("--overwrite", action="store_true", help="replace existing results")
     exists.add_argument(
@@ -93,7 +94,7 @@ def add_existing(group: argparse._ArgumentGroup) -> None:
 
 
 def add_weights(group: argparse._ArgumentGroup) -> None:
-    """Where weights are."""
+    """Add flags for the places of weights."""
     group.add_argument(
         "--ckpt_dir", type=Path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
     )
@@ -106,7 +107,7 @@ def add_weights(group: argparse._ArgumentGroup) -> None:
 
 
 def add_result(group: argparse._ArgumentGroup, preset: Preset) -> None:
-    """Size, colours and strength of the result."""
+    """Add flags for the size, colours and strength of the result."""
     group.add_argument(
         "--res_h", type=int, default=preset.res[0], help="height of the result (%(default)s); see --res_w"
     )
@@ -138,7 +139,7 @@ def add_result(group: argparse._ArgumentGroup, preset: Preset) -> None:
 
 
 def add_output(group: argparse._ArgumentGroup) -> None:
-    """What is written beside and into the result."""
+    """Add flags for what is written into the result and beside it."""
     group.add_argument(
         "--out_fps",
         type=frame_rate,
@@ -180,7 +181,7 @@ def add_output(group: argparse._ArgumentGroup) -> None:
 
 
 def add_form(group: argparse._ArgumentGroup) -> None:
-    """Depth, codec and colour of the result."""
+    """Add flags for the depth, codec and colour of the result."""
     group.add_argument(
         "--bit_depth", choices=("auto", "8", "10", "12", "16"), default="auto",
         help="bits per sample; auto: 8 for clips of 8 bits, 10 for deeper clips, the file's depth for pictures",
@@ -206,7 +207,7 @@ def add_form(group: argparse._ArgumentGroup) -> None:
 
 
 def add_devices(group: argparse._ArgumentGroup) -> None:
-    """Devices and processes."""
+    """Add flags for devices and processes."""
     group.add_argument(
         "--plan", action="store_true", help="print sizes, windows, memory and seconds for every file, and stop"
     )
@@ -229,7 +230,7 @@ def add_devices(group: argparse._ArgumentGroup) -> None:
 
 
 def add_memory(group: argparse._ArgumentGroup, preset: Preset) -> None:
-    """Windows, shots and memory."""
+    """Add flags for windows, shots and memory."""
     group.add_argument(
         "--window", type=int, metavar="FRAMES",
         help=f"run longer clips through the transformer in overlapping windows of this many frames; 0: no windows "
@@ -256,7 +257,7 @@ def add_memory(group: argparse._ArgumentGroup, preset: Preset) -> None:
 
 
 def add_model(group: argparse._ArgumentGroup, preset: Preset) -> None:
-    """Sampling, the model and its YAML, and how the program works."""
+    """Add flags for sampling, the model and its YAML, and the program's operation."""
     group.add_argument("--sample_steps", type=int, metavar="N", help=f"sampling steps ({preset.steps})")
     group.add_argument(
         "--cfg_scale",
@@ -287,7 +288,7 @@ def add_model(group: argparse._ArgumentGroup, preset: Preset) -> None:
 def parse_flags(
     preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None
 ) -> argparse.Namespace:
-    """The flags of a run, of the process's own arguments where none are given; ends the process for wrong ones."""
+    """Parse the flags of a run; None: those of the process. Wrong flags end the process, as usual for argparse."""
     p = parser(preset, command)
     args = p.parse_args(arguments)
     if args.output_dir is None:

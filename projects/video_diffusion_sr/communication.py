@@ -1,7 +1,7 @@
-"""How many bytes the ranks of a group send each other for one clip, counted from the plans that a run follows.
+"""Predicts how many bytes the ranks of a group send each other for one clip.
 
-Nothing is computed and no other rank is needed: the transformer's part comes from the placement of tokens, the VAE's
-from the shapes of its convolutions.
+It runs no network and needs no other rank. The transformer's bytes follow from the placement of tokens that a run uses,
+and the VAE's bytes from the shapes of its convolutions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,13 +27,15 @@ TEXT_TOKENS = 58
 
 @dataclass(frozen=True)
 class Volume:
-    """Bytes sent by the busiest rank, for one clip and one step of sampling.
+    """The bytes that the busiest rank sends for one clip with one sampling step.
 
-    tokens: of the transformer, where the windows change. tokens_moved: the share of all tokens that change owner there.
-    text, result: sums of text means; the transformer's output for everybody.
-    encode, decode: rows, keys and values of the VAE; sums of norms are too small to count.
-    sequence_to_heads: what an all-to-all from tokens to heads and back would send in place of
-    `tokens` and `text`, where the heads can be divided.
+    tokens: bytes of the transformer's tokens that change rank between windows.
+    tokens_moved: fraction of all tokens that do so.
+    text: bytes of the sums for the text's means.
+    result: bytes of the transformer's output, which goes to all ranks.
+    encode, decode: bytes of rows, keys and values of the VAE; the norms' statistics are too small to count.
+    sequence_to_heads: bytes that an all-to-all from tokens to heads and back would send in place of `tokens` and
+        `text`, if the number of heads can be divided.
     """
 
     tokens: int
@@ -66,12 +68,13 @@ def communication_volume(
     *,
     latent_factors: tuple[int, int] = (4, 8),
 ) -> Volume:
-    """What one clip costs on `sp_size` ranks.
+    """The communication of one clip on `sp_size` ranks.
 
     Args:
-        vae: on the meta device (it is only asked for shapes); None leaves the VAE out.
-        frames: 4n + 1. size: height and width in pixels, multiples of 16.
-        latent_factors: compression of the VAE in time and space, where there is no `vae`.
+        vae: the VAE on the meta device, for its shapes; None: leave it out.
+        frames: number of frames of the clip, 4n + 1.
+        size: height and width in pixels, multiples of 16.
+        latent_factors: compression of the VAE in time and space; used if `vae` is None.
     """
     time, space = latent_factors if vae is None else (vae.temporal_factor, vae.spatial_factor)
     latents = latent_frames(frames, time), size[0] // space, size[1] // space
@@ -96,7 +99,7 @@ def communication_volume(
 
 
 def describe(config: DictConfig, frames: int, size: tuple[int, int], sp_sizes: Iterable[int]) -> str:
-    """A line for each number of ranks, for the networks that a preset's YAML names; see `communication_volume`."""
+    """One line per number of ranks, for the networks that a preset's YAML names; see `communication_volume`."""
     with torch.device("meta"):
         dit, vae = create_object(config.dit.model), create_object(config.vae.model)
     lines = []
@@ -107,7 +110,7 @@ def describe(config: DictConfig, frames: int, size: tuple[int, int], sp_sizes: I
 
 
 class Counter:
-    """A sequence group that only records which rank would hold which token."""
+    """A sequence group that only records which rank would hold each token."""
 
     def __init__(self, size: int) -> None:
         self.size, self.rank = size, 0
@@ -119,7 +122,7 @@ class Counter:
 
 
 def moved_tokens(layout: ClipLayout, owners: Sequence[Tensor], size: int) -> tuple[int, float]:
-    """Tokens that the busiest rank sends in a forward pass; the share of all that change owner where windows change."""
+    """(tokens that the busiest rank sends in a forward pass, fraction of tokens that change rank between windows)."""
     if size == 1:
         return 0, 0.0
     sent, shares = torch.zeros(size, dtype=torch.long), []
@@ -132,10 +135,10 @@ def moved_tokens(layout: ClipLayout, owners: Sequence[Tensor], size: int) -> tup
 
 
 def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int) -> tuple[int, int]:
-    """(encode, decode): what the busiest rank sends when each has a block of the picture's rows.
+    """(encode, decode): the bytes that the busiest rank sends if each rank has one block of the picture's rows.
 
-    A convolution of 3x3 pixels needs the row above and the row below of its input (a halving one the row below alone),
-    an upsampler those of what it enlarges; the attention's keys and values go to everybody.
+    A 3x3 convolution needs the rows above and below its input block (a strided one only the row below), and an
+    upsampler those of its low-resolution input. The attention's keys and values go to all ranks.
     """
     if size == 1:
         return 0, 0
@@ -152,7 +155,7 @@ def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int)
         convs += [(level, conv) for level, block in enumerate(blocks) for conv in spatial_convolutions(block)]
         convs += [(last, conv) for conv in spatial_convolutions(network.mid_block)]
         rows = sum(
-            (1 if conv.stride[1] == 2 or size == 2 else 2)  # of two ranks, each has one neighbour
+            (1 if conv.stride[1] == 2 or size == 2 else 2)  # with two ranks, each has one neighbour
             * latent_frames(frames, levels[level].time)
             * (width >> level)
             * conv.in_channels
@@ -163,12 +166,12 @@ def vae_bytes(vae: VideoAutoencoderKL, latents: tuple[int, int, int], size: int)
 
 
 def spatial_convolutions(block: nn.Module) -> list[CausalConv3d]:
-    """Those that read neighbouring pixels."""
+    """The convolutions of a block that read neighbouring pixels."""
     return [m for m in block.modules() if isinstance(m, CausalConv3d) and m.kernel_size[1] > 1]
 
 
 def token_share(config: NaDiTConfig, latents: tuple[int, int, int], ranks: int) -> float:
-    """The share of a clip's tokens that the rank with most of them holds in the transformer."""
+    """The fraction of a clip's tokens that the busiest rank holds in the transformer."""
     if ranks == 1:
         return 1.0
     counter = Counter(ranks)

@@ -16,17 +16,18 @@ logger = get_logger(__name__)
 
 FOLDER = "compare"
 STILLS = 6  # rows of a contact sheet
-SPARE_BYTES = 1 << 20  # besides what the result will still need
+SPARE_BYTES = 1 << 20  # free disk space to leave in addition to what the result still needs
 
 
 class Comparison:
-    """Side-by-side clip (or picture) of one file, and for clips a contact sheet of stills over its whole length.
+    """Writes a side-by-side clip or picture of one file and, for clips, a contact sheet of stills over its length.
 
-    Takes frames as they are made. It never costs the result: whatever goes wrong with it is a warning.
+    Frames are passed as they are computed. Errors are logged as warnings, so that they never affect the result.
 
     Args:
-        output: the result that it stands beside. info, size: as for the result's writer.
-        wanted: nothing is written otherwise.
+        output: the path of the result.
+        info, size, frame_rate: as for the result's writer.
+        wanted: False: nothing is written.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class Comparison:
     def write(
         self, inputs: Tensor, outputs: Tensor, times: Sequence[Fraction], result: Path | None = None, written: int = 0
     ) -> None:
-        """Append frames, u8 [T, 3, h, w] each: the resized input and the result.
+        """Append frames, uint8 [T, 3, h, w] each: the resized input and the result.
 
         Args:
-            result: the result so far, which must not lack the space that the comparison takes. written: its frames.
+            result: the file or folder of the result so far, for which enough disk space must remain.
+            written: its number of frames.
         """
         if self.clip is None:
             return
@@ -65,11 +67,11 @@ class Comparison:
             if self.seen % self.every == 0:
                 self.stills.append((f"bicubic, {float(time):.2f} s", before, after))
             self.seen += 1
-            if len(self.stills) == 2 * STILLS:  # the length is unknown until the end: keep every second so far
+            if len(self.stills) == 2 * STILLS:  # the length is unknown until the end, so keep every second still
                 self.stills, self.every = self.stills[::2], 2 * self.every
 
     def complete(self) -> None:
-        """Give the clip and the sheet their names."""
+        """Finish the clip under its final name, and write the contact sheet."""
         clip, self.clip = self.clip, None
         if clip is None:
             return
@@ -82,14 +84,14 @@ class Comparison:
             self._say(error)
 
     def abandon(self) -> None:
-        """Leave nothing of it behind."""
+        """Remove the unfinished clip."""
         clip, self.clip = self.clip, None
         if clip is not None:
             stopped = ValueError("abandoned")
             clip.__exit__(ValueError, stopped, None)
 
     def _leave_space(self, result: Path, written: int) -> None:
-        """OSError where the comparison would take the last space of the disk, which the result needs."""
+        """Raise OSError if the disk has not enough space left for the result and `SPARE_BYTES`."""
         files = result.iterdir() if result.is_dir() else [result]
         size = sum(file.stat().st_size for file in files)
         left = max((self.expected or 2 * written) - written, 0)

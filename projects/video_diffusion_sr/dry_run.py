@@ -1,6 +1,6 @@
-"""Runs both networks on the meta device, without pixels, so that `compiled_ahead` sees every kernel that files need.
+"""Runs both networks on the meta device, so that `compiled_ahead` compiles every kernel that the files need.
 
-Nothing here lists kernels: the networks' own code launches them, for the shapes of the files' slices.
+There is no list of kernels: the networks' code launches them for the shapes of the files' slices.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,14 +23,14 @@ from projects.video_diffusion_sr.memory.budget import Clip
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.settings import RunSettings
 
-MOST_SIZES = 4  # of a folder's pictures: kernels hardly differ between sizes
-LATENTS = (2, 8, 8)  # of a clip for the transformer, whose kernels are the same for all sizes
+MOST_SIZES = 4  # most picture sizes of a folder that are run, since kernels hardly differ between sizes
+LATENTS = (2, 8, 8)  # latent (t, h, w) of the transformer's clip; its kernels are the same for all sizes
 TEXT_TOKENS = 8
 
 
 @dataclass
 class DryRows:
-    """The `RowExchange` of a rank that exchanges nothing: what would arrive is as large, and empty."""
+    """A `RowExchange` without communication, which returns empty tensors of the shapes that would arrive."""
 
     ranks: int
     total_rows: int
@@ -53,9 +53,9 @@ class DryRows:
 def kernels_for(
     settings: RunSettings, parallel: Parallel, files: Sequence[tuple[Clip, MemoryPlan]]
 ) -> AbstractContextManager[None]:
-    """A block around the loading of weights, after which the kernels of these files are compiled.
+    """A context in which weights are loaded while the kernels of these files are compiled in threads.
 
-    The networks of `settings` have no weights yet when the block begins.
+    The networks of `settings` must be without weights when it begins.
     """
     if settings.device.type != "cuda" or not files:
         return nullcontext()
@@ -66,9 +66,10 @@ def kernels_for(
 
 @dataclass(frozen=True)
 class DryClip:
-    """What kernels depend on.
+    """The properties of a clip on which kernels depend.
 
-    size: (H, W) of the networks' pictures. frames, latents: lengths of its slices that differ, in order.
+    size: (H, W) of the networks' pictures in pixels.
+    frames, latents: the different lengths of its slices, in frames and in latent frames, in order.
     """
 
     schedule: Schedule
@@ -78,7 +79,7 @@ class DryClip:
 
 
 def different_clips(settings: RunSettings, files: Sequence[tuple[Clip, MemoryPlan]]) -> list[DryClip]:
-    """`MOST_SIZES` of the clips that differ, at most."""
+    """The different clips of a run, at most `MOST_SIZES`."""
     factor, size_of = settings.vae.temporal_factor, settings.geometry.network_size
     clips = [
         DryClip(
@@ -93,7 +94,7 @@ def different_clips(settings: RunSettings, files: Sequence[tuple[Clip, MemoryPla
 
 
 def dry_run(settings: RunSettings, parallel: Parallel, clips: Sequence[DryClip]) -> Callable[[], None]:
-    """What `compiled_ahead` takes, on copies of the networks of `settings`."""
+    """The function for `compiled_ahead`, which runs copies of the networks of `settings`."""
     vae, dit = deepcopy(settings.vae), transformer_of_two_blocks(settings.dit, settings.dtype)
 
     def run() -> None:
@@ -107,7 +108,7 @@ def dry_run(settings: RunSettings, parallel: Parallel, clips: Sequence[DryClip])
 
 
 def run_vae(vae: VideoAutoencoderKL, dtype: torch.dtype, clip: DryClip, parallel: Parallel) -> None:
-    """The slices of a clip that differ in shape through the encoder and the decoder."""
+    """Run the encoder and the decoder on slices of all shapes of a clip."""
     scale, tile = vae.spatial_factor, clip.schedule.tile
     height, width = (n if tile is None else min(n, tile * scale) for n in clip.size)
     rows = None if tile is not None else dry_rows(height // scale, parallel)
@@ -124,13 +125,13 @@ def run_vae(vae: VideoAutoencoderKL, dtype: torch.dtype, clip: DryClip, parallel
 
 
 def slices_of(schedule: Schedule, frames: int | None, factor: int, of_latents: bool = False) -> Iterable[int]:
-    """Lengths of a clip's slices that differ: the first, one in the middle, the last; in frames or in latent frames."""
+    """The different lengths of a clip's slices (first, middle, last), in frames or, if `of_latents`, latent frames."""
     if schedule.single_frame or frames == 1:
         return [1]
     step = schedule.slice_frames and schedule.slice_frames // factor  # latent frames
     latents = latent_frames(causal_length(frames, factor), factor) if frames else 1 + 2 * (step or 1)
     cut = [latents] if step is None else [min(step, latents - start) for start in range(0, latents, step)]
-    if not of_latents:  # the first slice of frames holds the clip's first frame besides
+    if not of_latents:  # the first slice of frames also has the clip's first frame
         after = latents - 1
         cut = [after] if step is None else [min(step, after - start) for start in range(0, after, step)]
         cut = [1 + factor * cut[0], *(factor * length for length in cut[1:])]
@@ -138,7 +139,7 @@ def slices_of(schedule: Schedule, frames: int | None, factor: int, of_latents: b
 
 
 def dry_rows(latent_rows: int, parallel: Parallel) -> DryRows | None:
-    """Which rows this rank has, where ranks share clips."""
+    """The exchange for this rank's rows; None if ranks do not share clips."""
     if parallel.size == 1:
         return None
     blocks, rank = RowBlocks.of(latent_rows, parallel.size), parallel.group.rank
@@ -148,7 +149,7 @@ def dry_rows(latent_rows: int, parallel: Parallel) -> DryRows | None:
 
 
 def transformer_of_two_blocks(dit: NaDiT, dtype: torch.dtype) -> NaDiT:
-    """On the meta device. The other blocks launch the same kernels."""
+    """The transformer with two blocks, on the meta device, because all others launch the same kernels."""
     config = dit.config
     few = replace(config, num_layers=2, windows=config.windows[:2], shifted=config.shifted[:2])
     with torch.device("meta"):
@@ -156,7 +157,7 @@ def transformer_of_two_blocks(dit: NaDiT, dtype: torch.dtype) -> NaDiT:
 
 
 def run_transformer(dit: NaDiT, dtype: torch.dtype) -> None:
-    """One step of a small clip."""
+    """Run one sampling step of a small clip."""
     config, positions = dit.config, LATENTS[0] * LATENTS[1] * LATENTS[2]
     dit(
         torch.empty(positions, config.vid_in_channels, dtype=dtype, device="meta"),

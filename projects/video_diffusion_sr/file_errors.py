@@ -10,7 +10,7 @@ from data.media import MediaError
 
 
 class InputError(MediaError):
-    """The input cannot be read: all ranks that share it find the same."""
+    """The input cannot be read; all ranks that share it raise this error."""
 
 
 class OutputError(MediaError):
@@ -18,7 +18,7 @@ class OutputError(MediaError):
 
 
 class NotFiniteError(MediaError):
-    """A network returned values that are not numbers."""
+    """A network returned NaN or infinite values."""
 
 
 class CrashError(MediaError):
@@ -26,14 +26,14 @@ class CrashError(MediaError):
 
 
 class SkippedError(MediaError):
-    """Nothing to do: the result is there, or another run makes it."""
+    """The file is skipped, because its result exists or another run is making it."""
 
 
 KINDS = {kind.__name__: kind for kind in (InputError, OutputError, NotFiniteError, SkippedError)}
 
 
 def rebuild(kind: str, message: str) -> MediaError:
-    """The error of one rank, the same on all that share the clip; what is none of these kinds is an `OutputError`."""
+    """Rebuild an error of another rank from its class name and message; unknown classes become `OutputError`."""
     return KINDS.get(kind, OutputError)(message)
 
 

@@ -11,10 +11,10 @@ logger = get_logger(__name__)
 
 
 def find_inputs(args: argparse.Namespace) -> list[Path]:
-    """Files, and folders or patterns of numbered pictures, in the order of a run; a line for each that is left out.
+    """Find files, and folders or patterns of numbered pictures, in the order of a run. Skipped files are logged.
 
     Raises:
-        MediaError: nothing is there to be restored.
+        MediaError: there is nothing to restore.
     """
     files, skipped = find_media(
         args.video_path, recursive=args.recursive, frames_as_clip=args.frames_as_clip, leave_out=args.output_dir
@@ -37,7 +37,7 @@ def _say_clip(path: Path, args: argparse.Namespace) -> None:
 
 
 def _say_pictures(folder: Path) -> None:
-    """A line where pictures are restored one by one that could have been meant as a clip."""
+    """Log that numbered pictures, which could be meant as a clip, are restored one by one."""
     try:
         count = len(numbered(folder).files)
     except MediaError:

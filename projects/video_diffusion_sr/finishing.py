@@ -1,4 +1,4 @@
-"""Converts input pixels to what the networks take, and decoded frames to the pixels of the result."""
+"""Converts input frames to the pixels for the networks, and decoded frames to the pixels of the result."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from projects.video_diffusion_sr.strength import mixed
 
 
 def pixels_of(frames: Sequence[Frame], restorer: Restorer, path: PixelPath) -> tuple[Tensor, Tensor | None]:
-    """(pixels [T, 3, H, W] on the device as the networks take them; alpha [T, 1, H, W] in [0, 1], or None)."""
+    """Convert frames on the device: (pixels [T, 3, H, W] for the networks, alpha [T, 1, H, W] in [0, 1] or None)."""
     rgb, alpha = rgb_of(frames, restorer.device, path.dtype_in), alpha_of(frames, restorer.device)
     if path.curve != "none":
-        for picture in rgb:  # one by one: a curve takes several copies
+        for picture in rgb:  # one by one, because a curve takes memory for several copies
             picture.copy_(path.into(picture))
-    if alpha is not None:  # hidden colours must not bleed into visible ones
+    if alpha is not None:  # otherwise the networks would mix colours of transparent pixels into visible ones
         rgb = torch.stack([fill_hidden(picture, seen) for picture, seen in zip(rgb, alpha, strict=True)])
     return rgb, alpha
 
@@ -49,7 +49,8 @@ class PixelForm:
 class Finisher:
     """Finishes decoded frames of one clip: crop, colour fix, strength, conversion.
 
-    size: (height, width) of results. transparent: results have alpha.
+    size: (height, width) of results.
+    transparent: whether results have alpha.
     """
 
     size: tuple[int, int]
@@ -58,17 +59,19 @@ class Finisher:
     transparent: bool = False
 
     def new_outputs(self, frames: int) -> list[Tensor]:
-        """Zeros for this many frames: first u8 of input and result, if both are shown (`ResultOptions.pairs`), then the
-        result as it is stored. A result of 8 bits without alpha is shown as it is stored, so it is there once.
+        """Zeros for this many frames; the last tensor is for the result as it is stored.
+
+        If a comparison is shown (`ResultOptions.pairs`), uint8 tensors of the input and, unless the stored result has 8
+        bits and no alpha, of the result come before it.
         """
         compared, shown_apart = self.restorer.result_options.pairs, self.form.path.bits == 16 or self.transparent
         kinds = [(3, torch.uint8)] * (compared * (1 + shown_apart)) + [(3 + self.transparent, self.form.path.dtype_out)]
         return [torch.zeros(frames, c, *self.size, dtype=t, device=self.restorer.device) for c, t in kinds]
 
     def finish(self, clip: Tensor, degraded: list[Frame]) -> tuple[Tensor, ...]:
-        """Fill the tensors of `new_parts` from decoded frames [3, T, h', w'] and input frames, a few at a time.
+        """The tensors of `new_outputs`, filled from decoded frames [3, T, h', w'] and input frames, a few at a time.
 
-        Frames beyond the end of the input are zeros.
+        Frames after the end of the input stay zero.
         """
         outputs, restorer = self.new_outputs(clip.shape[1]), self.restorer
         for start in range(0, len(degraded), FINISH_FRAMES):
@@ -86,7 +89,7 @@ class Finisher:
         return tuple(outputs)
 
     def _alpha(self, alpha: Tensor | None, result: Tensor) -> Tensor:
-        """The alpha of results, resized from that of the input; opaque if it has none."""
+        """The alpha of results, resized from that of the input; opaque if the input has none."""
         if alpha is None:
             return torch.full_like(result[:, :1], 255 if self.form.path.bits == 8 else -1)
         unit = self.restorer.geometry.alpha_to_output(alpha)
@@ -97,7 +100,8 @@ def finish(clip: Tensor, degraded: Tensor, options: ResultOptions) -> Tensor:
     """Crop the padding, then apply the colour fix and the strength: [T, 3, h, w] float32 about [-1, 1].
 
     Args:
-        clip: [3, T', h', w'] decoded. degraded: [T, 3, h, w] the resized input, T <= T'.
+        clip: decoded frames [3, T', h', w'].
+        degraded: the resized input [T, 3, h, w], T <= T'.
     """
     frames, _, height, width = degraded.shape
     content = clip[:, :frames, :height, :width].transpose(0, 1).float()

@@ -1,6 +1,6 @@
-"""Are the networks' results numbers? A value that is NaN or infinite would be written as black.
+"""Checks the networks' results for NaN and infinite values, which would be written as black pixels.
 
-One pass over a result on its device; the answers are read when the pixels are copied to the host anyway.
+Each check is one pass over a result on its device. Its outcome is read when the pixels are copied to the host anyway.
 """
 
 import torch
@@ -15,33 +15,33 @@ ADVICE = (
 
 
 class FiniteGuard:
-    """Watches the results of one clip, stage by stage. Nothing waits for the device before `check`."""
+    """Checks the results of one clip, stage by stage. Only `check` waits for the device."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
 
     def begin(self) -> None:
-        """A new clip."""
+        """Begin a new clip."""
         self._sums.clear()
 
     def watch(self, stage: str, result: Tensor) -> Tensor:
-        """The result itself; `stage` names what computed it."""
-        # A sum is finite only if every value is, and needs no second tensor of the result's size.
+        """Check a result, which `stage` has computed, and return it unchanged."""
+        # The sum is finite only if all values are, and it needs no second tensor of the result's size.
         total = result.sum(dtype=torch.float32) * 0
         before = self._sums.get(stage)
         self._sums[stage] = total if before is None else before.to(total.device) + total
         return result
 
     def marks(self) -> tuple[tuple[str, ...], Tensor]:
-        """(stages so far, a number for each that is 0 where its results were finite), still on the device."""
+        """(names of the stages so far, a device tensor with a number for each, 0 if its results were finite)."""
         device = next(iter(self._sums.values())).device
         return tuple(self._sums), torch.stack([total.to(device) for total in self._sums.values()])
 
     def check(self, name: str) -> None:
-        """`check_marks` of everything so far; waits for the device.
+        """Wait for the device, and call `check_marks` for all stages so far.
 
         Args:
-            name: of the file.
+            name: name of the file, for the message.
         """
         if self._sums:
             stages, marks = self.marks()
@@ -49,7 +49,7 @@ class FiniteGuard:
 
 
 def check_marks(name: str, stages: tuple[str, ...], marks: Tensor) -> None:
-    """NotFiniteError, with the first stage that went wrong, unless every mark is 0."""
+    """Raise NotFiniteError, with the first stage of which the mark is not 0, unless all marks are 0."""
     for stage, mark in zip(stages, marks.tolist(), strict=True):
         if mark != 0:
             raise NotFiniteError(f"{name}: {stage} returned values that are not finite; {ADVICE}")

@@ -1,4 +1,4 @@
-"""The types of flag values: text of the command line -> a value, or argparse's error that says what is wrong."""
+"""Converts the text of flags to values, or raises argparse's error with what is wrong."""
 
 import argparse
 from fractions import Fraction
@@ -23,14 +23,14 @@ def clip_shape(text: str) -> tuple[int, int, int]:
 
 
 def count(text: str) -> int:
-    """A number of processes."""
+    """A number of processes, from text."""
     if not (text.isdecimal() and text.isascii() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
 
 
 def time_of_clip(text: str) -> Fraction:
-    """Seconds, from seconds or hh:mm:ss.ms."""
+    """A time in seconds, from seconds or hh:mm:ss.ms."""
     try:
         return seconds_of(text)
     except ValueError as error:

@@ -1,9 +1,9 @@
-"""Floating point operations of the networks: those that the mathematics asks for, whatever a program computes on top.
+"""Counts the floating point operations that the networks' mathematics needs, whatever else a program computes.
 
-A multiplication by a weight and its addition are two operations. The transformer's are computed by formula, since the
-sizes of batches vary from step to step: attention over a sequence of S tokens takes 4 S^2 (H D). Those of other
-networks are counted on the meta device. Norms, rotations and everything elementwise are left out. A training step is
-three forward passes.
+A multiplication by a weight and the addition of the product are two operations. Those of the transformer follow from a
+formula, since the sizes of batches vary from step to step; attention over a sequence of S tokens takes 4 S^2 (H D).
+Those of other networks are counted on the meta device. Norms, rotations and elementwise operations are left out. A
+training step counts as three forward passes.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from models.nadit.windows import cut_windows
 
 
 def counted_flops(run: Callable[[], Any]) -> float:
-    """Operations of linear layers, convolutions and attention while `run` computes, best on the meta device."""
+    """The operations of linear layers, convolutions and attention in a call of `run`, best on the meta device."""
     mapping = {torch.ops.aten.convolution: convolution_flops}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
         run()
@@ -30,33 +30,36 @@ def counted_flops(run: Callable[[], Any]) -> float:
 
 
 def convolution_flops(x: list[int], weight: list[int], *arguments: Any, out_shape: Any = None, **_: Any) -> int:
-    """Operations of the output alone: products with frames that a transposed convolution carries in count once.
+    """The operations of a convolution, counted from its output.
+
+    So for a transposed convolution, products of carried frames for outputs that are dropped do not count.
 
     Args:
-        x, weight: shapes. arguments: the others of `aten.convolution`, of which the stride and `transposed` are read.
+        x, weight: shapes.
+        arguments: the other arguments of `aten.convolution`, of which the stride and `transposed` are read.
         out_shape: shape of the output.
     """
     _bias, stride, _padding, _dilation, transposed = arguments[:5]
     taps = prod(weight[2:])
     if transposed:
-        taps = taps / prod(stride)  # that meet one output
+        taps = taps / prod(stride)  # number of taps that contribute to one output
     inner, outer = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
     return int(2 * x[0] * prod(out_shape[2:]) * taps * inner * outer)
 
 
 def transformer_flops(config: NaDiTConfig, sizes: Sequence[Size3], text_lengths: Sequence[int]) -> float:
-    """Operations of one forward pass of the transformer.
+    """The operations of one forward pass of the transformer.
 
     Args:
-        sizes: latent (t, h, w) of every sample of a packed batch.
-        text_lengths: tokens of every sample's text embedding.
+        sizes: latent (t, h, w) of each sample of a packed batch.
+        text_lengths: number of tokens of each sample's text embedding.
     """
     samples = Counter(((t, h, w), text) for (t, h, w), text in zip(sizes, text_lengths, strict=True))
     return sum((count * sample_flops(config, size, text) for (size, text), count in samples.items()), start=0.0)
 
 
 def sample_flops(config: NaDiTConfig, size: Size3, text: int) -> float:
-    """`transformer_flops` of one sample."""
+    """The operations of `transformer_flops` for one sample."""
     grid = token_grid(size, config.patch_size)
     video, inner = prod(grid), config.heads * config.head_dim
     patch = prod(config.patch_size)
@@ -71,7 +74,7 @@ def sample_flops(config: NaDiTConfig, size: Size3, text: int) -> float:
 
 
 def linear_weights(config: NaDiTConfig) -> int:
-    """Number of weights of the linear layers of one block that one token passes through."""
+    """The number of weights in the linear layers of one block that one token passes through."""
     inner = config.heads * config.head_dim
     if config.mlp == "swiglu":
         mlp = 3 * config.dim * SwiGLU.hidden(config.dim, config.expand_ratio)
@@ -81,17 +84,19 @@ def linear_weights(config: NaDiTConfig) -> int:
 
 
 def attention_flops(windows: Sequence[tuple[int, ...]], text: int, inner: int) -> float:
-    """Scores and weighted sums in all windows of one sample in one block; the text attends in every window.
+    """The operations of scores and weighted sums in all windows of one sample in one block, text included.
 
     Args:
-        windows: first and end position of each in t, h and w. inner: heads x channels of a head.
+        windows: first and end position of each window in t, h and w.
+        text: number of text tokens, which are in every window.
+        inner: number of heads times channels of a head.
     """
     sizes = [(t1 - t0) * (h1 - h0) * (w1 - w0) for t0, t1, h0, h1, w0, w1 in windows]
     return sum(4.0 * (size + text) ** 2 * inner for size in sizes)
 
 
 def vae_flops(vae: torch.nn.Module, size: tuple[int, ...]) -> float:
-    """Operations of encoding and decoding one clip of size (T, H, W) at once; `vae` is on the meta device."""
+    """The operations of encoding and decoding a clip of size (T, H, W) at once; `vae` is on the meta device."""
     return counted_flops(lambda: vae(_empty(1, 3, *size)))
 
 

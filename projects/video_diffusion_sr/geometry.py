@@ -1,4 +1,4 @@
-"""From the size of the file to the size of the result, and to the size that the networks accept."""
+"""Computes the sizes of the result and of the networks' pictures from the size of a file, and resizes frames."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,16 +17,14 @@ Fit = Literal["pad", "crop"]
 
 @dataclass(frozen=True)
 class Geometry:
-    """How one file's frames become the networks' and back.
-
-    The area res_h * res_w is what the user asks for, the aspect ratio stays the file's; or any other `OutputSize`.
+    """Converts the frames of a file to the size of the result and to the size of the networks' pictures.
 
     Args:
-        res: asked (height, width) in pixels, an area.
-        multiple: what the networks can divide, spatial compression times patch.
-        fit: "pad" mirrors the border and cuts the result back, so it has exactly the resized size; "crop" takes the
-            centre, as the reference does, and loses up to `multiple - 1` rows and columns.
-        size: another way of asking for a size than `res`, which it replaces.
+        res: (height, width) in pixels whose product is the area of the result; the aspect ratio is the file's.
+        multiple: the networks need sides that are multiples of this: spatial compression times patch size.
+        fit: "pad" mirrors the border and crops the result, which has exactly the resized size then; "crop" takes the
+            centre, as the reference does, which removes up to `multiple - 1` rows and columns.
+        size: another specification of the size, which replaces `res`; None: use `res`.
     """
 
     res: tuple[int, int]
@@ -35,7 +33,7 @@ class Geometry:
     size: OutputSize | None = None
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of frames of this size after resizing, before any crop."""
+        """(height, width) after resizing, before any crop, of frames of this size."""
         return (self.size or OutputSize(area=self.res)).of(height, width)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
@@ -48,13 +46,18 @@ class Geometry:
         return h, w
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that the networks get for frames of this size: the result's, padded to `multiple`."""
+        """(height, width) of the networks' pictures for frames of this size: the result's, padded to `multiple`."""
         height, width = self.output_size(height, width)
         return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
 
     def to_output(self, pixels: Tensor, device: torch.device | str) -> Tensor:
-        """One frame [3, H, W], u8 or float32 in [0, 1] -> float32 [3, h, w] in [-1, 1], resized: what the result is
-        compared with."""
+        """Resize a frame [3, H, W] to the size of the result: float32 [3, h, w] in [-1, 1].
+
+        The result is compared with it.
+
+        Args:
+            pixels: uint8, or float32 in [0, 1].
+        """
         size = self.resized(*pixels.shape[-2:])
         frame = resize_8_bit(pixels.to(device), size, 255 if pixels.dtype == torch.uint8 else 1).clamp(0, 1)
         if self.fit == "crop":
@@ -62,11 +65,11 @@ class Geometry:
         return unit_to_model(frame)
 
     def alpha_to_output(self, alpha: Tensor) -> Tensor:
-        """Transparency [T, 1, H, W] in [0, 1] -> [T, 1, h, w], as frames are resized."""
+        """Resize alpha [T, 1, H, W] in [0, 1] to [T, 1, h, w] in the same way as frames."""
         size = self.resized(*alpha.shape[-2:])
         resized = torch.stack([resize_8_bit(plane, size, 1).clamp(0, 1) for plane in alpha])
         return DivisibleCrop(self.multiple)(resized) if self.fit == "crop" else resized
 
     def to_network(self, frame: Tensor) -> Tensor:
-        """[3, h, w] -> [3, h', w'] with sides that the networks can divide."""
+        """Pad [3, h, w] to [3, h', w'] with sides that are multiples of `multiple`."""
         return pad_to_multiple(frame, self.multiple)

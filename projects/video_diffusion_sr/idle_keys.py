@@ -11,13 +11,13 @@ from projects.video_diffusion_sr.bare_network import alike, network_without_weig
 from projects.video_diffusion_sr.presets import Preset
 from projects.video_diffusion_sr.sampling import Sampling
 
-MODELS = ("dit.model", "vae.model")  # whose keys a constructor takes, or refuses
+MODELS = ("dit.model", "vae.model")  # sections whose keys are arguments of a constructor, which refuses unknown ones
 
 
 def refuse_idle_model_keys(source: str | Path, config: DictConfig, overrides: Sequence[str]) -> None:
-    """ValueError for an override of a network's key that it does not take, or without which it would be the same.
+    """Raise ValueError for an override of a network's key that it does not accept, or that does not change it.
 
-    A value that the key has anyway is no fault.
+    An override with the value that the key already has is allowed.
     """
     for i, override in enumerate(overrides):
         names = [(name, model) for name in override_names(override) for model in MODELS if name.startswith(f"{model}.")]
@@ -25,7 +25,7 @@ def refuse_idle_model_keys(source: str | Path, config: DictConfig, overrides: Se
             try:
                 without = load_config(source, [*overrides[:i], *overrides[i + 1 :]])
                 other = network_without_weights(OmegaConf.select(without, model))
-            except ValueError:  # the other overrides need this one
+            except ValueError:  # without this override the others are invalid, so it has an effect
                 continue
             value, before = OmegaConf.select(config, name), OmegaConf.select(without, name)
             if value == before:
@@ -41,7 +41,7 @@ def refuse_idle_model_keys(source: str | Path, config: DictConfig, overrides: Se
 
 
 def refuse_idle_memory_keys(config: DictConfig, changed: Set[str], device: torch.device) -> None:
-    """ValueError for a key of the `vae` section that does not change how the VAE uses its memory on this device."""
+    """Raise ValueError for a changed key of the `vae` section that has no effect on the VAE's memory on this device."""
     where = config.slicing.memory_device
     try:
         same = where != "same" and torch.device(where).type == device.type
@@ -64,7 +64,7 @@ def refuse_idle_memory_keys(config: DictConfig, changed: Set[str], device: torch
 
 
 def refuse_idle_sampling_keys(sampling: Sampling, changed: Set[str], preset: Preset) -> None:
-    """ValueError for a key of the `diffusion` section that this way of sampling makes no use of."""
+    """Raise ValueError for a changed key of the `diffusion` section that this kind of sampling does not use."""
     guidance, alone = sampling.guidance, "changes nothing without guidance: set diffusion.cfg.scale or --cfg_scale, too"
     one_step = "changes nothing with one step: set diffusion.timesteps.sampling.steps or --sample_steps, too"
     unnoised = f"changes nothing: it moves the condition's noise, and {preset.name} has none"

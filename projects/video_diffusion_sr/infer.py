@@ -1,4 +1,4 @@
-"""From latents to restored latents, and the VAE on both sides of it. One clip at a time.
+"""Restores latents with the transformer, and encodes and decodes them with the VAE, one clip at a time.
 
 Letters: T, H, W frames and pixels · t, h, w latent frames and positions · c latent channels.
 """
@@ -24,12 +24,15 @@ from projects.video_diffusion_sr.finite_guard import FiniteGuard
 from projects.video_diffusion_sr.memory.stages import SAMPLE, Stages
 from projects.video_diffusion_sr.sampling import Sampling
 
-RESTORE = 1.0  # the mask channel: this latent is given and to be restored
+RESTORE = 1.0  # value of the mask channel: the latent of the degraded clip is given
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Text embeddings made offline: positive and negative, [tokens, width] each."""
+    """Precomputed text embeddings.
+
+    positive, negative: [tokens, width] each.
+    """
 
     positive: Tensor
     negative: Tensor
@@ -39,13 +42,15 @@ Predictor = Callable[[Tensor, Tensor], Tensor]  # (x_t [t, h, w, c], t) -> the n
 
 
 class VideoDiffusionInfer:
-    """Encode, condition, sample, decode: the networks with everything that a request does not change.
+    """Encodes, conditions, samples and decodes, with networks and settings that are fixed for a run.
 
     Args:
-        vae, dit: the networks, in evaluation mode, each in its dtype; on one device unless `stages` moves them.
-        scaling_factor: the transformer sees latents times this.
+        vae, dit: the networks in evaluation mode, each in its dtype; on one device unless `stages` moves them.
+        prompts: text embeddings.
+        sampling: steps, guidance and condition noise.
+        scaling_factor: factor of the VAE's latents for the transformer.
         sequence_group: the ranks that share the transformer's work on a clip, see `NaDiT.layout`; None: one rank.
-        stages: what brings the networks to the device; None: they are there.
+        stages: moves the networks to the device; None: they are there.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class VideoDiffusionInfer:
         self.stages = stages or Stages(vae, dit, next(vae.parameters()).device)
         self.guard = FiniteGuard()
         self._expected: dict[tuple[tuple[int, int, int], int], Future[ClipLayout]] = {}
-        self._layout_of_picture = lru_cache(maxsize=2)(self._new_layout)  # two: guidance asks with a second text
+        self._layout_of_picture = lru_cache(maxsize=2)(self._new_layout)  # two, because guidance has a second text
         self.schedule = LinearInterpolation(sampling.T)
         self.sampler = EulerSampler(
             self.schedule, uniform_trailing(sampling.steps, sampling.T, sampling.shift), sampling.prediction_type
@@ -71,24 +76,26 @@ class VideoDiffusionInfer:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks compute, wherever their weights are at the moment."""
+        """The device on which the networks compute; their weights may be elsewhere."""
         return self.stages.device
 
     @property
     def noise_kinds(self) -> tuple[str, ...]:
-        """What `sample` and `condition` need noise for, see `common.seed.KINDS`."""
+        """The kinds of noise that `sample` and `condition` need, see `common.seed.KINDS`."""
         return ("start", "condition") if self.sampling.condition_noise > 0 else ("start",)
 
     def new_memory(self, rows: RowExchange | None = None) -> ClipMemory | TileMemories:
-        """For one clip on its way through the encoder or the decoder, see `Stages.new_memory`."""
+        """A new memory for one clip in the encoder or the decoder, see `Stages.new_memory`."""
         return self.stages.new_memory(rows)
 
     @torch.inference_mode()
     def encode_slice(self, frames: Tensor, memory: ClipMemory | TileMemories, noise: Tensor | None) -> Tensor:
-        """The next frames [3, T, H, W] in [-1, 1] of a clip -> latents [t, h, w, c] float32 on the device.
+        """Encode the next frames of a clip: latents [t, h, w, c], float32 on the device.
 
         Args:
-            noise: [t, h, w, c] for a sample of the posterior; None for its mean.
+            frames: [3, T, H, W] in [-1, 1].
+            memory: that of the clip in the encoder.
+            noise: [t, h, w, c], for a sample of the posterior; None: use its mean.
         """
         posterior = DiagonalGaussian(self.stages.encode(frames[None], memory).float())
         latents = posterior.mode() if noise is None else posterior.sample(noise.permute(3, 0, 1, 2)[None])
@@ -96,12 +103,12 @@ class VideoDiffusionInfer:
 
     @torch.inference_mode()
     def condition(self, latents: Tensor, noise: Tensor | None) -> Tensor:
-        """Latents of the degraded clip [t, h, w, c] -> what the network sees of them, [t, h, w, c + 1].
+        """The network's condition [t, h, w, c + 1] from the latents [t, h, w, c] of the degraded clip.
 
-        Noised by the forward process where the preset says so; the last channel is the mask.
+        The forward process adds noise to it if the preset has condition noise. The last channel is the mask.
 
         Args:
-            noise: of the shape of the latents; None where `noise_kinds` has none for the condition.
+            noise: standard normal noise of the shape of the latents; None if `noise_kinds` has no "condition".
         """
         settings = self.sampling
         if settings.condition_noise > 0:
@@ -120,13 +127,13 @@ class VideoDiffusionInfer:
 
     @torch.inference_mode()
     def sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """Restored latents [t, h, w, c] float32 from the condition [t, h, w, c + 1] and noise [t, h, w, c]."""
+        """Sample restored latents, float32 [t, h, w, c], from the condition [t, h, w, c + 1] and noise [t, h, w, c]."""
         self.stages.begin(SAMPLE)
         condition, noise = condition.to(self.device), noise.to(self.device, torch.float32)
         t, h, w, _ = noise.shape
         shape, guidance = (t, h, w), self.sampling.guidance
         positive = self._predictor(self.prompts.positive, shape, condition)
-        # Without guidance nothing asks for the second.
+        # Without guidance the negative prompt is not used.
         negative = positive if guidance.scale == 1.0 else self._predictor(self.prompts.negative, shape, condition)
         self.expect(None)  # a layout of another shape would stay in the device's memory
 
@@ -140,9 +147,9 @@ class VideoDiffusionInfer:
         return self.guard.watch("the transformer", restored)
 
     def expect(self, shape: tuple[int, int, int] | None) -> None:
-        """Begin to build the layout of latents (t, h, w) in a thread, for the next `sample`; None: forget the last one.
+        """Start to build the layout of latents (t, h, w) in a thread, for the next `sample`; None: drop the last one.
 
-        The host takes about 50 ms for it at 720p x 97. If the next latents have another shape, only this work is lost.
+        It takes the host about 50 ms for 97 frames of 720p. If the next call has another shape, only this work is lost.
         """
         self._expected = {}
         if shape is None:
@@ -153,11 +160,11 @@ class VideoDiffusionInfer:
         pool.shutdown(wait=False)
 
     def _enter_thread(self) -> None:
-        if self.device.type == "cuda":  # else pinned memory would belong to the first device
+        if self.device.type == "cuda":  # otherwise pinned memory would belong to the first device
             torch.cuda.set_device(self.device)
 
     def _layout_of(self, shape: tuple[int, int, int], text_tokens: int) -> ClipLayout:
-        """The layout of one clip; that of a picture is kept for the next one, as it takes longer than the network."""
+        """The layout of one clip. Those of pictures are cached, because making one takes longer than the network."""
         if shape[0] == 1:
             return self._layout_of_picture(shape, text_tokens)
         expected = self._expected.pop((shape, text_tokens), None)
@@ -168,8 +175,8 @@ class VideoDiffusionInfer:
         return self.dit.layout([shape], [text_tokens], self.device, self.sequence_group)
 
     def _predictor(self, text: Tensor, shape: tuple[int, int, int], condition: Tensor) -> Predictor:
-        """The network as a function of (x_t, t), with everything that stays the same over the steps done once."""
-        dtype = next(self.dit.parameters()).dtype  # its device may be the host: blocks come when they are called
+        """The network as a function of (x_t, t); whatever does not change between steps is computed once."""
+        dtype = next(self.dit.parameters()).dtype  # not its device, which is the host with block offloading
         text = text.to(self.device, dtype)
         layout = self._layout_of(shape, len(text))
 
@@ -185,9 +192,9 @@ class VideoDiffusionInfer:
 
     @torch.inference_mode()
     def decode_slice(self, latents: Tensor, memory: ClipMemory | TileMemories) -> Tensor:
-        """The next restored latents [t, h, w, c] of a clip -> frames [3, T, H, W], about [-1, 1].
+        """Decode the next restored latents [t, h, w, c] of a clip to frames [3, T, H, W] in about [-1, 1].
 
-        In the VAE's dtype on the device; in tiles float32 on the host.
+        They are in the VAE's dtype on the device or, with tiles, float32 on the host.
         """
         z = (latents / self.scaling_factor).permute(3, 0, 1, 2)[None]
         return self.guard.watch("the VAE's decoder", self.stages.decode(z, memory)[0])

@@ -1,4 +1,4 @@
-"""Reading the input of one file: whatever goes wrong with it is an `InputError`, at the same frame on every rank."""
+"""Reads the frames of one file. Every error of reading becomes an `InputError`, at the same frame on every rank."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,7 +12,7 @@ from projects.video_diffusion_sr.scene_cuts import SceneCuts
 
 
 def open_input(source: Path, deinterlace: Deinterlace, clip_range: ClipRange, alpha: Alpha = "white") -> MediaReader:
-    """The reader of a file, or of a part of it; InputError, whatever a decoder makes of it; see `open_media`."""
+    """Open a file, or a part of it, for reading, see `open_media`; InputError for any error of the decoder."""
     try:
         return open_media(source, deinterlace=deinterlace, alpha=alpha, clip_range=clip_range)
     except Exception as error:
@@ -22,10 +22,12 @@ def open_input(source: Path, deinterlace: Deinterlace, clip_range: ClipRange, al
 def frames_of(
     reader: MediaReader, cuts: SceneCuts, first: int = 0, found: list[tuple[int, Fraction]] | None = None
 ) -> Iterator[Frame]:
-    """The frames from number `first` on, those that begin a shot marked; InputError where the rest cannot be read.
+    """Yield the frames from number `first` on, with marks on those that begin a shot.
 
     Args:
-        found: takes the cuts of the whole file, see `SceneCuts.mark`.
+        found: a list to which the cuts of the whole file are appended, see `SceneCuts.mark`.
+    Raises:
+        InputError: a frame cannot be read, or the list of cuts cannot be used.
     """
     try:
         marked = cuts.mark(iter(reader), reader.info.path, [] if found is None else found)

@@ -1,7 +1,7 @@
-"""The colour fix in CIELAB: lightness keeps the input's large forms, chroma gets the input's distribution.
+"""CIELAB for the colour fix: conversions, and matching of distributions.
 
-sRGB (IEC 61966-2-1) <-> CIELAB (CIE 15:2004) with the white D65. Values beyond the gamut stay what they are: every
-curve is continued by its linear piece, so a picture survives the way there and back.
+It converts sRGB (IEC 61966-2-1) to CIELAB (CIE 15:2004) with the white point D65, and back. Values outside the gamut
+are not clamped: the linear part of each curve continues below 0, so that the round trip is exact up to rounding.
 """
 
 import torch
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from data.pixel_range import model_to_unit, unit_to_model
 
-# Linear sRGB -> XYZ, IEC 61966-2-1, rows X, Y, Z; divided by the white D65, which is the sum of each row.
+# Linear sRGB -> XYZ by IEC 61966-2-1, with rows X, Y, Z. The sum of each row is the white point D65.
 RGB_TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
-# f(t) of CIELAB's definition -> L*, a*, b* less the constant of L*.
+# f(t) of CIELAB's definition for X, Y, Z -> L* + `LIGHTNESS_OFFSET`, a*, b*.
 F_TO_LAB = ((0.0, 116.0, 0.0), (500.0, -500.0, 0.0), (0.0, 200.0, -200.0))
 LIGHTNESS_OFFSET = 16.0
 KNEE = 6.0 / 29.0  # CIELAB: cube root above KNEE ** 3, a straight line below
@@ -19,7 +19,7 @@ QUANTILES = 256
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """sRGB in [-1, 1], [B, 3, H, W] float32 -> L* in about 0..100 and a*, b*, same shape."""
+    """Convert sRGB in [-1, 1] to L* in about [0, 100], a* and b*: float32 [B, 3, H, W] both."""
     encoded = model_to_unit(rgb)
     linear = torch.where(encoded > 0.04045, ((encoded.clamp_min(0) + 0.055) / 1.055) ** 2.4, encoded / 12.92)
     ratio = mixed(linear, _whitened())
@@ -40,19 +40,21 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 
 
 def mixed(x: Tensor, matrix: Tensor) -> Tensor:
-    """The matrix times each pixel's three values. Written out: TF32 would round a matrix product to ten bits."""
+    """The product of a 3x3 matrix with each pixel, written out, as TF32 would round a matrix product to ten bits."""
     rows = matrix.tolist()
     return torch.stack([sum(c * x[:, i] for i, c in enumerate(row) if c) for row in rows], dim=1)
 
 
 def match_distribution(content: Tensor, style: Tensor) -> Tensor:
-    """Each channel of each picture moved by a rising curve, after which it has the distribution of `style`.
+    """Map each channel of each picture by a monotonic curve to the distribution of `style`.
 
-    The curve joins `QUANTILES` quantiles by straight lines, so equal values stay equal: ranks would tear flat areas
-    apart.
+    The curve interpolates `QUANTILES` quantiles linearly, so equal values stay equal. Matching by rank would give equal
+    values of a flat area different results.
 
     Args:
         content, style: float32 [B, C, H, W].
+    Returns:
+        float32 [B, C, H, W].
     """
     matched = torch.empty_like(content)
     for i in range(content.shape[0]):
@@ -62,14 +64,14 @@ def match_distribution(content: Tensor, style: Tensor) -> Tensor:
 
 
 def quantiles(x: Tensor) -> Tensor:
-    """[QUANTILES] evenly spaced order statistics, from the least to the greatest."""
+    """`QUANTILES` evenly spaced order statistics of all values, from the smallest to the largest: [QUANTILES]."""
     values = x.flatten().sort().values
     where = torch.linspace(0, len(values) - 1, QUANTILES, dtype=torch.float64).round().long()
     return values[where.to(x.device)]
 
 
 def curve(x: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
-    """Linear interpolation through (given, wanted), both rising; where several share a `given`, their mean is taken."""
+    """Interpolate linearly through points (given, wanted), both increasing; points with equal `given` are averaged."""
     knots, group, count = torch.unique_consecutive(given, return_inverse=True, return_counts=True)
     values = torch.zeros_like(knots).index_add_(0, group, wanted) / count
     if len(knots) == 1:
@@ -81,6 +83,6 @@ def curve(x: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _whitened() -> Tensor:
-    """Linear sRGB -> XYZ over the white's, float64 [3, 3]: white becomes (1, 1, 1)."""
+    """Linear sRGB -> XYZ divided by that of white, float64 [3, 3]: white becomes (1, 1, 1)."""
     matrix = torch.tensor(RGB_TO_XYZ, dtype=torch.float64)
     return matrix / matrix.sum(dim=1, keepdim=True)

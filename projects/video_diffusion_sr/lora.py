@@ -1,7 +1,7 @@
-"""Low-rank adaptation (arXiv 2106.09685) of the transformer: train small factors, store them, merge them into weights.
+"""Low-rank adaptation (LoRA, arXiv 2106.09685) of the transformer: adds factors, stores them, merges them into weights.
 
-Adapted are the linear layers of attention and feed-forward, W x becomes W x + (alpha / rank) B A x. Factors are stored
-under the names of the layers they belong to, `blocks.0.attn.proj_qkv.vid.lora_A.weight`, rank and alpha in the header.
+It adapts the linear layers of attention and feed-forward: W x becomes W x + (alpha / rank) B A x. Factors are stored
+under the names of their layers, as in `blocks.0.attn.proj_qkv.vid.lora_A.weight`, with rank and alpha in the header.
 """
 
 import json
@@ -24,14 +24,21 @@ logger = get_logger(__name__)
 ADAPTED = r"blocks\.\d+\.(attn\.(proj_qkv|proj_out)\.(vid|txt|all)|mlp\.(vid|txt|all)\.\w+)"
 FACTORS = ("lora_A", "lora_B")
 ADAPTER = "default"  # peft's name for the only adapter of a model
-BASE = "base_layer"  # where peft keeps the layer that it wrapped
+BASE = "base_layer"  # peft's name for the wrapped layer
 HEADER = "lora"
 ADVICE = "train one with projects/train.py ... --lora rank=16, or leave --lora out"
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """rank of the factors; alpha: their product is multiplied by alpha / rank. None takes the rank."""
+    """The settings of an adapter.
+
+    rank: rank of the factors.
+    alpha: their product is multiplied by alpha / rank; None: alpha = rank.
+
+    Raises:
+        ValueError: a value is not possible.
+    """
 
     rank: int = 16
     alpha: float | None = None
@@ -42,17 +49,17 @@ class LoraSettings:
 
     @property
     def strength(self) -> float:
-        """What the product of the factors is multiplied by."""
+        """The multiplier of the product of the factors, alpha / rank."""
         return (self.rank if self.alpha is None else self.alpha) / self.rank
 
     @property
     def header(self) -> str:
-        """What a file of factors says about them."""
+        """The settings as text for the header of a file of factors."""
         return json.dumps({"rank": self.rank, "alpha": self.strength * self.rank})
 
     @staticmethod
     def parse(words: str) -> "LoraSettings":
-        """From a command line: `rank=16` or `rank=16,alpha=32`."""
+        """Parse the text of a flag: `rank=16` or `rank=16,alpha=32`."""
         values = dict(word.partition("=")[::2] for word in words.split(","))
         if unknown := set(values) - {"rank", "alpha"}:
             raise ValueError(f"--lora {words}: {sorted(unknown)[0]!r} is unknown; write rank=16 or rank=16,alpha=32")
@@ -64,9 +71,9 @@ class LoraSettings:
 
 
 def add_lora(dit: nn.Module, settings: LoraSettings) -> None:
-    """Give a transformer factors to train and freeze everything else; its answers do not change (B starts at zero).
+    """Add trainable factors to a transformer, and freeze all other parameters. Outputs do not change, as B is zero.
 
-    Works on the meta device as well. State-dict names of adapted layers change, see `with_base_names`.
+    It also works on the meta device. State-dict names of adapted layers change, see `with_base_names`.
     """
     peft = need("peft", "train", "training a LoRA")
     config = peft.LoraConfig(
@@ -87,7 +94,7 @@ def is_factor(name: str) -> bool:
 
 
 def with_base_names(state: Mapping[str, Tensor | StoredWeight], dit: nn.Module) -> dict[str, Tensor | StoredWeight]:
-    """A plain checkpoint under the names of a model after `add_lora`; fresh factors are drawn, B zero."""
+    """Rename a checkpoint without factors for a model after `add_lora`, with new factors: A random, B zero."""
     renamed: dict[str, Tensor | StoredWeight] = {}
     for name, wanted in dit.state_dict().items():
         plain = name.replace(f".{BASE}.", ".")
@@ -101,15 +108,15 @@ def with_base_names(state: Mapping[str, Tensor | StoredWeight], dit: nn.Module) 
 
 
 def factors_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The factors in a state dict of a model with LoRA, under the names in which they are stored."""
+    """The factors in the state dict of a model with LoRA, under their names in files."""
     return {name.replace(f".{ADAPTER}.", "."): tensor for name, tensor in state.items() if is_factor(name)}
 
 
 def read_lora(path: str | Path) -> tuple[dict[str, Tensor], LoraSettings]:
-    """Factors and settings out of a `.safetensors` file: `factors_of` a state dict, with `LoraSettings.header`.
+    """Read factors and settings from a `.safetensors` file with the header of `LoraSettings.header`.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, a damaged one, or one that holds no LoRA.
+        FileNotFoundError, ValueError: the file is missing, damaged, or holds no LoRA.
     """
     factors = read_state_dict(path)
     with safe_open(path, framework="pt") as file:
@@ -132,7 +139,7 @@ def read_lora(path: str | Path) -> tuple[dict[str, Tensor], LoraSettings]:
 
 
 def read_header(text: str, path: str | Path) -> LoraSettings:
-    """The settings that a file says about its factors; ValueError unless they make sense."""
+    """Parse the settings in the header of a file; ValueError if they are invalid."""
     try:
         said = json.loads(text)
         rank, alpha = said["rank"], said.get("alpha")
@@ -152,10 +159,11 @@ def load_lora(model: nn.Module, path: str | Path, scale: float = 1.0) -> None:
 
     Args:
         model: a transformer without adapters.
-        scale: 1 as it was trained, 0 not at all.
+        scale: factor of the change; 1: as trained, 0: no change.
 
     Raises:
-        ValueError: the file is none, or belongs to a model with other layers, or `scale` is not finite.
+        FileNotFoundError, ValueError: see `read_lora`; also if the LoRA belongs to a model with other layers, or
+            `scale` is not finite.
     """
     if not math.isfinite(scale):
         raise ValueError(f"--lora_scale {scale} must be a finite number; 1 is as it was trained")

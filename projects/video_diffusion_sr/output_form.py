@@ -1,4 +1,4 @@
-"""In which form is the result of a file stored, where, and how do its pixels get there and back?"""
+"""Decides how and where the result of a file is stored, and how its pixels are converted for the networks and back."""
 
 import argparse
 from pathlib import Path
@@ -14,10 +14,10 @@ from projects.video_diffusion_sr.request import ResultOptions
 
 
 def result_options_from_flags(args: argparse.Namespace) -> ResultOptions:
-    """The flags about the form of results.
+    """Read the flags about the form of results.
 
     Raises:
-        ValueError: they do not go together, or not on this machine; says what does.
+        ValueError: they contradict each other or are not possible on this machine; the message says what is possible.
     """
     if args.frames_out and args.codec not in ("auto", "png"):
         raise ValueError(f"--frames_out {args.frames_out} writes pictures, no {args.codec}: leave one of them out")
@@ -46,10 +46,13 @@ def result_options_from_flags(args: argparse.Namespace) -> ResultOptions:
 def place_of_result(
     source: Path, output_dir: Path, found: MediaInfo | Probe, options: ResultOptions, clip_range: ClipRange = WHOLE
 ) -> Path:
-    """The result's path. clip_range: the part of the file that is restored.
+    """The path of a file's result.
 
+    Args:
+        found: the facts of the file.
+        clip_range: the part of the file that is restored.
     Raises:
-        ValueError: what is asked for does not go together, or not with this file; the sentence begins with its name.
+        ValueError: the options contradict each other or do not fit the file; the message begins with its name.
     """
     frames_out = None if found.kind == "image" else options.frames_out
     try:
@@ -67,23 +70,23 @@ def place_of_result(
 
 
 def alpha_wanted(options: OutputOptions) -> Alpha:
-    """How clips are read, see `open_media`: with their transparency where the result has it."""
+    """The `alpha` argument of `open_media`: clips are read with alpha if the result can have it."""
     return "keep" if keeps_alpha(options) else "white"
 
 
 def pixel_path(info: MediaInfo, options: ResultOptions) -> PixelPath:
-    """How pixels of a file become what networks take, and results what its file stores."""
+    """The conversion of a file's pixels for the networks, and of results to what their file stores."""
     if info.kind == "image":
         suffix = output_path(info.path, info.path.parent, info).suffix
         bits = picture_bits(info, options.output, suffix)
-        bits = 16 if info.depth > 8 else bits  # of which the writer makes 8 with dithering
+        bits = 16 if info.depth > 8 else bits  # the writer may dither them to 8 bits
     else:
         bits = choose(info, options.stored, info.colour).result_bits
     return path_of(info, options.output.hdr, bits)
 
 
 def path_of(info: MediaInfo, hdr: str, bits: Literal[8, 16]) -> PixelPath:
-    """The same for results with this many bits; hdr: "keep" or "sdr"."""
+    """The conversion for results with this many bits per sample; hdr: "keep" or "sdr"."""
     curve: Curve = "none"
     if info.transfer == PQ:
         curve = "pq" if hdr == "keep" else "pq to sdr"

@@ -1,4 +1,4 @@
-"""How large the result is: what the user may ask, for a file of any size."""
+"""Computes the size of a result from the size of its file, in one of the ways that the user can choose."""
 
 import argparse
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ SMALLEST = 16  # pixels a side
 
 @dataclass(frozen=True)
 class OutputSize:
-    """One way of asking for a size; exactly one field is given.
+    """A specification of the result's size. Exactly one field is given; all but `exact` keep the aspect ratio.
 
-    area: (height, width) of a picture with as many pixels as the result; the aspect ratio stays the file's.
-    scale: times the file's size. short_side: pixels of the shorter side; the aspect ratio stays the file's.
-    exact: (height, width) of the result, whatever the file's aspect ratio is.
+    area: (height, width) in pixels, whose product is the area of the result.
+    scale: factor of the file's size.
+    short_side: length of the shorter side in pixels.
+    exact: (height, width) of the result in pixels.
     """
 
     area: tuple[int, int] | None = None
@@ -56,10 +57,10 @@ class OutputSize:
 
 
 def size_from_flags(args: argparse.Namespace) -> OutputSize | None:
-    """What `--scale`, `--short_side` or `--size` asks for; None where --res_h and --res_w do.
+    """The size of `--scale`, `--short_side` or `--size`; None if none of them is given, so that --res_h, --res_w apply.
 
     Raises:
-        ValueError: a size that makes no sense, or an exact one that --fit crop would change.
+        ValueError: the size is not possible, or is exact and --fit crop would change it.
     """
     named = {"scale": args.scale, "short_side": args.short_side, "exact": args.size}
     if all(value is None for value in named.values()):
@@ -70,7 +71,7 @@ def size_from_flags(args: argparse.Namespace) -> OutputSize | None:
 
 
 def say_size(source: Path, given: tuple[int, int], size: tuple[int, int]) -> None:
-    """A line where a result (height, width) has fewer pixels than its input, or another aspect ratio."""
+    """Log a line if a result of (height, width) has fewer pixels than its input, or another aspect ratio."""
     (h, w), (height, width) = given, size
     if height * width < h * w:
         logger.info(
@@ -81,7 +82,7 @@ def say_size(source: Path, given: tuple[int, int], size: tuple[int, int]) -> Non
             w,
             h,
         )
-    exact = h * width / w  # the height that keeps the ratio, rounded both ways
+    exact = h * width / w  # the height that keeps the aspect ratio; both sides may have been rounded
     if abs(height - exact) > 1 + max(width / w, height / h):
         logger.info(
             "%s: %dx%d has another aspect ratio than the input, %dx%d: it is stretched",

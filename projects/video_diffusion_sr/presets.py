@@ -1,4 +1,4 @@
-"""The models that the program runs: their networks, weights and sampling."""
+"""The presets of all models: their networks, weights and sampling."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,16 +8,17 @@ from functools import partial
 class Preset:
     """One model variant.
 
-    config: YAML of its networks and diffusion, relative to the repository.
+    name: its name for messages.
+    config: the YAML of its networks and diffusion, relative to the repository.
     checkpoint: file name of the transformer's weights in the checkpoint folder.
-    download: name for `projects/download.py`; None when the weights are part of the repository.
-    steps, cfg_scale, cfg_rescale: how it was made to be sampled; they win over the released YAML, which
-        holds training's values, and give way to what the user changes in it.
-    condition_noise: share of the schedule that the condition is noised by.
-    channels_read_as_width: the multi-step models were released with a program that computes the condition noise from
-        the last three entries of (t, h, w, c); see `common.diffusion.timesteps.condition_timestep`.
-    window_frames: clips up to this long go through the transformer whole; longer ones in overlapping windows of it.
-    res: default output (height, width).
+    download: its name for `projects/download.py`; None: the weights are part of the repository.
+    steps, cfg_scale, cfg_rescale: the sampling for which the model was made. They replace the values of the released
+        YAML, which are those of training, unless the user changes them there.
+    condition_noise: noise on the condition, as a fraction of the schedule in [0, 1].
+    channels_read_as_width: compute the condition noise from the last three entries of (t, h, w, c), as the program
+        released with the multi-step models does; see `common.diffusion.timesteps.condition_timestep`.
+    window_frames: longer clips pass through the transformer in overlapping windows of this many frames.
+    res: default (height, width) whose product is the area of the result.
     """
 
     name: str

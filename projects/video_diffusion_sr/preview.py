@@ -1,4 +1,4 @@
-"""`--preview N`: a few frames of each file, restored and shown beside the input, before the whole clip is restored."""
+"""`--preview N`: restores a few frames of each file and shows them beside the input, without restoring the file."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ from projects.video_diffusion_sr.run_order import Job
 
 
 def preview_all(paths: Iterable[Path], job: Job, count: int) -> Iterator[bool]:
-    """A sheet for each file and a line that says where; False for a file that failed."""
+    """Write a contact sheet for each file, and log its path. Yields False for a file that failed, else True."""
     for path in paths:
         try:
             sheet, frames = preview_clip(path, job.folder(path), job.restorer, job.plans[path], count)
@@ -39,15 +39,15 @@ def preview_all(paths: Iterable[Path], job: Job, count: int) -> Iterator[bool]:
 def preview_clip(
     source: Path, output_dir: Path, restorer: Restorer, plan: MemoryPlan | None, count: int
 ) -> tuple[Path, int]:
-    """Restore frames that are spread over a file, each as a picture of its own, and write a sheet of them.
+    """Restore frames that are spread over a file, each as a single picture, and write a contact sheet of them.
 
-    So no frame has the help of its neighbours, and a clip's result is steadier than its preview. An earlier preview is
-    replaced.
+    Frames get no information from their neighbours, so the clip's result is temporally more stable than its preview. An
+    earlier preview is replaced.
 
     Returns:
-        (the sheet's path, how many frames it shows).
+        (path of the sheet, number of frames that it shows).
     Raises:
-        As `restore.restore_clip`.
+        The errors of `restore.restore_clip`.
     """
     parallel = restorer.parallel
     with parallel.outcomes.same_for_all(Exception, rebuild=rebuild):
@@ -69,7 +69,7 @@ def preview_clip(
 
 
 def restored(frame: Frame, info: MediaInfo, restorer: Restorer) -> list[tuple[str, Tensor, Tensor]]:
-    """(label, resized input, result) of one frame, for a sheet, HDR as SDR; nothing on ranks that only help."""
+    """[(label, resized input, result)] of one frame for a sheet, with HDR as SDR; empty on ranks but the leader."""
     rows, form = [], PixelForm(path_of(info, "sdr", bits=8))
     with ProgressBar(info.path.name, 1, show=False) as progress:
         for finished in restore_frames(info, iter([frame]), iter([frame]), restorer, progress, form):
@@ -81,5 +81,5 @@ def restored(frame: Frame, info: MediaInfo, restorer: Restorer) -> list[tuple[st
 
 
 def preview_path(output: Path) -> Path:
-    """Where the preview of a result lies."""
+    """The path of the preview of a result."""
     return output.with_name(f"{output.name}.preview.png")

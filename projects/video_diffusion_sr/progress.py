@@ -1,4 +1,4 @@
-"""Progress of a restoration, and a bar that shows how long it still takes."""
+"""The progress of a restoration, and a bar that shows it with the time left."""
 
 import contextlib
 from types import TracebackType
@@ -8,12 +8,12 @@ from tqdm import tqdm
 
 from common.logger import printable
 
-# Rough shares of the time that a frame spends in each stage, so that the time left is about right from the start.
+# Rough weights of the stages by their time per frame, so that the time left is about right from the start.
 WEIGHTS = {"encode": 2, "sample": 2, "decode": 4}
 
 
 class Progress(Protocol):
-    """What a restoration reports to. A context manager around the work on one clip."""
+    """The interface to which a restoration reports its progress: a context manager around the work on one clip."""
 
     def advance(self, stage: str, frames: int) -> None:
         """So many more frames are through a stage ("encode", "sample" or "decode")."""
@@ -32,9 +32,9 @@ class ProgressBar:
     """A bar that shows the progress of one file over its stages, and the time left.
 
     Args:
-        name: shown in front.
-        frames: how many are expected; None when the container does not say (then no time left is shown).
-        show: False for logs and tests.
+        name: shown before the bar.
+        frames: expected number of frames; None: unknown, so that no time left is shown.
+        show: False: show nothing, for logs and tests.
     """
 
     def __init__(self, name: str, frames: int | None, show: bool = True) -> None:
@@ -50,7 +50,7 @@ class ProgressBar:
         try:
             self.bar.set_description_str(f"{self.name} {stage}", refresh=False)
             self.bar.update(frames * WEIGHTS[stage])
-        except OSError:  # the terminal is gone; the work is not
+        except OSError:  # the terminal was closed; the work continues
             self.bar.disable = True
 
     def expect(self, frames: int) -> None:

@@ -14,7 +14,7 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class Prompt:
-    """A file with one embedding: tokens x width, bfloat16 in the release."""
+    """A file with one embedding [tokens, width], which is bfloat16 in the release."""
 
     file: str
     shape: tuple[int, int]
@@ -26,18 +26,19 @@ NEGATIVE = Prompt("neg_emb.pt", (64, 5120), "6a43e5800ef2354f1c156d27535834da055
 
 
 def load_prompts(directory: str | Path) -> tuple[Tensor, Tensor]:
-    """(positive [58, 5120], negative [64, 5120]) on the CPU, in the files' dtype (bfloat16 in the release).
+    """Load (positive [58, 5120], negative [64, 5120]) on the CPU, in the files' dtype (bfloat16 in the release).
+
+    If a file's hash is not that of the release, this only logs a warning, because the user may have made it again.
 
     Raises:
-        FileNotFoundError: a file is not there; says how to get it.
-        ValueError: not an embedding of the right shape. Another hash than the released one is only a warning: an
-            embedding made anew may differ in its last bits, or on purpose.
+        FileNotFoundError: a file is missing; the message says how to get it.
+        ValueError: a file is not an embedding of the right shape.
     """
     return load_prompt(Path(directory), POSITIVE), load_prompt(Path(directory), NEGATIVE)
 
 
 def load_prompt(directory: Path, prompt: Prompt) -> Tensor:
-    """One embedding, see `load_prompts`."""
+    """Load one embedding, see `load_prompts`."""
     path = directory / prompt.file
     if not path.is_file():
         raise FileNotFoundError(
@@ -54,10 +55,10 @@ def load_prompt(directory: Path, prompt: Prompt) -> Tensor:
 
 
 def read_prompt_pair(path: Path, width: int) -> tuple[Tensor, Tensor]:
-    """(positive, negative), [tokens, width] each, out of one `.safetensors` file with `pos` and `neg`.
+    """Read (positive, negative), [tokens, width] each, from one `.safetensors` file with `pos` and `neg`.
 
     Raises:
-        ValueError: damaged, without one of them, or of another shape.
+        ValueError: the file is damaged, or `pos` or `neg` is missing or has another shape.
     """
     stored = read_state_dict(path)
     for name in ("pos", "neg"):

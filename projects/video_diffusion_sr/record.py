@@ -1,7 +1,7 @@
-"""What a result was made from and with: a JSON file beside it, `NAME.mp4.json`.
+"""Writes a record of how a result was made: a JSON file beside it, `NAME.mp4.json`.
 
-It never costs the result: whatever goes wrong with it is one line. It is removed before a result is replaced and
-written after, so no record stands beside another run's result.
+Errors of a record are logged in one line, so that they never affect the result. The record is removed before a result
+is replaced and written afterwards, so that it never describes the result of another run.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ logger = get_logger(__name__)
 
 FORMAT = "seedvr_record"  # the first key; its value is the version of what follows
 VERSION = 1
-PATIENCE_S = 60.0  # that a complete result waits for the sums of weights
-MOST_BYTES = 1 << 20  # of a record; a larger file is none
+PATIENCE_S = 60.0  # longest time in seconds that a complete result waits for the hashes of weights
+MOST_BYTES = 1 << 20  # largest size of a record; a larger file is not taken for one
 LIBRARIES = ("torch", "numpy", "diffusers", "safetensors", "av", "pillow", "opencv-python-headless")
 
 
@@ -44,17 +44,22 @@ LIBRARIES = ("torch", "numpy", "diffusers", "safetensors", "av", "pillow", "open
 class Recorder:
     """Writes the record of every result of a run.
 
-    run: what all records share. weights: of the files' entries with their sums, which a thread works out meanwhile.
+    run: the entries that all records share.
+    weights: the entries of the weight files with their hashes, which a thread computes.
     """
 
     run: Mapping[str, Any]
     weights: Future[list[dict[str, Any]]]
 
     def write(self, output: Path, report: Report, info: MediaInfo, clip_range: ClipRange, plan: MemoryPlan) -> None:
-        """The record of a result that is complete.
+        """Write the record of a complete result.
 
         Args:
-            output: the result. report: of it. info: of its input, or of the part of it that was read.
+            output: the path of the result.
+            report: the report of the file.
+            info: the facts of the input, or of the part of it that was read.
+            clip_range: the part of the input that was restored.
+            plan: the memory plan.
         """
         path = record_path(output)
         try:
@@ -75,12 +80,12 @@ class Recorder:
     def _weights(self) -> list[dict[str, Any]] | str:
         try:
             return self.weights.result(PATIENCE_S)
-        except TimeoutError:  # a slow disk; the next result may have them
+        except TimeoutError:  # a slow disk; the record of the next result may have them
             return "their sums were not known when the result was complete"
 
 
 def recorder(settings: RunSettings) -> Recorder:
-    """For the results of a run; begins to work out the sums of its weights."""
+    """Make the recorder of a run, and start to compute the hashes of its weights in a thread."""
     weights: Future[list[dict[str, Any]]] = Future()
     files = dict(zip(("transformer", "vae"), settings.checkpoints, strict=True)) | {"lora": settings.request.lora}
     Thread(target=_weigh, args=(files, weights), daemon=True, name="sums of weights").start()
@@ -88,12 +93,12 @@ def recorder(settings: RunSettings) -> Recorder:
 
 
 def record_path(output: Path) -> Path:
-    """Where the record of a result lies."""
+    """The path of the record of a result."""
     return output.with_name(f"{output.name}.json")
 
 
 def move_record(output: Path, target: Path) -> None:
-    """A result was made under one name and has another now: its record follows it, and says so."""
+    """Move the record of a result that has been renamed, and store the new name in it."""
     old, new = record_path(output), record_path(target)
     try:
         record = json.loads(old.read_text(encoding="utf-8"))
@@ -104,7 +109,7 @@ def move_record(output: Path, target: Path) -> None:
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file is a record, and not somebody else's that has such a name."""
+    """Whether a file is a record, and not another file with such a name."""
     try:
         if path.stat().st_size > MOST_BYTES:
             return False
@@ -115,15 +120,15 @@ def is_record(path: Path) -> bool:
 
 
 def remove_record(output: Path) -> None:
-    """Remove the record of a result that is about to be replaced; what is no record stays."""
+    """Remove the record of a result that will be replaced; a file that is not a record is kept."""
     path = record_path(output)
     if is_record(path):
-        with contextlib.suppress(OSError):  # it must not cost the result
+        with contextlib.suppress(OSError):  # an error here must not affect the result
             path.unlink()
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Which file it is, without reading it: its place, its bytes, when it was changed."""
+    """Facts that identify a file without reading it: its path, size and time of change."""
     if path.is_dir():
         changed = max(file.stat().st_mtime for file in path.iterdir())
         size = sum(file.stat().st_size for file in path.iterdir())
@@ -139,7 +144,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def figures(report: Report) -> dict[str, Any]:
-    """What a report says, by name. Stages' seconds are the device's; waits are those of `report.Waits`."""
+    """The values of a report by name. Seconds of stages are those of the device; for waits see `report.Waits`."""
     height, width = report.size
     waits = {} if report.waits is None else {f"waits_{name}": value for name, value in asdict(report.waits).items()}
     seconds = {"all": report.seconds, **report.stages, **waits}
@@ -157,7 +162,7 @@ def figures(report: Report) -> dict[str, Any]:
 
 
 def settings_of(settings: RunSettings) -> dict[str, Any]:
-    """Everything that was asked for and what followed from it."""
+    """All settings of a run: those of the request, and those that follow from it."""
     request = settings.request
     return {
         "model": settings.preset.name,
@@ -172,12 +177,12 @@ def settings_of(settings: RunSettings) -> dict[str, Any]:
 
 
 def versions(device: torch.device) -> dict[str, Any]:
-    """Of the program, and of what it runs on."""
+    """The versions of the program, Python, libraries and the device."""
     known = {"seedvr": program_version(), "python": platform.python_version(), "platform": platform.platform()}
     for library in LIBRARIES:
         try:
             known[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:  # a host may bring another build of it
+        except metadata.PackageNotFoundError:  # the library may be installed as another package
             known[library] = None
     if device.type == "cuda":
         known |= {"cuda": torch.version.cuda, "gpu": torch.cuda.get_device_name(device)}
@@ -185,7 +190,7 @@ def versions(device: torch.device) -> dict[str, Any]:
 
 
 def program_version() -> str | None:
-    """The commit of a checkout, with "-dirty" where files are changed; the version of an installed package."""
+    """The commit of a checkout, with "-dirty" if files are changed, or the version of an installed package."""
     if (ROOT / ".git").exists():
         try:
             command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
@@ -199,7 +204,7 @@ def program_version() -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
+    """Convert a value to one that JSON can represent."""
     if is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -225,7 +230,7 @@ def _write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _weigh(files: Mapping[str, Path | None], weights: Future[list[dict[str, Any]]]) -> None:
-    """The entries of files of weights, into a future."""
+    """Compute the entries of weight files, and store them in a future."""
     try:
         given = {name: path for name, path in files.items() if path is not None}
         weights.set_result(

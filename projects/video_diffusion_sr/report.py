@@ -1,4 +1,4 @@
-"""The report of one file: what was done, in which time and memory."""
+"""The report of one file: its result, and the time and memory that it took."""
 
 import sys
 from collections.abc import Mapping
@@ -15,11 +15,12 @@ from projects.video_diffusion_sr.run_page.samples import Sampled
 
 @dataclass(frozen=True)
 class Waits:
-    """Seconds that the threads of one file waited for each other; without overlap, that the other's work took.
+    """Seconds that the threads of one file waited for each other; without overlap, the duration of the other's work.
 
-    reader: the computing thread, for frames of the input. writer: the computing thread, for room behind it.
-    frames: the writer, for finished frames, the device's work included.
-    end: from the last frame computed until the result has its name; the next file computes meanwhile, if there is one.
+    reader: the computing thread waited for frames of the input.
+    writer: the computing thread waited for room in the writer's queue.
+    frames: the writer waited for finished frames, which includes the device's work.
+    end: from the last computed frame until the result has its name; another file may be computed in this time.
     """
 
     reader: float
@@ -36,16 +37,20 @@ class Waits:
 
 @dataclass(frozen=True)
 class Report:
-    """What was done with one file.
+    """The report of one restored file.
 
-    peak_memory: bytes. Of this file's tensors on a CUDA device, of the whole process so far on a CPU, 0 where unknown.
-    reserved: bytes that the CUDA allocator held for them at most, gaps and cache included; 0 elsewhere.
-    predicted_gib: the plan's prediction of `peak_memory`; None without a prediction.
-    damage: frames of the input that were lost before we saw them.
-    kept: frames of these that an earlier run had made.
-    samples: what the page of `--report` shows of it; None: there is no page.
-    waits: where its seconds went. stages: the device's seconds in each stage of the networks, by name.
-    ended: of `time.perf_counter`, when the result had its name.
+    source, output: paths of the input and of the result.
+    frames: number of frames of the result.
+    peak_memory: peak in bytes of this file's tensors on a CUDA device, or of the whole process so far on a CPU; 0 if
+        unknown.
+    reserved: the largest number of bytes that the CUDA allocator held, with gaps and cache; 0 on other devices.
+    predicted_gib: the plan's prediction of `peak_memory` in GiB; None: there is none.
+    damage: a message on frames of the input that could not be decoded.
+    kept: number of frames of the result that an earlier run had made.
+    samples: stills and curves for the page of `--report`; None: there is no page.
+    waits: seconds that threads waited for each other.
+    stages: seconds of the device in each stage of the networks, by name.
+    ended: time at which the result had its name, by `time.perf_counter`.
     """
 
     source: Path
@@ -77,7 +82,7 @@ class Report:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Measure the peak of a CUDA device from now on."""
+    """Start a new measurement of the memory peak of a CUDA device."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -91,10 +96,11 @@ class PeakMemory(NamedTuple):
 
 
 def peak(device: torch.device, plan: MemoryPlan, held: int = 0) -> PeakMemory:
-    """What this file took.
+    """The memory peak of a file.
 
     Args:
-        held: bytes of a CUDA device that are in use besides what PyTorch counts as allocated.
+        plan: the plan of the file, for its prediction.
+        held: bytes in use on a CUDA device that PyTorch does not count as allocated.
     """
     if device.type == "cuda":
         allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)

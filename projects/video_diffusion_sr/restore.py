@@ -1,8 +1,8 @@
-"""One file, from its name to the name of its result: read, prepare, encode, condition, sample, decode, finish, write.
+"""Restores one file: read, prepare, encode, condition, sample, decode, finish, write.
 
-Everything streams: a slice of frames is read, resized and encoded, a slice of latents is decoded, finished and written.
-What is held is one window of latents. Reading and writing happen in threads of their own (`clip_run.py`), and nothing
-in here waits for the device.
+All steps are streams. Slices of frames are read, resized and encoded, and slices of latents are decoded, finished and
+written, so that only one window of latents is held at a time. Reading and writing happen in separate threads
+(`clip_run.py`), and this module never waits for the device.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,18 +49,21 @@ def restore_clip(
     """Restore one file.
 
     Args:
-        plan: how to run it; None: `Restorer.default_plan`.
-        existing: what to do with a result that is there, or that another run makes now.
-        new_progress: (name, frames, whether to show it) -> what is told of the progress.
+        source: the input.
+        output_dir: the folder of the result.
+        show_progress: show a progress bar.
+        plan: the memory plan; None: `Restorer.default_plan`.
+        existing: what to do if the result exists, or another run is making it.
+        new_progress: makes the progress from (name, frames, whether to show it).
     Returns:
-        What was done; None on ranks that only help. The result appears under its name only when it is complete.
+        The report; None on ranks other than the group's leader. The result gets its name only when it is complete.
     Raises:
         InputError: the file cannot be opened or read to its end; nothing is left behind.
         OutputError, MediaError: the result cannot be written; nothing is left behind.
-        NotFiniteError: a network returned values that are not numbers.
+        NotFiniteError: a network returned NaN or infinite values.
         SkippedError: see `existing`.
-        These four come on all ranks that share the clip, and only these: after any other error the ranks may wait for
-        each other.
+        All ranks that share the clip raise these errors together. After any other error the ranks may wait for each
+        other.
     """
     with ClipRun(source, output_dir, restorer, existing) as run:
         compute(run, restorer, plan, show_progress, new_progress)
@@ -74,7 +77,7 @@ def compute(
     show_progress: bool = False,
     new_progress: Callable[[str, int | None, bool], Progress] = ProgressBar,
 ) -> None:
-    """Everything that the device does for one file; its frames are handed to the run's writer as they are made."""
+    """Compute all frames of one file, and pass them to the run's writer as they are finished."""
     reset_peak(restorer.device)
     run.begin(restorer.apply_plan(run.info, plan))
     shared = restorer.parallel.size > 1
@@ -86,7 +89,7 @@ def compute(
         for finished in restore_frames(run.info, run.frames, run.inputs, restorer, progress, form, run.place):
             run.write(finished)
             progress.advance("decode", finished.count)
-        if shared:  # every rank checks what it computed itself
+        if shared:  # every rank checks its own results
             restorer.infer.guard.check(run.source.name)
         run.end()
 
@@ -100,13 +103,15 @@ def restore_frames(
     form: PixelForm = PixelForm(),  # noqa: B008 (frozen)
     place: Place = Place(),  # noqa: B008 (frozen)
 ) -> Iterator[Finished]:
-    """The finished frames, slice by slice, of a clip that `restorer` follows; on the leader of a group only.
+    """Yield the finished frames of a clip slice by slice, on the leader of a group only.
+
+    The plan of the clip must be applied (`Restorer.apply_plan`).
 
     Args:
-        frames, inputs: the frames of the file twice, from `first_read` on: for the networks, and for the colours of the
-            result. The first ones say where shots begin.
-        form: of pixels, on both sides of the networks.
-        place: the first frame that is wanted.
+        frames, inputs: the frames of the file from `Restorer.first_read` on, once for the networks and once for the
+            colours of the result. Those in `frames` mark the beginnings of shots.
+        form: conversion of pixels before and after the networks.
+        place: the first frame to yield.
     """
     restorer.infer.guard.begin()
     start, first = restorer.run_in(place), restorer.first_read(place)
@@ -124,7 +129,7 @@ def restore_frames(
 
 
 def _counted(frames: Iterator[Frame], count: int, progress: Progress) -> Iterator[Frame]:
-    """The frames; after the last one the progress learns how many there are, `count` before these."""
+    """Yield the frames, then report their number, plus `count` for those before them, to the progress."""
     for frame in frames:
         count += 1
         yield frame
@@ -139,22 +144,22 @@ def restore_shot(
     progress: Progress,
     start: RunIn = FROM_ITS_BEGINNING,
 ) -> Iterator[Finished]:
-    """The finished frames of one shot, into which nothing is carried; see `restore_frames`.
+    """Yield the finished frames of one shot, to which no frames are carried over; see `restore_frames`.
 
     Args:
-        start: what is computed again of a shot that was interrupted.
+        start: from where an interrupted shot is recomputed.
     """
     restorer = finisher.restorer
     rows, latent_size = restorer.rows(info), restorer.latent_size(info)
     prepared = prepare(shot, restorer, rows, finisher.form.path)  # [3, own rows, w'] each
-    latents = encode(prepared, latent_size, restorer, rows, progress, start.encoded)  # [t, h, w, c] pieces
+    latents = encode(prepared, latent_size, restorer, rows, progress, start.encoded)  # chunks [t, h, w, c]
     latents = without_first(latents, start.sampled - start.encoded)
-    restored = sample(latents, restorer, progress, start.sampled)  # [t, h, w, c] pieces
+    restored = sample(latents, restorer, progress, start.sampled)  # chunks [t, h, w, c]
     return decode_and_finish(restored, inputs, finisher, rows, start)
 
 
 def sample(latents: Iterator[Tensor], restorer: Restorer, progress: Progress, start: int = 0) -> Iterator[Tensor]:
-    """Restored latents [t, h, w, c] of a shot, one window after the other. start: see `in_windows`' `first`."""
+    """Yield the restored latents [t, h, w, c] of a shot, window by window; `start`: see `first` of `in_windows`."""
     infer, factor, first_piece = restorer.infer, restorer.infer.vae.temporal_factor, next(latents)
     _, height, width, channels = first_piece.shape
     with ExitStack() as stack:

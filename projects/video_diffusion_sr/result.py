@@ -23,17 +23,19 @@ Existing = Literal["replace", "skip", "refuse"]
 
 
 class Result:
-    """A context manager that takes frames as they are made. Unless `complete` is called nothing is left.
+    """A context manager that writes frames as they are finished. Leaving it without `complete` discards the result.
 
     Args:
-        output: the file to be. info: the input. size: (height, width) of the frames.
-        existing: what to do with a result that is there, or that another run makes now.
-        options: of the user; those about the form of the result count.
-        identity: see `open_writer`. A comparison is not kept, so with one nothing is.
+        output: the path of the result.
+        info: the facts of the input.
+        size: (height, width) of the frames.
+        existing: what to do if the result exists, or another run is making it.
+        options: the user's options for the form of the result.
+        identity: see `open_writer`. With a comparison no segments are kept, because a comparison cannot be resumed.
 
     Raises:
-        SkippedError: there is one already, or there will be, and `existing` is "skip".
-        MediaError: the file cannot be made here.
+        SkippedError: the result exists or another run is making it, and `existing` is "skip".
+        MediaError: the file cannot be written to this path.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Result:
             if existing == "skip":
                 raise SkippedError(f"{error}; skipped") from error
             raise MediaError(f"{error}; wait until it is done, or use --skip_existing to leave it") from error
-        # Checked under the claim: another run may have finished the file a moment ago.
+        # Check again after claiming the file, because another run may have just finished it.
         if existing != "replace" and output.exists():
             self._abandon()
             if existing == "skip":
@@ -79,11 +81,12 @@ class Result:
         compared: tuple[Tensor, Tensor] | None = None,
         borders: Mapping[int, int] | None = None,
     ) -> None:
-        """Append frames.
+        """Append T frames.
 
         Args:
-            stored: T frames as `writer.planes_for` gives them. times: T, seconds.
-            compared: the resized input and the result, u8 [T, 3, h, w] each, where something shows both.
+            stored: the planes of the frames, as `writer.planes_for` returns them.
+            times: the time of each frame in seconds.
+            compared: the resized input and the result, uint8 [T, 3, h, w] each, if a comparison or page shows them.
             borders: see `MediaWriter.write_planes`.
         """
         try:
@@ -96,7 +99,7 @@ class Result:
             self.samples.write(*compared, times)
 
     def complete(self) -> None:
-        """Give the result its name, then the comparison, which must not cost it."""
+        """Finish the result under its final name, then the comparison, whose errors must not affect the result."""
         self._open = False
         try:
             remove_record(self.output)

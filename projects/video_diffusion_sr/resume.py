@@ -1,6 +1,6 @@
-"""The identity of a run: everything that must be unchanged for a clip to be resumed, under the names of the flags.
+"""The identity of a run: everything that must be unchanged to resume a clip, by the names of the flags.
 
-The number of ranks, the speed and the memory plan are not part of it: they change results by rounding at most.
+The number of ranks and the memory plan are not part of it, because they change results at most by rounding.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ NO_MATTER = {  # of a request
     "device", "dtype", "res", "size", "vram", "shard_weights", "overlap", "ckpt_dir", "checkpoint", "vae_checkpoint",
     "lora", "config", "overrides", "result_options", "resume", "window_frames", "cuts", "clip_range",
 }  # fmt: skip  # what follows from them is told by itself
-SHOWN_BESIDE = {"compare", "page_bytes"}  # of a `ResultOptions`: the result is the same without
-PARTS = ("common", "data", "models", "projects/video_diffusion_sr")  # of the program that make a result
-SAMPLES, SAMPLE_BYTES = 64, 64 * 1024  # of a file that is too large to be read whole
+SHOWN_BESIDE = {"compare", "page_bytes"}  # fields of `ResultOptions` that do not change the result
+PARTS = ("common", "data", "models", "projects/video_diffusion_sr")  # folders of the program that affect results
+SAMPLES, SAMPLE_BYTES = 64, 64 * 1024  # number and size of samples of a large file, which is not read whole
 
 
 def run_identity(settings: RunSettings, prompts: Iterable[Path] = ()) -> dict[str, str]:
-    """What all files of a run share."""
-    import cv2  # a start does not wait for it
+    """The part of the identity that all files of a run share."""
+    import cv2  # imported here, because it slows down the start of the program
 
     request = settings.request
     asked = {name: value for name, value in vars(request).items() if name not in NO_MATTER}
@@ -54,7 +54,7 @@ def run_identity(settings: RunSettings, prompts: Iterable[Path] = ()) -> dict[st
 
 
 def identity_of(restorer: Restorer, info: MediaInfo, size: tuple[int, int]) -> dict[str, str] | None:
-    """That of one file with its result of (height, width); None where nothing is kept."""
+    """The identity for one file with a result of `size` (height, width); None if no segments are kept."""
     if restorer.identity is None or info.kind == "image":
         return None
     cuts = restorer.cuts.source
@@ -71,7 +71,7 @@ def identity_of(restorer: Restorer, info: MediaInfo, size: tuple[int, int]) -> d
 
 
 def input_fingerprint(path: Path) -> str:
-    """What tells whether a file, or a picture of a sequence, is another one than before."""
+    """A fingerprint of an input, which changes if the file, or a picture of a sequence, is replaced."""
     if not is_sequence(path):
         return f"{fingerprint(path)} of {path.stat().st_mtime_ns}"
     files = sorted(entry for entry in folder_of(path).iterdir() if entry.is_file())
@@ -80,7 +80,7 @@ def input_fingerprint(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """A digest of a file's size and of samples all over it."""
+    """A digest of a file's size and of samples from all parts of it."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -91,7 +91,7 @@ def fingerprint(path: Path) -> str:
 
 
 def program_digest() -> str:
-    """Of the source of all that makes a result."""
+    """A digest of the source code that affects results."""
     sources = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
     return _digest(b"\0".join(path.read_bytes() for path in sources))
 

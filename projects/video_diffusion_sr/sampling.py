@@ -1,4 +1,4 @@
-"""How a run samples: from the preset, the YAML and the request to one value."""
+"""Combines the preset, the YAML and the request into the sampling settings of a run."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
@@ -12,11 +12,15 @@ from projects.video_diffusion_sr.request import Request
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to get from noise to a clip, see `docs/numerics.md`.
+    """The settings of sampling, see `docs/numerics.md`.
 
-    steps: network calls. guidance: scale, rescale and the guided share of the steps.
-    condition_noise, channels_read_as_width, resolution_shift: see `condition_timestep`.
-    prediction_type, T, shift: of the schedule that the network was trained with.
+    steps: number of sampling steps.
+    guidance: its scale, its rescale, and the fraction of the steps that use it.
+    condition_noise, channels_read_as_width: see `condition_timestep` (`noise_scale` and the argument of that name).
+    resolution_shift: its argument `transform`.
+    prediction_type: the network's prediction, see `PredictionType`.
+    T: the largest time of the schedule.
+    shift: shift of sampling times; values above 1 move them towards noise.
     """
 
     steps: int = 1
@@ -32,13 +36,16 @@ class Sampling:
 def read_sampling(
     config: Mapping[str, Any], preset: Preset, request: Request, changed: Set[str] = frozenset()
 ) -> Sampling:
-    """The request's way of sampling, else what the user changed in the YAML, else the preset's; on the YAML's schedule.
+    """Read the sampling settings. A value of the request takes precedence, then one that the user changed in the YAML.
+
+    Otherwise steps and guidance are those of the preset, because the released YAML has the values of training. The
+    schedule is always that of the YAML.
 
     Args:
-        config: the YAML's `diffusion` section. Its released values of what presets say are those of training.
+        config: the YAML's section `diffusion`.
         changed: full names of the keys that the user changed in it.
     Raises:
-        ValueError: a value that makes no sense.
+        ValueError: a value is not possible.
     """
     settings = read_diffusion_settings(config)
 

@@ -1,4 +1,4 @@
-"""The scene cuts of a file: found while it is read, read from a list, or ignored; and written as a list.
+"""The scene cuts of a file: detected while it is read, read from a list, or ignored; and written as a list.
 
 A list is a table with a header: the number of each shot's first frame, counted from 0, and its time in seconds.
 """
@@ -23,19 +23,22 @@ HEADER = ("frame", "seconds")
 
 @dataclass(frozen=True)
 class SceneCuts:
-    """Where shots begin: `AUTO`, `OFF`, or a list, which is a file, or a folder with one NAME.cuts.csv a file.
+    """The settings of scene cuts.
 
-    write_to: a file, or a folder (existing, or named without a suffix), for the lists of what was found; None: none.
+    source: `AUTO` (detect them), `OFF`, or the path of a list or of a folder with one list NAME.cuts.csv per file.
+    write_to: file, or folder (existing, or without a suffix in its name), for lists of the cuts; None: write none.
     """
 
     source: str = AUTO
     write_to: Path | None = None
 
     def mark(self, frames: Iterator[Frame], path: Path, found: list[tuple[int, Fraction]]) -> Iterator[Frame]:
-        """The frames of a file from its first on, with `begins_shot`; (number, time) of those are appended to `found`.
+        """Yield the frames of a file from the first on, with `begins_shot` set on those that begin a shot.
 
+        Args:
+            found: a list to which (number, time in seconds) of each such frame is appended.
         Raises:
-            ValueError: the list cannot be used; says why.
+            ValueError: the list of cuts cannot be used; the message says why.
         """
         if self.source == OFF:
             return frames
@@ -43,11 +46,11 @@ class SceneCuts:
         return _noted(marked, found)
 
     def list_of(self, path: Path) -> Path:
-        """The list for a file."""
+        """The path of the list of a file."""
         return list_path(Path(self.source), path)
 
     def write(self, path: Path, found: Collection[tuple[int, Fraction]]) -> None:
-        """Write the list of a file's cuts, where that is wanted."""
+        """Write the list of a file's cuts, if `write_to` is set."""
         if self.write_to is None:
             return
         with (
@@ -60,12 +63,12 @@ class SceneCuts:
 
 
 def list_path(place: Path, path: Path) -> Path:
-    """The list of a media file: `place` itself, or in the folder that it is."""
+    """The path of a media file's list: `place` or, if that is a folder, a file in it."""
     return place / f"{path.name}{SUFFIX}" if place.is_dir() or not place.suffix else place
 
 
 def read_list(path: Path) -> list[int]:
-    """Numbers of the frames with which shots begin; ValueError for a list that makes no sense."""
+    """Read the numbers of the frames that begin shots; ValueError for an invalid list."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -82,7 +85,7 @@ def read_list(path: Path) -> list[int]:
 
 
 def _found(frames: Iterator[Frame]) -> Iterator[Frame]:
-    """A few frames wait until those behind them are seen."""
+    """Mark detected cuts. A few frames are held back, because detection needs the frames after them."""
     frames, looked_at = tee(frames)
     for frame, (_, begins) in zip(frames, find_cuts(map(_small, looked_at)), strict=True):
         yield replace(frame, begins_shot=True) if begins else frame
@@ -101,12 +104,12 @@ def _noted(frames: Iterator[Frame], found: list[tuple[int, Fraction]]) -> Iterat
 
 
 def _small(frame: Frame) -> np.ndarray:
-    """The thumbnail of a frame as the decoder or a caller gave it, in 8-bit codes."""
+    """The thumbnail of a frame of any format, in 8-bit codes."""
     planes = frame.planes[0][0] if frame.layout is None else [plane[0] for plane in frame.planes]
     arrays = [plane.contiguous().numpy() for plane in planes]
     if arrays[0].dtype == np.uint8:
         return thumbnail(arrays)
-    if arrays[0].dtype == np.int16:  # the bits of words
+    if arrays[0].dtype == np.int16:  # the bits of unsigned 16-bit words
         bits = 16 if frame.layout is None else frame.layout.depth + frame.layout.shift
         return thumbnail([array.view(np.uint16) for array in arrays]) * 2.0 ** (8 - bits)
     return thumbnail([array.astype(np.float32) for array in arrays]) * 255

@@ -1,4 +1,4 @@
-"""`--plan`: what a run would do: sizes, windows, memory and seconds of each file, before any weights are read."""
+"""`--plan`: prints the sizes, windows, memory and seconds of each file that a run would need. It reads no weights."""
 
 import argparse
 import sys
@@ -30,13 +30,13 @@ def show_plan(preset: Preset, request: Request, args: argparse.Namespace) -> int
     """Print a paragraph for each file of `--video_path`.
 
     Returns:
-        How many files cannot be run; a line says why.
+        The number of files that cannot be restored; a log line gives the reason for each.
     Raises:
-        ValueError, OSError, RuntimeError: a bad request.
+        ValueError, OSError, RuntimeError: the request is invalid.
     """
     files = find_inputs(args)
     bound = memory_bound(request)
-    # A plan is for a GPU, also where there is none: its networks would be in the config's dtype.
+    # The plan is that of a GPU, even if there is none, so the networks have the config's dtype.
     planned = replace(
         request, dtype=request.dtype or "bfloat16", random_weights=True, checkpoint=None, vae_checkpoint=None
     )
@@ -61,17 +61,17 @@ def show_plan(preset: Preset, request: Request, args: argparse.Namespace) -> int
 
 
 def memory_bound(request: Request) -> float | None:
-    """GiB that the run may take: --vram, or what a GPU has free; None where neither is known."""
+    """The memory that the run may take, in GiB: --vram, or the free memory of a GPU; None if neither is known."""
     if request.vram is not None:
         return request.vram
     return FREE_SHARE * torch.cuda.mem_get_info()[0] / GIB if torch.cuda.is_available() else None
 
 
 def describe(path: Path, clip: Clip, budget: Budget, bound: float | None) -> str:
-    """Sizes, windows, memory and seconds for one file.
+    """Describe the sizes, windows, memory and seconds of one file.
 
     Raises:
-        ValueError: it does not fit the bound.
+        ValueError: no plan fits the bound.
     """
     work, plan = budget.work(clip), budget.plan(clip)
     height, width = budget.settings.geometry.output_size(clip.height, clip.width)
@@ -87,7 +87,7 @@ def describe(path: Path, clip: Clip, budget: Budget, bound: float | None) -> str
 
 
 def windows(frames: int | None, budget: Budget) -> str:
-    """How a clip goes through the transformer."""
+    """Describe the windows in which a clip passes through the transformer."""
     window = window_frames(budget)
     if window is None:
         return "the whole clip at once"
@@ -98,22 +98,22 @@ def windows(frames: int | None, budget: Budget) -> str:
 
 
 def window_frames(budget: Budget) -> int | None:
-    """Frames of a window; None: of the whole clip."""
+    """The number of frames in a window; None: the whole clip."""
     window = budget.settings.window
     return None if window is None else pixel_frames(window, budget.networks.vae.temporal_factor)
 
 
 def window_count(frames: int, budget: Budget) -> int:
-    """Windows of a clip with this many frames."""
+    """The number of windows of a clip with this many frames."""
     window, factor = window_frames(budget), budget.networks.vae.temporal_factor
     return 1 if window is None or frames <= window else 1 + -(-(frames - window) // (window - SHARED_LATENTS * factor))
 
 
 def seconds(clip: Clip, pixels: int, budget: Budget, plan: MemoryPlan) -> str:
-    """What the networks take, as far as it was measured, in words.
+    """Describe the predicted time of the networks, as far as measurements allow it.
 
     Args:
-        pixels: of a frame of the networks.
+        pixels: number of pixels of a frame in the networks.
     """
     settings, known = budget.settings, BY_MODEL.get(budget.settings.preset.name)
     if known is None or settings.dtype != torch.bfloat16:

@@ -1,7 +1,7 @@
-"""What happens before anything is imported: flags, signals, the launcher. Then the program itself.
+"""Handles flags, signals and the launcher before PyTorch is imported, then runs the program.
 
-Importing PyTorch takes seconds. `--help` and wrong flags must not wait for it, Ctrl-C must not end in a traceback
-meanwhile, and a process whose launcher dies meanwhile must not stay.
+Importing PyTorch takes seconds. `--help` and wrong flags must not wait for it, and during the import Ctrl-C must not
+cause a traceback, and a process must end if its launcher dies.
 """
 
 import contextlib
@@ -24,29 +24,29 @@ ROOT = Path(__file__).resolve().parents[__name__.count(".")]  # the folder of th
 
 
 def start(name: str, arguments: Sequence[str] | None = None) -> int:
-    """Run the program with a preset of `presets.PRESETS`; returns the exit code, see `cli.main`."""
+    """Run the program with the preset of this name in `presets.PRESETS`. Returns the exit code, see `cli.main`."""
     return start_preset(PRESETS[name], arguments)
 
 
 def start_preset(preset: Preset, arguments: Sequence[str] | None = None, command: str | None = None) -> int:
-    """See `start`. command: what the user typed to get here; None: the preset's script."""
+    """As `start`, with a preset; `command`: the command that the user typed; None: the preset's script."""
     open_standard_streams()
     if has_launcher():
         end_with_parent()
-    # All processes of a job have the same flags: one of them says what is wrong with them.
+    # All processes of a job have the same flags, so only one of them prints errors in them.
     with contextlib.nullcontext() if is_speaker() else contextlib.redirect_stderr(io.StringIO()):
         args = parse_flags(preset, arguments, command)
     if args.gpus > 1 and not args.plan:
         return start_job(preset, sys.argv[1:] if arguments is None else arguments, command, args.gpus)
-    if has_ended(args.output_dir):  # with failures, which no restart would mend
+    if has_ended(args.output_dir):  # this job has ended with failures, so a restart would not help
         return 1
     run = partial(run_here, preset, arguments, command)
-    alone = "RANK" not in os.environ and not args.plan  # a launcher has its own ways
+    alone = "RANK" not in os.environ and not args.plan  # a launcher restarts crashed processes itself
     return survive_crashes(run) if alone else run(History())
 
 
 def run_here(preset: Preset, arguments: Sequence[str] | None, command: str | None, history: History) -> int:
-    """The program, in this process; see `start_preset`."""
+    """Run the program in this process; see `start_preset`."""
     try:
         with interrupted_by_signals():
             from projects.video_diffusion_sr.cli import main
@@ -59,7 +59,7 @@ def run_here(preset: Preset, arguments: Sequence[str] | None, command: str | Non
 
 
 def start_job(preset: Preset, arguments: Sequence[str], command: str | None, gpus: int) -> int:
-    """The same run in `gpus` processes that form one job; its exit code, see `launcher.launch`."""
+    """Run the program in `gpus` processes that form one job. Returns its exit code, see `launcher.launch`."""
     if "RANK" in os.environ:
         if is_speaker():
             print("--gpus starts the processes itself: leave it out under torchrun", file=sys.stderr)
@@ -73,12 +73,12 @@ def start_job(preset: Preset, arguments: Sequence[str], command: str | None, gpu
 
 
 def open_standard_streams() -> None:
-    """Give streams that were closed (`2>&-`) the null device: a result must not be opened in their place."""
+    """Open the null device for closed standard streams (`2>&-`), so that no result gets their file descriptors."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, "w", errors="backslashreplace", closefd=False))

@@ -1,30 +1,32 @@
-"""How long will the networks take? Nanoseconds a pixel, fitted to the measurements of docs/performance.md.
+"""Predicts the time of the networks from nanoseconds per pixel, fitted to the measurements of docs/performance.md.
 
-All three stages are linear in the pixels of all frames: windows of attention have one size. The fit is to SeedVR2-3B at
-720p and 1080p, 97 frames, and to SeedVR2-7B at 720p, 25 frames, in bfloat16 on one H100 with 80 GB; it is within 10% of
-these, 25% too low for 4K, where the plan moves networks, and for single pictures.
+All three stages are linear in the number of pixels of all frames, since attention windows have a fixed size. The fit
+uses SeedVR2-3B at 720p and 1080p with 97 frames, and SeedVR2-7B at 720p with 25 frames, in bfloat16 on one H100 with
+80 GB. It is within 10% of these, and 25% too low for 4K, where the plan offloads networks, and for single pictures.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-MEASURED_ON = "H100"  # in the name that CUDA gives the device
+MEASURED_ON = "H100"  # part of the device's name in CUDA
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Nanoseconds for each pixel of each frame that the networks see; transformer: of one call."""
+    """Nanoseconds per pixel of each frame in the networks, by stage; for the transformer, those of one call."""
 
     encode: float
     transformer: float
     decode: float
 
     def seconds(self, pixels: int, frames: int, sampled: int, calls: int) -> float:
-        """Of encode, transformer and decode together, resizing and finishing included.
+        """The seconds of encoding, transformer and decoding together, with resizing and finishing.
 
         Args:
-            pixels: of a frame of the networks. frames: of the clip. sampled: frames of all windows; those that two
-                windows share count twice. calls: of the transformer for a window.
+            pixels: number of pixels of a frame in the networks.
+            frames: number of frames of the clip.
+            sampled: number of frames of all windows; frames that two windows share count twice.
+            calls: number of calls of the transformer per window.
         """
         once = frames * (self.encode + self.decode) + sampled * calls * self.transformer
         return pixels * once * 1e-9

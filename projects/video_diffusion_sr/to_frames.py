@@ -37,8 +37,10 @@ class Finished:
     borders: Mapping[int, int] = field(default_factory=dict)
 
     def arrive(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None, Tensor]:
-        """Wait for the copy. Returns, on the host, the planes to store [T, ...], the resized input and the result
-        (u8 [T, 3, h, w]) for comparisons, and the marks.
+        """Wait for the copy. Returns (planes to store, frames for comparisons, marks) on the host.
+
+        Planes are [T, ...]. The frames for comparisons are the resized input and the result, uint8 [T, 3, h, w] each;
+        None if nothing compares them.
         """
         *stored, marks = self.copy.arrive()
         return (tuple(stored[:-2]), (stored[-2], stored[-1]), marks) if self.compared else (tuple(stored), None, marks)
@@ -77,7 +79,7 @@ def decode_and_finish(
             results = finisher.finish(decoded.clip, degraded[rows.frame_span(decoded.frames)])
             gathered = [rows.to_leader(result, decoded.frames) for result in results]
             if restorer.parallel.is_leader:
-                whole = [result[: len(degraded)] for result in gathered if result is not None]  # all are here
+                whole = [result[: len(degraded)] for result in gathered if result is not None]  # none is, on the leader
                 (stages, marks), compared = infer.guard.marks(), restorer.result_options.pairs
                 copy = HostCopy(*finisher.form.stored(whole[-1]), *(whole if compared else ())[:2], marks)
                 yield Finished(copy, [frame.time for frame in degraded], stages, compared, decoded.first)

@@ -1,4 +1,4 @@
-"""From the frames of a shot to its latents: resized and padded, then encoded slice by slice."""
+"""Converts the frames of a shot to latents: resizes and pads them, then encodes slice by slice."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from projects.video_diffusion_sr.finishing import pixels_of
 from projects.video_diffusion_sr.progress import Progress
 from projects.video_diffusion_sr.restorer import Restorer
 
-PREPARE_FRAMES = 4  # cross to the device and are converted together, at most
+PREPARE_FRAMES = 4  # most frames that are copied to the device and converted together
 
 
 def prepare(
@@ -28,22 +28,31 @@ def prepare(
     rows: Rows,
     path: PixelPath = PixelPath(),  # noqa: B008 (frozen)
 ) -> Iterator[Tensor]:
-    """This rank's rows of resized, padded frames, [3, rows, w'] float32 in [-1, 1]. path: how pixels get there."""
+    """Yield this rank's rows of resized, padded frames, float32 [3, rows, w'] in [-1, 1].
+
+    Args:
+        path: the conversion of pixels for the networks.
+    """
     scale, geometry = restorer.infer.vae.spatial_factor, restorer.geometry
-    # A number that divides a slice (which begins after the first frame), so no frame of the next slice is waited for.
+    # It divides the length of a slice (the first frame not counted), so that no slice waits for frames of the next one.
     together, count = gcd(PREPARE_FRAMES, restorer.slice_frames or PREPARE_FRAMES), 1
     while group := list(islice(frames, count)):
         count = together
         for rgb in pixels_of(group, restorer, path)[0]:
             pixels = geometry.to_network(geometry.to_output(rgb, restorer.device))
-            # A copy of these rows: a view of them would hold the whole frame.
+            # A copy of these rows, because a view would keep the whole frame in memory.
             yield rows.shard(pixels, 1, scale).to(restorer.infer.stages.buffer_device).contiguous()
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Consecutive frames of a shot. clip: [3, T, rows, w']. real: without the repeated ones. first: latent frame.
-    latents: latent frames."""
+    """Consecutive frames of a shot.
+
+    clip: [3, T, rows, w'], this rank's rows.
+    real: number of frames without repetitions of the last one.
+    first: number of its first latent frame.
+    latents: number of its latent frames.
+    """
 
     clip: Tensor
     real: int
@@ -59,13 +68,15 @@ def encode(
     progress: Progress,
     first: int = 0,
 ) -> Iterator[Tensor]:
-    """Latents [t, h, w, c] of whole pictures, slice by slice, on every rank that shares the clip.
+    """Yield latents [t, h, w, c] of whole pictures, slice by slice, on every rank that shares the clip.
 
-    The last frame is repeated to fill the last slice's latents.
+    The last frame is repeated to fill the last latent frame.
 
     Args:
-        frames: this rank's rows of the padded frames of a shot, [3, rows, w'] each. latent_size: (h, w) of whole
-            pictures. first: number of the first latent frame, which the first frame ends; a slice begins behind it.
+        frames: this rank's rows of the padded frames of a shot, [3, rows, w'] each.
+        latent_size: (h, w) of whole latents.
+        first: number of the first latent frame, whose last frame is the first of `frames`. A slice of the shot must
+            begin after it.
     """
     infer, run_ahead, size = restorer.infer, RunAheadLimit(restorer.device), restorer.slice_frames
     memory, factor = infer.new_memory(rows.exchange), infer.vae.temporal_factor
@@ -75,7 +86,7 @@ def encode(
             noise = None
             if restorer.use_sample and rows.holds_rows:
                 noise = rows.shard(noises.take(slice_.first, slice_.latents), 1)
-                if size is not None and slice_.real >= size:  # a full slice: another one is likely
+                if size is not None and slice_.real >= size:  # the slice is full, so another one is likely
                     noises.expect(slice_.first + slice_.latents, size // factor)
             yield rows.unshard(encode_rows(slice_, latent_size, restorer, rows, memory, noise))
             run_ahead.step()
@@ -90,7 +101,11 @@ def encode_rows(
     memory: ClipMemory | TileMemories,
     noise: Tensor | None,
 ) -> Tensor:
-    """Latents [t, own rows, w, c] of one slice; no rows on a rank without. noise: of that shape, None for the mean."""
+    """Encode one slice to this rank's rows of latents [t, own rows, w, c], of which there may be none.
+
+    Args:
+        noise: noise of that shape for a sample of the posterior; None: use its mean.
+    """
     infer = restorer.infer
     if not rows.holds_rows:
         return torch.empty(slice_.latents, 0, latent_size[1], infer.vae.latent_channels, device=restorer.device)
@@ -98,10 +113,12 @@ def encode_rows(
 
 
 def slices(frames: Iterator[Tensor], size: int | None, factor: int, first: int = 0) -> Iterator[Slice]:
-    """Clips of 1 + size, size, size, ... frames [3, h', w']; the last is as short as it can be. size: None for one.
+    """Group frames [3, h', w'] into slices of 1 + size, size, size, ... frames; the last slice may be shorter.
 
     Args:
-        factor: frames of a latent frame; the first frame has one of its own, number `first`.
+        size: None: one slice of all frames.
+        factor: number of frames per latent frame, to which the last slice is filled up with copies of its last frame.
+            The first frame has its own latent frame, number `first`.
     """
     waiting, wanted, alone = [], None if size is None else 1 + size, 1
     for frame in frames:

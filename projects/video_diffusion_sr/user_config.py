@@ -1,4 +1,4 @@
-"""The YAML of a run, which of its keys the user changed, and a refusal of those that inference does not read."""
+"""Reads the YAML of a run, finds the keys that the user changed, and refuses those that inference does not read."""
 
 from collections.abc import Set
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from projects.video_diffusion_sr.idle_keys import MODELS, refuse_idle_model_keys
 from projects.video_diffusion_sr.presets import PRESETS, Preset
 from projects.video_diffusion_sr.request import ROOT, Request
 
-# Keys that only training reads -> what inference goes by. A key stands for all that follow it.
+# Keys that only training reads -> what inference uses instead. A key also stands for all keys below it.
 TRAINING = {
     "__object__": "inference has one program for all models",
     "dit.compile": "inference runs its own fused kernels and compiles nothing",
@@ -26,7 +26,7 @@ TRAINING = {
     "diffusion.loss": "inference reads the network's output as diffusion.sampler.prediction_type says",
     "condition": "in inference the preset says how much noise the condition gets",
 }
-# Keys that people look for and no YAML has -> what does it.
+# Keys that users may expect but no YAML has -> what to use instead.
 ELSEWHERE = {
     "dit.dtype": "both networks compute in one dtype: use --dtype or vae.dtype",
     "dit.checkpoint": "use --checkpoint FILE",
@@ -36,10 +36,10 @@ OPTIONAL = ("diffusion.timesteps.sampling.shift", "diffusion.cfg.partial")
 
 @dataclass(frozen=True)
 class UserConfig:
-    """What `read_user_config` makes of the YAML.
+    """The result of `read_user_config`.
 
-    config: complete and resolved. changed: full names of the keys that the user set, or whose value in the user's file
-    is not the released one.
+    config: the complete YAML with overrides, resolved.
+    changed: full names of the keys that the user set, or whose value in the user's file is not the released one.
     """
 
     config: DictConfig
@@ -47,11 +47,11 @@ class UserConfig:
 
 
 def read_user_config(preset: Preset, request: Request) -> UserConfig:
-    """The YAML of `request.config`, else the preset's, with the request's overrides.
+    """Read the YAML of `request.config`, else the preset's, and apply the request's overrides.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a key that does not exist, that only training reads, or that changes nothing; by its full name.
+        FileNotFoundError: the file does not exist.
+        ValueError: a key does not exist, is only read by training, or changes nothing; the message has its full name.
     """
     source = request.config or ROOT / preset.config
     named = {name for override in request.overrides for name in override_names(override)}
@@ -68,17 +68,17 @@ def read_user_config(preset: Preset, request: Request) -> UserConfig:
 
 
 def refuse_training(name: str) -> None:
-    """ValueError for a key that training alone reads."""
+    """Raise ValueError for a key that only training reads."""
     for key, instead in TRAINING.items():
         if f"{name}.".startswith(f"{key}."):
             raise ValueError(f"config key {name} is read by training only: {instead}; leave it out")
 
 
 def changed_in_file(preset: Preset, source: str) -> set[str]:
-    """Names of the values in a user's file that are not those of the preset's YAML; none in a released YAML.
+    """Full names of the keys whose values in a user's file differ from the preset's YAML; none for a released YAML.
 
     Raises:
-        ValueError: a key that inference does not read, or one that is missing; names the file.
+        ValueError: inference does not read a key, or a key is missing; the message names the file.
     """
     if find_file(source, [Path.cwd(), ROOT]) in {(ROOT / known.config).resolve() for known in PRESETS.values()}:
         return set()

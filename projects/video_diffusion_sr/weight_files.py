@@ -1,4 +1,4 @@
-"""Which files hold a preset's weights: those that the user names, or those in the folder that have a known name."""
+"""Finds the files of a preset's weights: those that the user names, or files with a known name in the folder."""
 
 import re
 from dataclasses import replace
@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from projects.video_diffusion_sr.presets import Preset
 
-# What the released name is followed by in other people's files, the most exact first.
+# Suffixes of the released name in converted files, the most exact weights first.
 VARIANTS = (
     "fp32",
     "bf16",
@@ -35,10 +35,10 @@ GGUF_VARIANTS = (
 
 
 def find_weights(released: Path) -> Path:
-    """The file for weights that the release calls `released`; that path itself where there is none.
+    """Find the file of the weights that are released as `released`; returns that path if there is none.
 
-    First the released name, then as `.safetensors`, then with what converters add: `NAME_fp16.safetensors`,
-    `NAME_fp8_e4m3fn.safetensors`, `NAME-Q8_0.gguf` and so on, the most exact first.
+    It tries the released name, then that name as `.safetensors`, then the names that converters give:
+    `NAME_fp16.safetensors`, `NAME_fp8_e4m3fn.safetensors`, `NAME-Q8_0.gguf` and so on, the most exact weights first.
     """
     for path in (released, released.with_suffix(".safetensors")):
         if path.is_file():
@@ -57,10 +57,10 @@ def find_weights(released: Path) -> Path:
 def with_named_weights(
     preset: Preset, config: DictConfig, checkpoint: Path | None, vae_checkpoint: Path | None
 ) -> tuple[Preset, DictConfig]:
-    """The preset and its config with the weights' files that the user named; None leaves the usual place.
+    """Put the weight files that the user named into the preset and its config; None keeps the default file.
 
     Raises:
-        FileNotFoundError: a named file does not exist. Another file is never taken in its place.
+        FileNotFoundError: a named file does not exist. No other file is used in its place.
     """
     for flag, path in (("--checkpoint", checkpoint), ("--vae_checkpoint", vae_checkpoint)):
         if path is not None and not path.is_file():

@@ -1,4 +1,7 @@
-"""How a run stays within the memory of its device.
+"""Keeps a run within the memory of its device.
 
-plan: what can be chosen, and the choice. predict: what a plan takes. budget: what there is. stages: a plan at work.
+plan: memory plans and their candidates.
+predict: the memory that a plan needs.
+budget: the memory that is available, and the choice of a plan.
+stages: executes a plan.
 """

@@ -1,1 +1,1 @@
-"""`--report`: one HTML page a run, which opens from disk without a network."""
+"""`--report`: writes one HTML page per run, which opens from disk without network access."""

@@ -1,14 +1,14 @@
-"""Two curves as an inline SVG. Its text is HTML around it, which a narrow screen does not shrink."""
+"""Draws two curves as an inline SVG. Labels are HTML beside it, since narrow screens would shrink text in the SVG."""
 
 from html import escape
 
 from projects.video_diffusion_sr.run_page.samples import Curve
 
-WIDTH, HEIGHT = 600, 120  # of the drawing's own units; the page stretches it
+WIDTH, HEIGHT = 600, 120  # in units of the drawing, which the page scales
 
 
 def chart(curve: Curve) -> str:
-    """The curves of one clip, from 0 up, over its seconds."""
+    """The curves of one clip over time in seconds, with an axis that begins at 0."""
     top = max(*curve.before, *curve.after, 0.5) * 1.05
     first, last = curve.times[0], curve.times[-1]
     span = max(last - first, 1e-9)

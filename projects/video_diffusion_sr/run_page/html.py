@@ -1,4 +1,4 @@
-"""Writes the HTML of the page. It loads nothing from a network, and its content policy forbids that, too."""
+"""Writes the HTML of the page. The page loads nothing from a network, and its content policy forbids it."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from projects.video_diffusion_sr.run_page.lines import Line, by_file
 from projects.video_diffusion_sr.run_page.samples import Curve
 from projects.video_diffusion_sr.run_page.style import CSS, SCRIPT
 
-OPEN_FILES = 5  # so few are shown unfolded
+OPEN_FILES = 5  # details are unfolded if there are at most this many files
 MOST_FILE_LINES = 60
 ENDED_EARLY = "The run ended early; this is what was done until then."
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -25,10 +25,15 @@ LEVELS = {"ERROR": "bad", "CRITICAL": "bad", "WARNING": "warn"}
 
 @dataclass(frozen=True)
 class Page:
-    """facts: of the run, by name. files: that were to be restored. done: entries of those that are, see `entry_of`.
+    """The contents of the page.
 
-    outcomes: (path, "failed" or "skipped", sentence). lines: what the run said. folder: where the page goes.
-    ended_early: the run was interrupted.
+    facts: the facts of the run, by name.
+    files: paths of all files of the run.
+    done: entries of the restored files, see `entry_of`.
+    outcomes: (path, "failed" or "skipped", message) of other files.
+    lines: log lines of the run.
+    folder: folder of the page.
+    ended_early: whether the run was interrupted.
     """
 
     facts: Mapping[str, str]
@@ -43,7 +48,7 @@ class Page:
 
 @dataclass(frozen=True)
 class File:
-    """One row of the page: entry: None unless `state` is "restored"."""
+    """One row of the page. entry: None unless `state` is "restored"."""
 
     path: str
     state: str
@@ -52,7 +57,7 @@ class File:
 
 
 def page_text(page: Page) -> str:
-    """The whole page."""
+    """The HTML of the page."""
     files, others = files_of(page)
     counts = {state: sum(file.state == state for file in files) for state in STATE_CLASSES}
     title = f"{page.facts['model']}: {counts['restored']} of {len(files)} file{'s' * (len(files) != 1)} restored"
@@ -76,7 +81,7 @@ def page_text(page: Page) -> str:
 
 
 def files_of(page: Page) -> tuple[list[File], list[Line]]:
-    """Every file once, those that failed first; and the lines that are about none."""
+    """(all files, those that failed first; the log lines that belong to no file)."""
     entries = {entry["path"]: entry for entry in page.done}
     outcomes = {path: (kind, text) for path, kind, text in page.outcomes}
     paths = sorted({*page.files, *entries, *outcomes})
@@ -94,12 +99,12 @@ def files_of(page: Page) -> tuple[list[File], list[Line]]:
 
 
 def has_more(file: File) -> bool:
-    """Is there anything to say beyond its row?"""
+    """Whether there are details of a file beyond its row in the table."""
     return bool(file.entry or file.lines)
 
 
 def table(files: Sequence[File]) -> str:
-    """One row a file."""
+    """The table with one row per file."""
     heads = ("frames", "size", "s", "frames/s", "peak GiB", "flicker")
     numbers = "".join(f'<th class="num">{head}</th>' for head in heads)
     rows = "\n".join(row(i, file, len(heads)) for i, file in enumerate(files))
@@ -107,7 +112,7 @@ def table(files: Sequence[File]) -> str:
 
 
 def row(number: int, file: File, columns: int) -> str:
-    """The file's name, what became of it, and its figures."""
+    """A row of the table: the file's name, its state and its figures."""
     name = escaped(Path(file.path).name)
     link = f'<a href="#f{number}">{name}</a>' if has_more(file) else name
     state = f'<td class="{STATE_CLASSES[file.state]}">{file.state}</td>'
@@ -124,14 +129,14 @@ def row(number: int, file: File, columns: int) -> str:
 
 
 def sizes(entry: Mapping[str, Any]) -> str:
-    """Width and height, of the input where it is known."""
+    """The width and height of the result, and of the input if it is known."""
     height, width = entry["size"]
     before = f"{entry['samples']['input_size'][1]}×{entry['samples']['input_size'][0]} → " if entry["samples"] else ""
     return f"{before}{width}×{height}"
 
 
 def details(number: int, file: File, folder: Path, unfolded: bool) -> str:
-    """Pictures, curve and lines of one file."""
+    """The pictures, the curve and the log lines of one file."""
     parts, about = [], escaped(file.path)
     if file.entry is not None:
         sampled = file.entry["samples"] or {"stills": (), "curve": None}
@@ -153,7 +158,7 @@ def details(number: int, file: File, folder: Path, unfolded: bool) -> str:
 
 
 def pair(still: Mapping[str, Any], named: bool) -> str:
-    """Two pictures on top of each other, and a slider over them."""
+    """Two superimposed pictures with a slider between them."""
     height, width = still["size"]
     caption = f"<figcaption>{still['seconds']:.2f} s</figcaption>" if named else ""
     label = f"input and restored at {still['seconds']:.2f} s: drag to compare"
@@ -169,7 +174,7 @@ def pair(still: Mapping[str, Any], named: bool) -> str:
 
 
 def link_to(path: str, folder: Path) -> str:
-    """A link to a file that works as long as the page lies where it lies."""
+    """A link to a file, relative to the page's folder."""
     try:
         there = os.path.relpath(Path(path).resolve(), folder).replace(os.sep, "/")
     except ValueError:  # another drive
@@ -178,13 +183,13 @@ def link_to(path: str, folder: Path) -> str:
 
 
 def facts_table(facts: Mapping[str, str]) -> str:
-    """Names and values."""
+    """A table of names and values."""
     rows = "".join(f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>" for name, value in facts.items())
     return f'<div class="scroll"><table class="facts">{rows}</table></div>'
 
 
 def listed(lines: Sequence[Line]) -> str:
-    """Lines as the run said them."""
+    """A list of log lines."""
     items = [f'<li class="{LEVELS.get(level, "")}">{escaped(text)}</li>' for level, text in lines[:MOST_FILE_LINES]]
     if len(lines) > MOST_FILE_LINES:
         items.append(f'<li class="dim">and {len(lines) - MOST_FILE_LINES} more</li>')
@@ -192,10 +197,10 @@ def listed(lines: Sequence[Line]) -> str:
 
 
 def card(title: str, content: str) -> str:
-    """Something that a reader may unfold."""
+    """A section that the reader can unfold."""
     return f'<details class="card"><summary><h2>{escaped(title)}</h2></summary>{content}</details>'
 
 
 def escaped(text: str) -> str:
-    """Text for a page: a name of a file must not become a tag, nor reverse the direction of writing."""
+    """Escape text, so that the name of a file can neither become a tag nor reverse the direction of writing."""
     return escape(printable(text))

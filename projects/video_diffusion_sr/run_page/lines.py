@@ -7,17 +7,18 @@ from pathlib import Path
 
 from common.logger import printable
 
-MOST_LINES = 20_000  # of a run
+MOST_LINES = 20_000  # most lines that are kept of a run
 LONGEST = 1000  # characters
 Line = tuple[str, str]  # level, text
 NUMBER = re.compile(r"^\[\d+/\d+\] ")
 
 
 class Lines(logging.Handler):
-    """Keeps (level, text) of every message from INFO on, and what became of files where a message says so.
+    """A log handler that keeps messages from level INFO on, and the outcomes of files from `outcome`.
 
     Attributes:
-        kept: in order. outcomes: (path, "failed" or "skipped", text).
+        kept: (level, text) of each message, in order.
+        outcomes: (path, "failed" or "skipped", text) of files.
     """
 
     def __init__(self) -> None:
@@ -34,14 +35,14 @@ class Lines(logging.Handler):
 
 
 def outcome(path: Path, kind: str) -> dict[str, tuple[str, str]]:
-    """For `extra` of a message: this is what became of a file. kind: "failed" or "skipped"."""
+    """The argument `extra` of a log call that reports the outcome of a file; kind: "failed" or "skipped"."""
     return {"outcome": (str(path), kind)}
 
 
 def by_file(lines: Iterable[Line], names: Iterable[str]) -> tuple[dict[str, list[Line]], list[Line]]:
-    """Lines by the file's name with which they begin, and those that begin with none.
+    """(lines of each file, by the name with which they begin; lines that begin with no file's name).
 
-    Files of one name in several folders cannot be told apart by a line, so each of them has it.
+    Files of the same name in several folders get the same lines, because lines do not contain the folder.
     """
     found: dict[str, list[Line]] = {printable(name): [] for name in names}
     lengths = sorted({len(name) for name in found}, reverse=True)

@@ -28,30 +28,30 @@ from projects.video_diffusion_sr.run_page.lines import Lines
 
 logger = get_logger(__name__)
 
-ROOM = 10 * 2**20  # bytes of pictures in a page, which base64 makes a third more of
+ROOM = 10 * 2**20  # most bytes of pictures in a page; base64 makes them a third larger
 ROOM_OF_A_FILE = ROOM // 8
 SUFFIXES = (".html", ".htm")
 
 
 class NoPage:
-    """The plain twin of `RunPage`, for runs without a page."""
+    """The replacement of `RunPage` for runs without a page."""
 
     def attach(self, job: Job) -> Job:
-        """The job as it is."""
+        """Return the job unchanged."""
         return job
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to write."""
+        """Do nothing."""
 
 
 class RunPage:
-    """A context manager around a run, on every rank; the one that speaks for all writes the page when it leaves.
+    """A context manager around a run on every rank; when the first rank leaves it, that rank writes the page.
 
-    A page never costs a result: what goes wrong with it is a warning. After an interruption the page has what was done
-    until then, by the processes on which the first rank need not wait.
+    Errors of the page are logged as warnings, so that they never affect a result. After an interruption, the page only
+    has the results of processes for which the first rank does not have to wait.
     """
 
     def __init__(self, target: Path, preset: Preset, args: argparse.Namespace, process: Process) -> None:
@@ -63,7 +63,7 @@ class RunPage:
         self.done: list[dict[str, Any]] = []
 
     def attach(self, job: Job) -> Job:
-        """The job with this page told of its files."""
+        """The job, with calls of `add` for its restored files."""
         files = len(job.plans)
         self.files = [str(path) for path in job.plans]
         sampling = job.restorer.infer.sampling
@@ -72,7 +72,7 @@ class RunPage:
         return replace(job, restorer=replace(job.restorer, result_options=options), on_report=self.add)
 
     def add(self, report: Report) -> None:
-        """A file is restored."""
+        """Add a restored file."""
         self.done.append(entry_of(report))
 
     def __enter__(self) -> Self:
@@ -91,7 +91,7 @@ class RunPage:
             return
         try:
             parts = self.process.gather_on_leader(local, "page")
-        except BaseException:  # another process has failed, and the launcher ends this one
+        except BaseException:  # another process has failed, so the launcher will end this one
             self._try_to_write([local], ended_early=True)
             raise
         self._try_to_write(parts, ended_early=False)
@@ -122,15 +122,15 @@ class RunPage:
 
 
 def page_of(preset: Preset, args: argparse.Namespace, process: Process) -> RunPage | NoPage:
-    """The page that the flags ask for."""
+    """The page that the flags request; a `NoPage` without --report."""
     return NoPage() if args.report is None else RunPage(target_of(args), preset, args, process)
 
 
 def target_of(args: argparse.Namespace) -> Path:
-    """Where the page goes.
+    """The path of the page.
 
     Raises:
-        ValueError: a name that is none of a page.
+        ValueError: the name cannot be that of a page.
     """
     target = args.output_dir / "report.html" if args.report is True else Path(args.report)
     if target.suffix.lower() not in SUFFIXES:
@@ -141,7 +141,7 @@ def target_of(args: argparse.Namespace) -> Path:
 
 
 def facts_of(preset: Preset, args: argparse.Namespace, process: Process) -> dict[str, str]:
-    """What a reader needs to understand a run, or to repeat it."""
+    """The facts with which a reader can understand a run or repeat it."""
     device = process.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
@@ -154,7 +154,7 @@ def facts_of(preset: Preset, args: argparse.Namespace, process: Process) -> dict
 
 
 def entry_of(report: Report) -> dict[str, Any]:
-    """A report as JSON holds it."""
+    """A report as a dictionary for JSON."""
     sampled = None if report.samples is None else asdict(report.samples)
     for still in sampled["stills"] if sampled else ():
         still |= {key: base64.b64encode(still[key]).decode() for key in ("before", "after")}
@@ -165,7 +165,7 @@ def entry_of(report: Report) -> dict[str, Any]:
 
 
 def within_page_bytes(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries, the last ones without pictures where those of all are too many for a page."""
+    """The entries; if all pictures take more than `ROOM`, the last entries lose theirs."""
     left, kept = ROOM * 4 // 3, []
     for entry in entries:
         stills = entry["samples"]["stills"] if entry["samples"] else ()

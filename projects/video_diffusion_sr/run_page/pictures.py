@@ -1,4 +1,4 @@
-"""Pictures small enough for a page."""
+"""Encodes pictures that are small enough for a page."""
 
 import io
 
@@ -12,7 +12,7 @@ TRIES = 5
 
 
 def shrunk(frame: np.ndarray, side: int) -> Image.Image:
-    """u8 [3, h, w] as a picture whose longer side is at most `side`."""
+    """Convert uint8 [3, h, w] to a picture whose longer side is at most `side` pixels."""
     picture = Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0)))
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return picture
@@ -21,7 +21,11 @@ def shrunk(frame: np.ndarray, side: int) -> Image.Image:
 def encode_pair(
     before: Image.Image, after: Image.Image, most_bytes: int
 ) -> tuple[tuple[bytes, bytes], tuple[int, int]]:
-    """Both as WebP of one size, together within `most_bytes` where `SMALLEST_SIDE` allows it; (height, width)."""
+    """Encode both as WebP of one size, together within `most_bytes` unless that needs less than `SMALLEST_SIDE` pixels.
+
+    Returns:
+        ((before, after) as bytes, their (height, width)).
+    """
     side = max(after.size)
     for _ in range(TRIES):
         pair = [fitted(picture, side) for picture in (before, after)]
@@ -34,7 +38,7 @@ def encode_pair(
 
 
 def fitted(picture: Image.Image, side: int) -> Image.Image:
-    """The picture with its longer side reduced to `side`."""
+    """Reduce a picture so that its longer side has `side` pixels."""
     scale = side / max(picture.size)
     if scale >= 1:
         return picture
@@ -43,7 +47,7 @@ def fitted(picture: Image.Image, side: int) -> Image.Image:
 
 
 def webp(picture: Image.Image) -> bytes:
-    """The picture as a WebP file, lossy."""
+    """Encode a picture as lossy WebP."""
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=QUALITY, method=4)
     return file.getvalue()

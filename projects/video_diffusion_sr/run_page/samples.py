@@ -1,4 +1,4 @@
-"""Collects what the page shows of one file (stills, curves) from its frames on their way to the writer."""
+"""Collects stills and curves of one file for the page, from its frames as they are passed to the writer."""
 
 from array import array
 from collections.abc import Sequence
@@ -16,15 +16,20 @@ from projects.video_diffusion_sr.run_page.pictures import LARGEST_SIDE, encode_p
 
 logger = get_logger(__name__)
 
-STILLS = 6  # of a clip, at most
-LEAST_BYTES = 1500  # of a picture; a smaller one shows nothing
-GOOD_BYTES = 12_000  # of a picture, below which fewer are better than smaller ones
-POINTS = 300  # of a curve
+STILLS = 6  # most stills of a clip
+LEAST_BYTES = 1500  # smallest useful size of a picture
+GOOD_BYTES = 12_000  # size of a picture below which fewer pictures are better than smaller ones
+POINTS = 300  # most points of a curve
 
 
 @dataclass(frozen=True)
 class Still:
-    """One moment, before and after. seconds: when. before, after: WebP. size: (height, width) of both."""
+    """A frame before and after restoration.
+
+    seconds: its time.
+    before, after: the resized input and the result, as WebP.
+    size: (height, width) of both.
+    """
 
     seconds: float
     before: bytes
@@ -34,10 +39,12 @@ class Still:
 
 @dataclass(frozen=True)
 class Curve:
-    """How much a clip changes from each frame to the next one.
+    """The change of a clip from each frame to the next.
 
-    times: seconds, of the later frame. before, after: of the resized input and of the result, mean absolute difference
-    over pixels and channels, in levels of 255. frames: that one point stands for; it is the largest of them.
+    times: times of the later frames in seconds.
+    before, after: mean absolute differences of the resized input and of the result over pixels and channels, in 8-bit
+        levels.
+    frames: number of frames per point, which has their largest value.
     """
 
     times: tuple[float, ...]
@@ -48,8 +55,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sampled:
-    """input_size: (height, width) of the file. stills: in order of time. curve: without points for a picture.
-    flicker: means over all frames of what `curve` shows; None for a picture.
+    """The samples of one file.
+
+    input_size: (height, width) of the file.
+    stills: its stills, in order of time.
+    curve: its curve, without points for a picture.
+    flicker: means of the two curves over all frames; None for a picture.
     """
 
     input_size: tuple[int, int]
@@ -59,10 +70,13 @@ class Sampled:
 
 
 class Samples:
-    """Takes every frame of a file, keeps some of them small and a figure of each. Never costs the result.
+    """Receives every frame of a file, and keeps some of them reduced, and the change to the previous frame of each.
+
+    Errors are logged as warnings, so that they never affect the result.
 
     Args:
-        info: the input. max_bytes: bytes of pictures that the page has for this file; None: there is no page.
+        info: the facts of the input.
+        max_bytes: most bytes of pictures in the page for this file; None: there is no page.
     """
 
     def __init__(self, info: MediaInfo, max_bytes: int | None) -> None:
@@ -73,7 +87,7 @@ class Samples:
         self.times, self.changes = array("d"), (array("f"), array("f"))
 
     def write(self, inputs: Tensor, outputs: Tensor, times: Sequence[Fraction]) -> None:
-        """Append frames, u8 [T, 3, h, w] each: the resized input and the result; times in seconds."""
+        """Append frames, uint8 [T, 3, h, w] each: the resized input and the result; times are in seconds."""
         if not self.wanted:
             return
         try:
@@ -91,11 +105,11 @@ class Samples:
         if self.seen % self.every == 0:
             self.stills.append((seconds, shrunk(before, LARGEST_SIDE), shrunk(after, LARGEST_SIDE)))
         self.seen += 1
-        if len(self.stills) == 2 * STILLS:  # the length is unknown until the end: keep every second so far
+        if len(self.stills) == 2 * STILLS:  # the length is unknown until the end, so keep every second still
             self.stills, self.every = self.stills[::2], 2 * self.every
 
     def complete(self) -> Sampled | None:
-        """No frame follows; None where there is no page, or nothing to show on it."""
+        """Call this after the last frame. Returns the samples; None if there is no page or nothing to show on it."""
         self.last = None
         if not self.wanted or self.seen == 0:
             return None
@@ -128,15 +142,15 @@ class Samples:
 
 
 def change(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean absolute difference of two pictures u8 [3, h, w], in levels."""
-    import cv2  # by far the fastest sum of differences; a start does not wait for it
+    """The mean absolute difference of two pictures, uint8 [3, h, w] each, in 8-bit levels."""
+    import cv2  # it has the fastest sum of differences; imported here, because it slows down the start
 
     rows = (-1, a.shape[-1])  # OpenCV takes a third dimension for channels
     return cv2.norm(np.ascontiguousarray(a).reshape(rows), np.ascontiguousarray(b).reshape(rows), cv2.NORM_L1) / a.size
 
 
 def curve(times: Sequence[float], before: Sequence[float], after: Sequence[float]) -> Curve:
-    """At most `POINTS` points, each the largest of the frames that it stands for: a single jump stays visible."""
+    """A curve of at most `POINTS` points. Each is the maximum over its frames, so that a single jump stays visible."""
     width = -(-len(times) // POINTS) or 1
     starts = range(0, len(times), width)
     highest = (tuple(round(max(values[i : i + width]), 3) for i in starts) for values in (before, after))

@@ -1,4 +1,4 @@
-"""How a page looks, and the one thing that it does: a slider between two pictures."""
+"""The style sheet of the page, and its script, a slider between two pictures."""
 
 CSS = """
 :root{color-scheme:light dark;--bg:#f6f7f8;--card:#fff;--text:#16191d;--dim:#5c6670;--line:#dde2e7;--accent:#0b6bcb;
