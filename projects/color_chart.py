@@ -38,7 +38,11 @@ EXACT = {"codec": "ffv1", "pixel_format": "yuv420p10le"}
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of source. tags: its primaries, transfer and matrix, by the numbers of ITU-T H.273."""
+    """A kind of source.
+
+    name: its name in the table.
+    tags: its primaries, transfer and matrix, by the numbers of ITU-T H.273.
+    """
 
     name: str
     tags: tuple[int, int, int]

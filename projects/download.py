@@ -22,17 +22,21 @@ from projects.video_diffusion_sr.prompts import NEGATIVE, POSITIVE, Prompt
 
 logger = get_logger(__name__)
 
-VAE_FILE = "ema_vae.pth"  # one for all variants
+VAE_FILE = "ema_vae.pth"  # the same for all variants
 
-# The embeddings belong to the released code, not to the weights. Each place is tried in turn; what comes is only taken
-# with the right SHA-256, so a place that has something else, or nothing any more, does no harm.
+# The embeddings are published with the released code, not with the weights. Each place is tried in turn, and a file is
+# only used if its SHA-256 is right, so a place that has lost or changed the file does no harm.
 PROMPT_URLS = ("https://raw.githubusercontent.com/ByteDance-Seed/SeedVR/main",)
 PROMPT_SPACES = ("ByteDance-Seed/SeedVR2-3B",)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A released model: its repository on the hub and the transformer's file in it."""
+    """A released model.
+
+    repository: its repository on the hub.
+    transformer: name of the transformer's file in it.
+    """
 
     repository: str
     transformer: str

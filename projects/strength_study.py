@@ -63,6 +63,8 @@ class Material:
     restored: restored latents.
     decoded: the input's latents, decoded and finished.
     finish: decodes latents and applies the colour fix.
+    infer: the networks.
+    seed: seed of the noise.
     """
 
     given: Tensor

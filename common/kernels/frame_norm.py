@@ -141,7 +141,9 @@ def add_phase_bias(
         y: [B, T, H, W, C], H and W even.
         table: [Z, 4, 4, C], indexed by frame modulo Z, class of the row and class of the column; the classes are
             first, odd, even, last.
-        out, measure: as in `add_bias_residual`, also for what is returned.
+        out, measure: as in `add_bias_residual`.
+    Returns:
+        As `add_bias_residual`.
     """
     out = y if out is None else out
     if use_triton(y, out):

@@ -38,6 +38,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
+    """The measurement of one case.
+
+    name, size: see `Case`.
+    own_ms, plain_ms: milliseconds of the kernel and of the plain path.
+    tb_s: memory traffic of the kernel in TB/s.
+    tflop_s: arithmetic of the kernel in TFLOP/s.
+    """
+
     name: str
     size: str
     own_ms: float

@@ -9,7 +9,7 @@ from projects.video_diffusion_sr.flag_types import count, exact_size, frame_rate
 from projects.video_diffusion_sr.presets import Preset
 
 ROOT = Path(__file__).resolve().parents[2]
-DTYPE_NAMES = ("bfloat16", "float16", "float32")  # of request.DTYPES
+DTYPE_NAMES = ("bfloat16", "float16", "float32")  # the names in request.DTYPES
 FRAMES_OUT = ("png",)  # sequence_writer.FRAMES_OUT
 CODECS = ("auto", "h264", "hevc", "vp9", "av1", "prores", "ffv1", "png")  # data.media.codecs.CODECS
 CONTAINERS, ENCODERS = ("mp4", "mov", "mkv", "webm"), ("cpu", "nvenc")

@@ -30,7 +30,12 @@ TEXT_TOKENS = 8
 
 @dataclass
 class DryRows:
-    """A `RowExchange` without communication, which returns empty tensors of the shapes that would arrive."""
+    """A `RowExchange` without communication, which returns empty tensors of the shapes that would arrive.
+
+    ranks: number of ranks that share the picture.
+    total_rows, local_rows: latent rows of the picture and of this rank's block.
+    first, last, shared: see `RowExchange`.
+    """
 
     ranks: int
     total_rows: int
@@ -68,6 +73,7 @@ def kernels_for(
 class DryClip:
     """The properties of a clip on which kernels depend.
 
+    schedule: its schedule in the VAE.
     size: (H, W) of the networks' pictures in pixels.
     frames, latents: the different lengths of its slices, in frames and in latent frames, in order.
     """

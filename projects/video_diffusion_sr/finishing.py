@@ -50,6 +50,8 @@ class Finisher:
     """Finishes decoded frames of one clip: crop, colour fix, strength, conversion.
 
     size: (height, width) of results.
+    restorer: the settings of the run.
+    form: conversion of pixels before and after the networks.
     transparent: whether results have alpha.
     """
 

@@ -16,10 +16,10 @@ class Progress(Protocol):
     """The interface to which a restoration reports its progress: a context manager around the work on one clip."""
 
     def advance(self, stage: str, frames: int) -> None:
-        """So many more frames are through a stage ("encode", "sample" or "decode")."""
+        """Report that `frames` more frames have passed a stage: "encode", "sample" or "decode"."""
 
     def expect(self, frames: int) -> None:
-        """The true number of frames is known now."""
+        """Report the true number of frames, when it is known."""
 
     def __enter__(self) -> Self: ...
 
@@ -46,7 +46,7 @@ class ProgressBar:
         )
 
     def advance(self, stage: str, frames: int) -> None:
-        """So many frames are through a stage ("encode", "sample" or "decode")."""
+        """Report that `frames` more frames have passed a stage: "encode", "sample" or "decode"."""
         try:
             self.bar.set_description_str(f"{self.name} {stage}", refresh=False)
             self.bar.update(frames * WEIGHTS[stage])
@@ -54,7 +54,7 @@ class ProgressBar:
             self.bar.disable = True
 
     def expect(self, frames: int) -> None:
-        """The true number of frames is known now."""
+        """Report the true number of frames, when it is known."""
         self.bar.total = frames * sum(WEIGHTS.values())
 
     def __enter__(self) -> Self:

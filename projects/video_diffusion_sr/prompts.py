@@ -14,7 +14,12 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class Prompt:
-    """A file with one embedding [tokens, width], which is bfloat16 in the release."""
+    """A released file with one embedding in bfloat16.
+
+    file: its name.
+    shape: (tokens, width).
+    sha256: its hash.
+    """
 
     file: str
     shape: tuple[int, int]

@@ -41,6 +41,8 @@ class Report:
 
     source, output: paths of the input and of the result.
     frames: number of frames of the result.
+    size: (height, width) of the result.
+    seconds: time from the start of computing until the result has its name.
     peak_memory: peak in bytes of this file's tensors on a CUDA device, or of the whole process so far on a CPU; 0 if
         unknown.
     reserved: the largest number of bytes that the CUDA allocator held, with gaps and cache; 0 on other devices.

@@ -50,7 +50,10 @@ class Request:
     """The settings of one run. If a field is None, the preset or its YAML decides.
 
     res: (height, width) whose product is the area of the result; the aspect ratio is the file's.
-    size: replaces `res`, see `OutputSize`. fit: see `Geometry`.
+    seed: seed of all noise.
+    device: name of the device; "auto": CUDA if there is a device.
+    size: replaces `res`, see `OutputSize`.
+    fit: see `Geometry`.
     dtype: dtype of both networks.
     steps, cfg_scale: number of sampling steps, and guidance scale.
     window_frames: number of frames that the transformer takes at once; 0: always the whole clip.
@@ -64,7 +67,10 @@ class Request:
     random_weights: use seeded random weights and prompts; `ckpt_dir` is not read.
     overlap: read and write in separate threads.
     resume: keep finished segments of a file until it is complete, so that a later run can continue after them.
+    deinterlace: see `open_media`.
     clip_range: the part of each clip that is restored.
+    cuts: the settings of scene cuts.
+    result_options: options for the form of results.
     """
 
     res: tuple[int, int]

@@ -19,10 +19,10 @@ from projects.video_diffusion_sr.restorer import Restorer
 from projects.video_diffusion_sr.scene_cuts import AUTO, OFF, read_list
 from projects.video_diffusion_sr.settings import RunSettings
 
-NO_MATTER = {  # of a request
+NO_MATTER = {  # fields of a request that the identity does not contain directly, since it has what follows from them
     "device", "dtype", "res", "size", "vram", "shard_weights", "overlap", "ckpt_dir", "checkpoint", "vae_checkpoint",
     "lora", "config", "overrides", "result_options", "resume", "window_frames", "cuts", "clip_range",
-}  # fmt: skip  # what follows from them is told by itself
+}  # fmt: skip
 SHOWN_BESIDE = {"compare", "page_bytes"}  # fields of `ResultOptions` that do not change the result
 PARTS = ("common", "data", "models", "projects/video_diffusion_sr")  # folders of the program that affect results
 SAMPLES, SAMPLE_BYTES = 64, 64 * 1024  # number and size of samples of a large file, which is not read whole

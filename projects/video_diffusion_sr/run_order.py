@@ -38,6 +38,8 @@ MOST_WRITING = 8  # limit of files that are written at a time; compressing a pic
 class Job:
     """The settings that all files of a run share.
 
+    output_dir: the folder of results.
+    restorer: the networks and their settings.
     plans: the plan of each file; None: the default plan.
     existing: see `restore_clip`.
     history: records which files are being processed.
@@ -147,7 +149,12 @@ def _in_flight(paths: Iterator[Path], job: Job) -> Iterator[bool]:
 
 @dataclass(frozen=True)
 class Computed:
-    """A file whose frames are all computed. `run` writes the remaining frames; None if the file has failed."""
+    """A file whose frames are all computed.
+
+    path: the input.
+    outcome: the report of the file, when it is written, or its error.
+    run: writes the remaining frames; None if the file has failed.
+    """
 
     path: Path
     outcome: Future[Report | None]

@@ -19,7 +19,11 @@ from projects.video_diffusion_sr.temporal_windows import SHARED_LATENTS
 
 @dataclass(frozen=True)
 class Place:
-    """A frame at which a clip can continue: its number in the clip, and that of the first frame of its shot."""
+    """A frame at which a clip can continue.
+
+    frame: number of the frame in the clip.
+    shot: number in the clip of the first frame of its shot.
+    """
 
     frame: int = 0
     shot: int = 0

@@ -25,6 +25,7 @@ from projects.video_diffusion_sr.weight_files import find_weights, with_named_we
 class RunSettings:
     """All settings of a run that do not depend on a file.
 
+    preset, request: the preset and the user's request.
     config: the YAML with the request's overrides.
     device, dtype: device and dtype of both networks.
     vae, dit: the networks, on the meta device until `build.load` loads their weights; built once per run.

@@ -13,7 +13,11 @@ MEASURED_ON = "H100"  # part of the device's name in CUDA
 
 @dataclass(frozen=True)
 class Throughput:
-    """Nanoseconds per pixel of each frame in the networks, by stage; for the transformer, those of one call."""
+    """The time of the networks per pixel of each frame.
+
+    encode, decode: nanoseconds of encoding and of decoding.
+    transformer: nanoseconds of one call of the transformer.
+    """
 
     encode: float
     transformer: float

@@ -22,6 +22,7 @@ from projects.video_diffusion_sr.segments import FROM_ITS_BEGINNING, RunIn
 class Finished:
     """A slice of finished frames that is being copied to the host, on the rank that writes it.
 
+    copy: the copy of all tensors, see `arrive`.
     times: T, the times of the frames in seconds.
     stages: the stages to which the marks belong, see `FiniteGuard.marks`.
     compared: whether the frames come with pictures for a comparison and a report.
@@ -92,9 +93,11 @@ def _leave_out(frames: Iterator[Frame], count: int) -> None:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The decoded frames first, ..., first + frames - 1 of a shot.
+    """Consecutive decoded frames of a shot.
 
     clip: those of them that this rank finishes, as whole pictures [3, t, h', w'].
+    first: number of the first frame in the shot.
+    frames: number of frames.
     wanted: False: they were only recomputed for later frames, and are not written.
     """
 

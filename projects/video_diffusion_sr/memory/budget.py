@@ -34,6 +34,7 @@ MANY = 5  # number of pictures of one size from which on capturing a graph saves
 class Clip:
     """The facts of a file on which its plan depends.
 
+    height, width: size of its frames in pixels.
     frames: number of frames according to the container; None if it does not say.
     still: the file is a single picture, so this number is certain.
     repeated: for a picture whose size many others have, the number of such sizes, at most `SIZES_KEPT`; else 0.
@@ -67,6 +68,7 @@ class Budget:
     gib: device memory for this process, in GiB.
     is_hard_limit: whether the user set `gib`; otherwise it is the memory that was free.
     networks: a workload without a clip.
+    settings: the settings of the run.
     demands: requirements on every plan.
     """
 

@@ -28,6 +28,7 @@ class Page:
     """The contents of the page.
 
     facts: the facts of the run, by name.
+    started: time of the start of the run, as text.
     files: paths of all files of the run.
     done: entries of the restored files, see `entry_of`.
     outcomes: (path, "failed" or "skipped", message) of other files.
@@ -48,7 +49,13 @@ class Page:
 
 @dataclass(frozen=True)
 class File:
-    """One row of the page. entry: None unless `state` is "restored"."""
+    """A file on the page.
+
+    path: the input.
+    state: "restored", or the kind of another outcome.
+    entry: its entry, see `entry_of`; None unless `state` is "restored".
+    lines: its log lines.
+    """
 
     path: str
     state: str
