@@ -1,8 +1,7 @@
 """Triton kernels of `common.kernels.frame_norm`, where their operations are described.
 
-A frame is cut into chunks of pixels with one program per chunk, so that even one frame occupies the device. Sums are
-taken of the differences from the chunk's first pixel, because plain sums of squares lose the variance of an activation
-whose mean is far from zero.
+A frame is cut into chunks of pixels with one program per chunk, so that even one frame occupies the device. Sums are of
+differences from the chunk's first pixel, as sums of squares lose the variance of an activation with a large mean.
 """
 
 from typing import cast
@@ -97,8 +96,7 @@ def _coefficients_kernel(
     channels, of_group, pixels, chunk, chunks, eps,
     PENDING: tl.constexpr, STATISTICS: tl.constexpr, CHUNKS: tl.constexpr, OF_GROUP: tl.constexpr,
 ):  # fmt: skip
-    # With STATISTICS, the group's count, mean and sum of squared deviations are written to scale_ptr, and shift_ptr is
-    # not used.
+    # STATISTICS: write the group's count, mean and sum of squared deviations to scale_ptr; shift_ptr is not used.
     picture, group = tl.program_id(0), tl.program_id(1)
     parts_ptr += (picture // frames).to(tl.int64) * parts_b + (picture % frames).to(tl.int64) * parts_t
     member = tl.arange(0, OF_GROUP)

@@ -50,8 +50,7 @@ class DecoderOutput:
 class VideoAutoencoderKL(nn.Module):
     """The encoder and the decoder, which process a clip in slices. The arguments are the keys of the VAE's YAML.
 
-    Raises:
-        ValueError: an argument has a value that this model does not support.
+    ValueError for a value that this model does not support.
     """
 
     def __init__(
@@ -97,15 +96,12 @@ class VideoAutoencoderKL(nn.Module):
         self.set_memory_limit(None)
 
     def set_causal_slicing(self, split_size: int | None, memory_device: str | torch.device = "same") -> None:
-        """Set how many frames go through the networks at once.
+        """Set how many frames pass through the networks at once; ValueError for an impossible `split_size`.
 
         Args:
             split_size: number of frames in a slice, without the clip's first frame; a positive multiple of the
                 temporal compression. None: the whole clip at once.
             memory_device: device that stores carried frames between slices; "same": the device that computes them.
-
-        Raises:
-            ValueError: `split_size` is not a positive multiple of the temporal compression.
         """
         if split_size is not None and (split_size < 1 or split_size % self.temporal_factor):
             raise ValueError(f"split_size={split_size} must be a positive multiple of {self.temporal_factor} frames")
@@ -125,10 +121,7 @@ class VideoAutoencoderKL(nn.Module):
         own schedule is not bounded.
 
         Args:
-            conv_max_mem: the bound in GiB; None: no bound.
-
-        Raises:
-            ValueError: `conv_max_mem` is not positive.
+            conv_max_mem: the bound in GiB, positive (else ValueError); None: no bound.
         """
         if conv_max_mem is not None and conv_max_mem <= 0:
             raise ValueError(f"conv_max_mem={conv_max_mem} GiB must be positive, or None for no bound")
@@ -171,9 +164,7 @@ class VideoAutoencoderKL(nn.Module):
     def decode_slice(self, z: Tensor, memory: ClipMemory) -> Tensor:
         """Decode the next latents of a clip: z [B, latent_channels, t, h, w] -> frames [B, 3, T, H, W].
 
-        Args:
-            z: any number of latents t >= 1.
-            memory: that of this clip, with which all earlier latents were decoded.
+        `memory` is that of this clip, with which all earlier latents were decoded; t may be any number.
         """
         return self._through(self.decoder, inference_path.decode, z, memory)
 
@@ -204,12 +195,9 @@ class VideoAutoencoderKL(nn.Module):
         """Encode a whole clip in slices: posterior parameters [B, 2 * latent_channels, t, h, w], means first.
 
         Args:
-            x: [B, 3, T, H, W] in [-1, 1], T = 1 + kf with the temporal compression f.
+            x: [B, 3, T, H, W] in [-1, 1], T = 1 + kf with the temporal compression f (else ValueError).
             rows: the exchange with the ranks that hold other rows of the clip; None: x is the whole picture.
             height: height of the whole picture in pixels; needed with `rows`.
-
-        Raises:
-            ValueError: as `encode_slice`.
         """
         slices = split_after_first(x, self.split_size)
         memory = self.new_memory(self._schedule(x, height), rows, keep=len(slices) > 1)
@@ -218,8 +206,7 @@ class VideoAutoencoderKL(nn.Module):
     def decode_latents(self, z: Tensor, rows: RowExchange | None = None, height: int | None = None) -> Tensor:
         """Decode a whole clip in slices: z [B, latent_channels, t, h, w] -> [B, 3, T, H, W].
 
-        Args:
-            rows, height: as in `encode_parameters`, with the height in latents.
+        `rows` and `height` are as in `encode_parameters`, with the height in latents.
         """
         slices = split_after_first(z, self.split_size and self.split_size // self.temporal_factor)
         memory = self.new_memory(self._schedule(z, height), rows, keep=len(slices) > 1)
@@ -260,14 +247,11 @@ class VideoAutoencoderKLWrapper(VideoAutoencoderKL):
             self.encoder.requires_grad_(False)
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> EncoderOutput:
-        """Encode a clip [B, 3, T, H, W] or an image [B, 3, H, W], in [-1, 1].
+        """Encode a clip [B, 3, T, H, W] or an image [B, 3, H, W], in [-1, 1]; ValueError as `encode_slice`.
 
         Args:
             noise: standard normal noise [B, C, t, h, w], with which `.latent` is a sample of the posterior. None:
                 `.latent` is the mean.
-
-        Raises:
-            ValueError: as `encode_slice`.
         """
         posterior = DiagonalGaussian(self.encode_parameters(x if x.ndim == 5 else x[:, :, None]))
         return EncoderOutput(posterior.mode() if noise is None else posterior.sample(noise), posterior)

@@ -52,7 +52,7 @@ class File:
     """A file on the page.
 
     path: the input.
-    state: "restored", or the kind of another outcome.
+    state: "restored", "not restored", "failed" or "skipped".
     entry: its entry, see `entry_of`; None unless `state` is "restored".
     lines: its log lines.
     """
