@@ -6,7 +6,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from common.kernels.transfer import to_device
+from common.kernels.transfer import enter_device, to_device
 from common.seed import frame_noise
 
 
@@ -21,7 +21,7 @@ class NoiseAhead:
 
     def __init__(self, seed: int, kind: str, shape: tuple[int, int, int], device: torch.device) -> None:
         self._seed, self._kind, self._shape, self._device = seed, kind, shape, device
-        self._thread = ThreadPoolExecutor(1, f"{kind} noise", self._enter)
+        self._thread = ThreadPoolExecutor(1, f"{kind} noise", enter_device, (device,))
         self._frames: dict[int, Future[Tensor]] = {}
 
     def __enter__(self) -> "NoiseAhead":
@@ -47,10 +47,6 @@ class NoiseAhead:
         for frame in [frame for frame in self._frames if frame < first]:
             self._frames.pop(frame).cancel()
         return torch.cat([self._frames[frame].result() for frame in range(first, first + frames)])
-
-    def _enter(self) -> None:
-        if self._device.type == "cuda":  # else pinned memory would belong to the first device
-            torch.cuda.set_device(self._device)
 
     def _draw(self, frame: int) -> Tensor:
         return to_device(frame_noise(self._seed, self._kind, frame, 1, *self._shape), self._device)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.kernels.transfer import enter_device
+
 THREADS = 8
 BUFFER = 8 << 20  # bytes of a buffer
 BUFFERS = 2  # buffers per thread
@@ -53,7 +55,7 @@ class Uploader:
     def _next_buffer(self) -> tuple[Tensor, torch.cuda.Event]:
         """The least recently used buffer of the thread, and the event after which it is free."""
         if not hasattr(self._of_thread, "buffers"):
-            torch.cuda.set_device(self._device)
+            enter_device(self._device)
             buffers = (torch.empty(BUFFER, dtype=torch.uint8, pin_memory=True) for _ in range(BUFFERS))
             self._of_thread.buffers = deque((buffer, torch.cuda.Event()) for buffer in buffers)
         buffer, free = self._of_thread.buffers[0]

@@ -14,6 +14,15 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     return (x if x.is_pinned() else x.pin_memory()).to(device, non_blocking=True)
 
 
+def enter_device(device: torch.device) -> None:
+    """Make a CUDA device, if its number is known, the current one of this thread.
+
+    A new thread begins with the first device, to which pinned memory and what offloading hooks queue would then belong.
+    """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 class HostCopy:
     """An asynchronous copy of tensors to the host, queued behind the current work. Only `arrive` waits for it.
 

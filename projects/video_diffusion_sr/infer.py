@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion import EulerSampler, LinearInterpolation, condition_timestep, uniform_trailing
+from common.kernels.transfer import enter_device
 from models.nadit.exchange import SequenceGroup
 from models.nadit.layout import ClipLayout
 from models.nadit.model import NaDiT
@@ -155,13 +156,9 @@ class VideoDiffusionInfer:
         if shape is None:
             return
         texts = [self.prompts.positive, *([self.prompts.negative] if self.sampling.guidance.scale != 1.0 else [])]
-        pool = ThreadPoolExecutor(1, "layout", self._enter_thread)
+        pool = ThreadPoolExecutor(1, "layout", enter_device, (self.device,))
         self._expected = {(shape, n): pool.submit(self._new_layout, shape, n) for n in {len(text) for text in texts}}
         pool.shutdown(wait=False)
-
-    def _enter_thread(self) -> None:
-        if self.device.type == "cuda":  # otherwise pinned memory would belong to the first device
-            torch.cuda.set_device(self.device)
 
     def _layout_of(self, shape: tuple[int, int, int], text_tokens: int) -> ClipLayout:
         """The layout of one clip. Those of pictures are cached, because making one takes longer than the network."""

@@ -8,7 +8,7 @@ import torch
 
 from common.config import load_config
 from common.distributed.sequence_parallel import SequenceParallel
-from common.kernels.transfer import HostCopy, to_device
+from common.kernels.transfer import HostCopy, enter_device, to_device
 from projects.video_diffusion_sr.bare_network import network_without_weights
 from tests.conftest import ROOT
 
@@ -61,3 +61,12 @@ def test_copies_to_the_host_are_what_was_there_when_they_were_ordered(device):
     doubled, more = copy.arrive()
     assert doubled.device.type == "cpu" and torch.equal(doubled, torch.arange(1000) * 2)
     assert torch.equal(more, torch.arange(1, 1001)) and copy.arrive()[0] is doubled
+
+
+def test_a_thread_enters_a_device_whose_number_is_known(monkeypatch):
+    """`torch.cuda.set_device` refuses "cuda" alone, which callers of the Python package pass."""
+    entered = []
+    monkeypatch.setattr(torch.cuda, "set_device", entered.append)
+    for name in ("cpu", "cuda", "cuda:1"):
+        enter_device(torch.device(name))
+    assert entered == [torch.device("cuda:1")]

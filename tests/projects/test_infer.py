@@ -52,6 +52,8 @@ def test_the_condition_carries_the_mask_and_is_noised_only_where_the_preset_says
     latents, noise = torch.randn(3, 4, 6, 16), torch.randn(3, 4, 6, 16)
     plain = make_infer(networks, Sampling()).condition(latents, noise)
     assert torch.equal(plain[..., :16], latents) and (plain[..., 16] == 1).all()
+    assert make_infer(networks, Sampling()).noise_kinds == ("start",)  # none is drawn that nobody uses
+    assert make_infer(networks, FOUR_STEPS).noise_kinds == ("start", "condition")
     noised = make_infer(networks, FOUR_STEPS).condition(latents, noise)
     assert not torch.allclose(noised[..., :16], latents) and (noised[..., 16] == 1).all()
 
