@@ -101,7 +101,8 @@ def test_files_that_fail_on_any_rank_are_counted(tmp_path):
 def test_a_signal_ends_the_job_with_a_word(tmp_path, name, code):
     folder = make_folder(tmp_path, 1, frames=(60, 90))
     job = folder.start("--gpus", "2")
-    time.sleep(15)
+    while not folder.hidden() and job.poll() is None:  # until the first result is in the making, however fast it goes
+        time.sleep(0.02)
     workers = workers_of(job.pid)
     job.send_signal(getattr(signal, name))
     said = job.communicate(timeout=120)[1]
