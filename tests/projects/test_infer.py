@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from concurrent.futures import wait
 
 import pytest
 import torch
@@ -70,12 +71,17 @@ def test_an_expected_layout_changes_nothing_and_is_not_kept(networks, sampling, 
     infer.dit.layout = lambda shapes, *rest: built.append(tuple(shapes[0])) or layout(shapes, *rest)
     try:
         infer.expect((3, 4, 6) if expected == "these" else expected)
+        started = list(infer._expected.values())
         assert torch.equal(infer.sample(condition, noise), plain)
+        wait(started)  # a wrong one may still be in the making, or was never begun
     finally:
         del infer.dit.layout
     texts = 1 if sampling.guidance.scale == 1.0 else 2
-    wanted = [(3, 4, 6)] * texts + ([expected] * texts if isinstance(expected, tuple) else [])
-    assert sorted(built) == sorted(wanted) and not infer._expected
+    assert built.count((3, 4, 6)) == texts, (
+        "the expected layout is the one that is used; no other is made for this clip"
+    )
+    assert len(built) <= texts + (len(started) if isinstance(expected, tuple) else 0)
+    assert not infer._expected
 
 
 def test_presets_are_the_released_settings():
