@@ -6,14 +6,14 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from common.kernels.transfer import enter_device, to_device
+from common.kernels.transfer import enter_stream, stream_of, to_device
 from common.seed import frame_noise
 
 
 class NoiseAhead:
     """`frame_noise` of one kind on a device; one generator of the host draws 5 to 10 million numbers in 30 ms.
 
-    A context: what is still to be drawn at its end is left out.
+    A context: what is still to be drawn at its end is left out. It is for the stream in which it was made.
 
     Args:
         seed, kind: see `frame_noise`. shape: (height, width, channels) of a latent frame.
@@ -21,7 +21,7 @@ class NoiseAhead:
 
     def __init__(self, seed: int, kind: str, shape: tuple[int, int, int], device: torch.device) -> None:
         self._seed, self._kind, self._shape, self._device = seed, kind, shape, device
-        self._thread = ThreadPoolExecutor(1, f"{kind} noise", enter_device, (device,))
+        self._thread = ThreadPoolExecutor(1, f"{kind} noise", enter_stream, (stream_of(device),))
         self._frames: dict[int, Future[Tensor]] = {}
 
     def __enter__(self) -> "NoiseAhead":

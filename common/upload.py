@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.kernels.transfer import enter_device
+from common.kernels.transfer import enter_stream, stream_of
 
 THREADS = 8
 BUFFER = 8 << 20  # bytes of a buffer
@@ -28,7 +28,9 @@ def in_threads(
     After an error or Ctrl-C no further call is started, since reading from a slow disk may take minutes.
     """
     names, upload = list(names), Uploader(device)
-    with ThreadPoolExecutor(THREADS, "upload") as pool:  # leaving `map` cancels waiting calls
+    with ThreadPoolExecutor(
+        THREADS, "upload", enter_stream, (stream_of(device),)
+    ) as pool:  # leaving `map` cancels waiting calls
         return dict(zip(names, pool.map(lambda name: make(name, upload), names), strict=True))
 
 
@@ -55,7 +57,6 @@ class Uploader:
     def _next_buffer(self) -> tuple[Tensor, torch.cuda.Event]:
         """The least recently used buffer of the thread, and the event after which it is free."""
         if not hasattr(self._of_thread, "buffers"):
-            enter_device(self._device)
             buffers = (torch.empty(BUFFER, dtype=torch.uint8, pin_memory=True) for _ in range(BUFFERS))
             self._of_thread.buffers = deque((buffer, torch.cuda.Event()) for buffer in buffers)
         buffer, free = self._of_thread.buffers[0]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion import EulerSampler, LinearInterpolation, condition_timestep, uniform_trailing
-from common.kernels.transfer import enter_device
+from common.kernels.transfer import enter_stream, stream_of
 from models.nadit.exchange import SequenceGroup
 from models.nadit.layout import ClipLayout
 from models.nadit.model import NaDiT
@@ -158,7 +158,7 @@ class VideoDiffusionInfer:
         if shape is None:
             return
         texts = [self.prompts.positive, *([self.prompts.negative] if self.sampling.guidance.scale != 1.0 else [])]
-        pool = ThreadPoolExecutor(1, "layout", enter_device, (self.device,))
+        pool = ThreadPoolExecutor(1, "layout", enter_stream, (stream_of(self.device),))
         self._expected = {(shape, n): pool.submit(self._new_layout, shape, n) for n in {len(text) for text in texts}}
         pool.shutdown(wait=False)
 

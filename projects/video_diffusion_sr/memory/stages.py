@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.kernels.replay import ReplayedCalls
-from common.kernels.transfer import enter_device
+from common.kernels.transfer import enter_stream, stream_of
 from common.residency import Residency
 from models.nadit.mlp import set_token_chunk
 from models.nadit.model import NaDiT
@@ -50,7 +50,7 @@ class Stages:
             assert all(irreversible_parts(plan) == self._irreversible for plan in plans), (
                 "what cannot be undone differs between clips"
             )
-            enter_device(device)  # offloading hooks use the current device
+            enter_stream(stream_of(device))  # offloading hooks use the current device
             most = max(plans, key=lambda plan: OFFLOADS.index(plan.offload))
             self._residency = install(most, vae, dit, device)
             self.apply_plan(plans[0])

@@ -95,7 +95,7 @@ class GraphedUpdates:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
         torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
             scalars = self.update(inputs, self.generator)
         return Captured(graph, inputs, scalars)
 
