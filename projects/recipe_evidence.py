@@ -3,11 +3,12 @@
     python projects/train_tiny.py pairs --recipe configs_train/evidence.yaml --data PHOTOGRAPHS --output runs/evidence
     python projects/recipe_evidence.py train --held_out PICTURES --output runs/evidence
     python projects/recipe_evidence.py measure --held_out PICTURES --output runs/evidence --rows photographs.csv
+    python projects/recipe_evidence.py draw --held_out PICTURES --output runs/evidence --picture rows.jpg
 
 `train` trains a diffusion model from nothing, distills it round by round, and runs the adversarial stage in the
 variants of `configs_train/evidence.yaml`, all in fixed steps; each row restores the held-out pictures. What is there
 already is not made again. `measure` writes a line for each row and picture, and one for each measure of the whole set;
-rows that the file has are kept.
+rows that the file has are kept. `draw` shows the same squares of every row below one another.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import cv2
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -59,17 +61,18 @@ from projects.video_diffusion_sr.training.tiny.residual_start import start_as_re
 logger = get_logger(__name__)
 
 AT_ONCE = 16  # number of pictures in a batch
+DRAWN, LABEL = 12, 260  # squares of a row in the picture, and the width of its name in pixels
 TRUTH, BICUBIC, CODED = "truth", "bicubic", "VAE alone"
 COLUMNS = ["row", "measure", "picture", "value"]  # picture: empty for a measure of the whole set
 
 
-def squares(folder: Path, side: int) -> list[np.ndarray]:
-    """Cut the pictures of a folder into whole squares, uint8 [side, side, 3] each."""
+def squares(folder: Path, side: int) -> list[tuple[str, np.ndarray]]:
+    """Cut the pictures of a folder into whole squares: the picture's file name, and uint8 [side, side, 3]."""
     made = []
     for path in sorted(folder.iterdir()):
         picture = np.asarray(Image.open(path).convert("RGB"))
         rows, columns = (range(0, n - side + 1, side) for n in picture.shape[:2])
-        made += [picture[y : y + side, x : x + side] for y in rows for x in columns]
+        made += [(path.name, picture[y : y + side, x : x + side]) for y in rows for x in columns]
     return made
 
 
@@ -98,7 +101,7 @@ class Evidence:
         """Make ground truths, the latents of their degraded versions, and the rows that need no training."""
         section = self.recipe["held_out"]
         degrade = build_degradation(plain_values(load_config(self.recipe["pairs"]["degradation_image"])))
-        truths = squares(folder, section["side"])
+        truths = [square for _, square in squares(folder, section["side"])]
         lows = [degrade(x[None], section["seed"] + i) for i, x in enumerate(truths)]
         hq = torch.from_numpy(np.stack(truths))[:, None].to(self.process.device)
         lq = torch.from_numpy(np.stack(lows)).to(self.process.device)
@@ -212,13 +215,20 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         Evidence(recipe, args.held_out, args.output, process).run()
 
 
-def of_row(folder: Path, row: str) -> list[tuple[str, str, str, float]]:
-    """Measure one row: (row, measure, picture, value), with the picture "" for measures of the whole set."""
+def of_row(folder: Path, pictures: Sequence[str], row: str) -> list[tuple[str, str, str, float]]:
+    """Measure one row: (row, measure, picture, value), with the picture "" for measures of the whole set.
+
+    Args:
+        folder: the rows. pictures: the picture of each square. The value of a picture is the mean over its squares.
+    """
     truths, results = (list(np.load(folder / f"{name}.npy")) for name in (TRUTH, row))
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for picture, result, truth in zip(pictures, results, truths, strict=True):
+        scores.setdefault(picture, []).append(frame_scores(result, truth, 0))
     made = []
-    for number, (result, truth) in enumerate(zip(results, truths, strict=True)):
-        for name, value in zip(("psnr", "ssim"), frame_scores(result, truth, 0), strict=True):
-            made.append((row, name, str(number), value))
+    for picture, of_squares in scores.items():
+        for name, values in zip(("psnr", "ssim"), zip(*of_squares, strict=True), strict=True):
+            made.append((row, name, picture, float(np.mean(values))))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return made + [(row, name, "", value) for name, value in distribution_measures(results, truths, device).items()]
 
@@ -230,7 +240,7 @@ def rows_of(output: Path) -> Iterator[str]:
             yield path.stem
 
 
-def measure(_recipe: dict[str, Any], args: argparse.Namespace) -> None:
+def measure(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     """Compare every row with the ground truths, and add the results to `args.rows`; rows in the file are kept."""
     kept = []
     if args.rows.is_file():
@@ -238,29 +248,43 @@ def measure(_recipe: dict[str, Any], args: argparse.Namespace) -> None:
             kept = [line for line in csv.reader(file) if len(line) == len(COLUMNS)][1:]
     complete = {line[0] for line in kept if not line[2]}
     names = [name for name in rows_of(args.output) if name not in complete]
+    pictures = [picture for picture, _ in squares(args.held_out, recipe["held_out"]["side"])]
     context = get_context("spawn")
     pool_of = partial(ProcessPoolExecutor, args.workers, context, initializer=torch.set_num_threads, initargs=(1,))
     with args.rows.open("w", newline="") as file, pool_of() as pool:
         table = csv.writer(file, lineterminator="\n")
         table.writerows([COLUMNS, *(line for line in kept if line[0] in complete)])
-        for lines in pool.map(of_row, [args.output / "rows"] * len(names), names):
+        for lines in pool.map(partial(of_row, args.output / "rows", pictures), names):
             table.writerows([*line[:3], f"{line[3]:.4f}"] for line in lines)
             file.flush()
 
 
+def draw(_recipe: dict[str, Any], args: argparse.Namespace) -> None:
+    """Write a picture of evenly spaced squares, with a line for each row and the ground truth on top."""
+    lines = []
+    for row in (TRUTH, *rows_of(args.output)):
+        made = np.load(args.output / "rows" / f"{row}.npy", mmap_mode="r")
+        places = np.linspace(0, len(made) - 1, DRAWN).astype(int)
+        name = np.full((made.shape[1], LABEL, 3), 255, np.uint8)
+        cv2.putText(name, row, (4, made.shape[1] // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+        lines.append(np.concatenate([name, *made[places]], axis=1))
+    Image.fromarray(np.concatenate(lines)).save(args.picture, quality=88)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("command", choices=("train", "measure"))
+    parser.add_argument("command", choices=("train", "measure", "draw"))
     parser.add_argument("--recipe", default="configs_train/evidence.yaml")
     parser.add_argument("--held_out", type=Path, required=True, help="pictures that nothing was trained on")
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--rows", type=Path, default=Path("photographs.csv"), help="measure: where the lines go")
+    parser.add_argument("--picture", type=Path, default=Path("rows.jpg"), help="draw: where the picture goes")
     parser.add_argument("--workers", type=int, default=4, help="measure: rows at a time")
     add_settings(parser, "changes to the recipe")
     args = parse_with_settings(parser, arguments)
     set_up_logging()
     recipe = plain_values(load_config(args.recipe, args.overrides))
-    {"train": train, "measure": measure}[args.command](recipe, args)
+    {"train": train, "measure": measure, "draw": draw}[args.command](recipe, args)
 
 
 if __name__ == "__main__":
