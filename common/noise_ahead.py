@@ -6,7 +6,8 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from common.kernels.transfer import enter_stream, stream_of, to_device
+from common.kernels.current_device import enter_stream, stream_of
+from common.kernels.transfer import to_device
 from common.seed import frame_noise
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.kernels.transfer import enter_stream, stream_of
+from common.kernels.current_device import enter_stream, stream_of
 
 THREADS = 8
 BUFFER = 8 << 20  # bytes of a buffer

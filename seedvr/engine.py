@@ -1,27 +1,25 @@
 """The interface of this package to the restoration pipeline in `projects/video_diffusion_sr`.
 
 An `Engine` calls the functions of the pipeline in the same order as the command line, so the results are the same.
-This is the only file of this package that depends on the pipeline.
+It computes on the engine's device, whichever is current in the calling thread.
 """
 
 import gc
-import os
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from common.claim import PREFIX, name_digest
 from common.config import load_config
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process, choose_device
 from common.distributed.timeout import TIMEOUT_S
 from common.extras import MissingExtra
+from common.kernels.current_device import enter_stream, inside, steps_inside, stream_of
 from data.media import ClipRange, Frame, MediaError, MediaInfo, MediaReader
 from data.media.video_reader import Deinterlace
 from projects.video_diffusion_sr import file_errors, restore, restorer
@@ -38,7 +36,7 @@ from projects.video_diffusion_sr.memory.plan import Demands, MemoryPlan, unplann
 from projects.video_diffusion_sr.memory.stages import irreversible_parts
 from projects.video_diffusion_sr.output_form import path_of
 from projects.video_diffusion_sr.presets import Preset
-from projects.video_diffusion_sr.record import move_record, recorder, remove_record
+from projects.video_diffusion_sr.record import recorder
 from projects.video_diffusion_sr.request import ROOT, Request, ResultOptions
 from projects.video_diffusion_sr.resume import run_identity
 from projects.video_diffusion_sr.scene_cuts import SceneCuts
@@ -120,6 +118,17 @@ class Engine:
             info: size, depth and length of the clip; its path is used in messages only.
             bits: bits per value of the result: 8 (uint8), or 16 (unsigned 16-bit values in int16 tensors).
         """
+        return steps_inside(self.device, self._frames(source, again, info, options, report, bits))
+
+    def _frames(
+        self,
+        source: Iterable[Frame],
+        again: Iterable[Frame],
+        info: MediaInfo,
+        options: ClipOptions,
+        report: Report,
+        bits: Literal[8, 16],
+    ) -> Generator[Tensor]:
         made, plan = self.prepare(options, info)
         made.apply_plan(info, plan)
         frames, inputs = marked(source, info, made.cuts), marked(again, info, NO_CUTS)
@@ -134,6 +143,10 @@ class Engine:
 
     def file(self, source: Path, folder: Path, options: ClipOptions, report: Report, part: Part) -> Path:
         """Restore a part of a file into a folder, with the same name as the command line. Returns the result's path."""
+        with inside(self.device):
+            return self._file(source, folder, options, report, part)
+
+    def _file(self, source: Path, folder: Path, options: ClipOptions, report: Report, part: Part) -> Path:
         info, clip_range = info_of(source), part.clip_range
         made, plan = self.prepare(options, replace(info, frame_count_hint=clip_range.frames(info)))
         made = replace(made, clip_range=clip_range)
@@ -155,6 +168,16 @@ class Engine:
             result_options=made.result_options, clip_range=made.clip_range,
         )  # fmt: skip
         return replace(self.settings, request=request, sampling=made.infer.sampling)
+
+    def in_this_stream(self, run: Callable[[Iterator[Any]], Iterable[Any]]) -> Callable[[Iterator[Any]], Iterable[Any]]:
+        """`run` for another thread, where it queues its work in the stream that is current in the calling thread."""
+        stream = stream_of(self.device)
+
+        def run_there(frames: Iterator[Any]) -> Iterable[Any]:
+            enter_stream(stream)
+            return run(frames)
+
+        return run_there
 
     def release(self) -> None:
         """Free the memory of the networks' weights; `prepare` loads them again."""
@@ -190,7 +213,8 @@ class Engine:
         Args:
             beside: a context around the loading, see `dry_run.kernels_for`.
         """
-        with errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra), beside or nullcontext():
+        refusals = errors_as(WeightsError, ValueError, FileNotFoundError, MissingExtra)
+        with refusals, inside(self.device), beside or nullcontext():
             built = load(self.settings, self.parallel, [plan])
         self._restorer, self._placed = built, plan
         return built
@@ -228,44 +252,6 @@ def open_clip(path: Path, deinterlace: Deinterlace) -> MediaReader:
     """Open a file for reading; InputError if it is missing or is not a clip."""
     with errors_as(InputError, ValueError):
         return open_input(path, deinterlace, ClipRange())
-
-
-def place(made: Path, final: Path, source: Path, record: bool) -> Path:
-    """Move a result to its final path, and its record beside it. The record of a replaced file is removed.
-
-    Raises:
-        InputError: the final path is that of the input, or its suffix is not that of the result.
-    """
-    if made.suffix.lower() != final.suffix.lower():
-        raise InputError(f"{final}: the result of {source.name} is a {made.suffix} file; give the target that suffix")
-    if final.exists() and source.exists() and final.samefile(source):
-        raise InputError(f"{final}: the result would replace the input; choose another target")
-    remove_record(final)
-    os.replace(made, final)
-    if record:
-        move_record(made, final)
-    return final
-
-
-@contextmanager
-def workplace(target: Path, resume: bool) -> Iterator[Path]:
-    """A hidden folder beside the target in which the result is made, so that it can be moved atomically.
-
-    Args:
-        resume: give the folder a fixed name, so that the next call finds it, and keep it after an error if it holds
-            finished segments.
-    """
-    if not resume:
-        with TemporaryDirectory(dir=target.parent, prefix=PREFIX) as unnamed:
-            yield Path(unnamed)
-        return
-    made = target.with_name(f"{PREFIX}{name_digest(target.name)}.unfinished")
-    made.mkdir(exist_ok=True)
-    try:
-        yield made
-    finally:
-        with suppress(OSError):  # it is not empty
-            made.rmdir()
 
 
 def info_of(path: Path) -> MediaInfo:

@@ -17,11 +17,12 @@ from data.media import Frame
 from data.media.sequence import is_sequence
 from projects.video_diffusion_sr.output_size import OutputSize
 from seedvr.clip_options import ClipOptions, Part, clip_range_of
-from seedvr.engine import Engine, facts, open_clip, place, workplace
+from seedvr.engine import Engine, facts, open_clip
 from seedvr.errors import InputError
 from seedvr.frames import Form, take
 from seedvr.live import Live
 from seedvr.progress import Callback, Flag, Report
+from seedvr.results import place, workplace
 
 
 class Restorer:
@@ -148,7 +149,7 @@ class Restorer:
 
     def live(self, **settings: Any) -> Live:
         """Start a stream for frames that arrive one by one: `push` returns restored frames, and `flush` the rest."""
-        return Live(lambda frames: self.stream(frames, **settings))
+        return Live(self._engine.in_this_stream(lambda frames: self.stream(frames, **settings)))
 
     def _stream(self, frames: Iterator[Any], options: ClipOptions, report: Report) -> Iterator[Any]:
         feed = Feed(frames, report)

@@ -14,21 +14,6 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     return (x if x.is_pinned() else x.pin_memory()).to(device, non_blocking=True)
 
 
-def stream_of(device: torch.device) -> torch.cuda.Stream | None:
-    """The stream in which this thread queues work for a CUDA device; None for another device."""
-    return torch.cuda.current_stream(device) if device.type == "cuda" else None
-
-
-def enter_stream(stream: torch.cuda.Stream | None) -> None:
-    """Make a stream, and its device, the current ones of this thread; None: change nothing.
-
-    A new thread begins with the first device and its default stream. If its creator uses another stream, neither waits
-    for the other, and what the thread makes could be read before it is there.
-    """
-    if stream is not None:
-        torch.cuda.set_stream(stream)
-
-
 class HostCopy:
     """An asynchronous copy of tensors to the host, queued behind the current work. Only `arrive` waits for it.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion import EulerSampler, LinearInterpolation, condition_timestep, uniform_trailing
-from common.kernels.transfer import enter_stream, stream_of
+from common.kernels.current_device import enter_stream, stream_of
 from models.nadit.exchange import SequenceGroup
 from models.nadit.layout import ClipLayout
 from models.nadit.model import NaDiT

@@ -8,9 +8,7 @@ import torch
 
 from common.config import load_config
 from common.distributed.sequence_parallel import SequenceParallel
-from common.kernels.transfer import HostCopy, enter_stream, stream_of, to_device
-from common.noise_ahead import NoiseAhead
-from common.seed import frame_noise
+from common.kernels.transfer import HostCopy, to_device
 from projects.video_diffusion_sr.bare_network import network_without_weights
 from tests.conftest import ROOT
 
@@ -63,27 +61,3 @@ def test_copies_to_the_host_are_what_was_there_when_they_were_ordered(device):
     doubled, more = copy.arrive()
     assert doubled.device.type == "cpu" and torch.equal(doubled, torch.arange(1000) * 2)
     assert torch.equal(more, torch.arange(1, 1001)) and copy.arrive()[0] is doubled
-
-
-def test_a_thread_queues_work_where_its_creator_does(monkeypatch):
-    """Its device may be another than the first one, and its stream another than the default one."""
-    of, entered = {"cuda": "the current device's", "cuda:1": "the second device's"}, []
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: of[str(device)])
-    monkeypatch.setattr(torch.cuda, "set_stream", entered.append)
-    for name in ("cpu", "cuda", "cuda:1"):
-        enter_stream(stream_of(torch.device(name)))
-    assert entered == list(of.values())
-
-
-@pytest.mark.gpu
-def test_noise_is_there_for_the_stream_that_takes_it():
-    """The default stream is busy for long; who works on another stream does not wait for it, nor read too early."""
-    shape, device = (90, 160, 16), torch.device("cuda", 0)
-    wanted = frame_noise(1, "start", 0, 3, *shape)
-    torch.cuda.synchronize()
-    torch.cuda._sleep(1_000_000_000)  # cycles, about half a second
-    with torch.cuda.stream(torch.cuda.Stream(device)), NoiseAhead(1, "start", shape, device) as noise:
-        noise.expect(0, 3)
-        taken = noise.take(0, 3).cpu()
-    assert not torch.cuda.default_stream(device).query(), "the default stream was to be busy still"
-    assert torch.equal(taken, wanted)

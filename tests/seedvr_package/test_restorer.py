@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import torch
 from PIL import Image
 
 import seedvr
+from common.kernels import current_device
 from data.media import open_media, segmented
 from projects.video_diffusion_sr.cli import main
+from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
+from seedvr import engine
 from tests.conftest import ROOT
 from tests.seeded_weights import SMALL, seeded_weights
 
@@ -356,3 +360,41 @@ def test_numbered_pictures_are_a_clip_as_for_the_command_line(restorer, tmp_path
         made = restorer.restore_file(source, f"{tmp_path}/made/", **SIZE)
         with open_media(made) as reader:
             assert made.name == "walk.mp4" and len(list(reader)) == 3 and reader.info.frame_rate == 24
+
+
+def test_every_thread_computes_on_the_restorers_device(restorer, clip, tmp_path, monkeypatch):
+    """Kernels are launched on the current device, and a host's worker thread begins with the first one."""
+    inside, current, seen = threading.local(), [], []
+
+    @contextmanager
+    def entered(device):
+        inside.depth = getattr(inside, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            inside.depth -= 1
+
+    def computed(*_):
+        seen.append(getattr(inside, "depth", 0))
+
+    monkeypatch.setattr(engine, "inside", entered)
+    monkeypatch.setattr(current_device, "inside", entered)
+    monkeypatch.setattr(engine, "stream_of", lambda device: f"the stream of {threading.current_thread().name}")
+    monkeypatch.setattr(
+        engine, "enter_stream", lambda stream: current.append((threading.current_thread().name, stream))
+    )
+    hook = restorer._engine._restorer.infer.vae.register_forward_pre_hook(computed)
+    sample = VideoDiffusionInfer.sample
+    monkeypatch.setattr(VideoDiffusionInfer, "sample", lambda *args: computed() or sample(*args))
+    try:
+        restorer(noise(3), **SIZE)
+        for _ in restorer.stream(noise(3), **SIZE):
+            assert inside.depth == 0, "between results the host's own device is current"
+        with restorer.live(**SIZE) as live:
+            live.push(noise(3))
+            live.flush()
+        restorer.restore_file(clip, tmp_path / "it.mp4", **SIZE)
+    finally:
+        hook.remove()
+    assert len(seen) >= 4 and all(depth > 0 for depth in seen)
+    assert current == [("seedvr-live", "the stream of MainThread")]

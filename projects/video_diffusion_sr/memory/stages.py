@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor, nn
 
+from common.kernels.current_device import enter_stream, stream_of
 from common.kernels.replay import ReplayedCalls
-from common.kernels.transfer import enter_stream, stream_of
 from common.residency import Residency
 from models.nadit.mlp import set_token_chunk
 from models.nadit.model import NaDiT
