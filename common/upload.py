@@ -28,9 +28,8 @@ def in_threads(
     After an error or Ctrl-C no further call is started, since reading from a slow disk may take minutes.
     """
     names, upload = list(names), Uploader(device)
-    with ThreadPoolExecutor(
-        THREADS, "upload", enter_stream, (stream_of(device),)
-    ) as pool:  # leaving `map` cancels waiting calls
+    with ThreadPoolExecutor(THREADS, "upload", enter_stream, (stream_of(device),)) as pool:
+        # Leaving `map` cancels waiting calls.
         return dict(zip(names, pool.map(lambda name: make(name, upload), names), strict=True))
 
 

@@ -1,7 +1,7 @@
 """The interface of this package to the restoration pipeline in `projects/video_diffusion_sr`.
 
 An `Engine` calls the functions of the pipeline in the same order as the command line, so the results are the same.
-It computes on the engine's device, whichever is current in the calling thread.
+It computes on its own device, whichever device is current in the calling thread.
 """
 
 import gc
@@ -118,35 +118,24 @@ class Engine:
             info: size, depth and length of the clip; its path is used in messages only.
             bits: bits per value of the result: 8 (uint8), or 16 (unsigned 16-bit values in int16 tensors).
         """
-        return steps_inside(self.device, self._frames(source, again, info, options, report, bits))
 
-    def _frames(
-        self,
-        source: Iterable[Frame],
-        again: Iterable[Frame],
-        info: MediaInfo,
-        options: ClipOptions,
-        report: Report,
-        bits: Literal[8, 16],
-    ) -> Generator[Tensor]:
-        made, plan = self.prepare(options, info)
-        made.apply_plan(info, plan)
-        frames, inputs = marked(source, info, made.cuts), marked(again, info, NO_CUTS)
-        form = PixelForm(path_of(info, "sdr", bits))
-        with running():
-            for finished in restore.restore_frames(info, frames, inputs, made, report, form):
-                (result,), _, marks = finished.arrive()
-                check_marks(info.path.name, finished.stages, marks)
-                report.advance("decode", len(result))
-                if len(result):
-                    yield result
+        def slices() -> Generator[Tensor]:
+            made, plan = self.prepare(options, info)
+            made.apply_plan(info, plan)
+            frames, inputs = marked(source, info, made.cuts), marked(again, info, NO_CUTS)
+            form = PixelForm(path_of(info, "sdr", bits))
+            with running():
+                for finished in restore.restore_frames(info, frames, inputs, made, report, form):
+                    (result,), _, marks = finished.arrive()
+                    check_marks(info.path.name, finished.stages, marks)
+                    report.advance("decode", len(result))
+                    if len(result):
+                        yield result
+
+        return steps_inside(self.device, slices())
 
     def file(self, source: Path, folder: Path, options: ClipOptions, report: Report, part: Part) -> Path:
         """Restore a part of a file into a folder, with the same name as the command line. Returns the result's path."""
-        with inside(self.device):
-            return self._file(source, folder, options, report, part)
-
-    def _file(self, source: Path, folder: Path, options: ClipOptions, report: Report, part: Part) -> Path:
         info, clip_range = info_of(source), part.clip_range
         made, plan = self.prepare(options, replace(info, frame_count_hint=clip_range.frames(info)))
         made = replace(made, clip_range=clip_range)
@@ -154,7 +143,7 @@ class Engine:
             made = replace(made, recorder=recorder(self._settings_of(options, made)))
         if part.resume:
             made = replace(made, identity=run_identity(self._settings_of(options, made)))
-        with running():
+        with running(), inside(self.device):
             done = restore.restore_clip(
                 source, folder, made, plan=plan, new_progress=lambda name, frames, show: report.expecting(frames)
             )
