@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import zlib
 from pathlib import Path
 
@@ -21,6 +22,28 @@ torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False 
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seed", type=int, default=0, help="other random numbers for every test (default: 0)")
+
+
+def draw_by(name: str, config: pytest.Config) -> None:
+    """Random numbers from here on depend on the name and on --seed, not on what ran before in this process."""
+    seed = zlib.crc32(f"{config.getoption('--seed')} {name}".encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef, request):
+    draw_by(f"{request.node.nodeid} {fixturedef.argname}", request.config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    draw_by(item.nodeid, item.config)
 
 
 def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:

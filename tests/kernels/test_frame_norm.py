@@ -30,8 +30,11 @@ def kernels(request, monkeypatch):
 
 
 def far_from_zero(*shape, dtype=torch.float32):
-    """Channels whose means are many deviations, as deep activations have."""
-    x = torch.randn(*shape) + 8 * torch.randn(shape[-1])
+    """Channels whose means are up to 16 deviations, as deep activations have.
+
+    The plain path is torch's, which loses digits of the variance with the square of that number: it has a bound.
+    """
+    x = torch.randn(*shape) + 32 * (torch.rand(shape[-1]) - 0.5)
     return x.to(DEVICE, dtype)
 
 
@@ -59,7 +62,7 @@ def test_norm_silu_into(case, deferred, silu, dtype):
     value = x.double() + waiting.double() if deferred else x
     error = (out.double() - expected_norm(value, weight, bias, groups, silu)).abs().max()
     plain_rounding = 0.5 if deferred and dtype != torch.float32 else 0  # the plain path rounds x + deferred
-    assert error < DTYPES[dtype] * 10 + plain_rounding
+    assert error < DTYPES[dtype] * 10 * max(1, weight.abs().max()) + plain_rounding
     assert buffer[:, :2].isnan().all()
 
 
