@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import signal
+import threading
 import zlib
 from pathlib import Path
 
@@ -12,6 +14,12 @@ from pathlib import Path
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads than that would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Under `nohup` or a shell's `&` these signals are ignored. Programs that tests start would inherit that and wait for
+# ever; they do not inherit a handler.
+for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 import numpy as np
 import pytest
