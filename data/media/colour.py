@@ -75,6 +75,14 @@ def colour_of(frame: av.VideoFrame) -> Colour:
     return Colour(primaries if known else BT709, transfer)
 
 
+def colour_of_numbers(primaries: int, transfer: int) -> Colour:
+    """The colour of a picture by its numbers of H.273; unspecified ones, and SDR of BT.709 primaries, are `SDR`."""
+    primaries = BT709 if primaries in (0, UNSPECIFIED, 3) else primaries
+    if primaries == BT709 and transfer not in (PQ, HLG):
+        return SDR
+    return Colour(primaries, BT709 if transfer in (0, UNSPECIFIED, 3) else transfer)
+
+
 def ignored_colour_notes(frame: av.VideoFrame) -> list[str]:
     """Phrases for messages about the parts of a decoded frame's colour information that are ignored."""
     notes = []

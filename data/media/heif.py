@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.media.colour import BT709, HLG, PQ, SDR, UNSPECIFIED, Colour
+from data.media.colour import SDR, Colour, colour_of_numbers
 
 
 def heif_bits(image: Image.Image) -> int:
@@ -32,9 +32,13 @@ def heif_words(image: Image.Image, path: Path) -> np.ndarray | None:
         return None
     plug_in = import_module("pillow_heif")  # it is installed, since `image` could be opened
     stored = np.asarray(plug_in.open_heif(path, convert_hdr_to_8bit=False))
-    codes = (stored >> (16 - bits)).astype(np.uint32)
-    most = 2**bits - 1
-    return ((codes * 65535 + most // 2) // most).astype(np.uint16)
+    return widened(stored >> (16 - bits), bits)
+
+
+def widened(codes: np.ndarray, bits: int, white: int | None = None) -> np.ndarray:
+    """Codes of `bits` bits as u16 with white at 65535, rounded to the nearest; `white` is its code, if not the last."""
+    most = white or 2**bits - 1
+    return ((codes.astype(np.uint32) * 65535 + most // 2) // most).astype(np.uint16)
 
 
 def heif_colour(image: Image.Image) -> Colour:
@@ -42,8 +46,4 @@ def heif_colour(image: Image.Image) -> Colour:
     said = image.info.get("nclx_profile")
     if image.format != "HEIF" or not said or image.info.get("icc_profile"):
         return SDR
-    primaries, transfer = int(said["color_primaries"]), int(said["transfer_characteristics"])
-    primaries = BT709 if primaries in (0, UNSPECIFIED, 3) else primaries
-    if primaries == BT709 and transfer not in (PQ, HLG):
-        return SDR
-    return Colour(primaries, BT709 if transfer in (0, UNSPECIFIED, 3) else transfer)
+    return colour_of_numbers(int(said["color_primaries"]), int(said["transfer_characteristics"]))

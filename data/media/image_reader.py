@@ -14,11 +14,11 @@ import torch
 from PIL import Image, ImageFile
 
 from data.media.animation_delays import delays_of, shown_for
+from data.media.avif import avif_facts, avif_words
 from data.media.clip_alpha import TRANSPARENT
-from data.media.colour import colour_of_png
 from data.media.errors import MediaError, decoding, reason, shown
 from data.media.frame import Frame
-from data.media.heif import heif_colour, heif_words
+from data.media.heif import heif_words
 from data.media.image_pixels import SrgbConverter, fill_hidden, over_white, to_srgb
 from data.media.info import MediaInfo, MediaReader
 from data.media.picture_file import (
@@ -30,6 +30,7 @@ from data.media.picture_file import (
     frame_count,
     notes_of,
     open_picture,
+    picture_colour,
     quiet_pillow,
     raw_mode,
     tiles_of,
@@ -42,9 +43,10 @@ class ImageReader(MediaReader):
 
     def __init__(self, path: Path) -> None:
         with open_picture(path) as image, quiet_pillow():
-            self.notes = notes_of(image, path)
-            low, words = _low_bytes(image, path), heif_words(image, path)
+            self.notes, avif = notes_of(image, path), avif_facts(image, path)
+            low = _low_bytes(image, path)
             decode(image)
+            words, unread = avif_words(image, path, avif) if image.format == "AVIF" else (heif_words(image, path), ())
             orientation = exif_orientation(image)  # after decoding: a PNG can have its EXIF after the pixels
             stored = image.mode.startswith("I") and not image.has_transparency_data  # Pillow keeps all 16 bits
             deep = stored or low is not None or words is not None
@@ -58,8 +60,8 @@ class ImageReader(MediaReader):
             if convert.kept_profile:
                 tags = replace(tags, profile=convert.kept_profile)
                 changed = [what for what in changed if "colours converted" not in what]
-            colour = colour_of_png(path) if image.format == "PNG" else heif_colour(image)
-            self.notes += tuple(f"{shown(path)}: {what}" for what in changed)
+            colour = picture_colour(image, path, avif)
+            self.notes += tuple(unread) + tuple(f"{shown(path)}: {what}" for what in changed)
         if convert.problem:
             self.notes += (f"{shown(path)}: {convert.problem}",)
         if alpha is not None:
@@ -99,6 +101,8 @@ class AnimationReader(MediaReader):
             convert = SrgbConverter(first)
             self._transparent = to_srgb(first, convert)[1] is not None
             notes = [convert.problem] if convert.problem else []
+            if (bits := avif_facts(image, path).bits) > 8:
+                notes.append(f"has {bits} bits a sample, of which 8 are read; an MP4 of it would keep them")
             if self._transparent and alpha == "white":
                 notes.append(TRANSPARENT)
             self.notes = tuple(f"{shown(path)}: {note}" for note in notes)

@@ -13,8 +13,10 @@ from PIL.ExifTags import IFD, Base
 from PIL.JpegImagePlugin import JpegImageFile
 
 from common.logger import get_logger, printable
+from data.media.avif import AvifFacts, reads_all_bits
+from data.media.colour import Colour, colour_of_png
 from data.media.errors import MediaError, decoding, shown
-from data.media.heif import heif_bits
+from data.media.heif import heif_bits, heif_colour
 from data.media.picture_formats import formats_of, holds_picture_format
 from data.media.tiff_tags import BITS, described
 
@@ -31,7 +33,6 @@ OTHER_BYTE = {
     "RGBA;16L": "RGBA;16B",
     "RGBA;16N": "RGBA;16B",
 }
-AVIF_HEADER = 1 << 16  # bytes at the start of an AVIF that are searched for the codec's configuration
 GRAY_ALPHA = "LA;16B"  # four bytes per pixel: two of gray, two of alpha
 
 # Pillow's limit. Decoding takes at most 12 bytes per pixel, 2.1 GB: 4 in Pillow (8 for 16-bit colour), 3 or 4 in the
@@ -111,9 +112,23 @@ def is_animation(image: Image.Image) -> bool:
     return image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
 
 
-def is_deep(image: Image.Image) -> bool:
-    """Whether an image that is not decoded yet has more than 8 bits per sample, even if Pillow would keep only 8."""
+def is_deep(image: Image.Image, avif: AvifFacts) -> bool:
+    """Whether an image that is not decoded yet is read with more than 8 bits per sample.
+
+    Args:
+        image: the open picture.
+        avif: its `avif_facts`.
+    """
+    if image.format == "AVIF":
+        return reads_all_bits(image, avif)
     return heif_bits(image) > 8 or image.mode.startswith("I") or raw_mode(image) in (*OTHER_BYTE, GRAY_ALPHA)
+
+
+def picture_colour(image: Image.Image, path: Path, avif: AvifFacts) -> Colour:
+    """The colour that the file of an open picture names by numbers of H.273; `avif` are its `avif_facts`."""
+    if image.format == "AVIF":
+        return avif.colour
+    return colour_of_png(path) if image.format == "PNG" else heif_colour(image)
 
 
 def frame_count(image: Image.Image) -> int:
@@ -182,14 +197,10 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 
 
 def notes_of(image: Image.Image, path: Path) -> tuple[str, ...]:
-    """Sentences about the parts of a picture that are not read: further pages, bits, resolution."""
+    """Sentences about the parts of a picture that are not read: further pages, resolution."""
     notes = []
     if (count := frame_count(image)) > 1:
         notes.append(f"{shown(path)}: holds {count} pictures; the first is used")
-    if image.format == "AVIF" and (bits := _bits_of_avif(path)) > 8:
-        notes.append(
-            f"{shown(path)}: has {bits} bits a sample, of which 8 are read; a 16-bit PNG of it would keep them"
-        )
     if getattr(image, "decoderconfig", ()) and image.format in ("JPEG", "MPO"):
         size = f"{image.size[0]}x{image.size[1]}"
         notes.append(f"{shown(path)}: has more than {MOST_PIXELS // 10**6} megapixels; it is read as {size}")
@@ -214,14 +225,6 @@ def _open(path: Path) -> Image.Image:
         if not jpeg:
             raise _too_large(path) from error
         return JpegImageFile(path)
-
-
-def _bits_of_avif(path: Path) -> int:
-    """Bits per sample of an AVIF, from its codec configuration (AV1-ISOBMFF, 2.3.3); Pillow does not state them."""
-    with path.open("rb") as file:
-        _, found, configuration = file.read(AVIF_HEADER).partition(b"av1C")
-    high, twelve = (configuration[2] & 0x40, configuration[2] & 0x20) if found and len(configuration) > 2 else (0, 0)
-    return 12 if high and twelve else 10 if high else 8
 
 
 def _pixels(image: Image.Image) -> int:

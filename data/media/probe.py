@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
-from data.media.colour import BT709, colour_of_png
+from data.media.avif import avif_facts
+from data.media.colour import BT709
 from data.media.errors import MediaError, decoding, shown
-from data.media.heif import heif_colour
 from data.media.info import Kind
 from data.media.orientation import orientation_of
 from data.media.picture_file import (
@@ -20,6 +20,7 @@ from data.media.picture_file import (
     is_animation,
     is_deep,
     open_picture,
+    picture_colour,
     quiet_pillow,
 )
 from data.media.sequence import SEQUENCE_RATE, is_sequence, numbered
@@ -88,8 +89,8 @@ def _probe_picture(path: Path) -> Probe:
     with open_picture(path) as image, quiet_pillow():
         if is_animation(image):
             return Probe("animation", image.size[1], image.size[0], getattr(image, "n_frames", 1) - first_shown(image))
-        colour = colour_of_png(path) if image.format == "PNG" else heif_colour(image)
-        depth = 16 if is_deep(image) else 8
+        facts = avif_facts(image, path)
+        depth, colour = 16 if is_deep(image, facts) else 8, picture_colour(image, path, facts)
         return Probe(
             "image", *displayed_size(image), 1, depth=depth, primaries=colour.primaries, transfer=colour.transfer
         )

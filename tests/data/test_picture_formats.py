@@ -3,7 +3,6 @@
 import struct
 import sys
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -142,22 +141,6 @@ def test_a_heic_of_more_than_8_bits_keeps_every_code(tmp_path, monkeypatch, mode
     assert made.dtype == np.uint16 and len(np.unique(made)) >= 2**bits - 1
     if channels == 4:
         assert np.array_equal(made[..., 3], wanted)
-
-
-@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
-def test_bits_of_an_avif_that_are_not_read_are_told(tmp_path, pix_fmt):
-    with av.open(str(tmp_path / "a.avif"), "w", format="avif") as container:
-        stream = container.add_stream("libsvtav1", rate=1, options={"preset": "10"})
-        stream.width, stream.height, stream.pix_fmt = 64, 64, pix_fmt
-        container.mux(stream.encode(av.VideoFrame(64, 64, pix_fmt)))
-        container.mux(stream.encode(None))
-    with open_media(tmp_path / "a.avif") as reader:
-        assert reader.info.kind == "image"
-        told = [note for note in reader.notes if "bits" in note]
-    assert told == (
-        ["a.avif: has 10 bits a sample, of which 8 are read; a 16-bit PNG of it would keep them"]
-        * (pix_fmt == "yuv420p10le")
-    )
 
 
 def test_the_numbers_of_a_heic_name_its_colours(tmp_path):
