@@ -1,16 +1,16 @@
-"""Computes the SHA-256 of large files, once for each version of a file.
+"""The SHA-256 of large files, computed once for each version of a file.
 
 A file of 16 GB takes about ten seconds. The hash is therefore kept in the user's cache with the file's path, size,
 modification time and inode. While these are the same, the file is not read again.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from pathlib import Path
 
 from common.atomic import atomic_write
+from common.sha256 import sha256_of
 
 KEPT_BYTES = 1 << 28  # smaller files are read every time
 
@@ -40,12 +40,6 @@ def cache_file() -> Path:
     """The file of known hashes: `~/.cache/seedvr/sha256.json`, or below $XDG_CACHE_HOME."""
     folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(folder).expanduser() / "seedvr" / "sha256.json"
-
-
-def sha256_of(path: Path) -> str:
-    """Compute the SHA-256 of a file's content: 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(cache: Path) -> dict[str, str]:

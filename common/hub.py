@@ -14,8 +14,8 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, Repositor
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
-from common.file_hash import sha256_of
 from common.logger import get_logger
+from common.sha256 import sha256_of
 
 logger = get_logger(__name__)
 

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from common.sha256 import sha256_of
+
 FOLDER = ".kept"
 MANIFEST = "manifest.json"
 PIECE = re.compile(r"\d{5}\.[a-z0-9]{1,8}")
@@ -186,8 +188,7 @@ def checksum(path: Path) -> str:
     if path.is_dir():
         sums = {file.name: checksum(file) for file in sorted(path.iterdir())}
         return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _to_disk(path: Path) -> None:

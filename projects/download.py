@@ -14,9 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.file_hash import sha256_of
 from common.hub import DownloadError, RemoteFile, fetch, fetch_from_hub
 from common.logger import get_logger, set_up_logging
+from common.sha256 import sha256_of
 from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.prompts import NEGATIVE, POSITIVE, Prompt
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from common.checkpoint import load_tensors_only, read_state_dict
-from common.file_hash import sha256_of
 from common.logger import get_logger
+from common.sha256 import sha256_of
 
 logger = get_logger(__name__)
 

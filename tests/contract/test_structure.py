@@ -230,3 +230,10 @@ def test_circles_and_sizes_are_seen(tmp_path):
     assert too_large(tmp_path) == {
         "parameters": {"common/b.py g"}, "classes": {"common/c.py C"}, "functions": set(), "files": {"common/c.py"}
     }  # fmt: skip
+
+
+def test_one_function_computes_the_sha256_of_a_file():
+    calls = [
+        path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if "file_digest(" in path.read_text()
+    ]
+    assert [str(path.relative_to(ROOT)) for path in calls] == ["common/sha256.py"]
