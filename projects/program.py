@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 
+from common.distributed.refusal import JobParser, tell_refusal
 from common.extras import MissingExtra
 from common.logger import get_logger
 from common.signals import exit_code
@@ -28,7 +29,7 @@ def run_program(main: Callable[[Sequence[str] | None], int | None], arguments: S
     try:
         return main(arguments) or 0
     except EXPECTED as error:
-        logger.error("%s", error)
+        tell_refusal(str(error), lambda sentence: logger.error("%s", sentence))
         logger.debug("where it happened:", exc_info=error)
         return REFUSED
     except KeyboardInterrupt as error:
@@ -38,7 +39,7 @@ def run_program(main: Callable[[Sequence[str] | None], int | None], arguments: S
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser whose help begins with the program's docstring, unchanged."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return JobParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_settings(parser: argparse.ArgumentParser, changed: str) -> None:

@@ -11,6 +11,7 @@ from common.distributed.failures import RefusedRequest
 from common.distributed.job import is_speaker, mark_ended, restarts_left
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process, process_group
+from common.distributed.refusal import tell_refusal
 from common.kernels.first_use import first_use
 from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
@@ -63,10 +64,13 @@ def main(
         if restarts_left() and args.output_dir.is_dir():
             mark_ended(args.output_dir)
         logger.debug("where it happened:", exc_info=error)
+        tell_refusal(str(error), lambda _: None)
         return BAD_REQUEST
     except (ValueError, OSError, RuntimeError) as error:
         if is_speaker():
             logger.error("%s", error)
+        if not isinstance(error, RuntimeError):  # those of a process are recorded with their traceback
+            tell_refusal(str(error), lambda _: None)
         logger.debug("where it happened:", exc_info=error)
         return BAD_REQUEST
     except KeyboardInterrupt as error:

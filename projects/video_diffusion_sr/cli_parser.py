@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.distributed.refusal import JobParser
 from common.distributed.timeout import TIMEOUT_S
 from projects.video_diffusion_sr.flag_types import count, exact_size, frame_rate, frame_span, time_of_clip
 from projects.video_diffusion_sr.presets import Preset
@@ -24,7 +25,7 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
     """
     script = command or f"projects/inference_{preset.name.lower().replace('-', '_')}.py"
     start = script if command else f"python {script}"
-    p = argparse.ArgumentParser(
+    p = JobParser(
         prog=script,
         description=f"Restore videos and pictures with {preset.name}.",
         epilog=f"example: {start} --video_path clips --output_dir restored --res_h {preset.res[0]} "

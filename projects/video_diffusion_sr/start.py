@@ -4,8 +4,6 @@ Importing PyTorch takes seconds. `--help` and wrong flags must not wait for it, 
 cause a traceback, and a process must end if its launcher dies.
 """
 
-import contextlib
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -33,9 +31,7 @@ def start_preset(preset: Preset, arguments: Sequence[str] | None = None, command
     open_standard_streams()
     if has_launcher():
         end_with_parent()
-    # All processes of a job have the same flags, so only one of them prints errors in them.
-    with contextlib.nullcontext() if is_speaker() else contextlib.redirect_stderr(io.StringIO()):
-        args = parse_flags(preset, arguments, command)
+    args = parse_flags(preset, arguments, command)
     if args.gpus > 1 and not args.plan:
         return start_job(preset, sys.argv[1:] if arguments is None else arguments, command, args.gpus)
     if has_ended(args.output_dir):  # this job has ended with failures, so a restart would not help

@@ -1,5 +1,6 @@
 """A rank that fails ends the job: soon, the cause named, exit non-zero; a restart loses and repeats nothing."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.distributed import process
+from common.distributed import process, refusal
 from common.distributed.failures import RefusedRequest, report_failure
 from common.distributed.process import Process, process_group, read_launcher
+from tests.conftest import ROOT
 from tests.parallel.job import FAILS_AT, FILES, TIMEOUT_S
 
 pytestmark = pytest.mark.parallel
@@ -112,3 +114,35 @@ def test_a_refusal_is_said_once_and_an_interrupt_not_at_all(caplog):
     assert [record.getMessage() for record in caplog.records] == ["no such flag"]
     report_failure(RefusedRequest("here it lacks"), Process(2, 3, 0, torch.device("cpu"), "gloo", 0, 9.0, store))
     assert caplog.records[-1].getMessage() == "here it lacks", "a refusal of one rank alone is not lost"
+
+
+@pytest.mark.parametrize("program", ["inference_seedvr2_tiny.py", "train.py"])
+def test_a_refused_start_is_said_once_and_stands_last_in_the_summary(program):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    told = subprocess.run(
+        [*command, str(ROOT / "projects" / program), "--no_such_flag"],
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=STARTING_S,
+    )
+    said, _, summary = told.stderr.partition("Traceback (most recent call last)")
+    assert told.returncode == 1 and said.count("error: the following arguments are required") == 1
+    assert "<NO_OTHER_FAILURES>" in summary  # one rank has failed, the other was ended
+    *_, last, rule = summary.strip().splitlines()
+    assert "error: the following arguments are required" in last and set(rule) == {"="}
+
+
+def test_a_refusal_is_left_for_the_summary_by_the_rank_that_speaks(tmp_path, monkeypatch):
+    file, said, waited = tmp_path / "attempt_0" / "error.json", [], []
+    monkeypatch.setattr(refusal, "wait_for_end", lambda: waited.append(True))
+    monkeypatch.setenv(refusal.ERROR_FILE, str(file))
+    for rank in (0, 1):  # the second one is not ended: the first one does not fail, so it speaks itself
+        monkeypatch.setenv("RANK", str(rank))
+        file.unlink(missing_ok=True)
+        refusal.tell_refusal(f"no {rank}", said.append)
+        assert json.loads(file.read_text())["message"]["message"] == f"no {rank}"
+    assert said == ["no 0", "no 1"] and len(waited) == 1
+    refusal.tell_refusal("no 2", said.append)  # its own failure is recorded already: nothing to wait for
+    assert len(waited) == 1
