@@ -3,7 +3,7 @@
     python projects/train_tiny.py pairs --recipe configs_train/evidence.yaml --data PHOTOGRAPHS --output runs/evidence
     python projects/recipe_evidence.py train --held_out PICTURES --output runs/evidence
     python projects/recipe_evidence.py measure --held_out PICTURES --output runs/evidence --rows photographs.csv
-    python projects/recipe_evidence.py draw --held_out PICTURES --output runs/evidence --picture rows.jpg
+    python projects/recipe_evidence.py draw --output runs/evidence --picture rows.jpg
 
 `train` trains a diffusion model from nothing, distills it round by round, and runs the adversarial stage in the
 variants of `configs_train/evidence.yaml`, all in fixed steps; each row restores the held-out pictures. What is there
@@ -114,9 +114,6 @@ class Evidence:
         self._write(TRUTH, to_model_range(hq))
         self._write(BICUBIC, large)
         self._write(CODED, self._decoded(self.moments[0]))
-
-    def _encoded(self, clips: Tensor) -> Tensor:
-        return DiagonalGaussian(self.vae.encode_parameters(clips)).mode()
 
     @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Tensor:
@@ -271,20 +268,32 @@ def draw(_recipe: dict[str, Any], args: argparse.Namespace) -> None:
     Image.fromarray(np.concatenate(lines)).save(args.picture, quality=88)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+COMMANDS: dict[str, Callable[..., None]] = {"train": train, "measure": measure, "draw": draw}
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line. A command has only the flags that it uses; without one, the help shows those of all."""
+    words = sys.argv[1:] if arguments is None else arguments
+    given = next((word for word in words if word in COMMANDS), None)
     parser = new_parser(__doc__)
-    parser.add_argument("command", choices=("train", "measure", "draw"))
-    parser.add_argument("--recipe", default="configs_train/evidence.yaml")
-    parser.add_argument("--held_out", type=Path, required=True, help="pictures that nothing was trained on")
-    parser.add_argument("--output", type=Path, default=Path("runs/evidence"))
-    parser.add_argument("--rows", type=Path, default=Path("photographs.csv"), help="measure: where the lines go")
-    parser.add_argument("--picture", type=Path, default=Path("rows.jpg"), help="draw: where the picture goes")
-    parser.add_argument("--workers", type=int, default=4, help="measure: rows at a time")
-    add_settings(parser, "changes to the recipe")
-    args = parse_with_settings(parser, arguments)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--output", type=Path, default=Path("runs/evidence"), help="the run's folder (%(default)s)")
+    if given != "draw":
+        parser.add_argument("--recipe", default="configs_train/evidence.yaml", help="train, measure: the YAML")
+        parser.add_argument("--held_out", type=Path, required=True, help="train, measure: pictures not trained on")
+        add_settings(parser, "changes to the recipe")
+    if given in (None, "measure"):
+        parser.add_argument("--rows", type=Path, default=Path("photographs.csv"), help="measure: where the lines go")
+        parser.add_argument("--workers", type=int, default=4, help="measure: rows at a time")
+    if given in (None, "draw"):
+        parser.add_argument("--picture", type=Path, default=Path("rows.jpg"), help="draw: where the picture goes")
+    return parser.parse_args(arguments) if given == "draw" else parse_with_settings(parser, arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse(arguments)
     set_up_logging()
-    recipe = plain_values(load_config(args.recipe, args.overrides))
-    {"train": train, "measure": measure, "draw": draw}[args.command](recipe, args)
+    COMMANDS[args.command](plain_values(load_config(args.recipe, args.overrides)) if "recipe" in args else {}, args)
 
 
 if __name__ == "__main__":

@@ -82,3 +82,22 @@ def test_the_picture_shows_the_same_squares_of_every_row(tmp_path):
     assert drawn.shape == (16, 8 * recipe_evidence.DRAWN, 3)
     first, last = drawn[[4, 12], 4, 0], drawn[[4, 12], -4, 0]
     assert first.tolist() == [0, 0] and last.tolist() == [250, 120], "truth on top, from the first square to the last"
+
+
+@pytest.mark.parametrize(
+    ("line", "missing", "unknown"),
+    [
+        ("train", "--held_out", "--rows x"),
+        ("measure", "--held_out", "--picture x"),
+        ("draw", None, "--held_out x"),
+    ],
+)
+def test_a_command_has_the_flags_that_it_uses(line, missing, unknown, capsys):
+    needed = ["--held_out", "x", "seed=3", "--output", "out"] if missing else ["--output", "out"]
+    args = recipe_evidence.parse([line, *needed])
+    assert args.command == line and args.output.name == "out" and getattr(args, "overrides", ["seed=3"]) == ["seed=3"]
+    for words, error in (([line, *needed, *unknown.split()], "unrecognized arguments: --"), ([line], missing)):
+        if error:
+            with pytest.raises(SystemExit):
+                recipe_evidence.parse(words)
+            assert error in capsys.readouterr().err
