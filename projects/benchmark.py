@@ -11,7 +11,6 @@ import time
 STARTED = time.perf_counter()  # before PyTorch is imported, since a user waits for the import too
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -33,10 +32,11 @@ from data.video.framing import latent_frames
 from models.video_vae_v3.modules.schedule import DIRECT, F23, F43, default_schedule, filled_slice
 from projects.benchmarking.counting import sliced_vae_flops
 from projects.benchmarking.end_to_end import end_to_end, end_to_end_table
+from projects.benchmarking.flags import add_measuring, write_measured
 from projects.benchmarking.pipeline import STAGES, NoiseClip, Pipeline, time_stages
 from projects.benchmarking.profiling import profile
 from projects.benchmarking.timing import known_operations
-from projects.program import new_parser, run_program
+from projects.program import add_device, new_parser, run_program
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.communication import TEXT_TOKENS, describe
 from projects.video_diffusion_sr.flops import transformer_flops
@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     clip.add_argument("--ckpt_dir", type=Path, default=ROOT / "ckpts")
     how = parser.add_argument_group("how it is run (default: as the inference scripts would)")
     how.add_argument("--dtype", choices=sorted(DTYPES), help="default: bfloat16 on CUDA, float32 on a CPU")
-    how.add_argument("--device", default="auto")
+    add_device(how)
     how.add_argument("--sp_size", type=int, default=1, help="GPUs that share the clip; start them with torchrun")
     how.add_argument("--shard_weights", action="store_true", help="spread the transformer's weights over them")
     how.add_argument("--vram", type=float, help="GiB of device memory to stay within")
@@ -75,15 +75,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument("--reference_path", action="store_true", help="plain kernels, and a VAE without derived weights")
     what = parser.add_argument_group("what is measured")
     what.add_argument("--runs", type=int, default=3, help="runs whose median is reported")
-    what.add_argument("--warm_up", type=int, default=1, help="runs before those that are timed")
+    add_measuring(what, "runs", warm_up=1)
     what.add_argument("--quick", action="store_true", help="one timed run, and not all stages in one go as well")
     what.add_argument(
         "--distance", action="store_true", help="also how far the result is from one rank's and from float32"
     )
     what.add_argument("--each_kernel", action="store_true", help="also time each own kernel against its reference")
     what.add_argument("--each_convolution", action="store_true", help="also time the ways to call a convolution")
-    what.add_argument("--profile", type=Path, help="write each stage's kernels by time, and when the device waited")
-    what.add_argument("--json", type=Path, help="write everything measured to this file")
     what.add_argument(
         "--count_traffic", type=int, nargs="+", metavar="RANKS", help="only count what so many ranks would send"
     )
@@ -237,8 +235,7 @@ def main(arguments: Sequence[str] | None = None, started: float | None = None) -
         if process.is_leader:
             print(table(result))
             time_operations(args, process.device, result)
-            if args.json:
-                args.json.write_text(json.dumps(result, indent=1))
+            write_measured(args, result)
     return 0
 
 

@@ -10,7 +10,6 @@ Settings are changed as for projects/train.py: KEY=VALUE in the model's YAML, tr
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -30,10 +29,11 @@ from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 from common.parent import end_with_parent, has_launcher
 from data.video.framing import latent_frames
+from projects.benchmarking.flags import add_measuring, write_measured
 from projects.benchmarking.profiling import profile
 from projects.benchmarking.timing import timed
 from projects.benchmarking.training import RandomLatents, RandomRecipe, random_stage
-from projects.program import add_settings, new_parser, parse_with_settings, run_program
+from projects.program import add_model, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.communication import TEXT_TOKENS
 from projects.video_diffusion_sr.flag_types import clip_shape
 from projects.video_diffusion_sr.flops import transformer_flops
@@ -58,18 +58,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("stage", choices=("diffusion", "distill", "adversarial"))
-    add_settings(parser, "changes to the model's YAML, or with train. to --train")
-    add("--config", default="configs_3b/main.yaml", help="the model's YAML (default: %(default)s)")
-    add("--train", help="the run's YAML (default: configs_train/STAGE.yaml)")
+    add_model(parser)
     add(
         "--clip", nargs="+", action="append", metavar="FxHxW",
         help="frames x height x width of each sample of a batch (default: 21x720x1280); again for another batch",
     )  # fmt: skip
     add("--steps", type=int, default=3, help="that are timed (default: %(default)s)")
-    add("--warm_up", type=int, default=2, help="steps before those (default: %(default)s)")
-    add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
-    add("--json", type=Path, help="write what was measured to this file")
-    add("--profile", type=Path, help="write a step's kernels by time, and when the device waited")
+    add_measuring(parser, "steps", warm_up=2)
     args = parse_with_settings(parser, arguments)
     args.overrides += [item for clips in args.clip or () for item in clips if "=" in item]
     args.clip = [[item for item in clips if "=" not in item] for clips in args.clip or [["21x720x1280"]]]
@@ -224,8 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(table(clips, found, predicted, time, peak_flops(device)), flush=True)
             of_clips = {"clips": clips, "measured": found, "predicted": dict(predicted) | asdict(time)}
             results.append(of_clips | {"kernels": kernels})
-        if process.is_leader and args.json:
-            args.json.write_text(json.dumps(results, indent=1))
+        if process.is_leader:
+            write_measured(args, results)
         if process.is_leader and args.profile:
             args.profile.write_text("\n".join(result["kernels"] for result in results))
     return 0

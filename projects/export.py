@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from common.checkpoint import save_safetensors
 from common.logger import get_logger, set_up_logging
-from projects.program import new_parser, run_program
+from projects.program import add_safetensors, new_parser, run_program
 
 logger = get_logger(__name__)
 
@@ -26,7 +26,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("run", type=Path, nargs="?", help="a run's folder, as given to train.py --output")
     parser.add_argument("--input", type=Path, dest="folder", help="the same as the folder without a flag")
-    parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+    add_safetensors(parser)
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     parser.add_argument("--module", help="which network, where a run averages several")
     parser.add_argument("--raw", action="store_true", help="the weights themselves instead of their average")

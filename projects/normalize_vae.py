@@ -20,7 +20,7 @@ import torch
 from common.config import create_object, plain_values
 from common.distributed.process import process_group
 from common.logger import get_logger, set_up_logging
-from projects.program import add_settings, new_parser, parse_with_settings, run_program
+from projects.program import add_material, add_model, add_safetensors, new_parser, parse_with_settings, run_program
 
 logger = get_logger(__name__)
 
@@ -29,13 +29,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add_settings(parser, "changes to the model's YAML, or with train. to --train")
-    add("--config", default="configs_3b/main.yaml", help="the model's YAML, of which the VAE is used")
-    add("--train", default="configs_train/vae.yaml", help="the YAML whose section `data` says what to cut")
-    add("--input", "--data", dest="data", nargs="+", required=True, help="folders of videos and images")
+    add_model(parser, cuts="configs_train/vae.yaml")
+    add_material(parser)
     add("--batches", type=int, default=16, help="of data.budget_pixels, to measure on (default: %(default)s)")
-    add("--output", type=Path, required=True, help="the .safetensors file to write")
-    add("--device", default="auto", help="auto, cuda or cpu")
+    add_safetensors(parser)
     return parse_with_settings(parser, arguments)
 
 

@@ -22,7 +22,7 @@ from common.checkpoint import read_state_dict, save_safetensors
 from common.logger import get_logger, set_up_logging
 from models.dists import StructureTextureDistance
 from models.perceptual import PerceptualDistance
-from projects.program import new_parser, run_program
+from projects.program import add_safetensors, new_parser, run_program
 
 logger = get_logger(__name__)
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--vgg16", type=Path, required=True, help="torchvision's VGG-16, .pth or .safetensors")
     parser.add_argument("--measure", type=Path, required=True, help="the measure's own weights")
-    parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+    add_safetensors(parser)
     flags = parser.parse_args(arguments)
     set_up_logging()
     kind = KINDS[flags.kind]

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from common.config import create_object, plain_values
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
-from projects.program import add_settings, new_parser, parse_with_settings, run_program
+from projects.program import add_material, add_model, new_parser, parse_with_settings, run_program
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,13 +40,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add_settings(parser, "changes to the model's YAML, or with train. to --train")
-    add("--config", default="configs_3b/main.yaml", help="the model's YAML, of which the VAE is used")
-    add("--train", default="configs_train/diffusion.yaml", help="the YAML whose section `data` says what to cut")
-    add("--input", "--data", dest="data", nargs="+", required=True, help="folders of videos and images")
+    add_model(parser, cuts="configs_train/diffusion.yaml")
+    add_material(parser)
     add("--output", type=Path, required=True, help="a folder for the shards: new, or of this command before")
     add("--batches", type=int, required=True, help="how many batches of data.budget_pixels, over all ranks")
-    add("--device", default="auto", help="auto, cuda or cpu")
     return parse_with_settings(parser, arguments)
 
 

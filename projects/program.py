@@ -1,7 +1,8 @@
-"""Common parts of all programs but inference: how they end, and their flags for changed settings."""
+"""Common parts of all programs but inference: how they end, and the flags that several of them have."""
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from common.distributed.refusal import JobParser, tell_refusal
 from common.extras import MissingExtra
@@ -50,6 +51,35 @@ def add_settings(parser: argparse.ArgumentParser, changed: str) -> None:
     """
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"the same as --set KEY=VALUE: {changed}")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=changed)
+
+
+def add_device(flags: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add --device to a parser or a group of its flags."""
+    flags.add_argument("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
+
+
+def add_model(parser: argparse.ArgumentParser, cuts: str | None = None) -> None:
+    """Add the flags of programs that build a model as training does: its YAML, the run's, changes, and the device.
+
+    Args:
+        cuts: the run's YAML by default, if the program uses only its section `data`; None: that of the stage.
+    """
+    add_settings(parser, "changes to the model's YAML, or with train. to --train")
+    parser.add_argument("--config", default="configs_3b/main.yaml", help="the model's YAML (default: %(default)s)")
+    of_run = "the YAML whose section `data` says what to cut (default: %(default)s)"
+    of_stage = "the run's YAML (default: configs_train/STAGE.yaml)"
+    parser.add_argument("--train", default=cuts, help=of_run if cuts else of_stage)
+    add_device(parser)
+
+
+def add_safetensors(parser: argparse.ArgumentParser) -> None:
+    """Add --output of programs that make one file of weights."""
+    parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+
+
+def add_material(parser: argparse.ArgumentParser, what: str = "folders of videos and images") -> None:
+    """Add the flag of the clips that a program reads; `what`: which kinds of them, for the help."""
+    parser.add_argument("--input", "--data", dest="data", nargs="+", required=True, help=what)
 
 
 def parse_with_settings(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from common.logger import get_logger, set_up_logging
 from common.parent import end_with_parent, has_launcher
-from projects.program import add_settings, new_parser, parse_with_settings, run_program
+from projects.program import add_material, add_model, new_parser, parse_with_settings, run_program
 
 logger = get_logger(__name__)
 
@@ -43,11 +43,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("stage", choices=("vae", "diffusion", "distill", "adversarial"), help="what to train")
-    add_settings(parser, "changes to the model's YAML, or with train. to --train")
-    add("--config", default="configs_3b/main.yaml", help="the model's YAML (default: %(default)s)")
-    add("--train", help="the run's YAML (default: configs_train/STAGE.yaml)")
-    materials = "folders of videos, images and tars of them, or one folder of stored latents"
-    add("--input", "--data", dest="data", nargs="+", required=True, help=materials)
+    add_model(parser)
+    add_material(parser, "folders of videos, images and tars of them, or one folder of stored latents")
     add("--output", type=Path, required=True, help="the run's folder: checkpoints, logs, pictures, exported weights")
     add("--init_from", help="weights to start from, in any layout that inference reads")
     add("--init_discriminator", help="adversarial: weights of the diffusion model before distillation")
@@ -57,7 +54,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--discriminator_config", help="adversarial: the YAML of another model for the discriminator")
     add("--prompts", type=Path, help="folder with pos_emb.pt, neg_emb.pt, or .safetensors with pos, neg, null")
     add("--lora", metavar="rank=16", help="train a LoRA on top of --init_from: rank=16 or rank=16,alpha=32")
-    add("--device", default="auto", help="auto, cuda or cpu (default: %(default)s)")
     add("--resume", choices=("auto", "never"), default="auto", help="auto: continue the run in --output, if any")
     add("--verbose", action="store_true", help="also say what was chosen and why")
     return parse_with_settings(parser, arguments)

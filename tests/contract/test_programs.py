@@ -57,3 +57,25 @@ def test_every_program_ends_through_run_program():
 def test_what_counts_as_an_ending(ending, well, tmp_path):
     (tmp_path / "program.py").write_text(f"import sys\n\nif __name__ == '__main__':\n    {ending}\n")
     assert badly_ended(tmp_path) == ([] if well else ["program.py:3"])
+
+
+def declared_flags(source: str) -> set[tuple[str, str]]:
+    """(flag, its help) of every flag that a source declares with `add_argument`, or with `add`, as programs name it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("add", "add_argument"):
+            flag = node.args and isinstance(node.args[0], ast.Constant) and str(node.args[0].value)
+            texts = [ast.unparse(word.value) for word in node.keywords if word.arg == "help"]
+            if flag and flag.startswith("--") and texts:
+                found.add((flag, texts[0]))
+    return found
+
+
+def test_no_two_programs_declare_the_same_flag():
+    """A flag that means the same in several programs has one place (`projects/program.py`)."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for path in sorted((ROOT / "projects").rglob("*.py")):
+        for flag in declared_flags(path.read_text(encoding="utf-8")):
+            places.setdefault(flag, []).append(str(path.relative_to(ROOT)))
+    assert len(places) > 100, "flags are no longer found"
+    assert {flag: where for flag, where in places.items() if len(where) > 1} == {}
