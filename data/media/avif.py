@@ -19,6 +19,8 @@ from data.media.colour import SDR, Colour, colour_of_numbers
 from data.media.errors import reason, shown
 from data.media.heif import widened
 
+SILENT = 0  # a log level of OpenCV
+
 
 @dataclass(frozen=True)
 class AvifFacts:
@@ -75,7 +77,7 @@ def avif_words(image: Image.Image, path: Path, facts: AvifFacts) -> tuple[np.nda
     obstacle = _obstacle(image, facts)
     codes = None if obstacle else _codes(path)
     if codes is None or codes.dtype != np.uint16 or codes.shape[1::-1] != image.size:
-        why = f" ({obstacle or 'OpenCV does not read it'}); a 16-bit PNG of it would keep them"
+        why = f" ({obstacle or 'OpenCV does not decode it: it may be damaged'}); a 16-bit PNG of it would keep them"
         return None, [f"{shown(path)}: has {facts.bits} bits a sample, of which 8 are read{why}"]
     if codes.ndim == 3:
         return widened(codes[..., [2, 1, 0, 3][: codes.shape[2]]], facts.bits), []
@@ -87,7 +89,13 @@ def _codes(path: Path) -> np.ndarray | None:
     """The samples as OpenCV gives them: u16 [H, W] or [H, W, 3 or 4] in the order BGRA; None if it does not decode."""
     import cv2  # here, because it is slow to load and most runs do not need it
 
-    return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # OpenCV 4 and 5
+    level = log.getLogLevel()
+    log.setLogLevel(SILENT)  # it would print why it fails, which the caller says in a sentence
+    try:
+        return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    finally:
+        log.setLogLevel(level)
 
 
 def _obstacle(image: Image.Image, facts: AvifFacts) -> str | None:
