@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from common.distributed.failures import RefusedRequest, report_failure
+from common.distributed.failures import RefusedRequest, first_line, report_failure
 from common.distributed.job import job_id
 from common.distributed.timeout import TIMEOUT_S
 from common.distributed.watchdog import Watchdog
@@ -35,6 +35,10 @@ VISIBLE: dict[str, tuple[Callable[[], int], str]] = {
     "xpu": (lambda: torch.xpu.device_count() if torch.xpu.is_available() else 0, "install PyTorch's build for XPU"),
 }
 NAMES = {"cuda": "CUDA", "mps": "Apple MPS", "xpu": "Intel XPU"}
+
+
+class LauncherError(ValueError):
+    """The launcher's variables are wrong, or lead to no job. No other process can report it, so each one does."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def process_group(
         timeout_s: seconds without progress of a process, or of waiting for one, after which the job fails.
         backend: "gloo" or "nccl"; None: nccl if every process has its own GPU, else gloo.
     Raises:
-        ValueError: variables of the launcher are missing.
+        LauncherError: variables of the launcher are missing or wrong, or no job is found at their address.
         RuntimeError: processes on GPUs need NCCL, and it is not available.
     """
     launched = read_launcher()
@@ -155,7 +159,7 @@ def process_group(
     backend = backend or choose_backend(device, local_world)
     # The watchdog ends a process that hangs, and names it, shortly before processes that wait for it time out.
     watchdog = Watchdog(rank, 0.8 * timeout_s)
-    store, *_ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
+    store = find_job(rank, world, timeout_s)
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     # A killed job may be started again on the same port, so keys have the job's id as prefix.
     store = dist.PrefixStore(job_id(), store)
@@ -179,18 +183,46 @@ def process_group(
         dist.destroy_process_group()
 
 
+def find_job(rank: int, world: int, timeout_s: float) -> dist.Store:
+    """The store at MASTER_ADDR:MASTER_PORT, which rank 0 opens; LauncherError if there is none within the timeout."""
+    try:
+        store, *_ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
+    except dist.DistError as error:
+        raise LauncherError(
+            f"rank {rank} of {world} found no job at MASTER_ADDR={os.environ['MASTER_ADDR']} "
+            f"MASTER_PORT={os.environ['MASTER_PORT']} within {timeout_s:g} s ({first_line(error)}); "
+            "check the address and that every process has started, or start the job with torchrun"
+        ) from error
+    return store
+
+
 def read_launcher() -> tuple[int, int, int, int] | None:
-    """(rank, world, local rank, local world) from the environment; None without a launcher."""
+    """(rank, world, local rank, local world) from the environment; None without a launcher.
+
+    Raises:
+        LauncherError: a variable is missing or wrong.
+    """
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         return None
     missing = [name for name in ENVIRONMENT if name not in os.environ]
     if missing:
-        raise ValueError(f"a job was announced, but {', '.join(missing)} not set; start it with torchrun")
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        raise LauncherError(f"a job was announced, but {', '.join(missing)} not set; start it with torchrun")
+    rank, world, port = (read_number(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     if not 0 <= rank < world:
-        raise ValueError(f"RANK={rank} does not fit WORLD_SIZE={world}; start the job with torchrun")
+        raise LauncherError(f"RANK={rank} does not fit WORLD_SIZE={world}; start the job with torchrun")
+    if not 0 <= port < 65536:
+        raise LauncherError(f"MASTER_PORT={port} is no port; start the job with torchrun")
     # If these are missing (plain srun), each process is assumed to have its own machine.
-    return rank, world, int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return rank, world, read_number("LOCAL_RANK", "0"), read_number("LOCAL_WORLD_SIZE", "1")
+
+
+def read_number(name: str, default: str = "") -> int:
+    """The whole number in a variable of the launcher; LauncherError if it holds something else."""
+    text = os.environ.get(name, default)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise LauncherError(f"{name}={text!r} is not a whole number; start the job with torchrun") from error
 
 
 def choose_device(device: str | torch.device, local_rank: int) -> torch.device:

@@ -10,8 +10,9 @@ from common.crashes import History
 from common.distributed.failures import RefusedRequest
 from common.distributed.job import is_speaker, mark_ended, restarts_left
 from common.distributed.parallel import Parallel
-from common.distributed.process import Process, process_group
+from common.distributed.process import LauncherError, Process, process_group
 from common.distributed.refusal import tell_refusal
+from common.distributed.timeout import LONGEST_TIMEOUT_S
 from common.kernels.first_use import first_use
 from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
@@ -67,7 +68,7 @@ def main(
         tell_refusal(str(error), lambda _: None)
         return BAD_REQUEST
     except (ValueError, OSError, RuntimeError) as error:
-        if is_speaker():
+        if is_speaker() or isinstance(error, LauncherError):
             logger.error("%s", error)
         if not isinstance(error, RuntimeError):  # those of a process are recorded with their traceback
             tell_refusal(str(error), lambda _: None)
@@ -170,8 +171,8 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--res_h {args.res_h} --res_w {args.res_w}: the result must be at least 16x16 pixels")
     if not 0 <= args.strength <= 1:
         raise ValueError(f"--strength {args.strength} must lie between 0 (the input) and 1 (the restored clip)")
-    if args.timeout <= 0:
-        raise ValueError(f"--timeout {args.timeout} must be a positive number of seconds")
+    if not 1 <= args.timeout <= LONGEST_TIMEOUT_S:
+        raise ValueError(f"--timeout {args.timeout:g} must lie between 1 and {LONGEST_TIMEOUT_S} seconds (a year)")
     if args.vram is not None and not args.vram > 0:
         raise ValueError(f"--vram {args.vram:g} must be a positive number of GiB")
     if args.window is not None and args.window < 0:

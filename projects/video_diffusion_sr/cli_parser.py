@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.distributed.refusal import JobParser
 from common.distributed.timeout import TIMEOUT_S
-from projects.video_diffusion_sr.flag_types import count, exact_size, frame_rate, frame_span, time_of_clip
+from projects.video_diffusion_sr.flag_types import count, exact_size, frame_rate, frame_span, path, time_of_clip
 from projects.video_diffusion_sr.presets import Preset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,12 +51,12 @@ def add_input(group: argparse._ArgumentGroup) -> None:
     """Add flags for the input files, the part of them to restore, and the folder of results."""
     group.add_argument(
         "--video_path",
-        type=Path,
+        type=path,
         required=True,
         help="a video or picture, a folder of them, or numbered pictures as frame_%%05d.png",
     )
     group.add_argument(
-        "--output_dir", type=Path, help="folder for the results, created if missing; not needed with --plan"
+        "--output_dir", type=path, help="folder for the results, created if missing; not needed with --plan"
     )
     group.add_argument(
         "--recursive", action="store_true", help="also search subfolders; --output_dir gets the same structure"
@@ -97,13 +97,13 @@ def add_existing(group: argparse._ArgumentGroup) -> None:
 def add_weights(group: argparse._ArgumentGroup) -> None:
     """Add flags for the places of weights."""
     group.add_argument(
-        "--ckpt_dir", type=Path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
+        "--ckpt_dir", type=path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
     )
     group.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="weights of the transformer, in place of the preset's file"
+        "--checkpoint", type=path, metavar="FILE", help="weights of the transformer, in place of the preset's file"
     )
     group.add_argument(
-        "--vae_checkpoint", type=Path, metavar="FILE", help="weights of the VAE, in place of the preset's file"
+        "--vae_checkpoint", type=path, metavar="FILE", help="weights of the VAE, in place of the preset's file"
     )
 
 
@@ -243,7 +243,7 @@ def add_memory(group: argparse._ArgumentGroup, preset: Preset) -> None:
         "per line, or a folder with NAME.cuts.csv for each file (%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--write_scene_cuts", type=Path, metavar="FILE", help="write the list of cuts, or a folder of lists"
+        "--write_scene_cuts", type=path, metavar="FILE", help="write the list of cuts, or a folder of lists"
     )
     group.add_argument(
         "--vram", type=float, metavar="GIB",
@@ -270,7 +270,7 @@ def add_model(group: argparse._ArgumentGroup, preset: Preset) -> None:
         "--random_weights", action="store_true",
         help="use seeded random weights, for tests: every step runs, nothing is restored",
     )  # fmt: skip
-    group.add_argument("--lora", type=Path, help="LoRA weights (.safetensors) to merge into the transformer")
+    group.add_argument("--lora", type=path, help="LoRA weights (.safetensors) to merge into the transformer")
     group.add_argument("--lora_scale", type=float, default=1.0, help="weight of the LoRA (%(default)s)")
     group.add_argument("--config", help=f"YAML of the model, in place of {preset.config}")
     group.add_argument(

@@ -2,8 +2,16 @@
 
 import argparse
 from fractions import Fraction
+from pathlib import Path
 
 from data.media.clip_range import frames_of, seconds_of
+
+
+def path(text: str) -> Path:
+    """A path. An empty one, as from a shell variable that is not set, is refused: `Path("")` is the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; . is the current folder")
+    return Path(text)
 
 
 def exact_size(text: str) -> tuple[int, int]:

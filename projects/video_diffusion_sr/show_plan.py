@@ -1,6 +1,7 @@
 """`--plan`: prints the sizes, windows, memory and seconds of each file that a run would need. It reads no weights."""
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def show_plan(preset: Preset, request: Request, args: argparse.Namespace) -> int
     Returns:
         The number of files that cannot be restored; a log line gives the reason for each.
     Raises:
-        ValueError, OSError, RuntimeError: the request is invalid.
+        ValueError, OSError, RuntimeError: the request is invalid, or standard output cannot be written.
     """
     files = find_inputs(args)
     bound = memory_bound(request)
@@ -52,12 +53,31 @@ def show_plan(preset: Preset, request: Request, args: argparse.Namespace) -> int
             if isinstance(found, MediaError):
                 raise found
             request.clip_range.check_begins_in(found, path)
-            sys.stdout.write(describe(path, clips[path], budget, bound) + "\n")
+            if not tell(describe(path, clips[path], budget, bound) + "\n"):
+                break
         except ValueError as error:
             failed += 1
             named = str(error).startswith(path.name) or isinstance(error, MediaError)
             logger.error("%s", sentence(error, path, "planned") if named else f"{path.name}: {error}")
     return failed
+
+
+def tell(text: str) -> bool:
+    """Write to standard output at once. Returns False if its reader has gone, as `head` does after its lines.
+
+    Raises:
+        OSError: it cannot be written, such as on a full disk.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # Python writes what is left when it ends; without this it would fail again, with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return False
+        raise OSError(f"the plan cannot be written to standard output: {error.strerror}") from error
+    return True
 
 
 def memory_bound(request: Request) -> float | None:

@@ -18,6 +18,7 @@ from common.signals import exit_code, interrupted_by_signals
 from projects.video_diffusion_sr.cli_parser import parse_flags
 from projects.video_diffusion_sr.presets import PRESETS, Preset
 
+FEW = 8  # so many processes are started on any machine; more need a CPU core each
 ROOT = Path(__file__).resolve().parents[__name__.count(".")]  # the folder of the outermost package
 
 
@@ -59,6 +60,14 @@ def start_job(preset: Preset, arguments: Sequence[str], command: str | None, gpu
     if "RANK" in os.environ:
         if is_speaker():
             print("--gpus starts the processes itself: leave it out under torchrun", file=sys.stderr)
+        return 2
+    most = max(os.cpu_count() or 1, FEW)
+    if gpus > most:
+        print(
+            f"--gpus {gpus}: this machine has {os.cpu_count()} CPU cores and can run at most {most} processes; "
+            "give the number of its GPUs",
+            file=sys.stderr,
+        )
         return 2
     name = next(name for name, known in PRESETS.items() if known == preset)
     code = (

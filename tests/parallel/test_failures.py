@@ -12,7 +12,10 @@ import torch
 
 from common.distributed import process, refusal
 from common.distributed.failures import RefusedRequest, report_failure
+from common.distributed.launcher import free_port
 from common.distributed.process import Process, process_group, read_launcher
+from projects.video_diffusion_sr import cli
+from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from tests.conftest import ROOT
 from tests.parallel.job import FAILS_AT, FILES, TIMEOUT_S
 
@@ -89,6 +92,33 @@ def test_half_a_launcher_is_refused(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(ValueError, match="WORLD_SIZE"):
         read_launcher()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"RANK": "second"}, "RANK='second' is not a whole number"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE='' is not a whole number"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT='http' is not a whole number"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT=65536 is no port"),
+        ({"LOCAL_WORLD_SIZE": "two"}, "LOCAL_WORLD_SIZE='two' is not a whole number"),
+        ({"RANK": "2"}, "RANK=2 does not fit WORLD_SIZE=2"),
+        ({"RANK": "-1"}, "RANK=-1 does not fit WORLD_SIZE=2"),
+        ({"MASTER_PORT": None}, "MASTER_PORT not set"),
+        ({}, "rank 1 of 2 found no job at MASTER_ADDR=127.0.0.1 MASTER_PORT="),  # nobody listens there
+    ],
+)
+def test_a_wrong_launcher_is_named_by_a_rank_that_nobody_joins(tmp_path, monkeypatch, capsys, wrong, said):
+    right = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for name, value in ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"} | right | wrong).items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    flags = ["--video_path", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--device", "cpu", "--timeout", "1"]
+    assert cli.main(SEEDVR2_TINY, flags) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "torchrun" in line]
+    assert len(lines) == 1 and said in lines[0] and not (tmp_path / "out").exists()
 
 
 def test_a_missing_nccl_is_a_sentence(monkeypatch):

@@ -66,6 +66,17 @@ def test_one_process_starts_none_and_torchrun_starts_its_own(tmp_path, monkeypat
     assert "leave it out under torchrun" in capsys.readouterr().err
 
 
+def test_more_processes_than_the_machine_can_run_are_refused(tmp_path, monkeypatch, capsys):
+    flags = ["--video_path", str(tmp_path / "none"), "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(start, "launch", lambda command, count: 100 + count)
+    monkeypatch.setattr(start.os, "cpu_count", lambda: 12)
+    assert start.start_preset(SEEDVR2_TINY, [*flags, "--gpus", "12"]) == 112
+    assert start.start_preset(SEEDVR2_TINY, [*flags, "--gpus", "13"]) == 2
+    assert "--gpus 13: this machine has 12 CPU cores" in capsys.readouterr().err
+    monkeypatch.setattr(start.os, "cpu_count", lambda: 2)
+    assert start.start_preset(SEEDVR2_TINY, [*flags, "--gpus", "8"]) == 108, "a few processes run anywhere"
+
+
 @pytest.mark.slow
 def test_a_refused_job_ends_with_its_sentence_and_2(tmp_path):
     folder = make_folder(tmp_path, 1, clips=2, frames=(5, 6))

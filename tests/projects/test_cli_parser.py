@@ -2,13 +2,24 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from data.media import codecs
-from projects.video_diffusion_sr.cli_parser import CODECS, COLOR_FIXES, CONTAINERS, DTYPE_NAMES, ENCODERS, parser
+from projects.video_diffusion_sr.cli import read_request
+from projects.video_diffusion_sr.cli_parser import (
+    CODECS,
+    COLOR_FIXES,
+    CONTAINERS,
+    DTYPE_NAMES,
+    ENCODERS,
+    parse_flags,
+    parser,
+)
 from projects.video_diffusion_sr.color_fix import KINDS
-from projects.video_diffusion_sr.presets import SEEDVR2_3B
+from projects.video_diffusion_sr.flag_types import path
+from projects.video_diffusion_sr.presets import SEEDVR2_3B, SEEDVR2_TINY
 from projects.video_diffusion_sr.request import DTYPES
 from tests.conftest import ROOT
 
@@ -21,6 +32,29 @@ def test_the_choices_are_those_that_exist():
 def test_the_example_names_what_the_user_typed():
     assert "example: python projects/inference_seedvr2_3b.py --video" in parser(SEEDVR2_3B).format_help()
     assert "example: seedvr restore --video" in parser(SEEDVR2_3B, "seedvr restore").format_help()
+
+
+PATHS = [action.option_strings[0] for action in parser(SEEDVR2_TINY)._actions if action.type is path]
+
+
+@pytest.mark.parametrize("flag", PATHS)
+def test_an_empty_path_is_not_the_current_folder(flag, capsys):
+    """It is what a shell makes of "$FOLDER" where FOLDER is not set."""
+    with pytest.raises(SystemExit) as ended:
+        parse_flags(SEEDVR2_TINY, ["--video_path", "in", "--output_dir", "out", flag, ""])
+    assert ended.value.code == 2 and f"argument {flag}: the path is empty" in capsys.readouterr().err
+
+
+def test_every_flag_of_a_path_is_checked():
+    assert {"--video_path", "--output_dir", "--ckpt_dir", "--checkpoint", "--write_scene_cuts"} <= set(PATHS)
+    assert not [action for action in parser(SEEDVR2_TINY)._actions if action.type is Path]
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "0", "1e-9", "1e300"])
+def test_a_timeout_that_no_job_can_have_is_refused(seconds):
+    args = parse_flags(SEEDVR2_TINY, ["--video_path", "in", "--output_dir", "out", f"--timeout={seconds}"])
+    with pytest.raises(ValueError, match="--timeout"):
+        read_request(args)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """`--preview` and `--plan`: what is seen before a file is restored, and that nothing else is done."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from data.media import ClipRange, open_media
 from projects.video_diffusion_sr.cli_parser import parse_flags
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.throughput import BY_MODEL
+from tests.conftest import ROOT
 from tests.data.media_samples import even_times, smooth_clip
 from tests.data.media_samples import write_clip as write_waves
 from tests.projects.test_restore import write_clip
@@ -57,6 +61,31 @@ def test_a_plan_makes_nothing_and_counts_the_part(tmp_path, capfd):
     assert "7 frames, 32x24 -> 32x24" in said and "predicted peak" in said
     assert "time: unknown, SeedVR2-tiny was not measured" in said and not (tmp_path / "out").exists()
     assert run(clip, tmp_path / "out", "--plan", "--start", "3") == 1
+
+
+@pytest.mark.parametrize(
+    ("reader", "status", "said"),
+    [
+        ("gone", 0, ""),  # as `head` after its lines
+        ("full", 2, "the plan cannot be written to standard output: No space left on device\n"),
+    ],
+)
+def test_a_plan_that_nobody_reads_ends_in_a_word(tmp_path, reader, status, said):
+    clip = write_clip(tmp_path / "clip.mp4", 4)
+    if reader == "full" and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    if reader == "gone":
+        end, target = os.pipe()
+        os.close(end)
+    else:
+        target = os.open("/dev/full", os.O_WRONLY)
+    try:
+        script = [sys.executable, str(ROOT / "projects" / "inference_seedvr2_tiny.py")]
+        command = [*script, "--video_path", str(clip), "--plan"]
+        done = subprocess.run(command, stdout=target, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(target)
+    assert (done.returncode, done.stderr) == (status, said)
 
 
 def test_only_a_plan_needs_no_folder_for_results(capsys):
