@@ -11,6 +11,7 @@ from data.media.encoding import choose, colour_out, picture_bits
 from data.media.errors import MediaError, shown
 from data.media.image_writer import ImageWriter
 from data.media.info import MediaInfo
+from data.media.largest import check_largest
 from data.media.media_writer import MediaWriter
 from data.media.names import WRITABLE_IMAGES, WRITABLE_VIDEOS
 from data.media.sequence import folder_of
@@ -46,8 +47,8 @@ def open_writer(
             those of an earlier run with the same identity. None: none are kept.
 
     Raises:
-        MediaError: the suffix names no format, the target is the input itself, or it cannot be written. `BusyError`:
-            another process is writing it.
+        MediaError: the suffix names no format, the target is the input itself, it cannot be written, or the format does
+            not take frames of this size. `BusyError`: another process is writing it.
         ValueError: the options exclude each other, or do not fit this suffix or input, see `data.media.encoding`.
     """
     path = Path(path)
@@ -61,8 +62,10 @@ def open_writer(
     suffix = path.suffix.lower()
     if suffix in WRITABLE_VIDEOS:
         encoding = choose(info, replace(options, container=suffix[1:]), info.colour)
+        check_largest(path, encoding.encoder, size, "another codec: hevc, prores or ffv1 (--codec)")
         return VideoWriter(path, info, size, encoding=encoding, options=options, quiet=quiet, identity=identity)
     if suffix in WRITABLE_IMAGES:
+        check_largest(path, WRITABLE_IMAGES[suffix], size, "convert the input to PNG, whose result is a PNG")
         bits, colour = picture_bits(info, options, suffix), colour_out(info.colour, options)
         return ImageWriter(path, info, bits=bits, colour=colour, metadata=options.metadata, quiet=quiet)
     raise MediaError(f"{shown(path)}: cannot write {path.suffix or 'a file without a suffix'}; use one of {KNOWN}")
