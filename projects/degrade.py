@@ -28,7 +28,7 @@ from common.config import load_config, plain_values
 from common.logger import get_logger, set_up_logging
 from data.degradation.pipeline import Degradation, build_degradation
 from data.media import find_media, open_media
-from data.media.sequence import clip_name, is_sequence
+from data.media.sequence import clip_name, folder_of, is_sequence
 from projects.program import new_parser, run_program
 
 logger = get_logger(__name__)
@@ -62,7 +62,7 @@ def write_clip(clip: np.ndarray, folder: Path, name: str, rate: Fraction | None,
         return _write_ffv1(clip, folder / f"{name}.mkv", rate)
     frames = folder / name
     frames.mkdir(exist_ok=True)
-    for old in frames.glob("*.png"):  # files of an earlier run with more frames
+    for old in frames.glob("[0-9]" * 5 + ".png"):  # files of an earlier run with more frames
         old.unlink()
     for i, frame in enumerate(clip):
         Image.fromarray(frame).save(frames / f"{i:05d}.png")
@@ -85,7 +85,8 @@ def degrade_folder(
     """Degrade every video and picture of a folder. Returns the paths of the results.
 
     Raises:
-        ValueError: two results would have the same name, or the folder has no videos or pictures.
+        ValueError: two results would have the same name, a result would replace an input, or the folder has no videos
+            or pictures.
     """
     files, skipped = find_media(source, leave_out=output)
     for path, reason in skipped:
@@ -93,6 +94,7 @@ def degrade_folder(
     names = [clip_name(file) if is_sequence(file) else file.stem for file in files]
     if len(set(names)) < len(files):
         raise ValueError(f"{source} holds files that differ in their suffix alone; their results would share a name.")
+    refuse_to_replace(source, files, output, ground_truth)
     written = []
     for file, name in tqdm(list(zip(files, names, strict=True)), desc="degrade", unit="file"):
         clip, rate = read_clip(file, degrade.config.scale)
@@ -101,6 +103,16 @@ def degrade_folder(
         if ground_truth:
             write_clip(clip, ground_truth, name, rate, clips_as)
     return written
+
+
+def refuse_to_replace(source: Path, files: Sequence[Path], output: Path, ground_truth: Path | None) -> None:
+    """Raise ValueError if results would lie among the inputs or originals among the results: one replaces the other."""
+    inputs = {source.resolve(), *(folder_of(file).resolve().parent for file in files)}
+    for flag, folder in (("--output", output), ("--ground_truth", ground_truth)):
+        if folder is not None and folder.resolve() in inputs:
+            raise ValueError(f"{flag} {folder} is the folder of the input, which it would replace; name another.")
+    if ground_truth is not None and ground_truth.resolve() == output.resolve():
+        raise ValueError(f"--ground_truth {ground_truth} is --output too, one would replace the other; name another.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

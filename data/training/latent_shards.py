@@ -135,12 +135,19 @@ class ShardReader:
         """
         Raises:
             FileNotFoundError: the folder has no index, because nothing was written or the writer was interrupted.
+            ValueError: the index is another program's, or damaged.
         """
         self.folder = Path(folder)
         index = self.folder / INDEX
         if not index.exists():
             raise FileNotFoundError(f"{index} is missing: the shards were not written to the end.")
-        self.shards: list[dict[str, Any]] = json.loads(index.read_text())["shards"]
+        try:
+            self.shards: list[dict[str, Any]] = json.loads(index.read_text())["shards"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{index} is no index of stored latents (a run's --output has a file of this name too); "
+                "name a folder of projects/precompute_latents.py, or a folder of clips without such a file"
+            ) from error
         self._files: dict[int, safe_open] = {}
 
     def __len__(self) -> int:

@@ -124,3 +124,11 @@ def test_an_interrupted_job_goes_on_where_it_was(tmp_path, monkeypatch):
     names = [identity for shard in ShardReader(tmp_path / "l").shards for identity in shard["identities"]]
     assert sorted(names) == [f"clip {i}" for i in range(7)]
     assert sorted(p.name for p in (tmp_path / "l").iterdir() if p.suffix == ".json") == ["index.json"]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"files": []}', "not JSON", ""])
+def test_an_index_of_another_kind_is_a_sentence(tmp_path, text):
+    """A run's --output holds its list of sources under the same name."""
+    (tmp_path / "index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"index\.json is no index of stored latents .*; name a folder"):
+        ShardReader(tmp_path)
