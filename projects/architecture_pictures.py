@@ -23,6 +23,7 @@ from models.video_vae_v3.modules.schedule import (
     level_shapes,
 )
 from projects.program import new_parser, run_program
+from projects.video_diffusion_sr.flag_types import to_path
 
 SIZE, RANKS = (720, 1280), 4
 RELEASED = level_shapes((128, 256, 512, 512), 2)  # the VAE of all released models
@@ -189,7 +190,7 @@ def rows_picture(size: tuple[int, int], ranks: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = new_parser(__doc__)
-    parser.add_argument("--output", type=Path, default=Path("docs/images"), help="folder for the two pictures")
+    parser.add_argument("--output", type=to_path, default=Path("docs/images"), help="folder for the two pictures")
     args = parser.parse_args(arguments)
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "schedule.svg").write_text(schedule_picture(SIZE))

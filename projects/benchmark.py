@@ -39,6 +39,7 @@ from projects.benchmarking.timing import known_operations
 from projects.program import add_device, new_parser, run_program
 from projects.video_diffusion_sr.build import load
 from projects.video_diffusion_sr.communication import TEXT_TOKENS, describe
+from projects.video_diffusion_sr.flag_types import to_path
 from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.memory.budget import clip_of, make_budget, priced, read_budget
 from projects.video_diffusion_sr.memory.plan import MemoryPlan, unplanned
@@ -60,7 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--input", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the input; default: as the output"
     )
     clip.add_argument("--random_weights", action="store_true", help="random weights of the real shapes, no checkpoint")
-    clip.add_argument("--ckpt_dir", type=Path, default=ROOT / "ckpts")
+    clip.add_argument("--ckpt_dir", type=to_path, default=ROOT / "ckpts")
     how = parser.add_argument_group("how it is run (default: as the inference scripts would)")
     how.add_argument("--dtype", choices=sorted(DTYPES), help="default: bfloat16 on CUDA, float32 on a CPU")
     add_device(how)

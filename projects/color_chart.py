@@ -26,6 +26,7 @@ from data.media.codecs import CODECS, TABLE
 from data.media.encoding import choose
 from data.pixel_range import model_to_uint8, unit_to_model
 from projects.program import new_parser, run_program
+from projects.video_diffusion_sr.flag_types import to_path
 from projects.video_diffusion_sr.output_form import pixel_path
 from projects.video_diffusion_sr.request import ResultOptions
 
@@ -60,7 +61,7 @@ KINDS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, write the picture."""
     parser = new_parser(__doc__)
-    parser.add_argument("--output", type=Path, help="a PNG of the charts; default: none is drawn")
+    parser.add_argument("--output", type=to_path, help="a PNG of the charts; default: none is drawn")
     parser.add_argument("--every_codec", action="store_true", help="each codec in each of its depths, and no picture")
     args = parser.parse_args(arguments)
     set_up_logging()

@@ -24,6 +24,7 @@ from data.degradation.pipeline import Step, VideoDegradation
 from data.degradation.resize import ResizeDraw
 from data.training.motion import MotionConfig, animate
 from projects.program import new_parser, run_program
+from projects.video_diffusion_sr.flag_types import to_path
 
 FRAMES, SIDE = 5, 256  # length of the clips, and their height and width in pixels
 TILE, LABEL, COLUMNS = 128, 26, 7  # side of a tile and height of a label in pixels; tiles per row
@@ -81,8 +82,8 @@ def describe(step: Step) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the picture."""
     parser = new_parser(__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images" / "degradation.png")
-    parser.add_argument("--config", type=Path, default=ROOT / "configs_degradation" / "video.yaml")
+    parser.add_argument("--output", type=to_path, default=ROOT / "docs" / "images" / "degradation.png")
+    parser.add_argument("--config", type=to_path, default=ROOT / "configs_degradation" / "video.yaml")
     parser.add_argument("--seeds", type=int, nargs=2, default=(128, 120), help="one for each photograph")
     flags = parser.parse_args(arguments)
     degrade = VideoDegradation(plain_values(load_config(flags.config)))

@@ -22,6 +22,7 @@ from data.training.make_pairs import make_pairs
 from data.training.pair_sampler import SamplerConfig
 from data.training.sampling import ClipShape
 from projects.program import new_parser, run_program
+from projects.video_diffusion_sr.flag_types import to_path
 
 
 def clips_per_second(folder: Path, shape: ClipShape, count: int, workers: int, recipe: dict[str, Any]) -> float:
@@ -38,11 +39,11 @@ def clips_per_second(folder: Path, shape: ClipShape, count: int, workers: int, r
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one line per number of workers."""
     parser = new_parser(__doc__)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs_degradation" / "video.yaml")
+    parser.add_argument("--config", type=to_path, default=ROOT / "configs_degradation" / "video.yaml")
     parser.add_argument("--shape", type=int, nargs=3, default=(17, 256, 256), metavar=("FRAMES", "HEIGHT", "WIDTH"))
     parser.add_argument("--count", type=int, default=40, help="clips to make")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--input", type=Path, help="folder of videos and pictures (default: two photographs)")
+    parser.add_argument("--input", type=to_path, help="folder of videos and pictures (default: two photographs)")
     flags = parser.parse_args(arguments)
     recipe, shape = plain_values(load_config(flags.config)), ClipShape(*flags.shape)
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -30,6 +30,7 @@ from data.degradation.pipeline import Degradation, build_degradation
 from data.media import find_media, open_media
 from data.media.sequence import clip_name, folder_of, is_sequence
 from projects.program import new_parser, run_program
+from projects.video_diffusion_sr.flag_types import to_path
 
 logger = get_logger(__name__)
 
@@ -118,11 +119,11 @@ def refuse_to_replace(source: Path, files: Sequence[Path], output: Path, ground_
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the flags and degrade the folder. Returns the exit status."""
     parser = new_parser(__doc__)
-    parser.add_argument("--input", type=Path, required=True, help="folder of videos and pictures, or one file")
-    parser.add_argument("--output", type=Path, required=True, help="where the low-quality versions go")
+    parser.add_argument("--input", type=to_path, required=True, help="folder of videos and pictures, or one file")
+    parser.add_argument("--output", type=to_path, required=True, help="where the low-quality versions go")
     parser.add_argument("--seed", type=int, default=0, help="of the whole set")
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="the recipe")
-    parser.add_argument("--ground_truth", type=Path, help="also write the cropped originals here")
+    parser.add_argument("--config", type=to_path, default=DEFAULT_CONFIG, help="the recipe")
+    parser.add_argument("--ground_truth", type=to_path, help="also write the cropped originals here")
     parser.add_argument("--clips_as", choices=("png", "mkv"), default="png", help="folders of PNG frames, or FFV1")
     flags = parser.parse_args(arguments)
     set_up_logging()

@@ -28,6 +28,7 @@ from projects.evaluation.measures import psnr
 from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.cli import main as restore
 from projects.video_diffusion_sr.comparison import FOLDER
+from projects.video_diffusion_sr.flag_types import to_path
 from projects.video_diffusion_sr.geometry import Geometry
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 
@@ -43,7 +44,7 @@ CAMERA = MotionConfig(pan=1.5, turn=0.15, zoom=0.003, scale=(1.0, 1.0), shake=0.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make a clip, degrade it, restore it, and log the paths of all files."""
     p = new_parser(__doc__)
-    p.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for everything (%(default)s)")
+    p.add_argument("--output", type=to_path, default=Path("demo_output"), help="folder for everything (%(default)s)")
     p.add_argument("--photo", choices=PHOTOS, default=PHOTOS[0], help="which photograph to film (%(default)s)")
     p.add_argument("--frames", type=int, default=25, help="length of the clip at 25 frames a second (%(default)s)")
     p.add_argument("--seed", type=int, default=1, help="of the camera, the degradation and the restorer (%(default)s)")

@@ -18,6 +18,7 @@ from common.hub import DownloadError, RemoteFile, fetch, fetch_from_hub
 from common.logger import get_logger, set_up_logging
 from common.sha256 import sha256_of
 from projects.program import new_parser, run_program
+from projects.video_diffusion_sr.flag_types import to_path
 from projects.video_diffusion_sr.prompts import NEGATIVE, POSITIVE, Prompt
 
 logger = get_logger(__name__)
@@ -84,9 +85,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = new_parser(__doc__)
     parser.add_argument("variant", choices=VARIANTS, help="which released model")
-    parser.add_argument("--dir", type=Path, default=ROOT / "ckpts", help="where the files go (default: %(default)s)")
+    parser.add_argument("--dir", type=to_path, default=ROOT / "ckpts", help="where the files go (default: %(default)s)")
     parser.add_argument("--endpoint", help="address of the hub, for mirrors (default: HF_ENDPOINT or the public hub)")
-    parser.add_argument("--prompt_dir", type=Path, help="a folder that already has pos_emb.pt and neg_emb.pt")
+    parser.add_argument("--prompt_dir", type=to_path, help="a folder that already has pos_emb.pt and neg_emb.pt")
     parser.add_argument("--prompt_url", help="a web address under which pos_emb.pt and neg_emb.pt are, tried alone")
     return parser.parse_args(argv)
 

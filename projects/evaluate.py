@@ -40,6 +40,7 @@ from projects.evaluation.frames import enlarge, find_clips, read_frames
 from projects.evaluation.measures import WITHOUT_WEIGHTS, Measures, cropped
 from projects.evaluation.tables import Score, listing, paper_table, report
 from projects.program import new_parser, run_program
+from projects.video_diffusion_sr.flag_types import to_path
 
 FRAMES_BETWEEN = 8  # every eighth frame of a clip is used for the measures of a set
 
@@ -127,14 +128,16 @@ def parser() -> argparse.ArgumentParser:
         "--input",
         "--results",
         dest="results",
-        type=Path,
+        type=to_path,
         required=True,
         nargs="+",
         help="what to evaluate; several are compared",
     )
-    made.add_argument("--ground_truth", type=Path, required=True, help="what it should have been")
+    made.add_argument("--ground_truth", type=to_path, required=True, help="what it should have been")
     made.add_argument(
-        "--baseline", type=Path, help="other results to compare with; smaller clips (the input) are enlarged by bicubic"
+        "--baseline",
+        type=to_path,
+        help="other results to compare with; smaller clips (the input) are enlarged by bicubic",
     )
     made.add_argument("--crop", type=int, default=0, help="pixels left out at every border")
     names = ", ".join(WITHOUT_WEIGHTS[2:])
@@ -145,10 +148,10 @@ def parser() -> argparse.ArgumentParser:
         help="also whether the set of results looks like truths: two-sample test by a fresh CNN, sliced Wasserstein "
         "distance, spectra (at least four frames)",
     )
-    made.add_argument("--lpips_weights", type=Path, help="measure LPIPS; made by projects/perceptual_weights.py")
-    made.add_argument("--dists_weights", type=Path, help="measure DISTS; made by projects/perceptual_weights.py")
+    made.add_argument("--lpips_weights", type=to_path, help="measure LPIPS; made by projects/perceptual_weights.py")
+    made.add_argument("--dists_weights", type=to_path, help="measure DISTS; made by projects/perceptual_weights.py")
     made.add_argument("--device", default="cpu", help="where networks of measures are computed: cpu or cuda")
-    made.add_argument("--output", "--json", dest="json", type=Path, help="write the figures here too")
+    made.add_argument("--output", "--json", dest="json", type=to_path, help="write the figures here too")
     made.add_argument("--workers", type=int, default=math.ceil((os.cpu_count() or 1) / 2), help="clips at a time")
     return made
 

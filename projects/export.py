@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 from common.checkpoint import save_safetensors
 from common.logger import get_logger, set_up_logging
 from projects.program import add_safetensors, new_parser, run_program
+from projects.video_diffusion_sr.flag_types import to_path
 
 logger = get_logger(__name__)
 
@@ -24,8 +25,8 @@ logger = get_logger(__name__)
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("run", type=Path, nargs="?", help="a run's folder, as given to train.py --output")
-    parser.add_argument("--input", type=Path, dest="folder", help="the same as the folder without a flag")
+    parser.add_argument("run", type=to_path, nargs="?", help="a run's folder, as given to train.py --output")
+    parser.add_argument("--input", type=to_path, dest="folder", help="the same as the folder without a flag")
     add_safetensors(parser)
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     parser.add_argument("--module", help="which network, where a run averages several")

@@ -23,6 +23,7 @@ from common.logger import get_logger, set_up_logging
 from models.dists import StructureTextureDistance
 from models.perceptual import PerceptualDistance
 from projects.program import add_safetensors, new_parser, run_program
+from projects.video_diffusion_sr.flag_types import to_path
 
 logger = get_logger(__name__)
 
@@ -41,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Combine the files. Returns 0 if the result is written."""
     parser = new_parser(__doc__)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--vgg16", type=Path, required=True, help="torchvision's VGG-16, .pth or .safetensors")
-    parser.add_argument("--measure", type=Path, required=True, help="the measure's own weights")
+    parser.add_argument("--vgg16", type=to_path, required=True, help="torchvision's VGG-16, .pth or .safetensors")
+    parser.add_argument("--measure", type=to_path, required=True, help="the measure's own weights")
     add_safetensors(parser)
     flags = parser.parse_args(arguments)
     set_up_logging()

@@ -26,6 +26,7 @@ from common.config import create_object, plain_values
 from common.distributed.process import Process, process_group
 from common.logger import get_logger, set_up_logging
 from projects.program import add_material, add_model, new_parser, parse_with_settings, run_program
+from projects.video_diffusion_sr.flag_types import to_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add_model(parser, cuts="configs_train/diffusion.yaml")
     add_material(parser)
-    add("--output", type=Path, required=True, help="a folder for the shards: new, or of this command before")
+    add("--output", type=to_path, required=True, help="a folder for the shards: new, or of this command before")
     add("--batches", type=int, required=True, help="how many batches of data.budget_pixels, over all ranks")
     return parse_with_settings(parser, arguments)
 

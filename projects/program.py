@@ -2,12 +2,12 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from common.distributed.refusal import JobParser, tell_refusal
 from common.extras import MissingExtra
 from common.logger import get_logger
 from common.signals import exit_code
+from projects.video_diffusion_sr.flag_types import to_name, to_path
 
 logger = get_logger(__name__)
 
@@ -65,21 +65,23 @@ def add_model(parser: argparse.ArgumentParser, cuts: str | None = None) -> None:
         cuts: the run's YAML by default, if the program uses only its section `data`; None: that of the stage.
     """
     add_settings(parser, "changes to the model's YAML, or with train. to --train")
-    parser.add_argument("--config", default="configs_3b/main.yaml", help="the model's YAML (default: %(default)s)")
+    parser.add_argument(
+        "--config", type=to_name, default="configs_3b/main.yaml", help="the model's YAML (default: %(default)s)"
+    )
     of_run = "the YAML whose section `data` says what to cut (default: %(default)s)"
     of_stage = "the run's YAML (default: configs_train/STAGE.yaml)"
-    parser.add_argument("--train", default=cuts, help=of_run if cuts else of_stage)
+    parser.add_argument("--train", type=to_name, default=cuts, help=of_run if cuts else of_stage)
     add_device(parser)
 
 
 def add_safetensors(parser: argparse.ArgumentParser) -> None:
     """Add --output of programs that make one file of weights."""
-    parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--output", type=to_path, required=True, help="the .safetensors file to write")
 
 
 def add_material(parser: argparse.ArgumentParser, what: str = "folders of videos and images") -> None:
     """Add the flag of the clips that a program reads; `what`: which kinds of them, for the help."""
-    parser.add_argument("--input", "--data", dest="data", nargs="+", required=True, help=what)
+    parser.add_argument("--input", "--data", dest="data", type=to_name, nargs="+", required=True, help=what)
 
 
 def parse_with_settings(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:

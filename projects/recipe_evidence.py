@@ -46,6 +46,7 @@ from projects.evaluation.distribution import distribution_measures
 from projects.evaluation.measures import frame_scores
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.build import build_vae, seeded_prompts
+from projects.video_diffusion_sr.flag_types import to_path
 from projects.video_diffusion_sr.training.adversarial import AdversarialSettings, AdversarialStage, DiscriminatorStart
 from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
@@ -273,20 +274,19 @@ COMMANDS: dict[str, Callable[..., None]] = {"train": train, "measure": measure, 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line. A command has only the flags that it uses; without one, the help shows those of all."""
-    words = sys.argv[1:] if arguments is None else arguments
-    given = next((word for word in words if word in COMMANDS), None)
+    given = next((word for word in (sys.argv[1:] if arguments is None else arguments) if word in COMMANDS), None)
     parser = new_parser(__doc__)
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("--output", type=Path, default=Path("runs/evidence"), help="the run's folder (%(default)s)")
+    parser.add_argument("--output", type=to_path, default=Path("runs/evidence"), help="the run's folder (%(default)s)")
     if given != "draw":
         parser.add_argument("--recipe", default="configs_train/evidence.yaml", help="train, measure: the YAML")
-        parser.add_argument("--held_out", type=Path, required=True, help="train, measure: pictures not trained on")
+        parser.add_argument("--held_out", type=to_path, required=True, help="train, measure: pictures not trained on")
         add_settings(parser, "changes to the recipe")
     if given in (None, "measure"):
-        parser.add_argument("--rows", type=Path, default=Path("photographs.csv"), help="measure: where the lines go")
+        parser.add_argument("--rows", type=to_path, default=Path("photographs.csv"), help="measure: where the lines go")
         parser.add_argument("--workers", type=int, default=4, help="measure: rows at a time")
     if given in (None, "draw"):
-        parser.add_argument("--picture", type=Path, default=Path("rows.jpg"), help="draw: where the picture goes")
+        parser.add_argument("--picture", type=to_path, default=Path("rows.jpg"), help="draw: where the picture goes")
     return parser.parse_args(arguments) if given == "draw" else parse_with_settings(parser, arguments)
 
 

@@ -19,6 +19,7 @@ from common.logger import set_up_logging
 from data.media import find_media, open_media
 from data.scene_cuts import find_cuts, thumbnail
 from projects.program import new_parser, run_program
+from projects.video_diffusion_sr.flag_types import to_path
 
 SIZE = (144, 256)  # (height, width) of the joined shots
 SHORTEST = 5  # smallest number of frames of a joined part
@@ -129,7 +130,7 @@ QUIET: dict[str, Callable[[Shot], Shot]] = {  # changes in which no cut should b
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--clips", type=Path, nargs="*", default=[], help="folders of clips without cuts")
+    parser.add_argument("--clips", type=to_path, nargs="*", default=[], help="folders of clips without cuts")
     parser.add_argument("--joins", type=int, default=6, help="joins for every clip (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)

@@ -27,6 +27,7 @@ from projects.demo import CAMERA
 from projects.program import new_parser, run_program
 from projects.strength_study import STRENGTHS, Material, as_frames, by_band, by_pixel, material_of
 from projects.video_diffusion_sr.build import build
+from projects.video_diffusion_sr.flag_types import to_path
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.request import Request
 from projects.video_diffusion_sr.strength import EXPONENTS
@@ -55,7 +56,7 @@ def tile(frame: np.ndarray, label: str) -> np.ndarray:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the picture."""
     parser = new_parser(__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images" / "strength.png")
+    parser.add_argument("--output", type=to_path, default=ROOT / "docs" / "images" / "strength.png")
     flags = parser.parse_args(arguments)
     photographs = need("skimage.data", "demo", "the picture of strengths")
     clean = animate(photographs.coffee(), FRAMES, *SIZE, np.random.default_rng(SEED), CAMERA)

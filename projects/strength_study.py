@@ -38,6 +38,7 @@ from projects.evaluation.measures import Measures, luma
 from projects.program import new_parser, run_program
 from projects.video_diffusion_sr import finishing, restore, to_latents
 from projects.video_diffusion_sr.build import build
+from projects.video_diffusion_sr.flag_types import to_path
 from projects.video_diffusion_sr.infer import VideoDiffusionInfer
 from projects.video_diffusion_sr.presets import SEEDVR2_TINY
 from projects.video_diffusion_sr.progress import ProgressBar
@@ -262,14 +263,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     p = new_parser(__doc__)
-    p.add_argument("--input", type=Path, required=True, help="folder of clean clips")
+    p.add_argument("--input", type=to_path, required=True, help="folder of clean clips")
     p.add_argument("--clips", type=int, default=3)
     p.add_argument("--frames", type=int, default=5)
     p.add_argument("--height", type=int, default=112)
     p.add_argument("--width", type=int, default=160)
     p.add_argument("--seed", type=int, default=3)
     p.add_argument("--damage", nargs="+", choices=DAMAGES, default=list(DAMAGES))
-    p.add_argument("--rows", type=Path, help="write all figures here as JSON")
+    p.add_argument("--rows", type=to_path, help="write all figures here as JSON")
     flags = p.parse_args(arguments)
     print(table(study(flags)))
 

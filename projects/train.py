@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 from common.logger import get_logger, set_up_logging
 from common.parent import end_with_parent, has_launcher
 from projects.program import add_material, add_model, new_parser, parse_with_settings, run_program
+from projects.video_diffusion_sr.flag_types import to_name, to_path
 
 logger = get_logger(__name__)
 
@@ -45,14 +46,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("stage", choices=("vae", "diffusion", "distill", "adversarial"), help="what to train")
     add_model(parser)
     add_material(parser, "folders of videos, images and tars of them, or one folder of stored latents")
-    add("--output", type=Path, required=True, help="the run's folder: checkpoints, logs, pictures, exported weights")
-    add("--init_from", help="weights to start from, in any layout that inference reads")
-    add("--init_discriminator", help="adversarial: weights of the diffusion model before distillation")
-    add("--validation", nargs="+", default=[], help="folders of held-out clips, measured every validation.every steps")
-    add("--teacher_config", help="distill: the YAML of another model, whose weights teach the first round")
-    add("--teacher", help="distill: the weights of --teacher_config")
-    add("--discriminator_config", help="adversarial: the YAML of another model for the discriminator")
-    add("--prompts", type=Path, help="folder with pos_emb.pt, neg_emb.pt, or .safetensors with pos, neg, null")
+    add("--output", type=to_path, required=True, help="the run's folder: checkpoints, logs, pictures, exported weights")
+    add("--init_from", type=to_name, help="weights to start from, in any layout that inference reads")
+    add("--init_discriminator", type=to_name, help="adversarial: weights of the diffusion model before distillation")
+    add(
+        "--validation",
+        type=to_name,
+        nargs="+",
+        default=[],
+        help="folders of held-out clips, measured every validation.every steps",
+    )
+    add(
+        "--teacher_config", type=to_name, help="distill: the YAML of another model, whose weights teach the first round"
+    )
+    add("--teacher", type=to_name, help="distill: the weights of --teacher_config")
+    add("--discriminator_config", type=to_name, help="adversarial: the YAML of another model for the discriminator")
+    add("--prompts", type=to_path, help="folder with pos_emb.pt, neg_emb.pt, or .safetensors with pos, neg, null")
     add("--lora", metavar="rank=16", help="train a LoRA on top of --init_from: rank=16 or rank=16,alpha=32")
     add("--resume", choices=("auto", "never"), default="auto", help="auto: continue the run in --output, if any")
     add("--verbose", action="store_true", help="also say what was chosen and why")

@@ -40,6 +40,7 @@ from data.training.sampling import ClipShape
 from models.nadit.model import NaDiT
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from projects.video_diffusion_sr.build import build_vae, seeded_prompts
+from projects.video_diffusion_sr.flag_types import to_path
 from projects.video_diffusion_sr.training.conditioning import TrainingPrompts
 from projects.video_diffusion_sr.training.diffusion import DiffusionStage, DiffusionStageSettings
 from projects.video_diffusion_sr.training.latent_statistics import stated_scale
@@ -188,8 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--input", "--data", dest="data", nargs="+", default=[], help="folders of photographs and videos (pairs, vae)"
     )
-    parser.add_argument("--vae", type=Path, help="fit: another VAE than that of the output")
-    parser.add_argument("--output", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--vae", type=to_path, help="fit: another VAE than that of the output")
+    parser.add_argument("--output", type=to_path, default=Path("runs/tiny"))
     add_settings(parser, "changes to the recipe")
     args = parse_with_settings(parser, arguments)
     if not args.data and args.command != "fit":

@@ -26,6 +26,7 @@ from data.media import MediaError, find_media, open_media
 from data.video.framing import latents_within
 from projects.program import new_parser, run_program
 from projects.video_diffusion_sr.build import build
+from projects.video_diffusion_sr.flag_types import to_path
 from projects.video_diffusion_sr.presets import PRESETS
 from projects.video_diffusion_sr.progress import ProgressBar
 from projects.video_diffusion_sr.request import Request
@@ -126,7 +127,7 @@ class Steps:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--clips", type=Path, nargs="+", required=True, help="folders; their pictures count nothing")
+    parser.add_argument("--clips", type=to_path, nargs="+", required=True, help="folders; their pictures count nothing")
     parser.add_argument("--preset", choices=PRESETS, default="seedvr2_tiny")
     parser.add_argument("--size", default="96x128", help="area of the result, HEIGHTxWIDTH (%(default)s)")
     parser.add_argument("--window", type=int, default=21, help="frames (%(default)s)")

@@ -2,8 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
+
+from projects.video_diffusion_sr.flag_types import to_path
 
 
 def add_measuring(flags: argparse.ArgumentParser | argparse._ArgumentGroup, timed: str, warm_up: int) -> None:
@@ -17,9 +18,9 @@ def add_measuring(flags: argparse.ArgumentParser | argparse._ArgumentGroup, time
     warm = f"{timed} before those that are timed (%(default)s)"
     flags.add_argument("--warm_up", type=int, default=warm_up, metavar="N", help=warm)
     flags.add_argument(
-        "--profile", type=Path, help="write to this file the kernels by time, and when the device waited"
+        "--profile", type=to_path, help="write to this file the kernels by time, and when the device waited"
     )
-    flags.add_argument("--json", type=Path, help="write everything measured to this file")
+    flags.add_argument("--json", type=to_path, help="write everything measured to this file")
 
 
 def write_measured(args: argparse.Namespace, measured: Any) -> None:

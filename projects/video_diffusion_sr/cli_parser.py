@@ -6,7 +6,15 @@ from pathlib import Path
 
 from common.distributed.refusal import JobParser
 from common.distributed.timeout import TIMEOUT_S
-from projects.video_diffusion_sr.flag_types import count, exact_size, frame_rate, frame_span, path, time_of_clip
+from projects.video_diffusion_sr.flag_types import (
+    count,
+    exact_size,
+    frame_rate,
+    frame_span,
+    time_of_clip,
+    to_name,
+    to_path,
+)
 from projects.video_diffusion_sr.presets import Preset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,13 +58,11 @@ def parser(preset: Preset, command: str | None = None) -> argparse.ArgumentParse
 def add_input(group: argparse._ArgumentGroup) -> None:
     """Add flags for the input files, the part of them to restore, and the folder of results."""
     group.add_argument(
-        "--video_path",
-        type=path,
-        required=True,
+        "--video_path", type=to_path, required=True,
         help="a video or picture, a folder of them, or numbered pictures as frame_%%05d.png",
-    )
+    )  # fmt: skip
     group.add_argument(
-        "--output_dir", type=path, help="folder for the results, created if missing; not needed with --plan"
+        "--output_dir", type=to_path, help="folder for the results, created if missing; not needed with --plan"
     )
     group.add_argument(
         "--recursive", action="store_true", help="also search subfolders; --output_dir gets the same structure"
@@ -70,11 +76,9 @@ def add_input(group: argparse._ArgumentGroup) -> None:
         "--start", type=time_of_clip, metavar="TIME", help="start of the part to restore: seconds, or hh:mm:ss.ms"
     )
     group.add_argument(
-        "--end",
-        type=time_of_clip,
-        metavar="TIME",
+        "--end", type=time_of_clip, metavar="TIME",
         help="end of the part to restore; sound and chapters are cut with it",
-    )
+    )  # fmt: skip
     group.add_argument(
         "--frames", type=frame_span, metavar="N | A:B", help="the first N frames, or frames A to B - 1, counted from 0"
     )
@@ -97,13 +101,14 @@ def add_existing(group: argparse._ArgumentGroup) -> None:
 def add_weights(group: argparse._ArgumentGroup) -> None:
     """Add flags for the places of weights."""
     group.add_argument(
-        "--ckpt_dir", type=path, default=ROOT / "ckpts", help="folder of weights and prompt embeddings (default: ckpts)"
+        "--ckpt_dir", type=to_path, default=ROOT / "ckpts",
+        help="folder of weights and prompt embeddings (default: ckpts)",
+    )  # fmt: skip
+    group.add_argument(
+        "--checkpoint", type=to_path, metavar="FILE", help="weights of the transformer, in place of the preset's file"
     )
     group.add_argument(
-        "--checkpoint", type=path, metavar="FILE", help="weights of the transformer, in place of the preset's file"
-    )
-    group.add_argument(
-        "--vae_checkpoint", type=path, metavar="FILE", help="weights of the VAE, in place of the preset's file"
+        "--vae_checkpoint", type=to_path, metavar="FILE", help="weights of the VAE, in place of the preset's file"
     )
 
 
@@ -142,10 +147,9 @@ def add_result(group: argparse._ArgumentGroup, preset: Preset) -> None:
 def add_output(group: argparse._ArgumentGroup) -> None:
     """Add flags for what is written into the result and beside it."""
     group.add_argument(
-        "--out_fps",
-        type=frame_rate,
+        "--out_fps", type=frame_rate,
         help="frame rate of the result, such as 24 or 30000/1001; default: the file's, 24 for numbered pictures",
-    )
+    )  # fmt: skip
     group.add_argument(
         "--crf", type=float,
         help="quality of H.264, HEVC and AV1: a lower value gives a better and larger file; default: visually lossless",
@@ -174,7 +178,6 @@ def add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no_record", action="store_true", help="omit the JSON of settings, versions and times beside the result"
     )
-
     group.add_argument(
         "--preview", type=int, metavar="N",
         help="restore N frames of each file as pictures, show input and result in NAME.preview.png, and stop",
@@ -243,7 +246,7 @@ def add_memory(group: argparse._ArgumentGroup, preset: Preset) -> None:
         "per line, or a folder with NAME.cuts.csv for each file (%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--write_scene_cuts", type=path, metavar="FILE", help="write the list of cuts, or a folder of lists"
+        "--write_scene_cuts", type=to_path, metavar="FILE", help="write the list of cuts, or a folder of lists"
     )
     group.add_argument(
         "--vram", type=float, metavar="GIB",
@@ -261,18 +264,16 @@ def add_model(group: argparse._ArgumentGroup, preset: Preset) -> None:
     """Add flags for sampling, the model and its YAML, and the program's operation."""
     group.add_argument("--sample_steps", type=int, metavar="N", help=f"sampling steps ({preset.steps})")
     group.add_argument(
-        "--cfg_scale",
-        type=float,
-        metavar="X",
+        "--cfg_scale", type=float, metavar="X",
         help=f"scale of classifier-free guidance; 1: no guidance ({preset.cfg_scale:g})",
-    )
+    )  # fmt: skip
     group.add_argument(
         "--random_weights", action="store_true",
         help="use seeded random weights, for tests: every step runs, nothing is restored",
     )  # fmt: skip
-    group.add_argument("--lora", type=path, help="LoRA weights (.safetensors) to merge into the transformer")
+    group.add_argument("--lora", type=to_path, help="LoRA weights (.safetensors) to merge into the transformer")
     group.add_argument("--lora_scale", type=float, default=1.0, help="weight of the LoRA (%(default)s)")
-    group.add_argument("--config", help=f"YAML of the model, in place of {preset.config}")
+    group.add_argument("--config", type=to_name, help=f"YAML of the model, in place of {preset.config}")
     group.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE",
         help="change keys of the YAML, for ablations; a change without effect is an error",

@@ -7,11 +7,16 @@ from pathlib import Path
 from data.media.clip_range import frames_of, seconds_of
 
 
-def path(text: str) -> Path:
+def to_path(text: str) -> Path:
     """A path. An empty one, as from a shell variable that is not set, is refused: `Path("")` is the current folder."""
-    if not text:
+    return Path(to_name(text))
+
+
+def to_name(text: str) -> str:
+    """The name of a file, folder or repository as it was typed, if it is not empty."""
+    if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty; . is the current folder")
-    return Path(text)
+    return text
 
 
 def exact_size(text: str) -> tuple[int, int]:

@@ -79,3 +79,10 @@ def test_no_two_programs_declare_the_same_flag():
             places.setdefault(flag, []).append(str(path.relative_to(ROOT)))
     assert len(places) > 100, "flags are no longer found"
     assert {flag: where for flag, where in places.items() if len(where) > 1} == {}
+
+
+def test_no_program_takes_an_empty_path_for_the_current_folder():
+    """Flags of paths have the types that refuse an empty text, such as that of a shell variable that is not set."""
+    sources = {file: file.read_text(encoding="utf-8") for file in (ROOT / "projects").rglob("*.py")}
+    assert sum(source.count("type=to_path") for source in sources.values()) > 30, "flags of paths are no longer found"
+    assert [file.name for file, source in sources.items() if "type=Path" in source] == []

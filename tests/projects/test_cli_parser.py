@@ -18,7 +18,7 @@ from projects.video_diffusion_sr.cli_parser import (
     parser,
 )
 from projects.video_diffusion_sr.color_fix import KINDS
-from projects.video_diffusion_sr.flag_types import path
+from projects.video_diffusion_sr.flag_types import to_name, to_path
 from projects.video_diffusion_sr.presets import SEEDVR2_3B, SEEDVR2_TINY
 from projects.video_diffusion_sr.request import DTYPES
 from tests.conftest import ROOT
@@ -34,7 +34,7 @@ def test_the_example_names_what_the_user_typed():
     assert "example: seedvr restore --video" in parser(SEEDVR2_3B, "seedvr restore").format_help()
 
 
-PATHS = [action.option_strings[0] for action in parser(SEEDVR2_TINY)._actions if action.type is path]
+PATHS = [action.option_strings[0] for action in parser(SEEDVR2_TINY)._actions if action.type in (to_name, to_path)]
 
 
 @pytest.mark.parametrize("flag", PATHS)
