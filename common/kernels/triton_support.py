@@ -48,7 +48,9 @@ def kernels(choice: Kernels) -> Iterator[None]:
 @cached_choice
 def triton_available() -> bool:
     """Whether the Triton kernels can be used: see `why_plain`. Decided and logged once."""
-    why = why_plain()
+    why, chosen = why_plain(), os.environ.get("SEEDVR_KERNELS", "")
+    if chosen not in ("", "plain"):
+        logger.warning("SEEDVR_KERNELS=%s changes nothing: the only value is plain", chosen)
     if why is None:
         logger.debug("own kernels: Triton on CUDA")
     else:

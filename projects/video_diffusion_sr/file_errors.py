@@ -29,6 +29,9 @@ class SkippedError(MediaError):
     """The file is skipped, because its result exists or another run is making it."""
 
 
+# What PyTorch says on a CPU: of a size beyond the memory, and beyond 64 bits.
+NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed")
+
 KINDS = {kind.__name__: kind for kind in (InputError, OutputError, NotFiniteError, SkippedError)}
 
 
@@ -45,8 +48,8 @@ def sentence(error: BaseException, path: Path, verb: str = "restored") -> str:
     """
     if isinstance(error, torch.OutOfMemoryError):
         return f"{path.name}: out of device memory; try a smaller --vram, --res_h and --res_w, or --window"
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is PyTorch's on a CPU
-        return f"{path.name}: out of memory; try smaller --res_h and --res_w, or --window"
+    if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
+        return f"{path.name}: out of memory; try a smaller size, such as smaller --res_h and --res_w, or --window"
     message, names = str(error).strip(), (path.name, str(path))
     if isinstance(error, MediaError | ValueError) and message.startswith((*names, *map(printable, names))):
         return message

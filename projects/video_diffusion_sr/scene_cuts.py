@@ -14,6 +14,7 @@ import numpy as np
 
 from common.atomic import atomic_write
 from data.media import Frame
+from data.media.errors import MediaError, reason
 from data.scene_cuts import find_cuts, thumbnail
 
 AUTO, OFF = "auto", "off"
@@ -38,7 +39,7 @@ class SceneCuts:
         Args:
             found: a list to which (number, time in seconds) of each such frame is appended.
         Raises:
-            ValueError: the list of cuts cannot be used; the message says why.
+            MediaError: the list of cuts cannot be used; the message says why.
         """
         if self.source == OFF:
             return frames
@@ -68,18 +69,18 @@ def list_path(place: Path, path: Path) -> Path:
 
 
 def read_list(path: Path) -> list[int]:
-    """Read the numbers of the frames that begin shots; ValueError for an invalid list."""
+    """Read the numbers of the frames that begin shots; MediaError for an invalid list."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--scene_cuts {path}: cannot be read ({error}); give a list, auto or off") from error
+        raise MediaError(f"--scene_cuts {path}: cannot be read ({reason(error)}); give a list, auto or off") from error
     numbers = []
     for number, line in enumerate(lines, 1):
         first = line.split(",")[0].strip()
         if not first or first.startswith("#") or (number == 1 and first == HEADER[0]):
             continue
         if not first.isdecimal():
-            raise ValueError(f"--scene_cuts {path}: line {number} begins with {first!r}, not with a frame's number")
+            raise MediaError(f"--scene_cuts {path}: line {number} begins with {first!r}, not with a frame's number")
         numbers.append(int(first))
     return numbers
 

@@ -93,6 +93,10 @@ def test_every_sentence_starts_with_the_file():
     for error in (MemoryError(), torch.OutOfMemoryError("CUDA"), KeyError("x"), ValueError("odd"), OSError(28, "full")):
         assert sentence(error, Path("in") / "a.mp4").startswith("a.mp4: ")
     assert "out of memory" in sentence(MemoryError(), Path("a.mp4"))
+    for side in (10**7, 10**10):  # what PyTorch really says of tensors that no memory holds
+        with pytest.raises(RuntimeError) as impossible:
+            torch.empty(side, side, 16, device="cpu")
+        assert "a.mp4: out of memory; try a smaller size" in sentence(impossible.value, Path("a.mp4"))
 
 
 class Failing:

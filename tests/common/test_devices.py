@@ -79,6 +79,9 @@ def test_the_plain_path_is_named_in_the_log(machine, monkeypatch, caplog):
     monkeypatch.setattr(triton_support.importlib.util, "find_spec", lambda name: None)
     assert not triton_support.triton_available.__wrapped__()
     assert "Triton is not installed" in caplog.text
+    monkeypatch.setenv("SEEDVR_KERNELS", "triton")
+    triton_support.triton_available.__wrapped__()
+    assert "SEEDVR_KERNELS=triton changes nothing" in caplog.text
 
 
 def test_the_program_ends_with_the_sentence(machine, tmp_path, capsys):

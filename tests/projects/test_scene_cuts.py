@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from data.media import open_media
+from data.media.errors import MediaError
 from data.scene_cuts import find_cuts, thumbnail
 from projects.video_diffusion_sr import restore
 from projects.video_diffusion_sr.input_file import frames_of
@@ -110,8 +111,11 @@ def test_the_list_is_written_and_read_again(restorer, tmp_path):  # noqa: F811
         assert restore_clip(clip, tmp_path / source.name, listed).output.read_bytes() == found
     assert restore_clip(clip, tmp_path / "off", replace(restorer, cuts=SceneCuts(OFF))).output.read_bytes() != found
     (tmp_path / "bad.csv").write_text("frame,seconds\nnine\n")
-    with pytest.raises(ValueError, match="line 2 begins with 'nine'"):
+    with pytest.raises(MediaError, match="line 2 begins with 'nine'"):
         restore_clip(clip, tmp_path / "bad", replace(restorer, cuts=SceneCuts(str(tmp_path / "bad.csv"))))
+    written.unlink()
+    with pytest.raises(MediaError, match=r"clip\.mkv\.cuts\.csv: cannot be read \(No such file"):
+        restore_clip(clip, tmp_path / "none", replace(restorer, cuts=SceneCuts(str(written.parent))))
 
 
 def test_a_shot_ends_a_segment(restorer):  # noqa: F811
