@@ -93,17 +93,15 @@ class ReadAhead(Iterator[Item]):
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
 
     def _run(self) -> None:
-        iterator = iter(self._source)
         try:
-            for item in iterator:
-                self._channel.put(item)
+            with ReadInPlace(self._source) as items:
+                for item in items:
+                    self._channel.put(item)
         except _Stopped:
             pass
-        except BaseException as error:
+        except BaseException as error:  # also where the source begins or closes: the caller must not wait for ever
             self._error = error
         finally:
-            if hasattr(iterator, "close"):
-                iterator.close()
             self._channel.end()
 
     def __next__(self) -> Item:
