@@ -32,7 +32,7 @@ class Live:
         """Add frames (one, or an array of several). Returns the restored frames that are ready, often none.
 
         Raises:
-            Any error of the stream. After an error or `flush`, InputError.
+            Any error of the stream. After an error, Ctrl-C or `flush`, InputError.
         """
         if self._ended:
             raise InputError("this stream has ended: start another with live()")
@@ -73,7 +73,7 @@ class Live:
     def _until_idle(self) -> list[Any]:
         """Collect results until the stream requests a frame or ends; raises the stream's errors."""
         ready = []
-        while (said := self._out.get()) is not MORE:
+        while (said := self._next()) is not MORE:
             if said is END:
                 self._ended = True
                 break
@@ -83,6 +83,14 @@ class Live:
                 raise value
             ready.append(value)
         return ready
+
+    def _next(self) -> Any:
+        try:
+            return self._out.get()
+        except BaseException:  # Ctrl-C: what the thread says later would be taken for the answer to the next push
+            self._ended = True
+            self._in.put(GeneratorExit())
+            raise
 
     def _feed(self) -> Iterator[Any]:
         while True:
