@@ -1,5 +1,6 @@
 """What the attacks share: small clips, runs of the real program, and whether what they left is whole."""
 
+import contextlib
 import os
 import random
 import signal
@@ -115,9 +116,15 @@ def decoded(path: Path) -> int:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A free port outside of the range from which systems give ports to whoever asks for any, as gloo does.
+
+    Nobody takes it by chance before the job opens it, a moment later.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def workers_of(agent: int) -> list[int]:

@@ -105,7 +105,7 @@ def test_everything_else_is_refused_with_a_sentence(text):
     ],
 )
 def test_short_texts_cannot_fill_memory_or_time(text):
-    begin = time.perf_counter()
+    begin = time.thread_time()
     with pytest.raises(ValueError):
         safe_eval(text)
-    assert time.perf_counter() - begin < 1.0
+    assert time.thread_time() - begin < 1.0  # of the processor, which other processes may have meanwhile

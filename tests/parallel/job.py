@@ -12,7 +12,7 @@ from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from common.logger import set_up_logging
 
-TIMEOUT_S = 10.0  # also for starting up, on a busy machine
+TIMEOUT_S = 20.0  # also for starting up, on a busy machine
 FILES = {"a": 5.0, "b": 4.0, "c": 3.0, "d": 2.0}
 FAILS_AT = "c"
 

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import socket
 import traceback
 from collections.abc import Callable
 
@@ -10,6 +9,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from common.distributed.process import Process, process_group
+from tests.attacks.harness import free_port
 
 TIMEOUT_S = 60.0
 
@@ -26,10 +26,7 @@ def run_ranks(world: int, work: Callable[[Process], None], fresh: bool = False) 
     if fresh:
         torch.multiprocessing.get_context(method).set_forkserver_preload(["torch", "torch.distributed.fsdp"])
     gc.collect()  # a decoder that a forked process frees would wait for threads that it does not have
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.start_processes(_rank, args=(world, port, work), nprocs=world, start_method=method)
+    multiprocessing.start_processes(_rank, args=(world, free_port(), work), nprocs=world, start_method=method)
 
 
 def _rank(rank: int, world: int, port: int, work: Callable[[Process], None]) -> None:

@@ -22,7 +22,7 @@ from tests.parallel.job import FAILS_AT, FILES, TIMEOUT_S
 pytestmark = pytest.mark.parallel
 
 JOB = Path(__file__).with_name("job.py")
-STARTING_S = 60.0  # importing torch three times on a busy machine
+STARTING_S = 150.0  # importing torch a dozen times on a busy machine
 
 
 def launch(failure: str, folder: Path) -> subprocess.Popen:

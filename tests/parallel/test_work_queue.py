@@ -1,6 +1,7 @@
 """Files for groups of ranks: each once, longest first, nobody idle, the same for all ranks of a group."""
 
 import time
+from pathlib import Path
 
 import pytest
 from torch.multiprocessing import ProcessRaisedException
@@ -14,13 +15,23 @@ pytestmark = pytest.mark.parallel
 COSTS = {"short1": 1, "short2": 1.5, "long": 30, "short3": 2, "short4": 2.5, "short5": 3}
 
 
+def begun_files(folder: Path) -> set[str]:
+    return {path.name.split()[0] for path in folder.iterdir()}
+
+
 def test_every_file_once_and_the_longest_first(tmp_path):
+    begun = tmp_path / "begun"
+    begun.mkdir()
+
     def work(process: Process) -> None:
         parallel = Parallel(process, sp_size=2)
         got = []
         for name in parallel.files(sorted(COSTS), cost=COSTS.get, journal=tmp_path / "results"):
             got.append(name)
-            time.sleep(COSTS[name] / 100)
+            (begun / f"{name} {process.rank}").touch()
+            deadline = time.monotonic() + 50
+            while name == "long" and len(begun_files(begun)) < len(COSTS) and time.monotonic() < deadline:
+                time.sleep(0.02)  # longer than all others together, however slow the machine is
         (tmp_path / str(process.rank)).write_text(" ".join(got))
 
     run_ranks(4, work)
