@@ -4,7 +4,9 @@ torchrun supports several machines and restarts, but always exits with 1 if a wo
 module does not import PyTorch.
 """
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from types import FrameType
 from common.signals import NAMES
 
 MARK = "SEEDVR_LAUNCHER"  # in the environment of processes started here
+PORTS = (10_000, 32_000)  # below those that Linux, macOS and Windows give out
 POLL_S = 0.05
 PATIENCE_S = 30.0  # how long other processes may take to end by themselves after one has failed
 GRACE_S = 10.0  # time between SIGTERM and SIGKILL
@@ -52,11 +55,15 @@ def environment_of(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Find a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Find a free port outside of the range from which systems give ports to whoever asks for any, as gloo does.
+
+    So nobody takes it by chance before the job opens it.
+    """
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)  # other processes may have the same seed
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _wait(started: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 
-from tests.attacks.harness import Folder, descendants_of, free_port, kill, make_folder, seconds_until_gone
+from common.distributed.launcher import free_port
+from tests.attacks.harness import Folder, descendants_of, kill, make_folder, seconds_until_gone
 from tests.attacks.test_runs import LIMIT_S, SEED
 
 FLAGS = ("--window", "13", "--skip_existing")  # a segment of a hundred frames, whose beginning is not computed again

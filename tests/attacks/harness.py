@@ -1,10 +1,8 @@
 """What the attacks share: small clips, runs of the real program, and whether what they left is whole."""
 
-import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -113,18 +111,6 @@ def decoded(path: Path) -> int:
             return sum(1 for _ in container.decode(video=0))
     except (av.FFmpegError, IndexError):
         return -1
-
-
-def free_port() -> int:
-    """A free port outside of the range from which systems give ports to whoever asks for any, as gloo does.
-
-    Nobody takes it by chance before the job opens it, a moment later.
-    """
-    while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def workers_of(agent: int) -> list[int]:

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from tests.attacks.harness import free_port, kill, make_folder, seconds_until_gone, workers_of
+from common.distributed.launcher import free_port
+from tests.attacks.harness import kill, make_folder, seconds_until_gone, workers_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.parallel]
 

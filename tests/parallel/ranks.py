@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 import torch.multiprocessing as multiprocessing
 
+from common.distributed.launcher import free_port
 from common.distributed.process import Process, process_group
-from tests.attacks.harness import free_port
 
 TIMEOUT_S = 60.0
 

@@ -126,3 +126,8 @@ def test_the_parent_imports_no_torch():
         "import sys, common.distributed.launcher, projects.video_diffusion_sr.start; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_ports_of_jobs_are_free_and_not_those_that_anybody_gets():
+    ports = {launcher.free_port() for _ in range(20)}
+    assert len(ports) > 1 and all(first <= port < stop for port in ports for first, stop in [launcher.PORTS])
