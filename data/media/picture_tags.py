@@ -70,7 +70,9 @@ def for_size(exif: bytes, width: int, height: int) -> bytes | None:
     Values are replaced without moving any byte, since maker notes contain offsets.
     """
     block = bytearray(exif)
-    order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]), "?")  # struct raises an error for "?I"
+    order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]))
+    if order is None:
+        return None
     try:
         (start,) = struct.unpack_from(f"{order}I", block, 4)
         after = _set(

@@ -112,6 +112,7 @@ def test_the_old_thumbnail_is_not_shown_and_damaged_exif_is_told(tmp_path, caplo
     block += struct.pack(">I", len(block) + 4) + thumbnail
     assert for_size(block, 10, 20)[22:26] == b"\0\0\0\0"
     assert for_size(block[:30], 10, 20) is not None and for_size(b"MM\0*\0\0\0\x08\xff\xff", 1, 1) is None
+    assert for_size(b"IM" + block[2:], 10, 20) is None  # neither little nor big endian
     as_image().save(tmp_path / "in.jpg", exif=b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 900) + b"\0" * 20)
     through(tmp_path / "in.jpg", tmp_path / "out")
     assert caplog.text.count("damaged EXIF") == 1
