@@ -121,8 +121,12 @@ def _together(frames: list[Frame], device: torch.device, dtype: torch.dtype) -> 
 
 def _converted(rgb: Tensor, dtype: torch.dtype) -> Tensor:
     """RGB of a picture as u8 or float32 in [0, 1]."""
-    floats = _as_floats(rgb)
-    return floats if dtype == torch.float32 else floats.mul(255).round().to(torch.uint8)
+    if dtype == torch.float32:
+        return _as_floats(rgb)
+    made = torch.empty(rgb.shape, dtype=torch.uint8, device=rgb.device)
+    for channel in range(rgb.shape[1]):  # one after the other, as pictures can be large
+        made[:, channel] = _as_floats(rgb[:, channel]).mul(255).round_()
+    return made
 
 
 def _as_floats(values: Tensor) -> Tensor:
@@ -130,4 +134,4 @@ def _as_floats(values: Tensor) -> Tensor:
         return values
     if values.dtype == torch.uint8:
         return values.to(torch.float32).mul_(1 / 255)
-    return (values.to(torch.int32) & MOST).to(torch.float32).mul_(1 / MOST)
+    return values.to(torch.float32).remainder_(MOST + 1).mul_(1 / MOST)  # negative numbers are those above 32767
