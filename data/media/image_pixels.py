@@ -187,9 +187,6 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
     Returns:
         The shape and dtype of `pixels`; `pixels` itself if all pixels are visible, or none.
     """
-    if pixels.dtype == torch.int16:
-        filled = fill_hidden((pixels.to(torch.int32) & 65535).float(), alpha)
-        return filled.round().clamp(0, 65535).to(torch.int32).to(torch.int16)
     visible = alpha != 0
     if bool(visible.all()) or not bool(visible.any()):
         return pixels
@@ -210,6 +207,8 @@ def fill_hidden(pixels: Tensor, alpha: Tensor) -> Tensor:
         coarse = _enlarged_rows(colour, top, bottom, (pixels.shape[-2], pixels.shape[-1]))
         if pixels.dtype == torch.uint8:
             coarse = coarse.round().clamp(0, 255).to(torch.uint8)
+        elif pixels.dtype == torch.int16:
+            coarse = coarse.round().clamp(0, 65535).to(torch.int32).to(torch.int16)
         result[:, top:bottom] = torch.where(alpha[:, top:bottom] != 0, pixels[:, top:bottom], coarse)
     return result
 
@@ -225,9 +224,14 @@ def _halved(pixels: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     totals, weights = [], []
     for top, bottom in row_blocks_of(*pixels.shape[-2:]):
         weight = (alpha[:, top:bottom] != 0).float()[None]  # 1 1 H W
-        totals.append(avg_pool2d(pixels[None, :, top:bottom].float() * weight, 2, ceil_mode=True))
+        totals.append(avg_pool2d(_numbers(pixels[None, :, top:bottom]) * weight, 2, ceil_mode=True))
         weights.append(avg_pool2d(weight, 2, ceil_mode=True))
     return torch.cat(totals, dim=-2), torch.cat(weights, dim=-2)
+
+
+def _numbers(pixels: Tensor) -> Tensor:
+    """Float32 of u8, of floats, or of 16-bit words in int16, whose negative numbers are those above 32767."""
+    return pixels.float().remainder_(65536) if pixels.dtype == torch.int16 else pixels.float()
 
 
 def _enlarged_rows(coarse: Tensor, top: int, bottom: int, size: tuple[int, int]) -> Tensor:

@@ -36,8 +36,8 @@ OTHER_BYTE = {
 GRAY_ALPHA = "LA;16B"  # four bytes per pixel: two of gray, two of alpha
 
 # Pillow's limit. Decoding takes at most 12 bytes per pixel, 2.1 GB: 4 in Pillow (8 for 16-bit colour), 3 or 4 in the
-# result, and the rest for filling hidden colours. Pictures of 16 bits take up to 18 bytes per pixel, and 52 with alpha.
-# Composing an animation takes several copies of a frame.
+# result, and the rest for filling hidden colours. Pictures of 16 bits take about 19 bytes per pixel. Composing an
+# animation takes several copies of a frame.
 MOST_PIXELS = 178_956_970
 MOST_ANIMATION_PIXELS = MOST_PIXELS // 4
 
