@@ -54,10 +54,13 @@ class Group:
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
         """All-to-all: send[i] rows, in order, to rank i. Returns the received rows in the order of the ranks."""
         _refuse_gradients(rows)
-        whole: dict[str, Any] = dict(output_split_sizes=list(receive), input_split_sizes=list(send), group=self.handle)
-        rows = rows.contiguous()
-        arrived = rows.new_empty(sum(receive), *rows.shape[1:])
         self._count(purpose, rows, len(rows) - send[self.rank])
+        return self.all_to_all(rows.contiguous(), send, receive, purpose)
+
+    def all_to_all(self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
+        """As `exchange`, of packed rows; the caller counts the bytes."""
+        whole: dict[str, Any] = dict(output_split_sizes=list(receive), input_split_sizes=list(send), group=self.handle)
+        arrived = rows.new_empty(sum(receive), *rows.shape[1:])
         with self.waiting(purpose):
             if self._through_host(rows):
                 on_host = arrived.cpu()
@@ -101,22 +104,31 @@ class Group:
         return result.to(tensor.device)
 
     def transfer(
-        self, *, send: Sequence[tuple[Tensor, int]] = (), receive: Sequence[tuple[Tensor, int]] = (), purpose: str
+        self,
+        *,
+        send: Sequence[tuple[Tensor, int]] = (),
+        receive: Sequence[tuple[Tensor, int]] = (),
+        purpose: str | None,
     ) -> None:
-        """Send tensors to ranks of the group, and receive tensors from them. Blocks until all are done."""
+        """Send tensors to ranks of the group, and receive tensors from them. Blocks until all are done.
+
+        Args:
+            purpose: name of the bytes in traffic counts; None: the caller counts them.
+        """
         outgoing = [(self.on_wire(tensor.contiguous()), other) for tensor, other in send]
         incoming = [(self.on_wire(tensor), other) for tensor, other in receive]
-        operations = [self.operation(dist.isend, *pair) for pair in outgoing]
-        operations += [self.operation(dist.irecv, *pair) for pair in incoming]
-        self.traffic.add(purpose, sum(tensor.numel() * tensor.element_size() for tensor, _ in outgoing))
-        with self.waiting(purpose):
+        operations = [self._operation(dist.isend, *pair) for pair in outgoing]
+        operations += [self._operation(dist.irecv, *pair) for pair in incoming]
+        if purpose is not None:
+            self.traffic.add(purpose, sum(tensor.numel() * tensor.element_size() for tensor, _ in outgoing))
+        with self.waiting(purpose or "rows"):
             for request in dist.batch_isend_irecv(operations) if operations else ():
                 request.wait()
         for (tensor, _), (arrived, _) in zip(receive, incoming, strict=True):
             if arrived is not tensor:
                 tensor.copy_(arrived)
 
-    def operation(self, kind: Callable[..., Any], tensor: Tensor, other: int) -> dist.P2POp:
+    def _operation(self, kind: Callable[..., Any], tensor: Tensor, other: int) -> dist.P2POp:
         """A send (`dist.isend`) to, or a receive from, a rank of this group; for `dist.batch_isend_irecv`."""
         return dist.P2POp(kind, tensor, group=self.handle, group_peer=other)
 

@@ -5,16 +5,19 @@ neighbour before a convolution, the statistics of all blocks for a norm, and all
 are some thousandths of an activation.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from common.distributed import adjoint
 from common.distributed.collectives import Group, all_gather
 
 HALO, STATISTICS, ATTENTION = "rows of neighbours", "statistics of norms", "keys and values"
+ALIGNMENT = 16  # bytes; Triton compiles another kernel for addresses that are not multiples of it
 
 
 @dataclass(frozen=True)
@@ -57,27 +60,12 @@ class RowParallel:
         """The last row of the block above and the first row of the block below, [B, T, 1, W, C]."""
         if torch.is_grad_enabled():
             return adjoint.neighbours(self, x, above, below)
-        group, operations, arriving = self.group, [], []
-        # For the rows above, every block sends its last row to the block below, and vice versa.
-        for requested, to, edge, source, place in (
-            (above, group.rank + 1, self.last, group.rank - 1, slice(-1, None)),
-            (below, group.rank - 1, self.first, group.rank + 1, slice(0, 1)),
-        ):
-            receives = requested and 0 <= source < self.ranks
-            if requested and not edge:
-                row = group.on_wire(x[:, :, place].contiguous())
-                operations.append(group.operation(dist.isend, row, to))
-                group.traffic.add(HALO, row.numel() * row.element_size())
-            buffer = None
-            if receives:
-                buffer = group.on_wire(x.new_empty(*x.shape[:2], 1, *x.shape[3:]))
-                operations.append(group.operation(dist.irecv, buffer, source))
-            arriving.append(buffer)
-        with group.waiting(HALO):
-            for request in dist.batch_isend_irecv(operations) if operations else ():
-                request.wait()
-        from_above, from_below = (None if row is None else row.to(x.device) for row in arriving)
-        return from_above, from_below
+        return self._exchange(x, x.new_empty(0), above, below)[:2]
+
+    def surroundings(self, x: Tensor, part: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """`neighbours(x)` and `gather(part)` in one exchange, for inference."""
+        assert not torch.is_grad_enabled(), "this exchange has no gradient"
+        return self._exchange(x, part, True, True)
 
     def gather(self, part: Tensor) -> Tensor:
         """Stack the tensors [...] of all ranks: [ranks, ...]."""
@@ -94,6 +82,54 @@ class RowParallel:
         padded = x if x.shape[1] == longest else torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[1]))
         blocks = self._all_gather(padded, ATTENTION)
         return torch.cat([block[:, : count * of_row] for block, count in zip(blocks, self.counts, strict=True)], 1)
+
+    def _exchange(
+        self, x: Tensor, part: Tensor, above: bool, below: bool
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """The requested halo rows of x [B, T, H, W, C], and `part` of all ranks, by one all-to-all of bytes.
+
+        A message holds `part` and then, between neighbours, a row. Both begin at multiples of `ALIGNMENT`.
+        """
+        rank, ranks = self.group.rank, range(self.ranks)
+        # For the rows above, every block sends its last row to the block below, and vice versa.
+        leaving = {rank + 1: x[:, :, -1:]} if above and not self.last else {}
+        leaving |= {rank - 1: x[:, :, :1]} if below and not self.first else {}
+        arriving = {rank - 1} if above and not self.first else set()
+        arriving |= {rank + 1} if below and not self.last else set()
+        row_shape = *x.shape[:2], 1, *x.shape[3:]
+        row_bytes, part_bytes = prod(row_shape) * x.element_size(), part.numel() * part.element_size()
+        self.group.traffic.add(HALO, row_bytes * len(leaving))
+        self.group.traffic.add(STATISTICS, part_bytes * (self.ranks - 1))
+        of_part, of_row = (-(-size // ALIGNMENT) * ALIGNMENT for size in (part_bytes, row_bytes))
+        send = [of_part * (other != rank) + of_row * (other in leaving) for other in ranks]
+        receive = [of_part * (other != rank) + of_row * (other in arriving) for other in ranks]
+
+        out = torch.empty(sum(send), dtype=torch.uint8, device=x.device)
+        at = list(accumulate(send, initial=0))  # where the message to each rank begins
+        for other in ranks:
+            if part_bytes and other != rank:
+                _view(out, at[other], part.shape, part.dtype).copy_(part)
+            if other in leaving:
+                _view(out, at[other] + of_part, row_shape, x.dtype).copy_(leaving[other])
+        found, at = self._all_to_all(out, send, receive), list(accumulate(receive, initial=0))
+        parts = [part if other == rank else _view(found, at[other], part.shape, part.dtype) for other in ranks]
+        first, second = (
+            _view(found, at[other] + of_part, row_shape, x.dtype) if other in arriving else None
+            for other in (rank - 1, rank + 1)
+        )
+        return first, second, torch.stack(parts)
+
+    def _all_to_all(self, out: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+        """send[i] bytes of `out` go to rank i; returns the received bytes, in the order of the ranks."""
+        if self.ranks == self.group.size:
+            return self.group.all_to_all(out, send, receive, HALO)
+        found = out.new_empty(sum(receive))  # ranks without rows do not call this, so the group's all-to-all would wait
+        self.group.transfer(
+            send=[(message, to) for to, message in enumerate(out.split(send)) if len(message)],
+            receive=[(message, source) for source, message in enumerate(found.split(receive)) if len(message)],
+            purpose=None,
+        )
+        return found
 
     def _gathered_with_gradients(self, x: Tensor) -> Tensor:
         of_row = x.shape[1] // self.counts[self.group.rank]
@@ -113,6 +149,11 @@ class RowParallel:
         send, receive = [(sent, number) for number in others], [(everything[number], number) for number in others]
         group.transfer(send=send, receive=receive, purpose=purpose)
         return everything.to(part.device)
+
+
+def _view(memory: Tensor, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor of this shape and dtype in the bytes of `memory` from `start` on."""
+    return memory[start : start + prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
 
 class ClipRows:

@@ -39,15 +39,25 @@ def norm_silu_into(
         y = frame_group_norm(x.permute(0, 4, 1, 2, 3), norm.weight, norm.bias, norm.groups, norm.eps, norm.silu)
         out.copy_(y.permute(0, 2, 3, 4, 1))
         return
-    scale, shift = norm_coefficients(x, norm, deferred, statistics, gather)
+    scale_shift(out, x, *norm_coefficients(x, norm, deferred, statistics, gather), norm.silu)
+
+
+def scale_shift(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, silu: bool) -> None:
+    """x * scale + shift, then SiLU if `silu`; written to `out`.
+
+    Args:
+        out: [B, T, H, W, C]; it may be a slice of a larger buffer in any dimension but C.
+        x: [B, T, H, W, C].
+        scale, shift: [B * T, C], see `norm_coefficients`.
+    """
     if use_triton(x, out):
         from common.kernels import frame_norm_triton as kernels
 
-        kernels.scale_shift(out, x, scale, shift, norm.silu)
+        kernels.scale_shift(out, x, scale, shift, silu)
         return
     of_frame = (*x.shape[:2], 1, 1, x.shape[-1])
     y = x.to(scale.dtype) * scale.view(of_frame) + shift.view(of_frame)
-    out.copy_(F.silu(y) if norm.silu else y)
+    out.copy_(F.silu(y) if silu else y)
 
 
 def norm_coefficients(

@@ -6,6 +6,7 @@ kernels, while other threads compress pictures. A replay launches all of them in
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,16 +98,18 @@ class ReplayedCalls:
 
     def _capture(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> _Captured | None:
         """Capture the function's kernels. If that fails, return None and disable replay for all later calls."""
+        stream = torch.cuda.current_stream(self._device)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         try:
             mine = tuple(x.clone() for x in inputs)
             graph = torch.cuda.CUDAGraph()
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
             # Thread-local, because other threads wait for copies to the host, which a global capture would forbid.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 output = function(*mine)
         except RuntimeError as error:  # out of memory is one
             logger.debug("pictures are computed without CUDA graphs: %s", error)
+            _leave_capture(stream, self._pool)
             self._failed = True
             self.clear()
             return None
@@ -114,3 +117,21 @@ class ReplayedCalls:
         self.nbytes = sum(segment["total_size"] - segment["allocated_size"] for segment in segments)
         torch.cuda.reset_peak_memory_stats(self._device)  # otherwise the memory in `nbytes` would be counted twice
         return _Captured(graph, mine, output, function)
+
+
+def _leave_capture(stream: torch.cuda.Stream, pool: Any) -> None:
+    """Undo the beginning of a capture whose end failed; torch (2.11) then skips the rest of the end.
+
+    Otherwise the thread stays in the capture's stream, the allocator never returns cached memory to the device, and
+    random numbers on the device fail, also for a program that this library is a part of.
+
+    Args:
+        stream: the current stream before the capture.
+        pool: the pool of the capture.
+    """
+    torch.cuda.set_stream(stream)
+    with suppress(RuntimeError):  # the capture ended after all: nothing is left to undo in the allocator
+        torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+        torch._C._cuda_releasePool(stream.device_index, pool)
+    generator = torch.cuda.default_generators[stream.device_index]
+    generator.graphsafe_set_state(generator.clone_state())  # a new state is not being captured

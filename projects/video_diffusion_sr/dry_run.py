@@ -51,6 +51,9 @@ class DryRows:
     def gather(self, part: Tensor) -> Tensor:
         return part.new_empty(self.ranks, *part.shape)
 
+    def surroundings(self, x: Tensor, part: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        return *self.neighbours(x), self.gather(part)
+
     def gather_pixels(self, x: Tensor) -> Tensor:
         return x.new_empty(x.shape[0], x.shape[1] // self.local_rows * self.total_rows, x.shape[2])
 

@@ -62,8 +62,19 @@ def test_the_oldest_call_is_forgotten_and_a_failing_one_runs_as_it_is():
     def waits(x: torch.Tensor) -> torch.Tensor:
         return x * float(x.sum())  # the host must wait for the device, which no graph can hold
 
-    x = torch.ones(4, device=device)
+    x, stream = torch.ones(4, device=device), torch.cuda.current_stream()
+    torch.cuda.manual_seed(1)
+    expected, cached = torch.randn(4, device=device), torch.empty(2**28, device=device)
+    torch.cuda.manual_seed(1)
     assert all(torch.equal(calls("waits", waits, x), x * 4) for _ in range(4))
+    assert torch.cuda.current_stream() == stream, "the thread is back in its own stream"
+    assert torch.equal(torch.randn(4, device=device), expected), "the device draws the numbers that it would have drawn"
+    del cached
+    before = torch.cuda.memory_reserved()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before - 2**30, "the allocator gives memory back"
+    calls = ReplayedCalls(torch.device("cuda"))
+    assert all(torch.equal(calls("double", double, x), x + x) for _ in range(3)) and calls.nbytes > 0
 
 
 def test_uploads_are_exact(tmp_path: Path):

@@ -78,10 +78,16 @@ def test_noise_is_there_for_the_stream_that_takes_it():
     """The default stream is busy for long; who works on another stream does not wait for it, nor read too early."""
     shape, device = (90, 160, 16), torch.device("cuda", 0)
     wanted = frame_noise(1, "start", 0, 3, *shape)
+
+    def taken_in(stream: torch.cuda.Stream) -> torch.Tensor:
+        with torch.cuda.stream(stream), NoiseAhead(1, "start", shape, device) as noise:
+            noise.expect(0, 3)
+            return noise.take(0, 3).cpu()
+
+    other = torch.cuda.Stream(device)
+    taken_in(other)  # the first use of a device takes long
     torch.cuda.synchronize()
-    torch.cuda._sleep(1_000_000_000)  # cycles, about half a second
-    with torch.cuda.stream(torch.cuda.Stream(device)), NoiseAhead(1, "start", shape, device) as noise:
-        noise.expect(0, 3)
-        taken = noise.take(0, 3).cpu()
+    torch.cuda._sleep(4_000_000_000)  # cycles, about two seconds
+    taken = taken_in(other)
     assert not torch.cuda.default_stream(device).query(), "the default stream was to be busy still"
     assert torch.equal(taken, wanted)

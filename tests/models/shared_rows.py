@@ -33,6 +33,9 @@ class ThreadRows:
     def gather(self, own: Tensor) -> Tensor:
         return torch.stack(self._everyone(own))
 
+    def surroundings(self, x, part):
+        return *self.neighbours(x), self.gather(part)
+
     def gather_pixels(self, x: Tensor) -> Tensor:
         return torch.cat(self._everyone(x), 1)
 

@@ -39,6 +39,12 @@ class ConvInput:
     def halo(self) -> tuple[int, int]:
         return self.above, self.below
 
+    @property
+    def halo_rows(self) -> tuple[Tensor | None, Tensor | None]:
+        """The views of the new frames' halo rows above and below, [B, T, 1, W, C]; None for a row that is not there."""
+        frames = self.buffer[:, self.past :, :, : self.buffer.shape[3] - self.right]
+        return frames[:, :, :1] if self.above else None, frames[:, :, -1:] if self.below else None
+
 
 def conv_input(memory: ClipMemory, conv: nn.Conv3d, shape: Sequence[int], pad_end: bool = False) -> ConvInput:
     """An uninitialised input of a convolution for a group of frames of `shape`, see `input_like`.
@@ -68,28 +74,29 @@ def input_like(
     return ConvInput(weight.new_empty(size), past, above, below, int(pad_end))
 
 
+def fill_halo(memory: ClipMemory, given: ConvInput) -> None:
+    """Fill in the halo rows of an input whose part `new` is written: the neighbours' rows, or zeros."""
+    rows: tuple[Tensor | None, Tensor | None] = None, None
+    if memory.rows.shared:
+        rows = memory.rows.neighbours(given.new, bool(given.above), bool(given.below))
+    for target, row in zip(given.halo_rows, rows, strict=True):
+        if target is not None:
+            target.zero_() if row is None else target.copy_(row)
+
+
 def complete(memory: ClipMemory, owner: nn.Module, given: ConvInput, carry: int, winograd: bool = False) -> Tensor:
-    """Fill in carried frames, halo rows and padding, store the last `carry` frames, and return the whole buffer.
+    """Fill in carried frames and padding, store the last `carry` frames, and return the whole buffer.
 
     Args:
         owner: the convolution whose carried frames these are.
-        given: the input; its part `new` is written.
+        given: the input; its part `new` and its halo rows are written.
         carry: number of frames to store for the next group.
         winograd: frames are stored in the form that Winograd's input transform reads: scaled by `INPUT_SCALE` and in
             `transform_dtype`.
     """
     buffer, past = given.buffer, given.past
-    frames, width = buffer[:, past:], buffer.shape[3] - given.right
-    if memory.rows.shared:
-        rows = memory.rows.neighbours(given.new, bool(given.above), bool(given.below))
-    else:
-        rows = None, None
-    for place, row, wanted in ((0, rows[0], given.above), (-1, rows[1], given.below)):
-        if wanted:
-            target = frames[:, :, place, :width]
-            target.zero_() if row is None else target.copy_(row[:, :, 0])
     if given.right:
-        frames[:, :, :, -1] = 0
+        buffer[:, past:, :, -1] = 0
     carried = memory.take(owner, buffer.device) if past else None
     if carried is not None:
         buffer[:, :past] = carried.div(INPUT_SCALE) if winograd else carried

@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.kernels.conv3d import conv3d
-from common.kernels.frame_norm import add_bias_residual, norm_coefficients, norm_silu_into, wide_attention
+from common.kernels.frame_norm import (
+    add_bias_residual,
+    norm_coefficients,
+    norm_silu_into,
+    scale_shift,
+    wide_attention,
+)
 from common.kernels.norm_statistics import Norm, NormStatistics
 from common.kernels.rgb_conv import (
     MOST_RGB_CHANNELS,
@@ -27,7 +33,7 @@ from common.kernels.rgb_conv import (
 from models.video_vae_v3.modules.activation import Activation
 from models.video_vae_v3.modules.blocks import FrameAttention, FrameNorm, MidBlock, ResnetBlock
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
-from models.video_vae_v3.modules.conv_input import ConvInput, complete, conv_input
+from models.video_vae_v3.modules.conv_input import ConvInput, complete, conv_input, fill_halo
 from models.video_vae_v3.modules.row_blocks import in_row_blocks
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.winograd import Addends, InputNorm, winograd_conv
@@ -43,7 +49,6 @@ class InferenceLayers:
 
     def __init__(self, memory: ClipMemory, winograd: int = 0) -> None:
         self.memory, self.winograd = memory, winograd
-        self.gather = memory.rows.gather if memory.rows.shared else None
 
     def resnet(self, block: ResnetBlock, group: Activation) -> Activation:
         """A resnet block. The result may overwrite the memory of the input."""
@@ -87,12 +92,34 @@ class InferenceLayers:
         """Norm, SiLU and convolution; the memory of the group is freed before the convolution runs."""
         x = group.take()
         given = conv_input(self.memory, conv, x.shape)
-        norm_silu_into(given.new, x, norm_of(norm), group.bias, group.statistics, self.gather)
+        if self.memory.rows.shared:
+            scale, shift, silu, *rows = self._input_norm(norm, x, group.bias, group.statistics)
+            scale_shift(given.new, x, scale, shift, silu)
+            for target, row in zip(given.halo_rows, rows, strict=True):
+                if target is not None:
+                    target.zero_() if row is None else scale_shift(target, row, scale, shift, silu)
+        else:
+            norm_silu_into(given.new, x, norm_of(norm), group.bias, group.statistics)
+            fill_halo(self.memory, given)
         del x
         return self.convolve(conv, given)
 
+    def _input_norm(
+        self, norm: FrameNorm, x: Tensor, deferred: Tensor | None, statistics: NormStatistics | None
+    ) -> InputNorm:
+        """The norm of x + deferred, and the halo rows of x, which arrive with the statistics of other row blocks."""
+        rows: list[Tensor | None] = [None, None]
+
+        def gather(part: Tensor) -> Tensor:
+            rows[0], rows[1], everything = self.memory.rows.surroundings(x, part)
+            return everything
+
+        shared = gather if self.memory.rows.shared else None
+        scale, shift = norm_coefficients(x, norm_of(norm), deferred, statistics, shared)
+        return InputNorm(scale, shift, norm.silu, *rows)
+
     def convolve(self, conv: CausalConv3d, given: ConvInput) -> Activation:
-        """Convolve an input whose new frames are written; the bias of the convolution stays deferred."""
+        """Convolve an input whose new frames and halo rows are written; the convolution's bias stays deferred."""
         kernel, stride = conv.kernel_size[0], conv.stride[0]
         by_winograd = self.winograd > 0 and kernel == 3 and stride == 1
         buffer = complete(self.memory, conv, given, kernel - stride, by_winograd)
@@ -120,8 +147,7 @@ class InferenceLayers:
         """The first half of a resnet block of m frames: conv1's result, its statistics, the shortcut x + deferred."""
         x, deferred = group.take(), group.bias
         h = x.new_empty(*x.shape[:-1], block.conv1.out_channels)
-        scale, shift = norm_coefficients(x, norm_of(block.norm1), deferred, group.statistics, self.gather)
-        norm = InputNorm(scale, shift, silu=True)
+        norm = self._input_norm(block.norm1, x, deferred, group.statistics)
         statistics = winograd_conv(self.memory, block.conv1, x, norm, h, Addends(block.conv1.bias))
         if block.conv_shortcut is not None:
             weight, bias = block.conv_shortcut.weight.flatten(1), block.conv_shortcut.bias
@@ -139,8 +165,7 @@ class InferenceLayers:
         measure: bool = True,
     ) -> NormStatistics | None:
         """The second half of a resnet block: conv2 of the norm of h, plus x + deferred, into `out`, which may be x."""
-        scale, shift = norm_coefficients(h, norm_of(block.norm2), None, statistics, self.gather)
-        norm = InputNorm(scale, shift, silu=True)
+        norm = self._input_norm(block.norm2, h, None, statistics)
         return winograd_conv(self.memory, block.conv2, h, norm, out, Addends(block.conv2.bias, x, deferred), measure)
 
     def mid(self, mid: MidBlock, group: Activation) -> Activation:
@@ -150,7 +175,8 @@ class InferenceLayers:
         """Attention, in which every pixel of this row block attends to all pixels of its frame."""
         x, rows = group.take(), self.memory.rows
         normed = torch.empty_like(x)
-        norm_silu_into(normed, x, norm_of(block.group_norm), group.bias, group.statistics, self.gather)
+        gather = rows.gather if rows.shared else None
+        norm_silu_into(normed, x, norm_of(block.group_norm), group.bias, group.statistics, gather)
         pixels = normed.flatten(2, 3).flatten(0, 1)  # (b t) (h w) c
         keys, values = rows.gather_pixels(block.to_k(pixels)), rows.gather_pixels(block.to_v(pixels))
         out = wide_attention(block.to_q(pixels), keys, values, self.memory.schedule.scores_bytes)
@@ -162,6 +188,7 @@ class InferenceLayers:
         x = group.take()
         given = conv_input(self.memory, conv, x.shape)
         given.new.copy_(x)
+        fill_halo(self.memory, given)
         return self.convolve(conv, given)
 
     def conv_out(self, norm: FrameNorm, conv: CausalConv3d, group: Activation) -> Tensor:
@@ -170,9 +197,8 @@ class InferenceLayers:
         if not uses_tap_projection(x, conv.out_channels):
             y = self._norm_conv(norm, conv, Activation(x, group.bias, group.statistics))
             return (y.take() + conv.bias).permute(0, 4, 1, 2, 3)
-        scale, shift = norm_coefficients(x, norm_of(norm), group.bias, group.statistics, self.gather)
+        scale, shift, _, above, below = self._input_norm(norm, x, group.bias, group.statistics)
         scale, shift = (part.unflatten(0, x.shape[:2]) for part in (scale, shift))  # b t c
-        above, below = self.memory.rows.neighbours(x)
         outs = []
         for n in range(x.shape[1]):
             halo_rows = [None if row is None else row[:, n : n + 1] for row in (above, below)]

@@ -34,6 +34,9 @@ class RowExchange(Protocol):
     def gather(self, part: Tensor) -> Tensor:
         """All-gather a tensor that has the same shape on every rank: [...] -> [ranks, ...], in the order of blocks."""
 
+    def surroundings(self, x: Tensor, part: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """`neighbours(x)` and `gather(part)` in one exchange: (above, below, parts). Latency is most of its cost."""
+
     def gather_pixels(self, x: Tensor) -> Tensor:
         """All-gather the pixels of the picture, in their order: [N, local rows * W, C] -> [N, H * W, C]."""
 
@@ -64,6 +67,9 @@ class UnshardedRows:
 
     def gather(self, part: Tensor) -> Tensor:
         return part[None]
+
+    def surroundings(self, x: Tensor, part: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, part[None]
 
     def gather_pixels(self, x: Tensor) -> Tensor:
         return x

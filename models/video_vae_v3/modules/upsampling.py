@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from common.kernels.frame_norm import add_phase_bias
 from models.video_vae_v3.modules.activation import Activation
 from models.video_vae_v3.modules.blocks import Upsample
-from models.video_vae_v3.modules.conv_input import ConvInput, complete, input_like
+from models.video_vae_v3.modules.conv_input import ConvInput, complete, fill_halo, input_like
 from models.video_vae_v3.modules.inference_layers import channels_last, channels_second
 from models.video_vae_v3.modules.row_blocks import in_row_blocks
 from models.video_vae_v3.modules.rows import RowExchange
@@ -35,6 +35,7 @@ def upsample(
     by_winograd = winograd > 0 and has_winograd(up, winograd)
     # If time doubles, the frame after the clip's first one has its own weights.
     twice, after_first = up.time_factor == 2, memory.follows_first(up)
+    fill_halo(memory, given)
     buffer, past = complete(memory, up, given, 3 - up.time_factor, by_winograd), given.past
     enlarge = _Enlarge(memory.rows, given.halo)
     if not past:
@@ -61,8 +62,9 @@ def upsample_winograd(memory: ClipMemory, up: Upsample, group: Activation) -> Ac
     out = x.new_empty(batch, m, 2 * height, 2 * width, up.conv.out_channels)
     scale = x.new_ones(batch * m, channels, dtype=torch.promote_types(x.dtype, torch.float32))
     shift = torch.zeros_like(scale) if group.bias is None else scale * group.bias  # adds the bias without a norm
+    norm = InputNorm(scale, shift, False, *memory.rows.neighbours(x))
     table = table_of_rows(up.derived_table, memory.rows)
-    return Activation(out, None, winograd_conv(memory, up, x, InputNorm(scale, shift, False), out, Addends(table)))
+    return Activation(out, None, winograd_conv(memory, up, x, norm, out, Addends(table)))
 
 
 def table_of_rows(table: Tensor, rows: RowExchange) -> Tensor:

@@ -76,13 +76,16 @@ def has_winograd(layer: nn.Module, m: int) -> bool:
 class InputNorm(NamedTuple):
     """The norm that makes a convolution's input x * scale + shift.
 
-    scale, shift: [B * m, C], see `frame_norm.norm_coefficients`.
+    scale, shift: [B * T, C], see `frame_norm.norm_coefficients`.
     silu: whether SiLU follows.
+    above, below: [B, T, 1, W, C], the rows of x of the neighbouring row blocks; None at the picture's edge.
     """
 
     scale: Tensor
     shift: Tensor
     silu: bool
+    above: Tensor | None = None
+    below: Tensor | None = None
 
 
 class Addends(NamedTuple):
@@ -122,7 +125,7 @@ def winograd_conv(
     (batch, m, height, width, channels), halo = x.shape, int(memory.rows.shared)
     up = out.shape[3] // width
     weights = getattr(layer, f"derived_winograd{m}").products
-    above, below = memory.rows.neighbours(x)
+    scale, shift, silu, above, below = norm
     past = memory.take(layer, x.device)
     own = past[:, :, halo : past.shape[2] - halo]
     statistics = new_statistics(out) if measure else None
@@ -137,11 +140,11 @@ def winograd_conv(
         inner = max(first, 0), min(last, height)
         # The next block reads rows stop - 1 and stop again, with the old carried frames, so they are not updated yet.
         settled = inner[0], height if stop == height else stop - 1
-        transform_input(frames, x, *norm, own, inner, settled, inner[0] - first)
+        transform_input(frames, x, scale, shift, silu, own, inner, settled, inner[0] - first)
         if above is not None and first < 0:
-            transform_input(frames, above, *norm, past[:, :, :1], (0, 1), (0, 1))
+            transform_input(frames, above, scale, shift, silu, past[:, :, :1], (0, 1), (0, 1))
         if below is not None and last > height:
-            transform_input(frames, below, *norm, past[:, :, -1:], (0, 1), (0, 1), last - first - 1)
+            transform_input(frames, below, scale, shift, silu, past[:, :, -1:], (0, 1), (0, 1), last - first - 1)
         frames.reverse()
         products = [_product(frames.pop(), weight, up) for weight in weights]  # each frame is freed after its product
         rows, skip = (up * start, up * stop), up * (start - first)
