@@ -1,28 +1,31 @@
-"""Shards weights over the ranks that share a clip (FSDP2), for a network that is too large for one rank.
+"""Shards weights over the ranks that share a clip, for a network that is too large for one rank.
 
-Each rank holds a shard of every block. Blocks are gathered one at a time, each while the previous one computes. The
-ranks of a group run the blocks at the same time, so groups need not wait for each other. If a group spans machines, the
-ranks of each machine hold all weights together (hybrid), so that nothing is gathered over slow links.
+Each rank holds an equal part of every block. Blocks are gathered one at a time, each while the previous one computes.
+The ranks of a group run the blocks at the same time, so groups need not wait for each other. If a group spans machines,
+the ranks of each machine hold all weights together (hybrid), so that nothing is gathered over slow links.
+
+FSDP2 does the same for any network, and copies every gathered weight once more out of a receive buffer. Here weights
+are views of that buffer: a block's weights are flattened, and the flat tensor is what ranks share (docs/log.md).
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, Shard
 
 from common.checkpoint import ADVICE, converted, is_rope_frequency, refuse_mismatch, reset_buffers, with_current_names
-from common.distributed.collectives import Group
+from common.distributed.collectives import Group, all_gather
 from common.distributed.process import Process
 from common.logger import get_logger
 from common.weights.stored import StoredWeight, dense
 
 logger = get_logger(__name__)
+
+ALIGNMENT = 64  # elements: weights begin at multiples of it in the flat tensor, for kernels that load 16 bytes at once
 
 
 def load_sharded(
@@ -33,17 +36,20 @@ def load_sharded(
     *,
     dtype: torch.dtype,
     source: str | Path = "the checkpoint",
-) -> None:
-    """Shard a network that was built on the meta device, and load every rank's shard of the weights, for inference.
+) -> "ShardedUnits":
+    """Load every rank's part of the weights of a network that was built on the meta device, for inference.
 
-    Every rank of the job must call this. No rank ever holds more than its shard and one tensor of the file.
+    Every rank of the job must call this. No rank ever holds more than its part and one tensor of the file. Weights
+    outside of the units are few, and whole on every rank.
 
     Args:
         units: the submodules that are gathered one at a time, in the order of their calls: the blocks.
-        state: name -> whole tensor, memory-mapped (`common.weights.read.read_weights`); a rank reads only its rows.
+        state: name -> whole tensor, memory-mapped (`common.weights.read.read_weights`); a rank reads only its part.
         group: the ranks that share a clip.
         dtype: dtype of the loaded weights.
         source: name of the checkpoint, for error messages.
+    Returns:
+        the parts, which are gathered when the units are called.
     Raises:
         ValueError: names or shapes do not fit, or the group has one rank.
     """
@@ -52,46 +58,130 @@ def load_sharded(
     state, device = with_current_names(state), group.process.device
     refuse_mismatch(module, state, source, ADVICE)
     module.requires_grad_(False).to(dtype)
-    mesh = local_mesh(group)
-    for unit in units:
-        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
-    fully_shard(module, mesh=mesh, reshard_after_forward=True)
     reset_buffers(module, device)
-    local_state = {}
-    for name, parameter in module.state_dict().items():
-        if is_rope_frequency(name):  # computed by formula, in float32
-            local_state[name] = parameter.to(device)
-        elif isinstance(parameter, DTensor):
-            local_state[name] = local_shard(state[name], parameter, dtype, device)
-        else:
-            local_state[name] = converted(state[name], dtype, device)
-    module.load_state_dict(local_state, strict=True, assign=True)
-    for unit, following in pairwise(units):
-        assert isinstance(unit, FSDPModule) and isinstance(following, FSDPModule)  # since `fully_shard`
-        unit.set_modules_to_forward_prefetch([following])
-    held = sum(_held_bytes(parameter) for parameter in module.parameters())
-    logger.info("weights over %d ranks: %.2f GiB on each", mesh.size(), held / 2**30)
+    sharing = SharingRanks.of(group)
+    prefix_of = {submodule: name for name, submodule in module.named_modules()}
+    flat = [FlatWeights.of(prefix_of[unit], unit, sharing.size) for unit in units]
+    shards = [weights.shard(state, sharing, dtype) for weights in flat]
+    # Rotary frequencies are computed by formula, in float32.
+    local = {name: tensor.to(device) for name, tensor in module.state_dict().items() if is_rope_frequency(name)}
+    for weights, shard in zip(flat, shards, strict=True):
+        local |= {name: without_values(shape, shard) for name, shape, _ in weights.places}
+    outside = {name: converted(state[name], dtype, device) for name in module.state_dict() if name not in local}
+    local |= outside
+    module.load_state_dict(local, strict=True, assign=True)
+    held = sum(shard.nbytes for shard in shards) + sum(tensor.nbytes for tensor in outside.values())
+    logger.info("weights over %d ranks: %.2f GiB on each", sharing.size, held / 2**30)
+    return ShardedUnits(units, flat, shards, sharing)
 
 
-def local_shard(whole: Tensor | StoredWeight, form: DTensor, dtype: torch.dtype, device: torch.device) -> DTensor:
-    """This rank's rows of a tensor, on the device, as a DTensor like `form`."""
-    rows = dense(whole).chunk(form.device_mesh.size(), dim=0)  # as in FSDP2: equal chunks, the last shorter or empty
-    rank = form.device_mesh.get_local_rank()
-    local = rows[rank] if rank < len(rows) else rows[0][:0]
-    local = converted(local.clone(), dtype, device).contiguous()
-    return DTensor.from_local(local, form.device_mesh, [Shard(0)], shape=form.shape, stride=form.stride())
+@dataclass(frozen=True)
+class SharingRanks:
+    """The ranks that together hold one copy of the weights: their process group, their number, and this one's."""
+
+    handle: dist.ProcessGroup
+    size: int
+    rank: int
+    device: torch.device
+
+    @staticmethod
+    def of(group: Group) -> "SharingRanks":
+        """Those of this group on this machine. Every rank of the job must call it."""
+        process = group.process
+        size = ranks_that_share(process, group.size)
+        handle: dist.ProcessGroup | None = None
+        for first in range(0, process.world, size):
+            made = dist.new_group(list(range(first, first + size)))
+            handle = made if first <= process.rank < first + size else handle
+        assert handle is not None, "every rank is in one group"
+        return SharingRanks(handle, size, process.rank % size, process.device)
 
 
-def local_mesh(group: Group) -> DeviceMesh:
-    """The mesh of the ranks that share weights: those of this group on this machine. Every rank must call it."""
-    process = group.process
-    size = ranks_that_share(process, group.size)
-    handle: dist.ProcessGroup | None = None
-    for first in range(0, process.world, size):
-        made = dist.new_group(list(range(first, first + size)))
-        handle = made if first <= process.rank < first + size else handle
-    assert handle is not None, "every rank is in one group"
-    return DeviceMesh.from_group(handle, process.device.type)
+@dataclass(frozen=True)
+class FlatWeights:
+    """The weights of one unit, flattened one after the other into one tensor, which ranks share in equal parts.
+
+    places: (name, shape, first element) of every weight, in the order of `unit.parameters()`.
+    total: number of elements, a multiple of the number of ranks.
+    """
+
+    places: tuple[tuple[str, torch.Size, int], ...]
+    total: int
+
+    @staticmethod
+    def of(prefix: str, unit: nn.Module, ranks: int) -> "FlatWeights":
+        """`prefix`: the unit's name in the network."""
+        places, end = [], 0
+        for name, parameter in unit.named_parameters(prefix):
+            places.append((name, parameter.shape, end))
+            end += _up(parameter.numel(), ALIGNMENT)
+        return FlatWeights(tuple(places), _up(end, ranks * ALIGNMENT))
+
+    def shard(self, state: Mapping[str, Tensor | StoredWeight], sharing: SharingRanks, dtype: torch.dtype) -> Tensor:
+        """Read this rank's part [total / ranks]."""
+        length = self.total // sharing.size
+        first = sharing.rank * length
+        shard = torch.zeros(length, dtype=dtype, device=sharing.device)
+        for name, shape, start in self.places:
+            begin, end = max(start, first), min(start + shape.numel(), first + length)
+            if begin < end:
+                piece = dense(state[name]).flatten()[begin - start : end - start]
+                shard[begin - first : end - first] = converted(piece, dtype, sharing.device)
+        return shard
+
+
+class ShardedUnits:
+    """Gathers the weights of a unit before it computes, and of the next one meanwhile, into two buffers in turn.
+
+    The buffers exist from the call of the first unit to the end of the last one. Otherwise parameters have no values.
+    """
+
+    def __init__(
+        self, units: Sequence[nn.Module], flat: Sequence[FlatWeights], shards: Sequence[Tensor], sharing: SharingRanks
+    ) -> None:
+        self._units, self._flat, self._shards, self._sharing = units, flat, shards, sharing
+        self._buffers: list[Tensor] = []
+        self._gathering: Any = None  # the gathering of the unit that is called next
+        for number, unit in enumerate(units):
+            unit.register_forward_pre_hook(lambda *_, number=number: self._before(number))
+        units[-1].register_forward_hook(lambda *_: self._release())
+
+    def _before(self, number: int) -> None:
+        """Make the weights of a unit ready, and begin to gather those of the next one."""
+        if number == 0:
+            self._release()  # after a pass that an error ended
+            most = max(flat.total for flat in self._flat)
+            with torch.inference_mode(False):  # parameters cannot become views of inference tensors
+                self._buffers = [self._shards[0].new_empty(most) for _ in range(2)]
+            self._gathering = self._gather(0)
+        self._gathering.wait()
+        buffer, places = self._buffers[number % 2], self._flat[number].places
+        for parameter, (_, shape, start) in zip(self._units[number].parameters(), places, strict=True):
+            parameter.data = buffer[start : start + shape.numel()].view(shape)
+        # What is queued by now ends with the unit before this one, which used the other buffer.
+        self._gathering = self._gather(number + 1) if number + 1 < len(self._units) else None
+
+    def _gather(self, number: int) -> Any:
+        """Begin to gather a unit's weights; the work starts when everything is done that is queued on the device."""
+        buffer, shard = self._buffers[number % 2], self._shards[number]
+        return all_gather(buffer[: self._flat[number].total], shard, self._sharing.handle, async_op=True)
+
+    def _release(self) -> None:
+        if self._gathering is not None:
+            self._gathering.wait()
+        for unit, shard in zip(self._units, self._shards, strict=True) if self._buffers else ():
+            for parameter in unit.parameters():
+                parameter.data = without_values(parameter.shape, shard)
+        self._buffers, self._gathering = [], None
+
+
+def without_values(shape: torch.Size, like: Tensor) -> Tensor:
+    """A tensor of a shape in the memory of one element of `like`, for a parameter that is not there."""
+    return like[:1].expand(shape)
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def ranks_that_share(process: Process, group_size: int) -> int:
@@ -104,8 +194,3 @@ def ranks_that_share(process: Process, group_size: int) -> int:
             "groups of %d do not end with machines of %d: weights are gathered between machines", group_size, local
         )
     return group_size
-
-
-def _held_bytes(parameter: Tensor) -> int:
-    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-    return local.numel() * local.element_size()
