@@ -137,15 +137,13 @@ def _coefficients_kernel(
     tl.store(shift_ptr + to, shift, mask=inside)
 
 
-@triton.jit(do_not_specialize=["blocks", "of_group"])
+@triton.jit(do_not_specialize=["blocks", "step", "of_group"])
 def _combine_kernel(
-    scale_ptr, shift_ptr, blocks_ptr, weight_ptr, bias_ptr, pending_ptr, blocks, channels, of_group, eps,
+    scale_ptr, shift_ptr, blocks_ptr, weight_ptr, bias_ptr, pending_ptr, blocks, step, channels, of_group, eps,
     PENDING: tl.constexpr, OF_GROUP: tl.constexpr,
 ):  # fmt: skip
     picture, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    groups = tl.num_programs(1)
-    blocks_ptr += (picture * groups + group) * 3
-    step = tl.num_programs(0) * groups * 3
+    blocks_ptr += (picture * tl.num_programs(1) + group) * 3
     everything = 0.0
     total = 0.0
     for block in range(blocks):
@@ -275,13 +273,14 @@ def _run_coefficients(
 def combine(blocks: Tensor, norm: Norm, deferred: Tensor | None) -> tuple[Tensor, Tensor]:
     """See `common.kernels.frame_norm.combine_statistics`."""
     count, pictures, groups, _ = blocks.shape
+    assert blocks[0].is_contiguous(), "each block's statistics are packed"
     channels = len(norm.weight)
     scale = blocks.new_empty(pictures, channels)
     shift = torch.empty_like(scale)
     launch(
         _combine_kernel, (pictures, groups),
-        scale, shift, blocks.contiguous(), norm.weight, norm.bias, norm.weight if deferred is None else deferred,
-        count, channels, channels // groups, norm.eps,
+        scale, shift, blocks, norm.weight, norm.bias, norm.weight if deferred is None else deferred,
+        count, blocks.stride(0), channels, channels // groups, norm.eps,
         PENDING=deferred is not None, OF_GROUP=triton.next_power_of_2(channels // groups), num_warps=1,
     )  # fmt: skip
     return scale, shift

@@ -178,6 +178,6 @@ def _product(x: Tensor, weight: Tensor, up: int) -> Tensor:
 
     The weight is [O, C, 3, 3] if up = 1, and [C, O, 4, 4] of a transposed convolution if up = 2.
     """
-    x = x.movedim(-1, 1)
+    x = x.permute(0, 3, 1, 2)
     y = F.conv2d(x, weight, None, 1, 1) if up == 1 else F.conv_transpose2d(x, weight, None, up, 1)
-    return y.movedim(1, -1).contiguous()
+    return y.permute(0, 2, 3, 1).contiguous()
