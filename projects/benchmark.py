@@ -26,6 +26,7 @@ import torch
 from common.config import load_config
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
+from common.kernels.repeatable import repeatable
 from common.kernels.triton_support import Kernels, kernels
 from common.logger import set_up_logging
 from data.video.framing import latent_frames
@@ -227,7 +228,7 @@ def main(arguments: Sequence[str] | None = None, started: float | None = None) -
         print(describe(config, args.frames, (args.res_h, args.res_w), args.count_traffic))
         return 0
     chosen = Kernels.PLAIN if args.reference_path else Kernels(args.kernels)
-    with process_group(args.device) as process, kernels(chosen):
+    with process_group(args.device) as process, repeatable(), kernels(chosen):
         files = {}
         if args.end_to_end:  # first, because this process is still cold
             with tempfile.TemporaryDirectory() as folder:

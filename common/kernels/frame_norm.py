@@ -199,6 +199,7 @@ def wide_attention(q: Tensor, k: Tensor, v: Tensor, most_bytes: int | None = Non
         for start in range(0, q.shape[1], rows):
             scores = softmax_triton.scores(q[n, start : start + rows], k[n])  # rows L, float32
             torch.mm(softmax_triton.softmax(scores, scale, q.dtype), v[n], out=out[n, start : start + rows])
+            del scores  # before those of the next chunk are made
     return out
 
 

@@ -14,6 +14,7 @@ from common.distributed.process import LauncherError, Process, process_group
 from common.distributed.refusal import tell_refusal
 from common.distributed.timeout import LONGEST_TIMEOUT_S
 from common.kernels.first_use import first_use
+from common.kernels.repeatable import repeatable
 from common.logger import get_logger, set_up_logging
 from common.signals import exit_code, interrupted_by_signals
 from data.media import ClipRange
@@ -85,7 +86,7 @@ def run(preset: Preset, args: argparse.Namespace, history: History) -> int:
     request = read_request(args)
     if args.plan:
         return SOME_FAILED if is_speaker() and show_plan(preset, request, args) else SUCCESS
-    with process_group(request.device, timeout_s=args.timeout) as process:
+    with process_group(request.device, timeout_s=args.timeout) as process, repeatable():
         try:
             failed, total = run_files(preset, request, args, process, history)
         except (ValueError, OSError) as error:

@@ -169,6 +169,7 @@ def test_winograd_in_blocks_of_rows_and_with_frames_left_over(size, monkeypatch)
     schedule = Schedule(size, LEVELS[2])
     for block_bytes in (1, 100_000):
         monkeypatch.setattr(winograd, "BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(inference_layers, "LINEAR_BYTES", block_bytes)
         results = in_slices(vae, clip, schedule, "encode_slice"), in_slices(vae, latents, schedule, "decode_slice")
         for result, plain in zip(results, expected, strict=True):
             assert (result - plain).abs().max() < 1e-12

@@ -175,3 +175,36 @@ def test_tokens_find_their_way():
                         assert torch.equal(exchange.move(own, a, b), packed[of_cuts[b] == group.rank])
 
     run_ranks(4, work)
+
+
+@pytest.mark.parametrize("sizes", [(2,), (3, 4)])
+def test_rows_and_statistics_in_one_message_are_those_of_two(sizes):
+    """Pictures with a block for every rank and with fewer; numbers and lengths that do not fit each other."""
+
+    def work(process: Process) -> None:
+        for size in sizes:
+            if not (group := group_of(process, size)):
+                continue
+            generator = torch.Generator().manual_seed(size)
+            for latent_rows, dtype in ((2 * size + 1, torch.bfloat16), (size - 1, torch.float64)):
+                picture = torch.randn(1, 3, latent_rows, 5, 7, generator=generator, dtype=torch.float64).to(dtype)
+                parts = torch.randn(size, 3, 11, generator=generator)
+                clip = ClipRows(group, latent_rows)
+                if (rows := clip.exchange) is None:
+                    continue
+                before = dict(group.traffic.sent)
+                above, below, found = rows.surroundings(clip.shard(picture, 2), parts[group.rank])
+                assert torch.equal(found, parts[: rows.ranks])
+                span = clip.blocks.span(group.rank)
+                for row, place in ((above, span.start - 1), (below, span.stop)):
+                    assert (row is None) == (not 0 <= place < latent_rows)
+                    assert row is None or torch.equal(row, picture[:, :, place : place + 1])
+                    assert row is None or row.data_ptr() % 16 == 0, "for kernels that load 16 bytes at once"
+                sent = {name: count - before.get(name, 0) for name, count in group.traffic.sent.items()}
+                neighbours = 2 - rows.first - rows.last
+                assert sent == {
+                    "rows of neighbours": neighbours * picture[:, :, :1].nbytes,
+                    "statistics of norms": (rows.ranks - 1) * parts[0].nbytes,
+                }
+
+    run_ranks(max(sizes), work)

@@ -7,6 +7,7 @@ input buffer, behind the carried frames.
 """
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ from models.video_vae_v3.modules.conv_input import ConvInput, complete, conv_inp
 from models.video_vae_v3.modules.row_blocks import in_row_blocks
 from models.video_vae_v3.modules.temporal_memory import ClipMemory
 from models.video_vae_v3.modules.winograd import Addends, InputNorm, winograd_conv
+
+LINEAR_BYTES = 256 * 2**20  # most bytes of a result that overwrites its input, before it does: a frame of 720 x 1280
 
 
 class InferenceLayers:
@@ -118,6 +121,11 @@ class InferenceLayers:
         scale, shift = norm_coefficients(x, norm_of(norm), deferred, statistics, shared)
         return InputNorm(scale, shift, norm.silu, *rows)
 
+    def convolve_after_halo(self, conv: CausalConv3d, given: ConvInput) -> Activation:
+        """`convolve`, of an input whose halo rows are to be filled in."""
+        fill_halo(self.memory, given)
+        return self.convolve(conv, given)
+
     def convolve(self, conv: CausalConv3d, given: ConvInput) -> Activation:
         """Convolve an input whose new frames and halo rows are written; the convolution's bias stays deferred."""
         kernel, stride = conv.kernel_size[0], conv.stride[0]
@@ -188,8 +196,7 @@ class InferenceLayers:
         x = group.take()
         given = conv_input(self.memory, conv, x.shape)
         given.new.copy_(x)
-        fill_halo(self.memory, given)
-        return self.convolve(conv, given)
+        return self.convolve_after_halo(conv, given)
 
     def conv_out(self, norm: FrameNorm, conv: CausalConv3d, group: Activation) -> Tensor:
         """The last norm, SiLU and convolution of a network: [B, T, H, W, C] -> [B, O, T, H, W]."""
@@ -256,12 +263,15 @@ def _settled(x: Tensor, statistics: NormStatistics | None) -> Activation:
 
 
 def _linear_in_place(x: Tensor, weight: Tensor) -> Tensor:
-    """x [B, T, H, W, C] times weight [O, C]; if O <= C, the result overwrites x frame by frame."""
-    if len(weight) > x.shape[-1]:
+    """x [B, T, H, W, C] times weight [O, C]; if O <= C, the result overwrites x, some pixels after the others."""
+    outer, inner = weight.shape
+    if outer > inner:
         return F.linear(x, weight)
-    batch, frames, height, width, _ = x.shape
-    y = x.flatten(2)[..., : height * width * len(weight)].view(batch, frames, height, width, len(weight))
-    for clip in range(batch):
-        for n in range(frames):
-            y[clip, n] = F.linear(x[clip, n], weight)
-    return y
+    batch, *size, _ = x.shape
+    pixels = prod(size)
+    y = x.flatten(1)[:, : pixels * outer].view(batch, pixels, outer)
+    step = max(LINEAR_BYTES // (outer * x.element_size()), 1)
+    for given, made in zip(x.flatten(1, 3), y, strict=True):
+        for start in range(0, pixels, step):  # a result ends before the first pixel that is still to be read
+            made[start : start + step] = F.linear(given[start : start + step], weight)
+    return y.view(batch, *size, outer)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.video_vae_v3.modules.activation import Activation, joined, regroup
 from models.video_vae_v3.modules.causal_conv import CausalConv3d
-from models.video_vae_v3.modules.conv_input import conv_input, fill_halo
+from models.video_vae_v3.modules.conv_input import conv_input
 from models.video_vae_v3.modules.decoder import Decoder3D, UpDecoderBlock3D
 from models.video_vae_v3.modules.encoder import DownEncoderBlock3D, Encoder3D
 from models.video_vae_v3.modules.inference_layers import InferenceLayers
@@ -70,9 +70,7 @@ def _down_level(
             yield layers.resnet(last, group)
         else:
             make = partial(conv_input, layers.memory, down, group.shape, pad_end=True)
-            given = layers.resnet_into(last, group, make)
-            fill_halo(layers.memory, given)
-            yield layers.convolve(down, given)
+            yield layers.convolve_after_halo(down, layers.resnet_into(last, group, make))
 
 
 def _up_level(

@@ -44,4 +44,5 @@ def in_row_blocks(
         block = run(x[:, :, first:last])
         skip = (start * down - first) * up // down
         out[:, :, start * up : stop * up] = block[:, :, skip : skip + (stop - start) * up]
+        del block  # before the next one is made
     return out

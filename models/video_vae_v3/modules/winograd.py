@@ -149,6 +149,7 @@ def winograd_conv(
         products = [_product(frames.pop(), weight, up) for weight in weights]  # each frame is freed after its product
         rows, skip = (up * start, up * stop), up * (start - first)
         transform_output(out, products, rows, skip, *addends, statistics)
+        del products  # before the frames of the next block are made
     memory.put(layer, past)
     return statistics
 

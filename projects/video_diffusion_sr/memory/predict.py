@@ -20,14 +20,11 @@ FINISH_FRAMES = 5  # number of frames of a slice that are finished at a time
 
 # Fitted to measurements (tests/projects/test_memory_predict.py).
 LIBRARIES = 0.15  # GiB in addition to the networks' tensors, independent of the size
-# More GiB for clips, which 3-D convolutions and upsamplers need but a single frame does not. They grow with the picture
-# from LEAST_WORKSPACE to WORKSPACE, which they reach at WORKSPACE_PIXELS.
-LEAST_WORKSPACE, WORKSPACE, WORKSPACE_PIXELS = 0.2, 0.7, 480 * 854
+WORKSPACE = 0.2  # GiB more for clips, which 3-D convolutions and upsamplers need but a single frame does not
 RESIZING, RESIZED = 3, 2  # float32 copies of an input frame and of its resized form while it is resized
 TOGETHER = 5  # input frames that are converted at once: the larger of FINISH_FRAMES and to_latents.PREPARE_FRAMES
 CURVE = 4  # copies of a frame in an HDR tone curve
 FINISHING = 8  # float32 pictures that the colour fix and the rounding hold at once
-GATHERED = 4  # gathered blocks of sharded weights, in number of blocks
 REPLAYED = 1.72  # memory of the graphs of a picture's three stages, for each size, relative to its largest working set
 EIGHT_BIT = 0.55  # size of the transformer's weights in 8 bits; norms, embeddings and the current layer have more bits
 
@@ -42,7 +39,8 @@ def predict(plan: MemoryPlan, work: Workload) -> dict[str, float]:
     # The carried frames of the half of the VAE that is idle. Those of tiles are on the host anyway.
     stays = work.long and not plan.offload_carried and plan.schedule.tile is None
     kept = carried if stays else dict.fromkeys(carried, 0.0)
-    beside = LIBRARIES + _workspace_gib(plan, work) + vae_gib + (dit_gib if resident else 0)
+    workspace = 0.0 if plan.schedule.single_frame else WORKSPACE
+    beside = LIBRARIES + workspace + vae_gib + (dit_gib if resident else 0)
     early = dit_gib if plan.prefetch and not resident else 0  # weights that are copied while the VAE still encodes
     before, after, source = _pixels_gib(plan, work)
     encode, decode = (carried[stage] + working_gib(plan, work, stage) for stage in carried)
@@ -65,14 +63,6 @@ def predict(plan: MemoryPlan, work: Workload) -> dict[str, float]:
     }
 
 
-def _workspace_gib(plan: MemoryPlan, work: Workload) -> float:
-    """The workspace of the libraries' convolutions."""
-    height, width = _picture(plan, work)
-    if plan.schedule.single_frame:
-        return 0.0
-    return min(max(WORKSPACE * height * width / WORKSPACE_PIXELS, LEAST_WORKSPACE), WORKSPACE)
-
-
 def _vae_gib(plan: MemoryPlan, work: Workload) -> float:
     """The VAE's weights, with the weights that this plan and the run's other plans derive from them."""
     derived = plan.schedule.winograds | work.derived
@@ -83,15 +73,15 @@ def _dit_gib(plan: MemoryPlan, work: Workload) -> float:
     """The transformer's weights on the device while it computes: three blocks with block offloading, else all."""
     gib, of_block = work.dit_bytes / GIB, work.dit_bytes / GIB / work.dit.num_layers
     if work.sharded:
-        gib /= work.ranks
+        gib -= work.block_bytes[1] * (1 - 1 / work.ranks) / GIB
     if plan.storage_8_bit:
         gib *= EIGHT_BIT
     return 3 * of_block if plan.offload == "blocks" else gib
 
 
 def _gathered_gib(work: Workload) -> float:
-    """Gathered sharded weights while the transformer computes: the current and the next block, with receive buffers."""
-    return GATHERED * work.dit_bytes / GIB / work.dit.num_layers if work.sharded else 0.0
+    """Gathered sharded weights while the transformer computes: the current and the next block."""
+    return 2 * work.block_bytes[0] / GIB if work.sharded else 0.0
 
 
 def _pixels_gib(plan: MemoryPlan, work: Workload) -> tuple[float, float, float]:

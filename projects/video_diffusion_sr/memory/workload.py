@@ -28,6 +28,7 @@ class Workload:
     vae: the VAE on the meta device, for its shapes.
     dit: the config of the transformer.
     dit_bytes: bytes of the transformer's weights in its compute dtype.
+    block_bytes: bytes of those of its largest block, and of all blocks.
     vae_bytes: bytes of the VAE's weights, including weights that are derived for inference.
     winograd_bytes: bytes that each Winograd transform adds to them.
     carried_channels: by stage and level, number of channels of all inputs whose last frames are carried between slices.
@@ -51,6 +52,7 @@ class Workload:
     vae: VideoAutoencoderKL
     dit: NaDiTConfig
     dit_bytes: int
+    block_bytes: tuple[int, int]
     vae_bytes: int
     winograd_bytes: dict[int, int]
     carried_channels: dict[str, tuple[int, ...]]
@@ -100,9 +102,11 @@ def workload_of(vae: VideoAutoencoderKL, dit: NaDiT, dtype: torch.dtype, **clip:
             added[module.products.shape[0] - 2] += module.products.nbytes
     itemsize = torch.empty((), dtype=dtype).element_size()
     dit_bytes = sum(tensor.numel() for tensor in (*dit.parameters(), *dit.buffers())) * itemsize
+    of_blocks = [sum(tensor.numel() for tensor in block.parameters()) * itemsize for block in dit.blocks]
     vae_bytes = weight_bytes(copy) - sum(added.values())
     carried = {stage: carried_channels(vae, stage) for stage in ("encode", "decode")}
-    return Workload(vae, dit.config, dit_bytes, vae_bytes, added, carried, itemsize=itemsize, **clip)
+    blocks = max(of_blocks), sum(of_blocks)
+    return Workload(vae, dit.config, dit_bytes, blocks, vae_bytes, added, carried, itemsize=itemsize, **clip)
 
 
 VaeBlock = DownEncoderBlock3D | UpDecoderBlock3D
