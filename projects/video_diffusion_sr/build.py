@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from common.checkpoint import load_into, reset_buffers
 from common.distributed.parallel import Parallel
+from common.distributed.sharded_inference import load_sharded
 from common.logger import get_logger
 from common.weights.read import read_weights
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKL
@@ -149,8 +150,6 @@ def drawn_weight(name: str, shape: Sequence[int], generator: torch.Generator) ->
 
 def load_in_parts(settings: RunSettings, parallel: Parallel) -> None:
     """Load the transformer of `settings` with its weights sharded over the ranks of a group."""
-    from common.distributed.sharded_inference import load_sharded  # FSDP takes two seconds to import
-
     path = settings.checkpoints[0]
     if path is None:
         state = build_network(settings.config.dit.model, None, settings.device, settings.dtype).state_dict()
