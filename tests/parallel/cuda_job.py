@@ -11,9 +11,10 @@ from common.distributed.collectives import make_group
 from common.distributed.parallel import Parallel
 from common.distributed.process import process_group
 from common.distributed.row_parallel import UnshardedClip
+from common.distributed.sharded_inference import load_sharded
 from models.video_vae_v3.modules.schedule import Schedule
 from tests.conftest import seeded
-from tests.parallel.test_equality import CLIPS, LEVELS, build_dits, build_vae, dit_inputs, restored
+from tests.parallel.test_equality import CLIPS, DOORS, LEVELS, META, build_dits, build_vae, dit_inputs, restored
 
 TOLERANCE = 1e-4  # float32, but other matrix sizes take other kernels
 
@@ -27,6 +28,21 @@ def check_transformer(parallel: Parallel, device: torch.device) -> None:
             layout = model.layout(*CLIPS[case], device, parallel.sequence_group)
             worst = (model(**given, layout=layout).vid_sample - alone).abs().max()
             assert worst <= TOLERANCE, f"{name}, {case}: {worst}"
+
+
+def check_sharded_weights(parallel: Parallel, device: torch.device) -> None:
+    """More than once: what is gathered for a block must not overwrite what the block before still reads."""
+    for name, whole in build_dits().items():
+        with torch.device("meta"):
+            model = DOORS[name](**META[f"dit/{name}"]["config"]).eval()
+        load_sharded(model, model.blocks, whole.state_dict(), parallel.group, dtype=torch.float32)
+        whole.to(device)
+        given = {k: v.to(device) if torch.is_tensor(v) else v for k, v in dit_inputs(whole, "clip").items()}
+        alone = whole(**given).vid_sample
+        layout = model.layout(*CLIPS["clip"], device, parallel.sequence_group)
+        for _ in range(5):
+            worst = (model(**given, layout=layout).vid_sample - alone).abs().max()
+            assert worst <= TOLERANCE, f"{name} with sharded weights: {worst}"
 
 
 def check_vae(parallel: Parallel, device: torch.device) -> None:
@@ -62,6 +78,8 @@ def main() -> None:
         parallel = Parallel(process, process.world)
         check_collectives(process)
         check_transformer(parallel, process.device)
+        if parallel.size > 1:
+            check_sharded_weights(parallel, process.device)
         check_vae(parallel, process.device)
         if parallel.is_leader:
             sent = ", ".join(f"{name} {count}" for name, count in parallel.traffic.sent.items())
