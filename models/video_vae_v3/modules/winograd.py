@@ -122,36 +122,48 @@ def winograd_conv(
     Returns:
         The statistics of `out`; None without `measure` or without the Triton kernels.
     """
-    (batch, m, height, width, channels), halo = x.shape, int(memory.rows.shared)
+    batch, m, height, width, channels = x.shape
     up = out.shape[3] // width
     weights = getattr(layer, f"derived_winograd{m}").products
-    scale, shift, silu, above, below = norm
     past = memory.take(layer, x.device)
-    own = past[:, :, halo : past.shape[2] - halo]
     statistics = new_statistics(out) if measure else None
-    top, bottom = -int(above is not None), height + int(below is not None)  # rows that the products may read
+    top, bottom = -int(norm.above is not None), height + int(norm.below is not None)  # rows that products may read
     align = chunk_of(out.shape[3])[1]
     step = block_rows(m, channels, up * up * out.shape[-1], batch * width * weights.element_size(), height, align)
     for start in range(0, height, step):
         stop = min(start + step, height)
         first, last = max(start - 1, top), min(stop + 1, bottom)
-        shape = batch, last - first, width, channels
-        frames = [x.new_empty(shape, dtype=weights.dtype) for _ in range(m + 2)]
-        inner = max(first, 0), min(last, height)
         # The next block reads rows stop - 1 and stop again, with the old carried frames, so they are not updated yet.
-        settled = inner[0], height if stop == height else stop - 1
-        transform_input(frames, x, scale, shift, silu, own, inner, settled, inner[0] - first)
-        if above is not None and first < 0:
-            transform_input(frames, above, scale, shift, silu, past[:, :, :1], (0, 1), (0, 1))
-        if below is not None and last > height:
-            transform_input(frames, below, scale, shift, silu, past[:, :, -1:], (0, 1), (0, 1), last - first - 1)
-        frames.reverse()
+        settled = max(first, 0), height if stop == height else stop - 1
+        frames = _transformed(x, norm, past, (first, last), settled, weights.dtype)[::-1]
         products = [_product(frames.pop(), weight, up) for weight in weights]  # each frame is freed after its product
-        rows, skip = (up * start, up * stop), up * (start - first)
-        transform_output(out, products, rows, skip, *addends, statistics)
+        transform_output(out, products, (up * start, up * stop), up * (start - first), *addends, statistics)
         del products  # before the frames of the next block are made
     memory.put(layer, past)
     return statistics
+
+
+def _transformed(
+    x: Tensor, norm: InputNorm, past: Tensor, rows: tuple[int, int], settled: tuple[int, int], dtype: torch.dtype
+) -> list[Tensor]:
+    """The m + 2 transformed frames of some rows of the norm of x, [B, R, W, C] each.
+
+    Args:
+        past: the two carried frames [B, 2, H, W, C], with the neighbours' rows if ranks share the picture; updated.
+        rows: (start, stop) of the rows; -1 and H are those of the neighbours.
+        settled: (start, stop) of the rows of `past` to update, see `transform_input`.
+    """
+    scale, shift, silu, above, below = norm
+    (batch, m, height, width, channels), (first, last) = x.shape, rows
+    frames = [x.new_empty(batch, last - first, width, channels, dtype=dtype) for _ in range(m + 2)]
+    halo, inner = (past.shape[2] - height) // 2, (max(first, 0), min(last, height))
+    own = past[:, :, halo : halo + height]
+    transform_input(frames, x, scale, shift, silu, own, inner, settled, inner[0] - first)
+    if above is not None and first < 0:
+        transform_input(frames, above, scale, shift, silu, past[:, :, :1], (0, 1), (0, 1))
+    if below is not None and last > height:
+        transform_input(frames, below, scale, shift, silu, past[:, :, -1:], (0, 1), (0, 1), last - first - 1)
+    return frames
 
 
 def working_channels(m: int, inner: int, outer: int) -> int:
