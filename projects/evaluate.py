@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.logger import set_up_logging
+from common.standard_output import write_output
 from projects.evaluation.distribution import distribution_measures
 from projects.evaluation.frames import enlarge, find_clips, read_frames
 from projects.evaluation.measures import WITHOUT_WEIGHTS, Measures, cropped
@@ -169,17 +170,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stated = {"conventions": conventions(flags.crop, measures)}
     if len(methods) == 1:
         scores = next(iter(methods.values()))
-        print(listing(scores, baseline))
+        lines = [listing(scores, baseline)]
         stated |= report(scores, baseline)
     else:
-        print(paper_table(({"baseline": baseline} if baseline else {}) | methods))
+        lines = [paper_table(({"baseline": baseline} if baseline else {}) | methods)]
         stated["methods"] = {name: report(scores, baseline) for name, scores in methods.items()}
     for name, values in whole.items():
-        print(f"{name}, whole set: " + ", ".join(f"{key} {value:.3f}" for key, value in values.items()))
+        lines.append(f"{name}, whole set: " + ", ".join(f"{key} {value:.3f}" for key, value in values.items()))
     if whole:
         stated["distribution"] = whole
-    if flags.json:
+    if flags.json:  # first, because a reader of the table may go before its end
         flags.json.write_text(json.dumps(stated, indent=1) + "\n")
+    write_output("\n".join(lines) + "\n")
     return 0
 
 

@@ -7,6 +7,7 @@ from common.distributed.refusal import JobParser, tell_refusal
 from common.extras import MissingExtra
 from common.logger import get_logger
 from common.signals import exit_code
+from common.standard_output import BROKEN_PIPE, reader_has_gone
 from projects.video_diffusion_sr.flag_types import to_name, to_path
 
 logger = get_logger(__name__)
@@ -30,6 +31,8 @@ def run_program(main: Callable[[Sequence[str] | None], int | None], arguments: S
     try:
         return main(arguments) or 0
     except EXPECTED as error:
+        if isinstance(error, BrokenPipeError) and reader_has_gone():
+            return BROKEN_PIPE
         tell_refusal(str(error), lambda sentence: logger.error("%s", sentence))
         logger.debug("where it happened:", exc_info=error)
         return REFUSED

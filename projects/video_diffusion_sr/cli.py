@@ -166,8 +166,8 @@ def clip_range_from_flags(args: argparse.Namespace) -> ClipRange:
     return ClipRange(args.start or None, args.end, first, count)
 
 
-def read_request(args: argparse.Namespace) -> Request:
-    """Convert the flags to a typed request; ValueError for invalid numbers."""
+def refuse_invalid(args: argparse.Namespace) -> None:
+    """Raise ValueError for a flag whose value is impossible, and for flags that exclude each other."""
     if min(args.res_h, args.res_w) < 16:
         raise ValueError(f"--res_h {args.res_h} --res_w {args.res_w}: the result must be at least 16x16 pixels")
     if not 0 <= args.strength <= 1:
@@ -182,12 +182,19 @@ def read_request(args: argparse.Namespace) -> Request:
         raise ValueError(f"--preview {args.preview} must be a number of frames, at least 1")
     if args.preview is not None and args.report is not None:
         raise ValueError("--preview makes no results for --report to show: leave one of them out")
+    if args.preview is not None and args.compare:
+        raise ValueError("--preview shows input and result side by side by itself: leave --compare out")
     if args.scene_cuts not in (AUTO, OFF) and not Path(args.scene_cuts).exists():
         raise ValueError(f"--scene_cuts {args.scene_cuts}: there is no such file; give a list, auto or off")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
     if args.report is not None:
         target_of(args)
+
+
+def read_request(args: argparse.Namespace) -> Request:
+    """Convert the flags to a typed request; ValueError for invalid numbers."""
+    refuse_invalid(args)
     return Request(
         res=(args.res_h, args.res_w),
         size=size_from_flags(args),

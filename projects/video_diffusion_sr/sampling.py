@@ -57,8 +57,8 @@ def read_sampling(
     rescale = chosen("cfg.rescale", None, preset.cfg_rescale, settings.guidance.rescale)
     if steps < 1:
         raise ValueError(f"{steps} sampling steps: there must be at least one (--sample_steps)")
-    if not isfinite(scale):
-        raise ValueError(f"a guidance scale of {scale} is not possible (--cfg_scale); 1 is no guidance")
+    if not isfinite(scale) or scale < 0:
+        raise ValueError(f"a guidance scale of {scale:g} is not possible (--cfg_scale); 1 is no guidance")
     return Sampling(
         steps=steps,
         guidance=Guidance(scale, rescale, settings.guidance.partial),

@@ -1,8 +1,6 @@
 """`--plan`: prints the sizes, windows, memory and seconds of each file that a run would need. It reads no weights."""
 
 import argparse
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
 from common.logger import get_logger
+from common.standard_output import write_output
 from data.media import MediaError, probe_all
 from data.video.framing import pixel_frames
 from projects.video_diffusion_sr.file_errors import sentence
@@ -53,31 +52,13 @@ def show_plan(preset: Preset, request: Request, args: argparse.Namespace) -> int
             if isinstance(found, MediaError):
                 raise found
             request.clip_range.check_begins_in(found, path)
-            if not tell(describe(path, clips[path], budget, bound) + "\n"):
+            if not write_output(describe(path, clips[path], budget, bound) + "\n"):
                 break
         except ValueError as error:
             failed += 1
             named = str(error).startswith(path.name) or isinstance(error, MediaError)
             logger.error("%s", sentence(error, path, "planned") if named else f"{path.name}: {error}")
     return failed
-
-
-def tell(text: str) -> bool:
-    """Write to standard output at once. Returns False if its reader has gone, as `head` does after its lines.
-
-    Raises:
-        OSError: it cannot be written, such as on a full disk.
-    """
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        # Python writes what is left when it ends; without this it would fail again, with a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return False
-        raise OSError(f"the plan cannot be written to standard output: {error.strerror}") from error
-    return True
 
 
 def memory_bound(request: Request) -> float | None:

@@ -1,6 +1,7 @@
 """The evaluation program and the program that makes evaluation sets: figures, conventions, refusals, stable seeds."""
 
 import json
+import os
 import shutil
 import sys
 from types import SimpleNamespace
@@ -62,6 +63,15 @@ def test_psnr_of_a_known_error_and_the_gain_over_a_baseline(truth, tmp_path, cap
     assert [(c["name"], c["frames"]) for c in report["clips"]] == [("clip", FRAMES), ("still", 1)]
     printed = capsys.readouterr().out
     assert "clip" in printed and "mean" in printed and f"{20 * np.log10(255 / 2):.2f}" in printed
+
+
+def test_figures_are_kept_if_nobody_reads_the_table(truth, tmp_path, monkeypatch):
+    end, target = os.pipe()
+    os.close(end)
+    with open(target, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        report = run_json(tmp_path, "--results", truth, "--ground_truth", truth)
+    assert report["mean"]["ssim"] == pytest.approx(1)
 
 
 def test_equal_clips_score_perfectly(truth, tmp_path):

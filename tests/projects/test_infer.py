@@ -13,6 +13,8 @@ from models.dit_v2.nadit import NaDiT
 from models.video_vae_v3.modules.attn_video_vae import VideoAutoencoderKLWrapper
 from projects.video_diffusion_sr.infer import Prompts, Sampling, VideoDiffusionInfer
 from projects.video_diffusion_sr.presets import PRESETS
+from projects.video_diffusion_sr.request import Request
+from projects.video_diffusion_sr.settings import resolve
 from projects.video_diffusion_sr.temporal_windows import SHARED_LATENTS, in_windows
 from tests.conftest import GOLDEN, seed_weights, seeded
 
@@ -82,6 +84,13 @@ def test_an_expected_layout_changes_nothing_and_is_not_kept(networks, sampling, 
     )
     assert len(built) <= texts + (len(started) if isinstance(expected, tuple) else 0)
     assert not infer._expected
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
+def test_a_scale_that_is_no_guidance_is_refused(scale):
+    request = Request(res=(16, 16), random_weights=True, cfg_scale=scale)
+    with pytest.raises(ValueError, match=r"guidance scale of .* is not possible"):
+        resolve(PRESETS["seedvr2_tiny"], request, torch.device("cpu"))
 
 
 def test_presets_are_the_released_settings():

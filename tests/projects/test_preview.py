@@ -52,6 +52,7 @@ def test_a_preview_is_a_sheet_for_each_file_and_no_result(tmp_path, capfd):
     one, two = (Image.open(tmp_path / "out" / f"{name}.preview.png").size for name in ("a.png", "clip.mp4"))
     assert one[0] == two[0] > 2 * 32 and two[1] > 1.5 * one[1]
     assert run(tmp_path / "in", tmp_path / "out", "--preview", "0") == 2
+    assert run(tmp_path / "in", tmp_path / "out", "--preview", "2", "--compare") == 2
 
 
 def test_a_plan_makes_nothing_and_counts_the_part(tmp_path, capfd):
@@ -67,7 +68,7 @@ def test_a_plan_makes_nothing_and_counts_the_part(tmp_path, capfd):
     ("reader", "status", "said"),
     [
         ("gone", 0, ""),  # as `head` after its lines
-        ("full", 2, "the plan cannot be written to standard output: No space left on device\n"),
+        ("full", 2, "standard output cannot be written: No space left on device\n"),
     ],
 )
 def test_a_plan_that_nobody_reads_ends_in_a_word(tmp_path, reader, status, said):

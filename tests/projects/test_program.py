@@ -1,5 +1,6 @@
 """Programs end alike: an expected error is one line and a status, a mistake keeps its traceback; --set is one flag."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from common.extras import MissingExtra
 from common.signals import Interrupted
+from common.standard_output import BROKEN_PIPE
 from projects import training_cost
 from projects.program import add_settings, new_parser, parse_with_settings, run_program
 from tests.conftest import ROOT
@@ -47,6 +49,32 @@ def test_a_signal_gives_the_status_that_shells_give(wish, status, line, caplog):
 
     assert run_program(stopped, []) == status
     assert [record.getMessage() for record in caplog.records] == [line]
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("print('x' * 100_000)", BROKEN_PIPE, ""),
+        ("raise BrokenPipeError('a worker has gone')", 1, "a worker has gone\n"),  # another pipe
+    ],
+)
+def test_a_reader_that_goes_ends_a_program_without_a_word(line, status, said):
+    script = "\n".join(
+        [
+            "import sys",
+            "from projects.program import run_program",
+            f"def main(_): {line}",
+            "sys.exit(run_program(main, []))",
+        ]
+    )
+    end, target = os.pipe()
+    os.close(end)
+    try:
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, cwd=ROOT, stdout=target, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(target)
+    assert (done.returncode, done.stderr) == (status, said)
 
 
 @pytest.mark.parametrize("size", ["21x720", "21x720x1280x3", "a clip", "21x-720x1280", ""])
