@@ -51,16 +51,20 @@ class Group:
         """Whether this rank is the group's first one, which writes files for the group."""
         return self.rank == 0
 
-    def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
-        """All-to-all: send[i] rows, in order, to rank i. Returns the received rows in the order of the ranks."""
-        _refuse_gradients(rows)
-        self._count(purpose, rows, len(rows) - send[self.rank])
-        return self.all_to_all(rows.contiguous(), send, receive, purpose)
+    def exchange(
+        self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str, counted: bool = True
+    ) -> Tensor:
+        """All-to-all: send[i] rows, in order, to rank i. Returns the received rows in the order of the ranks.
 
-    def all_to_all(self, rows: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
-        """As `exchange`, of packed rows; the caller counts the bytes."""
+        Args:
+            counted: count the bytes; False if the caller counts what it has packed into the rows.
+        """
+        _refuse_gradients(rows)
         whole: dict[str, Any] = dict(output_split_sizes=list(receive), input_split_sizes=list(send), group=self.handle)
+        rows = rows.contiguous()
         arrived = rows.new_empty(sum(receive), *rows.shape[1:])
+        if counted:
+            self._count(purpose, rows, len(rows) - send[self.rank])
         with self.waiting(purpose):
             if self._through_host(rows):
                 on_host = arrived.cpu()
@@ -108,20 +112,21 @@ class Group:
         *,
         send: Sequence[tuple[Tensor, int]] = (),
         receive: Sequence[tuple[Tensor, int]] = (),
-        purpose: str | None,
+        purpose: str,
+        counted: bool = True,
     ) -> None:
         """Send tensors to ranks of the group, and receive tensors from them. Blocks until all are done.
 
         Args:
-            purpose: name of the bytes in traffic counts; None: the caller counts them.
+            counted: as in `exchange`.
         """
         outgoing = [(self.on_wire(tensor.contiguous()), other) for tensor, other in send]
         incoming = [(self.on_wire(tensor), other) for tensor, other in receive]
         operations = [self._operation(dist.isend, *pair) for pair in outgoing]
         operations += [self._operation(dist.irecv, *pair) for pair in incoming]
-        if purpose is not None:
+        if counted:
             self.traffic.add(purpose, sum(tensor.numel() * tensor.element_size() for tensor, _ in outgoing))
-        with self.waiting(purpose or "rows"):
+        with self.waiting(purpose):
             for request in dist.batch_isend_irecv(operations) if operations else ():
                 request.wait()
         for (tensor, _), (arrived, _) in zip(receive, incoming, strict=True):

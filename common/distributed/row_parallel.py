@@ -146,12 +146,13 @@ class RowParallel:
     def _all_to_all(self, out: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
         """send[i] bytes of `out` go to rank i; returns the received bytes, in the order of the ranks."""
         if self.ranks == self.group.size:
-            return self.group.all_to_all(out, send, receive, HALO)
+            return self.group.exchange(out, send, receive, HALO, counted=False)
         found = out.new_empty(sum(receive))  # ranks without rows do not call this, so the group's all-to-all would wait
         self.group.transfer(
             send=[(message, to) for to, message in enumerate(out.split(send)) if len(message)],
             receive=[(message, source) for source, message in enumerate(found.split(receive)) if len(message)],
-            purpose=None,
+            purpose=HALO,
+            counted=False,
         )
         return found
 

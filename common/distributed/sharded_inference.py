@@ -5,7 +5,8 @@ The ranks of a group run the blocks at the same time, so groups need not wait fo
 the ranks of each machine hold all weights together (hybrid), so that nothing is gathered over slow links.
 
 FSDP2 does the same for any network, and copies every gathered weight once more out of a receive buffer. Here weights
-are views of that buffer: a block's weights are flattened, and the flat tensor is what ranks share (docs/log.md).
+are views of that buffer: a block's weights are flattened, and the flat tensor is what ranks share
+(docs/decisions/0015-gathered-weights.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ logger = get_logger(__name__)
 ALIGNMENT = 64  # elements: weights begin at multiples of it in the flat tensor, for kernels that load 16 bytes at once
 
 
+@torch.inference_mode(False)  # parameters cannot become views of inference tensors
 def load_sharded(
     module: nn.Module,
     units: Sequence[nn.Module],
@@ -36,11 +38,11 @@ def load_sharded(
     *,
     dtype: torch.dtype,
     source: str | Path = "the checkpoint",
-) -> "ShardedUnits":
+) -> None:
     """Load every rank's part of the weights of a network that was built on the meta device, for inference.
 
     Every rank of the job must call this. No rank ever holds more than its part and one tensor of the file. Weights
-    outside of the units are few, and whole on every rank.
+    outside of the units are few, and whole on every rank. The network's calls gather those of the units.
 
     Args:
         units: the submodules that are gathered one at a time, in the order of their calls: the blocks.
@@ -48,8 +50,6 @@ def load_sharded(
         group: the ranks that share a clip.
         dtype: dtype of the loaded weights.
         source: name of the checkpoint, for error messages.
-    Returns:
-        the parts, which are gathered when the units are called.
     Raises:
         ValueError: names or shapes do not fit, or the group has one rank.
     """
@@ -72,29 +72,39 @@ def load_sharded(
     module.load_state_dict(local, strict=True, assign=True)
     held = sum(shard.nbytes for shard in shards) + sum(tensor.nbytes for tensor in outside.values())
     logger.info("weights over %d ranks: %.2f GiB on each", sharing.size, held / 2**30)
-    return ShardedUnits(units, flat, shards, sharing)
+    ShardedUnits(units, flat, shards, sharing).gather_in_calls_of(module)
 
 
 @dataclass(frozen=True)
 class SharingRanks:
-    """The ranks that together hold one copy of the weights: their process group, their number, and this one's."""
+    """The ranks that together hold one copy of the weights.
+
+    handle: their process group.
+    size, rank: their number, and the number of this one among them.
+    group: the ranks that share a clip, which these are a part of.
+    """
 
     handle: dist.ProcessGroup
     size: int
     rank: int
-    device: torch.device
+    group: Group
 
     @staticmethod
     def of(group: Group) -> "SharingRanks":
         """Those of this group on this machine. Every rank of the job must call it."""
         process = group.process
         size = ranks_that_share(process, group.size)
+        if size > process.local_world > 1:
+            logger.warning(
+                "groups of %d do not end with machines of %d: weights are gathered between machines",
+                group.size, process.local_world,
+            )  # fmt: skip
         handle: dist.ProcessGroup | None = None
         for first in range(0, process.world, size):
             made = dist.new_group(list(range(first, first + size)))
             handle = made if first <= process.rank < first + size else handle
         assert handle is not None, "every rank is in one group"
-        return SharingRanks(handle, size, process.rank % size, process.device)
+        return SharingRanks(handle, size, process.rank % size, group)
 
 
 @dataclass(frozen=True)
@@ -121,19 +131,20 @@ class FlatWeights:
         """Read this rank's part [total / ranks]."""
         length = self.total // sharing.size
         first = sharing.rank * length
-        shard = torch.zeros(length, dtype=dtype, device=sharing.device)
+        device = sharing.group.process.device
+        shard = torch.zeros(length, dtype=dtype, device=device)
         for name, shape, start in self.places:
             begin, end = max(start, first), min(start + shape.numel(), first + length)
             if begin < end:
                 piece = dense(state[name]).flatten()[begin - start : end - start]
-                shard[begin - first : end - first] = converted(piece, dtype, sharing.device)
+                shard[begin - first : end - first] = converted(piece, dtype, device)
         return shard
 
 
 class ShardedUnits:
     """Gathers the weights of a unit before it computes, and of the next one meanwhile, into two buffers in turn.
 
-    The buffers exist from the call of the first unit to the end of the last one. Otherwise parameters have no values.
+    The buffers exist from the call of the first unit to the end of the network's. Otherwise parameters have no values.
     """
 
     def __init__(
@@ -142,19 +153,21 @@ class ShardedUnits:
         self._units, self._flat, self._shards, self._sharing = units, flat, shards, sharing
         self._buffers: list[Tensor] = []
         self._gathering: Any = None  # the gathering of the unit that is called next
-        for number, unit in enumerate(units):
+
+    def gather_in_calls_of(self, network: nn.Module) -> None:
+        """From now on every call of the network gathers the units' weights, and releases them also after an error."""
+        for number, unit in enumerate(self._units):
             unit.register_forward_pre_hook(lambda *_, number=number: self._before(number))
-        units[-1].register_forward_hook(lambda *_: self._release())
+        network.register_forward_hook(lambda *_: self._release(), always_call=True)
 
     def _before(self, number: int) -> None:
         """Make the weights of a unit ready, and begin to gather those of the next one."""
         if number == 0:
-            self._release()  # after a pass that an error ended
             most = max(flat.total for flat in self._flat)
             with torch.inference_mode(False):  # parameters cannot become views of inference tensors
                 self._buffers = [self._shards[0].new_empty(most) for _ in range(2)]
             self._gathering = self._gather(0)
-        self._gathering.wait()
+        self._wait()
         buffer, places = self._buffers[number % 2], self._flat[number].places
         for parameter, (_, shape, start) in zip(self._units[number].parameters(), places, strict=True):
             parameter.data = buffer[start : start + shape.numel()].view(shape)
@@ -166,9 +179,13 @@ class ShardedUnits:
         buffer, shard = self._buffers[number % 2], self._shards[number]
         return all_gather(buffer[: self._flat[number].total], shard, self._sharing.handle, async_op=True)
 
+    def _wait(self) -> None:
+        with self._sharing.group.waiting("weights"):
+            self._gathering.wait()
+
     def _release(self) -> None:
         if self._gathering is not None:
-            self._gathering.wait()
+            self._wait()
         for unit, shard in zip(self._units, self._shards, strict=True) if self._buffers else ():
             for parameter in unit.parameters():
                 parameter.data = without_values(parameter.shape, shard)
@@ -185,12 +202,7 @@ def _up(count: int, multiple: int) -> int:
 
 
 def ranks_that_share(process: Process, group_size: int) -> int:
-    """The number of consecutive ranks that together hold one copy of the weights."""
+    """The number of consecutive ranks that together hold one copy of the weights: those of a machine, if groups end
+    with machines."""
     local = process.local_world
-    if local > 1 and group_size > local and group_size % local == 0:
-        return local
-    if group_size > local > 1:
-        logger.warning(
-            "groups of %d do not end with machines of %d: weights are gathered between machines", group_size, local
-        )
-    return group_size
+    return local if local > 1 and group_size > local and group_size % local == 0 else group_size

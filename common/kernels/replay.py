@@ -123,7 +123,8 @@ def _leave_capture(stream: torch.cuda.Stream, pool: Any) -> None:
     """Undo the beginning of a capture whose end failed; torch (2.11) then skips the rest of the end.
 
     Otherwise the thread stays in the capture's stream, the allocator never returns cached memory to the device, and
-    random numbers on the device fail, also for a program that this library is a part of.
+    random numbers on the device fail, also for a program that this library is a part of. Graphs of that program that
+    draw random numbers keep the generator's state of before.
 
     Args:
         stream: the current stream before the capture.

@@ -1,5 +1,7 @@
 """Weights spread over ranks: the same numbers, a part of the memory."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -35,8 +37,23 @@ def test_sharded_weights_give_the_same_numbers(tmp_path):
                     got = model(**dit_inputs(dits[name], "clip"), layout=layout).vid_sample
                     assert (got - expected[name]).abs().max() <= TOLERANCE
                     assert held_bytes(model) <= most[name]
+                    with pytest.raises(MemoryError), failing(model.blocks[1]):  # what was gathered goes, too
+                        model(**dit_inputs(dits[name], "clip"), layout=layout)
+                    assert held_bytes(model) <= most[name]
 
     run_ranks(4, work)
+
+
+@contextmanager
+def failing(block: torch.nn.Module):
+    def fail(*_):
+        raise MemoryError
+
+    hook = block.attn.register_forward_pre_hook(fail)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def most_bytes(model: torch.nn.Module, ranks: int) -> int:

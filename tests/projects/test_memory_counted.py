@@ -1,19 +1,22 @@
 """What is predicted for the VAE is what its inference holds, counted tensor by tensor at the sizes of real clips."""
 
 from copy import deepcopy
+from math import ceil
 
 import pytest
 import torch
 
+from common.kernels.frame_norm import wide_attention
 from common.kernels.triton_support import Kernels, kernels
 from models.video_vae_v3.modules import inference_layers, upsampling, winograd
 from models.video_vae_v3.modules.fold import prepare_inference
+from models.video_vae_v3.modules.row_blocks import in_row_blocks
 from models.video_vae_v3.modules.schedule import DIRECT, F23, F43, default_schedule
 from projects.video_diffusion_sr.dry_run import DryRows
 from projects.video_diffusion_sr.memory.plan import MemoryPlan
 from projects.video_diffusion_sr.memory.predict import WORKSPACE, carried_gib, working_gib
 from projects.video_diffusion_sr.memory.workload import GIB
-from tests.projects.counted_memory import most_held, without_kernels
+from tests.projects.counted_memory import Held, most_held, without_kernels
 from tests.projects.released import released, settings_of
 
 CLIPS = [  # frames, height, width; ranks, m of F(m, 3), frames of a slice
@@ -65,3 +68,21 @@ def test_no_stage_holds_more_than_predicted(monkeypatch, packed_convolutions, cl
             predicted = carried_gib(plan, work, stage) + working_gib(plan, work, stage)
             assert held <= 1.01 * (predicted + WORKSPACE), (stage, held, predicted)
             assert predicted <= (1.2 if m == DIRECT else 1.06) * held, (stage, held, predicted)
+
+
+def test_one_block_of_rows_exists_at_a_time():
+    """Of a convolution that is too large for one call; beside its input and its result."""
+    x, out_shape = torch.empty(1, 2, 64, 16, 8, device="meta"), (1, 2, 64, 16, 8)
+    with Held() as held:
+        out = in_row_blocks(torch.clone, x, out_shape, most=x.numel() // 4)
+    rows = max(1, 64 // ceil(4 * 1.25) - 2) + 2
+    assert held.most == x.nbytes + out.nbytes + x.nbytes * rows // 64
+
+
+def test_one_chunk_of_scores_exists_at_a_time(monkeypatch):
+    """Scores in float32, and their softmax in 16 bits."""
+    without_kernels(monkeypatch)
+    q = torch.empty(2, 1024, 64, dtype=torch.bfloat16, device="meta")
+    with kernels(Kernels.AHEAD), torch.no_grad(), Held() as held:
+        wide_attention(q, q, q, most_bytes=256 * 1024 * 6)
+    assert held.most == 2 * q.nbytes + 256 * 1024 * 6  # beside the queries and the result

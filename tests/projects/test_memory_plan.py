@@ -77,7 +77,7 @@ def test_4k_in_80_gib_needs_no_tiles_and_takes_the_smaller_groups():
 
 
 def test_sharded_weights_stay_on_the_device():
-    work = released("seedvr2_7b")(25, 720, 1280, 2, sharded=True)
+    work = released("seedvr2_7b")(25, 720, 1280, 2, sharing=2)
     assert {plan.offload for plan in candidates(work)} == {"none"}
     whole = released("seedvr2_7b")(25, 720, 1280, 2)
     assert choose_plan(80, work).predicted_peak_gib < choose_plan(80, whole).predicted_peak_gib - 5

@@ -10,7 +10,7 @@ from projects.video_diffusion_sr.memory.plan import MemoryPlan, candidates
 from projects.video_diffusion_sr.memory.predict import carried_gib, predict, transformer_gib, working_gib
 from tests.projects.released import released
 
-MEASURED = [  # clip, ranks; GiB of the busiest rank in encode, transformer and decode: the 3B on H200s with NVLink
+MEASURED = [  # clip, ranks; GiB of the busiest rank in encode, transformer and decode: the 3B on H200s and H100s
     ((97, 720, 1280), 1, (14.61, 12.57, 17.29)),
     ((97, 720, 1280), 2, (11.51, 10.12, 12.89)),
     ((97, 1088, 1920), 1, (22.53, 18.90, 28.55)),
@@ -52,7 +52,7 @@ def test_predicted_peak_of_many_pictures_is_the_one_measured(size, measured):
 
 def test_predicted_peaks_of_sharded_weights_are_those_measured():
     """The 7B on two GPUs: blocks are whole only while the transformer computes."""
-    work = replace(released("seedvr2_7b")(25, 720, 1280, 2, source=720 * 1280), sharded=True)
+    work = replace(released("seedvr2_7b")(25, 720, 1280, 2, source=720 * 1280), sharing=2)
     check(dict(choose_plan(74, work).predicted), {"encode": 12.90, "transformer": 10.66, "decode": 14.25})
 
 

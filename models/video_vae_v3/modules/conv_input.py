@@ -13,7 +13,8 @@ from models.video_vae_v3.modules.temporal_memory import ClipMemory
 
 @dataclass
 class ConvInput:
-    """An input buffer. A norm or the previous layer writes its part `new`, and `complete` fills in the rest.
+    """An input buffer. A norm or the previous layer writes its part `new`; a norm or `fill_halo` writes the halo rows,
+    and `complete` the rest.
 
     buffer: [B, past + T, above + H + below, W + right, C].
     past: number of carried frames before the new ones.

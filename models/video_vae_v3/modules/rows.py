@@ -1,7 +1,7 @@
 """The interface for splitting the rows of a clip's pictures between ranks, and its form for a single process.
 
 Each rank holds one block of consecutive rows of every frame, at every level. `common.distributed.row_parallel`
-implements the exchange between ranks. All methods are differentiable, as those of `models.nadit.exchange`.
+implements the exchange between ranks. All methods but `surroundings` are differentiable.
 """
 
 from typing import Protocol
@@ -35,7 +35,10 @@ class RowExchange(Protocol):
         """All-gather a tensor that has the same shape on every rank: [...] -> [ranks, ...], in the order of blocks."""
 
     def surroundings(self, x: Tensor, part: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """`neighbours(x)` and `gather(part)` in one exchange: (above, below, parts). Latency is most of its cost."""
+        """`neighbours(x)` and `gather(part)` in one exchange: (above, below, parts). Latency is most of its cost.
+
+        Only without gradients.
+        """
 
     def gather_pixels(self, x: Tensor) -> Tensor:
         """All-gather the pixels of the picture, in their order: [N, local rows * W, C] -> [N, H * W, C]."""

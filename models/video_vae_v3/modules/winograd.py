@@ -84,8 +84,8 @@ class InputNorm(NamedTuple):
     scale: Tensor
     shift: Tensor
     silu: bool
-    above: Tensor | None = None
-    below: Tensor | None = None
+    above: Tensor | None
+    below: Tensor | None
 
 
 class Addends(NamedTuple):

@@ -11,6 +11,7 @@ import torch
 
 from common.distributed.parallel import Parallel
 from common.distributed.process import Process
+from common.distributed.sharded_inference import ranks_that_share
 from common.logger import get_logger
 from data.media import ClipRange, MediaInfo, OutputOptions, Probe
 from data.media.clip_range import WHOLE
@@ -228,7 +229,7 @@ def make_budget(settings: RunSettings, parallel: Parallel, gib: float) -> Budget
         fixed_slices=settings.fixed_slices,
         texts=settings.texts,
         ranks=parallel.size,
-        sharded=request.shard_weights,
+        sharing=ranks_that_share(parallel.process, parallel.size) if request.shard_weights else 1,
         storage_8_bit=request.weights_8_bit,
     )
     return Budget(gib, request.vram is not None, networks, settings)

@@ -73,7 +73,7 @@ def _dit_gib(plan: MemoryPlan, work: Workload) -> float:
     """The transformer's weights on the device while it computes: three blocks with block offloading, else all."""
     gib, of_block = work.dit_bytes / GIB, work.dit_bytes / GIB / work.dit.num_layers
     if work.sharded:
-        gib -= work.block_bytes[1] * (1 - 1 / work.ranks) / GIB
+        gib -= work.block_bytes[1] * (1 - 1 / work.sharing) / GIB
     if plan.storage_8_bit:
         gib *= EIGHT_BIT
     return 3 * of_block if plan.offload == "blocks" else gib

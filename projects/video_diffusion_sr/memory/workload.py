@@ -44,7 +44,7 @@ class Workload:
     texts: number of text embeddings, each with its own layout; two with guidance.
     ranks: number of ranks that share the clip.
     token_share: fraction of all tokens that the busiest rank holds in the transformer.
-    sharded: each rank holds a part of the transformer's weights.
+    sharing: number of ranks that together hold one copy of the transformer's weights.
     storage_8_bit: the user asked for 8-bit storage of the transformer's weights.
     derived: Winograd transforms whose weights other files of the run need.
     """
@@ -70,9 +70,14 @@ class Workload:
     texts: int = 1
     ranks: int = 1
     token_share: float = 1.0
-    sharded: bool = False
+    sharing: int = 1
     storage_8_bit: bool = False
     derived: frozenset[int] = frozenset()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds a part of the transformer's weights."""
+        return self.sharing > 1
 
     @property
     def pixels(self) -> int:
