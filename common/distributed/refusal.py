@@ -19,18 +19,16 @@ from common.distributed.job import is_speaker
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # in the environment of processes that torchrun has started
 PATIENCE_S = 5.0  # time for the first process to fail with the same refusal, and for torchrun to notice it
-BAD_FLAGS = 2  # argparse's exit status
 
 
 class JobParser(argparse.ArgumentParser):
     """A parser for programs that torchrun may start: wrong flags are the same in all processes, and are told once."""
 
     def error(self, message: str) -> NoReturn:
-        if is_speaker():
-            leave_for_summary(f"{self.prog}: error: {message}")
-            super().error(message)
-        wait_for_end()
-        self.exit(BAD_FLAGS)
+        if not is_speaker():
+            wait_for_end()  # it returns if the first process has said nothing so far, as it is still starting
+        leave_for_summary(f"{self.prog}: error: {message}")
+        super().error(message)
 
 
 def tell_refusal(sentence: str, tell: Callable[[str], None]) -> None:

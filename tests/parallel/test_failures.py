@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -159,9 +160,20 @@ def test_a_refused_start_is_said_once_and_stands_last_in_the_summary(program):
     )
     said, _, summary = told.stderr.partition("Traceback (most recent call last)")
     assert told.returncode == 1 and said.count("error: the following arguments are required") == 1
-    assert "<NO_OTHER_FAILURES>" in summary  # one rank has failed, the other was ended
+    # One rank has failed. The other was ended, and is listed as such if it had not yet come to its flags.
+    assert re.findall(r"exitcode *: (\S+)", summary) in (["2"], ["-15", "2"])
+    assert summary.count("error: the following arguments are required") == 1
     *_, last, rule = summary.strip().splitlines()
     assert "error: the following arguments are required" in last and set(rule) == {"="}
+
+
+def test_wrong_flags_are_told_by_another_rank_if_the_first_one_is_still_starting(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr(refusal, "wait_for_end", lambda: waited.append(True))
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit, match="2"):
+        refusal.JobParser(prog="train.py").parse_args(["--no_such_flag"])
+    assert waited and "train.py: error: unrecognized arguments: --no_such_flag" in capsys.readouterr().err
 
 
 def test_a_refusal_is_left_for_the_summary_by_the_rank_that_speaks(tmp_path, monkeypatch):
