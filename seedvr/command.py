@@ -35,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": train,
     }
     if arguments and arguments[0] in commands:
+        from common import current_folder
+
+        if current_folder.is_gone():
+            return say(current_folder.GONE, BAD_REQUEST)
         try:
             return commands[arguments[0]](arguments[1:])
         except ImportError as error:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from common import current_folder
 from common.crashes import History, survive_crashes
 from common.distributed.job import has_ended, is_speaker
 from common.distributed.launcher import launch
@@ -33,6 +34,9 @@ def start_preset(preset: Preset, arguments: Sequence[str] | None = None, command
     if has_launcher():
         end_with_parent()
     args = parse_flags(preset, arguments, command)
+    if current_folder.is_gone():
+        print(current_folder.GONE, file=sys.stderr)
+        return 2
     if args.gpus > 1 and not args.plan:
         return start_job(preset, sys.argv[1:] if arguments is None else arguments, command, args.gpus)
     if has_ended(args.output_dir):  # this job has ended with failures, so a restart would not help

@@ -1,6 +1,9 @@
 """The console command: which program it starts, with which arguments."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -17,6 +20,22 @@ def test_places_become_flags_and_flags_stay():
     assert words[:6] == ["--a", "in", "--b", "out", "--seed", "3"]
     _, words = chosen_model("restore", ["in", "--b", "out", "--ckpt_dir=x"], ["--a", "--b"])
     assert words == ["--a", "in", "--b", "out", "--ckpt_dir=x"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is somebody's current one")
+@pytest.mark.parametrize(
+    "words", [[f"{ROOT}/projects/inference_seedvr2_tiny.py", "--video_path", "in", "--output_dir", "out"],
+              ["-m", "seedvr", "restore", "in", "out"], ["-m", "seedvr", "evaluate"]],
+)  # fmt: skip
+def test_a_deleted_current_folder_is_a_sentence(tmp_path, words):
+    """PyTorch's libraries abort the process there."""
+    script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    command = ["sh", "-c", script, "sh", str(tmp_path), sys.executable, *words]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, check=False
+    )
+    said = "the current folder has been deleted: change to a folder that exists, and start again\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 def test_weights_of_an_installed_package_lie_outside_of_it(monkeypatch, tmp_path):
