@@ -151,6 +151,11 @@ class ShardedUnits:
         self, units: Sequence[nn.Module], flat: Sequence[FlatWeights], shards: Sequence[Tensor], sharing: SharingRanks
     ) -> None:
         self._units, self._flat, self._shards, self._sharing = units, flat, shards, sharing
+        self._parameters = [tuple(unit.parameters()) for unit in units]  # each call would look for them again
+        self._released = [
+            [without_values(parameter.shape, shard) for parameter in parameters]
+            for parameters, shard in zip(self._parameters, shards, strict=True)
+        ]
         self._buffers: list[Tensor] = []
         self._gathering: Any = None  # the gathering of the unit that is called next
 
@@ -169,7 +174,7 @@ class ShardedUnits:
             self._gathering = self._gather(0)
         self._wait()
         buffer, places = self._buffers[number % 2], self._flat[number].places
-        for parameter, (_, shape, start) in zip(self._units[number].parameters(), places, strict=True):
+        for parameter, (_, shape, start) in zip(self._parameters[number], places, strict=True):
             parameter.data = buffer[start : start + shape.numel()].view(shape)
         # What is queued by now ends with the unit before this one, which used the other buffer.
         self._gathering = self._gather(number + 1) if number + 1 < len(self._units) else None
@@ -186,9 +191,9 @@ class ShardedUnits:
     def _release(self) -> None:
         if self._gathering is not None:
             self._wait()
-        for unit, shard in zip(self._units, self._shards, strict=True) if self._buffers else ():
-            for parameter in unit.parameters():
-                parameter.data = without_values(parameter.shape, shard)
+        for parameters, released in zip(self._parameters, self._released, strict=True) if self._buffers else ():
+            for parameter, without in zip(parameters, released, strict=True):
+                parameter.data = without
         self._buffers, self._gathering = [], None
 
 

@@ -131,7 +131,7 @@ def _leave_capture(stream: torch.cuda.Stream, pool: Any) -> None:
         pool: the pool of the capture.
     """
     torch.cuda.set_stream(stream)
-    with suppress(RuntimeError):  # the capture ended after all: nothing is left to undo in the allocator
+    with suppress(RuntimeError, AttributeError):  # the capture ended after all, or this torch has no such functions
         torch._C._cuda_endAllocateToPool(stream.device_index, pool)
         torch._C._cuda_releasePool(stream.device_index, pool)
     generator = torch.cuda.default_generators[stream.device_index]
