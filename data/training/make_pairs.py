@@ -79,8 +79,7 @@ def make_sets(sampler: PairSampler, sets: Sequence[PairSet], workers: int) -> It
         workers: number of worker processes; 0: this process makes the pairs. Workers are spawned, so the calling
             program needs a `__main__` guard.
     """
-    tasks = [(number, i) for number, chosen in enumerate(sets) for i in range(chosen.count)]
-    pairs = _in_processes(sampler, sets, tasks, workers) if workers else _here(sampler, sets, tasks)
+    pairs = _in_processes(sampler, sets, workers) if workers else _here(sampler, sets)
     begun: dict[int, Pairs] = {}
     missing = [chosen.count for chosen in sets]
     wanted = 0
@@ -102,25 +101,33 @@ Task = tuple[int, int]  # number of the set, pair in it
 Made = Iterator[tuple[int, int, Pair]]
 
 
+def _tasks_of(sets: Sequence[PairSet]) -> list[Task]:
+    return [(number, i) for number, chosen in enumerate(sets) for i in range(chosen.count)]
+
+
 def _draw(sampler: PairSampler, sets: Sequence[PairSet], task: Task) -> Pair:
     number, i = task
     return sampler.draw(sets[number].shape, slot_generator(sets[number].seed, 0, i))
 
 
-def _here(sampler: PairSampler, sets: Sequence[PairSet], tasks: Sequence[Task]) -> Made:
-    for task in tasks:
+def _here(sampler: PairSampler, sets: Sequence[PairSet]) -> Made:
+    for task in _tasks_of(sets):
         yield *task, _draw(sampler, sets, task)
 
 
-def _in_processes(sampler: PairSampler, sets: Sequence[PairSet], tasks: Sequence[Task], workers: int) -> Made:
+def _in_processes(sampler: PairSampler, sets: Sequence[PairSet], workers: int) -> Made:
     context = get_context("spawn")
     results, next_task = context.Queue(maxsize=4 * workers), context.Value("q", 0)
-    arguments = (sampler, sets, tasks, next_task, results)
-    processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
+    # What is large goes through a queue. As an argument it would fill the pipe to a new process, and the next process
+    # would start only when this one has imported the program and reads its arguments: seconds for each.
+    given = context.Queue()
+    given.cancel_join_thread()
+    processes = [context.Process(target=_work, args=(given, next_task, results), daemon=True) for _ in range(workers)]
     for process in processes:
+        given.put((sampler, sets))
         process.start()
     try:
-        for _ in tasks:
+        for _ in _tasks_of(sets):
             task, pair = _next(results.get, processes)
             yield *task, pair
     finally:
@@ -142,8 +149,10 @@ def _next(get: Callable[..., Any], processes: Sequence[BaseProcess]) -> tuple[Ta
         return task, pair
 
 
-def _work(sampler: PairSampler, sets: Sequence[PairSet], tasks: Sequence[Task], next_task: Any, results: Any) -> None:
+def _work(given: Any, next_task: Any, results: Any) -> None:
     cv2.setNumThreads(1)
+    sampler, sets = given.get()
+    tasks = _tasks_of(sets)
     while True:
         with next_task.get_lock():
             place = next_task.value
