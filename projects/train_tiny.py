@@ -117,9 +117,10 @@ def fit(recipe: dict[str, Any], _data: Sequence[str], output: Path, vae_weights:
     plan = SetPlan(**section["sets"], last=len(recipe["pairs"]["sets"]) * recipe["pairs"]["rounds"])
     with process_group() as process:
         vae = build_vae(plain.vae, weights, process.device, torch.float32)
+        vae.set_causal_slicing(None)  # many short clips at once: slices of them would be too small for the GPU
         mixing = ConditionMixing(**section["condition_mixing"])
         source = PairLatents(vae, output / "pairs", plan, section["budget_latents"], recipe["seed"], mixing)
-        source.read(plan.count(0))
+        source.read(plan.sets(0))
         metric = decoder_metric(vae, clips_of(output / "pairs", plan.first, process.device), scale)
         start = output / "fit/start.safetensors"
         if not start.is_file():

@@ -16,8 +16,8 @@ from projects.video_diffusion_sr.flops import transformer_flops
 from projects.video_diffusion_sr.training.cost import BLOCK_TRAFFIC, Gpu, StepTime, stage_costs, step_time
 
 # The 3B on two GPUs, everything recomputed (docs/training.md). The rows on H100s are of code whose norms were float32
-# under autocast and whose windows were sliced: counted as below, it moved 450 bytes instead of 325. The later rows are of
-# H200s, whose faster memory does not show.
+# under autocast and whose windows were sliced: counted as below, it moved 450 bytes instead of 325. The later rows are
+# of H200s, whose faster memory does not show.
 FLOAT32_NORMS = 450
 MEASURED = [  # stage, frames of 720x1280, GPUs to a clip, traffic, seconds, bound by the host
     ("diffusion", 1, 1, FLOAT32_NORMS, 1.14, True),
@@ -31,8 +31,8 @@ MEASURED = [  # stage, frames of 720x1280, GPUs to a clip, traffic, seconds, bou
     ("adversarial", 21, 2, BLOCK_TRAFFIC, 5.14, False),
 ]
 # Two rows are not among them. ("diffusion", 21, 1, FLOAT32_NORMS, 2.37): twice the work of the second row in 2.26 times
-# its time, which no cost that stays the same or grows with the clip explains; it is to be measured again. ("distill", 21,
-# 2, BLOCK_TRAFFIC, 1.14): bound by a host, and its host was faster than the one of the rule.
+# its time, which no cost that stays the same or grows with the clip explains; it is to be measured again.
+# ("distill", 21, 2, BLOCK_TRAFFIC, 1.14): bound by a host, and its host was faster than the one of the rule.
 
 NO_WORK = {"view", "_unsafe_view", "_reshape_alias", "t", "transpose", "permute", "squeeze", "unsqueeze", "expand"}
 NO_WORK |= {"slice", "select", "split", "split_with_sizes", "unbind", "detach", "alias", "as_strided", "unfold"}

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def source(vae, folder):
     source = PairLatents(vae, folder, ALL, 200, 7)
-    source.read(3)
+    source.read(range(3))
     return source
 
 
@@ -63,7 +63,7 @@ def test_every_pair_is_there_and_square_ones_transposed_as_well(source, vae, fol
 def test_sets_are_read_when_their_batch_comes(vae, folder):
     """One set from the start, one more after every three batches; a source that starts later knows as many."""
     plan = SetPlan(first=1, every=3, last=3)
-    assert [plan.count(n) for n in (0, 2, 3, 5, 6, 100)] == [1, 1, 2, 2, 3, 3]
+    assert [plan.sets(n).stop for n in (0, 2, 3, 5, 6, 100)] == [1, 1, 2, 2, 3, 3]
     source, later = (PairLatents(vae, folder, plan, 200, 7) for _ in range(2))
     stream = source.batches(0)
     batches = [next(stream) for _ in range(30)]
@@ -72,6 +72,34 @@ def test_sets_are_read_when_their_batch_comes(vae, folder):
     assert {batch.sizes[0] for batch in batches} == {(1, 8, 12), (2, 8, 12), (2, 8, 8)}
     again = later.batches(7)
     assert all(next(again).names == batch.names for batch in batches[7:12])
+
+
+def test_older_sets_are_dropped(vae, folder):
+    """With `kept`, batches come from the newest sets alone, and a source that starts later draws the same ones."""
+    plan = SetPlan(first=1, every=3, last=3, kept=2)
+    assert [plan.sets(n) for n in (0, 3, 6, 100)] == [range(1), range(2), range(1, 3), range(1, 3)]
+    source, later = (PairLatents(vae, folder, plan, 200, 7) for _ in range(2))
+    batches = [source.batch(n) for n in range(40)]
+    assert {batch.sizes[0] for batch in batches[3:6]} <= {(1, 8, 12), (2, 8, 12)}
+    assert {batch.sizes[0] for batch in batches[6:]} == {(2, 8, 12), (2, 8, 8)}
+    assert {size: len(hq) for size, ((hq, _),) in source.latents.items()} == {(2, 8, 12): 2, (2, 8, 8): 4}
+    later.read(plan.sets(0))
+    for number in (6, 7, 20, 39):
+        again = later.batch(number)
+        assert again.names == batches[number].names and torch.equal(again.lq_mean, batches[number].lq_mean)
+
+
+def test_a_size_may_lose_only_its_older_samples(vae, folder, tmp_path):
+    """Two sets of one size: what is left is the newer one's."""
+    for number, name in enumerate(("set_001", "set_002", "set_001")):
+        (tmp_path / f"set_{number:03d}").symlink_to(folder / name)
+    source = PairLatents(vae, tmp_path, SetPlan(first=1, every=1, last=3, kept=2), 200, 7)
+    source.read(range(1))
+    first = source.latents[2, 8, 12][0][0]
+    for end in (2, 3):
+        source.read(source.plan.sets(end - 1))
+    assert source.origins == {(2, 8, 12): [2, 2], (2, 8, 8): [1] * 4}
+    assert len(source.names[2, 8, 12]) == 2 and torch.equal(source.latents[2, 8, 12][0][0], first)
 
 
 def test_a_batch_follows_from_its_number(source, vae, folder):

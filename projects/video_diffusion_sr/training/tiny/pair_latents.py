@@ -1,6 +1,7 @@
 """Encodes sets of pairs to latents on the GPU, one set after another during training."""
 
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,15 +60,18 @@ class SetPlan:
     first: number of sets that are read before the first batch.
     every: number of batches after which one more set is read.
     last: number of all sets.
+    kept: number of sets, the newest, from which a batch is drawn; 0: all that were read. It bounds the memory.
     """
 
     first: int
     every: int
     last: int
+    kept: int = 0
 
-    def count(self, batch: int) -> int:
-        """The number of sets that batch `batch` is drawn from."""
-        return min(self.last, self.first + batch // self.every)
+    def sets(self, batch: int) -> range:
+        """The numbers of the sets that batch `batch` is drawn from."""
+        end = min(self.last, self.first + batch // self.every)
+        return range(max(0, end - self.kept) if self.kept else 0, end)
 
 
 class PairLatents(BatchSource):
@@ -96,19 +100,21 @@ class PairLatents(BatchSource):
         self.vae, self.folder, self.plan, self.budget, self.seed = vae, folder, plan, budget, seed
         self.mixing = mixing or ConditionMixing()
         self.device = next(vae.parameters()).device
-        self.sets_read = 0
+        self.held = range(0)
         self.latents: dict[Size3, list[tuple[Tensor, Tensor]]] = {}  # chunks of hq, lq: [N, positions, c] float16
         self.names: dict[Size3, list[str]] = {}
+        self.origins: dict[Size3, list[int]] = {}  # the number of each sample's set, ascending
 
-    def read(self, count: int) -> None:
-        """Read and encode sets until their number is `count`.
+    def read(self, sets: range) -> None:
+        """Hold these sets: read and encode those that are missing, and drop older ones.
 
         Raises:
             FileNotFoundError: a set was not written within `PATIENCE_S`.
         """
-        if count <= self.sets_read:
+        if sets.stop <= self.held.stop:
             return
-        for number in range(self.sets_read, count):
+        self._drop_before(sets.start)
+        for number in range(max(sets.start, self.held.stop), sets.stop):
             folder = self.folder / f"set_{number:03d}"
             wait_for(folder / INDEX)
             reader = ShardReader(folder)
@@ -116,15 +122,25 @@ class PairLatents(BatchSource):
                 pairs = reader.read_shard(place)
                 height, width = pairs["hq"].shape[2:4]
                 for transposed in (False, True) if height == width else (False,):
-                    self._add(pairs["hq"], pairs["lq"], shard["identities"], transposed)
-        self.sets_read = count
+                    self._add(number, pairs["hq"], pairs["lq"], shard["identities"], transposed)
+        self.held = sets
         self._join()
         counts = {size: len(names) for size, names in self.names.items()}
-        logger.info("%d sets of pairs, samples by latent size: %s", count, counts)
+        logger.info("sets of pairs up to %d, samples by latent size: %s", sets.stop, counts)
+
+    def _drop_before(self, first: int) -> None:
+        for size, origins in list(self.origins.items()):
+            dropped = bisect_left(origins, first)
+            if dropped == len(origins):
+                del self.latents[size], self.names[size], self.origins[size]
+            elif dropped:
+                hq, lq = self.latents[size][0]
+                self.latents[size] = [(hq[dropped:].clone(), lq[dropped:].clone())]
+                del self.names[size][:dropped], origins[:dropped]
 
     @torch.no_grad()
-    def _add(self, hq: Tensor, lq: Tensor, names: list[str], transposed: bool) -> None:
-        """Encode pairs uint8 [N, T, H, W, 3] and [N, T, h, w, 3], and keep the latents on the device.
+    def _add(self, number: int, hq: Tensor, lq: Tensor, names: list[str], transposed: bool) -> None:
+        """Encode pairs of set `number`, uint8 [N, T, H, W, 3] and [N, T, h, w, 3], and keep the latents on the device.
 
         `transposed` swaps height and width. (Pairs are mirrored left to right when they are made.)
         """
@@ -142,7 +158,9 @@ class PairLatents(BatchSource):
             size = size_of(latent[0])
             self.latents.setdefault(size, []).append((encoded[0], encoded[1]))
             mark = " transposed" if transposed else ""
-            self.names.setdefault(size, []).extend(name + mark for name in names[start : start + at_once])
+            part = names[start : start + at_once]
+            self.names.setdefault(size, []).extend(name + mark for name in part)
+            self.origins.setdefault(size, []).extend([number] * len(part))
 
     def _join(self) -> None:
         """Concatenate the chunks of each size, so that a batch is one gather."""
@@ -159,11 +177,11 @@ class PairLatents(BatchSource):
     def batch(self, number: int) -> PosteriorBatch:
         """Batch `number`. Its size is drawn in proportion to the latent positions of that size, then its samples.
 
-        Read batches in order, because sets stay in memory once they are read.
+        Read batches in order, because sets that were dropped are not read again.
         """
-        self.read(self.plan.count(number))
+        self.read(self.plan.sets(number))
         generator = slot_generator(self.seed, number, 0)
-        sizes = list(self.latents)
+        sizes = sorted(self.latents)
         weights = [len(self.names[size]) * size[0] * size[1] * size[2] for size in sizes]
         return self._draw(
             sizes[int(generator.choice(len(sizes), p=[w / sum(weights) for w in weights]))], number, generator
