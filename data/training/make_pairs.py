@@ -1,11 +1,13 @@
 """Makes sets of training pairs with several processes, for data sets that fit into memory."""
 
+import pickle
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -118,22 +120,23 @@ def _here(sampler: PairSampler, sets: Sequence[PairSet]) -> Made:
 def _in_processes(sampler: PairSampler, sets: Sequence[PairSet], workers: int) -> Made:
     context = get_context("spawn")
     results, next_task = context.Queue(maxsize=4 * workers), context.Value("q", 0)
-    # What is large goes through a queue. As an argument it would fill the pipe to a new process, and the next process
-    # would start only when this one has imported the program and reads its arguments: seconds for each.
-    given = context.Queue()
-    given.cancel_join_thread()
-    processes = [context.Process(target=_work, args=(given, next_task, results), daemon=True) for _ in range(workers)]
-    for process in processes:
-        given.put((sampler, sets))
-        process.start()
-    try:
-        for _ in _tasks_of(sets):
-            task, pair = _next(results.get, processes)
-            yield *task, pair
-    finally:
+    with TemporaryDirectory() as folder:
+        # What is large goes through a file. As an argument it would fill the pipe to a new process, and the next one
+        # would start only when this one has imported the program and reads its arguments: seconds for each.
+        given = Path(folder) / "given"
+        given.write_bytes(pickle.dumps((sampler, sets)))
+        arguments = (given, next_task, results)
+        processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
         for process in processes:
-            process.terminate()
-            process.join()
+            process.start()
+        try:
+            for _ in _tasks_of(sets):
+                task, pair = _next(results.get, processes)
+                yield *task, pair
+        finally:
+            for process in processes:
+                process.terminate()
+                process.join()
 
 
 def _next(get: Callable[..., Any], processes: Sequence[BaseProcess]) -> tuple[Task, Pair]:
@@ -149,9 +152,9 @@ def _next(get: Callable[..., Any], processes: Sequence[BaseProcess]) -> tuple[Ta
         return task, pair
 
 
-def _work(given: Any, next_task: Any, results: Any) -> None:
+def _work(given: Path, next_task: Any, results: Any) -> None:
     cv2.setNumThreads(1)
-    sampler, sets = given.get()
+    sampler, sets = pickle.loads(given.read_bytes())
     tasks = _tasks_of(sets)
     while True:
         with next_task.get_lock():
