@@ -14,6 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,12 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging()
     from common.strict_settings import settings_from
     from projects.video_diffusion_sr.training.overrides import load_run
+    from projects.video_diffusion_sr.training.run_folder import owned
     from projects.video_diffusion_sr.training.sources import DataSettings
 
     model, run = load_run(args.config, args.train, args.overrides)
     recipe, train = create_object(model), plain_values(run)
     data = settings_from(DataSettings, train["data"], "train.data.")
-    with process_group(args.device) as process:
+    with process_group(args.device) as process, owned(args.output) if process.is_leader else nullcontext():
         encode_part(recipe, data, int(train["seed"]), args, process)
         process.barrier()
         if process.is_leader:

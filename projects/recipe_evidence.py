@@ -55,6 +55,7 @@ from projects.video_diffusion_sr.training.latent_stage import LatentStage
 from projects.video_diffusion_sr.training.latents import PosteriorBatch
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.packed import size_of
+from projects.video_diffusion_sr.training.run_folder import owned
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.tiny.pair_latents import PairLatents, SetPlan
 from projects.video_diffusion_sr.training.tiny.residual_start import start_as_residual
@@ -209,7 +210,7 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     """Train all variants, and restore the held-out pictures for each row."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
-    with process_group() as process:
+    with owned(args.output), process_group() as process:
         Evidence(recipe, args.held_out, args.output, process).run()
 
 

@@ -11,6 +11,7 @@ restoration by regression; its special parts are in `projects/video_diffusion_sr
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -47,6 +48,7 @@ from projects.video_diffusion_sr.training.latent_statistics import stated_scale
 from projects.video_diffusion_sr.training.loop import Trainer
 from projects.video_diffusion_sr.training.resident import ResidentClips, ResidentConfig
 from projects.video_diffusion_sr.training.run import write_normalized_vae
+from projects.video_diffusion_sr.training.run_folder import owned
 from projects.video_diffusion_sr.training.settings import LoopSettings
 from projects.video_diffusion_sr.training.stage import BatchSource, Stage
 from projects.video_diffusion_sr.training.tiny.linear_decoder import decoder_metric
@@ -74,10 +76,13 @@ def make_pairs(recipe: dict[str, Any], data: Sequence[str], output: Path) -> Non
         for name in ("degradation_video", "degradation_image")
     )
     sampler = PairSampler(build_index(data), list(dict.fromkeys(s.shape for s in sets)), clip, image)
+    started, done, wanted = time.monotonic(), 0, sum(s.count for s in sets[begun:])
     with interrupted_by_signals():  # so that worker processes end with this one
         for number, pairs in enumerate(make_sets(sampler, sets[begun:], section["workers"]), begun):
             pairs.save(folder / f"set_{number:03d}")
-            logger.info("set %d of %d: %d pairs", number + 1, len(sets), len(pairs.hq))
+            done += len(pairs.hq)
+            minutes = (time.monotonic() - started) * (wanted - done) / done / 60
+            logger.info("set %d of %d: %d pairs, %.1f min left", number + 1, len(sets), len(pairs.hq), minutes)
 
 
 def train_vae(recipe: dict[str, Any], data: Sequence[str], output: Path) -> None:
@@ -199,7 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_up_logging()
     recipe = plain_values(load_config(args.recipe, args.overrides))
     more = (args.vae,) if args.command == "fit" else ()
-    COMMANDS[args.command](recipe, args.data, args.output, *more)
+    with owned(args.output / args.command):
+        COMMANDS[args.command](recipe, args.data, args.output, *more)
 
 
 if __name__ == "__main__":

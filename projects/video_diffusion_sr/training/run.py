@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from projects.video_diffusion_sr.training.diffusion import DiffusionStage, Diffu
 from projects.video_diffusion_sr.training.distill import DistillRound, DistillSettings, DistillStage
 from projects.video_diffusion_sr.training.latent_statistics import fold, measure
 from projects.video_diffusion_sr.training.loop import Trainer
-from projects.video_diffusion_sr.training.run_folder import claim_folder, refuse_used_folder
+from projects.video_diffusion_sr.training.run_folder import owned, refuse_other_stage, refuse_used_folder
 from projects.video_diffusion_sr.training.run_record import record_start
 from projects.video_diffusion_sr.training.settings import LoopSettings, split_settings
 from projects.video_diffusion_sr.training.sources import DataSettings, held_out_clips, make_source
@@ -101,8 +102,9 @@ def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options
     loop = replace(loop, compile=loop.compile or asked)
     if not options.resume:
         refuse_used_folder(options.output)
-    claim = claim_folder(options.output, options.stage) if process.is_leader else None
-    try:
+    if process.is_leader:
+        refuse_other_stage(options.output, options.stage)
+    with owned(options.output) if process.is_leader else nullcontext():
         torch.manual_seed(loop.seed)
         if loop.precision == "bf16":
             torch.set_float32_matmul_precision("high")  # what autocast leaves in float32 may use TF32
@@ -111,9 +113,6 @@ def run_stage(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options
         if complete and process.is_leader and parts[-1].folder != options.output:
             shutil.copytree(parts[-1].folder / "export", options.output / "export", dirs_exist_ok=True)
         return complete
-    finally:
-        if claim is not None:
-            claim.release()
 
 
 def record(recipe: "VideoDiffusionTrainer", train: Mapping[str, Any], options: RunOptions, process: Process) -> None:

@@ -1,5 +1,7 @@
 """A run's folder belongs to one stage, and to one process at a time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -11,26 +13,35 @@ PATIENCE_S = 10.0  # a run that was just killed may have workers that need a mom
 LISTS = {"index.json", "validation_index.json"}  # of sources: what a start that was refused may leave
 
 
-def claim_folder(folder: Path, stage: str) -> Claim:
-    """Make the folder where it is missing, and claim it for this process until `release` is called on the result.
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Make the folder where it is missing, and keep other processes from writing into it until the context ends.
 
     Raises:
-        ValueError: it is a file, holds a run of another stage, or another process trains into it.
+        ValueError: it is a file, or another process writes into it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"{folder} is a file, or lies below one; name a folder for the run with --output") from None
+        raise ValueError(f"{folder} is a file, or lies below one; name a folder with --output") from None
+    try:
+        claim = Claim(folder / "run", PATIENCE_S)
+    except TargetInUseError as error:
+        owner = error.owner or "another process"
+        raise ValueError(f"{owner} writes into {folder} now; wait for its end, or choose another --output") from None
+    try:
+        yield
+    finally:
+        claim.release()
+
+
+def refuse_other_stage(folder: Path, stage: str) -> None:
+    """ValueError when the folder holds a run of another stage."""
     starts = sorted((folder / STARTS).glob("*.yaml"))
     earlier = OmegaConf.to_container(OmegaConf.load(starts[-1])) if starts else {}
     of_stage = earlier.get("options", {}).get("stage", stage) if isinstance(earlier, dict) else stage
     if of_stage != stage:
         raise ValueError(f"{folder} holds a run of the stage {of_stage}, not {stage}; choose another --output")
-    try:
-        return Claim(folder / "run", PATIENCE_S)
-    except TargetInUseError as error:
-        owner = error.owner or "another process"
-        raise ValueError(f"{owner} trains into {folder} now; wait for its end, or choose another --output") from None
 
 
 def refuse_used_folder(folder: Path) -> None:

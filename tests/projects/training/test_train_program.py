@@ -241,10 +241,11 @@ def test_a_folder_belongs_to_one_stage_and_one_process(clips, tmp_path):
         train([*command("diffusion", clips, run), vae, "dit.model.heads=1", "dit.model.vid_dim=24"])
     code = f"""
 import sys
-from projects.video_diffusion_sr.training.run_folder import claim_folder
-claim = claim_folder(__import__("pathlib").Path({str(run)!r}), "diffusion")
-print("claimed", flush=True)
-sys.stdin.read()
+from pathlib import Path
+from projects.video_diffusion_sr.training.run_folder import owned
+with owned(Path({str(run)!r})):
+    print("claimed", flush=True)
+    sys.stdin.read()
 """
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -252,7 +253,7 @@ sys.stdin.read()
         assert other.stdout.readline() == "claimed\n"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("projects.video_diffusion_sr.training.run_folder.PATIENCE_S", 0.1)
-            with pytest.raises(ValueError, match=f"process {other.pid} on .* trains into .*run now"):
+            with pytest.raises(ValueError, match=f"process {other.pid} on .* writes into .*run now"):
                 train([*command("diffusion", clips, run), vae])
         other.kill()  # however it ends, the next one can start
     assert train([*command("diffusion", clips, run), vae]) == 0
