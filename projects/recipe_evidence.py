@@ -6,9 +6,9 @@
     python projects/recipe_evidence.py draw --output runs/evidence --picture rows.jpg
 
 `train` trains a diffusion model from nothing, distills it round by round, and runs the adversarial stage in the
-variants of `configs_train/evidence.yaml`, all in fixed steps; each row restores the held-out pictures. What is there
-already is not made again. `measure` writes a line for each row and picture, and one for each measure of the whole set;
-rows that the file has are kept. `draw` shows the same squares of every row below one another.
+variants of `configs_train/evidence.yaml`, all in fixed steps; each row restores the held-out pictures. What exists is
+kept. `measure` writes a line for each row and picture, and one for each measure of the whole set, and keeps the lines
+of earlier rows. `draw` shows the same squares of every row below one another.
 """
 
 import argparse
@@ -248,8 +248,7 @@ def measure(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     complete = {line[0] for line in kept if not line[2]}
     names = [name for name in rows_of(args.output) if name not in complete]
     pictures = [picture for picture, _ in squares(args.held_out, recipe["held_out"]["side"])]
-    context = get_context("spawn")
-    pool_of = partial(ProcessPoolExecutor, args.workers, context, initializer=torch.set_num_threads, initargs=(1,))
+    pool_of = partial(ProcessPoolExecutor, args.workers, get_context("spawn"), torch.set_num_threads, (1,))
     with args.rows.open("w", newline="") as file, pool_of() as pool:
         table = csv.writer(file, lineterminator="\n")
         table.writerows([COLUMNS, *(line for line in kept if line[0] in complete)])
