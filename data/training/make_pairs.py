@@ -118,6 +118,7 @@ def _here(sampler: PairSampler, sets: Sequence[PairSet]) -> Made:
 
 
 def _in_processes(sampler: PairSampler, sets: Sequence[PairSet], workers: int) -> Made:
+    """A bounded queue instead of a pool, which would collect pairs without limit while a set is written to a disk."""
     context = get_context("spawn")
     results, next_task = context.Queue(maxsize=4 * workers), context.Value("q", 0)
     with TemporaryDirectory() as folder:
